@@ -1,0 +1,413 @@
+"""The `teachonce` command: parses options, calls a stage or the runner, prints. Heavy imports wait for the command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from . import __version__
+from .storage_schemas.errors import InputError, TeachonceError
+
+if TYPE_CHECKING:
+    from .pipeline.runner import Executor, Summary
+    from .stages.teachers import TeacherConfig
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Program(click.Group):
+    """Turns the errors that a user can act on into one line and an exit code; bugs keep their traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except TeachonceError as error:
+            raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt as error:
+            click.echo("Interrupted. What was finished is kept; the same command resumes.", err=True)
+            raise click.exceptions.Exit(130) from error
+        except OSError as error:
+            from .pipeline.storage import as_storage_error
+
+            clear = as_storage_error(error)
+            if clear is None:
+                raise
+            raise click.ClickException(str(clear)) from error
+
+
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="teachonce")
+def main() -> None:
+    """Run an expensive teacher once, keep what it said, train any number of students from that.
+
+    The stages, in order: shard, vectors, cache, distill, evaluate. Every command can be stopped at any moment;
+    the same command resumes. Data goes to stdout, progress to stderr.
+    """
+
+
+def executor_options(default: str) -> Callable[[Command], Command]:
+    """--executor, --ray-address and --workers, for every command that does units of work."""
+
+    def decorate(command: Command) -> Command:
+        for option in (
+            click.option("--workers", type=click.IntRange(1), help="Worker processes on Ray (default: what fits)."),
+            click.option("--ray-address", help="Join this Ray cluster: `auto` or HOST:PORT. Without it, Ray starts here."),
+            click.option("--executor", type=click.Choice(["ray", "serial"]), default=default, show_default=True,
+                         help="Where units of work run."),
+        ):  # fmt: skip
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def json_option(command: Command) -> Command:
+    """--json, for every command that reports."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")(command)
+
+
+def make_executor(executor: str, ray_address: str | None, workers: int | None) -> Executor:
+    """The executor that the options name."""
+    if executor == "ray":
+        from .pipeline.executors.ray import RayExecutor
+
+        return RayExecutor(address=ray_address, workers=workers)
+    if ray_address is not None:
+        raise InputError("--ray-address needs --executor ray", where=ray_address)
+    if workers not in (None, 1):
+        raise InputError("several workers need --executor ray", where="--workers", found=workers)
+    from .pipeline.executors.serial import SerialExecutor
+
+    return SerialExecutor()
+
+
+def report(summary: Summary, out: object, as_json: bool) -> None:
+    """What a run of a stage did: one line for people on stderr, or JSON on stdout."""
+    if as_json:
+        print_json({"out": str(out), **summary.__dict__})
+        return
+    done = f"{summary.stage}: {summary.done_before + summary.done_now} of {summary.units} units done"
+    before = f", {summary.done_before} of them before" if summary.done_before else ""
+    bad = f", {summary.invalid_rows} unusable (see `teachonce status {out}`)" if summary.invalid_rows else ""
+    say(f"{done}{before}; {summary.rows} rows now{bad}. Output: {out}")
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    json.dump(value, sys.stdout, indent=1, ensure_ascii=False)
+    sys.stdout.write("\n")
+
+
+def say(text: str) -> None:
+    """A line for people, on stderr."""
+    click.echo(text, err=True)
+
+
+def teacher_options(command: Command) -> Command:
+    """The teacher and how it is run, for `vectors` and `cache`."""
+    for option in (
+        click.option("--threads", type=click.IntRange(1), help="Torch threads of one worker (default: cores, at most 4)."),
+        click.option("--precision", type=click.Choice(["auto", "bf16", "fp32"]), default="auto", show_default=True,
+                     help="bf16 autocast, or fp32. Logits are always formed in fp32."),
+        click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+        click.option("--teacher-crop-pct", type=click.FloatRange(0, 1, min_open=True),
+                     help="Override: share of the resized image that the centre crop keeps."),
+        click.option("--teacher-interpolation", type=click.Choice(["bicubic", "bilinear", "lanczos", "nearest"]),
+                     help="Override: resampling filter."),
+        click.option("--teacher-std", type=TRIPLE, help="Override: R,G,B standard deviation, on a scale of 0 to 1."),
+        click.option("--teacher-mean", type=TRIPLE, help="Override: R,G,B mean, on a scale of 0 to 1."),
+        click.option("--teacher-size", type=click.IntRange(1), help="Override: input size in pixels."),
+        click.option("--teacher-pretrained", help="Pretrained tag, path to weights, or `random`."),
+        click.option("--teacher", required=True, help="open_clip model (ViT-L-14, hf-hub:…, local-dir:…) or timm:NAME."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def split_teacher_options(options: dict[str, Any]) -> TeacherConfig:
+    """Take the teacher's options out of `options`."""
+    from .stages.teachers import TeacherConfig
+
+    fields = ("pretrained", "size", "mean", "std", "interpolation", "crop_pct")
+    return TeacherConfig(model=options.pop("teacher"), **{f: options.pop(f"teacher_{f}") for f in fields})
+
+
+class Floats(click.ParamType):
+    """Comma-separated numbers."""
+
+    name = "numbers"
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            numbers = ()
+        if len(numbers) != self._count:
+            self.fail(f"{value!r} is not {self._count} numbers with commas between them", param, ctx)
+        return numbers
+
+
+TRIPLE, PAIR = Floats(3), Floats(2)
+
+
+@main.command()
+@click.argument("corpus", nargs=-1, required=True, metavar="CORPUS…")
+@click.option("--out", required=True, type=click.Path(), help="Folder for the shards.")
+@click.option("--shard-size", type=click.IntRange(1), default=1000, show_default=True, help="Samples a shard.")
+@click.option("--name", help="Name of the corpus, part of every sample's key (default: the sources' names).")
+@click.option("--resize", type=click.IntRange(1), help="Reduce the shorter side to this many pixels (re-encodes as JPEG).")
+@click.option("--max-pixels", type=click.IntRange(1), help="Larger images are recorded as unusable (default: 89 million).")
+@executor_options("ray")
+@json_option
+def shard(
+    corpus: tuple[str, ...], out: str, max_pixels: int | None, executor: str, ray_address: str | None,
+    workers: int | None, as_json: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Write a corpus as WebDataset tars with a frozen manifest.
+
+    CORPUS is one or more folders, tars (plain or WebDataset), or lists of paths and URLs (text or Parquet), each
+    PATH or NAME=PATH. Labels, where folder names or sidecar files give them, are kept as metadata; nothing needs them.
+    """
+    from .pipeline.runner import run_stage
+    from .stages.images import MAX_PIXELS
+    from .stages.shard import plan_shard
+
+    stage = plan_shard(corpus, out=out, max_pixels=max_pixels or MAX_PIXELS, **options)
+    report(run_stage(stage, stage.out, make_executor(executor, ray_address, workers)), stage.out, as_json)
+    if stage.corpus.skipped:
+        say(f"{stage.corpus.skipped} files were left out: their names are no image names.")
+
+
+@main.command()
+@teacher_options
+@click.option("--classes", help="Class list: a file (one name a line, or a JSON list), `imagenet`, or a folder of shards "
+              "for its labels. Not needed where the teacher has classes of its own.")
+@click.option("--templates", help="Prompt templates: a file, `openai-imagenet` or `simple-imagenet` "
+              "(default: 'a photo of a {}.').")
+@click.option("--out", required=True, type=click.Path(), help="Target store.")
+@executor_options("serial")
+@json_option
+def vectors(
+    out: str, classes: str | None, templates: str | None, executor: str, ray_address: str | None,
+    workers: int | None, as_json: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Compute class vectors: text features of class names, or the rows of a classifier's head."""
+    from .pipeline.runner import run_stage
+    from .stages.compute import resolve_compute
+    from .stages.vectors import plan_vectors
+
+    config = split_teacher_options(options)
+    if options["precision"] == "auto":
+        options["precision"] = "fp32"  # it is done once
+    stage = plan_vectors(
+        config, out=out, classes=classes, templates=templates,
+        compute=resolve_compute(**options, elsewhere=executor == "ray"),
+    )  # fmt: skip
+    report(run_stage(stage, stage.store, make_executor(executor, ray_address, workers)), stage.store, as_json)
+
+
+@main.command()
+@click.argument("shards", type=click.Path())
+@teacher_options
+@click.option("--out", required=True, type=click.Path(), help="Target store (Zarr).")
+@click.option("--views", default="center", show_default=True, help="Number of random views K, or `center`.")
+@click.option("--view-scale", type=PAIR, default="0.08,1", show_default=True, help="Random views: range of the area's share.")
+@click.option("--view-ratio", type=PAIR, default="0.75,1.3333333333333333", show_default=True,
+              help="Random views: range of the aspect ratio.")
+@click.option("--view-flip", type=click.FloatRange(0, 1), default=0.5, show_default=True,
+              help="Random views: probability of a mirrored view.")
+@click.option("--view-seed", type=int, default=0, show_default=True, help="Random views: seed of the boxes.")
+@click.option("--targets", type=click.Choice(["auto", "logits", "embedding", "both"]), default="auto", show_default=True,
+              help="auto: logits where there are class vectors and no more classes than channels, else the embedding.")
+@click.option("--encoding", type=click.Choice(["fp16", "fp32"]), default="fp16", show_default=True,
+              help="How targets are stored. fp16 keeps logits relative to their maximum.")
+@click.option("--batch-size", type=click.IntRange(1),
+              help="Views in a forward pass (default: 64 on the CPU, 256 on CUDA). Decides low bits, so it is fingerprinted.")
+@executor_options("ray")
+@json_option
+def cache(
+    shards: str, out: str, views: str, view_scale: tuple[float, float], view_ratio: tuple[float, float],
+    view_flip: float, view_seed: int, targets: str, encoding: str, batch_size: int | None, executor: str,
+    ray_address: str | None, workers: int | None, as_json: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Run the teacher once over every view of every sample and store what it says.
+
+    SHARDS is a folder that `teachonce shard` wrote.
+    """
+    from .pipeline.runner import run_stage
+    from .stages.cache import plan_cache
+    from .stages.compute import resolve_compute
+    from .stages.views import ViewSpec
+    from .storage_schemas.encodings import ENCODINGS
+
+    config = split_teacher_options(options)
+    if views != "center" and not (views.isdecimal() and int(views) > 0):
+        raise InputError("impossible number of views", where="--views", expected="a number or `center`", found=views)
+    spec = None
+    if views != "center":
+        spec = ViewSpec(
+            kind="random_resized_crop", count=int(views), seed=view_seed, scale=view_scale, ratio=view_ratio,
+            flip=view_flip,
+        )  # fmt: skip
+    compute = resolve_compute(**options, elsewhere=executor == "ray")
+    stage = plan_cache(
+        shards, config, out=out, views=spec, targets=targets, encoding=ENCODINGS[encoding], compute=compute,
+        batch_size=batch_size or (64 if compute.device == "cpu" else 256),
+    )  # fmt: skip
+    if stage.vectors is None and targets == "auto":
+        say("No logits: the store has no class vectors, or more classes than channels; keeping embeddings.")
+    report(run_stage(stage, stage.store, make_executor(executor, ray_address, workers)), stage.store, as_json)
+
+
+def student_options(command: Command) -> Command:
+    """The student and its preprocessing, for `distill`."""
+    for option in (
+        click.option("--student-crop-pct", type=click.FloatRange(0, 1, min_open=True),
+                     help="Override: share of the resized image that the test-time centre crop keeps."),
+        click.option("--student-interpolation", type=click.Choice(["bicubic", "bilinear", "lanczos", "nearest"]),
+                     help="Override: resampling filter at test time."),
+        click.option("--student-std", type=TRIPLE, help="Override: R,G,B standard deviation, on a scale of 0 to 1."),
+        click.option("--student-mean", type=TRIPLE, help="Override: R,G,B mean, on a scale of 0 to 1."),
+        click.option("--student-size", type=click.IntRange(1), help="Override: input size in pixels."),
+        click.option("--student-pretrained", help="Pretrained tag, path to weights, `random`, or for timm `default`. "
+                     "Without it, kd starts from seeded random weights; promptkd needs it."),
+        click.option("--student", required=True, help="open_clip model (ViT-B-16, hf-hub:…, local-dir:…) or timm:NAME."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def training_options(command: Command) -> Command:
+    """What a recipe's defaults can be replaced by. Names are those of `recipes.Settings`."""
+    for option in (
+        click.option("--embedding-weight", type=float, help="kd: factor of the embedding term (1)."),
+        click.option("--embedding-loss", type=click.Choice(["none", "cosine", "mse"]),
+                     help="kd: also draw embeddings to the teacher's, if they are cached (none)."),
+        click.option("--prompt-depth", type=click.IntRange(1), help="promptkd: layers with prompts (9; at most the student's)."),
+        click.option("--prompt-length", type=click.IntRange(0), help="promptkd: visual prompt tokens a layer (4)."),
+        click.option("--projector", type=click.Choice(["linear", "mlp", "none"]),
+                     help="From the student's features to the teacher's width (kd linear, promptkd mlp)."),
+        click.option("--loss-weight", type=float, help="Factor of the divergence (kd 1, promptkd 1000)."),
+        click.option("--temperature", type=float, help="Of the softmaxes (1)."),
+        click.option("--warmup-epochs", type=click.IntRange(0), help="Epochs of warm-up (1)."),
+        click.option("--schedule", type=click.Choice(["cosine", "coop", "constant"]),
+                     help="Learning rate: cosine by step, CoOp's by epoch, or constant (kd cosine, promptkd coop)."),
+        click.option("--optimizer", type=click.Choice(["sgd", "adamw"]), help="kd adamw, promptkd sgd with momentum 0.9."),
+        click.option("--weight-decay", type=float, help="kd 0.05 on matrices, promptkd 0.0005 on all that trains."),
+        click.option("--lr", type=float, help="Highest learning rate (kd 0.001, promptkd 0.005)."),
+        click.option("--batch-size", type=click.IntRange(1), help="Samples a step (kd 64, promptkd 8)."),
+        click.option("--epochs", type=click.IntRange(1), help="Passes over the corpus; epoch e reads view e mod K (20)."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@main.command()
+@click.argument("shards", type=click.Path())
+@click.argument("store", type=click.Path())
+@student_options
+@click.option("--recipe", required=True, type=click.Choice(["kd", "promptkd"]), help="Distillation method.")
+@click.option("--out", required=True, type=click.Path(), help="Folder for the student bundle.")
+@click.option("--vectors", type=click.Path(), help="Use the class vectors of this other store; needs cached embeddings.")
+@training_options
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the order, new weights and dropout.")
+@click.option("--precision", type=click.Choice(["auto", "bf16", "fp32"]), default="auto", show_default=True,
+              help="Of the student's backbone; logits and loss are always fp32. auto: bf16 on CUDA, fp32 on the CPU.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
+              help="Where the student trains.")
+@click.option("--threads", type=click.IntRange(1), help="Torch threads (default: cores, at most 4).")
+@click.option("--loader-workers", type=click.IntRange(0), default=2, show_default=True,
+              help="Processes that prepare batches ahead; they decide no bytes.")
+@click.option("--checkpoint-every", type=click.IntRange(1), metavar="STEPS",
+              help="Write a checkpoint every so many steps, beside the one after each epoch.")
+@executor_options("serial")
+@json_option
+def distill(
+    shards: str, store: str, out: str, recipe: str, vectors: str | None, seed: int, precision: str, device: str,
+    threads: int | None, loader_workers: int, checkpoint_every: int | None, executor: str, ray_address: str | None,
+    workers: int | None, as_json: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Train a student from shards and store. The teacher is never loaded.
+
+    SHARDS is the folder that `teachonce shard` wrote, STORE the target store that `teachonce cache` made from it.
+    Options of a recipe show its default in brackets.
+    """
+    from .pipeline.runner import run_stage
+    from .stages.distill import StudentConfig, plan_distill, training_compute
+
+    fields = ("pretrained", "size", "mean", "std", "interpolation", "crop_pct")
+    config = StudentConfig(model=options.pop("student"), **{f: options.pop(f"student_{f}") for f in fields})
+    stage = plan_distill(
+        shards, store, config, out=out, recipe=recipe, options=options, vectors=vectors,
+        compute=training_compute(device, precision, threads, elsewhere=executor == "ray"), seed=seed,
+        loader_workers=loader_workers, checkpoint_every=checkpoint_every,
+    )  # fmt: skip
+    for note in stage.notes:
+        say(f"distill: {note}")
+    report(run_stage(stage, stage.out, make_executor(executor, ray_address, workers), progress=False), stage.out, as_json)
+    stage.discard_checkpoint()
+
+
+@main.command()
+@click.argument("store", type=click.Path())
+@click.argument("keys", nargs=-1, metavar="[KEY]…")
+@click.option("--shards", type=click.Path(), help="Folder of the store's shards, for paths (default: as `cache` recorded).")
+@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Classes, samples and examples to name.")
+@json_option
+def inspect(store: str, keys: tuple[str, ...], shards: str | None, top: int, as_json: bool) -> None:
+    """Look into a target store, finished or not.
+
+    Without KEY: schema, fingerprint, coverage, sizes, value ranges, and what the soft labels look like. With KEYs: for
+    each sample its path, views and top classes. A KEY is a sample's key, its first 6 or more characters, a row number,
+    an image's path, or the end of one.
+
+    Exits with 1 if the store has problems, such as NaN in a valid row.
+    """
+    from .stages.inspect import inspect_store
+    from .stages.inspect_sample import inspect_sample
+    from .stages.inspect_text import sample_text, store_text
+    from .stages.stored import Stored
+
+    stored = Stored.open(store, shards)
+    if keys:
+        samples = [inspect_sample(stored, key, top=top) for key in keys]
+        if as_json:
+            print_json({"samples": samples})
+        else:
+            click.echo("\n\n".join(sample_text(sample) for sample in samples))
+        return
+    facts = inspect_store(stored, top=top)
+    if as_json:
+        print_json(facts)
+    else:
+        click.echo(store_text(facts))
+    click.get_current_context().exit(1 if facts["problems"] else 0)
+
+
+@main.command()
+@click.argument("path", type=click.Path())
+@json_option
+def status(path: str, as_json: bool) -> None:
+    """How far each stage got, how fast, and where its time went.
+
+    PATH is a folder of shards, a target store, a student bundle, or a run folder that holds some of these.
+
+    Exits with 0 if everything is done, 3 if units are left, 4 if units failed (and 1 on an error).
+    """
+    from .stages.status import exit_code, folder_status, status_text
+
+    facts = folder_status(path)
+    if as_json:
+        print_json(facts)
+    else:
+        click.echo(status_text(facts))
+    click.get_current_context().exit(exit_code(facts))

@@ -1,0 +1,1 @@
+"""Where and whether work runs: units, ledger, runner, executors. Knows no stage."""

@@ -1,0 +1,1 @@
+"""Executors: siblings that run units, here one after another or on a Ray cluster."""

@@ -1,0 +1,125 @@
+"""Runs units on Ray actors: a cluster that is joined by address, or a local Ray that starts with the command.
+
+An actor keeps its stage open (model loaded) and holds `units_at_once` units, so that reading the next overlaps
+computing the present one. No pixels and no targets pass through Ray's object store: units and outcomes only.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import cycle, islice
+from typing import Any
+
+from ...storage_schemas.errors import InputError, StorageError, TeachonceError
+from ..ledger import Ledger
+from ..types import Stage, Unit
+from ..worker import Outcome, Worker
+
+#: How often Ray restarts a unit whose worker process died (out of memory, a killed node) before it counts as failed.
+RETRIES_AFTER_A_DEAD_WORKER = 3
+
+
+def connect(address: str | None) -> None:
+    """Join the cluster at `address` (`auto` or host:port), or start Ray on this machine. Once per process.
+
+    Raises:
+        InputError: no cluster answers at `address`.
+    """
+    # With `uv run`, Ray would otherwise upload the working directory and repoint an editable install.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    if ray.is_initialized():
+        return
+    options: dict[str, Any] = {"include_dashboard": False, "log_to_driver": True, "logging_level": "warning"}
+    try:
+        ray.init(address=address or "local", **({"logging_level": "warning"} if address else options))
+    except ConnectionError as error:
+        raise InputError(
+            "no Ray cluster answers", where=address, hint="start one with `ray start --head`, or leave out --ray-address"
+        ) from error
+
+
+def disconnect() -> None:
+    """Leave the cluster, or stop the local Ray that `connect` started."""
+    import ray
+
+    ray.shutdown()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayExecutor:
+    """A pool of actors on Ray.
+
+    Attributes:
+        address: None for a Ray of our own on this machine, `auto`, or a cluster's address.
+        workers: number of actors; None takes what the cluster's CPUs and GPUs allow.
+    """
+
+    address: str | None = None
+    workers: int | None = None
+
+    def map(self, stage: Stage, ledger: Ledger, units: Iterable[Unit]) -> Iterator[Outcome]:
+        """Outcomes as units finish; at most workers x units_at_once units are in flight."""
+        import ray
+
+        connect(self.address)
+        needs = stage.resources
+        count = self.workers or _fitting_workers(needs.cpus, needs.gpus)
+        actor_class = ray.remote(Worker).options(  # type: ignore[attr-defined]
+            num_cpus=min(needs.cpus, _largest_node_cpus()) if self.workers is None else 0,
+            num_gpus=needs.gpus,
+            max_concurrency=needs.units_at_once,
+            max_restarts=-1,
+            max_task_retries=RETRIES_AFTER_A_DEAD_WORKER,
+        )
+        # An oversubscribed pool (more --workers than cores) asks for no CPUs, or it would wait for ever.
+        pending = iter(units)
+        slots = [unit for unit in islice(pending, count * needs.units_at_once)]
+        actors = [actor_class.remote(stage, ledger) for _ in range(min(count, len(slots)))]
+        in_flight: dict[Any, tuple[Any, Unit]] = {}
+        for actor, unit in zip(cycle(actors), slots, strict=False):
+            in_flight[actor.run.remote(unit)] = (actor, unit)
+        try:
+            while in_flight:
+                ready, _ = ray.wait(list(in_flight), num_returns=1)
+                actor, unit = in_flight.pop(ready[0])
+                yield _outcome(ray, ready[0], ledger, unit)
+                for unit in islice(pending, 1):
+                    in_flight[actor.run.remote(unit)] = (actor, unit)
+        finally:
+            for actor in actors:
+                ray.kill(actor)
+
+
+def _outcome(ray: Any, reference: Any, ledger: Ledger, unit: Unit) -> Outcome:
+    try:
+        return ray.get(reference)  # type: ignore[no-any-return]
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause if isinstance(error.cause, Exception) else error
+        if isinstance(cause, TeachonceError) and not isinstance(cause, StorageError):
+            raise cause from error  # opening the stage failed: so will every other worker
+        reason = f"{type(cause).__name__}: {cause}"
+    except ray.exceptions.RayActorError as error:
+        cause = getattr(error, "cause", None)
+        reason = " ".join(str(error).split())
+    ledger.fail(unit.key, reason, reason)
+    return Outcome(key=unit.key, rows=unit.rows, error=reason)
+
+
+def _fitting_workers(cpus: int, gpus: float) -> int:
+    import ray
+
+    total = ray.cluster_resources()
+    by_cpu = int(total.get("CPU", 1) // max(cpus, 1))
+    by_gpu = int(total.get("GPU", 0) // gpus) if gpus else by_cpu
+    return max(1, min(by_cpu, by_gpu))
+
+
+def _largest_node_cpus() -> int:
+    import ray
+
+    return max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])

@@ -1,0 +1,155 @@
+"""Owns the ledger of one stage: `OUT/ledger/STAGE/` with plan.json, receipts/, timings/ and failures/.
+
+Receipts are facts and byte-identical on every run; timings and failures lie beside them and are not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ..storage_schemas.errors import DamagedError, IncompleteError
+from ..storage_schemas.fingerprint import Fingerprint, canonical_json
+from ..storage_schemas.receipt import Receipt
+from .storage import Location
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a stage set out to do: its name, fingerprint fields, and number of units and rows."""
+
+    stage: str
+    fingerprint: Fingerprint
+    units: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The books of one stage under its output folder."""
+
+    out: Location
+    stage: str
+
+    @property
+    def folder(self) -> Location:
+        return self.out / "ledger" / self.stage
+
+    @staticmethod
+    def stages(out: Location) -> list[str]:
+        """Names of the stages that have a ledger under `out`, in the order in which they were planned."""
+        folder = out / "ledger"
+        names = [n for n in folder.names() if (folder / n / "plan.json").exists()]
+        return sorted(names, key=lambda n: (folder / n / "plan.json").path.stat().st_mtime)
+
+    def plan(self) -> Plan | None:
+        """The recorded plan, or None where the stage has never started here."""
+        location = self.folder / "plan.json"
+        if not location.exists():
+            return None
+        try:
+            fields = json.loads(location.read_bytes())
+            fingerprint = Fingerprint(fields=fields["fingerprint"])
+            return Plan(
+                stage=fields["stage"], fingerprint=fingerprint, units=fields["units"], rows=fields["rows"]
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise DamagedError("not a plan", where=location, hint="delete it and run the stage again") from error
+
+    def begin(self, plan: Plan, hint: str) -> None:
+        """Record `plan`, or check it against the recorded one, and sweep up what killed writers left.
+
+        Raises:
+            MismatchError: the folder holds work that was done under another fingerprint.
+        """
+        found = self.plan()
+        if found is not None:
+            plan.fingerprint.check(
+                found.fingerprint.fields,
+                what=f"{self.out} holds the output of another {self.stage}",
+                where=self.folder / "plan.json",
+                hint=hint,
+            )
+        else:
+            fields = {
+                "stage": plan.stage,
+                "fingerprint": dict(plan.fingerprint.fields),
+                "units": plan.units,
+                "rows": plan.rows,
+            }
+            (self.folder / "plan.json").write_bytes(canonical_json(fields) + b"\n")
+        for name in ("receipts", "timings", "failures"):
+            (self.folder / name).make_dir()
+        self.out.remove_temporaries()
+
+    def receipt(self, key: str) -> Receipt | None:
+        """The unit's receipt, or None where it is not done."""
+        location = self.folder / "receipts" / f"{key}.json"
+        try:
+            return Receipt.from_bytes(location.read_bytes(), where=location)
+        except FileNotFoundError:
+            return None
+
+    def receipts(self) -> Iterator[Receipt]:
+        """All receipts in key order, one at a time."""
+        for key in self.done_keys():
+            receipt = self.receipt(key)
+            if receipt is not None:
+                yield receipt
+
+    def done_keys(self) -> list[str]:
+        """Keys of the units that have a receipt, in order."""
+        return _json_keys(self.folder / "receipts")
+
+    def is_intact(self, receipt: Receipt) -> bool:
+        """True if every file that the receipt vouches for is there with the right size. One stat a file."""
+        return all((self.out / o.path).size() == o.bytes for o in receipt.outputs)
+
+    def commit(self, receipt: Receipt, seconds: dict[str, float]) -> None:
+        """Write the receipt: the last thing that a worker does for a unit. Its timings go first, beside it."""
+        timings = {kind: round(value, 6) for kind, value in seconds.items()}
+        (self.folder / "timings" / f"{receipt.key}.json").write_bytes(canonical_json(timings) + b"\n")
+        (self.folder / "receipts" / f"{receipt.key}.json").write_bytes(receipt.to_bytes())
+        (self.folder / "failures" / f"{receipt.key}.json").remove()
+
+    def fail(self, key: str, reason: str, detail: str) -> None:
+        """Record why a unit failed; a later success removes it."""
+        (self.folder / "failures" / f"{key}.json").write_bytes(
+            canonical_json({"key": key, "reason": reason, "detail": detail}) + b"\n"
+        )
+
+    def failures(self) -> dict[str, dict[str, Any]]:
+        """Recorded failures by unit key."""
+        folder = self.folder / "failures"
+        return {key: json.loads((folder / f"{key}.json").read_bytes()) for key in _json_keys(folder)}
+
+    def timings(self) -> dict[str, float]:
+        """Seconds by kind, summed over the units done."""
+        total: dict[str, float] = {}
+        folder = self.folder / "timings"
+        for key in _json_keys(folder):
+            for kind, seconds in json.loads((folder / f"{key}.json").read_bytes()).items():
+                total[kind] = total.get(kind, 0.0) + seconds
+        return total
+
+    def require_complete(self, hint: str) -> Plan:
+        """The plan of a stage whose units all have receipts.
+
+        Raises:
+            IncompleteError: the stage never ran here, or units are left; says how many.
+        """
+        plan = self.plan()
+        if plan is None:
+            raise IncompleteError(f"{self.stage} has not run here", where=self.out, hint=hint)
+        done = len(self.done_keys())
+        if done != plan.units:
+            raise IncompleteError(
+                f"{self.stage} has not finished", where=self.out, found=f"{done} of {plan.units} units", hint=hint
+            )
+        return plan
+
+
+def _json_keys(folder: Location) -> list[str]:
+    return [n.removesuffix(".json") for n in folder.names() if n.endswith(".json") and not n.startswith(".")]

@@ -1,0 +1,112 @@
+"""Owns the run of a stage: plan minus receipts, mapped by an executor; every failure collected; the exit tells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ..storage_schemas.errors import InputError, TeachonceError, UnitsFailed
+from .ledger import Ledger, Plan
+from .progress import Progress
+from .storage import Location
+from .types import Stage, Unit
+from .worker import Outcome
+
+
+class Executor(Protocol):
+    """Runs units somewhere and yields what became of each, as they finish."""
+
+    def map(self, stage: Stage, ledger: Ledger, units: Iterable[Unit]) -> Iterator[Outcome]:
+        """Take units lazily, so that the driver's memory does not grow with the plan."""
+
+
+@dataclass(kw_only=True)
+class Summary:
+    """What one run of a stage did.
+
+    Attributes:
+        units: units in the plan.
+        done_before: units whose receipts were there already.
+        done_now: units finished by this run.
+        failed: failed unit keys with one-line reasons.
+        rows: rows of the units finished by this run.
+        invalid_rows: those of them that could not be used.
+    """
+
+    stage: str
+    units: int
+    done_before: int = 0
+    done_now: int = 0
+    rows: int = 0
+    invalid_rows: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def run_stage(stage: Stage, out: Location, executor: Executor, *, progress: bool = True) -> Summary:
+    """Do every unit of `stage` that has no intact receipt under `out`.
+
+    Raises:
+        MismatchError: `out` holds work of another fingerprint.
+        InputError: the plan is empty.
+        UnitsFailed: some units failed; the others are committed.
+    """
+    ledger = Ledger(out, stage.name)
+    units = rows = 0
+    for unit in stage.plan():
+        units, rows = units + 1, rows + unit.rows
+    if units == 0:
+        raise InputError(f"{stage.name} has nothing to do", where=out, hint="give it a corpus with images")
+    ledger.begin(
+        Plan(stage=stage.name, fingerprint=stage.fingerprint, units=units, rows=rows),
+        hint=f"use the options of the first run, or another output folder, or delete {out}",
+    )
+    summary = Summary(stage=stage.name, units=units)
+    done = _intact_keys(ledger)
+    summary.done_before = len(done)
+    if summary.done_before < units:
+        done_rows = sum(unit.rows for unit in stage.plan() if unit.key in done)
+        left = (unit for unit in stage.plan() if unit.key not in done)
+        title = stage.name if not done else f"{stage.name} (resumed)"
+        with Progress(title, rows, done_rows) if progress else _Quiet() as bar:
+            for outcome in executor.map(stage, ledger, left):
+                _count(summary, outcome)
+                bar.advance(outcome.rows, f"{len(summary.failed)} failed" if summary.failed else "")
+    if summary.failed:
+        raise _failure(summary, out)
+    return summary
+
+
+def _intact_keys(ledger: Ledger) -> set[str]:
+    return {receipt.key for receipt in ledger.receipts() if ledger.is_intact(receipt)}
+
+
+def _count(summary: Summary, outcome: Outcome) -> None:
+    if outcome.error is not None:
+        summary.failed[outcome.key] = outcome.error
+        return
+    summary.done_now += 1
+    summary.rows += outcome.rows
+    summary.invalid_rows += outcome.invalid_rows
+
+
+def _failure(summary: Summary, out: Location) -> TeachonceError:
+    key, reason = min(summary.failed.items())
+    return UnitsFailed(
+        f"{len(summary.failed)} of {summary.units} units of {summary.stage} failed, the first is {key}",
+        where=reason,
+        hint=f"see `teachonce status {out}`, mend the cause and run the same command again",
+    )
+
+
+class _Quiet:
+    """A progress that shows nothing."""
+
+    def __enter__(self) -> _Quiet:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        return None
+
+    def advance(self, count: int, note: str = "") -> None:
+        return None

@@ -1,0 +1,188 @@
+"""Owns locations: the only module that builds paths and opens files by name.
+
+Local paths today. A location is passed as a string or path and becomes a `Location` here; bytes that are about to
+be vouched for are written to a temporary name, flushed to the disk, and renamed into place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ..storage_schemas.errors import InputError, MissingDependency, StorageError
+
+_DISK_ERRORS = {
+    errno.ENOSPC: ("the disk is full", "free some space, then run the same command again; finished work is kept"),
+    errno.EDQUOT: ("the disk quota is used up", "free some space, then run the same command again"),
+    errno.EROFS: ("the file system is read-only", "choose another --out"),
+    errno.EACCES: ("permission denied", "choose another --out, or change the folder's permissions"),
+    errno.EPERM: ("permission denied", "choose another --out, or change the folder's permissions"),
+}
+
+
+#: Names of unfinished files: ours (`create`) and those of zarr's local store.
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp|.*\.[0-9a-f]{32}\.partial")
+
+
+def as_storage_error(error: OSError) -> StorageError | None:
+    """The clear error for a disk that is full, read-only or forbidden; None for any other OSError."""
+    if error.errno not in _DISK_ERRORS:
+        return None
+    what, hint = _DISK_ERRORS[error.errno]
+    return StorageError(what, where=error.filename or "while writing", hint=hint)
+
+
+def is_url(text: str) -> bool:
+    """True for `scheme://…`."""
+    return "://" in text
+
+
+def read_url(url: str) -> bytes:
+    """The bytes behind an http(s), s3, gs or az URL.
+
+    Raises:
+        MissingDependency: obstore is not installed.
+        InputError: the URL cannot be read.
+    """
+    try:
+        import obstore
+        from obstore.store import from_url
+    except ImportError as error:
+        raise MissingDependency("reading URLs needs obstore", "pip install 'teachonce[urls]'") from error
+    base, _, name = url.rpartition("/")
+    options: dict[str, Any] = {"client_options": {"allow_http": True}} if url.startswith("http:") else {}
+    try:
+        return bytes(obstore.get(from_url(base, **options), name).bytes())
+    except Exception as error:  # obstore's errors share no public base class but Exception
+        raise InputError("cannot read", where=url, found=str(error).splitlines()[0]) from error
+
+
+@dataclass(frozen=True, order=True)
+class Location:
+    """A file or folder."""
+
+    path: Path
+
+    @staticmethod
+    def of(location: Location | Path | str) -> Location:
+        """Resolve what a user typed.
+
+        Raises:
+            InputError: a URL, which only image lists may hold so far, or a `pipe:`.
+        """
+        if isinstance(location, Location):
+            return location
+        text = str(location)
+        if text.startswith("pipe:"):
+            raise InputError("pipe: runs a command from data and is refused", where=text)
+        if is_url(text):
+            raise InputError("only local folders can be used here", where=text, hint="mount or copy it first")
+        return Location(Path(text).absolute())
+
+    def __truediv__(self, name: str) -> Location:
+        return Location(self.path / name)
+
+    def __str__(self) -> str:
+        try:
+            return str(self.path.relative_to(Path.cwd()))
+        except ValueError:
+            return str(self.path)
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def exists(self) -> bool:
+        return self.path.exists()
+
+    def is_dir(self) -> bool:
+        return self.path.is_dir()
+
+    def size(self) -> int | None:
+        """Bytes, or None where there is no such file."""
+        try:
+            return self.path.stat().st_size
+        except FileNotFoundError:
+            return None
+
+    def names(self) -> list[str]:
+        """Names in this folder in bytewise order; none where there is no such folder."""
+        try:
+            return sorted(os.listdir(self.path))
+        except FileNotFoundError:
+            return []
+
+    def read_bytes(self) -> bytes:
+        return self.path.read_bytes()
+
+    def open(self) -> BinaryIO:
+        """Open for reading."""
+        return self.path.open("rb")
+
+    def append(self) -> BinaryIO:
+        """Open for appending: for logs, which no receipt vouches for."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        return self.path.open("ab")
+
+    def remove(self) -> None:
+        """Remove this file if it is there."""
+        self.path.unlink(missing_ok=True)
+
+    def make_dir(self) -> Location:
+        self.path.mkdir(parents=True, exist_ok=True)
+        return self
+
+    @contextlib.contextmanager
+    def create(self) -> Iterator[BinaryIO]:
+        """Write a whole new file: temporary name, flush to disk, rename. Nothing is left behind on failure."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_dir(self.path.parent)
+
+    def write_bytes(self, data: bytes) -> None:
+        """Write a whole file durably and atomically."""
+        with self.create() as file:
+            file.write(data)
+
+    def sync(self) -> None:
+        """Flush a file that another library wrote, and its folder entry, to the disk."""
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        _sync_dir(self.path.parent)
+
+    def remove_temporaries(self) -> None:
+        """Remove what killed writers (ours and zarr's) left below this folder.
+
+        Only the driver calls this, before any work starts.
+        """
+        for folder, _, names in os.walk(self.path):
+            for name in names:
+                if _TEMPORARY.fullmatch(name):
+                    (Path(folder) / name).unlink(missing_ok=True)
+
+
+def _sync_dir(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,92 @@
+"""Owns the types between stages and executors: Unit, Stage, Resources and the timer that units report to."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ..storage_schemas.fingerprint import Fingerprint
+from ..storage_schemas.receipt import Receipt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """A piece of work that is committed and retried as one: deterministic, small, JSON-serialisable.
+
+    Attributes:
+        key: names the unit within its stage; the receipt's file name.
+        rows: how many samples it holds (for rates and bars).
+        inputs: what `run` needs beyond the stage's own configuration.
+    """
+
+    key: str
+    rows: int = 1
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What one worker process of a stage needs.
+
+    Attributes:
+        cpus: cores (torch threads, where the stage uses torch).
+        gpus: GPUs.
+        units_at_once: units that a worker holds at the same time, so that reading the next overlaps computing
+            the present one.
+    """
+
+    cpus: int = 1
+    gpus: float = 0
+    units_at_once: int = 1
+
+
+class Timer:
+    """Seconds spent by kind (read, decode, forward, write), summed over threads. Never part of a receipt."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def __call__(self, kind: str) -> Iterator[None]:
+        """Add the time spent in the `with` block to `kind`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(kind, time.perf_counter() - start)
+
+    def add(self, kind: str, seconds: float) -> None:
+        """Add seconds that were measured elsewhere."""
+        with self._lock:
+            self.seconds[kind] = self.seconds.get(kind, 0.0) + seconds
+
+
+#: Does one unit: idempotent, and every byte it wrote is durable before it returns the receipt.
+RunUnit = Callable[[Unit, Timer], Receipt]
+
+
+class Stage(Protocol):
+    """What the work is. Picklable and small; knows no executor."""
+
+    @property
+    def name(self) -> str:
+        """The command's name, and the ledger's folder."""
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Everything that decides the bytes of this stage's outputs."""
+
+    @property
+    def resources(self) -> Resources:
+        """What one worker needs."""
+
+    def plan(self) -> Iterator[Unit]:
+        """All units in order: cheap, streamed, the same on every call."""
+
+    def open(self) -> RunUnit:
+        """Load what all units share (a model), once in each worker process, and return the function that does one."""

@@ -1,0 +1,1 @@
+"""What the work is: one file is one command."""

@@ -1,0 +1,340 @@
+"""`teachonce cache`: runs the frozen teacher once over every view of every sample and stores what it said."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..pipeline.ledger import Ledger
+from ..pipeline.storage import Location
+from ..pipeline.types import Resources, RunUnit, Timer, Unit
+from ..storage_schemas import SCHEMA_VERSION
+from ..storage_schemas.class_vectors import ClassVectors, read_class_vectors
+from ..storage_schemas.errors import DamagedError, InputError, MismatchError
+from ..storage_schemas.fingerprint import Fingerprint, Json
+from ..storage_schemas.receipt import InvalidRow, Receipt
+from ..storage_schemas.samples import shard_name
+from ..storage_schemas.target_store import (
+    VIEW_PARAMS,
+    StoreSpec,
+    TargetBlock,
+    TargetSpec,
+    check_version,
+    create_arrays,
+    open_root,
+    write_block,
+)
+from .compute import Compute
+from .images import BadImage, decode
+from .shards import ShardReader, ShardSet
+from .teachers import TeacherConfig, TeacherSpec, load_teacher
+from .vectors import vouch
+from .views import ViewSpec, render_views
+
+#: One sample as the decoding threads hand it over: its boxes and pixels (view, 3, size, size), or why not.
+_Rendered = tuple[NDArray[np.int32], NDArray[np.uint8]] | str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheStage:
+    """Shard *i* of the corpus becomes row block *i* of every array of the store."""
+
+    shards: ShardSet
+    store: Location
+    config: TeacherConfig
+    teacher: TeacherSpec
+    views: ViewSpec
+    spec: StoreSpec
+    vectors: ClassVectors | None
+    compute: Compute
+    batch_size: int
+
+    name = "cache"
+
+    @property
+    def resources(self) -> Resources:
+        return Resources(cpus=self.compute.threads, gpus=float(self.compute.device == "cuda"), units_at_once=2)
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        fields: dict[str, Json] = {
+            "schema_version": SCHEMA_VERSION,
+            "corpus_id": self.shards.corpus.corpus_id,
+            "teacher": {
+                "model": self.teacher.model,
+                "weights": self.teacher.weights_digest,
+                "preprocess": self.teacher.preprocess.to_json(),
+            },
+            "views": self.views.to_json(),
+            "targets": [target.name for target in self.spec.targets],
+            "encoding": self.spec.encoding.name,
+            "compute": self.compute.to_json() | {"batch_size": self.batch_size},
+        }
+        if self.vectors is not None:
+            fields["class_vectors"] = self.vectors.digest
+        return Fingerprint(fields=fields)
+
+    def plan(self) -> Iterator[Unit]:
+        for shard in range(self.spec.num_shards):
+            rows = self.spec.rows(shard)
+            yield Unit(key=shard_name(shard), rows=rows.stop - rows.start, inputs={"shard": shard})
+
+    def create(self) -> None:
+        """Make the store's arrays. The driver's work, before any worker starts; never once the ledger has a plan."""
+        description = {
+            "fingerprint": dict(self.fingerprint.fields),
+            "views": self.views.to_json(),
+            "teacher": self.teacher.to_json(),
+            "shards": str(self.shards.location.path),
+        }
+        create_arrays(open_root(str(self.store.path), mode="a"), self.spec, description)
+
+    def open(self) -> RunUnit:
+        import torch
+
+        teacher = load_teacher(self.config)
+        if teacher.spec.weights_digest != self.teacher.weights_digest:
+            raise MismatchError(
+                "this machine has other weights of the teacher", where=self.config.model,
+                expected=self.teacher.weights_digest, found=teacher.spec.weights_digest,
+                hint="give every node the same weights file",
+            )  # fmt: skip
+        device = torch.device(self.compute.device)
+        teacher.to(device)
+        root = open_root(str(self.store.path), mode="a")
+        threads = ThreadPoolExecutor(self.compute.threads, thread_name_prefix="decode")
+        one_at_a_time = threading.Lock()
+        vectors_CD = bias_C = None
+        if self.vectors is not None:
+            vectors_CD = torch.from_numpy(self.vectors.vectors_CD).to(device)
+            bias_C = None if self.vectors.bias_C is None else torch.from_numpy(self.vectors.bias_C).to(device)
+
+        def embed(images_NCHW: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+            with self.compute.inference():
+                embedding_ND = teacher.embed(torch.from_numpy(images_NCHW).to(device))
+                said = {"embedding": embedding_ND}
+                if self.vectors is not None:
+                    assert vectors_CD is not None
+                    with torch.autocast(device.type, enabled=False):
+                        logits_NC = self.vectors.logit_scale * (embedding_ND @ vectors_CD.T)
+                        said["logits"] = logits_NC if bias_C is None else logits_NC + bias_C
+                return {t.name: said[t.name].cpu().numpy() for t in self.spec.targets}
+
+        def run(unit: Unit, timer: Timer) -> Receipt:
+            shard = unit.inputs["shard"]
+            reader = self.shards.reader(shard)
+            try:
+                rendered = self._render(reader, shard, threads, timer)
+                first = next(rendered, None)  # decoding starts here, while another unit may still be in the model
+                with one_at_a_time:
+                    block, invalid = self._collect(reader, shard, first, rendered, embed, timer)
+            finally:
+                reader.close()
+            with timer("write"):
+                outputs = vouch(self.store, write_block(root, self.spec, shard, block))
+            return Receipt(
+                key=unit.key, outputs=outputs, rows=unit.rows, invalid_rows=invalid,
+                digest=block.digest, fingerprint=self.fingerprint.digest,
+            )  # fmt: skip
+
+        return run
+
+    def _render(
+        self, reader: ShardReader, shard: int, threads: ThreadPoolExecutor, timer: Timer
+    ) -> Iterator[tuple[int, _Rendered]]:
+        """(row, its views) in row order; decoding runs a bounded window ahead of what the model takes."""
+        size = self.teacher.preprocess.size
+
+        def work(row: int) -> _Rendered:
+            with timer("read"):
+                key, data = reader.key(row), reader.read(row)
+            with timer("decode"):
+                try:
+                    image = decode(data, self.shards.corpus.max_pixels)
+                except BadImage as bad:
+                    return str(bad)
+                params = self.views.params(key, *image.size)
+                return params, render_views(image, params, size, self.views, range(self.views.count))
+
+        rows = self.spec.rows(shard)
+        window: deque[tuple[int, Future[_Rendered] | str]] = deque()
+        ahead = 2 * self.samples_per_batch + self.compute.threads
+        for row in range(rows.start, rows.stop):
+            reason = reader.invalid.get(row)
+            window.append((row, threads.submit(work, row) if reason is None else reason))
+            if len(window) > ahead:
+                yield _settle(window.popleft())
+        while window:
+            yield _settle(window.popleft())
+
+    @property
+    def samples_per_batch(self) -> int:
+        """Whole samples only, so that a batch's composition depends on nothing but the shard."""
+        return max(1, self.batch_size // self.views.count)
+
+    def _collect(
+        self,
+        reader: ShardReader,
+        shard: int,
+        first: tuple[int, _Rendered] | None,
+        rendered: Iterator[tuple[int, _Rendered]],
+        embed: Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]],
+        timer: Timer,
+    ) -> tuple[TargetBlock, tuple[InvalidRow, ...]]:
+        rows = self.spec.rows(shard)
+        count, views = rows.stop - rows.start, self.views.count
+        entries = self.shards.manifest().shard(shard)
+        valid = np.zeros(count, np.bool_)
+        params = np.full((count, views, len(VIEW_PARAMS)), -1, np.int32)
+        targets = {t.name: np.full((count, views, t.width), np.nan, np.float32) for t in self.spec.targets}
+        invalid: list[InvalidRow] = []
+        batch: list[tuple[int, NDArray[np.uint8]]] = []
+
+        def flush() -> None:
+            with timer("forward"):
+                offsets = [offset for offset, _ in batch]
+                said = embed(np.concatenate([images for _, images in batch]))
+                for name, values in said.items():
+                    targets[name][offsets] = values.reshape(len(batch), views, -1)
+            batch.clear()
+
+        def chain() -> Iterator[tuple[int, _Rendered]]:
+            if first is not None:
+                yield first
+            while True:
+                with timer("wait"):
+                    item = next(rendered, None)
+                if item is None:
+                    return
+                yield item
+
+        for row, sample in chain():
+            offset = row - rows.start
+            if isinstance(sample, str):
+                invalid.append(InvalidRow(row=row, path=entries[offset].path, reason=sample))
+                continue
+            if reader.key(row) != entries[offset].key:
+                raise DamagedError(
+                    "tar and manifest are out of line", where=f"{self.shards.location}, row {row}",
+                    expected=entries[offset].key, found=reader.key(row),
+                )  # fmt: skip
+            params[offset], images = sample
+            valid[offset] = True
+            batch.append((offset, images))
+            if len(batch) == self.samples_per_batch:
+                flush()
+        if batch:
+            flush()
+        _refuse_nonfinite(targets, valid, shard)
+        block = TargetBlock(keys=[e.key for e in entries], valid=valid, view_params=params, targets=targets)
+        return block, tuple(invalid)
+
+
+def _settle(item: tuple[int, Future[_Rendered] | str]) -> tuple[int, _Rendered]:
+    row, sample = item
+    return row, sample if isinstance(sample, str) else sample.result()
+
+
+def _refuse_nonfinite(targets: dict[str, NDArray[np.float32]], valid: NDArray[np.bool_], shard: int) -> None:
+    for name, values in targets.items():
+        bad = int((~np.isfinite(values[valid])).any(axis=(1, 2)).sum()) if valid.any() else 0
+        if bad:
+            raise InputError(
+                "the teacher said NaN or infinity", where=f"{name} of {bad} samples in shard {shard}",
+                hint="run `teachonce cache` with --precision fp32",
+            )  # fmt: skip
+
+
+def plan_cache(
+    shards: str,
+    config: TeacherConfig,
+    *,
+    out: str,
+    views: ViewSpec | None,
+    targets: str,
+    encoding: Any,
+    compute: Compute,
+    batch_size: int,
+) -> CacheStage:
+    """The stage that caches a teacher's targets; makes the store's arrays if they are not there.
+
+    Args:
+        shards: folder of finished shards.
+        config: the teacher.
+        out: the target store.
+        views: None for the teacher's own centre crop; random views take the teacher's interpolation.
+        targets: `logits`, `embedding`, `both`, or `auto`: logits where there are class vectors and no more classes
+            than channels, else the embedding.
+        encoding: an `Encoding`.
+        compute: device, precision, threads.
+        batch_size: images (views) in one forward pass; its composition decides low bits, hence it is fingerprinted.
+
+    Raises:
+        InputError: bad shards or teacher; logits asked for without class vectors.
+        MismatchError: the store belongs to another teacher, corpus, view spec, … (named).
+    """
+    shard_set = ShardSet.open(shards)
+    store = Location.of(out)
+    teacher = load_teacher(config).spec
+    root = open_root(str(store.path), mode="a")
+    check_version(root, where=store)
+    vectors = _vectors_for(root, store, teacher, targets)
+    names = _target_names(targets, teacher, vectors)
+    spec = StoreSpec(
+        num_samples=shard_set.corpus.num_samples,
+        shard_size=shard_set.corpus.shard_size,
+        num_views=views.count if views else 1,
+        targets=tuple(_target(name, teacher, vectors) for name in names),
+        encoding=encoding,
+    )
+    stage = CacheStage(
+        shards=shard_set,
+        store=store,
+        config=config,
+        teacher=teacher,
+        views=teacher.preprocess.center_view() if views is None
+        else replace(views, interpolation=teacher.preprocess.interpolation),
+        spec=spec,
+        vectors=vectors if "logits" in names else None,
+        compute=compute,
+        batch_size=batch_size,
+    )
+    if Ledger(store, stage.name).plan() is None:
+        stage.create()
+    return stage
+
+
+def _vectors_for(root: Any, store: Location, teacher: TeacherSpec, targets: str) -> ClassVectors | None:
+    if targets == "embedding" or (targets == "auto" and "class_vectors" not in root):
+        return None
+    vectors = read_class_vectors(root, where=store)
+    origin = root["class_vectors"].attrs["origin"]["teacher"]
+    if origin["weights_digest"] != teacher.weights_digest:
+        raise MismatchError(
+            "the store's class vectors are another teacher's", where=f"{store}: field 'teacher.weights'",
+            expected=f"{teacher.model} {teacher.weights_digest}", found=f"{origin['model']} {origin['weights_digest']}",
+            hint="use that teacher, or another --out",
+        )  # fmt: skip
+    return vectors
+
+
+def _target_names(targets: str, teacher: TeacherSpec, vectors: ClassVectors | None) -> tuple[str, ...]:
+    if targets == "both":
+        return ("embedding", "logits")
+    if targets != "auto":
+        return (targets,)
+    return ("logits",) if vectors is not None and vectors.num_classes <= teacher.embed_dim else ("embedding",)
+
+
+def _target(name: str, teacher: TeacherSpec, vectors: ClassVectors | None) -> TargetSpec:
+    if name == "embedding":
+        return TargetSpec(name=name, axes=("sample", "view", "channel"), width=teacher.embed_dim)
+    assert vectors is not None
+    return TargetSpec(name=name, axes=("sample", "view", "class"), width=vectors.num_classes)

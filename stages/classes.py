@@ -1,0 +1,91 @@
+"""Owns class lists and prompt templates: where they come from and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+from ..pipeline.storage import Location
+from ..storage_schemas.errors import InputError
+
+#: Used where no templates are named; CLIP's own for a single prompt.
+DEFAULT_TEMPLATES = ("a photo of a {}.",)
+
+
+def read_classes(source: str) -> tuple[str, ...]:
+    """Class names in order: from a text file (one a line), a JSON list, `imagenet`, or the labels of finished shards.
+
+    Raises:
+        InputError: no such list, an empty one, or a name that stands in it twice.
+    """
+    if source == "imagenet":
+        import open_clip
+
+        names = list(open_clip.IMAGENET_CLASSNAMES)
+        # Two of OpenAI's names stand twice ("missile", "sunglasses"): they are told apart by their index.
+        return tuple(n if names.count(n) == 1 else f"{n} ({i})" for i, n in enumerate(names))
+    location = Location.of(source)
+    if not location.exists():
+        raise InputError("no such class list", where=location, hint="one name a line, a JSON list, `imagenet`, or a folder of shards")  # fmt: skip
+    names = _labels(location) if location.is_dir() else _lines(location)
+    if not names:
+        raise InputError("an empty class list", where=location)
+    seen: set[str] = set()
+    for number, name in enumerate(names, 1):
+        if name in seen:
+            raise InputError("a class name stands twice", where=f"{location}, entry {number}: {name}")
+        seen.add(name)
+    return tuple(names)
+
+
+def read_templates(source: str | None) -> tuple[str, ...]:
+    """Templates with `{}` for the class name: a file (one a line), `openai-imagenet` (80) or `simple-imagenet` (7).
+
+    Raises:
+        InputError: no such file or name, or a line without `{}`.
+    """
+    if source is None:
+        return DEFAULT_TEMPLATES
+    if source in ("openai-imagenet", "simple-imagenet"):
+        import open_clip
+
+        functions = (
+            open_clip.OPENAI_IMAGENET_TEMPLATES
+            if source == "openai-imagenet"
+            else open_clip.SIMPLE_IMAGENET_TEMPLATES
+        )
+        return tuple(function("{}") for function in functions)
+    location = Location.of(source)
+    if not location.exists():
+        raise InputError("no such templates", where=source, hint="a file, `openai-imagenet` or `simple-imagenet`")
+    templates = _lines(location)
+    for number, template in enumerate(templates, 1):
+        if "{}" not in template:
+            raise InputError("a template without {}", where=f"{location}, entry {number}: {template}")
+    if not templates:
+        raise InputError("no templates", where=location)
+    return tuple(templates)
+
+
+def _lines(location: Location) -> list[str]:
+    try:
+        text = location.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError("not a text file", where=location) from error
+    if not location.name.endswith(".json"):
+        return [line.strip() for line in text.splitlines() if line.strip()]
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise InputError("not JSON", where=f"{location}: {error}") from error
+    if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
+        raise InputError("not a JSON list of names", where=location)
+    return values
+
+
+def _labels(location: Location) -> list[str]:
+    from .shards import ShardSet
+
+    labels = {label for _, label in ShardSet.open(location).manifest().labels() if label is not None}
+    if not labels:
+        raise InputError("these shards have no labels", where=location, hint="give a file of class names")
+    return sorted(labels)

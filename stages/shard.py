@@ -1,0 +1,167 @@
+"""`teachonce shard`: writes one WebDataset tar, one offset index and one receipt for each shard of a frozen corpus."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import PIL
+
+from ..pipeline.storage import Location
+from ..pipeline.types import Resources, RunUnit, Timer, Unit
+from ..storage_schemas import SCHEMA_VERSION
+from ..storage_schemas.errors import InputError
+from ..storage_schemas.fingerprint import Fingerprint
+from ..storage_schemas.manifest import Corpus, Entry, ManifestReader
+from ..storage_schemas.receipt import InvalidRow, Output, Receipt
+from ..storage_schemas.samples import TAR_BLOCK, content_digest, sample_metadata, shard_name
+from ..storage_schemas.tar_index import encode_index
+from .corpus import freeze_corpus
+from .images import MAX_PIXELS, BadImage, probe, shrink
+from .sources import Source, open_sources
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardStage:
+    """Shard *i* of the manifest becomes `NNNNNN.tar`, `NNNNNN.index.npy` and a receipt."""
+
+    out: Location
+    sources: tuple[Source, ...]
+    corpus: Corpus
+
+    name = "shard"
+    resources = Resources()
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        fields = {"schema_version": SCHEMA_VERSION, "corpus_id": self.corpus.corpus_id}
+        if self.corpus.resize is not None:
+            fields |= {"resize": self.corpus.resize, "pillow": PIL.__version__}
+        return Fingerprint(fields=fields)
+
+    def plan(self) -> Iterator[Unit]:
+        for shard in range(self.corpus.num_shards):
+            yield Unit(key=shard_name(shard), rows=len(self.corpus.shard_rows(shard)), inputs={"shard": shard})
+
+    def open(self) -> RunUnit:
+        manifest = ManifestReader((self.out / "manifest.parquet").path)
+
+        def run(unit: Unit, timer: Timer) -> Receipt:
+            shard = unit.inputs["shard"]
+            return self._write(shard, manifest.shard(shard), timer)
+
+        return run
+
+    def _write(self, shard: int, entries: Sequence[Entry], timer: Timer) -> Receipt:
+        import webdataset
+
+        records: list[tuple[bytes, int, int, int, int]] = []
+        invalid: list[InvalidRow] = []
+        said = hashlib.blake2b(digest_size=16)
+        tar, index = self.out / f"{shard_name(shard)}.tar", self.out / f"{shard_name(shard)}.index.npy"
+        with tar.create() as file:
+            hashing = _HashingFile(file)
+            writer = webdataset.TarWriter(hashing, mtime=0, encoder=False)
+            for row, entry in zip(self.corpus.shard_rows(shard), entries, strict=True):
+                said.update(f"{row} {entry.key} {entry.digest}\n".encode())
+                try:
+                    with timer("read"):
+                        data = self._read(entry)
+                    with timer("check"):
+                        data, extension = self._check(data)
+                except BadImage as bad:
+                    invalid.append(InvalidRow(row=row, path=entry.path, reason=str(bad)))
+                    continue
+                with timer("write"):
+                    offset = writer.tarstream.offset + TAR_BLOCK
+                    # Two calls: the image always comes first, whatever its extension sorts after.
+                    writer.write({"__key__": entry.key, extension: data})
+                    metadata = sample_metadata(path=entry.path, row=row, digest=entry.digest, label=entry.label)
+                    writer.write({"__key__": entry.key, "json": metadata})
+                records.append((entry.key.encode(), row, offset, len(data), zlib.crc32(data)))
+            with timer("write"):
+                writer.close()
+        index_bytes = encode_index(records)
+        with timer("write"):
+            index.write_bytes(index_bytes)
+        return Receipt(
+            key=shard_name(shard),
+            outputs=(
+                Output(path=tar.name, bytes=hashing.size, sha256=hashing.sha256.hexdigest()),
+                Output(path=index.name, bytes=len(index_bytes), sha256=hashlib.sha256(index_bytes).hexdigest()),
+            ),
+            rows=len(entries),
+            invalid_rows=tuple(invalid),
+            digest=said.hexdigest(),
+            fingerprint=self.fingerprint.digest,
+        )
+
+    def _read(self, entry: Entry) -> bytes:
+        if entry.problem is not None:
+            raise BadImage(entry.problem)
+        try:
+            data = self.sources[entry.source].read(self._path_in_source(entry), entry.offset, entry.size)
+        except FileNotFoundError:
+            data = b""
+        if len(data) != entry.size or content_digest(data) != entry.digest:
+            raise InputError(
+                "a file has changed since the manifest was frozen", where=entry.path,
+                expected=f"{entry.size} bytes with digest {entry.digest}", found=f"{len(data)} bytes, {content_digest(data)}",
+                hint="put the file back, or shard the changed corpus to another --out",
+            )  # fmt: skip
+        return data
+
+    def _path_in_source(self, entry: Entry) -> str:
+        return entry.path if len(self.sources) == 1 else entry.path.partition("/")[2]
+
+    def _check(self, data: bytes) -> tuple[bytes, str]:
+        if self.corpus.resize is not None:
+            data = shrink(data, self.corpus.resize, self.corpus.max_pixels)
+        return data, probe(data, self.corpus.max_pixels)
+
+
+class _HashingFile:
+    """A write-only file that knows the sha256 and the number of the bytes that passed."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.sha256 = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: bytes) -> int:
+        self.sha256.update(data)
+        self.size += len(data)
+        return self._file.write(data)
+
+
+def plan_shard(
+    corpus: Sequence[str],
+    *,
+    out: str,
+    shard_size: int = 1000,
+    name: str | None = None,
+    resize: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> ShardStage:
+    """Freeze the corpus and return the stage that shards it.
+
+    Args:
+        corpus: folders, tars, or lists, each `PATH` or `NAME=PATH`.
+        out: folder for manifest, tars and ledger.
+        shard_size: samples a shard.
+        name: the corpus's name, part of every key; default: the sources' names.
+        resize: shorter side in pixels to reduce images to; None keeps the original bytes.
+        max_pixels: images with more pixels are recorded as unusable.
+
+    Raises:
+        InputError, MismatchError: see `open_sources` and `freeze_corpus`.
+    """
+    sources = open_sources(corpus)
+    location = Location.of(out)
+    frozen = freeze_corpus(
+        sources, location, name=name, shard_size=shard_size, resize=resize, max_pixels=max_pixels
+    )
+    return ShardStage(out=location, sources=sources, corpus=frozen)

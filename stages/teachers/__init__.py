@@ -1,0 +1,7 @@
+"""Teachers: one file a family, behind one Protocol. Only `vectors` and `cache` may import this package."""
+
+from __future__ import annotations
+
+from .base import Teacher, TeacherConfig, TeacherSpec, load_teacher
+
+__all__ = ["Teacher", "TeacherConfig", "TeacherSpec", "load_teacher"]

@@ -1,0 +1,118 @@
+"""Owns what every teacher family has in common: its configuration, its identity, its contract, and how it is loaded."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from ...storage_schemas.class_vectors import ClassVectors
+from ...storage_schemas.fingerprint import Json
+from ..preprocess import Preprocess
+
+#: Prefix of `--teacher` that names a timm model; everything else is open_clip's spelling.
+TIMM_PREFIX = "timm:"
+
+#: `--teacher-pretrained` for seeded random weights: for tests and benchmarks, never by accident.
+RANDOM = "random"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfig:
+    """What a user says of a teacher. Hashable, small, picklable.
+
+    Attributes:
+        model: open_clip's name (`ViT-L-14`, `hf-hub:…`, `local-dir:…`) or `timm:NAME`.
+        pretrained: tag, path to a weights file, `random`, or None where the name itself brings weights.
+        size, mean, std, interpolation, crop_pct: override the model's own preprocessing; None keeps it.
+    """
+
+    model: str
+    pretrained: str | None = None
+    size: int | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    interpolation: str | None = None
+    crop_pct: float | None = None
+
+    def preprocess(self, own: Preprocess) -> Preprocess:
+        """The model's own preprocessing with this configuration's overrides."""
+        return own.override(
+            size=self.size, mean=self.mean, std=self.std, interpolation=self.interpolation, crop_pct=self.crop_pct
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherSpec:
+    """A loaded teacher's identity.
+
+    Attributes:
+        family: `open_clip` or `timm`.
+        model: its name; for `local-dir:` the last part of the path, since folders move.
+        weights_digest: blake2b-128 over names, types, shapes and bytes of all its tensors.
+        embed_dim: channels of its embeddings.
+        normalized: whether embeddings are L2-normalised.
+        preprocess: as used.
+    """
+
+    family: str
+    model: str
+    weights_digest: str
+    embed_dim: int
+    normalized: bool
+    preprocess: Preprocess
+
+    def to_json(self) -> Json:
+        return {**self.__dict__, "preprocess": self.preprocess.to_json()}
+
+
+class Teacher(Protocol):
+    """A frozen model that says something of an image."""
+
+    @property
+    def spec(self) -> TeacherSpec:
+        """Who it is."""
+
+    def to(self, device: torch.device) -> Teacher:
+        """Move it to a device; returns itself."""
+
+    def embed(self, images_NCHW: torch.Tensor) -> torch.Tensor:
+        """Embeddings (N, D) in fp32 of uint8 images (N, 3, size, size) on the teacher's device."""
+
+    def class_vectors(self, names: Sequence[str] | None, templates: Sequence[str]) -> ClassVectors:
+        """Class vectors for `names`; None asks for the model's own classes, where it has them."""
+
+
+@functools.lru_cache(maxsize=1)
+def load_teacher(config: TeacherConfig) -> Teacher:
+    """Load a teacher on the CPU, frozen, in eval mode and fp32. The last one stays loaded in this process.
+
+    Raises:
+        InputError: unknown model, missing or unfitting weights.
+    """
+    if config.model.startswith(TIMM_PREFIX):
+        from .timm import TimmTeacher
+
+        return TimmTeacher.load(config)
+    from .open_clip import OpenClipTeacher
+
+    return OpenClipTeacher.load(config)
+
+
+def state_digest(state: Mapping[str, torch.Tensor]) -> str:
+    """blake2b-128 over names, dtypes, shapes and bytes of tensors, in name order, in hexadecimal."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+    return digest.hexdigest()
+
+
+def freeze(module: Any) -> Any:
+    """Eval mode, no gradients."""
+    return module.eval().requires_grad_(False)

@@ -1,0 +1,172 @@
+"""The timm family: image classifiers with a linear head; class vectors are the head's rows and bias."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+
+from ...storage_schemas.class_vectors import ClassVectors
+from ...storage_schemas.errors import InputError
+from ..preprocess import Normalize, Preprocess, square_size
+from .base import RANDOM, TIMM_PREFIX, TeacherConfig, TeacherSpec, freeze, state_digest
+
+
+class TimmTeacher:
+    """A timm classifier. `embed` is what its linear head reads, so embedding · weightᵀ + bias are its logits."""
+
+    def __init__(self, model: Any, spec: TeacherSpec) -> None:
+        self._model = freeze(model).to(memory_format=torch.channels_last)
+        self._normalize = Normalize(spec.preprocess)
+        self.spec = spec
+
+    @staticmethod
+    def load(config: TeacherConfig) -> TimmTeacher:
+        """Load by timm's own rules, or from a weights file.
+
+        Raises:
+            InputError: unknown model, no linear head, or weights that are missing or do not fit.
+        """
+        name = config.model.removeprefix(TIMM_PREFIX)
+        model = _create(name, config)
+        head = model.get_classifier()
+        if not isinstance(head, torch.nn.Linear):
+            raise InputError(
+                "a timm teacher needs a linear head", where=name, expected="torch.nn.Linear", found=type(head).__name__
+            )
+        cfg = timm.data.resolve_data_config(model=model)
+        preprocess = config.preprocess(
+            Preprocess(
+                size=square_size(cfg["input_size"][1:], name),
+                mean=tuple(cfg["mean"]),
+                std=tuple(cfg["std"]),
+                interpolation=cfg["interpolation"],
+                crop_pct=cfg["crop_pct"],
+            )
+        )
+        spec = TeacherSpec(
+            family="timm",
+            model=name,
+            weights_digest=state_digest(model.state_dict()),
+            embed_dim=head.in_features,
+            normalized=False,
+            preprocess=preprocess,
+        )
+        return TimmTeacher(model, spec)
+
+    def to(self, device: torch.device) -> TimmTeacher:
+        self._model.to(device)
+        self._normalize.to(device)
+        return self
+
+    def embed(self, images_NCHW: torch.Tensor) -> torch.Tensor:
+        pixels = self._normalize(images_NCHW).contiguous(memory_format=torch.channels_last)
+        features = self._model.forward_features(pixels)
+        return self._model.forward_head(features, pre_logits=True).float()  # type: ignore[no-any-return]
+
+    def class_vectors(self, names: Sequence[str] | None, templates: Sequence[str]) -> ClassVectors:
+        """The head's rows and bias. `names` must be as many as the head has rows; None asks timm for them.
+
+        Raises:
+            InputError: timm does not know the classes, or the number of names is wrong.
+        """
+        head = self._model.get_classifier()
+        names = _own_names(self._model) if names is None else names
+        if names is None:
+            raise InputError("timm does not know this model's classes", where=self.spec.model, hint="add --classes FILE")
+        if len(names) != head.out_features:
+            raise InputError(
+                "the class list does not fit the teacher's head", where=self.spec.model,
+                expected=f"{head.out_features} names in the head's order", found=len(names),
+                hint="leave out --classes to use timm's own names",
+            )  # fmt: skip
+        bias = None if head.bias is None else head.bias.float().cpu().numpy()
+        return ClassVectors(
+            names=tuple(names),
+            vectors_CD=np.ascontiguousarray(head.weight.float().cpu().numpy()),
+            bias_C=bias,
+            logit_scale=1.0,
+            normalized=False,
+        )
+
+
+def _own_names(model: Any) -> list[str] | None:
+    from timm.data import ImageNetInfo, infer_imagenet_subset
+
+    subset = infer_imagenet_subset(model)
+    if subset is None:
+        return None
+    info = ImageNetInfo(subset)
+    return [info.index_to_description(i) for i in range(info.num_classes())]
+
+
+def _create(name: str, config: TeacherConfig) -> Any:
+    if config.pretrained is None:
+        raise InputError(
+            "a teacher needs weights", where=config.model,
+            hint=f"add --teacher-pretrained: `default` (timm's own), a tag, a weights file, or `{RANDOM}`",
+        )  # fmt: skip
+    path = Path(config.pretrained)
+    if config.pretrained == RANDOM:
+        torch.manual_seed(0)
+    from_file = path.suffix in (".safetensors", ".pth", ".pt", ".bin") or path.exists()
+    own_weights = config.pretrained != RANDOM and not from_file
+    tagged = name if not own_weights or config.pretrained == "default" else f"{name}.{config.pretrained}"
+    try:
+        model = timm.create_model(tagged, pretrained=own_weights)
+    except Exception as error:  # timm raises RuntimeError; the hub client a family of its own
+        raise InputError(
+            "cannot load the teacher", where=f"{config.model} {config.pretrained}",
+            found=" ".join(str(error).split())[:300], hint="`python -c 'import timm; print(timm.list_models())'` lists models",
+        ) from error  # fmt: skip
+    if from_file:
+        load_weights(model, path)
+    return model
+
+
+def load_weights(model: torch.nn.Module, path: Path) -> None:
+    """Load a weights file strictly: by names, or, for ports with other names, in order.
+
+    Order is trusted only where every tensor agrees in shape and in the last part of its name.
+
+    Raises:
+        InputError: no such file, a pickle that holds more than tensors, or weights of another model.
+    """
+    if not path.exists():
+        raise InputError("no such weights file", where=path, hint="check --teacher-pretrained")
+    try:
+        if path.suffix == ".safetensors":
+            import safetensors.torch
+
+            state = safetensors.torch.load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises pickle, zip and runtime errors
+        raise InputError("cannot read weights", where=path, found=" ".join(str(error).split())[:200]) from error
+    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
+        state = state["state_dict"]
+    own = model.state_dict()
+    if state.keys() == own.keys():
+        renamed = dict(state)
+    else:
+        renamed = dict(zip(own, _in_order(own, state, path), strict=True))
+    try:
+        model.load_state_dict(renamed, strict=True)
+    except RuntimeError as error:
+        raise InputError("weights do not fit the model", where=path, found=" ".join(str(error).split())[:200]) from error
+
+
+def _in_order(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], path: Path) -> list[torch.Tensor]:
+    if len(own) != len(state):
+        raise InputError("weights do not fit the model", where=path, expected=f"{len(own)} tensors", found=len(state))
+    for (name, tensor), (other, found) in zip(own.items(), state.items(), strict=True):
+        if name.rpartition(".")[2] != other.rpartition(".")[2] or tensor.shape != found.shape:
+            raise InputError(
+                "weights do not fit the model", where=path,
+                expected=f"{name} {tuple(tensor.shape)}", found=f"{other} {tuple(found.shape)}",
+            )  # fmt: skip
+    return list(state.values())

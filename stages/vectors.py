@@ -1,0 +1,137 @@
+"""`teachonce vectors`: computes class vectors once and stores them; the text tower is never needed again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..pipeline.storage import Location
+from ..pipeline.types import Resources, RunUnit, Timer, Unit
+from ..storage_schemas import SCHEMA_VERSION
+from ..storage_schemas.class_vectors import ClassVectors, write_class_vectors
+from ..storage_schemas.errors import DamagedError
+from ..storage_schemas.fingerprint import Fingerprint, Json
+from ..storage_schemas.receipt import Output, Receipt
+from ..storage_schemas.target_store import check_version, open_root
+from .classes import read_classes, read_templates
+from .compute import Compute, resolve_compute
+from .teachers import TeacherConfig, TeacherSpec, load_teacher
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorsStage:
+    """One unit: the class vectors of one teacher for one class list."""
+
+    store: Location
+    config: TeacherConfig
+    teacher: TeacherSpec
+    names: tuple[str, ...] | None
+    templates: tuple[str, ...]
+    compute: Compute
+
+    name = "vectors"
+
+    @property
+    def resources(self) -> Resources:
+        return Resources(cpus=self.compute.threads, gpus=float(self.compute.device == "cuda"))
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        fields: dict[str, Json] = {
+            "schema_version": SCHEMA_VERSION,
+            "teacher": {"model": self.teacher.model, "weights": self.teacher.weights_digest},
+            "classes": list(self.names) if self.names is not None else "the teacher's own",
+            "compute": self.compute.to_json(),
+        }
+        if self.teacher.family == "open_clip":
+            fields["templates"] = list(self.templates)
+        return Fingerprint(fields=fields)
+
+    def plan(self) -> Iterator[Unit]:
+        yield Unit(key="class_vectors", rows=len(self.names) if self.names else 1)
+
+    def open(self) -> RunUnit:
+        import torch
+
+        teacher = load_teacher(self.config).to(torch.device(self.compute.device))
+
+        def run(unit: Unit, timer: Timer) -> Receipt:
+            with timer("forward"), self.compute.inference():
+                vectors = teacher.class_vectors(self.names, self.templates)
+            with timer("write"):
+                outputs = self._write(vectors)
+            return Receipt(
+                key=unit.key, outputs=outputs, rows=vectors.num_classes, invalid_rows=(),
+                digest=vectors.digest, fingerprint=self.fingerprint.digest,
+            )  # fmt: skip
+
+        return run
+
+    def _write(self, vectors: ClassVectors) -> tuple[Output, ...]:
+        root = open_root(str(self.store.path), mode="a")
+        origin = {"teacher": self.teacher.to_json(), "templates": list(self.templates)}
+        if self.teacher.family == "timm":
+            origin["templates"] = []
+        names = write_class_vectors(root, vectors, origin)
+        return vouch(self.store, [path for name in names for path in (f"{name}/zarr.json", *_chunks(self.store, name))])
+
+
+def _chunks(store: Location, name: str) -> list[str]:
+    folder = (store / name).path
+    return sorted(p.relative_to(store.path).as_posix() for p in (folder / "c").rglob("*") if p.is_file())
+
+
+def vouch(store: Location, paths: list[str]) -> tuple[Output, ...]:
+    """Flush the given files to the disk and return what a receipt says of them.
+
+    Raises:
+        DamagedError: a file that was just written is not there.
+    """
+    outputs = []
+    for path in paths:
+        location = store / path
+        if not location.exists():
+            raise DamagedError("a chunk is missing right after it was written", where=location)
+        location.sync()
+        data = location.read_bytes()
+        outputs.append(Output(path=path, bytes=len(data), sha256=hashlib.sha256(data).hexdigest()))
+    return tuple(outputs)
+
+
+def plan_vectors(
+    config: TeacherConfig,
+    *,
+    out: str,
+    classes: str | None,
+    templates: str | None,
+    compute: Compute | None = None,
+) -> VectorsStage:
+    """The stage that computes class vectors.
+
+    Args:
+        config: the teacher.
+        out: the target store; made if it is not there.
+        classes: see `read_classes`; None asks for the teacher's own classes.
+        templates: see `read_templates`.
+        compute: default: as `resolve_compute` settles it, but in fp32: it is done once.
+
+    Raises:
+        InputError: as the readers say; a teacher without classes of its own and no list.
+        MismatchError: `out` is no target store of this version.
+    """
+    store = Location.of(out)
+    names = read_classes(classes) if classes is not None else None
+    texts = read_templates(templates)
+    teacher = load_teacher(config)
+    if names is None or teacher.spec.family == "timm":
+        names = teacher.class_vectors(names, texts).names  # also refuses what does not fit, before anything is written
+    check_version(open_root(str(store.path), mode="a"), where=store)
+    return VectorsStage(
+        store=store,
+        config=config,
+        teacher=teacher.spec,
+        names=names,
+        templates=texts,
+        compute=compute or resolve_compute(precision="fp32"),
+    )

@@ -1,0 +1,116 @@
+"""Owns class vectors: what turns an embedding into logits, with the names and their order."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from .errors import DamagedError, IncompleteError
+from .fingerprint import Json, digest_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassVectors:
+    """logits_NC = logit_scale * embedding_ND @ vectors_CD.T + bias_C, in fp32.
+
+    Attributes:
+        names: C class names; their order is the order of the logits.
+        vectors_CD: fp32 (class, channel); rows have length 1 for text features.
+        bias_C: fp32 (class,), or None.
+        logit_scale: the factor itself, not its logarithm.
+        normalized: whether embeddings are L2-normalised before they meet the vectors.
+    """
+
+    names: tuple[str, ...]
+    vectors_CD: NDArray[np.float32]
+    bias_C: NDArray[np.float32] | None
+    logit_scale: float
+    normalized: bool
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.names)
+
+    @property
+    def embed_dim(self) -> int:
+        return int(self.vectors_CD.shape[1])
+
+    @property
+    def digest(self) -> str:
+        """blake2b-128 over names, numbers and scale, in hexadecimal."""
+        state = hashlib.blake2b(digest_size=16)
+        head = [list(self.names), self.logit_scale, self.normalized, self.bias_C is not None]
+        state.update(digest_json(head).encode())
+        state.update(np.ascontiguousarray(self.vectors_CD, "<f4").tobytes())
+        if self.bias_C is not None:
+            state.update(np.ascontiguousarray(self.bias_C, "<f4").tobytes())
+        return state.hexdigest()
+
+    def logits(self, embedding_ND: NDArray[np.float32]) -> NDArray[np.float32]:
+        """fp32 logits (sample, class) of embeddings (sample, channel) as the store holds them."""
+        logits_NC = np.float32(self.logit_scale) * (embedding_ND.astype(np.float32) @ self.vectors_CD.T)
+        return logits_NC if self.bias_C is None else logits_NC + self.bias_C
+
+
+def write_class_vectors(group: zarr.Group, vectors: ClassVectors, origin: Json) -> list[str]:
+    """Write the arrays `class_vectors`, `class_names` and (if any) `class_bias`. Returns their paths.
+
+    `origin` says in words where they come from (teacher, templates); it lands in the array's attributes.
+    """
+    codec = [zarr.codecs.ZstdCodec(level=3), zarr.codecs.Crc32cCodec()]
+    count, channels = vectors.vectors_CD.shape
+    array = group.create_array(
+        "class_vectors", shape=(count, channels), chunks=(count, channels), dtype="float32",
+        dimension_names=("class", "channel"), compressors=codec, overwrite=True,
+        attributes={
+            "logit_scale": vectors.logit_scale, "normalized": vectors.normalized,
+            "has_bias": vectors.bias_C is not None, "digest": vectors.digest, "origin": origin,
+        },
+    )  # fmt: skip
+    array[:] = vectors.vectors_CD
+    names = group.create_array(
+        "class_names", shape=(count,), chunks=(count,), dtype="string", dimension_names=("class",),
+        compressors=codec, overwrite=True,
+    )  # fmt: skip
+    names[:] = np.array(vectors.names, dtype=object)
+    written = ["class_vectors", "class_names"]
+    if vectors.bias_C is not None:
+        bias = group.create_array(
+            "class_bias", shape=(count,), chunks=(count,), dtype="float32", dimension_names=("class",),
+            compressors=codec, overwrite=True,
+        )  # fmt: skip
+        bias[:] = vectors.bias_C
+        written.append("class_bias")
+    return written
+
+
+def read_class_vectors(group: zarr.Group, where: object) -> ClassVectors:
+    """The store's class vectors.
+
+    Raises:
+        IncompleteError: the store has none yet.
+        DamagedError: their digest is not the recorded one.
+    """
+    if "class_vectors" not in group or "class_names" not in group:
+        raise IncompleteError(
+            "the store has no class vectors", where=where, hint=f"teachonce vectors --teacher … --out {where}"
+        )
+    array = group["class_vectors"]
+    attributes = array.attrs.asdict()
+    vectors = ClassVectors(
+        names=tuple(str(name) for name in group["class_names"][:]),  # type: ignore[index,union-attr]
+        vectors_CD=np.asarray(array[:], np.float32),  # type: ignore[index]
+        bias_C=np.asarray(group["class_bias"][:], np.float32) if attributes["has_bias"] else None,  # type: ignore[index]
+        logit_scale=float(attributes["logit_scale"]),  # type: ignore[arg-type]
+        normalized=bool(attributes["normalized"]),
+    )
+    if vectors.digest != attributes["digest"]:
+        raise DamagedError(
+            "class vectors changed since they were written", where=where,
+            expected=attributes["digest"], found=vectors.digest, hint="run `teachonce vectors` into a new store",
+        )  # fmt: skip
+    return vectors

@@ -1,0 +1,99 @@
+"""The errors a user can meet. Each is one clear line; anything else that escapes is a bug and shows a traceback.
+
+    TeachonceError
+    ├── InputError            what the user gave cannot be used (missing, empty, malformed)
+    ├── MismatchError         two things that must belong together do not (fingerprints, class lists, corpora)
+    ├── IncompleteError       an earlier stage has not finished
+    ├── DamagedError          bytes on disk are not the bytes that a receipt vouches for
+    ├── StorageError          the disk is full, read-only or forbidden
+    ├── MissingDependency     an optional package is needed
+    └── UnitsFailed           some units of work failed; the others are done and kept
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class TeachonceError(Exception):
+    """Base of all errors that a user can act on.
+
+    Args:
+        what: what is wrong, in a few words.
+        where: the file, store, field or option that it concerns.
+        expected: what was expected there.
+        found: what was found there.
+        hint: what to type or do next.
+
+    `str(error)` is one line: ``what: where: expected E, found F. Next: hint``.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: object = None,
+        expected: object = None,
+        found: object = None,
+        hint: str | None = None,
+    ) -> None:
+        self.what = what
+        self.where = where
+        self.expected = expected
+        self.found = found
+        self.hint = hint
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        line = self.what
+        if self.where is not None:
+            line += f": {self.where}"
+        if self.expected is not None:
+            line += f": expected {self.expected}, found {self.found}"
+        elif self.found is not None:
+            line += f": found {self.found}"
+        if self.hint:
+            line += f". Next: {self.hint}"
+        return " ".join(line.split())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Keyword-only arguments are lost by the default; errors cross process borders (Ray, loader workers).
+        fields = {k: self.__dict__[k] for k in ("where", "expected", "found", "hint")}
+        return _rebuild, (type(self), self.what, fields)
+
+
+def _rebuild(cls: type[TeachonceError], what: str, fields: dict[str, Any]) -> TeachonceError:
+    error = cls.__new__(cls)
+    TeachonceError.__init__(error, what, **fields)
+    return error
+
+
+class InputError(TeachonceError):
+    """What the user gave cannot be used."""
+
+
+class MismatchError(TeachonceError):
+    """Two things that must belong together do not. `where` names the differing field."""
+
+
+class IncompleteError(TeachonceError):
+    """An earlier stage has not finished."""
+
+
+class DamagedError(TeachonceError):
+    """Bytes on disk are not the bytes that a receipt vouches for."""
+
+
+class StorageError(TeachonceError):
+    """The disk is full, read-only or forbidden."""
+
+
+class MissingDependency(TeachonceError):
+    """An optional package is needed: `what` names the purpose, `install` the command that brings it."""
+
+    def __init__(self, what: str, install: str) -> None:
+        super().__init__(what, hint=install)
+
+
+class UnitsFailed(TeachonceError):
+    """Some units of work failed; every other unit is done and kept."""

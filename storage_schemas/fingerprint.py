@@ -1,0 +1,77 @@
+"""Owns fingerprints: named facts that decide the bytes of a result, their digest, and the refusal of others."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import MismatchError
+
+#: A JSON value: what fingerprints, receipts and store attributes are made of.
+Json = Any
+
+
+def canonical_json(value: Json) -> bytes:
+    """The one byte form of a JSON value: sorted keys, no spaces, UTF-8, no NaN."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()
+
+
+def digest_json(value: Json) -> str:
+    """blake2b-128 of the canonical JSON, as 32 hexadecimal digits."""
+    return hashlib.blake2b(canonical_json(value), digest_size=16).hexdigest()
+
+
+def _flatten(fields: Mapping[str, Json], prefix: str = "") -> dict[str, Json]:
+    flat: dict[str, Json] = {}
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _brief(value: Json) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return repr(text) if len(text) <= 60 else f"'{text[:50]}…' ({len(text)} characters)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fingerprint:
+    """Named facts (a JSON object, nested where that reads better) that decide the bytes of a result."""
+
+    fields: Mapping[str, Json]
+
+    @property
+    def digest(self) -> str:
+        """blake2b-128 over all fields, as 32 hexadecimal digits."""
+        return digest_json(dict(self.fields))
+
+    def differences(self, found: Mapping[str, Json]) -> list[tuple[str, str, str]]:
+        """Fields that differ from `found`, as (dotted name, expected, found), in name order."""
+        mine, theirs = _flatten(self.fields), _flatten(found)
+        return [
+            (name, _brief(mine[name]) if name in mine else "nothing",
+             _brief(theirs[name]) if name in theirs else "nothing")
+            for name in sorted(mine.keys() | theirs.keys())
+            if name not in mine or name not in theirs or mine[name] != theirs[name]
+        ]  # fmt: skip
+
+    def check(self, found: Mapping[str, Json], *, what: str, where: object, hint: str) -> None:
+        """Refuse `found` unless all of its fields equal these.
+
+        Raises:
+            MismatchError: naming the first differing field, both values, and how many more differ.
+        """
+        differences = self.differences(found)
+        if differences:
+            name, expected, other = differences[0]
+            more = f" (and {len(differences) - 1} more fields)" if len(differences) > 1 else ""
+            raise MismatchError(
+                what, where=f"{where}: field '{name}'{more}", expected=expected, found=other, hint=hint
+            )

@@ -1,0 +1,148 @@
+"""Owns the manifest: the frozen list of a corpus's samples, as Parquet with one row group a shard.
+
+It holds no absolute paths, so a corpus that moves keeps its identity.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from . import SCHEMA_VERSION
+from .errors import DamagedError
+from .fingerprint import Fingerprint, canonical_json
+
+MANIFEST_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("source", pa.int32(), nullable=False),
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("digest", pa.string(), nullable=False),
+        pa.field("label", pa.string()),
+        pa.field("problem", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One sample of the manifest.
+
+    Attributes:
+        key: 32 hexadecimal digits (see `samples.sample_key`).
+        path: relative POSIX path within the corpus; first the source's name where there are several sources.
+        source: index of the source that holds it.
+        offset: first byte within a tar source; -1 for a file of its own.
+        size: bytes.
+        digest: blake2b-128 of the content, hexadecimal; empty where it could not be read.
+        label: class name, where the corpus says one.
+        problem: why the file could not be read at all, else None.
+    """
+
+    key: str
+    path: str
+    source: int
+    offset: int
+    size: int
+    digest: str
+    label: str | None
+    problem: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """The identity of a frozen manifest, kept beside it as `corpus.json`; written last, so it vouches for it.
+
+    Attributes:
+        name: part of every key.
+        corpus_id: blake2b-128 over all entries and the shard size: equal ids mean equal rows.
+        listing_id: the same over paths and sizes only: tells cheaply whether a folder has changed.
+        num_samples, shard_size, num_shards: row = shard * shard_size + offset; only the last shard is shorter.
+        resize: shorter side in pixels that images were reduced to, or None for the original bytes.
+        max_pixels: larger images are recorded as unusable.
+        skipped: files in the sources that are no images by their names.
+    """
+
+    name: str
+    corpus_id: str
+    listing_id: str
+    num_samples: int
+    shard_size: int
+    num_shards: int
+    resize: int | None
+    max_pixels: int
+    skipped: int
+
+    def to_bytes(self) -> bytes:
+        return canonical_json({"schema_version": SCHEMA_VERSION, **self.__dict__}) + b"\n"
+
+    @staticmethod
+    def from_bytes(data: bytes, where: object) -> Corpus:
+        """Read what `to_bytes` wrote.
+
+        Raises:
+            DamagedError: not a corpus file.
+            MismatchError: written by another schema version.
+        """
+        try:
+            fields = json.loads(data)
+            version = fields.pop("schema_version")
+            corpus = Corpus(**fields)
+        except (ValueError, KeyError, TypeError) as error:
+            raise DamagedError("not a corpus file", where=where, hint="run `teachonce shard` again") from error
+        Fingerprint(fields={"schema_version": SCHEMA_VERSION}).check(
+            {"schema_version": version},
+            what="shards of another version of teachonce", where=where, hint="run `teachonce shard` again",
+        )  # fmt: skip
+        return corpus
+
+    def shard_rows(self, shard: int) -> range:
+        """Rows of one shard."""
+        start = shard * self.shard_size
+        return range(start, min(start + self.shard_size, self.num_samples))
+
+
+def write_manifest(file: BinaryIO, shards: Iterable[list[Entry]]) -> tuple[str, int]:
+    """Write one row group a shard. Returns (digest over all entries, number of entries)."""
+    digest = hashlib.blake2b(digest_size=16)
+    count = 0
+    with pq.ParquetWriter(file, MANIFEST_SCHEMA, compression="zstd") as writer:
+        for entries in shards:
+            columns = {name: [getattr(e, name) for e in entries] for name in MANIFEST_SCHEMA.names}
+            writer.write_table(pa.table(columns, schema=MANIFEST_SCHEMA), row_group_size=max(len(entries), 1))
+            for e in entries:
+                digest.update(canonical_json([e.path, e.size, e.digest, e.label]) + b"\n")
+            count += len(entries)
+    return digest.hexdigest(), count
+
+
+class ManifestReader:
+    """Reads a manifest shard by shard; never more than one row group in memory."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = pq.ParquetFile(file)
+
+    def shard(self, shard: int) -> list[Entry]:
+        """The entries of one shard, in row order."""
+        rows = self._file.read_row_group(shard).to_pylist()
+        return [Entry(**row) for row in rows]
+
+    def __iter__(self) -> Iterator[Entry]:
+        """All entries in row order."""
+        for shard in range(self._file.num_row_groups):
+            yield from self.shard(shard)
+
+    def labels(self) -> Iterator[tuple[str, str | None]]:
+        """(key, label) of every sample in row order, without reading the other columns."""
+        for shard in range(self._file.num_row_groups):
+            table = self._file.read_row_group(shard, columns=["key", "label"]).to_pydict()
+            yield from zip(table["key"], table["label"], strict=True)

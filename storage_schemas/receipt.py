@@ -1,0 +1,74 @@
+"""Owns the receipt: the small JSON file whose existence means that a unit of work is done."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from .errors import DamagedError
+from .fingerprint import canonical_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """One file that a receipt vouches for: path relative to the stage's output folder, size, sha256 (hex)."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class InvalidRow:
+    """A sample that could not be used: it keeps its row, and this says why."""
+
+    row: int
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """Facts about one finished unit; byte-identical on every run, so no times and no host names.
+
+    Attributes:
+        key: the unit's key (for shards: six digits).
+        outputs: files written, each with size and sha256.
+        rows: number of rows that the unit owns, valid or not.
+        invalid_rows: those without usable content, with reasons, in row order.
+        digest: blake2b-128 (hex) of what the unit says, independent of codecs (tar bytes, decoded targets).
+        fingerprint: digest of the fingerprint under which the unit ran.
+    """
+
+    key: str
+    outputs: tuple[Output, ...]
+    rows: int
+    invalid_rows: tuple[InvalidRow, ...]
+    digest: str
+    fingerprint: str
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON with a final newline."""
+        return canonical_json(asdict(self)) + b"\n"
+
+    @staticmethod
+    def from_bytes(data: bytes, where: object) -> Receipt:
+        """Read what `to_bytes` wrote.
+
+        Raises:
+            DamagedError: the bytes are not a receipt.
+        """
+        try:
+            fields = json.loads(data)
+            return Receipt(
+                key=str(fields["key"]),
+                outputs=tuple(Output(**o) for o in fields["outputs"]),
+                rows=int(fields["rows"]),
+                invalid_rows=tuple(InvalidRow(**r) for r in fields["invalid_rows"]),
+                digest=str(fields["digest"]),
+                fingerprint=str(fields["fingerprint"]),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise DamagedError(
+                "not a receipt", where=where, hint="delete this file and run the stage again"
+            ) from error
