@@ -1,0 +1,69 @@
+# Every target does its own set-up: a virtual environment in .venv with what that target needs, installed once and
+# again whenever pyproject.toml changes. Needs Python 3.11 or newer, make and git; choose a Python with PYTHON=….
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv
+UV_INSTALL := $(UV) pip install --quiet --python $(BIN)/python
+
+.PHONY: demo test lint format wheel docs bench clean
+.DELETE_ON_ERROR:
+
+## demo: the main job on small images, offline: shard, vectors, cache, distill, evaluate
+demo: $(VENV)/.demo
+	$(BIN)/teachonce demo $(DEMO_OPTIONS)
+
+## test: all tests; TEST_OPTIONS="-m 'not slow'" for the quick ones
+test: $(VENV)/.test
+	$(BIN)/pytest $(TEST_OPTIONS)
+
+## lint: style, format and types
+lint: $(VENV)/.lint $(VENV)/typing/teachonce
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+## format: rewrite the sources as `make lint` wants them
+format: $(VENV)/.lint
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+## wheel: build the wheel, install it beside the checkout's own environment, run it from another folder
+wheel: $(VENV)/.test
+	rm -rf build dist
+	$(UV) build --quiet --wheel --python $(BIN)/python --out-dir dist .
+	rm -rf build
+	bash .ci/try-wheel $(BIN)/python dist
+
+## docs: rewrite the command reference
+docs: $(VENV)/.test
+	$(BIN)/python docs/make_cli_reference.py
+
+## bench: measure; see docs/performance.md
+bench: $(VENV)/.test
+	$(BIN)/python benchmarks/run.py $(BENCH_OPTIONS)
+
+## clean: remove everything that the targets above made
+clean:
+	rm -rf $(VENV) build dist teachonce.egg-info demo-run .hypothesis .pytest_cache .mypy_cache .ruff_cache
+
+# One stamp a set of extras. uv resolves torch and torchvision together: builds that do not match fail on import.
+$(VENV)/.demo: EXTRAS := demo,tensorboard
+$(VENV)/.test: EXTRAS := test
+$(VENV)/.lint: EXTRAS := test,lint
+
+$(VENV)/.demo $(VENV)/.test $(VENV)/.lint: pyproject.toml | $(UV)
+	@echo "Installing teachonce[$(EXTRAS)] into $(VENV); the first time takes some minutes." >&2
+	$(UV_INSTALL) -e '.[$(EXTRAS)]'
+	@touch $@
+
+$(UV):
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and "teachonce needs Python 3.11 or newer, found %d.%d. Next: make PYTHON=python3.12 …" % v[:2])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+
+# Static tools do not follow the editable install's import hook; a link under the package's own name serves them.
+$(VENV)/typing/teachonce: | $(UV)
+	mkdir -p $(VENV)/typing
+	ln -sfn ../.. $@

@@ -1,0 +1,197 @@
+"""The layout's rules, checked on the sources: who imports whom, who opens files, no pickle, no teacher."""
+
+from __future__ import annotations
+
+import ast
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+import teachonce
+
+ROOT = Path(teachonce.__file__).parent
+CHECKOUT = Path(__file__).parent.parent
+PACKAGES = ("pipeline", "stages", "storage_schemas")
+
+#: Scripts for developers that lie beside what they make; no command runs them.
+SCRIPTS = {"stages/demo/train_weights.py"}
+
+OPEN_TO_STAGES = ("pipeline.types", "pipeline.storage", "pipeline.ledger", "pipeline.progress")
+
+#: What the modules of each package may import of ours, as dotted prefixes.
+ALLOWED = {
+    "storage_schemas": ("storage_schemas",),
+    "pipeline": ("pipeline", "storage_schemas"),
+    "stages": ("stages", "storage_schemas", *OPEN_TO_STAGES),
+    "cli": ("", "cli", "pipeline", "stages", "storage_schemas"),
+    "__main__": ("cli",),
+    "__init__": (),
+}  # fmt: skip
+
+#: What never needs a teacher: nothing that these import, directly or through others, may be one.
+WITHOUT_TEACHER = tuple(
+    f"stages/{name}" for name in ("distill", "evaluate", "infer", "stream", "students", "recipes")
+)
+
+
+def sources() -> list[str]:
+    """Every module of the package, relative to its root."""
+    files = [*ROOT.glob("*.py"), *(f for package in PACKAGES for f in (ROOT / package).rglob("*.py"))]
+    return sorted(f.relative_to(ROOT).as_posix() for f in files)
+
+
+@cache
+def tree(source: str) -> ast.Module:
+    return ast.parse((ROOT / source).read_text(encoding="utf-8"))
+
+
+def module_name(source: str) -> str:
+    """`pipeline/ledger.py` is `pipeline.ledger`, `pipeline/__init__.py` is `pipeline`."""
+    return source.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def imports(source: str) -> Iterator[tuple[str, bool]]:
+    """(dotted name, whether it is ours) of everything that a module imports, at any depth of its code.
+
+    Our own names lack the leading `teachonce.`; `from . import x` yields the name of x.
+    """
+    folder = source.split("/")[:-1]
+    for node in ast.walk(tree(source)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                ours = alias.name == "teachonce" or alias.name.startswith("teachonce.")
+                yield alias.name.removeprefix("teachonce").lstrip(".") if ours else alias.name, ours
+        elif isinstance(node, ast.ImportFrom):
+            base = (node.module or "").split(".") if node.module else []
+            ours = node.level > 0 or base[:1] == ["teachonce"]
+            if node.level > 0:
+                base = folder[: len(folder) - node.level + 1] + base
+            elif ours:
+                base = base[1:]
+            for alias in node.names:
+                yield ".".join([*base, alias.name]), ours
+
+
+@cache
+def our_imports(source: str) -> frozenset[str]:
+    """The modules of ours that a module imports, as files; importing `a.b` runs `a/__init__.py` too."""
+    known = {module_name(s): s for s in sources()}
+    found = set()
+    for name, ours in imports(source):
+        parts = name.split(".") if ours else []
+        found |= {known[m] for n in range(1, len(parts) + 1) if (m := ".".join(parts[:n])) in known}
+    return frozenset(found)
+
+
+def reach(source: str) -> set[str]:
+    """Every module of ours that importing and calling this one may import."""
+    seen: set[str] = set()
+    left = [source]
+    while left:
+        current = left.pop()
+        if current not in seen:
+            seen.add(current)
+            left += our_imports(current)
+    return seen
+
+
+def calls(source: str) -> Iterator[tuple[str, ast.Call]]:
+    """(dotted name as written, node) of every call by name."""
+    for node in ast.walk(tree(source)):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def keyword(call: ast.Call, name: str) -> object:
+    """The constant that a call passes by keyword, or None."""
+    for item in call.keywords:
+        if item.arg == name and isinstance(item.value, ast.Constant):
+            return item.value.value
+    return None
+
+
+def test_pyproject_lists_every_package() -> None:
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
+    folders = {ROOT, *(f.parent for package in PACKAGES for f in (ROOT / package).rglob("*.py"))}
+    found = sorted(".".join(["teachonce", *folder.relative_to(ROOT).parts]) for folder in folders)
+    assert sorted(project["tool"]["setuptools"]["packages"]) == found
+    assert [f for f in folders if not (f / "__init__.py").exists()] == []
+
+
+@pytest.mark.parametrize("source", sources())
+def test_imports_point_one_way(source: str) -> None:
+    allowed = ALLOWED[source.removesuffix(".py").split("/")[0]]
+    strangers = [
+        n for n, ours in imports(source) if ours and not any(n == a or n.startswith(f"{a}.") for a in allowed)
+    ]
+    if source == "cli.py":
+        strangers = [n for n in strangers if n != "__version__"]
+    assert strangers == []
+
+
+@pytest.mark.parametrize("source", sources())
+def test_only_its_executor_imports_ray(source: str) -> None:
+    if source != "pipeline/executors/ray.py":
+        assert [n for n, ours in imports(source) if not ours and n.split(".")[0] == "ray"] == []
+
+
+@pytest.mark.parametrize("source", sorted(set(sources()) - SCRIPTS - {"pipeline/storage.py"}))
+def test_only_locations_build_paths_and_open_files(source: str) -> None:
+    by_name = {
+        "open",
+        "io.open",
+        "os.open",
+        "os.listdir",
+        "os.makedirs",
+        "os.remove",
+        "os.rename",
+        "os.replace",
+    }
+    found = [f"{name} in line {node.lineno}" for name, node in calls(source) if name in by_name]
+    found += [
+        n
+        for n, ours in imports(source)
+        if not ours and (n.startswith("os.path") or n.split(".")[0] in {"glob", "shutil"})
+    ]
+    found += [
+        f"os.path.{node.attr} in line {node.lineno}"
+        for node in ast.walk(tree(source))
+        # `splitext` looks at a name and builds no path.
+        if isinstance(node, ast.Attribute)
+        and ast.unparse(node.value) == "os.path"
+        and node.attr != "splitext"
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("source", sources())
+def test_no_pickle(source: str) -> None:
+    modules = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
+    found = [n for n, ours in imports(source) if not ours and n.split(".")[0] in modules]
+    for name, node in calls(source):
+        if name == "torch.save" or (name == "torch.load" and keyword(node, "weights_only") is not True):
+            found.append(f"{name} in line {node.lineno}")
+        if name.endswith((".load", ".save")) and keyword(node, "allow_pickle") not in (None, False):
+            found.append(f"{name} in line {node.lineno}")
+    assert found == []
+
+
+@pytest.mark.parametrize("source", [s for s in sources() if s.startswith(WITHOUT_TEACHER)])
+def test_students_never_reach_a_teacher(source: str) -> None:
+    assert sorted(s for s in reach(source) if s.startswith("stages/teachers")) == []
+
+
+def test_the_rules_above_cover_what_they_are_about() -> None:
+    covered = {prefix for prefix in WITHOUT_TEACHER for s in sources() if s.startswith(prefix)}
+    assert covered == set(WITHOUT_TEACHER)
+    assert any(s.startswith("stages/teachers/") for s in sources())
+    assert "stages/shards.py" in reach("cli.py")
+
+
+@pytest.mark.parametrize("source", sources())
+def test_first_line_says_what_a_module_owns(source: str) -> None:
+    words = ast.get_docstring(tree(source))
+    assert words, "a module starts with a docstring"
+    assert words.splitlines()[0].endswith((".", ":")), words.splitlines()[0]
