@@ -1,0 +1,235 @@
+"""`teachonce inspect STORE`: measures a target store, shard by shard: what it holds and what was said."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..pipeline.progress import Progress
+from ..storage_schemas.fingerprint import Json, digest_json
+from ..storage_schemas.samples import shard_name
+from ..storage_schemas.target_store import read_target
+from .soft_labels import Floats, SoftLabels, Values
+from .stored import Stored
+
+
+def inspect_store(stored: Stored, *, top: int = 5) -> dict[str, Json]:
+    """Everything that `inspect` reports of a whole store, as JSON.
+
+    Args:
+        stored: an open store, finished or not; only shards that are done are measured.
+        top: how many classes, samples and examples to name.
+
+    Raises:
+        DamagedError: a chunk cannot be read, or its checksum does not match.
+    """
+    facts: dict[str, Json] = {
+        "store": str(stored.location),
+        "schema_version": stored.root.attrs.asdict()["teachonce"]["schema_version"],  # type: ignore[call-overload,index]
+        "arrays": [],
+        "class_vectors": _class_vectors(stored),
+        "problems": [],
+        "notes": [],
+    }
+    if stored.spec is None:
+        facts["arrays"] = _arrays(stored, 0.0)
+        facts["notes"].append(
+            f"no targets are cached yet; run `teachonce cache SHARDS --teacher … --out {stored.location}`"
+        )
+        return facts
+    description = stored.description
+    coverage = _coverage(stored, top)
+    facts |= {
+        "arrays": _arrays(stored, coverage["rows_done"] / coverage["rows"]),
+        "fingerprint": description["fingerprint"],
+        "fingerprint_digest": digest_json(description["fingerprint"]),
+        "teacher": description["teacher"],
+        "views": description["views"],
+        "encoding": {"name": stored.spec.encoding.name, "kl_budget": stored.spec.encoding.kl_budget},
+        "corpus_name": stored.shards.corpus.name if stored.shards else None,
+        "coverage": coverage,
+    }
+    if stored.no_paths:
+        facts["notes"].append(stored.no_paths)
+    _measure(stored, facts, top)
+    return facts
+
+
+def _arrays(stored: Stored, share_done: float) -> list[Json]:
+    """Schema and size of every array, in name order. Ratios are over the rows that are there."""
+    arrays = []
+    for name, array in sorted(stored.root.arrays()):
+        axes = array.metadata.dimension_names or ()  # type: ignore[union-attr]
+        by_row = axes[:1] == ("sample",)
+        raw = array.nbytes * (share_done if by_row else 1.0)
+        stored_bytes = array.nbytes_stored()
+        arrays.append({
+            "name": name, "axes": list(axes), "shape": list(array.shape),
+            "dtype": str(array.metadata.to_dict()["data_type"]),
+            "chunks": list(array.chunks),
+            "codecs": [codec.to_dict() for codec in array.metadata.codecs],  # type: ignore[union-attr]
+            "bytes_on_disk": stored_bytes, "bytes_raw": round(raw),
+            "ratio": raw / stored_bytes if stored_bytes else None,
+        })  # fmt: skip
+    return arrays
+
+
+def _class_vectors(stored: Stored) -> Json:
+    if stored.vectors is None:
+        return None
+    return {
+        "classes": stored.vectors.num_classes,
+        "channels": stored.vectors.embed_dim,
+        "names": list(stored.vectors.names),
+        "logit_scale": stored.vectors.logit_scale,
+        "bias": stored.vectors.bias_C is not None,
+        "normalized": stored.vectors.normalized,
+        "digest": stored.vectors.digest,
+        "origin": stored.root["class_vectors"].attrs.asdict()["origin"],
+    }
+
+
+def _coverage(stored: Stored, top: int) -> dict[str, Any]:
+    """What the receipts say: shards and rows that are done, and why samples could not be used."""
+    spec = stored.rows
+    shards_done = rows_done = invalid = 0
+    kinds: Counter[str] = Counter()
+    examples: list[Json] = []
+    for receipt in stored.ledger.receipts():
+        shards_done += 1
+        rows_done += receipt.rows
+        invalid += len(receipt.invalid_rows)
+        for bad in receipt.invalid_rows:
+            kinds[bad.reason.split(":")[0]] += 1
+            if len(examples) < top:
+                examples.append({"row": bad.row, "path": bad.path, "reason": bad.reason})
+    return {
+        "shards": spec.num_shards,
+        "shards_done": shards_done,
+        "rows": spec.num_samples,
+        "rows_done": rows_done,
+        "valid": rows_done - invalid,
+        "invalid": invalid,
+        "reasons": dict(kinds.most_common()),
+        "examples": examples,
+    }
+
+
+def _measure(stored: Stored, facts: dict[str, Json], top: int) -> None:
+    """Read every shard that is done, view by view, and add what the numbers say to `facts`."""
+    spec = stored.rows
+    problems: list[str] = facts["problems"]
+    values = {target.name: Values() for target in spec.targets}
+    derived = not stored.no_logits and "logits" not in values
+    if derived:
+        values["logits"] = Values()
+    soft: SoftLabels | None = None
+    with Progress("inspect", facts["coverage"]["rows_done"]) as bar:
+        for shard in stored.shards_done():
+            start = spec.rows(shard).start
+            keys_N, valid_N = stored.who(shard)
+            problems += _row_problems(stored, shard, keys_N, valid_N)
+            usable_N = valid_N.copy()
+            for name in values:
+                for said in _views(stored, shard, name):
+                    values[name].add(said[valid_N], shard)
+                    usable_N &= np.isfinite(said).all(axis=1)
+            if not stored.no_logits:
+                logits = (said[usable_N] for said in _views(stored, shard, "logits"))
+                soft = soft or SoftLabels(_num_classes(stored), top)
+                soft.add(np.flatnonzero(usable_N) + start, logits)
+            bar.advance(len(valid_N))
+    for name, value in values.items():
+        if value.nan or value.infinite:
+            shards = ", ".join(map(str, value.bad_shards[:top])) + (
+                " …" if len(value.bad_shards) > top else ""
+            )
+            problems.append(
+                f"'{name}' has {value.nan} NaN and {value.infinite} infinite values in valid rows "
+                f"of shards {shards}. " + _again(stored, "their receipts")
+            )
+    facts["values"] = {name: value.to_json() for name, value in values.items()}
+    facts["logits_derived"] = derived
+    facts["soft_labels"] = None if soft is None else _soft_labels(stored, soft, top)
+    if stored.no_logits:
+        facts["notes"].append(f"no soft labels to show: {stored.no_logits}")
+
+
+def _views(stored: Stored, shard: int, name: str) -> Iterator[Floats]:
+    """One target of one shard, view by view; `logits` may be derived."""
+    for view in range(stored.rows.num_views):
+        if name == "logits":
+            yield stored.logits(shard, view)
+        else:
+            yield read_target(stored.root, stored.rows, shard, name, view)
+
+
+def _num_classes(stored: Stored) -> int:
+    for target in stored.rows.targets:
+        if target.name == "logits":
+            return target.width
+    assert stored.vectors is not None
+    return stored.vectors.num_classes
+
+
+def _again(stored: Stored, what: str) -> str:
+    return (
+        f"Next: delete {what} in {stored.ledger.folder / 'receipts'} and run the same `teachonce cache` again"
+    )
+
+
+def _row_problems(
+    stored: Stored, shard: int, keys_N: NDArray[np.bytes_], valid_N: NDArray[np.bool_]
+) -> list[str]:
+    """Rows of a finished shard that contradict its receipt, or that have no key."""
+    problems = []
+    receipt = stored.ledger.receipt(shard_name(shard))
+    again = _again(stored, f"{shard_name(shard)}.json")
+    expected, found = (
+        len(valid_N) if receipt is None else receipt.rows - len(receipt.invalid_rows),
+        int(valid_N.sum()),
+    )
+    if expected != found:
+        problems.append(f"shard {shard} has {found} valid rows, but its receipt says {expected}. {again}")
+    if nameless := int((keys_N == b"").sum()):
+        problems.append(f"shard {shard} has {nameless} rows without a key. {again}")
+    return problems
+
+
+def _soft_labels(stored: Stored, soft: SoftLabels, top: int) -> Json:
+    def samples(found: list[tuple[float, int, int]]) -> list[Json]:
+        return [
+            {"row": row, **_name(stored, row), "probability": p, "class": stored.class_name(index)}
+            for p, row, index in found
+        ]
+
+    order = np.lexsort((np.arange(len(soft.top1_C)), -soft.top1_C))
+    return {
+        "samples": soft.samples,
+        "classes": len(soft.top1_C),
+        "confidence": soft.confidence.to_json(),
+        "entropy": soft.entropy.to_json(),
+        "entropy_of_uniform": float(np.log(max(len(soft.top1_C), 1))),
+        "views_agree": soft.samples_agreed / soft.samples if soft.samples else None,
+        "classes_seen": int((soft.top1_C > 0).sum()),
+        "top_classes": [
+            {"class": stored.class_name(int(i)), "samples": int(soft.top1_C[i])}
+            for i in order[:top]
+            if soft.top1_C[i]
+        ],
+        "most_confident": samples(soft.most),
+        "least_confident": samples(soft.least),
+    }
+
+
+def _name(stored: Stored, row: int) -> dict[str, Json]:
+    """Key, and path where the shards are at hand."""
+    entry = stored.entry(row)
+    if entry is not None:
+        return {"key": entry.key, "path": entry.path}
+    keys_N, _ = stored.who(row // stored.rows.shard_size)
+    return {"key": keys_N[row % stored.rows.shard_size].decode("ascii"), "path": None}

@@ -1,0 +1,217 @@
+"""`teachonce status PATH`: how far each stage got under a folder, how fast, and where its time went."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ..pipeline.ledger import Ledger
+from ..pipeline.storage import Location
+from ..storage_schemas.errors import InputError
+from ..storage_schemas.fingerprint import Json
+from .tables import bar, printable, seconds_text, section, table
+
+#: Exit codes of `status`, beside 1 for an error and 2 for wrong usage.
+EXIT_UNITS_LEFT, EXIT_UNITS_FAILED = 3, 4
+
+#: Kinds of time that pass in threads while the same unit also computes; `wait` is what they cost the rest.
+_BESIDE = ("read", "decode")
+
+#: What the rows of a stage are, where they are no images; what some kinds of time mean.
+_THINGS = {"vectors": "classes", "distill": "pairs"}
+_NOTES = {"wait": "for the next images"}
+
+#: The stage that makes each kind of folder, and what comes after it.
+_MAKERS = {"shards": ("shard",), "target store": ("cache",)}
+_FOLLOW = {
+    "shards": "teachonce cache {path} --teacher … --out STORE",
+    "target store": "teachonce distill SHARDS {path} --student … --recipe … --out BUNDLE",
+    "student bundle": "teachonce evaluate {path} IMAGES",
+}
+_MISSING = {
+    "shard": "run the same `teachonce shard` command again",
+    "cache": "teachonce cache SHARDS --teacher … --out {path}",
+}
+
+
+def folder_status(path: Location | str, *, examples: int = 5) -> dict[str, Json]:
+    """What `status` reports, as JSON: `kind`, `stages`, `state`, `next`.
+
+    Args:
+        path: a folder of shards, a target store, a student bundle, or a run folder that holds some of these.
+        examples: how many failures to name for each stage; all are counted.
+
+    Raises:
+        InputError: nothing there, or nothing that a stage of teachonce started.
+        DamagedError: a plan or receipt cannot be read.
+    """
+    location = Location.of(path)
+    if not location.is_dir():
+        raise InputError(
+            "no such folder", where=location, hint="give a folder of shards, a store, a bundle or a run"
+        )
+    folders = [location, *(location / name for name in location.names() if (location / name).is_dir())]
+    stages = [
+        _stage(Ledger(folder, stage), examples) for folder in folders for stage in Ledger.stages(folder)
+    ]
+    kind = _kind(location)
+    if not stages and kind is None:
+        raise InputError(
+            "no stage of teachonce has started here", where=location,
+            hint="give a folder of shards, a store, a bundle or a run",
+        )  # fmt: skip
+    names = {stage["stage"] for stage in stages}
+    missing = [stage for stage in _MAKERS.get(kind or "", ()) if stage not in names]
+    if any(stage["failed"] for stage in stages):
+        state = "failed units"
+    elif missing or any(stage["left"] for stage in stages):
+        state = "units left"
+    else:
+        state = "complete"
+    follow = _FOLLOW.get(kind or "") if state == "complete" else _MISSING.get(missing[0]) if missing else None
+    return {
+        "path": str(location),
+        "kind": kind or "run folder",
+        "state": state,
+        "stages": stages,
+        "next": follow.format(path=location) if follow else None,
+    }
+
+
+def exit_code(facts: dict[str, Json]) -> int:
+    """0 where everything is done, `EXIT_UNITS_LEFT`, or `EXIT_UNITS_FAILED` (which wins)."""
+    return {"complete": 0, "units left": EXIT_UNITS_LEFT, "failed units": EXIT_UNITS_FAILED}[facts["state"]]
+
+
+def _kind(location: Location) -> str | None:
+    """What a folder is by the file that vouches for it."""
+    if (location / "corpus.json").exists():
+        return "shards"
+    for name, kind in (("zarr.json", "target store"), ("config.json", "student bundle")):
+        if (location / name).exists():
+            try:
+                fields = json.loads((location / name).read_bytes())
+            except ValueError:
+                continue
+            if kind in (fields.get("kind"), fields.get("attributes", {}).get("teachonce", {}).get("kind")):
+                return kind
+    return None
+
+
+def _stage(ledger: Ledger, examples: int) -> dict[str, Json]:
+    """One stage's books. A unit whose files are gone or cut is left to do, as the runner sees it."""
+    plan = ledger.plan()
+    assert plan is not None  # `Ledger.stages` lists those that have one
+    done = damaged = rows_done = invalid = 0
+    for receipt in ledger.receipts():
+        if ledger.is_intact(receipt):
+            done, rows_done, invalid = done + 1, rows_done + receipt.rows, invalid + len(receipt.invalid_rows)
+        else:
+            damaged += 1
+    failures = ledger.failures()
+    seconds = dict(sorted(ledger.timings().items(), key=lambda item: -item[1]))
+    training = _training(ledger.out) if plan.stage == "distill" else None
+    unit_seconds = _unit_seconds(seconds)
+    return {
+        "stage": plan.stage, "folder": str(ledger.out), "fingerprint": plan.fingerprint.digest,
+        "units": plan.units, "done": done, "failed": len(failures),
+        "left": max(plan.units - done - len(failures), 0),
+        "damaged": damaged, "rows": plan.rows, "rows_done": rows_done, "invalid_rows": invalid,
+        "seconds": seconds, "unit_seconds": unit_seconds,
+        "rows_per_second": training["samples_per_second"] if training else _rate(rows_done, unit_seconds),
+        "training": training,
+        "bottleneck": _bottleneck(seconds),
+        "failures": [{"unit": key, "reason": failures[key]["reason"]} for key in list(failures)[:examples]],
+    }  # fmt: skip
+
+
+def _training(bundle: Location) -> dict[str, Json] | None:
+    """The last line of a training run's log, or None where there is none yet."""
+    location = bundle / "run" / "log.jsonl"
+    if not location.exists():
+        return None
+    for line in reversed(location.read_bytes().splitlines()):
+        try:
+            found: dict[str, Json] = json.loads(line)
+        except ValueError:
+            continue  # the last line of a killed run
+        return found
+    return None
+
+
+def _rate(rows: int, seconds: float) -> float | None:
+    return rows / seconds if seconds > 0 else None
+
+
+def _unit_seconds(seconds: dict[str, float]) -> float:
+    """Time that one worker spent on its units, one after the other."""
+    if "wait" not in seconds:
+        return sum(seconds.values())
+    return sum(value for kind, value in seconds.items() if kind not in _BESIDE)
+
+
+def _bottleneck(seconds: dict[str, float]) -> str | None:
+    """The kind of work that the rest waits for."""
+    beside = {kind: value for kind, value in seconds.items() if kind in _BESIDE}
+    rest = {kind: value for kind, value in seconds.items() if kind not in _BESIDE}
+    if "wait" not in seconds:
+        rest |= beside
+    longest = max(rest, key=lambda kind: rest[kind], default=None)
+    return max(beside, key=lambda kind: beside[kind]) if longest == "wait" and beside else longest
+
+
+def status_text(facts: dict[str, Json]) -> str:
+    """`folder_status` for a terminal."""
+    parts = [f"{facts['path']}: {facts['kind']}, {facts['state']}"]
+    parts += [_stage_text(stage, facts["path"]) for stage in facts["stages"]]
+    if facts["next"]:
+        parts.append(f"Next: {facts['next']}")
+    return "\n\n".join(parts)
+
+
+def _stage_text(stage: dict[str, Any], path: str) -> str:
+    things = _THINGS.get(stage["stage"], "images")
+    state = f"{stage['done']} of {stage['units']} units done"
+    state += "".join(f", {stage[word]} {word}" for word in ("failed", "left") if stage[word])
+    invalid = f", {stage['invalid_rows']} of them invalid" if stage["invalid_rows"] else ""
+    rows = [
+        ["units", state],
+        [things, f"{stage['rows_done']} done{invalid}"],
+        ["fingerprint", stage["fingerprint"]],
+    ]
+    if stage["damaged"]:
+        rows.append(["damaged", f"{stage['damaged']} units have a receipt, but their files are gone or cut"])
+    if stage["training"] is not None:
+        last = stage["training"]
+        rows.append(["training", f"step {last['step']}, epoch {last['epoch'] + 1}, loss {last['loss']:.4g}"])
+    if stage["rows_per_second"] is not None:
+        rows.append(["rate", f"{stage['rows_per_second']:.1f} {things}/s in each worker"])
+    title = stage["stage"] + (f" in {stage['folder']}" if stage["folder"] != path else "")
+    return section(title, table(rows), _times(stage), _failures(stage), _next(stage))
+
+
+def _times(stage: dict[str, Any]) -> str:
+    total = sum(stage["seconds"].values())
+    if total <= 0:
+        return ""
+    rows = [
+        ["", kind, seconds_text(value), f"{value / total:.0%}", bar(value / total)]
+        + ([note] if (note := "the bottleneck" if kind == stage["bottleneck"] else _NOTES.get(kind)) else [])
+        for kind, value in stage["seconds"].items()
+    ]
+    return "  time, summed over units and threads\n" + table(rows, align="llrr")
+
+
+def _failures(stage: dict[str, Any]) -> str:
+    rows = [[failure["unit"], failure["reason"]] for failure in stage["failures"]]
+    more = stage["failed"] - len(rows)
+    if not rows:
+        return ""
+    return "  failed\n" + table(rows, indent=4) + (f"\n    and {more} more" if more > 0 else "")
+
+
+def _next(stage: dict[str, Any]) -> str:
+    again = f"run the same `teachonce {printable(stage['stage'])}` command again; finished units are kept"
+    if stage["failed"]:
+        return f"  Next: mend the cause, then {again}"
+    return f"  Next: {again}" if stage["left"] else ""

@@ -1,0 +1,253 @@
+"""Small real inputs: a folder of pictures, its shards, and a target store whose numbers are known."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from teachonce.pipeline.executors.serial import SerialExecutor
+from teachonce.pipeline.ledger import Ledger, Plan
+from teachonce.pipeline.runner import run_stage
+from teachonce.pipeline.storage import Location
+from teachonce.stages.images import decode
+from teachonce.stages.shard import plan_shard
+from teachonce.stages.shards import ShardSet
+from teachonce.stages.views import ViewSpec
+from teachonce.storage_schemas.class_vectors import ClassVectors, write_class_vectors
+from teachonce.storage_schemas.encodings import ENCODINGS
+from teachonce.storage_schemas.fingerprint import Fingerprint
+from teachonce.storage_schemas.receipt import InvalidRow, Receipt
+from teachonce.storage_schemas.samples import shard_name
+from teachonce.storage_schemas.target_store import (
+    StoreSpec,
+    TargetBlock,
+    TargetSpec,
+    create_arrays,
+    open_root,
+    write_block,
+)
+
+PICTURE_CLASSES = ("red fox", "Blue_Jay", "house-cat")
+
+
+def draw_picture(path: Path, seed: int) -> None:
+    """A small picture of its own size and colours."""
+    rng = np.random.default_rng(seed)
+    width, height = (int(n) for n in rng.integers(24, 60, 2))
+    coarse = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coarse.resize((width, height), Image.Resampling.BICUBIC).save(path)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory) -> Path:
+    """46 JPEG and PNG pictures in three class folders, and two broken files among them."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for index in range(46):
+        name = f"{index:02d}.{'png' if index % 5 == 0 else 'jpg'}"
+        draw_picture(folder / PICTURE_CLASSES[index % 3] / name, index)
+    (folder / "red fox" / "07b.jpg").write_bytes(b"")
+    whole = (folder / "Blue_Jay" / "01.jpg").read_bytes()
+    (folder / "Blue_Jay" / "20b.jpg").write_bytes(whole[: len(whole) // 2])
+    return folder
+
+
+def shard_folder(folder: Path, out: Path, *, shard_size: int = 13, name: str = "pictures") -> ShardSet:
+    """Shards of a folder, made by the real stage."""
+    stage = plan_shard([str(folder)], out=str(out), shard_size=shard_size, name=name)
+    run_stage(stage, stage.out, SerialExecutor(), progress=False)
+    return ShardSet.open(str(out))
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownStore:
+    """A store whose targets are known: `targets[name]` is fp32 (row, view, width), NaN where not valid."""
+
+    location: Location
+    shards: ShardSet
+    views: ViewSpec
+    targets: dict[str, np.ndarray]
+    valid: np.ndarray
+
+
+def write_known_store(
+    shards: ShardSet,
+    out: Path,
+    *,
+    num_views: int = 3,
+    widths: dict[str, int] | None = None,
+    encoding: str = "fp32",
+    views: ViewSpec | None = None,
+    vectors: ClassVectors | None = None,
+    also_invalid: tuple[int, ...] = (),
+    targets: dict[str, np.ndarray] | None = None,
+    description: dict[str, Any] | None = None,
+    num_shards: int | None = None,
+) -> KnownStore:
+    """Write a finished target store with random numbers (or `targets`), without a teacher.
+
+    `description` is what else `cache` would record in the store; `num_shards` leaves the store unfinished.
+    """
+    corpus, widths = shards.corpus, widths or {"logits": 7, "embedding": 4}
+    views = views or ViewSpec(kind="random_resized_crop", count=num_views, seed=5)
+    spec = StoreSpec(
+        num_samples=corpus.num_samples, shard_size=corpus.shard_size, num_views=views.count,
+        targets=tuple(TargetSpec(name=n, axes=("sample", "view", n), width=w) for n, w in widths.items()),
+        encoding=ENCODINGS[encoding],
+    )  # fmt: skip
+    fingerprint = Fingerprint(fields={"corpus_id": corpus.corpus_id, "encoding": encoding})
+    root = open_root(str(out), mode="a")
+    if vectors is not None:
+        write_class_vectors(root, vectors, {"teacher": "none"})
+    recorded = {
+        "fingerprint": dict(fingerprint.fields), "views": views.to_json(), "shards": str(shards.location.path),
+    }  # fmt: skip
+    create_arrays(root, spec, recorded | (description or {}))
+    ledger = Ledger(Location.of(out), "cache")
+    plan = Plan(stage="cache", fingerprint=fingerprint, units=corpus.num_shards, rows=corpus.num_samples)
+    ledger.begin(plan, hint="")
+    rng = np.random.default_rng(3)
+    known = {
+        n: (targets or {}).get(n, rng.normal(0, 5, (corpus.num_samples, views.count, w)).astype(np.float32))
+        for n, w in widths.items()
+    }
+    valid = np.zeros(corpus.num_samples, bool)
+    for shard in range(corpus.num_shards if num_shards is None else num_shards):
+        reader, rows = shards.reader(shard), corpus.shard_rows(shard)
+        params = np.full((len(rows), views.count, 5), -1, np.int32)
+        entries = shards.manifest().shard(shard)
+        bad = {row: "no image" for row in rows if row in reader.invalid or row in also_invalid}
+        for offset, (row, entry) in enumerate(zip(rows, entries, strict=True)):
+            if row not in bad:
+                valid[row] = True
+                params[offset] = views.params(entry.key, *decode(reader.read(row)).size)
+        reader.close()
+        here = slice(rows.start, rows.stop)
+        for values in known.values():
+            values[here][~valid[here]] = np.nan
+        block = TargetBlock(
+            keys=[e.key for e in entries], valid=valid[here], view_params=params,
+            targets={n: v[here] for n, v in known.items()},
+        )  # fmt: skip
+        write_block(root, spec, shard, block)
+        invalid = tuple(InvalidRow(row=row, path="", reason=reason) for row, reason in bad.items())
+        receipt = Receipt(key=shard_name(shard), outputs=(), rows=len(rows), invalid_rows=invalid,
+                          digest=block.digest, fingerprint=fingerprint.digest)  # fmt: skip
+        ledger.commit(receipt, {})
+    return KnownStore(location=Location.of(out), shards=shards, views=views, targets=known, valid=valid)
+
+
+@pytest.fixture(scope="session")
+def picture_shards(pictures, tmp_path_factory) -> ShardSet:
+    """The pictures in four shards of 13; the last one is shorter."""
+    return shard_folder(pictures, tmp_path_factory.mktemp("shards") / "out")
+
+
+@pytest.fixture(scope="session")
+def known_store(picture_shards, tmp_path_factory) -> KnownStore:
+    """Three random views, `logits` (7) and `embedding` (4) in fp32; only the teacher could not use row 5."""
+    return write_known_store(picture_shards, tmp_path_factory.mktemp("store") / "s.zarr", also_invalid=(5,))
+
+
+@pytest.fixture(scope="session")
+def make_shards():
+    """`make_shards(folder, out, shard_size=…, name=…)`."""
+    return shard_folder
+
+
+@pytest.fixture(scope="session")
+def make_store():
+    """`make_store(shards, out, …)`: see `write_known_store`."""
+    return write_known_store
+
+
+TINY_CLIP = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 1, "layers": 1},
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_clip_teacher(tmp_path_factory) -> Path:
+    """A folder for `local-dir:` whose text tower takes CLIP's full vocabulary: 32 pixels, 16 channels, scale 20."""
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(7)
+    model = open_clip.CLIP(**TINY_CLIP)
+    with torch.no_grad():
+        model.logit_scale.fill_(np.log(20.0))
+    folder = tmp_path_factory.mktemp("models") / "tiny-clip"
+    folder.mkdir()
+    preprocess = {"size": 32, "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.25], "interpolation": "bicubic",
+                  "resize_mode": "shortest"}  # fmt: skip
+    config = {"model_cfg": TINY_CLIP, "preprocess_cfg": preprocess}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def taught_store(picture_shards, tmp_path_factory) -> KnownStore:
+    """A store as a teacher leaves it: unit embeddings (6), class vectors of 7 classes, the logits of both, 3 views.
+
+    Its `location` may be copied; nobody changes it.
+    """
+    rng = np.random.default_rng(11)
+    embedding_NVD = rng.normal(size=(picture_shards.corpus.num_samples, 3, 6)).astype(np.float32)
+    embedding_NVD /= np.linalg.norm(embedding_NVD, axis=-1, keepdims=True)
+    vectors_CD = rng.normal(size=(7, 6)).astype(np.float32)
+    vectors_CD /= np.linalg.norm(vectors_CD, axis=-1, keepdims=True)
+    vectors = ClassVectors(
+        names=tuple("abcdefg"), vectors_CD=vectors_CD, bias_C=None, logit_scale=20.0, normalized=True
+    )
+    corpus_id = picture_shards.corpus.corpus_id
+    out = tmp_path_factory.mktemp("taught") / "s.zarr"
+    store = write_known_store(
+        picture_shards, out, widths={"logits": 7, "embedding": 6}, also_invalid=(5,),
+        targets={"logits": vectors.logits(embedding_NVD), "embedding": embedding_NVD},
+        description={
+            "fingerprint": {
+                "corpus_id": corpus_id, "teacher": {"model": "T", "weights": "0123"}, "class_vectors": vectors.digest
+            },
+            "teacher": {"model": "T", "weights_digest": "0123"},
+        },
+    )  # fmt: skip
+    origin = {"teacher": {"model": "T", "weights_digest": "0123"}, "templates": []}
+    write_class_vectors(open_root(str(out), mode="a"), vectors, origin)
+    return store
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory) -> Path:
+    """An open_clip `local-dir:` folder: a seeded CLIP of 32 pixels, 3 vision blocks, 5 channels, logit scale 10."""
+    import json
+
+    import open_clip
+    import safetensors.torch
+    import torch
+
+    config = {
+        "embed_dim": 5,
+        "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 32, "layers": 3, "head_width": 16},
+        "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 1, "layers": 1},
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = open_clip.CLIP(**config)
+    model.logit_scale.data.fill_(np.log(10.0))
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    folder.mkdir()
+    safetensors.torch.save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    preprocess = {"size": 32, "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4], "interpolation": "bilinear"}
+    (folder / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": config, "preprocess_cfg": preprocess})
+    )
+    return folder
