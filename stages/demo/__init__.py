@@ -1,0 +1,1 @@
+"""The built-in demonstration: a compositional image set and two tiny CLIP models trained for it."""
