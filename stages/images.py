@@ -99,7 +99,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     except UnidentifiedImageError as error:
         raise BadImage("not an image that Pillow reads") from error
     except _BAD_BYTES as error:
-        raise BadImage(f"not a readable image: {_reason(error)}") from error
+        raise _bad(error) from error
     if image.width * image.height > max_pixels:
         raise BadImage(f"too many pixels: {image.width}x{image.height}, more than {max_pixels}")
     return image
@@ -115,9 +115,9 @@ def _guard(work: Callable[[], Image.Image]) -> Image.Image:
             warnings.simplefilter("ignore")
             return work()
     except _BAD_BYTES as error:
-        text = _reason(error)
-        raise BadImage("truncated image" if "truncated" in text.lower() else f"cannot be decoded: {text}") from error
+        raise _bad(error) from error
 
 
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__
+def _bad(error: Exception) -> BadImage:
+    text = " ".join(str(error).split())[:120] or type(error).__name__
+    return BadImage("truncated image" if "truncated" in text.lower() else f"cannot be decoded: {text}")

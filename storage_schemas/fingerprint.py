@@ -37,8 +37,8 @@ def _flatten(fields: Mapping[str, Json], prefix: str = "") -> dict[str, Json]:
 
 
 def _brief(value: Json) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return repr(text) if len(text) <= 60 else f"'{text[:50]}…' ({len(text)} characters)"
+    text = repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:50]}… ({len(text)} characters)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +53,13 @@ class Fingerprint:
         return digest_json(dict(self.fields))
 
     def differences(self, found: Mapping[str, Json]) -> list[tuple[str, str, str]]:
-        """Fields that differ from `found`, as (dotted name, expected, found), in name order."""
+        """Fields that differ from `found`, as (dotted name, expected, found); first those that both have, by name."""
         mine, theirs = _flatten(self.fields), _flatten(found)
+        names = sorted(mine.keys() | theirs.keys(), key=lambda n: (n not in mine or n not in theirs, n))
         return [
             (name, _brief(mine[name]) if name in mine else "nothing",
              _brief(theirs[name]) if name in theirs else "nothing")
-            for name in sorted(mine.keys() | theirs.keys())
+            for name in names
             if name not in mine or name not in theirs or mine[name] != theirs[name]
         ]  # fmt: skip
 

@@ -7,6 +7,7 @@ computing the present one. No pixels and no targets pass through Ray's object st
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -34,13 +35,23 @@ def connect(address: str | None) -> None:
 
     if ray.is_initialized():
         return
-    options: dict[str, Any] = {"include_dashboard": False, "log_to_driver": True, "logging_level": "warning"}
+    if address is None:
+        ray.init(address="local", include_dashboard=False, logging_level="error")
+        return
     try:
-        ray.init(address=address or "local", **({"logging_level": "warning"} if address else options))
-    except ConnectionError as error:
+        _knock(address)
+        ray.init(address=address, logging_level="error")
+    except OSError as error:  # ConnectionError among them
         raise InputError(
             "no Ray cluster answers", where=address, hint="start one with `ray start --head`, or leave out --ray-address"
         ) from error
+
+
+def _knock(address: str) -> None:
+    """Fail at once where nothing listens; Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def disconnect() -> None:

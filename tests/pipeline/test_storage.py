@@ -1,0 +1,60 @@
+"""Locations: atomic writes, what killed writers leave, and what is refused."""
+
+from __future__ import annotations
+
+import errno
+import http.server
+import threading
+
+import pytest
+from teachonce.pipeline.storage import Location, as_storage_error, read_url
+from teachonce.storage_schemas.errors import InputError
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    location = Location.of(tmp_path / "a" / "b.bin")
+    location.write_bytes(b"old")
+    with pytest.raises(RuntimeError), location.create() as file:
+        file.write(b"new")
+        raise RuntimeError
+    assert location.read_bytes() == b"old"
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["b.bin"]
+
+
+def test_only_our_own_and_zarrs_temporaries_are_swept(tmp_path):
+    ours, zarrs = ".x.tar.0123abcd.tmp", "0." + "ab" * 16 + ".partial"
+    kept = ["notes.tmp", ".hidden.tmp", "film.partial", "x.tar"]
+    deep = tmp_path / "deep"
+    deep.mkdir()
+    for name in (ours, zarrs, *kept):
+        (deep / name).touch()
+    Location.of(tmp_path).remove_temporaries()
+    assert sorted(p.name for p in deep.iterdir()) == sorted(kept)
+
+
+def test_pipe_and_urls_are_refused_as_folders():
+    with pytest.raises(InputError, match="^pipe: runs a command from data and is refused: pipe:rm x$"):
+        Location.of("pipe:rm x")
+    with pytest.raises(InputError, match="^only local folders can be used here: s3://b/k. Next: mount or copy it first$"):
+        Location.of("s3://b/k")
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "the file system is read-only")]
+)
+def test_disk_errors_become_one_line(number, text):
+    error = as_storage_error(OSError(number, "x", "/some/file"))
+    assert str(error).startswith(f"{text}: /some/file. Next: ")
+    assert as_storage_error(OSError(errno.ENOENT, "x")) is None
+
+
+def test_urls_are_read_through_a_real_server(tmp_path):
+    (tmp_path / "a.bin").write_bytes(b"content")
+    handler = lambda *a: http.server.SimpleHTTPRequestHandler(*a, directory=str(tmp_path))  # noqa: E731
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        base = f"http://127.0.0.1:{server.server_port}"
+        assert read_url(f"{base}/a.bin") == b"content"
+        with pytest.raises(InputError, match=f"^cannot read: {base}/none.bin: found "):
+            read_url(f"{base}/none.bin")
+        server.shutdown()

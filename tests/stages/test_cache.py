@@ -1,0 +1,243 @@
+"""Vectors and targets in the store against plain open_clip and timm loops, written here independently."""
+
+from __future__ import annotations
+
+import numpy as np
+import open_clip
+import pytest
+import timm
+import torch
+import xarray
+from PIL import Image
+from teachonce.pipeline.executors.serial import SerialExecutor
+from teachonce.pipeline.ledger import Ledger
+from teachonce.pipeline.runner import run_stage
+from teachonce.stages.cache import plan_cache
+from teachonce.stages.compute import Compute
+from teachonce.stages.teachers import TeacherConfig
+from teachonce.stages.vectors import plan_vectors
+from teachonce.stages.views import ViewSpec
+from teachonce.storage_schemas.encodings import ENCODINGS
+from teachonce.storage_schemas.errors import IncompleteError, InputError, MismatchError, UnitsFailed
+from torchvision.transforms import functional as tvf
+
+FP32 = Compute(device="cpu", precision="fp32", threads=1)
+CLASSES = ("red fox", "Blue_Jay", "house-cat")
+TEMPLATES = ("a photo of a {}.", "a sketch of the {}.")
+
+
+@pytest.fixture
+def class_file(tmp_path):
+    (tmp_path / "classes.txt").write_text("\n".join(CLASSES) + "\n")
+    (tmp_path / "templates.txt").write_text("\n".join(TEMPLATES))
+    return tmp_path / "classes.txt"
+
+
+def run(stage) -> None:
+    run_stage(stage, stage.store, SerialExecutor(), progress=False)
+
+
+def vectors(config, out, class_file) -> None:
+    run(plan_vectors(config, out=str(out), classes=str(class_file), templates=str(class_file.parent / "templates.txt"),
+                     compute=FP32))  # fmt: skip
+
+
+def cache(shards, config, out, *, views=None, targets="auto", encoding="fp32", compute=FP32, batch_size=8):
+    stage = plan_cache(str(shards.location), config, out=str(out), views=views, targets=targets,
+                       encoding=ENCODINGS[encoding], compute=compute, batch_size=batch_size)  # fmt: skip
+    run(stage)
+    return xarray.open_zarr(str(out), consolidated=False).load()
+
+
+def clip_config(tiny_clip_teacher) -> TeacherConfig:
+    return TeacherConfig(model=f"local-dir:{tiny_clip_teacher}")
+
+
+def images(pictures, shards, data) -> list[tuple[int, Image.Image]]:
+    """(row, RGB image) of the valid rows, found by path and not by anything that the store says."""
+    entries = list(shards.manifest())
+    rows = [row for row in range(len(entries)) if bool(data["valid"][row])]
+    assert len(rows) == 46
+    return [(row, Image.open(pictures / entries[row].path).convert("RGB")) for row in rows]
+
+
+def test_the_centre_view_equals_a_plain_open_clip_loop(pictures, picture_shards, tiny_clip_teacher, class_file, tmp_path):
+    out = tmp_path / "s.zarr"
+    vectors(clip_config(tiny_clip_teacher), out, class_file)
+    data = cache(picture_shards, clip_config(tiny_clip_teacher), out, targets="both")
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{tiny_clip_teacher}")
+    model.eval()
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{tiny_clip_teacher}")
+    with torch.no_grad():
+        text_CD = []
+        for name in CLASSES:
+            texts = tokenizer([t.format(name.replace("_", " ")) for t in TEMPLATES])
+            features = model.encode_text(texts, normalize=True).mean(0)
+            text_CD.append(features / features.norm())
+        np.testing.assert_allclose(data["class_vectors"], torch.stack(text_CD), atol=1e-6)
+        assert list(data["class_names"].values) == list(CLASSES)
+        for row, image in images(pictures, picture_shards, data):
+            embedding = model.encode_image(preprocess(image)[None], normalize=True)
+            np.testing.assert_allclose(data["embedding"][row, 0], embedding[0], atol=1e-6)
+            logits = model.logit_scale.exp() * embedding @ torch.stack(text_CD).T
+            np.testing.assert_allclose(data["logits"][row, 0], logits[0], atol=2e-5)
+
+
+def test_random_views_equal_a_plain_loop_over_the_stored_boxes(pictures, picture_shards, tiny_clip_teacher, tmp_path):
+    views = ViewSpec(kind="random_resized_crop", count=3, seed=1)
+    data = cache(picture_shards, clip_config(tiny_clip_teacher), tmp_path / "s.zarr", views=views)
+    assert "logits" not in data  # no class vectors yet: auto keeps embeddings
+    model = open_clip.create_model(f"local-dir:{tiny_clip_teacher}").eval()
+    mean, std = torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1), torch.tensor([0.2, 0.3, 0.25]).view(3, 1, 1)
+    params = data["view_params"].values
+    for row, image in images(pictures, picture_shards, data):
+        for view in range(3):
+            top, left, height, width, flip = (int(p) for p in params[row, view])
+            crop = tvf.resized_crop(image, top, left, height, width, [32, 32], tvf.InterpolationMode.BICUBIC)
+            pixels = tvf.to_tensor(tvf.hflip(crop) if flip else crop)
+            with torch.no_grad():
+                embedding = model.encode_image(((pixels - mean) / std)[None], normalize=True)
+            np.testing.assert_allclose(data["embedding"][row, view], embedding[0], atol=1e-6)
+    keys = ["".join(map(chr, key)) for key in data["keys"].values]
+    assert keys == [entry.key for entry in picture_shards.manifest()]
+    invalid = data["valid"].values == 0
+    assert invalid.sum() == 2
+    assert np.isnan(data["embedding"].values[invalid]).all()
+    assert (params[invalid] == -1).all()
+
+
+def test_a_timm_teacher_equals_a_plain_timm_loop(pictures, picture_shards, tmp_path):
+    config = TeacherConfig(model="timm:test_vit", pretrained="random", size=160)
+    out = tmp_path / "s.zarr"
+    run(plan_vectors(config, out=str(out), classes=None, templates=None, compute=FP32))
+    data = cache(picture_shards, config, out, targets="both")
+    torch.manual_seed(0)
+    model = timm.create_model("test_vit", pretrained=False).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model), is_training=False)
+    assert data["class_names"].values[1].startswith("goldfish")
+    with torch.no_grad():
+        for row, image in images(pictures, picture_shards, data)[::5]:
+            pixels = transform(image)[None]
+            expected = model.forward_head(model.forward_features(pixels), pre_logits=True)
+            np.testing.assert_allclose(data["embedding"][row, 0], expected[0], atol=1e-5)
+            np.testing.assert_allclose(data["logits"][row, 0], model(pixels)[0], atol=1e-5)
+
+
+def test_fp16_keeps_its_kl_budget_and_bf16_stays_close(picture_shards, tiny_clip_teacher, class_file, tmp_path):
+    config = clip_config(tiny_clip_teacher)
+    stores = {}
+    for name, encoding, precision in (("a", "fp32", "fp32"), ("b", "fp16", "fp32"), ("c", "fp16", "bf16")):
+        vectors(config, tmp_path / name, class_file)
+        compute = Compute(device="cpu", precision=precision, threads=1)
+        stores[name] = cache(picture_shards, config, tmp_path / name, encoding=encoding, compute=compute)
+    valid = stores["a"]["valid"].values
+
+    def log_probabilities(data) -> np.ndarray:
+        logits = data["logits"].values.astype(np.float32)
+        if "logits_max" in data:
+            logits = logits + data["logits_max"].values[..., None]
+        return torch.log_softmax(torch.from_numpy(logits[valid]).double(), -1).numpy()
+
+    p, q, r = (log_probabilities(stores[name]) for name in "abc")
+    kl = (np.exp(p) * (p - q)).sum(-1)
+    assert kl.max() <= ENCODINGS["fp16"].kl_budget
+    assert (np.exp(p) * (p - r)).sum(-1).max() < 0.02
+
+
+def test_the_same_bytes_whatever_is_killed_or_lost(picture_shards, tiny_clip_teacher, tmp_path):
+    def files(folder) -> dict[str, bytes]:
+        return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*")
+                if p.is_file() and "timings" not in p.parts}  # fmt: skip
+
+    views = ViewSpec(kind="random_resized_crop", count=2)
+    cache(picture_shards, clip_config(tiny_clip_teacher), tmp_path / "a", views=views)
+    cache(picture_shards, clip_config(tiny_clip_teacher), tmp_path / "b", views=views)
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+    ledger = Ledger(plan_cache_location(tmp_path / "b"), "cache")
+    (ledger.folder / "receipts" / "000002.json").remove()
+    (tmp_path / "b" / "embedding" / "c" / "1" / "0" / "0").unlink()
+    (tmp_path / "b" / "valid" / "c" / ("1." + "ab" * 16 + ".partial")).touch()
+    cache(picture_shards, clip_config(tiny_clip_teacher), tmp_path / "b", views=views)
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+
+
+def plan_cache_location(path):
+    from teachonce.pipeline.storage import Location
+
+    return Location.of(path)
+
+
+def test_whatever_differs_is_refused_by_name(picture_shards, tiny_clip_teacher, class_file, tmp_path, make_shards, pictures):
+    out, config = tmp_path / "s.zarr", clip_config(tiny_clip_teacher)
+    vectors(config, out, class_file)
+    cache(picture_shards, config, out)
+    other_teacher = TeacherConfig(model="timm:test_vit", pretrained="random")
+    with pytest.raises(MismatchError, match="the store's class vectors are another teacher's: .*: field 'teacher.weights'"):
+        cache(picture_shards, other_teacher, out)
+    for field, options in {
+        "views.kind": {"views": ViewSpec(kind="random_resized_crop")},
+        "encoding": {"encoding": "fp16"},
+        "compute.batch_size": {"batch_size": 9},
+        "compute.precision": {"compute": Compute(device="cpu", precision="bf16", threads=1)},
+        "targets": {"targets": "both"},
+    }.items():
+        with pytest.raises(MismatchError, match=f"holds the output of another cache: .*field '{field}'"):
+            cache(picture_shards, config, out, **options)
+    other_corpus = make_shards(pictures / "red fox", tmp_path / "other")
+    with pytest.raises(MismatchError, match="field 'corpus_id'"):
+        cache(other_corpus, config, out)
+    with pytest.raises(MismatchError, match="field 'teacher.preprocess.mean'"):
+        cache(picture_shards, TeacherConfig(model=config.model, mean=(0.5, 0.5, 0.5)), out)
+    class_file.write_text("\n".join(reversed(CLASSES)))
+    with pytest.raises(MismatchError, match="holds the output of another vectors: .*field 'classes'"):
+        vectors(config, out, class_file)
+
+
+def test_logits_need_vectors_and_say_so(picture_shards, tiny_clip_teacher, tmp_path):
+    with pytest.raises(IncompleteError) as caught:
+        cache(picture_shards, clip_config(tiny_clip_teacher), tmp_path / "s", targets="logits")
+    assert str(caught.value) == (
+        f"the store has no class vectors: {tmp_path / 's'}. Next: teachonce vectors --teacher … --out {tmp_path / 's'}"
+    )
+
+
+def test_a_teacher_that_says_nan_fails_its_units(picture_shards, tiny_clip_teacher, tmp_path):
+    config = TeacherConfig(model=f"local-dir:{tiny_clip_teacher}", std=(0.0, 0.3, 0.25))
+    with pytest.raises(UnitsFailed, match="the teacher said NaN or infinity: embedding of "):
+        cache(picture_shards, config, tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    ("model", "pretrained", "message"),
+    [
+        ("ViT-B-32", None, "^a teacher needs weights: ViT-B-32. Next: add --teacher-pretrained: one of .*openai.*random"),
+        ("ViT-B-99", "openai", "^cannot load the teacher: ViT-B-99 openai: found "),
+        ("local-dir:/nowhere", None, "^cannot load the teacher: local-dir:/nowhere: found "),
+        ("timm:test_vit", None, "^a teacher needs weights: timm:test_vit. Next: add --teacher-pretrained: `default`"),
+        ("timm:no_such", "random", "^cannot load the teacher: timm:no_such random: found "),
+        ("timm:test_vit", "/nowhere.pth", "^no such weights file: /nowhere.pth"),
+    ],
+)
+def test_teachers_that_cannot_be_loaded(model, pretrained, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        plan_vectors(TeacherConfig(model=model, pretrained=pretrained), out=str(tmp_path / "s"), classes=None, templates=None)
+    assert not (tmp_path / "s").exists()
+
+
+def test_weights_of_another_layout_are_taken_in_order_only_where_all_agrees(tmp_path):
+    from teachonce.stages.teachers.timm import load_weights
+
+    torch.manual_seed(1)
+    source, target = timm.create_model("test_vit"), timm.create_model("test_vit")
+    renamed = {f"port.{i}.{name.rpartition('.')[2]}": t for i, (name, t) in enumerate(source.state_dict().items())}
+    torch.save(renamed, tmp_path / "port.pth")
+    load_weights(target, tmp_path / "port.pth")
+    assert all(torch.equal(a, b) for a, b in zip(source.state_dict().values(), target.state_dict().values(), strict=True))
+    swapped = dict(renamed)
+    swapped[next(iter(swapped))] = torch.zeros(3)
+    torch.save(swapped, tmp_path / "bad.pth")
+    with pytest.raises(InputError, match=r"weights do not fit the model: .*: expected cls_token \(1, 1, 64\), found port.0"):
+        load_weights(target, tmp_path / "bad.pth")
+    torch.save({"evil": print}, tmp_path / "evil.pth")
+    with pytest.raises(InputError, match="cannot read weights: .*evil.pth"):
+        load_weights(target, tmp_path / "evil.pth")

@@ -1,0 +1,147 @@
+"""The target store against plain Zarr and xarray."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray
+import zarr
+from teachonce.storage_schemas.class_vectors import ClassVectors, read_class_vectors, write_class_vectors
+from teachonce.storage_schemas.encodings import ENCODINGS
+from teachonce.storage_schemas.errors import DamagedError, IncompleteError, MismatchError
+from teachonce.storage_schemas.target_store import (
+    StoreSpec,
+    TargetBlock,
+    TargetSpec,
+    check_version,
+    create_arrays,
+    open_root,
+    read_block,
+    read_spec,
+    read_target,
+    write_block,
+)
+
+ROWS, SHARD, VIEWS, CLASSES, CHANNELS = 7, 3, 2, 5, 4
+
+
+def make_spec(encoding: str) -> StoreSpec:
+    return StoreSpec(
+        num_samples=ROWS, shard_size=SHARD, num_views=VIEWS, encoding=ENCODINGS[encoding],
+        targets=(
+            TargetSpec(name="embedding", axes=("sample", "view", "channel"), width=CHANNELS),
+            TargetSpec(name="logits", axes=("sample", "view", "class"), width=CLASSES),
+        ),
+    )  # fmt: skip
+
+
+def make_block(rows: int, seed: int) -> TargetBlock:
+    rng = np.random.default_rng(seed)
+    valid = np.ones(rows, bool)
+    valid[0] = False
+    targets = {
+        "embedding": rng.normal(size=(rows, VIEWS, CHANNELS)).astype(np.float32),
+        "logits": (20 + 5 * rng.normal(size=(rows, VIEWS, CLASSES))).astype(np.float32),
+    }
+    for values in targets.values():
+        values[~valid] = np.nan
+    params = rng.integers(0, 99, (rows, VIEWS, 5)).astype(np.int32)
+    return TargetBlock(keys=[f"{seed:02d}{i:030d}" for i in range(rows)], valid=valid, view_params=params, targets=targets)
+
+
+@pytest.fixture(params=["fp32", "fp16"])
+def store(request, tmp_path):
+    spec = make_spec(request.param)
+    path = str(tmp_path / "store")
+    root = open_root(path, mode="a")
+    create_arrays(root, spec, {"fingerprint": {}})
+    blocks = [make_block(min(SHARD, ROWS - i * SHARD), i) for i in range(spec.num_shards)]
+    written = [write_block(root, spec, i, block) for i, block in enumerate(blocks)]
+    return path, spec, blocks, written
+
+
+def test_blocks_come_back(store):
+    path, spec, blocks, _ = store
+    root = open_root(path)
+    assert read_spec(root, path) == spec
+    tolerance = 0 if spec.encoding.name == "fp32" else 2e-3
+    for shard, block in enumerate(blocks):
+        found = read_block(root, spec, shard)
+        assert found.keys == block.keys
+        np.testing.assert_array_equal(found.valid, block.valid)
+        np.testing.assert_array_equal(found.view_params, block.view_params)
+        for name in block.targets:
+            np.testing.assert_allclose(found.targets[name], block.targets[name], rtol=tolerance, atol=5 * tolerance)
+            one_view = read_target(root, spec, shard, name, 1)
+            np.testing.assert_array_equal(one_view, found.targets[name][:, 1])
+    if spec.encoding.name == "fp32":
+        assert read_block(root, spec, 0).digest == blocks[0].digest
+
+
+def test_every_chunk_is_a_file_of_its_own_unit(store, tmp_path):
+    _, spec, _, written = store
+    files = {p.relative_to(tmp_path / "store").as_posix() for p in (tmp_path / "store").rglob("c/**/*") if p.is_file()}
+    assert files == {path for paths in written for path in paths}
+    assert len(set().union(*map(set, written))) == sum(map(len, written))
+    assert any(path.startswith("logits_max/") for path in written[0]) == spec.encoding.separate_max
+
+
+def test_xarray_and_zarr_open_it_without_a_warning(store):
+    path, _, blocks, _ = store
+    data = xarray.open_zarr(path, consolidated=False)
+    assert data.sizes["sample"] == ROWS
+    assert (data.sizes["view"], data.sizes["class"], data.sizes["channel"]) == (VIEWS, CLASSES, CHANNELS)
+    np.testing.assert_array_equal(data["valid"][:SHARD], blocks[0].valid)
+    plain = zarr.open_group(path, mode="r")
+    assert {name for name, _ in plain.arrays()} >= {"keys", "valid", "view_params", "embedding", "logits"}
+
+
+def test_a_flipped_bit_is_noticed(store, tmp_path):
+    path, spec, _, _ = store
+    chunk = tmp_path / "store" / "embedding" / "c" / "1" / "0" / "0"
+    data = bytearray(chunk.read_bytes())
+    data[5] ^= 1
+    chunk.write_bytes(data)
+    with pytest.raises(DamagedError, match="a chunk of the store is damaged: embedding, shard 1, view 0: .*checksum"):
+        read_target(open_root(path), spec, 1, "embedding", 0)
+
+
+def test_an_all_invalid_shard_still_writes_its_chunks(tmp_path):
+    spec = make_spec("fp32")
+    root = open_root(str(tmp_path / "s"), mode="a")
+    create_arrays(root, spec, {})
+    empty = TargetBlock(
+        keys=["0" * 32] * SHARD, valid=np.zeros(SHARD, bool), view_params=np.full((SHARD, VIEWS, 5), -1, np.int32),
+        targets={"embedding": np.full((SHARD, VIEWS, CHANNELS), np.nan, np.float32),
+                 "logits": np.full((SHARD, VIEWS, CLASSES), np.nan, np.float32)},
+    )  # fmt: skip
+    for path in write_block(root, spec, 0, empty):
+        assert (tmp_path / "s" / path).exists(), path
+
+
+def test_class_vectors_come_back_and_changes_are_noticed(tmp_path):
+    rng = np.random.default_rng(0)
+    vectors = ClassVectors(
+        names=("red fox", "blåbær"), vectors_CD=rng.normal(size=(2, 3)).astype(np.float32),
+        bias_C=np.array([1, 2], np.float32), logit_scale=50.0, normalized=True,
+    )  # fmt: skip
+    root = open_root(str(tmp_path / "s"), mode="a")
+    with pytest.raises(IncompleteError, match="the store has no class vectors: here. Next: teachonce vectors"):
+        read_class_vectors(root, "here")
+    write_class_vectors(root, vectors, {"teacher": "test"})
+    found = read_class_vectors(root, "here")
+    assert (found.names, found.logit_scale, found.normalized) == (vectors.names, 50.0, True)
+    embedding_ND = rng.normal(size=(4, 3)).astype(np.float32)
+    expected = 50.0 * np.einsum("nd,cd->nc", embedding_ND, vectors.vectors_CD) + vectors.bias_C
+    np.testing.assert_allclose(found.logits(embedding_ND), expected, rtol=1e-5)
+    root["class_vectors"][0, 0] += 1
+    with pytest.raises(DamagedError, match="class vectors changed since they were written"):
+        read_class_vectors(root, "here")
+
+
+def test_another_zarr_group_is_refused(tmp_path):
+    other = zarr.open_group(str(tmp_path / "other"), mode="w")
+    with pytest.raises(MismatchError, match="not a target store of this version of teachonce"):
+        check_version(other, "other")
+    with pytest.raises(IncompleteError, match="the store holds no targets yet"):
+        read_spec(other, "other")

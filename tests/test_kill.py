@@ -1,0 +1,94 @@
+"""`kill -9` at random moments, the same command again: finished folders are byte-identical to an undisturbed run's.
+
+Children are forked by a server that has imported everything, so that a kill costs no import.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+KILLS = 6
+
+
+@pytest.fixture(scope="module")
+def spawn():
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["teachonce.cli", "teachonce.stages.cache", "teachonce.stages.shard", "webdataset",
+                                    "teachonce.stages.teachers.timm", "zarr"])  # fmt: skip
+    # `exec`, because neither a test module nor a click command can be pickled.
+    program = "from teachonce.cli import main; main({!r})"
+    return lambda *command: context.Process(target=exec, args=(program.format([str(c) for c in command]),))
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    """240 pictures, enough for a run to take a while."""
+    folder = tmp_path_factory.mktemp("corpus")
+    rng = np.random.default_rng(0)
+    for i in range(240):
+        image = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize((160, 120), Image.Resampling.BICUBIC)
+        image.save(folder / f"{i:03d}.jpg")
+    (folder / "bad.jpg").write_bytes(b"")
+    return folder
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*"))
+            if p.is_file() and "timings" not in p.parts}  # fmt: skip
+
+
+def run(spawn, *command) -> None:
+    process = spawn(*command)
+    process.start()
+    process.join()
+    assert process.exitcode == 0, command
+
+
+def run_with_kills(spawn, receipts: Path, seed: int, *command) -> int:
+    """Kill the command's process again and again, each time a few units further; then let it finish.
+
+    Returns how often a running process was killed.
+    """
+    chance, kills = random.Random(seed), 0
+    for attempt in range(KILLS):
+        goal = len(list(receipts.glob("*.json"))) + (chance.randint(1, 2) if attempt else 0)
+        process = spawn(*command)
+        process.start()
+        while process.exitcode is None and len(list(receipts.glob("*.json"))) < goal:
+            time.sleep(0.002)
+        time.sleep(chance.uniform(0, 0.05))
+        if process.exitcode is None:
+            os.kill(process.pid, signal.SIGKILL)
+            kills += 1
+        process.join()
+    run(spawn, *command)
+    return kills
+
+
+@pytest.mark.slow
+def test_killed_runs_end_with_the_same_bytes(spawn, corpus, tmp_path):
+    def shard(out):
+        return ("shard", corpus, "--out", out, "--shard-size", 20, "--executor", "serial")
+
+    def cache(out):
+        return ("cache", tmp_path / "calm", "--teacher", "timm:test_vit", "--teacher-pretrained", "random", "--views", 3,
+                "--executor", "serial", "--threads", 1, "--batch-size", 32, "--out", out)  # fmt: skip
+
+    for command, calm, killed, seed in (
+        (shard, tmp_path / "calm", tmp_path / "killed", 1),
+        (cache, tmp_path / "calm.zarr", tmp_path / "killed.zarr", 2),
+    ):
+        run(spawn, *command(calm))
+        receipts = killed / "ledger" / command.__name__ / "receipts"
+        assert run_with_kills(spawn, receipts, seed, *command(killed)) >= KILLS // 2
+        assert tree(calm).keys() == tree(killed).keys()
+        assert tree(calm) == tree(killed)
