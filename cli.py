@@ -113,7 +113,8 @@ def teacher_options(command: Command) -> Command:
         click.option("--threads", type=click.IntRange(1), help="Torch threads of one worker (default: cores, at most 4)."),
         click.option("--precision", type=click.Choice(["auto", "bf16", "fp32"]), default="auto", show_default=True,
                      help="bf16 autocast, or fp32. Logits are always formed in fp32."),
-        click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+        click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
+                     help="Where the teacher runs."),
         click.option("--teacher-crop-pct", type=click.FloatRange(0, 1, min_open=True),
                      help="Override: share of the resized image that the centre crop keeps."),
         click.option("--teacher-interpolation", type=click.Choice(["bicubic", "bilinear", "lanczos", "nearest"]),
@@ -133,7 +134,8 @@ def split_teacher_options(options: dict[str, Any]) -> TeacherConfig:
     from .stages.teachers import TeacherConfig
 
     fields = ("pretrained", "size", "mean", "std", "interpolation", "crop_pct")
-    return TeacherConfig(model=options.pop("teacher"), **{f: options.pop(f"teacher_{f}") for f in fields})
+    chosen = {field: options.pop(f"teacher_{field}") for field in fields}
+    return TeacherConfig.of(options.pop("teacher"), **chosen)
 
 
 class Floats(click.ParamType):
@@ -411,3 +413,130 @@ def status(path: str, as_json: bool) -> None:
     else:
         click.echo(status_text(facts))
     click.get_current_context().exit(exit_code(facts))
+
+
+def inference_options(command: Command) -> Command:
+    """How a student bundle is run, for `evaluate` and `predict`."""
+    for option in (
+        click.option("--threads", type=click.IntRange(1), help="Threads that decode and compute (default: cores, at most 4)."),
+        click.option("--precision", type=click.Choice(["auto", "bf16", "fp32"]), default="fp32", show_default=True,
+                     help="Of the student's backbone; auto: bf16 where it is faster."),
+        click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
+                     help="Where the student runs."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@main.command()
+@click.argument("bundle", type=click.Path())
+@click.argument("images", type=click.Path())
+@click.option("--store", type=click.Path(), help="Also measure agreement with this target store's teacher, where keys match.")
+@click.option("--base-classes", metavar="FILE|NAMES|@half",
+              help="Also measure base and novel classes apart: a file with one name a line, names with commas between "
+              "them, or @half for the first half of the class ids.")
+@click.option("--name", help="Corpus name that `shard` was given, to find images that are not in shards in the store.")
+@click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Images in a forward pass.")
+@inference_options
+@json_option
+def evaluate(
+    bundle: str, images: str, store: str | None, base_classes: str | None, name: str | None, batch_size: int,
+    device: str, precision: str, threads: int | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Measure a student: accuracy where labels are class names, agreement with its teacher where a store knows.
+
+    BUNDLE is a folder that `teachonce distill` wrote; IMAGES a folder of class folders, a tar, a list, or a folder
+    of shards. Labels match class names whatever their case, underscores and hyphens, and by any of the synonyms of
+    a name like "tench, Tinca tinca"; others are listed and left out. No teacher is loaded.
+
+    Base images are judged among base classes only and novel images among novel classes only, as in PromptKD.
+    Agreement is measured on the store's first view: the student sees the box that the teacher saw.
+    """
+    from .stages.compute import resolve_compute
+    from .stages.evaluate import evaluate as measure
+    from .stages.evaluate_text import evaluation_json, evaluation_text
+
+    result = measure(
+        bundle, images, compute=resolve_compute(device, precision, threads), store=store, base=base_classes,
+        name=name, batch_size=batch_size,
+    )  # fmt: skip
+    facts = evaluation_json(result)
+    if as_json:
+        print_json({"bundle": bundle, "image_set": images, "store": store, **facts})
+    else:
+        click.echo(evaluation_text(facts))
+    if result.unmatched:
+        count = sum(result.labels[label] for label in result.unmatched)
+        say(f"{count} images of {len(result.unmatched)} labels are left out of every accuracy: their labels are no class.")
+    if result.unusable:
+        say(f"{len(result.unusable)} images could not be used.")
+
+
+@main.command()
+@click.argument("bundle", type=click.Path())
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE…")
+@click.option("--top", type=click.IntRange(1), default=5, show_default=True, metavar="K", help="Classes an image.")
+@inference_options
+@json_option
+def predict(
+    bundle: str, images: tuple[str, ...], top: int, device: str, precision: str, threads: int | None, as_json: bool
+) -> None:
+    """Show the most probable classes of images (paths or URLs).
+
+    BUNDLE is a folder that `teachonce distill` wrote. An image that cannot be used is named on stderr; the others
+    are done, and the exit code is 1.
+    """
+    from .stages.compute import resolve_compute
+    from .stages.predict import predict as look
+    from .stages.predict import prediction_json, prediction_text
+
+    failed, said = False, []
+    for prediction in look(bundle, images, top=top, compute=resolve_compute(device, precision, threads)):
+        if prediction.reason:
+            failed = True
+            say(f"{prediction.image}: {prediction.reason}")
+        if as_json:
+            said.append(prediction_json(prediction))
+        elif not prediction.reason:
+            click.echo(prediction_text(prediction))
+    if as_json:
+        print_json(said)
+    click.get_current_context().exit(1 if failed else 0)
+
+
+@main.command("run")
+@click.argument("file", type=click.Path(), metavar="FILE.yaml")
+@click.pass_context
+def run_file(ctx: click.Context, file: str) -> None:
+    """Run the stages that a YAML file describes, skipping what is done.
+
+    Each stage is a command of this program with its options; paths are relative to the file. All options are
+    checked before the first stage starts. See docs/run-files.md.
+    """
+    import contextlib
+
+    from .pipeline.runfile import as_arguments, read_runfile
+    from .pipeline.storage import Location
+
+    location = Location.of(file)
+    runfile = read_runfile(location)
+    with contextlib.chdir(location.path.parent):
+        calls = []
+        for stage in runfile.stages:
+            command = main.commands.get(stage.command)
+            if command is None or command is run_file:
+                raise InputError("unknown stage", where=stage.where, hint=f"one of {', '.join(sorted(main.commands))}")
+            takes = {p.name for p in command.params}
+            options = {k: v for k, v in runfile.defaults.items() if k in takes} | stage.options
+            positional = [p.name for p in command.params if isinstance(p, click.Argument) and p.name]
+            try:
+                calls.append(command.make_context(stage.command, as_arguments(options, positional), parent=ctx))
+            except click.UsageError as error:
+                raise InputError(
+                    "a stage's options are wrong", where=stage.where, found=error.format_message().rstrip("."),
+                    hint=f"teachonce {stage.command} --help",
+                ) from error  # fmt: skip
+        for number, call in enumerate(calls, 1):
+            say(f"[{number}/{len(calls)}] {call.info_name}")
+            with call:
+                call.command.invoke(call)

@@ -6,6 +6,7 @@ import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -16,6 +17,9 @@ from ..preprocess import Preprocess
 
 #: Prefix of `--teacher` that names a timm model; everything else is open_clip's spelling.
 TIMM_PREFIX = "timm:"
+
+#: Prefix of open_clip's spelling for a model in a local folder.
+LOCAL_PREFIX = "local-dir:"
 
 #: `--teacher-pretrained` for seeded random weights: for tests and benchmarks, never by accident.
 RANDOM = "random"
@@ -38,6 +42,15 @@ class TeacherConfig:
     std: tuple[float, float, float] | None = None
     interpolation: str | None = None
     crop_pct: float | None = None
+
+    @staticmethod
+    def of(model: str, pretrained: str | None = None, **overrides: Any) -> TeacherConfig:
+        """The configuration that a user typed, with local paths made absolute: workers may run in other folders."""
+        if model.startswith(LOCAL_PREFIX):
+            model = LOCAL_PREFIX + str(Path(model.removeprefix(LOCAL_PREFIX)).absolute())
+        if pretrained is not None and Path(pretrained).exists():
+            pretrained = str(Path(pretrained).absolute())
+        return TeacherConfig(model=model, pretrained=pretrained, **overrides)
 
     def preprocess(self, own: Preprocess) -> Preprocess:
         """The model's own preprocessing with this configuration's overrides."""

@@ -14,9 +14,9 @@ import torch
 from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import InputError
 from ..preprocess import Normalize, Preprocess, square_size
-from .base import RANDOM, TeacherConfig, TeacherSpec, freeze, state_digest
+from .base import LOCAL_PREFIX, RANDOM, TeacherConfig, TeacherSpec, freeze, state_digest
 
-_LOCAL, _HUB = "local-dir:", "hf-hub:"
+_HUB = "hf-hub:"
 
 #: A model folder may bring its own (smaller) BPE vocabulary under this name.
 BPE_FILE = "bpe_simple_vocab.txt.gz"
@@ -55,7 +55,7 @@ class OpenClipTeacher:
                 "unsupported resize mode", where=where, expected="shortest", found=cfg["resize_mode"],
                 hint="use a teacher that resizes the shorter side",
             )  # fmt: skip
-        name = f"{_LOCAL}{Path(where).name}" if where.startswith(_LOCAL) else where
+        name = f"{LOCAL_PREFIX}{Path(where).name}" if where.startswith(LOCAL_PREFIX) else where
         spec = TeacherSpec(
             family="open_clip",
             model=name,
@@ -110,7 +110,7 @@ class OpenClipTeacher:
 
 def _create(config: TeacherConfig) -> Any:
     """The model with its weights, and never with open_clip's silent random ones."""
-    has_schema = config.model.startswith((_LOCAL, _HUB))
+    has_schema = config.model.startswith((LOCAL_PREFIX, _HUB))
     if not has_schema and config.pretrained is None:
         tags = [tag for _, tag in open_clip.list_pretrained() if _ == config.model]
         known = f"one of {', '.join(tags)}" if tags else "a weights file"
@@ -144,8 +144,8 @@ def _create(config: TeacherConfig) -> Any:
 
 
 def _tokenizer(model: str) -> Callable[..., torch.Tensor]:
-    if model.startswith(_LOCAL):
-        vocabulary = Path(model.removeprefix(_LOCAL)) / BPE_FILE
+    if model.startswith(LOCAL_PREFIX):
+        vocabulary = Path(model.removeprefix(LOCAL_PREFIX)) / BPE_FILE
         if vocabulary.exists():
             config = open_clip.get_model_config(model) or {}
             length = config.get("text_cfg", {}).get("context_length", 77)

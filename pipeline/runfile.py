@@ -1,0 +1,100 @@
+"""Owns run files: one YAML file that describes the stages of a whole run, as the commands and options that they are.
+
+    executor: ray            # executor, ray_address and workers here hold for every stage that takes them
+    stages:
+      - shard:   {corpus: [photos], out: shards}
+      - vectors: {teacher: ViT-L-14, teacher-pretrained: openai, classes: classes.txt, out: targets.zarr}
+      - cache:   {shards: shards, teacher: ViT-L-14, teacher-pretrained: openai, views: 4, out: targets.zarr}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from ..storage_schemas.errors import InputError
+from .storage import Location
+
+#: Keys beside `stages`: defaults for every stage that has such an option.
+DEFAULTS = ("executor", "ray_address", "workers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageCall:
+    """One entry of `stages`: a command's name, its options and arguments by name (underscores), and where it stands."""
+
+    command: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    where: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFile:
+    """A run file's content; paths in it are relative to the folder that it lies in."""
+
+    stages: tuple[StageCall, ...]
+    defaults: Mapping[str, Any]
+
+
+def read_runfile(location: Location) -> RunFile:
+    """Read and check a run file's shape; its commands and options are checked by whoever knows them.
+
+    Raises:
+        InputError: missing, not YAML, or of another shape; says where.
+    """
+    if not location.exists() or location.is_dir():
+        raise InputError("no such run file", where=location)
+    try:
+        content = yaml.safe_load(location.read_bytes())
+    except yaml.YAMLError as error:
+        raise InputError("not a YAML file", where=f"{location}: {error}") from error
+    example = "stages: [{shard: {corpus: photos, out: shards}}]"
+    if not isinstance(content, dict) or not isinstance(content.get("stages"), list) or not content["stages"]:
+        raise InputError("a run file needs a list of stages", where=location, hint=f"for example `{example}`")
+    defaults = {_underscored(k): v for k, v in content.items() if k != "stages"}
+    for name in defaults:
+        if name not in DEFAULTS:
+            raise InputError(
+                "unknown key in a run file", where=f"{location}: {name}", expected=", ".join(("stages", *DEFAULTS)), found=name
+            )
+    stages = tuple(_stage(item, f"{location}, stage {i}") for i, item in enumerate(content["stages"], 1))
+    return RunFile(stages=stages, defaults=defaults)
+
+
+def _stage(item: Any, where: str) -> StageCall:
+    if not isinstance(item, dict) or len(item) != 1:
+        raise InputError("a stage is one command with its options", where=where, expected="COMMAND: {OPTION: VALUE}", found=item)
+    ((command, options),) = item.items()
+    if not isinstance(options, dict | None):
+        raise InputError("a stage's options are a mapping", where=f"{where} ({command})", found=options)
+    named = {_underscored(k): v for k, v in (options or {}).items()}
+    return StageCall(command=str(command), options=named, where=f"{where} ({command})")
+
+
+def _underscored(name: Any) -> str:
+    return str(name).replace("-", "_")
+
+
+def as_arguments(options: Mapping[str, Any], positional: Sequence[str]) -> list[str]:
+    """The command line that says the same: options first, then the named positional arguments in their order.
+
+    True becomes a bare flag; false and null leave the option out; a list repeats its option or argument, and
+    numbers in a list become one comma-separated value.
+    """
+    flags: list[str] = []
+    for name, value in options.items():
+        if name in positional or value is None or value is False:
+            continue
+        flag = "--" + name.replace("_", "-")
+        if value is True:
+            flags.append(flag)
+        elif isinstance(value, list) and not all(isinstance(v, int | float) for v in value):
+            flags += [part for v in value for part in (flag, str(v))]
+        else:
+            flags += [flag, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+    arguments = [options[name] for name in positional if options.get(name) is not None]
+    spread = [str(v) for value in arguments for v in (value if isinstance(value, list) else [value])]
+    return [*flags, "--", *spread]

@@ -1,0 +1,69 @@
+"""`teachonce run`: the stages of a YAML file, checked before they start, skipped where they are done."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from PIL import Image
+from teachonce.cli import main
+from teachonce.pipeline.runfile import as_arguments
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for i in range(7):
+        (tmp_path / "photos" / "cat").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40 + i, 30), (i, 2 * i, 0)).save(tmp_path / "photos" / "cat" / f"{i}.png")
+    return tmp_path
+
+
+def run(folder, content) -> tuple[int, str, str]:
+    (folder / "run.yaml").write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    result = CliRunner().invoke(main, ["run", str(folder / "run.yaml")])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_stages_run_in_order_relative_to_the_file_and_are_skipped_when_done(folder):
+    teacher = {"teacher": "timm:test_vit", "teacher-pretrained": "random", "threads": 1}
+    stages = [
+        {"shard": {"corpus": ["photos"], "out": "shards", "shard-size": 3, "json": True}},
+        {"vectors": {**teacher, "out": "store.zarr"}},
+        {"cache": {**teacher, "shards": "shards", "views": 2, "out": "store.zarr", "view-scale": [0.5, 1.0]}},
+    ]
+    code, out, err = run(folder, {"executor": "serial", "stages": stages})
+    assert code == 0, err
+    assert json.loads(out)["done_now"] == 3
+    assert [line for line in err.splitlines() if line.startswith("[")] == ["[1/3] shard", "[2/3] vectors", "[3/3] cache"]
+    assert len(list((folder / "store.zarr/ledger/cache/receipts").iterdir())) == 3
+    code, out, err = run(folder, {"executor": "serial", "stages": stages})
+    assert code == 0
+    assert json.loads(out) == {"out": "shards", "stage": "shard", "units": 3, "done_before": 3,
+                               "done_now": 0, "rows": 0, "invalid_rows": 0, "failed": {}}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a: [", "not a YAML file: "),
+        ("stages: []", "a run file needs a list of stages: "),
+        ("stages: [{shard: {corpus: photos, out: s}, cache: {}}]", "a stage is one command with its options: "),
+        ("stages: [{bake: {}}]", "unknown stage: {file}, stage 1 (bake). Next: one of cache, "),
+        ("speed: 3\nstages: [{shard: {}}]", "unknown key in a run file: {file}: speed: expected stages, executor, "),
+        ("stages: [{shard: {corpus: photos, out: s, colour: 1}}]",
+         "a stage's options are wrong: {file}, stage 1 (shard): found No such option"),
+        ("stages: [{shard: {corpus: photos, out: s}}, {shard: {corpus: photos}}]", "a stage's options are wrong: {file}, stage 2 (shard): found Missing option '--out'"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_found_before_anything_starts(folder, content, message):
+    code, _, err = run(folder, content)
+    assert code == 1
+    assert err.splitlines()[-1].startswith("Error: " + message.format(file=folder / "run.yaml"))
+    assert not (folder / "s").exists()
+
+
+def test_arguments_say_what_the_file_says():
+    options = {"corpus": ["a", "-b"], "out": "o", "json": True, "resize": None, "flag": False, "mean": [0.5, 0.5, 1]}
+    assert as_arguments(options, ["corpus"]) == ["--out", "o", "--json", "--mean", "0.5,0.5,1", "--", "a", "-b"]
