@@ -138,7 +138,7 @@ def split_teacher_options(options: dict[str, Any]) -> TeacherConfig:
     return TeacherConfig.of(options.pop("teacher"), **chosen)
 
 
-class Floats(click.ParamType):
+class Floats(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
     """Comma-separated numbers."""
 
     name = "numbers"
@@ -527,7 +527,7 @@ def run_file(ctx: click.Context, file: str) -> None:
             if command is None or command is run_file:
                 raise InputError("unknown stage", where=stage.where, hint=f"one of {', '.join(sorted(main.commands))}")
             takes = {p.name for p in command.params}
-            options = {k: v for k, v in runfile.defaults.items() if k in takes} | stage.options
+            options = {**{k: v for k, v in runfile.defaults.items() if k in takes}, **stage.options}
             positional = [p.name for p in command.params if isinstance(p, click.Argument) and p.name]
             try:
                 calls.append(command.make_context(stage.command, as_arguments(options, positional), parent=ctx))

@@ -34,7 +34,8 @@ class Preprocess:
 
     @staticmethod
     def from_json(fields: Any) -> Preprocess:
-        return Preprocess(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        return Preprocess(**values)
 
     def override(self, **changes: Any) -> Preprocess:
         """A copy with the given fields replaced; None means: as it is."""

@@ -72,7 +72,7 @@ class ViewSpec:
 
     @staticmethod
     def from_json(fields: Any) -> ViewSpec:
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
         return ViewSpec(**values)
 
     def params(self, key: str, width: int, height: int) -> NDArray[np.int32]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from .errors import DamagedError, IncompleteError
 from .fingerprint import Json, digest_json
@@ -61,7 +62,7 @@ def write_class_vectors(group: zarr.Group, vectors: ClassVectors, origin: Json) 
 
     `origin` says in words where they come from (teacher, templates); it lands in the array's attributes.
     """
-    codec = [zarr.codecs.ZstdCodec(level=3), zarr.codecs.Crc32cCodec()]
+    codec = [ZstdCodec(level=3), Crc32cCodec()]
     count, channels = vectors.vectors_CD.shape
     array = group.create_array(
         "class_vectors", shape=(count, channels), chunks=(count, channels), dtype="float32",

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,18 +19,18 @@ from . import SCHEMA_VERSION
 from .errors import DamagedError
 from .fingerprint import Fingerprint, canonical_json
 
-MANIFEST_SCHEMA = pa.schema(
-    [
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("path", pa.string(), nullable=False),
-        pa.field("source", pa.int32(), nullable=False),
-        pa.field("offset", pa.int64(), nullable=False),
-        pa.field("size", pa.int64(), nullable=False),
-        pa.field("digest", pa.string(), nullable=False),
-        pa.field("label", pa.string()),
-        pa.field("problem", pa.string()),
-    ]
-)
+_COLUMNS: list[Any] = [
+    pa.field("key", pa.string(), nullable=False),
+    pa.field("path", pa.string(), nullable=False),
+    pa.field("source", pa.int32(), nullable=False),
+    pa.field("offset", pa.int64(), nullable=False),
+    pa.field("size", pa.int64(), nullable=False),
+    pa.field("digest", pa.string(), nullable=False),
+    pa.field("label", pa.string()),
+    pa.field("problem", pa.string()),
+]
+
+MANIFEST_SCHEMA = pa.schema(_COLUMNS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from . import SCHEMA_VERSION
 from .encodings import ENCODINGS, Encoding, Floats, decode_logits, encode_logits
@@ -108,9 +109,9 @@ def check_version(root: zarr.Group, where: object) -> None:
 def create_arrays(root: zarr.Group, spec: StoreSpec, description: Json) -> None:
     """Create every row array, then the attribute `cache`, whose presence means that they are all there."""
     rows, shard = spec.num_samples, min(spec.shard_size, spec.num_samples)
-    small = [zarr.codecs.ZstdCodec(level=1), zarr.codecs.Crc32cCodec()]
-    plain = [zarr.codecs.Crc32cCodec()]
-    blosc = [zarr.codecs.BloscCodec(cname="lz4", shuffle="bitshuffle"), zarr.codecs.Crc32cCodec()]
+    small = [ZstdCodec(level=1), Crc32cCodec()]
+    plain = [Crc32cCodec()]
+    blosc = [BloscCodec(cname="lz4", shuffle="bitshuffle"), Crc32cCodec()]
 
     def create(name: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: str, axes: tuple[str, ...],
                fill: Any, codecs: list[Any], attributes: dict[str, Json] | None = None) -> None:  # fmt: skip

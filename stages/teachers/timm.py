@@ -142,7 +142,7 @@ def load_weights(model: torch.nn.Module, path: Path) -> None:
         if path.suffix == ".safetensors":
             import safetensors.torch
 
-            state = safetensors.torch.load_file(path)
+            state: Any = safetensors.torch.load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises pickle, zip and runtime errors
