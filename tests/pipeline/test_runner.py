@@ -80,7 +80,7 @@ def test_a_failure_stops_no_other_unit_and_is_recorded_until_it_succeeds(out):
         run(Squares(out=out, count=5, broken=(1, 3)))
     assert str(caught.value) == (
         f"2 of 5 units of squares failed, the first is 001: ValueError: no square of 1. "
-        f"Next: see `teachonce status {out}`, mend the cause and run the same command again"
+        f"Next: see `teachonce status {out}`, mend the cause, run the same command again"
     )
     ledger = Ledger(out, "squares")
     assert ledger.done_keys() == ["000", "002", "004"]
