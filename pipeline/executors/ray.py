@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any
@@ -79,15 +79,17 @@ class RayExecutor:
 
         connect(self.address)
         needs = stage.resources
-        count = self.workers or _fitting_workers(needs.cpus, needs.gpus)
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        room = [(float(n.get("CPU", 0)), float(n.get("GPU", 0))) for n in nodes]
+        count, cpus = place(room, cpus=needs.cpus, gpus=needs.gpus, workers=self.workers)
         actor_class = ray.remote(Worker).options(  # type: ignore[attr-defined]
-            num_cpus=min(needs.cpus, _largest_node_cpus()) if self.workers is None else 0,
+            num_cpus=cpus,
             num_gpus=needs.gpus,
+            scheduling_strategy="SPREAD",
             max_concurrency=needs.units_at_once,
             max_restarts=-1,
             max_task_retries=RETRIES_AFTER_A_DEAD_WORKER,
         )
-        # An oversubscribed pool (more --workers than cores) asks for no CPUs, or it would wait for ever.
         pending = iter(units)
         slots = [unit for unit in islice(pending, count * needs.units_at_once)]
         actors = [actor_class.remote(stage, ledger) for _ in range(min(count, len(slots)))]
@@ -121,16 +123,33 @@ def _outcome(ray: Any, reference: Any, ledger: Ledger, unit: Unit) -> Outcome:
     return Outcome(key=unit.key, rows=unit.rows, error=reason)
 
 
-def _fitting_workers(cpus: int, gpus: float) -> int:
-    import ray
+def place(
+    room: Sequence[tuple[float, float]], *, cpus: int, gpus: float, workers: int | None
+) -> tuple[int, float]:
+    """How many workers to start, and how many CPUs each asks Ray for.
 
-    total = ray.cluster_resources()
-    by_cpu = int(total.get("CPU", 1) // max(cpus, 1))
-    by_gpu = int(total.get("GPU", 0) // gpus) if gpus else by_cpu
-    return max(1, min(by_cpu, by_gpu))
+    Args:
+        room: (CPUs, GPUs) of each node.
+        cpus, gpus: what a worker wants.
+        workers: how many the user wants; None for as many as fit, at least one.
 
+    A worker that no node can hold would wait for ever. So where the wanted ones do not fit, each asks for fewer
+    CPUs than it uses: 1, then a half, and so on; they share cores, and Ray still spreads them over the nodes.
 
-def _largest_node_cpus() -> int:
-    import ray
+    Raises:
+        InputError: no node has the GPUs for a worker, or not for so many.
+    """
 
-    return max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+    def fitting(share: float) -> int:
+        return sum(int(min(c / share, g / gpus if gpus else float("inf"))) for c, g in room)
+
+    by_gpu = sum(int(g / gpus) for _, g in room) if gpus else None
+    if by_gpu is not None and by_gpu < (workers or 1):
+        raise InputError(
+            "the Ray cluster has too few GPUs", where=f"{workers or 1} workers with {gpus:g} each",
+            found=f"{sum(g for _, g in room):g} on {len(room)} nodes", hint="use fewer --workers, or --device cpu",
+        )  # fmt: skip
+    wanted, share = workers or max(1, fitting(cpus)), float(cpus)
+    while fitting(share) < wanted and share > 0.01:
+        share = 1.0 if share > 1 else share / 2
+    return wanted, round(share, 4)

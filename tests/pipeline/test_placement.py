@@ -1,0 +1,32 @@
+"""Workers are only asked for where nodes can hold them."""
+
+from __future__ import annotations
+
+import pytest
+from teachonce.pipeline.executors.ray import place
+from teachonce.storage_schemas.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("room", "options", "expected"),
+    [
+        ([(2, 0)], {"cpus": 1}, (2, 1)),
+        ([(2, 0)], {"cpus": 4}, (1, 1)),  # a worker larger than the only node shares its cores
+        ([(3, 0), (3, 0)], {"cpus": 2}, (2, 2)),  # six cores, but no node holds two workers
+        ([(8, 0), (4, 0)], {"cpus": 2, "workers": 3}, (3, 2)),
+        ([(2, 0)], {"cpus": 2, "workers": 2}, (2, 1)),
+        ([(2, 0)], {"cpus": 1, "workers": 5}, (5, 0.25)),
+        ([(16, 4), (16, 2), (8, 0)], {"cpus": 4, "gpus": 1}, (6, 4)),
+        ([(4, 4)], {"cpus": 4, "gpus": 1, "workers": 4}, (4, 1)),
+        ([(0.001, 0)], {"cpus": 1}, (1, 0.0078)),
+    ],
+)
+def test_workers_fit(room, options, expected):
+    assert place(room, **{"gpus": 0, "workers": None} | options) == expected
+
+
+def test_too_few_gpus_are_an_error_and_not_a_wait():
+    with pytest.raises(InputError, match="^the Ray cluster has too few GPUs: 2 workers with 1 each: found 1 on 2 nodes. Next: "):
+        place([(8, 1), (8, 0)], cpus=1, gpus=1, workers=2)
+    with pytest.raises(InputError, match="too few GPUs"):
+        place([(8, 0)], cpus=1, gpus=1, workers=None)
