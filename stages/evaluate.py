@@ -1,0 +1,235 @@
+"""`teachonce evaluate`: measures a student: accuracy by labels, agreement with its stored teacher."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..pipeline.progress import Progress
+from ..storage_schemas.errors import InputError
+from ..storage_schemas.samples import KEY_LENGTH
+from .class_match import ClassMatcher, Match, base_classes
+from .compute import Compute
+from .image_set import ImageSet, Picture, open_images
+from .images import decode
+from .infer import Pixels, Ready, prepare, student_logits
+from .metrics import Accuracy, Agreement
+from .stored_teacher import StoredTeacher
+from .students import LoadedStudent, load_student
+from .views import draw, fill_planes
+
+_CENTER = np.zeros(5, np.int32)
+
+
+@dataclass(kw_only=True)
+class Evaluation:
+    """What was measured.
+
+    Attributes:
+        class_names: C names in the order of the logits.
+        found: images in the set; `unusable` of them have (path, reason) instead of a prediction.
+        labels: images by label; `unlabelled` have none.
+        matches: what became of each label.
+        accuracy: over the images whose label is a class.
+        agreement: over the images that the store knows; None where no store was given.
+        not_in_store: usable images that it does not know.
+    """
+
+    class_names: tuple[str, ...]
+    found: int = 0
+    unusable: list[tuple[str, str]] = field(default_factory=list)
+    labels: Counter[str] = field(default_factory=Counter)
+    unlabelled: int = 0
+    matches: dict[str, Match] = field(default_factory=dict)
+    accuracy: Accuracy
+    agreement: Agreement | None = None
+    not_in_store: int = 0
+
+    @property
+    def usable(self) -> int:
+        return self.found - len(self.unusable)
+
+    @property
+    def unmatched(self) -> dict[str, str]:
+        """Labels that are no class, with the reason."""
+        return {label: m.reason for label, m in sorted(self.matches.items()) if m.class_id is None}
+
+
+@dataclass(frozen=True)
+class _Job:
+    picture: Picture
+    class_id: int
+    row: int
+    box: NDArray[np.int32]
+
+
+def evaluate(
+    bundle: str,
+    images: str,
+    *,
+    compute: Compute,
+    store: str | None = None,
+    base: str | None = None,
+    name: str | None = None,
+    batch_size: int = 64,
+) -> Evaluation:
+    """Measure a student on images, from its bundle alone.
+
+    Accuracy is that of the student's own centre view. Agreement compares student and teacher on one view: the
+    store's first, drawn at the student's size at the box that the store holds (where the store has centre
+    crops, the teacher's kind of centre crop). So a student that copied its teacher agrees with it wholly.
+
+    Args:
+        bundle: the student.
+        images: a folder of class folders, a tar, a list, or a folder of shards.
+        compute: device, precision, threads.
+        store: target store whose teacher the student is compared with, where keys match.
+        base: base classes, see `class_match.base_classes`.
+        name: corpus name that was given to `teachonce shard`, for the keys of images that are not in shards.
+        batch_size: images in a forward pass.
+
+    Raises:
+        InputError: no bundle, no images, nothing to measure, a bad list of base classes.
+        MismatchError: the store's classes are not the student's.
+        DamagedError: bundle, shards or store are damaged, or the student says NaN.
+    """
+    student = load_student(bundle, device=compute.device)
+    names = student.config.class_names
+    base_C = None if base is None else base_classes(base, names)
+    teacher = None if store is None else StoredTeacher(store, names)
+    image_set = open_images(images, name=name)
+    result = Evaluation(class_names=names, accuracy=Accuracy(len(names), base_C))
+    keys_N = _survey(result, image_set, images)
+    rows_N = np.full(len(keys_N), -1, np.int64)
+    if teacher is not None:
+        result.agreement = Agreement()
+        rows_N = teacher.find(keys_N)
+        _refuse_nothing_in_common(teacher, image_set, rows_N)
+    _refuse_nothing_to_measure(result, images)
+    work = _Renderer(student, image_set, teacher)
+    with Progress("evaluate", result.found) as bar:
+        batch: list[Ready[_Job]] = []
+        jobs = _jobs(image_set, result, teacher, keys_N, rows_N)
+        for ready in prepare(jobs, work, compute.threads, 2 * batch_size):
+            if ready.pixels is None:
+                result.unusable.append((ready.item.picture.path, ready.reason))
+            else:
+                batch.append(ready)
+            if len(batch) == batch_size:
+                _count(result, batch, student, teacher, compute)
+                batch.clear()
+            bar.advance(1)
+        if batch:
+            _count(result, batch, student, teacher, compute)
+    if not result.usable:
+        path, reason = result.unusable[0]
+        raise InputError("none of the images can be used", where=images, found=f"{path}: {reason}")
+    return result
+
+
+def _survey(result: Evaluation, image_set: ImageSet, images: str) -> NDArray[np.bytes_]:
+    """Count images and labels before anything is read. Returns the keys (`S32`) in order."""
+    keys = bytearray()
+    for picture in image_set.pictures():
+        result.found += 1
+        if picture.label is None:
+            result.unlabelled += 1
+        else:
+            result.labels[picture.label] += 1
+        keys += picture.key.encode("ascii")
+    if not result.found:
+        raise InputError(
+            "no images here", where=images, hint="give a folder of class folders, a tar, a list or shards"
+        )
+    matcher = ClassMatcher(result.class_names)
+    result.matches = {label: matcher.match(label) for label in result.labels}
+    return np.frombuffer(bytes(keys), f"S{KEY_LENGTH}")
+
+
+def _refuse_nothing_in_common(teacher: StoredTeacher, image_set: ImageSet, rows_N: NDArray[np.int64]) -> None:
+    if (rows_N >= 0).any():
+        return
+    cached = teacher.corpus_name()
+    raise InputError(
+        "none of the images has a key in the store", where=teacher.location,
+        expected="a corpus with another name" if cached is None else f"corpus '{cached}'",
+        found=f"corpus '{image_set.name}'",
+        hint="pass the shards that were cached, or --name with their corpus's name, or leave out --store",
+    )  # fmt: skip
+
+
+def _refuse_nothing_to_measure(result: Evaluation, images: str) -> None:
+    if result.agreement is not None or any(m.class_id is not None for m in result.matches.values()):
+        return
+    some = ", ".join(repr(label) for label in sorted(result.labels)[:3]) or "no labels"
+    raise InputError(
+        "no label is the name of a class, so there is nothing to measure", where=images,
+        expected=f"names like {result.class_names[0]!r}", found=some,
+        hint="name the folders as the classes are named, or compare with the teacher by --store",
+    )  # fmt: skip
+
+
+def _jobs(
+    image_set: ImageSet, result: Evaluation, teacher: StoredTeacher | None, keys_N: NDArray[np.bytes_],
+    rows_N: NDArray[np.int64],
+) -> Iterator[_Job]:  # fmt: skip
+    for index, picture in enumerate(image_set.pictures()):
+        if index >= len(keys_N) or keys_N[index] != picture.key.encode("ascii"):
+            raise InputError(
+                "the images changed while they were measured", where=picture.path, hint="run it again"
+            )
+        match = result.matches.get(picture.label) if picture.label is not None else None
+        row = int(rows_N[index])
+        box = teacher.box(row) if teacher is not None and row >= 0 else _CENTER
+        class_id = match.class_id if match is not None else None
+        yield _Job(picture, -1 if class_id is None else class_id, row, box)
+
+
+class _Renderer:
+    """Pixels of an image: the student's own centre view, then, if it is another, the view to compare on."""
+
+    def __init__(self, student: LoadedStudent, image_set: ImageSet, teacher: StoredTeacher | None) -> None:
+        self._size, self._own = student.preprocess.size, student.preprocess.center_view()
+        self._theirs = teacher.views if teacher is not None and teacher.views != self._own else None
+        self._max_pixels = image_set.max_pixels
+
+    def __call__(self, job: _Job) -> Pixels:
+        image = decode(job.picture.read(), self._max_pixels)
+        views = [(self._own, _CENTER)]
+        if self._theirs is not None and job.row >= 0:
+            views.append((self._theirs, job.box))
+        pixels = np.empty((len(views), 3, self._size, self._size), np.uint8)
+        for planes, (spec, box) in zip(pixels, views, strict=True):
+            fill_planes(planes, draw(image, box, self._size, spec))
+        return pixels
+
+
+def _count(
+    result: Evaluation,
+    batch: list[Ready[_Job]],
+    student: LoadedStudent,
+    teacher: StoredTeacher | None,
+    compute: Compute,
+) -> None:
+    pixels = [ready.pixels for ready in batch if ready.pixels is not None]
+    own_NC = student_logits(student, np.stack([p[0] for p in pixels]), compute)
+    class_ids = np.array([ready.item.class_id for ready in batch], np.int64)
+    labelled = class_ids >= 0
+    if labelled.any():
+        result.accuracy.add(own_NC[labelled], class_ids[labelled])
+    if teacher is None or result.agreement is None:
+        return
+    known = [i for i, ready in enumerate(batch) if ready.item.row >= 0]
+    result.not_in_store += len(batch) - len(known)
+    if known:
+        other = len(pixels[known[0]]) > 1
+        theirs_NC = (
+            student_logits(student, np.stack([pixels[i][1] for i in known]), compute)
+            if other
+            else own_NC[known]
+        )
+        result.agreement.add(teacher.logits([batch[i].item.row for i in known]), theirs_NC)
