@@ -1,0 +1,94 @@
+"""Owns writing a student to its bundle, and loading one: no network, no original weights, no teacher."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import safetensors
+import safetensors.torch
+import torch
+
+from ...pipeline.storage import Location
+from ...storage_schemas.bundle import CONFIG, VECTORS, WEIGHTS, BundleConfig, decode_vectors, encode_vectors
+from ...storage_schemas.class_vectors import ClassVectors
+from ...storage_schemas.errors import DamagedError, IncompleteError, InputError
+from ..preprocess import Preprocess
+from .family import rebuild_backbone
+from .student import Head, Student
+from .weights import fit_weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedStudent:
+    """A student from its bundle alone.
+
+    Attributes:
+        student: in eval mode; uint8 images (N, 3, size, size) to fp32 embeddings that `vectors.logits` takes.
+        vectors: class vectors with the student's own logit scale.
+        config: what `config.json` says.
+        preprocess: size and test-time crop of the images.
+    """
+
+    student: Student
+    vectors: ClassVectors
+    config: BundleConfig
+    preprocess: Preprocess
+
+
+def write_bundle(location: Location, student: Student, vectors: ClassVectors, config: BundleConfig) -> None:
+    """Write the three files; `config.json` last, since it alone makes a folder a bundle."""
+    weights = {
+        name: value.detach().cpu().contiguous().clone() for name, value in student.state_dict().items()
+    }
+    (location / CONFIG).remove()
+    (location / WEIGHTS).write_bytes(safetensors.torch.save(weights))
+    (location / VECTORS).write_bytes(encode_vectors(vectors))
+    (location / CONFIG).write_bytes(config.to_bytes())
+
+
+def load_student(location: Location | str, *, device: str = "cpu") -> LoadedStudent:
+    """Load a bundle for inference.
+
+    Raises:
+        InputError: there is no bundle.
+        IncompleteError: `teachonce distill` has not finished there.
+        MismatchError: a bundle of another version.
+        DamagedError: files that do not belong together or cannot be read.
+    """
+    folder = Location.of(location)
+    if not (folder / CONFIG).exists():
+        if (folder / "run").exists():
+            raise IncompleteError(
+                "the student is not finished",
+                where=folder,
+                hint="run the same `teachonce distill` command again",
+            )
+        raise InputError(
+            "no student bundle here",
+            where=folder,
+            hint=f"teachonce distill SHARDS STORE --student … --out {folder}",
+        )
+    config = BundleConfig.from_bytes((folder / CONFIG).read_bytes(), where=folder / CONFIG)
+    try:
+        vectors = decode_vectors((folder / VECTORS).read_bytes(), config)
+        weights = safetensors.torch.load((folder / WEIGHTS).read_bytes())
+    except (FileNotFoundError, safetensors.SafetensorError, KeyError) as error:
+        raise DamagedError(
+            "a bundle's file is missing or damaged",
+            where=folder,
+            found=str(error),
+            hint="copy the bundle again",
+        ) from error
+    preprocess = Preprocess.from_json(config.preprocess)
+    with torch.random.fork_rng(devices=[]):
+        student = Student(rebuild_backbone(config.student), preprocess, Head.from_json(config.head))
+    try:
+        fit_weights(student, weights, what="the bundle's model", where=folder / WEIGHTS)
+    except InputError as error:
+        raise DamagedError(
+            error.what, where=error.where, expected=error.expected, found=error.found
+        ) from error
+    student.requires_grad_(False)
+    return LoadedStudent(
+        student=student.eval().to(device), vectors=vectors, config=config, preprocess=preprocess
+    )

@@ -1,0 +1,96 @@
+"""Owns the seam between students and the libraries that define them: a family builds backbones by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import nn
+
+from ...storage_schemas.errors import DamagedError, InputError
+from ...storage_schemas.fingerprint import Json
+from ..preprocess import Preprocess
+
+#: What `--student-pretrained` takes for weights drawn from the seed.
+RANDOM = "random"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """An image tower, ready to be trained or to be frozen.
+
+    Attributes:
+        module: normalised images (N, 3, size, size) to features (N, width).
+        config: family, name and whatever `Family.rebuild` needs; lands in the bundle.
+        preprocess: from the model's own configuration.
+        width: channels of the features.
+        logit_scale: the model's own factor from cosines to logits; None where it has none.
+        weights: where the weights come from, in words without local paths.
+    """
+
+    module: nn.Module
+    config: Mapping[str, Json]
+    preprocess: Preprocess
+    width: int
+    logit_scale: float | None
+    weights: str
+
+
+class Family(Protocol):
+    """A library of models."""
+
+    def create(self, name: str, pretrained: str | None, *, seed: int, size: int | None) -> Backbone:
+        """Build a backbone with its starting weights.
+
+        `pretrained` is a tag, a path, `random`, or None for what the name itself implies (random for most);
+        random weights depend on `seed` alone. `size` replaces the model's input size.
+
+        Raises:
+            InputError: no such model, no such weights, or weights of another model.
+        """
+
+    def rebuild(self, config: Mapping[str, Json]) -> nn.Module:
+        """The module of `Backbone.config` with undefined weights; reads no file and downloads nothing."""
+
+    def implies_weights(self, name: str) -> bool:
+        """Whether a model's name alone says where its weights are."""
+
+
+def family_of(name: str) -> Family:
+    """The family that `--student NAME` belongs to: `timm:NAME`, or open_clip's spelling."""
+    return _family("timm" if name.startswith("timm:") else "open_clip")
+
+
+def rebuild_backbone(config: Mapping[str, Json]) -> nn.Module:
+    """The module that a bundle's `student` entry describes.
+
+    Raises:
+        DamagedError: no such family.
+    """
+    if config.get("family") not in ("timm", "open_clip"):
+        raise DamagedError(
+            "a bundle of an unknown family of students",
+            expected="timm or open_clip",
+            found=config.get("family"),
+        )
+    return _family(config["family"]).rebuild(config)
+
+
+def unknown_name(what: str, name: str, known: list[str], hint: str) -> InputError:
+    """The error for a misspelt model or tag, with the nearest names."""
+    import difflib
+
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return InputError(what, where=name, hint=f"did you mean {', '.join(near)}?" if near else hint)
+
+
+def _family(name: str) -> Family:
+    # Each family imports its library on first use: both take seconds.
+    if name == "timm":
+        from .timm import TimmFamily
+
+        return TimmFamily()
+    from .open_clip import OpenClipFamily
+
+    return OpenClipFamily()

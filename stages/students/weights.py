@@ -1,0 +1,100 @@
+"""Owns weights: files, read without pickle; how they fit a module; the digest of a module's weights."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from ...pipeline.storage import Location
+from ...storage_schemas.errors import InputError
+
+Tensors = dict[str, Tensor]
+
+#: Keys under which training scripts keep the weights in a checkpoint; the first that is there is taken.
+_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+
+
+def read_weights(path: str) -> Tensors:
+    """The tensors of a `.safetensors` or torch file, on the CPU, by name.
+
+    Torch files are read with `weights_only=True`: nothing in them is run.
+
+    Raises:
+        InputError: no such file, or not a file of weights.
+    """
+    location = Location.of(path)
+    if not location.exists() or location.is_dir():
+        raise InputError("no such file of weights", where=location)
+    found: Any
+    try:
+        if path.endswith(".safetensors"):
+            found = safetensors.torch.load_file(location.path)
+        else:
+            found = torch.load(location.path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch and safetensors raise many kinds for bad bytes, without a common base
+        raise InputError(
+            "cannot read weights",
+            where=location,
+            found=brief(error),
+            hint="give a .safetensors file, or a torch file of tensors (no TorchScript, no pickled objects)",
+        ) from error
+    for wrapper in _WRAPPERS:
+        if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
+            found = found[wrapper]
+            break
+    if (
+        not isinstance(found, dict)
+        or not all(isinstance(value, Tensor) for value in found.values())
+        or not found
+    ):
+        raise InputError(
+            "not a file of weights", where=location, expected="tensors by name", found=type(found).__name__
+        )
+    return {name.removeprefix("module."): value for name, value in found.items()}
+
+
+def fit_weights(module: nn.Module, weights: Mapping[str, Tensor], *, what: str, where: object) -> None:
+    """Load `weights` into `module`; every name and shape must fit.
+
+    Raises:
+        InputError: naming the first weight that is missing, left over or of another shape.
+    """
+    own = module.state_dict()
+    missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    wrong = [n for n in own if n in weights and own[n].shape != weights[n].shape]
+    if missing or extra or wrong:
+        if wrong:
+            name = wrong[0]
+            expected, found = f"{name} {tuple(own[name].shape)}", str(tuple(weights[name].shape))
+        elif missing:
+            expected, found = f"a weight {missing[0]}", f"none ({len(missing)} missing, {len(extra)} unknown)"
+        else:
+            expected, found = "no other weights", f"{extra[0]} ({len(extra)} unknown)"
+        raise InputError(f"weights do not fit {what}", where=where, expected=expected, found=found)
+    module.load_state_dict(weights)
+
+
+def weights_digest(module: nn.Module) -> str:
+    """blake2b-128 over names, types, shapes and bytes of all weights and buffers, in hexadecimal."""
+    state = hashlib.blake2b(digest_size=16)
+    for name, value in sorted(module.state_dict().items()):
+        state.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        state.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return state.hexdigest()
+
+
+def brief(error: Exception) -> str:
+    """What another library's error says, on one short line."""
+    return " ".join(str(error).split())[:160] or type(error).__name__
+
+
+def looks_like_path(text: str) -> bool:
+    """Whether `--student-pretrained TEXT` means a file rather than a tag."""
+    endings = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+    return text.endswith(endings) or "/" in text or Location.of(text).exists()

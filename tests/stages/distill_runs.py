@@ -1,0 +1,96 @@
+"""Runs `distill` in forked processes that kill themselves at a chosen moment. See test_distill_resume.py.
+
+One JSON job a line on stdin: the arguments of `plan_distill`, and {"kill": [what, n]}: SIGKILL at the n-th
+    `fsync`
+(before it: a temporary file is there), the n-th `rename` (before it) or after the n-th `step`; or null. One
+line on
+stdout for each: how the process ended, as `os.waitstatus_to_exitcode` says.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+
+def dying(function: Callable[..., Any], n: int, *, before: bool) -> Callable[..., Any]:
+    calls = 0
+
+    def called(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == n and before:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = function(*args, **kwargs)
+        if calls == n:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    return called
+
+
+def run(job: dict[str, Any]) -> None:
+    from teachonce.pipeline.executors.serial import SerialExecutor
+    from teachonce.pipeline.runner import run_stage
+    from teachonce.stages.compute import Compute
+    from teachonce.stages.distill import plan_distill
+    from teachonce.stages.starting import StudentConfig
+    from teachonce.stages.trainer import Trainer
+
+    what, n = job.pop("kill") or ("nothing", 0)
+    if what == "fsync":
+        os.fsync = dying(os.fsync, n, before=True)
+    elif what == "rename":
+        pathlib.Path.replace = dying(pathlib.Path.replace, n, before=True)
+    elif what == "step":
+        Trainer.step = dying(Trainer.step, n, before=False)
+    compute = Compute(device="cpu", precision=job.pop("precision"), threads=1)
+    config = StudentConfig(model=job.pop("student"))
+    stage = plan_distill(
+        job.pop("shards"), job.pop("store"), config, compute=compute, show_progress=False, **job
+    )
+    run_stage(stage, stage.out, SerialExecutor(), progress=False)
+
+
+def watch(command: list[str], report: str) -> None:
+    """Run the program; report the modules of teachers and the files of weights that it loaded."""
+    opened: set[str] = set()
+    sys.addaudithook(lambda event, args: opened.add(str(args[0])) if event == "open" else None)
+    from teachonce.cli import main
+
+    main(command, standalone_mode=False)
+    endings = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz", ".npy")
+    found = {
+        "teachers": [name for name in sys.modules if "teachers" in name],
+        "weights": sorted(path for path in opened if path.endswith(endings)),
+    }
+    pathlib.Path(report).write_text(json.dumps(found))
+
+
+def main() -> None:
+    # Imported once, so that each run starts at once. Not at the top: loader processes import this file too.
+    import open_clip  # noqa: F401
+    import torch.utils.tensorboard  # noqa: F401
+
+    for line in sys.stdin:
+        sys.stdout.flush()
+        child = os.fork()
+        if child == 0:
+            try:
+                job = json.loads(line)
+                watch(**job) if "report" in job else run(job)
+            except BaseException as error:
+                print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+                os._exit(1)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+if __name__ == "__main__":
+    main()

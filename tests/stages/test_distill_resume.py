@@ -1,0 +1,181 @@
+"""Killed with SIGKILL at any moment and started again, `distill` ends with an undisturbed run's bytes."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+RUNS = Path(__file__).parent / "distill_runs.py"
+Run = Callable[..., int]
+
+
+@pytest.fixture(scope="module")
+def dropping_clip(tiny_clip, tmp_path_factory) -> Path:
+    """The tiny CLIP, training with patches left out at random: torch's random numbers matter."""
+    folder = shutil.copytree(tiny_clip, tmp_path_factory.mktemp("dropping") / "tiny")
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["vision_cfg"]["patch_dropout"] = 0.5
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Callable[[dict[str, Any]], int]]:
+    """Does one job of distill_runs.py in a process of its own; its exit code, -9 when it was killed."""
+    process = subprocess.Popen(
+        [sys.executable, str(RUNS)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    to, back = process.stdin, process.stdout
+
+    def do(job: dict[str, Any]) -> int:
+        to.write(json.dumps(job) + "\n")
+        return int(back.readline())
+
+    yield do
+    to.close()
+    process.wait(30)
+    back.close()
+
+
+@pytest.fixture(scope="module")
+def run(server, taught_store, dropping_clip) -> Run:
+    """`run(out, kill=…, …)`: one `distill`."""
+
+    def one(
+        out: Path, *, kill: tuple[str, int] | None = None, options: dict | None = None, **changes: Any
+    ) -> int:
+        job: dict[str, Any] = {
+            "shards": str(taught_store.shards.location),
+            "store": str(taught_store.location),
+            "out": str(out),
+            "student": f"local-dir:{dropping_clip}",
+            "recipe": "kd",
+            "precision": "fp32",
+            "seed": 1,
+            "checkpoint_every": 2,
+            "options": {"epochs": 3, "batch_size": 8, **(options or {})},
+            "kill": kill,
+        }
+        return server(job | changes)
+
+    return one
+
+
+def facts(bundle: Path) -> dict[str, bytes]:
+    """The bundle and its receipt: all that must not depend on how it came about."""
+    names = [
+        "config.json",
+        "model.safetensors",
+        "class_vectors.safetensors",
+        "ledger/distill/receipts/student.json",
+        "ledger/distill/plan.json",
+    ]
+    return {name: (bundle / name).read_bytes() for name in names}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(run, tmp_path_factory) -> dict[str, bytes]:
+    out = tmp_path_factory.mktemp("undisturbed") / "b"
+    assert run(out) == 0
+    return facts(out)
+
+
+def test_a_run_can_be_repeated_with_other_loader_workers(run, undisturbed, tmp_path) -> None:
+    for workers in (1, 2):
+        out = tmp_path / str(workers)
+        assert run(out, loader_workers=workers, checkpoint_every=None) == 0
+        assert facts(out) == undisturbed
+    assert run(tmp_path / "other", seed=2) == 0
+    assert facts(tmp_path / "other")["model.safetensors"] != undisturbed["model.safetensors"]
+
+
+@pytest.mark.slow
+def test_killed_again_and_again(run, undisturbed, tmp_path) -> None:
+    """At its first write, before its second rename, after its third step, …: a little later each time."""
+    for n, what in enumerate(itertools.cycle(["fsync", "rename", "step"]), start=1):
+        # starting loader processes takes seconds, so only two of the runs have them
+        code = run(tmp_path / "b", kill=(what, n), loader_workers={3: 1, 6: 2}.get(n, 0))
+        assert code in (0, -9)
+        if code == 0:
+            break
+        assert not (tmp_path / "b" / "ledger" / "distill" / "receipts" / "student.json").exists()
+    assert n > 6
+    assert facts(tmp_path / "b") == undisturbed
+    assert not list((tmp_path / "b").rglob("*.tmp"))
+
+
+@pytest.mark.slow
+def test_killed_at_each_write_of_the_bundle(run, undisturbed, tmp_path) -> None:
+    """Training is done; every write from the last checkpoint to the receipt is interrupted in turn."""
+    out = tmp_path / "b"
+    assert run(out, kill=("step", 15)) == -9
+    for n in itertools.count(
+        3
+    ):  # one step is left: the rewritten log, the last checkpoint, three files, receipts
+        code = run(out, kill=("fsync", n))
+        if code == 0:
+            break
+    assert n >= 8
+    assert facts(out) == undisturbed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"precision": "bf16"},
+        {"recipe": "promptkd"},
+        {"options": {"optimizer": "sgd", "embedding_loss": "cosine"}},
+        {"student": "timm:test_efficientnet", "precision": "bf16"},
+    ],
+    ids=["bf16", "promptkd", "sgd", "convolutions"],
+)
+def test_other_kinds_of_runs_resume_too(run, tmp_path, changes: dict[str, Any]) -> None:
+    assert run(tmp_path / "whole", **changes) == 0
+    assert run(tmp_path / "b", kill=("step", 3), **changes) == -9
+    assert run(tmp_path / "b", kill=("rename", 5), **changes) == -9
+    assert run(tmp_path / "b", **changes) == 0
+    assert facts(tmp_path / "b") == facts(tmp_path / "whole")
+
+
+def test_the_log_tells_each_step_once(run, undisturbed, tmp_path) -> None:
+    out = tmp_path / "b"
+    assert run(out, kill=("step", 9)) == -9
+    log = out / "run" / "log.jsonl"
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [2, 4, 5, 6, 8]
+    with log.open("a") as file:
+        file.write('{"step": 9, "epoch": 1}\n{"step": 1')  # what a killed run may leave
+    assert run(out) == 0
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 5, 6, 8, 10, 12, 14, 15]
+    assert [line["epoch"] for line in lines] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert all(0 <= line["wait_share"] <= 1 and line["samples_per_second"] > 0 for line in lines)
+    assert lines[-1]["lr"] < lines[3]["lr"]
+    assert facts(out) == undisturbed
+    assert list((out / "run" / "tensorboard").glob("events.*"))
+
+
+def test_no_teacher_is_loaded(server, taught_store, tiny_clip, tmp_path) -> None:
+    """The store's teacher never existed: its name is all there is."""
+    shards, store = str(taught_store.shards.location), str(taught_store.location)
+    options = ["--recipe", "promptkd", "--epochs", "1", "--loader-workers", "0", "--threads", "1"]
+    student, out = ["--student", f"local-dir:{tiny_clip}"], ["--out", str(tmp_path / "b")]
+    job = {
+        "command": ["distill", shards, store, *student, *options, *out],
+        "report": str(tmp_path / "report"),
+    }
+    assert server(job) == 0
+    found = json.loads((tmp_path / "report").read_text())
+    assert found["teachers"] == []
+    ours = (str(tmp_path), str(tiny_clip), shards)
+    assert [path for path in found["weights"] if not path.startswith(ours)] == []
