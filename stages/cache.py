@@ -31,7 +31,7 @@ from ..storage_schemas.target_store import (
     open_root,
     write_block,
 )
-from .compute import Compute
+from .compute import Compute, keep_freed_memory
 from .images import BadImage, decode
 from .shards import ShardReader, ShardSet
 from .teachers import TeacherConfig, TeacherSpec, load_teacher
@@ -69,6 +69,7 @@ class CacheStage:
             "corpus_id": self.shards.corpus.corpus_id,
             "teacher": {
                 "model": self.teacher.model,
+                "architecture": self.teacher.architecture,
                 "weights": self.teacher.weights_digest,
                 "preprocess": self.teacher.preprocess.to_json(),
             },
@@ -99,6 +100,8 @@ class CacheStage:
     def open(self) -> RunUnit:
         import torch
 
+        if self.compute.device == "cpu":
+            keep_freed_memory()
         teacher = load_teacher(self.config)
         if teacher.spec.weights_digest != self.teacher.weights_digest:
             raise MismatchError(

@@ -40,7 +40,11 @@ class VectorsStage:
     def fingerprint(self) -> Fingerprint:
         fields: dict[str, Json] = {
             "schema_version": SCHEMA_VERSION,
-            "teacher": {"model": self.teacher.model, "weights": self.teacher.weights_digest},
+            "teacher": {
+                "model": self.teacher.model,
+                "architecture": self.teacher.architecture,
+                "weights": self.teacher.weights_digest,
+            },
             "classes": list(self.names) if self.names is not None else "the teacher's own",
             "compute": self.compute.to_json(),
         }

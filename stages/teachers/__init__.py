@@ -1,4 +1,4 @@
-"""Teachers: one file a family, behind one Protocol. Only `vectors` and `cache` may import this package."""
+"""Teachers: one file a family, behind one Protocol. Only `vectors`, `cache` and the demo may import it."""
 
 from __future__ import annotations
 

@@ -66,6 +66,7 @@ class TeacherSpec:
     Attributes:
         family: `open_clip` or `timm`.
         model: its name; for `local-dir:` the last part of the path, since folders move.
+        architecture: digest of the configuration that the weights are put into.
         weights_digest: blake2b-128 over names, types, shapes and bytes of all its tensors.
         embed_dim: channels of its embeddings.
         normalized: whether embeddings are L2-normalised.
@@ -74,6 +75,7 @@ class TeacherSpec:
 
     family: str
     model: str
+    architecture: str
     weights_digest: str
     embed_dim: int
     normalized: bool

@@ -13,6 +13,8 @@ import torch
 
 from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import InputError
+from ...storage_schemas.fingerprint import digest_json
+from ..attention import fold_attention
 from ..preprocess import Normalize, Preprocess, square_size
 from .base import LOCAL_PREFIX, RANDOM, TeacherConfig, TeacherSpec, freeze, state_digest
 
@@ -27,6 +29,7 @@ class OpenClipTeacher:
 
     def __init__(self, model: Any, tokenizer: Callable[..., torch.Tensor], spec: TeacherSpec) -> None:
         self._model = freeze(model)
+        fold_attention(self._model)
         self._tokenizer = tokenizer
         self._normalize = Normalize(spec.preprocess)
         self.spec = spec
@@ -59,6 +62,7 @@ class OpenClipTeacher:
         spec = TeacherSpec(
             family="open_clip",
             model=name,
+            architecture=digest_json((open_clip.get_model_config(where) or {}) | {"quick_gelu": _quick_gelu(config)}),
             weights_digest=state_digest(model.state_dict()),
             embed_dim=int(model.visual.output_dim),
             normalized=True,
@@ -128,6 +132,7 @@ def _create(config: TeacherConfig) -> Any:
             config.model,
             pretrained=None if config.pretrained == RANDOM or has_schema else config.pretrained,
             load_weights=config.pretrained != RANDOM,
+            force_quick_gelu=_quick_gelu(config),
             precision="fp32",
             device="cpu",
             weights_only=True,
@@ -141,6 +146,13 @@ def _create(config: TeacherConfig) -> Any:
     finally:
         if was is not None:
             logging.getLogger().disabled = was
+
+
+def _quick_gelu(config: TeacherConfig) -> bool:
+    """Whether the weights want QuickGELU. open_clip builds `ViT-L-14` with GELU, whatever the tag says, and only warns."""
+    own = (open_clip.get_model_config(config.model) or {}).get("quick_gelu", False)
+    tag = open_clip.get_pretrained_cfg(config.model, config.pretrained) if config.pretrained else {}
+    return bool(own or tag.get("quick_gelu", False))
 
 
 def _tokenizer(model: str) -> Callable[..., torch.Tensor]:

@@ -12,6 +12,7 @@ import torch
 
 from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import InputError
+from ...storage_schemas.fingerprint import digest_json
 from ..preprocess import Normalize, Preprocess, square_size
 from .base import RANDOM, TIMM_PREFIX, TeacherConfig, TeacherSpec, freeze, state_digest
 
@@ -51,6 +52,7 @@ class TimmTeacher:
         spec = TeacherSpec(
             family="timm",
             model=name,
+            architecture=digest_json({"timm": name}),
             weights_digest=state_digest(model.state_dict()),
             embed_dim=head.in_features,
             normalized=False,

@@ -241,3 +241,20 @@ def test_weights_of_another_layout_are_taken_in_order_only_where_all_agrees(tmp_
     torch.save({"evil": print}, tmp_path / "evil.pth")
     with pytest.raises(InputError, match="cannot read weights: .*evil.pth"):
         load_weights(target, tmp_path / "evil.pth")
+
+
+def test_the_activation_is_the_one_that_the_weights_were_trained_with(monkeypatch):
+    """open_clip itself builds ViT-L-14 with GELU for OpenAI's weights, which were trained with QuickGELU."""
+    built = {}
+
+    def create_model(name, **options):
+        built.update(options, name=name)
+        raise RuntimeError("no download here")
+
+    monkeypatch.setattr(open_clip, "create_model", create_model)
+    from teachonce.stages.teachers import load_teacher
+
+    for tag, quick_gelu in (("openai", True), ("laion2b_s32b_b82k", False)):
+        with pytest.raises(InputError, match="cannot load the teacher"):
+            load_teacher(TeacherConfig(model="ViT-L-14", pretrained=tag))
+        assert (built["name"], built["pretrained"], built["force_quick_gelu"]) == ("ViT-L-14", tag, quick_gelu)
