@@ -110,7 +110,7 @@ class Ledger:
     def commit(self, receipt: Receipt, seconds: dict[str, float]) -> None:
         """Write the receipt: the last thing that a worker does for a unit. Its timings go first, beside it."""
         timings = {kind: round(value, 6) for kind, value in seconds.items()}
-        (self.folder / "timings" / f"{receipt.key}.json").write_bytes(canonical_json(timings) + b"\n")
+        (self.folder / "timings" / f"{receipt.key}.json").write_note(canonical_json(timings) + b"\n")
         (self.folder / "receipts" / f"{receipt.key}.json").write_bytes(receipt.to_bytes())
         (self.folder / "failures" / f"{receipt.key}.json").remove()
 
@@ -130,7 +130,9 @@ class Ledger:
         total: dict[str, float] = {}
         folder = self.folder / "timings"
         for key in _json_keys(folder):
-            for kind, seconds in json.loads((folder / f"{key}.json").read_bytes()).items():
+            # Notes are not synced: a machine that lost power may have left an empty one.
+            data = (folder / f"{key}.json").read_bytes().strip(b"\0")
+            for kind, seconds in json.loads(data or b"{}").items():
                 total[kind] = total.get(kind, 0.0) + seconds
         return total
 

@@ -122,6 +122,26 @@ class Location:
     def read_bytes(self) -> bytes:
         return self.path.read_bytes()
 
+    def read_below(self, relative: str) -> bytes:
+        """All bytes of a file below this folder, without the cost of a new location for each of many."""
+        with open(f"{self.path}/{relative}", "rb", buffering=0) as file:  # noqa: PTH123
+            return file.read()
+
+    def read_range(self, offset: int, size: int) -> bytes:
+        """Up to `size` bytes from `offset` on, in one opening; shorter only where the file ends."""
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            data = os.pread(descriptor, size, offset)
+            # Linux reads at most 2 GiB at once.
+            while 0 < len(data) < size:
+                more = os.pread(descriptor, size - len(data), offset + len(data))
+                if not more:
+                    break
+                data += more
+            return data
+        finally:
+            os.close(descriptor)
+
     def open(self) -> BinaryIO:
         """Open for reading."""
         return self.path.open("rb")
@@ -140,8 +160,11 @@ class Location:
         return self
 
     @contextlib.contextmanager
-    def create(self) -> Iterator[BinaryIO]:
-        """Write a whole new file: temporary name, flush to disk, rename. Nothing is left behind on failure."""
+    def create(self, *, sync_folder: bool = True) -> Iterator[BinaryIO]:
+        """Write a whole new file: temporary name, flush to disk, rename. Nothing is left behind on failure.
+
+        `sync_folder=False` is for all but the last of several files in one folder: its sync serves them all.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex[:8]}.tmp")
         try:
@@ -153,12 +176,24 @@ class Location:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        _sync_dir(self.path.parent)
+        if sync_folder:
+            _sync_dir(self.path.parent)
 
     def write_bytes(self, data: bytes) -> None:
         """Write a whole file durably and atomically."""
         with self.create() as file:
             file.write(data)
+
+    def write_note(self, data: bytes) -> None:
+        """Write a whole file atomically; the system decides when it reaches the disk. Nothing may rely on it."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(self.path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
     def sync(self) -> None:
         """Flush a file that another library wrote, and its folder entry, to the disk."""

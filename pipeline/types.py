@@ -60,6 +60,24 @@ class Timer:
         finally:
             self.add(kind, time.perf_counter() - start)
 
+    @contextmanager
+    def laps(self) -> Iterator[Callable[[str], None]]:
+        """For one thread's inner loop: each call of what this yields books the time since the last one."""
+        seconds: dict[str, float] = {}
+        last = time.perf_counter()
+
+        def lap(kind: str) -> None:
+            nonlocal last
+            now = time.perf_counter()
+            seconds[kind] = seconds.get(kind, 0.0) + now - last
+            last = now
+
+        try:
+            yield lap
+        finally:
+            for kind, value in seconds.items():
+                self.add(kind, value)
+
     def add(self, kind: str, seconds: float) -> None:
         """Add seconds that were measured elsewhere."""
         with self._lock:

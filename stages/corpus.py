@@ -16,6 +16,9 @@ from ..storage_schemas.manifest import Corpus, Entry, write_manifest
 from ..storage_schemas.samples import content_digest, sample_key
 from .sources import Found, Source
 
+#: Files that a reading thread takes at once.
+_FILES_A_TASK = 64
+
 
 def freeze_corpus(
     sources: Sequence[Source], out: Location, *, name: str | None, shard_size: int, resize: int | None, max_pixels: int
@@ -107,10 +110,15 @@ def _entries(
         return Entry(key=sample_key(name, path), path=path, source=index, offset=found.offset, size=size,
                      digest=digest, label=found.label, problem=problem)  # fmt: skip
 
+    def entries_of(chunk: Sequence[tuple[int, str, Found]]) -> list[Entry]:
+        return [entry(item) for item in chunk]
+
     items = iter(listing)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
         while batch := list(islice(items, shard_size)):
-            entries = list(threads.map(entry, batch, chunksize=64))
+            # A task for each file would cost more than a small file's reading.
+            chunks = [batch[i : i + _FILES_A_TASK] for i in range(0, len(batch), _FILES_A_TASK)]
+            entries = [e for part in threads.map(entries_of, chunks) for e in part]
             bar.advance(len(entries))
             yield entries
 

@@ -36,6 +36,7 @@ class BadImage(Exception):
 @functools.cache
 def image_extensions() -> frozenset[str]:
     """Every file extension that Pillow reads as an image, lower case, with the dot."""
+    Image.preinit()  # first, so that each open tries the common formats before the rare ones
     Image.init()
     return frozenset(ext for ext, name in Image.registered_extensions().items() if name in Image.OPEN) - {
         ".pdf", ".mpg", ".mpeg", ".hdf", ".h5", ".grib", ".bufr",

@@ -6,7 +6,6 @@ import hashlib
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
 
 import PIL
 
@@ -17,7 +16,8 @@ from ..storage_schemas.errors import InputError
 from ..storage_schemas.fingerprint import Fingerprint
 from ..storage_schemas.manifest import Corpus, Entry, ManifestReader
 from ..storage_schemas.receipt import InvalidRow, Output, Receipt
-from ..storage_schemas.samples import TAR_BLOCK, content_digest, sample_metadata, shard_name
+from ..storage_schemas.samples import content_digest, sample_metadata, shard_name
+from ..storage_schemas.tar_file import TarFile
 from ..storage_schemas.tar_index import encode_index
 from .corpus import freeze_corpus
 from .images import MAX_PIXELS, BadImage, probe, shrink
@@ -56,41 +56,37 @@ class ShardStage:
         return run
 
     def _write(self, shard: int, entries: Sequence[Entry], timer: Timer) -> Receipt:
-        import webdataset
-
         records: list[tuple[bytes, int, int, int, int]] = []
         invalid: list[InvalidRow] = []
         said = hashlib.blake2b(digest_size=16)
         tar, index = self.out / f"{shard_name(shard)}.tar", self.out / f"{shard_name(shard)}.index.npy"
-        with tar.create() as file:
-            hashing = _HashingFile(file)
-            writer = webdataset.TarWriter(hashing, mtime=0, encoder=False)
-            for row, entry in zip(self.corpus.shard_rows(shard), entries, strict=True):
-                said.update(f"{row} {entry.key} {entry.digest}\n".encode())
-                try:
-                    with timer("read"):
+        with timer.laps() as lap:
+            with tar.create(sync_folder=False) as file:
+                writer = TarFile(file)
+                for row, entry in zip(self.corpus.shard_rows(shard), entries, strict=True):
+                    said.update(f"{row} {entry.key} {entry.digest}\n".encode())
+                    try:
                         data = self._read(entry)
-                    with timer("check"):
+                        lap("read")
                         data, extension = self._check(data)
-                except BadImage as bad:
-                    invalid.append(InvalidRow(row=row, path=entry.path, reason=str(bad)))
-                    continue
-                with timer("write"):
-                    offset = writer.tarstream.offset + TAR_BLOCK
-                    # Two calls: the image always comes first, whatever its extension sorts after.
-                    writer.write({"__key__": entry.key, extension: data})
+                        lap("check")
+                    except BadImage as bad:
+                        invalid.append(InvalidRow(row=row, path=entry.path, reason=str(bad)))
+                        lap("check")
+                        continue
+                    offset = writer.add(f"{entry.key}.{extension}", data)
                     metadata = sample_metadata(path=entry.path, row=row, digest=entry.digest, label=entry.label)
-                    writer.write({"__key__": entry.key, "json": metadata})
-                records.append((entry.key.encode(), row, offset, len(data), zlib.crc32(data)))
-            with timer("write"):
-                writer.close()
-        index_bytes = encode_index(records)
-        with timer("write"):
-            index.write_bytes(index_bytes)
+                    writer.add(f"{entry.key}.json", metadata)
+                    records.append((entry.key.encode(), row, offset, len(data), zlib.crc32(data)))
+                    lap("write")
+                writer.finish()
+            index_bytes = encode_index(records)
+            index.write_bytes(index_bytes)  # syncs the folder too, for both
+            lap("write")
         return Receipt(
             key=shard_name(shard),
             outputs=(
-                Output(path=tar.name, bytes=hashing.size, sha256=hashing.sha256.hexdigest()),
+                Output(path=tar.name, bytes=writer.size, sha256=writer.sha256.hexdigest()),
                 Output(path=index.name, bytes=len(index_bytes), sha256=hashlib.sha256(index_bytes).hexdigest()),
             ),
             rows=len(entries),
@@ -121,20 +117,6 @@ class ShardStage:
         if self.corpus.resize is not None:
             data = shrink(data, self.corpus.resize, self.corpus.max_pixels)
         return data, probe(data, self.corpus.max_pixels)
-
-
-class _HashingFile:
-    """A write-only file that knows the sha256 and the number of the bytes that passed."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.sha256 = hashlib.sha256()
-        self.size = 0
-
-    def write(self, data: bytes) -> int:
-        self.sha256.update(data)
-        self.size += len(data)
-        return self._file.write(data)
 
 
 def plan_shard(

@@ -86,8 +86,7 @@ class FolderSource:
             yield Found(path=path, size=size, label=label, is_image=_is_image(name))
 
     def read(self, path: str, offset: int, size: int) -> bytes:
-        with (self.root.path / path).open("rb") as file:
-            return file.read()
+        return self.root.read_below(path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +103,7 @@ class TarSource:
         try:
             with self.file.open() as raw, tarfile.open(fileobj=raw, mode="r:") as tar:
                 for member in tar:
+                    tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all, a kilobyte each
                     if not member.isreg():
                         continue
                     path = _utf8(member.name, self.file)
@@ -144,9 +144,7 @@ class TarSource:
         return str(label) if isinstance(label, str | int) else None
 
     def read(self, path: str, offset: int, size: int) -> bytes:
-        with self.file.open() as file:
-            file.seek(offset)
-            return file.read(size)
+        return self.file.read_range(offset, size)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -133,8 +133,8 @@ class ManifestReader:
 
     def shard(self, shard: int) -> list[Entry]:
         """The entries of one shard, in row order."""
-        rows = self._file.read_row_group(shard).to_pylist()
-        return [Entry(**row) for row in rows]
+        columns = self._file.read_row_group(shard).to_pydict()
+        return [Entry(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
 
     def __iter__(self) -> Iterator[Entry]:
         """All entries in row order."""
