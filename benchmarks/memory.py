@@ -1,0 +1,90 @@
+"""Peak memory of shard, cache and stream on n images and on ten times as many: whole processes, by themselves."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from corpora import draw
+from harness import Bench, Line
+
+#: Images of the smaller corpus. A shard holds 500, the stream's window up to 16,384 rows.
+IMAGES, SHARD_SIZE = 2000, 500
+
+
+def run(bench: Bench) -> Iterator[Line]:
+    """Images of 32x32 pixels, so that ten times as many are quickly done; three runs of each at most."""
+    folders = {}
+    for count in (IMAGES, 10 * IMAGES):
+        folders[count] = bench.scratch / str(count)
+        draw(folders[count] / "images", count, width=32, height=32, per_folder=500)
+    for stage in ("shard", "cache", "stream"):
+        peaks: dict[int, list[int]] = {count: [] for count in folders}
+        for turn in range(min(3, bench.repeats)):
+            for count, folder in folders.items():
+                peaks[count].append(_peak(stage, folder, turn, bench.threads))
+        ratios = [large / small for small, large in zip(*peaks.values(), strict=True)]
+        mib = [min(values) / 1024 for values in peaks.values()]
+        note = f"{mib[0]:.0f} MiB for {IMAGES} images, {mib[1]:.0f} MiB for {10 * IMAGES}"
+        yield Line(what=f"peak memory, {stage}", corpus="drawn 32x32", ratios=ratios, at_most=1.1, note=note)
+
+
+def _peak(stage: str, folder: Path, turn: int, threads: int) -> int:
+    command = [sys.executable, __file__, stage, str(folder), str(turn), str(threads)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    return int(json.loads(done.stdout.splitlines()[-1]))
+
+
+def _main() -> None:
+    """In the process that is measured: do the stage, print the peak of resident memory in KiB."""
+    stage, folder, turn, threads = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+    shards, store = folder / f"shards{turn}", folder / f"store{turn}"
+    {"shard": _shard, "cache": _cache, "stream": _stream}[stage](folder / "images", shards, store, threads)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def _shard(images: Path, shards: Path, store: Path, threads: int) -> None:
+    from stores import make_shards
+
+    make_shards(images, shards, SHARD_SIZE)
+
+
+def _cache(images: Path, shards: Path, store: Path, threads: int) -> None:
+    """The demo's tiny open_clip teacher: 36 pixels, and wide enough to see targets pile up if they did."""
+    import teachonce
+    from teachonce.pipeline.executors.serial import SerialExecutor
+    from teachonce.pipeline.runner import run_stage
+    from teachonce.stages.cache import plan_cache
+    from teachonce.stages.compute import Compute
+    from teachonce.stages.teachers import TeacherConfig
+    from teachonce.storage_schemas.encodings import ENCODINGS
+
+    teacher = Path(teachonce.__file__).parent / "stages" / "demo" / "teacher"
+    stage = plan_cache(
+        str(shards), TeacherConfig(model=f"local-dir:{teacher}"), out=str(store), views=None, targets="embedding",
+        encoding=ENCODINGS["fp16"], compute=Compute(device="cpu", precision="fp32", threads=threads), batch_size=64,
+    )  # fmt: skip
+    run_stage(stage, stage.store, SerialExecutor(), progress=False)
+
+
+def _stream(images: Path, shards: Path, store: Path, threads: int) -> None:
+    """Two epochs in this process."""
+    from teachonce.pipeline.storage import Location
+    from teachonce.stages.shards import ShardSet
+    from teachonce.stages.stream import PairStream
+
+    with PairStream(
+        ShardSet.open(str(shards)), Location.of(store), size=36, batch_size=64, seed=0, targets=("embedding",),
+        drop_last=False,
+    ) as stream:  # fmt: skip
+        for epoch in range(2):
+            for _ in stream.epoch(epoch):
+                pass
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,114 @@
+"""Runs the benchmarks and prints a table. Exits with 0 even when a bound is missed: it says so."""
+
+from __future__ import annotations
+
+import datetime
+import importlib
+import json
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+from corpora import draw
+from harness import Bench, Line, table
+
+NAMES = ("startup", "shard", "stream", "cache", "distill", "memory", "batch_size")
+
+PACKAGES = ("torch", "open_clip_torch", "timm", "pillow", "webdataset", "zarr", "numpy")
+
+
+@click.command()
+@click.option(
+    "--corpus",
+    "corpora",
+    multiple=True,
+    type=click.Path(exists=True, path_type=Path),
+    help="Folder or plain tar of images (repeat for more). Without it, images are drawn on the fly.",
+)
+@click.option("--only", multiple=True, type=click.Choice(NAMES), help="Only this one (repeat for more).")
+@click.option(
+    "--repeats", type=click.IntRange(1), default=5, show_default=True, help="Pairs of runs to measure."
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Torch threads, and decoding threads. One is the fairest on a machine with other work to do.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def main(corpora: tuple[Path, ...], only: tuple[str, ...], repeats: int, threads: int, as_json: bool) -> None:
+    """Measure teachonce against plain loops that do the same work, pair by pair.
+
+    Every ratio compares two runs of the same moment in one process or on one machine, and the table shows the median
+    over the pairs. On a busy machine, the ratio in CPU time is steadier than the one on the clock.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    lines = []
+    with tempfile.TemporaryDirectory(prefix="teachonce-bench-") as folder:
+        scratch = Path(folder)
+        named = [(_name(corpus), corpus) for corpus in corpora] or [
+            ("drawn 300x200", draw(scratch / "drawn-300x200", 2000, width=300, height=200)),
+            ("drawn 32x32", draw(scratch / "drawn-32x32", 3000, width=32, height=32)),
+        ]
+        for name in only or NAMES:
+            own = scratch / name
+            own.mkdir()
+            bench = Bench(corpora=named, scratch=own, repeats=repeats, threads=threads)
+            for line in _lines(name, bench):
+                lines.append(line)
+                print(
+                    f"{name}: {line.what}, {line.corpus or 'no corpus'}: {line.ratio:.3f}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+    facts = _facts(threads)
+    if as_json:
+        json.dump({"facts": facts, "lines": [line.to_json() for line in lines]}, sys.stdout, indent=1)
+        print()
+        return
+    print(*(f"{name}: {value}" for name, value in facts.items()), "", *table(lines), sep="\n")
+    missed = [line for line in lines if line.met is False]
+    bounds = sum(line.met is not None for line in lines)
+    print(f"\n{bounds - len(missed)} of {bounds} bounds are met." + "".join(
+        f"\nMissed: {line.what}, {line.corpus}: {line.ratio:.3f}" for line in missed
+    ))  # fmt: skip
+
+
+def _lines(name: str, bench: Bench) -> Iterator[Line]:
+    yield from importlib.import_module(name).run(bench)
+
+
+def _name(corpus: Path) -> str:
+    return f"{corpus.parent.name}/{corpus.name}" if corpus.is_file() else corpus.name
+
+
+def _facts(threads: int) -> dict[str, str]:
+    """Where and with what these figures came about."""
+    cpu = "unknown"
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [
+            line.partition(":")[2].strip()
+            for line in info.read_text().splitlines()
+            if line.startswith("model name")
+        ]
+        cpu = names[0] if names else cpu
+    return {
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+        "command": " ".join(["benchmarks/run.py", *sys.argv[1:]]),
+        "CPU": f"{cpu}, {os.cpu_count()} cores, load {os.getloadavg()[1]:.1f} in the last 5 minutes",
+        "threads": str(threads),
+        "versions": ", ".join(
+            [f"Python {platform.python_version()}", *(f"{p} {version(p)}" for p in PACKAGES)]
+        ),
+    }
+
+
+if __name__ == "__main__":
+    main()
