@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -14,6 +15,7 @@ from .storage_schemas.errors import InputError, TeachonceError
 
 if TYPE_CHECKING:
     from .pipeline.runner import Executor, Summary
+    from .stages.distill import DistillStage
     from .stages.teachers import TeacherConfig
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -344,7 +346,8 @@ def distill(
     Options of a recipe show its default in brackets.
     """
     from .pipeline.runner import run_stage
-    from .stages.distill import StudentConfig, plan_distill, training_compute
+    from .stages.distill import plan_distill, training_compute
+    from .stages.starting import StudentConfig
 
     fields = ("pretrained", "size", "mean", "std", "interpolation", "crop_pct")
     config = StudentConfig(model=options.pop("student"), **{f: options.pop(f"student_{f}") for f in fields})
@@ -540,3 +543,76 @@ def run_file(ctx: click.Context, file: str) -> None:
             say(f"[{number}/{len(calls)}] {call.info_name}")
             with call:
                 call.command.invoke(call)
+
+
+@main.command()
+@click.option("--out", default="demo-run", show_default=True, type=click.Path(), help="Folder for all of it.")
+@executor_options("ray")
+@json_option
+@click.pass_context
+def demo(
+    ctx: click.Context, out: str, executor: str, ray_address: str | None, workers: int | None, as_json: bool
+) -> None:
+    """Run every stage on small images with a tiny teacher and student, and compare what came out.
+
+    Takes less than 3 minutes on 2 cores, offline. It draws 3,000 images of coloured digits without labels, shows
+    the command of each stage as it runs it, and ends with accuracies on held-out images of base and novel classes,
+    and with the time that training takes from the store and with the teacher in the loop. Run again, it does what
+    is left. --executor is for `shard` and `cache` of the images to train on.
+    """
+    # Torch's threads otherwise burn a core while they wait for one that another program holds: on a busy machine
+    # training becomes many times slower. Read when torch is imported, below.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    from .pipeline.executors.serial import SerialExecutor
+    from .pipeline.runner import run_stage
+    from .stages.demo.report import facts_text
+    from .stages.demo.runner import Runner
+    from .stages.demo.tour import run_demo
+
+    if executor == "serial":
+        make_executor(executor, ray_address, workers)  # refuses options that go with Ray only
+
+    def command(words: Sequence[str]) -> None:
+        with main.commands[words[0]].make_context(words[0], list(words[1:]), parent=ctx) as call:
+            call.command.invoke(call)
+
+    def train(stage: DistillStage) -> None:
+        report(run_stage(stage, stage.out, SerialExecutor(), progress=False), stage.out, as_json=False)
+        stage.discard_checkpoint()
+
+    def leave() -> None:
+        if executor == "ray":
+            from .pipeline.executors.ray import disconnect
+
+            disconnect()
+
+    where = ["--executor", executor]
+    for option, value in (("--ray-address", ray_address), ("--workers", workers)):
+        where += [option, str(value)] if value is not None else []
+    program, beside = called_as()
+    runner = Runner(
+        command=command, train=train, leave=leave, say=say, program=program, beside=beside, where=tuple(where)
+    )
+    facts = run_demo(out, runner)
+    if as_json:
+        print_json(facts)
+    else:
+        click.echo(facts_text(facts))
+
+
+def called_as() -> tuple[str, str]:
+    """How a person calls this program, and what goes before the name of one installed beside it.
+
+    `teachonce` and nothing where PATH finds it; else as it was called: a path, or `python -m teachonce`.
+    """
+    import shlex
+    from pathlib import Path
+
+    script = Path(sys.argv[0])
+    if script.resolve() == Path(__file__).resolve().with_name("__main__.py"):
+        python = Path(sys.executable)
+        return f"{shlex.quote(str(python))} -m teachonce", shlex.quote(f"{python.parent}/")
+    on_path = str(script.absolute().parent) in os.environ.get("PATH", "").split(os.pathsep)
+    if script.name != "teachonce" or on_path:
+        return "teachonce", ""
+    return shlex.quote(str(script)), shlex.quote(f"{script.parent}/")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,9 @@ import torch
 
 from ..storage_schemas.errors import InputError
 from ..storage_schemas.fingerprint import Json
+
+#: Options of glibc's mallopt, from malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +65,24 @@ def resolve_compute(
         raise InputError("no CUDA device here", where="--device cuda", hint="use --device cpu")
     if precision == "auto":
         precision = "bf16" if _bf16_is_faster(device) else "fp32"
+    if device == "cpu" and not elsewhere:
+        keep_freed_memory()
     return Compute(device=device, precision=precision, threads=threads or min(4, os.cpu_count() or 1))
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep freed memory for its next batch, in one arena for all threads. Call it early.
+
+    torch allocates its activations anew in every forward pass. glibc gives large blocks back to the system at once,
+    whose pages are then zeroed and mapped again: a quarter of the CPU time of ViT-B/32 in bf16. Threads that have
+    allocated before this call stay in their own arenas. Without glibc it does nothing.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return
+    for option, value in ((_M_MMAP_THRESHOLD, 1 << 30), (_M_TRIM_THRESHOLD, (1 << 31) - 1), (_M_ARENA_MAX, 1)):
+        mallopt(option, value)
 
 
 def _bf16_is_faster(device: str) -> bool:

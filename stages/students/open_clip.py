@@ -16,6 +16,7 @@ from torch import nn
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Json
+from ..attention import fold_attention
 from ..preprocess import Preprocess, square_size
 from .family import RANDOM, Backbone, unknown_name
 from .weights import Tensors, brief, fit_weights, looks_like_path, read_weights
@@ -89,6 +90,7 @@ def _build(config: Mapping[str, Json]) -> nn.Module:
     tower: nn.Module = _build_vision_tower(
         config["embed_dim"], dict(config["vision_cfg"]), config["quick_gelu"]
     )
+    fold_attention(tower)
     return tower
 
 

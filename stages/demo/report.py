@@ -1,0 +1,154 @@
+"""Owns what the demo tells in the end: accuracies, agreement, times and sizes; as JSON and as a table."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ...pipeline.ledger import Ledger
+from ...pipeline.storage import Location
+from ...storage_schemas.fingerprint import Json, canonical_json
+from ..compute import resolve_compute
+from ..distill import RUN
+from ..evaluate import evaluate
+from ..evaluate_text import evaluation_json
+from ..stored import Stored
+from ..tables import bytes_text, seconds_text, section, table
+from . import folder
+from .runner import Runner
+from .zero_shot import zero_shot
+
+#: Rows of the table: bundle of a student, its name, who taught it.
+_STUDENTS = (
+    (folder.PROMPTKD, "student, promptkd", "store"),
+    (folder.ONLINE, "student, promptkd", "teacher in the loop"),
+    (folder.KD, "student, kd", "store"),
+)
+_UNTRAINED = (
+    (folder.HELD_OUT_TARGETS, "teacher, zero-shot"),
+    (folder.HELD_OUT_STUDENT, "student, zero-shot"),
+)
+
+
+def tell(root: Location, runner: Runner) -> dict[str, Json]:
+    """Measure every student on the held-out images, unless that is done, and gather all facts."""
+    runner.say("\nMeasure the students on the held-out images.")
+    shards, base = root / folder.HELD_OUT_SHARDS, str(root / folder.BASE_CLASSES)
+    models: list[dict[str, Json]] = []
+    for store, name in _UNTRAINED:
+        measured = evaluation_json(zero_shot(shards, root / store, root / folder.HELD_OUT_TARGETS, base))
+        models.append({"model": name, "taught_by": None, "store": str(root / store), **_brief(measured)})
+    for bundle, name, taught_by in _STUDENTS:
+        models.append({
+            "model": name, "taught_by": taught_by, "bundle": str(root / bundle),
+            **_brief(_measured(root, bundle, runner)), "training": _training(root / bundle),
+        })  # fmt: skip
+    seconds = {m["bundle"]: m["training"]["seconds"] for m in models if "bundle" in m}
+    cached, online = (seconds[str(root / name)] for name in (folder.PROMPTKD, folder.ONLINE))
+    return {
+        "folder": str(root),
+        "store": _store(root / folder.TARGETS),
+        "models": models,
+        "online_to_cached": online / cached,
+        "next": _next(root, runner),
+    }
+
+
+def facts_text(facts: Mapping[str, Any]) -> str:
+    """What `tell` returned, for a terminal."""
+    rows = []
+    for model in facts["models"]:
+        training = model.get("training")
+        rows.append([
+            model["model"], model["taught_by"] or "", _percent(model["base"]), _percent(model["novel"]),
+            _percent(model["harmonic_mean"]), _percent(model["agreement"]),
+            f"{training['seconds']:.1f} s" if training else "",
+        ])  # fmt: skip
+    head = ("", "taught by", "base %", "novel %", "harmonic mean %", "as teacher %", "training")
+    store, images = facts["store"], facts["models"][0]["images"]
+    notes = [
+        f"Store: {', '.join(store['targets'])} of {store['samples']} images in {store['views']} views, "
+        f"{bytes_text(store['bytes'])}.",
+        f"The teacher took {seconds_text(store['teacher_seconds'])} for it, once for any number of students.",
+        f"In the loop it made the same steps on the same views {facts['online_to_cached']:.2f} times as long,",
+        "and would again for every student.",
+    ]
+    return "\n\n".join([
+        section(f"On {images} held-out images (± standard error)", table(rows, head=head, align="llrrrrr")),
+        "\n".join(notes),
+        section("Next, type:", *(f"  {command}" for command in facts["next"])),
+    ])  # fmt: skip
+
+
+def _measured(root: Location, bundle: str, runner: Runner) -> Json:
+    """What `evaluate` says of a student, kept with the digest of the student that it is true of."""
+    student, images = root / bundle, root / folder.HELD_OUT_SHARDS
+    store, base = root / folder.HELD_OUT_TARGETS, root / folder.BASE_CLASSES
+    receipt = Ledger(student, "distill").receipt("student")
+    assert receipt is not None  # it has just been trained
+    kept = root / folder.RESULTS / f"{bundle}.json"
+    if kept.exists():
+        found = json.loads(kept.read_bytes())
+        if found["student"] == receipt.digest:
+            return found["measured"]
+    runner.say(f"$ {runner.line('evaluate', student, images, '--store', store, '--base-classes', base)}")
+    compute = resolve_compute(precision="fp32")
+    result = evaluate(str(student), str(images), store=str(store), base=str(base), compute=compute)
+    measured = evaluation_json(result)
+    kept.write_bytes(canonical_json({"student": receipt.digest, "measured": measured}) + b"\n")
+    return measured
+
+
+def _brief(measured: Mapping[str, Any]) -> dict[str, Json]:
+    split = measured["base_novel"]
+    return {
+        "images": measured["images"]["usable"],
+        "base": split["base"], "novel": split["novel"], "harmonic_mean": split["harmonic_mean"],
+        "agreement": measured["agreement"]["top1"],
+    }  # fmt: skip
+
+
+def _training(bundle: Location) -> dict[str, Json]:
+    """Steps and seconds of a training by its log: interrupted or not, each step counts once."""
+    plan = Ledger(bundle, "distill").plan()
+    assert plan is not None
+    batch_size = plan.fingerprint.fields["settings"]["batch_size"]
+    seconds, done = 0.0, 0
+    for line in (bundle / RUN / "log.jsonl").read_bytes().splitlines():
+        figures = json.loads(line)
+        seconds += (figures["step"] - done) * batch_size / figures["samples_per_second"]
+        done = figures["step"]
+    return {"seconds": seconds, "steps": done, "batch_size": batch_size}
+
+
+def _store(store: Location) -> dict[str, Json]:
+    stored = Stored.open(store)
+    return {
+        "path": str(store),
+        "samples": stored.rows.num_samples,
+        "views": stored.rows.num_views,
+        "targets": [target.name for target in stored.rows.targets],
+        "bytes": sum(array.nbytes_stored() for _, array in stored.root.arrays()),
+        "teacher_seconds": stored.ledger.timings()["forward"],
+    }
+
+
+def _next(root: Location, runner: Runner) -> list[str]:
+    """Commands that show more."""
+    image = folder.example_image(root)
+    commands = [
+        runner.line("inspect", root / folder.TARGETS),
+        runner.line("inspect", root / folder.TARGETS, "00000.png"),
+        runner.line("status", root),
+        runner.line("predict", root / folder.PROMPTKD, image),
+    ]
+    if importlib.util.find_spec("tensorboard"):
+        commands.append(runner.tool("tensorboard", "--logdir", root))
+    return commands
+
+
+def _percent(value: Mapping[str, Any]) -> str:
+    rate = value["rate"] if "rate" in value else value["mean"]
+    return f"{100 * rate:.1f} ± {100 * value['stderr']:.1f}"

@@ -1,0 +1,98 @@
+"""`teachonce demo`: runs every stage on small images by its own command, and tells what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...pipeline.storage import Location
+from ...storage_schemas.fingerprint import Json
+from ..compute import resolve_compute
+from ..distill import plan_distill, training_compute
+from ..starting import StudentConfig
+from ..teachers import TeacherConfig
+from . import folder
+from .folder import DemoSize, prepare
+from .online import OnlineStage
+from .report import tell
+from .runner import Runner
+
+#: Boxes keep half of an image or more and are never mirrored: digits must stay digits.
+VIEWS: Mapping[str, Any] = {"view_scale": "0.5,1", "view_flip": 0}
+
+#: Chosen on the validation drawings.
+RECIPES: Mapping[str, Mapping[str, Any]] = {
+    "promptkd": {"optimizer": "adamw", "lr": 0.01, "schedule": "cosine", "prompt_depth": 4},
+    "kd": {"lr": 0.002},
+}
+
+#: Where small things run: not worth a worker of their own.
+HERE = ("--executor", "serial")
+
+
+def run_demo(out: str, runner: Runner, size: DemoSize | None = None) -> dict[str, Json]:
+    """Run the demo in the folder `out`, or what is left of it, and return what there is to tell.
+
+    Raises:
+        InputError, MismatchError: the folder holds something else, or another version's demo.
+        MissingDependency: mlxtend is not installed.
+        TeachonceError: whatever a stage raises.
+    """
+    size = size or DemoSize()
+    root = Location.of(out)
+    prepare(root, size, runner.say)
+    teach(root, size, runner)
+    train(root, size, runner)
+    question(root, size, runner)
+    return tell(root, runner)
+
+
+def teach(root: Location, size: DemoSize, runner: Runner) -> None:
+    """Shards, class vectors, and the teacher's only look at the images that students train on."""
+    shards, targets, teacher = root / folder.SHARDS, root / folder.TARGETS, model(root, folder.TEACHER)
+    runner.say("\nPack the images into tars, and run the teacher once over some views of each.")
+    runner.run("shard", root / folder.IMAGES, shard_size=size.shard_size, out=shards, where=runner.where)
+    runner.run("vectors", teacher=teacher, classes=root / folder.CLASSES, out=targets)
+    runner.run("cache", shards, teacher=teacher, views=size.views, **VIEWS, out=targets, where=runner.where)
+    runner.leave()
+
+
+def train(root: Location, size: DemoSize, runner: Runner) -> None:
+    """Two students from the store; the first one again with the teacher in the loop."""
+    shards, targets, student = root / folder.SHARDS, root / folder.TARGETS, model(root, folder.STUDENT)
+    epochs = {"promptkd": size.promptkd_epochs, "kd": size.kd_epochs}
+    # No loader processes: training takes two cores, and starting one takes longer than it would save.
+    for recipe, words in (("promptkd", "prompts and projector"), ("kd", "all of it")):
+        settings = {**RECIPES[recipe], "epochs": epochs[recipe], "batch_size": size.batch_size}
+        runner.say(f"\nTrain a student ({words}) from the store; no teacher is loaded.")
+        runner.run("distill", shards, targets, student=student, recipe=recipe, **settings, loader_workers=0,
+                   out=root / recipe)  # fmt: skip
+        if recipe == "promptkd":
+            runner.say("\nThe same with the teacher in the loop, to compare. Only the demo does this.")
+            cached = plan_distill(
+                str(shards), str(targets), StudentConfig(model=student), out=str(root / recipe),
+                recipe=recipe, options=settings, compute=training_compute("auto", "auto", None),
+            )  # fmt: skip
+            teacher = TeacherConfig(model=model(root, folder.TEACHER))
+            runner.train(
+                OnlineStage.like(cached, out=root / folder.ONLINE, teacher=teacher, compute=resolve_compute())
+            )
+
+
+def question(root: Location, size: DemoSize, runner: Runner) -> None:
+    """What teacher and untrained student say of the held-out images, by their own class vectors."""
+    shards = root / folder.HELD_OUT_SHARDS
+    runner.say("\nAsk the teacher, and the student as it was, about the held-out images.")
+    runner.run("shard", root / folder.HELD_OUT, shard_size=size.shard_size, out=shards, where=HERE)
+    for name, store in (
+        (folder.TEACHER, folder.HELD_OUT_TARGETS),
+        (folder.STUDENT, folder.HELD_OUT_STUDENT),
+    ):
+        asked = model(root, name)
+        runner.run("vectors", teacher=asked, classes=root / folder.CLASSES, out=root / store)
+        runner.run("cache", shards, teacher=asked, precision="fp32", out=root / store, where=HERE)
+
+
+def model(root: Location, name: str) -> str:
+    """What `--teacher` and `--student` take for a model in the demo's folder."""
+    return f"local-dir:{root / name}"
