@@ -148,7 +148,9 @@ class Floats(click.ParamType):  # type: ignore[type-arg]  # generic from click 8
     def __init__(self, count: int) -> None:
         self._count = count
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...]:
         if isinstance(value, tuple):
             return value
         try:
@@ -166,10 +168,20 @@ TRIPLE, PAIR = Floats(3), Floats(2)
 @main.command()
 @click.argument("corpus", nargs=-1, required=True, metavar="CORPUS…")
 @click.option("--out", required=True, type=click.Path(), help="Folder for the shards.")
-@click.option("--shard-size", type=click.IntRange(1), default=1000, show_default=True, help="Samples a shard.")
+@click.option(
+    "--shard-size", type=click.IntRange(1), default=1000, show_default=True, help="Samples a shard."
+)
 @click.option("--name", help="Name of the corpus, part of every sample's key (default: the sources' names).")
-@click.option("--resize", type=click.IntRange(1), help="Reduce the shorter side to this many pixels (re-encodes as JPEG).")
-@click.option("--max-pixels", type=click.IntRange(1), help="Larger images are recorded as unusable (default: 89 million).")
+@click.option(
+    "--resize",
+    type=click.IntRange(1),
+    help="Reduce the shorter side to this many pixels (re-encodes as JPEG).",
+)
+@click.option(
+    "--max-pixels",
+    type=click.IntRange(1),
+    help="Larger images are recorded as unusable (default: 89 million).",
+)
 @executor_options("ray")
 @json_option
 def shard(
@@ -182,7 +194,7 @@ def shard(
     PATH or NAME=PATH. Labels, where folder names or sidecar files give them, are kept as metadata; nothing needs them.
     """
     from .pipeline.runner import run_stage
-    from .stages.images import MAX_PIXELS
+    from .stages.corpora.images import MAX_PIXELS
     from .stages.shard import plan_shard
 
     stage = plan_shard(corpus, out=out, max_pixels=max_pixels or MAX_PIXELS, **options)
@@ -193,10 +205,15 @@ def shard(
 
 @main.command()
 @teacher_options
-@click.option("--classes", help="Class list: a file (one name a line, or a JSON list), `imagenet`, or a folder of shards "
-              "for its labels. Not needed where the teacher has classes of its own.")
-@click.option("--templates", help="Prompt templates: a file, `openai-imagenet` or `simple-imagenet` "
-              "(default: 'a photo of a {}.').")
+@click.option(
+    "--classes",
+    help="Class list: a file (one name a line, or a JSON list), `imagenet`, or a folder of shards "
+    "for its labels. Not needed where the teacher has classes of its own.",
+)
+@click.option(
+    "--templates",
+    help="Prompt templates: a file, `openai-imagenet` or `simple-imagenet` (default: 'a photo of a {}.').",
+)
 @click.option("--out", required=True, type=click.Path(), help="Target store.")
 @executor_options("serial")
 @json_option
@@ -224,18 +241,47 @@ def vectors(
 @teacher_options
 @click.option("--out", required=True, type=click.Path(), help="Target store (Zarr).")
 @click.option("--views", default="center", show_default=True, help="Number of random views K, or `center`.")
-@click.option("--view-scale", type=PAIR, default="0.08,1", show_default=True, help="Random views: range of the area's share.")
-@click.option("--view-ratio", type=PAIR, default="0.75,1.3333333333333333", show_default=True,
-              help="Random views: range of the aspect ratio.")
-@click.option("--view-flip", type=click.FloatRange(0, 1), default=0.5, show_default=True,
-              help="Random views: probability of a mirrored view.")
+@click.option(
+    "--view-scale",
+    type=PAIR,
+    default="0.08,1",
+    show_default=True,
+    help="Random views: range of the area's share.",
+)
+@click.option(
+    "--view-ratio",
+    type=PAIR,
+    default="0.75,1.3333333333333333",
+    show_default=True,
+    help="Random views: range of the aspect ratio.",
+)
+@click.option(
+    "--view-flip",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Random views: probability of a mirrored view.",
+)
 @click.option("--view-seed", type=int, default=0, show_default=True, help="Random views: seed of the boxes.")
-@click.option("--targets", type=click.Choice(["auto", "logits", "embedding", "both"]), default="auto", show_default=True,
-              help="auto: logits where there are class vectors and no more classes than channels, else the embedding.")
-@click.option("--encoding", type=click.Choice(["fp16", "fp32"]), default="fp16", show_default=True,
-              help="How targets are stored. fp16 keeps logits relative to their maximum.")
-@click.option("--batch-size", type=click.IntRange(1),
-              help="Views in a forward pass (default: 64 on the CPU, 256 on CUDA). Decides low bits, so it is fingerprinted.")
+@click.option(
+    "--targets",
+    type=click.Choice(["auto", "logits", "embedding", "both"]),
+    default="auto",
+    show_default=True,
+    help="auto: logits where there are class vectors and no more classes than channels, else the embedding.",
+)
+@click.option(
+    "--encoding",
+    type=click.Choice(["fp16", "fp32"]),
+    default="fp16",
+    show_default=True,
+    help="How targets are stored. fp16 keeps logits relative to their maximum.",
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    help="Views in a forward pass (default: 64 on the CPU, 256 on CUDA). Decides low bits, so it is fingerprinted.",
+)
 @executor_options("ray")
 @json_option
 def cache(
@@ -255,7 +301,9 @@ def cache(
 
     config = split_teacher_options(options)
     if views != "center" and not (views.isdecimal() and int(views) > 0):
-        raise InputError("impossible number of views", where="--views", expected="a number or `center`", found=views)
+        raise InputError(
+            "impossible number of views", where="--views", expected="a number or `center`", found=views
+        )
     spec = None
     if views != "center":
         spec = ViewSpec(
@@ -321,18 +369,39 @@ def training_options(command: Command) -> Command:
 @student_options
 @click.option("--recipe", required=True, type=click.Choice(["kd", "promptkd"]), help="Distillation method.")
 @click.option("--out", required=True, type=click.Path(), help="Folder for the student bundle.")
-@click.option("--vectors", type=click.Path(), help="Use the class vectors of this other store; needs cached embeddings.")
+@click.option(
+    "--vectors", type=click.Path(), help="Use the class vectors of this other store; needs cached embeddings."
+)
 @training_options
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the order, new weights and dropout.")
-@click.option("--precision", type=click.Choice(["auto", "bf16", "fp32"]), default="auto", show_default=True,
-              help="Of the student's backbone; logits and loss are always fp32. auto: bf16 on CUDA, fp32 on the CPU.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
-              help="Where the student trains.")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "bf16", "fp32"]),
+    default="auto",
+    show_default=True,
+    help="Of the student's backbone; logits and loss are always fp32. auto: bf16 on CUDA, fp32 on the CPU.",
+)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where the student trains.",
+)
 @click.option("--threads", type=click.IntRange(1), help="Torch threads (default: cores, at most 4).")
-@click.option("--loader-workers", type=click.IntRange(0), default=2, show_default=True,
-              help="Processes that prepare batches ahead; they decide no bytes.")
-@click.option("--checkpoint-every", type=click.IntRange(1), metavar="STEPS",
-              help="Write a checkpoint every so many steps, beside the one after each epoch.")
+@click.option(
+    "--loader-workers",
+    type=click.IntRange(0),
+    default=2,
+    show_default=True,
+    help="Processes that prepare batches ahead; they decide no bytes.",
+)
+@click.option(
+    "--checkpoint-every",
+    type=click.IntRange(1),
+    metavar="STEPS",
+    help="Write a checkpoint every so many steps, beside the one after each epoch.",
+)
 @executor_options("serial")
 @json_option
 def distill(
@@ -347,7 +416,7 @@ def distill(
     """
     from .pipeline.runner import run_stage
     from .stages.distill import plan_distill, training_compute
-    from .stages.starting import StudentConfig
+    from .stages.training.starting import StudentConfig
 
     fields = ("pretrained", "size", "mean", "std", "interpolation", "crop_pct")
     config = StudentConfig(model=options.pop("student"), **{f: options.pop(f"student_{f}") for f in fields})
@@ -358,15 +427,29 @@ def distill(
     )  # fmt: skip
     for note in stage.notes:
         say(f"distill: {note}")
-    report(run_stage(stage, stage.out, make_executor(executor, ray_address, workers), progress=False), stage.out, as_json)
+    report(
+        run_stage(stage, stage.out, make_executor(executor, ray_address, workers), progress=False),
+        stage.out,
+        as_json,
+    )
     stage.discard_checkpoint()
 
 
 @main.command()
 @click.argument("store", type=click.Path())
 @click.argument("keys", nargs=-1, metavar="[KEY]…")
-@click.option("--shards", type=click.Path(), help="Folder of the store's shards, for paths (default: as `cache` recorded).")
-@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Classes, samples and examples to name.")
+@click.option(
+    "--shards",
+    type=click.Path(),
+    help="Folder of the store's shards, for paths (default: as `cache` recorded).",
+)
+@click.option(
+    "--top",
+    type=click.IntRange(1),
+    default=5,
+    show_default=True,
+    help="Classes, samples and examples to name.",
+)
 @json_option
 def inspect(store: str, keys: tuple[str, ...], shards: str | None, top: int, as_json: bool) -> None:
     """Look into a target store, finished or not.
@@ -378,9 +461,9 @@ def inspect(store: str, keys: tuple[str, ...], shards: str | None, top: int, as_
     Exits with 1 if the store has problems, such as NaN in a valid row.
     """
     from .stages.inspect import inspect_store
-    from .stages.inspect_sample import inspect_sample
-    from .stages.inspect_text import sample_text, store_text
-    from .stages.stored import Stored
+    from .stages.reports.inspect_sample import inspect_sample
+    from .stages.reports.inspect_text import sample_text, store_text
+    from .stages.reports.stored import Stored
 
     stored = Stored.open(store, shards)
     if keys:
@@ -434,12 +517,23 @@ def inference_options(command: Command) -> Command:
 @main.command()
 @click.argument("bundle", type=click.Path())
 @click.argument("images", type=click.Path())
-@click.option("--store", type=click.Path(), help="Also measure agreement with this target store's teacher, where keys match.")
-@click.option("--base-classes", metavar="FILE|NAMES|@half",
-              help="Also measure base and novel classes apart: a file with one name a line, names with commas between "
-              "them, or @half for the first half of the class ids.")
-@click.option("--name", help="Corpus name that `shard` was given, to find images that are not in shards in the store.")
-@click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Images in a forward pass.")
+@click.option(
+    "--store",
+    type=click.Path(),
+    help="Also measure agreement with this target store's teacher, where keys match.",
+)
+@click.option(
+    "--base-classes",
+    metavar="FILE|NAMES|@half",
+    help="Also measure base and novel classes apart: a file with one name a line, names with commas between "
+    "them, or @half for the first half of the class ids.",
+)
+@click.option(
+    "--name", help="Corpus name that `shard` was given, to find images that are not in shards in the store."
+)
+@click.option(
+    "--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Images in a forward pass."
+)
 @inference_options
 @json_option
 def evaluate(
@@ -457,7 +551,7 @@ def evaluate(
     """
     from .stages.compute import resolve_compute
     from .stages.evaluate import evaluate as measure
-    from .stages.evaluate_text import evaluation_json, evaluation_text
+    from .stages.reports.evaluate_text import evaluation_json, evaluation_text
 
     result = measure(
         bundle, images, compute=resolve_compute(device, precision, threads), store=store, base=base_classes,
@@ -470,7 +564,9 @@ def evaluate(
         click.echo(evaluation_text(facts))
     if result.unmatched:
         count = sum(result.labels[label] for label in result.unmatched)
-        say(f"{count} images of {len(result.unmatched)} labels are left out of every accuracy: their labels are no class.")
+        say(
+            f"{count} images of {len(result.unmatched)} labels are left out of every accuracy: their labels are no class."
+        )
     if result.unusable:
         say(f"{len(result.unusable)} images could not be used.")
 
@@ -478,11 +574,19 @@ def evaluate(
 @main.command()
 @click.argument("bundle", type=click.Path())
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE…")
-@click.option("--top", type=click.IntRange(1), default=5, show_default=True, metavar="K", help="Classes an image.")
+@click.option(
+    "--top", type=click.IntRange(1), default=5, show_default=True, metavar="K", help="Classes an image."
+)
 @inference_options
 @json_option
 def predict(
-    bundle: str, images: tuple[str, ...], top: int, device: str, precision: str, threads: int | None, as_json: bool
+    bundle: str,
+    images: tuple[str, ...],
+    top: int,
+    device: str,
+    precision: str,
+    threads: int | None,
+    as_json: bool,
 ) -> None:
     """Show the most probable classes of images (paths or URLs).
 
@@ -509,12 +613,13 @@ def predict(
 
 @main.command("run")
 @click.argument("file", type=click.Path(), metavar="FILE.yaml")
+@json_option
 @click.pass_context
-def run_file(ctx: click.Context, file: str) -> None:
+def run_file(ctx: click.Context, file: str, as_json: bool) -> None:
     """Run the stages that a YAML file describes, skipping what is done.
 
     Each stage is a command of this program with its options; paths are relative to the file. All options are
-    checked before the first stage starts. See docs/run-files.md.
+    checked before the first stage starts. See docs/run-files.md. With --json each stage prints a document.
     """
     import contextlib
 
@@ -528,12 +633,18 @@ def run_file(ctx: click.Context, file: str) -> None:
         for stage in runfile.stages:
             command = main.commands.get(stage.command)
             if command is None or command is run_file:
-                raise InputError("unknown stage", where=stage.where, hint=f"one of {', '.join(sorted(main.commands))}")
+                raise InputError(
+                    "unknown stage", where=stage.where, hint=f"one of {', '.join(sorted(main.commands))}"
+                )
             takes = {p.name for p in command.params}
             options = {**{k: v for k, v in runfile.defaults.items() if k in takes}, **stage.options}
+            if as_json and any("--json" in p.opts for p in command.params):
+                options["json"] = True
             positional = [p.name for p in command.params if isinstance(p, click.Argument) and p.name]
             try:
-                calls.append(command.make_context(stage.command, as_arguments(options, positional), parent=ctx))
+                calls.append(
+                    command.make_context(stage.command, as_arguments(options, positional), parent=ctx)
+                )
             except click.UsageError as error:
                 raise InputError(
                     "a stage's options are wrong", where=stage.where, found=error.format_message().rstrip("."),

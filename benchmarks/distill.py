@@ -13,13 +13,15 @@ from corpora import take
 from harness import Bench, Cost, Line, pairs, speeds
 from stores import fresh, make_shards, make_store
 
-IMAGES, SIZE, CLASSES = 512, 224, 1000
+SIZE, CLASSES = 224, 1000
 
-#: timm models by steps of a run and images of a batch, small enough for a few seconds and large enough to be the bound.
-STUDENTS = {"vit_tiny_patch16_224": (10, 16), "vit_base_patch32_224": (6, 16)}
+#: timm models by counted steps of a run and images of a batch: seconds a run, and far more than the loader takes.
+STUDENTS = {"vit_tiny_patch16_224": (8, 8), "vit_base_patch32_224": (5, 4)}
 
 #: Steps that are not counted: the first ones wait for the loader processes to start.
 WARM_UP = 3
+
+MOST_IMAGES = max(batch * (WARM_UP + steps + 1) for steps, batch in STUDENTS.values())
 
 
 def run(bench: Bench) -> Iterator[Line]:
@@ -29,7 +31,7 @@ def run(bench: Bench) -> Iterator[Line]:
     torch.set_num_threads(bench.threads)
     for name, corpus in bench.corpora:
         own = bench.scratch / name.replace("/", "-")
-        make_shards(take(corpus, IMAGES, own / "images"), own / "shards", shard_size=256)
+        make_shards(take(corpus, MOST_IMAGES, own / "images"), own / "shards", shard_size=256)
         make_store(own / "shards", own / "store", views=1, threads=bench.threads)
         for student, (steps, batch) in STUDENTS.items():
             plain = PlainSteps(student, batch, steps)
@@ -52,20 +54,20 @@ def run(bench: Bench) -> Iterator[Line]:
 
 
 def _distill(own: Path, student: str, steps: int, batch: int, threads: int) -> Cost:
-    """The stage as the command runs it, timed from the batch after the warm-up to the last but one."""
+    """The stage as the command runs it; counted are the steps behind the warm-up."""
     from teachonce.pipeline.executors.serial import SerialExecutor
     from teachonce.pipeline.runner import run_stage
     from teachonce.stages.compute import Compute
     from teachonce.stages.distill import plan_distill
-    from teachonce.stages.starting import StudentConfig
-    from teachonce.stages.stream import PairStream
+    from teachonce.stages.pairs.stream import PairStream
+    from teachonce.stages.training.starting import StudentConfig
 
     asked: list[tuple[float, float]] = []
     original = PairStream.epoch
 
     def epoch(self: PairStream, *arguments: Any, **keywords: Any) -> Iterator[Any]:
         pairs_of_epoch = original(self, *arguments, **keywords)
-        while len(asked) <= WARM_UP + steps:
+        while True:
             # The trainer asks for a batch: the step before it is done.
             asked.append((time.perf_counter(), time.process_time()))
             if (item := next(pairs_of_epoch, None)) is None:

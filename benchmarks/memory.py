@@ -74,8 +74,8 @@ def _cache(images: Path, shards: Path, store: Path, threads: int) -> None:
 def _stream(images: Path, shards: Path, store: Path, threads: int) -> None:
     """Two epochs in this process."""
     from teachonce.pipeline.storage import Location
-    from teachonce.stages.shards import ShardSet
-    from teachonce.stages.stream import PairStream
+    from teachonce.stages.corpora.shards import ShardSet
+    from teachonce.stages.pairs.stream import PairStream
 
     with PairStream(
         ShardSet.open(str(shards)), Location.of(store), size=36, batch_size=64, seed=0, targets=("embedding",),

@@ -20,8 +20,8 @@ def run(bench: Bench) -> Iterator[Line]:
     """No loader process, then two; then the stream without images: order, join, gather."""
     import torch
     from teachonce.pipeline.storage import Location
-    from teachonce.stages.shards import ShardSet
-    from teachonce.stages.stream import PairStream
+    from teachonce.stages.corpora.shards import ShardSet
+    from teachonce.stages.pairs.stream import PairStream
 
     torch.set_num_threads(bench.threads)
     for name, corpus in bench.corpora:
@@ -89,7 +89,7 @@ def _join_share(stream: object, corpus: str, repeats: int) -> Line:
         whole = cost(lambda e=epoch: _read(stream, e)).cpu
         with ExitStack() as without:
             for name in ("batches.decode", "batches.draw", "batches.fill_planes", "join.JoinedShard.read"):
-                without.enter_context(mock.patch(f"teachonce.stages.{name}", new=_nothing))
+                without.enter_context(mock.patch(f"teachonce.stages.pairs.{name}", new=_nothing))
             rest = cost(lambda e=epoch + 1: _read(stream, e)).cpu
         shares.append(rest / whole)
         epoch += 2 + 1  # so that the views take turns

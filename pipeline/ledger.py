@@ -56,7 +56,9 @@ class Ledger:
                 stage=fields["stage"], fingerprint=fingerprint, units=fields["units"], rows=fields["rows"]
             )
         except (ValueError, KeyError, TypeError) as error:
-            raise DamagedError("not a plan", where=location, hint="delete it and run the stage again") from error
+            raise DamagedError(
+                "not a plan", where=location, hint="delete it and run the stage again"
+            ) from error
 
     def begin(self, plan: Plan, hint: str) -> None:
         """Record `plan`, or check it against the recorded one, and sweep up what killed writers left.
@@ -148,7 +150,10 @@ class Ledger:
         done = len(self.done_keys())
         if done != plan.units:
             raise IncompleteError(
-                f"{self.stage} has not finished", where=self.out, found=f"{done} of {plan.units} units", hint=hint
+                f"{self.stage} has not finished",
+                where=self.out,
+                found=f"{done} of {plan.units} units",
+                hint=hint,
             )
         return plan
 

@@ -60,7 +60,9 @@ class Progress:
             file=sys.stderr, flush=True,
         )  # fmt: skip
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar is not None:
             self._bar.close()
         elif self._count != self._started_at:

@@ -1,10 +1,10 @@
 """Owns run files: one YAML file that describes the stages of a whole run, as the commands and options that they are.
 
-    executor: ray            # executor, ray_address and workers here hold for every stage that takes them
-    stages:
-      - shard:   {corpus: [photos], out: shards}
-      - vectors: {teacher: ViT-L-14, teacher-pretrained: openai, classes: classes.txt, out: targets.zarr}
-      - cache:   {shards: shards, teacher: ViT-L-14, teacher-pretrained: openai, views: 4, out: targets.zarr}
+executor: ray            # executor, ray_address and workers here hold for every stage that takes them
+stages:
+  - shard:   {corpus: [photos], out: shards}
+  - vectors: {teacher: ViT-L-14, teacher-pretrained: openai, classes: classes.txt, out: targets.zarr}
+  - cache:   {shards: shards, teacher: ViT-L-14, teacher-pretrained: openai, views: 4, out: targets.zarr}
 """
 
 from __future__ import annotations
@@ -58,7 +58,10 @@ def read_runfile(location: Location) -> RunFile:
     for name in defaults:
         if name not in DEFAULTS:
             raise InputError(
-                "unknown key in a run file", where=f"{location}: {name}", expected=", ".join(("stages", *DEFAULTS)), found=name
+                "unknown key in a run file",
+                where=f"{location}: {name}",
+                expected=", ".join(("stages", *DEFAULTS)),
+                found=name,
             )
     stages = tuple(_stage(item, f"{location}, stage {i}") for i, item in enumerate(content["stages"], 1))
     return RunFile(stages=stages, defaults=defaults)
@@ -66,7 +69,12 @@ def read_runfile(location: Location) -> RunFile:
 
 def _stage(item: Any, where: str) -> StageCall:
     if not isinstance(item, dict) or len(item) != 1:
-        raise InputError("a stage is one command with its options", where=where, expected="COMMAND: {OPTION: VALUE}", found=item)
+        raise InputError(
+            "a stage is one command with its options",
+            where=where,
+            expected="COMMAND: {OPTION: VALUE}",
+            found=item,
+        )
     ((command, options),) = item.items()
     if not isinstance(options, dict | None):
         raise InputError("a stage's options are a mapping", where=f"{where} ({command})", found=options)

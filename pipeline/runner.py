@@ -95,7 +95,9 @@ def _failure(summary: Summary, out: Location) -> TeachonceError:
     return UnitsFailed(
         f"{len(summary.failed)} of {summary.units} units of {summary.stage} failed, the first is {key}",
         where=reason,
-        hint=None if "Next: " in reason else f"see `teachonce status {out}`, mend the cause, run the same command again",
+        hint=None
+        if "Next: " in reason
+        else f"see `teachonce status {out}`, mend the cause, run the same command again",
     )
 
 

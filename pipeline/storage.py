@@ -19,7 +19,10 @@ from typing import Any, BinaryIO
 from ..storage_schemas.errors import InputError, MissingDependency, StorageError
 
 _DISK_ERRORS = {
-    errno.ENOSPC: ("the disk is full", "free some space, then run the same command again; finished work is kept"),
+    errno.ENOSPC: (
+        "the disk is full",
+        "free some space, then run the same command again; finished work is kept",
+    ),
     errno.EDQUOT: ("the disk quota is used up", "free some space, then run the same command again"),
     errno.EROFS: ("the file system is read-only", "choose another --out"),
     errno.EACCES: ("permission denied", "choose another --out, or change the folder's permissions"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 from dataclasses import dataclass
 
@@ -45,8 +46,6 @@ class Worker:
             reason = str(clear)
         else:
             reason = f"{type(error).__name__}: {error}"
-        try:
+        with contextlib.suppress(OSError):  # a full disk cannot take the note either; the outcome still tells
             self._ledger.fail(unit.key, reason, "".join(traceback.format_exception(error)))
-        except OSError:
-            pass  # a full or read-only disk cannot take the note either; the outcome still tells
         return Outcome(key=unit.key, rows=unit.rows, error=reason)

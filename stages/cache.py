@@ -32,8 +32,8 @@ from ..storage_schemas.target_store import (
     write_block,
 )
 from .compute import Compute, keep_freed_memory
-from .images import BadImage, decode
-from .shards import ShardReader, ShardSet
+from .corpora.images import BadImage, decode
+from .corpora.shards import ShardReader, ShardSet
 from .teachers import TeacherConfig, TeacherSpec, load_teacher
 from .vectors import vouch
 from .views import ViewSpec, render_views
@@ -60,7 +60,9 @@ class CacheStage:
 
     @property
     def resources(self) -> Resources:
-        return Resources(cpus=self.compute.threads, gpus=float(self.compute.device == "cuda"), units_at_once=2)
+        return Resources(
+            cpus=self.compute.threads, gpus=float(self.compute.device == "cuda"), units_at_once=2
+        )
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -135,7 +137,9 @@ class CacheStage:
             reader = self.shards.reader(shard)
             try:
                 rendered = self._render(reader, shard, threads, timer)
-                first = next(rendered, None)  # decoding starts here, while another unit may still be in the model
+                first = next(
+                    rendered, None
+                )  # decoding starts here, while another unit may still be in the model
                 with one_at_a_time:
                     block, invalid = self._collect(reader, shard, first, rendered, embed, timer)
             finally:
@@ -302,7 +306,8 @@ def plan_cache(
         store=store,
         config=config,
         teacher=teacher,
-        views=teacher.preprocess.center_view() if views is None
+        views=teacher.preprocess.center_view()
+        if views is None
         else replace(views, interpolation=teacher.preprocess.interpolation),
         spec=spec,
         vectors=vectors if "logits" in names else None,

@@ -56,7 +56,9 @@ def read_templates(source: str | None) -> tuple[str, ...]:
         return tuple(function("{}") for function in functions)
     location = Location.of(source)
     if not location.exists():
-        raise InputError("no such templates", where=source, hint="a file, `openai-imagenet` or `simple-imagenet`")
+        raise InputError(
+            "no such templates", where=source, hint="a file, `openai-imagenet` or `simple-imagenet`"
+        )
     templates = _lines(location)
     for number, template in enumerate(templates, 1):
         if "{}" not in template:
@@ -83,7 +85,7 @@ def _lines(location: Location) -> list[str]:
 
 
 def _labels(location: Location) -> list[str]:
-    from .shards import ShardSet
+    from .corpora.shards import ShardSet
 
     labels = {label for _, label in ShardSet.open(location).manifest().labels() if label is not None}
     if not labels:

@@ -19,16 +19,16 @@ from ..storage_schemas.errors import MismatchError
 from ..storage_schemas.fingerprint import Fingerprint, Json
 from ..storage_schemas.receipt import Output, Receipt
 from .compute import Compute, resolve_compute
+from .corpora.shards import ShardSet
+from .pairs.stream import PairStream
 from .recipes import Recipe, Settings, recipe_named
-from .shards import ShardSet
-from .starting import BuiltStudent, StudentConfig, build_student
-from .stream import PairStream
 from .students.bundle import write_bundle
 from .students.family import RANDOM
 from .students.student import ClassHead
 from .students.weights import weights_digest
-from .targets import choose_targets
-from .trainer import CHECKPOINT, Stream, Trainer
+from .training.starting import BuiltStudent, StudentConfig, build_student
+from .training.targets import choose_targets
+from .training.trainer import CHECKPOINT, Stream, Trainer
 
 #: Folder under the bundle for what only the run needs: checkpoint, log, curves.
 RUN = "run"

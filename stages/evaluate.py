@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from ..pipeline.progress import Progress
 from ..storage_schemas.errors import InputError
 from ..storage_schemas.samples import KEY_LENGTH
-from .class_match import ClassMatcher, Match, base_classes
 from .compute import Compute
-from .image_set import ImageSet, Picture, open_images
-from .images import decode
-from .infer import Pixels, Ready, prepare, student_logits
-from .metrics import Accuracy, Agreement
-from .stored_teacher import StoredTeacher
+from .corpora.image_set import ImageSet, Picture, open_images
+from .corpora.images import decode
+from .reports.class_match import ClassMatcher, Match, base_classes
+from .reports.infer import Pixels, Ready, prepare, student_logits
+from .reports.metrics import Accuracy, Agreement
+from .reports.stored_teacher import StoredTeacher
 from .students import LoadedStudent, load_student
 from .views import draw, fill_planes
 

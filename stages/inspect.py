@@ -13,8 +13,8 @@ from ..pipeline.progress import Progress
 from ..storage_schemas.fingerprint import Json, digest_json
 from ..storage_schemas.samples import shard_name
 from ..storage_schemas.target_store import read_target
-from .soft_labels import Floats, SoftLabels, Values
-from .stored import Stored
+from .reports.soft_labels import Floats, SoftLabels, Values
+from .reports.stored import Stored
 
 
 def inspect_store(stored: Stored, *, top: int = 5) -> dict[str, Json]:

@@ -11,11 +11,11 @@ from ..pipeline.storage import Location, is_url, read_url
 from ..storage_schemas.errors import InputError, TeachonceError
 from ..storage_schemas.fingerprint import Json
 from .compute import Compute
-from .images import BadImage, decode
-from .infer import Pixels, prepare, student_logits
-from .metrics import log_softmax
+from .corpora.images import BadImage, decode
+from .reports.infer import Pixels, prepare, student_logits
+from .reports.metrics import log_softmax
+from .reports.tables import printable, section, table
 from .students import load_student
-from .tables import printable, section, table
 from .views import draw, fill_planes
 
 #: Images in one forward pass.

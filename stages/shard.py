@@ -19,9 +19,9 @@ from ..storage_schemas.receipt import InvalidRow, Output, Receipt
 from ..storage_schemas.samples import content_digest, sample_metadata, shard_name
 from ..storage_schemas.tar_file import TarFile
 from ..storage_schemas.tar_index import encode_index
-from .corpus import freeze_corpus
-from .images import MAX_PIXELS, BadImage, probe, shrink
-from .sources import Source, open_sources
+from .corpora.corpus import freeze_corpus
+from .corpora.images import MAX_PIXELS, BadImage, probe, shrink
+from .corpora.sources import Source, open_sources
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,9 @@ class ShardStage:
 
     def plan(self) -> Iterator[Unit]:
         for shard in range(self.corpus.num_shards):
-            yield Unit(key=shard_name(shard), rows=len(self.corpus.shard_rows(shard)), inputs={"shard": shard})
+            yield Unit(
+                key=shard_name(shard), rows=len(self.corpus.shard_rows(shard)), inputs={"shard": shard}
+            )
 
     def open(self) -> RunUnit:
         manifest = ManifestReader((self.out / "manifest.parquet").path)
@@ -75,7 +77,9 @@ class ShardStage:
                         lap("check")
                         continue
                     offset = writer.add(f"{entry.key}.{extension}", data)
-                    metadata = sample_metadata(path=entry.path, row=row, digest=entry.digest, label=entry.label)
+                    metadata = sample_metadata(
+                        path=entry.path, row=row, digest=entry.digest, label=entry.label
+                    )
                     writer.add(f"{entry.key}.json", metadata)
                     records.append((entry.key.encode(), row, offset, len(data), zlib.crc32(data)))
                     lap("write")
@@ -87,7 +91,9 @@ class ShardStage:
             key=shard_name(shard),
             outputs=(
                 Output(path=tar.name, bytes=writer.size, sha256=writer.sha256.hexdigest()),
-                Output(path=index.name, bytes=len(index_bytes), sha256=hashlib.sha256(index_bytes).hexdigest()),
+                Output(
+                    path=index.name, bytes=len(index_bytes), sha256=hashlib.sha256(index_bytes).hexdigest()
+                ),
             ),
             rows=len(entries),
             invalid_rows=tuple(invalid),

@@ -78,7 +78,9 @@ class VectorsStage:
         if self.teacher.family == "timm":
             origin["templates"] = []
         names = write_class_vectors(root, vectors, origin)
-        return vouch(self.store, [path for name in names for path in (f"{name}/zarr.json", *_chunks(self.store, name))])
+        return vouch(
+            self.store, [path for name in names for path in (f"{name}/zarr.json", *_chunks(self.store, name))]
+        )
 
 
 def _chunks(store: Location, name: str) -> list[str]:
@@ -129,7 +131,9 @@ def plan_vectors(
     texts = read_templates(templates)
     teacher = load_teacher(config)
     if names is None or teacher.spec.family == "timm":
-        names = teacher.class_vectors(names, texts).names  # also refuses what does not fit, before anything is written
+        names = teacher.class_vectors(
+            names, texts
+        ).names  # also refuses what does not fit, before anything is written
     check_version(open_root(str(store.path), mode="a"), where=store)
     return VectorsStage(
         store=store,

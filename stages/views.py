@@ -54,7 +54,10 @@ class ViewSpec:
             raise InputError("unknown kind of views", where=self.kind, hint="--views K or --views center")
         if self.interpolation not in INTERPOLATIONS:
             raise InputError(
-                "unknown interpolation", where=self.interpolation, expected=sorted(INTERPOLATIONS), found=self.interpolation
+                "unknown interpolation",
+                where=self.interpolation,
+                expected=sorted(INTERPOLATIONS),
+                found=self.interpolation,
             )
         if self.count < 1 or (self.kind == "center" and self.count != 1):
             raise InputError("impossible number of views", where="--views", found=self.count)

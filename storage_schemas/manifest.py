@@ -98,7 +98,9 @@ class Corpus:
             version = fields.pop("schema_version")
             corpus = Corpus(**fields)
         except (ValueError, KeyError, TypeError) as error:
-            raise DamagedError("not a corpus file", where=where, hint="run `teachonce shard` again") from error
+            raise DamagedError(
+                "not a corpus file", where=where, hint="run `teachonce shard` again"
+            ) from error
         Fingerprint(fields={"schema_version": SCHEMA_VERSION}).check(
             {"schema_version": version},
             what="shards of another version of teachonce", where=where, hint="run `teachonce shard` again",

@@ -147,7 +147,9 @@ def read_spec(root: zarr.Group, where: object) -> StoreSpec:
     """
     if "cache" not in root.attrs:
         raise IncompleteError(
-            "the store holds no targets yet", where=where, hint=f"teachonce cache SHARDS --teacher … --out {where}"
+            "the store holds no targets yet",
+            where=where,
+            hint=f"teachonce cache SHARDS --teacher … --out {where}",
         )
     fields: Any = root.attrs["cache"]["spec"]  # type: ignore[index,call-overload]
     return StoreSpec(
@@ -195,7 +197,9 @@ def write_block(root: zarr.Group, spec: StoreSpec, shard: int, block: TargetBloc
             array: Any = root[name]
             array[rows] = values
             counts = [-(-s // c) for s, c in zip(array.shape, array.chunks, strict=True)][1:]
-            written += [f"{name}/c/{shard}" + "".join(f"/{i}" for i in index) for index in np.ndindex(*counts)]
+            written += [
+                f"{name}/c/{shard}" + "".join(f"/{i}" for i in index) for index in np.ndindex(*counts)
+            ]
     return written
 
 
@@ -253,7 +257,9 @@ def read_block(root: zarr.Group, spec: StoreSpec, shard: int) -> TargetBlock:
         valid=np.asarray(root["valid"][rows]),  # type: ignore[index,arg-type]
         view_params=np.asarray(root["view_params"][rows]),  # type: ignore[index,arg-type]
         targets={
-            t.name: np.stack([read_target(root, spec, shard, t.name, v) for v in range(spec.num_views)], axis=1)
+            t.name: np.stack(
+                [read_target(root, spec, shard, t.name, v) for v in range(spec.num_views)], axis=1
+            )
             for t in spec.targets
         },
     )

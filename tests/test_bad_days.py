@@ -77,7 +77,9 @@ def test_ctrl_c_is_one_line_and_the_same_command_resumes(corpus, tmp_path):
     assert teachonce("shard", corpus, "--out", shards, "--shard-size", 4, "--executor", "serial")[0] == 0
     command = ["cache", shards, "--teacher", "timm:test_vit", "--teacher-pretrained", "random", "--views", 40,
                "--threads", 1, "--executor", "serial", "--out", store]  # fmt: skip
-    process = subprocess.Popen([sys.executable, "-m", "teachonce", *map(str, command)], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "teachonce", *map(str, command)], stderr=subprocess.PIPE, text=True
+    )
     receipts = store / "ledger" / "cache" / "receipts"
     while not any(receipts.glob("0*.json")):
         assert process.poll() is None, process.stderr.read()

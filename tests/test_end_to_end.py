@@ -28,7 +28,9 @@ def photos(tmp_path_factory) -> Path:
         name = list(COLOURS)[i % 3]
         noise = rng.normal(0, 25, (44, 40, 3))
         (folder / name).mkdir(parents=True, exist_ok=True)
-        Image.fromarray((COLOURS[name] + noise).clip(0, 255).astype(np.uint8)).save(folder / name / f"{i:02d}.png")
+        Image.fromarray((COLOURS[name] + noise).clip(0, 255).astype(np.uint8)).save(
+            folder / name / f"{i:02d}.png"
+        )
     (folder / "red" / "zz.png").write_bytes(b"not an image")
     return folder
 
@@ -41,7 +43,11 @@ def run(*arguments: object) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("recipe", "student"), [("promptkd", ("--student", "{student}", "--optimizer", "adamw", "--lr", 0.01, "--weight-decay", 0)), ("kd", ("--student", "timm:test_vit"))]
+    ("recipe", "student"),
+    [
+        ("promptkd", ("--student", "{student}", "--optimizer", "adamw", "--lr", 0.01, "--weight-decay", 0)),
+        ("kd", ("--student", "timm:test_vit")),
+    ],
 )
 def test_the_whole_way(recipe, student, photos, tmp_path):
     weights = Path(demo.__file__).parent
@@ -52,7 +58,19 @@ def test_the_whole_way(recipe, student, photos, tmp_path):
     serial = ("--executor", "serial")
     run("shard", photos, "--out", shards, "--shard-size", 20, *serial)
     run("vectors", "--teacher", f"local-dir:{teacher}", "--classes", tmp_path / "classes.txt", "--out", store)
-    run("cache", shards, "--teacher", f"local-dir:{teacher}", "--views", 2, "--view-scale", "0.5,1", "--out", store, *serial)
+    run(
+        "cache",
+        shards,
+        "--teacher",
+        f"local-dir:{teacher}",
+        "--views",
+        2,
+        "--view-scale",
+        "0.5,1",
+        "--out",
+        store,
+        *serial,
+    )
     shutil.rmtree(teacher)
 
     student = [str(a).format(student=f"local-dir:{weights / 'student'}") for a in student]
@@ -70,7 +88,9 @@ def test_the_whole_way(recipe, student, photos, tmp_path):
 
     data = xarray.open_zarr(str(store), consolidated=False)
     assert data.sizes["sample"] == 49
-    samples = list(webdataset.WebDataset(sorted(map(str, shards.glob("*.tar"))), shardshuffle=False).decode("pil"))
+    samples = list(
+        webdataset.WebDataset(sorted(map(str, shards.glob("*.tar"))), shardshuffle=False).decode("pil")
+    )
     assert len(samples) == 48
     assert set(samples[0]) >= {"__key__", "png", "json"}
     assert safetensors.numpy.load_file(bundle / "class_vectors.safetensors")["vectors"].shape[0] == 3

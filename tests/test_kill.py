@@ -35,7 +35,9 @@ def corpus(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("corpus")
     rng = np.random.default_rng(0)
     for i in range(240):
-        image = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize((160, 120), Image.Resampling.BICUBIC)
+        image = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize(
+            (160, 120), Image.Resampling.BICUBIC
+        )
         image.save(folder / f"{i:03d}.jpg")
     (folder / "bad.jpg").write_bytes(b"")
     return folder

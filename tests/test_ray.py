@@ -21,7 +21,9 @@ def corpus(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("corpus")
     rng = np.random.default_rng(1)
     for i in range(90):
-        image = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize((150, 100), Image.Resampling.BICUBIC)
+        image = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize(
+            (150, 100), Image.Resampling.BICUBIC
+        )
         image.save(folder / f"{i:03d}.png")
     return folder
 
@@ -55,9 +57,13 @@ def test_two_ray_workers_make_the_same_bytes_as_one_process(corpus, tmp_path):
 
 def test_a_killed_worker_is_replaced_and_a_killed_driver_resumed(corpus, tmp_path):
     subprocess.run(shard(corpus, tmp_path / "s", "--executor", "serial"), check=True, capture_output=True)
-    subprocess.run(cache(tmp_path / "s", tmp_path / "calm", "--executor", "serial"), check=True, capture_output=True)
+    subprocess.run(
+        cache(tmp_path / "s", tmp_path / "calm", "--executor", "serial"), check=True, capture_output=True
+    )
     out = tmp_path / "killed"
-    driver = subprocess.Popen(cache(tmp_path / "s", out, "--workers", 2), stderr=subprocess.PIPE, start_new_session=True)
+    driver = subprocess.Popen(
+        cache(tmp_path / "s", out, "--workers", 2), stderr=subprocess.PIPE, start_new_session=True
+    )
     receipts = out / "ledger" / "cache" / "receipts"
     _wait_for(lambda: any(receipts.glob("0*.json")), driver)
     os.killpg(driver.pid, signal.SIGKILL)
@@ -65,7 +71,9 @@ def test_a_killed_worker_is_replaced_and_a_killed_driver_resumed(corpus, tmp_pat
 
     for path in sorted(receipts.glob("0*.json"))[1:]:
         path.unlink()  # work left to do, however fast this machine is
-    driver = subprocess.Popen(cache(tmp_path / "s", out, "--workers", 1), stderr=subprocess.PIPE, start_new_session=True)
+    driver = subprocess.Popen(
+        cache(tmp_path / "s", out, "--workers", 1), stderr=subprocess.PIPE, start_new_session=True
+    )
     _wait_for(lambda: len(list(receipts.glob("0*.json"))) >= 2, driver)
     for worker in _workers_of(driver.pid):
         os.kill(worker, signal.SIGKILL)
@@ -76,7 +84,10 @@ def test_a_killed_worker_is_replaced_and_a_killed_driver_resumed(corpus, tmp_pat
 
 def test_no_cluster_at_the_address_is_one_clear_line(corpus, tmp_path):
     run = subprocess.run(
-        shard(corpus, tmp_path / "s", "--ray-address", "127.0.0.1:1"), capture_output=True, text=True, timeout=240
+        shard(corpus, tmp_path / "s", "--ray-address", "127.0.0.1:1"),
+        capture_output=True,
+        text=True,
+        timeout=240,
     )
     assert run.returncode == 1
     assert run.stderr.splitlines()[-1].startswith("Error: no Ray cluster answers: 127.0.0.1:1")

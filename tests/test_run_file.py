@@ -36,7 +36,11 @@ def test_stages_run_in_order_relative_to_the_file_and_are_skipped_when_done(fold
     code, out, err = run(folder, {"executor": "serial", "stages": stages})
     assert code == 0, err
     assert json.loads(out)["done_now"] == 3
-    assert [line for line in err.splitlines() if line.startswith("[")] == ["[1/3] shard", "[2/3] vectors", "[3/3] cache"]
+    assert [line for line in err.splitlines() if line.startswith("[")] == [
+        "[1/3] shard",
+        "[2/3] vectors",
+        "[3/3] cache",
+    ]
     assert len(list((folder / "store.zarr/ledger/cache/receipts").iterdir())) == 3
     code, out, err = run(folder, {"executor": "serial", "stages": stages})
     assert code == 0
@@ -65,5 +69,21 @@ def test_mistakes_are_found_before_anything_starts(folder, content, message):
 
 
 def test_arguments_say_what_the_file_says():
-    options = {"corpus": ["a", "-b"], "out": "o", "json": True, "resize": None, "flag": False, "mean": [0.5, 0.5, 1]}
-    assert as_arguments(options, ["corpus"]) == ["--out", "o", "--json", "--mean", "0.5,0.5,1", "--", "a", "-b"]
+    options = {
+        "corpus": ["a", "-b"],
+        "out": "o",
+        "json": True,
+        "resize": None,
+        "flag": False,
+        "mean": [0.5, 0.5, 1],
+    }
+    assert as_arguments(options, ["corpus"]) == [
+        "--out",
+        "o",
+        "--json",
+        "--mean",
+        "0.5,0.5,1",
+        "--",
+        "a",
+        "-b",
+    ]

@@ -43,7 +43,9 @@ def connect(address: str | None) -> None:
         ray.init(address=address, logging_level="error")
     except OSError as error:  # ConnectionError among them
         raise InputError(
-            "no Ray cluster answers", where=address, hint="start one with `ray start --head`, or leave out --ray-address"
+            "no Ray cluster answers",
+            where=address,
+            hint="start one with `ray start --head`, or leave out --ray-address",
         ) from error
 
 

@@ -13,10 +13,10 @@ import torch
 from ...pipeline.storage import Location
 from ..compute import Compute
 from ..distill import DistillStage
-from ..starting import BuiltStudent
-from ..stream import Batch, PairStream
+from ..pairs.stream import Batch, PairStream
 from ..teachers import Teacher, TeacherConfig, load_teacher
-from ..trainer import Stream
+from ..training.starting import BuiltStudent
+from ..training.trainer import Stream
 
 
 @dataclass(frozen=True, kw_only=True)

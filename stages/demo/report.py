@@ -13,9 +13,9 @@ from ...storage_schemas.fingerprint import Json, canonical_json
 from ..compute import resolve_compute
 from ..distill import RUN
 from ..evaluate import evaluate
-from ..evaluate_text import evaluation_json
-from ..stored import Stored
-from ..tables import bytes_text, seconds_text, section, table
+from ..reports.evaluate_text import evaluation_json
+from ..reports.stored import Stored
+from ..reports.tables import bytes_text, seconds_text, section, table
 from . import folder
 from .runner import Runner
 from .zero_shot import zero_shot
@@ -72,7 +72,7 @@ def facts_text(facts: Mapping[str, Any]) -> str:
         f"Store: {', '.join(store['targets'])} of {store['samples']} images in {store['views']} views, "
         f"{bytes_text(store['bytes'])}.",
         f"The teacher took {seconds_text(store['teacher_seconds'])} for it, once for any number of students.",
-        f"In the loop it made the same steps on the same views {facts['online_to_cached']:.2f} times as long,",
+        f"In the loop it made the same promptkd steps take {facts['online_to_cached']:.2f} times as long,",
         "and would again for every student.",
     ]
     return "\n\n".join([

@@ -9,8 +9,8 @@ from ...pipeline.storage import Location
 from ...storage_schemas.fingerprint import Json
 from ..compute import resolve_compute
 from ..distill import plan_distill, training_compute
-from ..starting import StudentConfig
 from ..teachers import TeacherConfig
+from ..training.starting import StudentConfig
 from . import folder
 from .folder import DemoSize, prepare
 from .online import OnlineStage

@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from ...pipeline.storage import Location
 from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import IncompleteError
-from ..class_match import ClassMatcher, base_classes
+from ..corpora.shards import ShardSet
 from ..evaluate import Evaluation
-from ..metrics import Accuracy, Agreement
-from ..shards import ShardSet
-from ..stored import Stored
+from ..reports.class_match import ClassMatcher, base_classes
+from ..reports.metrics import Accuracy, Agreement
+from ..reports.stored import Stored
 
 #: Held-out images are cached at their centre view alone.
 _VIEW = 0

@@ -11,9 +11,9 @@ from torch import Tensor
 from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Json
-from ..schedule import SCHEDULES
 from ..students.family import Backbone
 from ..students.student import PROJECTORS, Head, Student
+from ..training.schedule import SCHEDULES
 
 _CHOICES = {
     "optimizer": ("sgd", "adamw"),

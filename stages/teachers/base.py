@@ -55,7 +55,11 @@ class TeacherConfig:
     def preprocess(self, own: Preprocess) -> Preprocess:
         """The model's own preprocessing with this configuration's overrides."""
         return own.override(
-            size=self.size, mean=self.mean, std=self.std, interpolation=self.interpolation, crop_pct=self.crop_pct
+            size=self.size,
+            mean=self.mean,
+            std=self.std,
+            interpolation=self.interpolation,
+            crop_pct=self.crop_pct,
         )
 
 

@@ -62,7 +62,9 @@ class OpenClipTeacher:
         spec = TeacherSpec(
             family="open_clip",
             model=name,
-            architecture=digest_json((open_clip.get_model_config(where) or {}) | {"quick_gelu": _quick_gelu(config)}),
+            architecture=digest_json(
+                (open_clip.get_model_config(where) or {}) | {"quick_gelu": _quick_gelu(config)}
+            ),
             weights_digest=state_digest(model.state_dict()),
             embed_dim=int(model.visual.output_dim),
             normalized=True,
@@ -88,7 +90,9 @@ class OpenClipTeacher:
             InputError: no names.
         """
         if names is None:
-            raise InputError("this teacher has no classes of its own", where=self.spec.model, hint="add --classes FILE")
+            raise InputError(
+                "this teacher has no classes of its own", where=self.spec.model, hint="add --classes FILE"
+            )
         device = next(self._model.parameters()).device
         vectors_DC = open_clip.build_zero_shot_classifier(
             self._model,

@@ -37,7 +37,10 @@ class TimmTeacher:
         head = model.get_classifier()
         if not isinstance(head, torch.nn.Linear):
             raise InputError(
-                "a timm teacher needs a linear head", where=name, expected="torch.nn.Linear", found=type(head).__name__
+                "a timm teacher needs a linear head",
+                where=name,
+                expected="torch.nn.Linear",
+                found=type(head).__name__,
             )
         cfg = timm.data.resolve_data_config(model=model)
         preprocess = config.preprocess(
@@ -79,7 +82,9 @@ class TimmTeacher:
         head = self._model.get_classifier()
         names = _own_names(self._model) if names is None else names
         if names is None:
-            raise InputError("timm does not know this model's classes", where=self.spec.model, hint="add --classes FILE")
+            raise InputError(
+                "timm does not know this model's classes", where=self.spec.model, hint="add --classes FILE"
+            )
         if len(names) != head.out_features:
             raise InputError(
                 "the class list does not fit the teacher's head", where=self.spec.model,
@@ -148,7 +153,9 @@ def load_weights(model: torch.nn.Module, path: Path) -> None:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises pickle, zip and runtime errors
-        raise InputError("cannot read weights", where=path, found=" ".join(str(error).split())[:200]) from error
+        raise InputError(
+            "cannot read weights", where=path, found=" ".join(str(error).split())[:200]
+        ) from error
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
     own = model.state_dict()
@@ -159,12 +166,18 @@ def load_weights(model: torch.nn.Module, path: Path) -> None:
     try:
         model.load_state_dict(renamed, strict=True)
     except RuntimeError as error:
-        raise InputError("weights do not fit the model", where=path, found=" ".join(str(error).split())[:200]) from error
+        raise InputError(
+            "weights do not fit the model", where=path, found=" ".join(str(error).split())[:200]
+        ) from error
 
 
-def _in_order(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], path: Path) -> list[torch.Tensor]:
+def _in_order(
+    own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], path: Path
+) -> list[torch.Tensor]:
     if len(own) != len(state):
-        raise InputError("weights do not fit the model", where=path, expected=f"{len(own)} tensors", found=len(state))
+        raise InputError(
+            "weights do not fit the model", where=path, expected=f"{len(own)} tensors", found=len(state)
+        )
     for (name, tensor), (other, found) in zip(own.items(), state.items(), strict=True):
         if name.rpartition(".")[2] != other.rpartition(".")[2] or tensor.shape != found.shape:
             raise InputError(

@@ -89,7 +89,9 @@ def test_a_failure_stops_no_other_unit_and_is_recorded_until_it_succeeds(out):
         "003": "ValueError: no square of 3",
     }
     assert "Traceback" in ledger.failures()["001"]["detail"]
-    with pytest.raises(IncompleteError, match="squares has not finished: .*: found 3 of 5 units. Next: go on"):
+    with pytest.raises(
+        IncompleteError, match="squares has not finished: .*: found 3 of 5 units. Next: go on"
+    ):
         ledger.require_complete("go on")
     assert run(Squares(out=out, count=5)).done_now == 2
     assert ledger.failures() == {}

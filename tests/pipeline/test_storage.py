@@ -14,9 +14,14 @@ from teachonce.storage_schemas.errors import InputError
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     location = Location.of(tmp_path / "a" / "b.bin")
     location.write_bytes(b"old")
-    with pytest.raises(RuntimeError), location.create() as file:
-        file.write(b"new")
-        raise RuntimeError
+
+    def fail() -> None:
+        with location.create() as file:
+            file.write(b"new")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert location.read_bytes() == b"old"
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["b.bin"]
 
@@ -35,7 +40,9 @@ def test_only_our_own_and_zarrs_temporaries_are_swept(tmp_path):
 def test_pipe_and_urls_are_refused_as_folders():
     with pytest.raises(InputError, match="^pipe: runs a command from data and is refused: pipe:rm x$"):
         Location.of("pipe:rm x")
-    with pytest.raises(InputError, match="^only local folders can be used here: s3://b/k. Next: mount or copy it first$"):
+    with pytest.raises(
+        InputError, match="^only local folders can be used here: s3://b/k. Next: mount or copy it first$"
+    ):
         Location.of("s3://b/k")
 
 

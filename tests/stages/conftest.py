@@ -14,9 +14,9 @@ from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.ledger import Ledger, Plan
 from teachonce.pipeline.runner import run_stage
 from teachonce.pipeline.storage import Location
-from teachonce.stages.images import decode
+from teachonce.stages.corpora.images import decode
+from teachonce.stages.corpora.shards import ShardSet
 from teachonce.stages.shard import plan_shard
-from teachonce.stages.shards import ShardSet
 from teachonce.stages.views import ViewSpec
 from teachonce.storage_schemas.class_vectors import ClassVectors, write_class_vectors
 from teachonce.storage_schemas.encodings import ENCODINGS

@@ -39,8 +39,8 @@ def run(job: dict[str, Any]) -> None:
     from teachonce.pipeline.runner import run_stage
     from teachonce.stages.compute import Compute
     from teachonce.stages.distill import plan_distill
-    from teachonce.stages.starting import StudentConfig
-    from teachonce.stages.trainer import Trainer
+    from teachonce.stages.training.starting import StudentConfig
+    from teachonce.stages.training.trainer import Trainer
 
     what, n = job.pop("kill") or ("nothing", 0)
     if what == "fsync":

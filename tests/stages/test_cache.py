@@ -61,7 +61,9 @@ def images(pictures, shards, data) -> list[tuple[int, Image.Image]]:
     return [(row, Image.open(pictures / entries[row].path).convert("RGB")) for row in rows]
 
 
-def test_the_centre_view_equals_a_plain_open_clip_loop(pictures, picture_shards, tiny_clip_teacher, class_file, tmp_path):
+def test_the_centre_view_equals_a_plain_open_clip_loop(
+    pictures, picture_shards, tiny_clip_teacher, class_file, tmp_path
+):
     out = tmp_path / "s.zarr"
     vectors(clip_config(tiny_clip_teacher), out, class_file)
     data = cache(picture_shards, clip_config(tiny_clip_teacher), out, targets="both")
@@ -83,7 +85,9 @@ def test_the_centre_view_equals_a_plain_open_clip_loop(pictures, picture_shards,
             np.testing.assert_allclose(data["logits"][row, 0], logits[0], atol=2e-5)
 
 
-def test_random_views_equal_a_plain_loop_over_the_stored_boxes(pictures, picture_shards, tiny_clip_teacher, tmp_path):
+def test_random_views_equal_a_plain_loop_over_the_stored_boxes(
+    pictures, picture_shards, tiny_clip_teacher, tmp_path
+):
     views = ViewSpec(kind="random_resized_crop", count=3, seed=1)
     data = cache(picture_shards, clip_config(tiny_clip_teacher), tmp_path / "s.zarr", views=views)
     assert "logits" not in data  # no class vectors yet: auto keeps embeddings
@@ -123,7 +127,9 @@ def test_a_timm_teacher_equals_a_plain_timm_loop(pictures, picture_shards, tmp_p
             np.testing.assert_allclose(data["logits"][row, 0], model(pixels)[0], atol=1e-5)
 
 
-def test_fp16_keeps_its_kl_budget_and_bf16_stays_close(picture_shards, tiny_clip_teacher, class_file, tmp_path):
+def test_fp16_keeps_its_kl_budget_and_bf16_stays_close(
+    picture_shards, tiny_clip_teacher, class_file, tmp_path
+):
     config = clip_config(tiny_clip_teacher)
     stores = {}
     for name, encoding, precision in (("a", "fp32", "fp32"), ("b", "fp16", "fp32"), ("c", "fp16", "bf16")):
@@ -167,12 +173,16 @@ def plan_cache_location(path):
     return Location.of(path)
 
 
-def test_whatever_differs_is_refused_by_name(picture_shards, tiny_clip_teacher, class_file, tmp_path, make_shards, pictures):
+def test_whatever_differs_is_refused_by_name(
+    picture_shards, tiny_clip_teacher, class_file, tmp_path, make_shards, pictures
+):
     out, config = tmp_path / "s.zarr", clip_config(tiny_clip_teacher)
     vectors(config, out, class_file)
     cache(picture_shards, config, out)
     other_teacher = TeacherConfig(model="timm:test_vit", pretrained="random")
-    with pytest.raises(MismatchError, match="the store's class vectors are another teacher's: .*: field 'teacher.weights'"):
+    with pytest.raises(
+        MismatchError, match="the store's class vectors are another teacher's: .*: field 'teacher.weights'"
+    ):
         cache(picture_shards, other_teacher, out)
     for field, options in {
         "views.kind": {"views": ViewSpec(kind="random_resized_crop")},
@@ -210,17 +220,30 @@ def test_a_teacher_that_says_nan_fails_its_units(picture_shards, tiny_clip_teach
 @pytest.mark.parametrize(
     ("model", "pretrained", "message"),
     [
-        ("ViT-B-32", None, "^a teacher needs weights: ViT-B-32. Next: add --teacher-pretrained: one of .*openai.*random"),
+        (
+            "ViT-B-32",
+            None,
+            "^a teacher needs weights: ViT-B-32. Next: add --teacher-pretrained: one of .*openai.*random",
+        ),
         ("ViT-B-99", "openai", "^cannot load the teacher: ViT-B-99 openai: found "),
         ("local-dir:/nowhere", None, "^cannot load the teacher: local-dir:/nowhere: found "),
-        ("timm:test_vit", None, "^a teacher needs weights: timm:test_vit. Next: add --teacher-pretrained: `default`"),
+        (
+            "timm:test_vit",
+            None,
+            "^a teacher needs weights: timm:test_vit. Next: add --teacher-pretrained: `default`",
+        ),
         ("timm:no_such", "random", "^cannot load the teacher: timm:no_such random: found "),
         ("timm:test_vit", "/nowhere.pth", "^no such weights file: /nowhere.pth"),
     ],
 )
 def test_teachers_that_cannot_be_loaded(model, pretrained, message, tmp_path):
     with pytest.raises(InputError, match=message):
-        plan_vectors(TeacherConfig(model=model, pretrained=pretrained), out=str(tmp_path / "s"), classes=None, templates=None)
+        plan_vectors(
+            TeacherConfig(model=model, pretrained=pretrained),
+            out=str(tmp_path / "s"),
+            classes=None,
+            templates=None,
+        )
     assert not (tmp_path / "s").exists()
 
 
@@ -229,14 +252,21 @@ def test_weights_of_another_layout_are_taken_in_order_only_where_all_agrees(tmp_
 
     torch.manual_seed(1)
     source, target = timm.create_model("test_vit"), timm.create_model("test_vit")
-    renamed = {f"port.{i}.{name.rpartition('.')[2]}": t for i, (name, t) in enumerate(source.state_dict().items())}
+    renamed = {
+        f"port.{i}.{name.rpartition('.')[2]}": t for i, (name, t) in enumerate(source.state_dict().items())
+    }
     torch.save(renamed, tmp_path / "port.pth")
     load_weights(target, tmp_path / "port.pth")
-    assert all(torch.equal(a, b) for a, b in zip(source.state_dict().values(), target.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(source.state_dict().values(), target.state_dict().values(), strict=True)
+    )
     swapped = dict(renamed)
     swapped[next(iter(swapped))] = torch.zeros(3)
     torch.save(swapped, tmp_path / "bad.pth")
-    with pytest.raises(InputError, match=r"weights do not fit the model: .*: expected cls_token \(1, 1, 64\), found port.0"):
+    with pytest.raises(
+        InputError, match=r"weights do not fit the model: .*: expected cls_token \(1, 1, 64\), found port.0"
+    ):
         load_weights(target, tmp_path / "bad.pth")
     torch.save({"evil": print}, tmp_path / "evil.pth")
     with pytest.raises(InputError, match="cannot read weights: .*evil.pth"):
@@ -257,4 +287,8 @@ def test_the_activation_is_the_one_that_the_weights_were_trained_with(monkeypatc
     for tag, quick_gelu in (("openai", True), ("laion2b_s32b_b82k", False)):
         with pytest.raises(InputError, match="cannot load the teacher"):
             load_teacher(TeacherConfig(model="ViT-L-14", pretrained=tag))
-        assert (built["name"], built["pretrained"], built["force_quick_gelu"]) == ("ViT-L-14", tag, quick_gelu)
+        assert (built["name"], built["pretrained"], built["force_quick_gelu"]) == (
+            "ViT-L-14",
+            tag,
+            quick_gelu,
+        )

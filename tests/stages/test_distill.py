@@ -19,9 +19,9 @@ from teachonce.pipeline.runner import run_stage
 from teachonce.pipeline.storage import Location
 from teachonce.stages.compute import Compute
 from teachonce.stages.distill import DistillStage, plan_distill, training_compute
-from teachonce.stages.starting import StudentConfig
 from teachonce.stages.students import load_student
-from teachonce.stages.trainer import Trainer
+from teachonce.stages.training.starting import StudentConfig
+from teachonce.stages.training.trainer import Trainer
 from teachonce.storage_schemas.class_vectors import ClassVectors, read_class_vectors, write_class_vectors
 from teachonce.storage_schemas.errors import (
     DamagedError,

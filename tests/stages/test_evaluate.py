@@ -19,7 +19,7 @@ from teachonce.cli import main
 from teachonce.pipeline.storage import Location
 from teachonce.stages.compute import Compute
 from teachonce.stages.evaluate import evaluate
-from teachonce.stages.evaluate_text import evaluation_json, evaluation_text
+from teachonce.stages.reports.evaluate_text import evaluation_json, evaluation_text
 from teachonce.stages.students import load_student
 from teachonce.stages.students.bundle import write_bundle
 from teachonce.stages.students.family import family_of

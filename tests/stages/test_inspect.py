@@ -11,10 +11,10 @@ import zarr
 from click.testing import CliRunner
 from teachonce.cli import main
 from teachonce.stages.inspect import inspect_store
-from teachonce.stages.inspect_sample import find_row, inspect_sample
-from teachonce.stages.inspect_text import sample_text, store_text
-from teachonce.stages.soft_labels import Spread
-from teachonce.stages.stored import Stored
+from teachonce.stages.reports.inspect_sample import find_row, inspect_sample
+from teachonce.stages.reports.inspect_text import sample_text, store_text
+from teachonce.stages.reports.soft_labels import Spread
+from teachonce.stages.reports.stored import Stored
 from teachonce.storage_schemas.class_vectors import ClassVectors, write_class_vectors
 from teachonce.storage_schemas.errors import DamagedError, IncompleteError, InputError, MismatchError
 from teachonce.storage_schemas.target_store import open_root

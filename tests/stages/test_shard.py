@@ -13,23 +13,37 @@ import webdataset
 from PIL import Image
 from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.runner import run_stage
+from teachonce.stages.corpora.shards import ShardSet
 from teachonce.stages.shard import plan_shard
-from teachonce.stages.shards import ShardSet
-from teachonce.storage_schemas.errors import DamagedError, IncompleteError, InputError, MismatchError, UnitsFailed
+from teachonce.storage_schemas.errors import (
+    DamagedError,
+    IncompleteError,
+    InputError,
+    MismatchError,
+    UnitsFailed,
+)
 from teachonce.storage_schemas.samples import sample_key
 
 # What a half-read tar leaves open inside webdataset is not ours to close.
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 
 
 def shard(corpus, out, **options):
-    stage = plan_shard([str(c) for c in (corpus if isinstance(corpus, list) else [corpus])], out=str(out), **options)
+    stage = plan_shard(
+        [str(c) for c in (corpus if isinstance(corpus, list) else [corpus])], out=str(out), **options
+    )
     return run_stage(stage, stage.out, SerialExecutor(), progress=False)
 
 
 def finished_files(folder) -> list[str]:
     """All files but the timings, which are allowed to differ."""
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and "timings" not in p.parts)
+    return sorted(
+        p.relative_to(folder).as_posix()
+        for p in folder.rglob("*")
+        if p.is_file() and "timings" not in p.parts
+    )
 
 
 def assert_same(a, b) -> None:
@@ -51,7 +65,9 @@ def test_a_plain_webdataset_reader_finds_every_image_under_its_key(pictures, pic
         assert facts["label"] == facts["path"].partition("/")[0]
     rows = [json.loads(s["json"])["row"] for s in samples]
     assert rows == sorted(rows)
-    paths = sorted((p.relative_to(pictures).as_posix() for p in pictures.rglob("*.*")), key=lambda p: p.encode())
+    paths = sorted(
+        (p.relative_to(pictures).as_posix() for p in pictures.rglob("*.*")), key=lambda p: p.encode()
+    )
     assert [e.path for e in picture_shards.manifest()] == paths
 
 
@@ -114,7 +130,9 @@ def test_a_changed_corpus_or_other_options_are_refused(pictures, tmp_path):
         "Next: use the options of the first run, or another --out"
     )
     (corpus / "house-cat" / "new.jpg").write_bytes(b"x")
-    with pytest.raises(MismatchError, match="the corpus has changed since its manifest was frozen: c: expected 48 images"):
+    with pytest.raises(
+        MismatchError, match="the corpus has changed since its manifest was frozen: c: expected 48 images"
+    ):
         shard(corpus, out, shard_size=20)
 
 
@@ -124,7 +142,9 @@ def test_a_file_that_changes_between_manifest_and_tar_fails_its_unit(pictures, t
     stage = plan_shard([str(corpus)], out=str(tmp_path / "out"), shard_size=100)
     victim = corpus / "house-cat" / "02.jpg"
     victim.write_bytes(victim.read_bytes()[:-1] + b"\0")
-    with pytest.raises(UnitsFailed, match="a file has changed since the manifest was frozen: house-cat/02.jpg"):
+    with pytest.raises(
+        UnitsFailed, match="a file has changed since the manifest was frozen: house-cat/02.jpg"
+    ):
         run_stage(stage, stage.out, SerialExecutor(), progress=False)
     with pytest.raises(IncompleteError, match=r"shard has not finished: .*: found 0 of 1 units"):
         ShardSet.open(str(tmp_path / "out"))

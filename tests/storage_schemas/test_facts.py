@@ -37,7 +37,9 @@ def test_receipts_round_trip_and_refuse_other_bytes():
         invalid_rows=(InvalidRow(row=1, path="b/ü.jpg", reason="empty file"),), digest="d", fingerprint="f",
     )  # fmt: skip
     assert Receipt.from_bytes(receipt.to_bytes(), "here") == receipt
-    with pytest.raises(DamagedError, match="^not a receipt: here. Next: delete this file and run the stage again$"):
+    with pytest.raises(
+        DamagedError, match="^not a receipt: here. Next: delete this file and run the stage again$"
+    ):
         Receipt.from_bytes(receipt.to_bytes()[:-9], "here")
 
 
@@ -97,5 +99,7 @@ def test_a_corpus_of_another_version_is_refused():
     data = corpus.to_bytes()
     assert Corpus.from_bytes(data, "here") == corpus
     assert list(corpus.shard_rows(2)) == [4]
-    with pytest.raises(MismatchError, match="shards of another version of teachonce: here: field 'schema_version'"):
+    with pytest.raises(
+        MismatchError, match="shards of another version of teachonce: here: field 'schema_version'"
+    ):
         Corpus.from_bytes(data.replace(b'"schema_version":1', b'"schema_version":9'), "here")

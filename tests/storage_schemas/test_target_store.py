@@ -46,7 +46,9 @@ def make_block(rows: int, seed: int) -> TargetBlock:
     for values in targets.values():
         values[~valid] = np.nan
     params = rng.integers(0, 99, (rows, VIEWS, 5)).astype(np.int32)
-    return TargetBlock(keys=[f"{seed:02d}{i:030d}" for i in range(rows)], valid=valid, view_params=params, targets=targets)
+    return TargetBlock(
+        keys=[f"{seed:02d}{i:030d}" for i in range(rows)], valid=valid, view_params=params, targets=targets
+    )
 
 
 @pytest.fixture(params=["fp32", "fp16"])
@@ -71,7 +73,9 @@ def test_blocks_come_back(store):
         np.testing.assert_array_equal(found.valid, block.valid)
         np.testing.assert_array_equal(found.view_params, block.view_params)
         for name in block.targets:
-            np.testing.assert_allclose(found.targets[name], block.targets[name], rtol=tolerance, atol=5 * tolerance)
+            np.testing.assert_allclose(
+                found.targets[name], block.targets[name], rtol=tolerance, atol=5 * tolerance
+            )
             one_view = read_target(root, spec, shard, name, 1)
             np.testing.assert_array_equal(one_view, found.targets[name][:, 1])
     if spec.encoding.name == "fp32":
@@ -80,7 +84,11 @@ def test_blocks_come_back(store):
 
 def test_every_chunk_is_a_file_of_its_own_unit(store, tmp_path):
     _, spec, _, written = store
-    files = {p.relative_to(tmp_path / "store").as_posix() for p in (tmp_path / "store").rglob("c/**/*") if p.is_file()}
+    files = {
+        p.relative_to(tmp_path / "store").as_posix()
+        for p in (tmp_path / "store").rglob("c/**/*")
+        if p.is_file()
+    }
     assert files == {path for paths in written for path in paths}
     assert len(set().union(*map(set, written))) == sum(map(len, written))
     assert any(path.startswith("logits_max/") for path in written[0]) == spec.encoding.separate_max
@@ -102,7 +110,9 @@ def test_a_flipped_bit_is_noticed(store, tmp_path):
     data = bytearray(chunk.read_bytes())
     data[5] ^= 1
     chunk.write_bytes(data)
-    with pytest.raises(DamagedError, match="a chunk of the store is damaged: embedding, shard 1, view 0: .*checksum"):
+    with pytest.raises(
+        DamagedError, match="a chunk of the store is damaged: embedding, shard 1, view 0: .*checksum"
+    ):
         read_target(open_root(path), spec, 1, "embedding", 0)
 
 
@@ -126,7 +136,9 @@ def test_class_vectors_come_back_and_changes_are_noticed(tmp_path):
         bias_C=np.array([1, 2], np.float32), logit_scale=50.0, normalized=True,
     )  # fmt: skip
     root = open_root(str(tmp_path / "s"), mode="a")
-    with pytest.raises(IncompleteError, match="the store has no class vectors: here. Next: teachonce vectors"):
+    with pytest.raises(
+        IncompleteError, match="the store has no class vectors: here. Next: teachonce vectors"
+    ):
         read_class_vectors(root, "here")
     write_class_vectors(root, vectors, {"teacher": "test"})
     found = read_class_vectors(root, "here")

@@ -1,0 +1,1 @@
+"""Reading what a user brought: sources, the frozen manifest, image bytes, finished shards."""

@@ -1,0 +1,136 @@
+"""Owns freezing a corpus: from sources to the manifest that decides every row before any work starts."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+
+from ...pipeline.progress import Progress
+from ...pipeline.storage import Location
+from ...storage_schemas.errors import InputError, MismatchError
+from ...storage_schemas.fingerprint import Fingerprint, canonical_json
+from ...storage_schemas.manifest import Corpus, Entry, write_manifest
+from ...storage_schemas.samples import content_digest, sample_key
+from .sources import Found, Source
+
+#: Files that a reading thread takes at once.
+_FILES_A_TASK = 64
+
+
+def freeze_corpus(
+    sources: Sequence[Source],
+    out: Location,
+    *,
+    name: str | None,
+    shard_size: int,
+    resize: int | None,
+    max_pixels: int,
+) -> Corpus:
+    """Write `manifest.parquet`, then `corpus.json` under `out`; or check that the frozen ones still describe `sources`.
+
+    Memory does not grow with the corpus, but for the names in one folder or one tar.
+
+    Raises:
+        InputError: no images.
+        MismatchError: `out` holds another corpus or other settings, or the sources have changed since.
+    """
+    name = name or "+".join(source.name for source in sources)
+    settings = {"name": name, "shard_size": shard_size, "resize": resize, "max_pixels": max_pixels}
+    frozen = out / "corpus.json"
+    if frozen.exists():
+        corpus = Corpus.from_bytes(frozen.read_bytes(), where=frozen)
+        Fingerprint(fields=settings).check(
+            {k: getattr(corpus, k) for k in settings},
+            what=f"{out} holds other shards", where=frozen, hint="use the options of the first run, or another --out",
+        )  # fmt: skip
+        listing = _Listing(sources)
+        for _ in listing:
+            pass
+        if listing.digest != corpus.listing_id:
+            raise MismatchError(
+                "the corpus has changed since its manifest was frozen", where=", ".join(s.name for s in sources),
+                expected=f"{corpus.num_samples} images", found=f"{listing.count} images with other names or sizes",
+                hint="write the changed corpus to another --out",
+            )  # fmt: skip
+        return corpus
+    out.make_dir()
+    listing = _Listing(sources)
+    with Progress("manifest", None) as bar, (out / "manifest.parquet").create() as file:
+        shards = _entries(listing, sources, name, shard_size, bar)
+        digest, count = write_manifest(file, shards)
+        if count == 0:
+            raise _no_images(sources, listing.skipped)
+    corpus = Corpus(
+        **settings,  # type: ignore[arg-type]
+        corpus_id=hashlib.blake2b(canonical_json([name, shard_size, digest]), digest_size=16).hexdigest(),
+        listing_id=listing.digest,
+        num_samples=count,
+        num_shards=-(-count // shard_size),
+        skipped=listing.skipped,
+    )
+    frozen.write_bytes(corpus.to_bytes())
+    return corpus
+
+
+class _Listing:
+    """Iterates (source index, path within the corpus, file) over all images, hashing paths and sizes as they pass."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._sources = sources
+        self._state = hashlib.blake2b(digest_size=16)
+        self.count = 0
+        self.skipped = 0
+
+    @property
+    def digest(self) -> str:
+        return self._state.hexdigest()
+
+    def __iter__(self) -> Iterator[tuple[int, str, Found]]:
+        for index, source in enumerate(self._sources):
+            for found in source.walk():
+                if not found.is_image:
+                    self.skipped += 1
+                    continue
+                path = found.path if len(self._sources) == 1 else f"{source.name}/{found.path}"
+                self._state.update(canonical_json([path, found.size]))
+                self.count += 1
+                yield index, path, found
+
+
+def _entries(
+    listing: _Listing, sources: Sequence[Source], name: str, shard_size: int, bar: Progress
+) -> Iterator[list[Entry]]:
+    """One list a shard; files are read and hashed by a few threads (both release the interpreter lock)."""
+
+    def entry(item: tuple[int, str, Found]) -> Entry:
+        index, path, found = item
+        size, digest, problem = max(found.size, 0), "", None
+        try:
+            data = sources[index].read(found.path, found.offset, found.size)
+            size, digest = len(data), content_digest(data)
+        except (OSError, InputError) as error:
+            problem = f"cannot be read: {error.strerror if isinstance(error, OSError) else error}"
+        return Entry(key=sample_key(name, path), path=path, source=index, offset=found.offset, size=size,
+                     digest=digest, label=found.label, problem=problem)  # fmt: skip
+
+    def entries_of(chunk: Sequence[tuple[int, str, Found]]) -> list[Entry]:
+        return [entry(item) for item in chunk]
+
+    items = iter(listing)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
+        while batch := list(islice(items, shard_size)):
+            # A task for each file would cost more than a small file's reading.
+            chunks = [batch[i : i + _FILES_A_TASK] for i in range(0, len(batch), _FILES_A_TASK)]
+            entries = [e for part in threads.map(entries_of, chunks) for e in part]
+            bar.advance(len(entries))
+            yield entries
+
+
+def _no_images(sources: Sequence[Source], skipped: int) -> InputError:
+    names = ", ".join(source.name for source in sources)
+    found = f"{skipped} other files" if skipped else "nothing"
+    return InputError("no images", where=names, expected="at least one image file", found=found,
+                      hint="for a folder of tars, name the tars: teachonce shard FOLDER/*.tar --out …")  # fmt: skip

@@ -1,0 +1,117 @@
+"""Owns the images that a student is measured on: a folder, a tar, a list, or finished shards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from ...pipeline.storage import Location
+from ...storage_schemas.errors import InputError
+from ...storage_schemas.samples import sample_key
+from .images import MAX_PIXELS, BadImage
+from .shards import ShardReader, ShardSet
+from .sources import Found, Source, open_sources
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """One image.
+
+    Attributes:
+        path: within the set.
+        key: the sample key that it has, or would have, in shards.
+        label: class name, where the set says one.
+        read: returns its bytes, or raises `BadImage` with the reason; safe in any thread.
+    """
+
+    path: str
+    key: str
+    label: str | None
+    read: Callable[[], bytes]
+
+
+class ImageSet(Protocol):
+    """Images in a fixed order. `pictures` may be walked several times."""
+
+    name: str
+    max_pixels: int
+
+    def pictures(self) -> Iterator[Picture]:
+        """All images in order; nothing is read yet."""
+
+
+def open_images(images: str, *, name: str | None = None) -> ImageSet:
+    """The images that IMAGES names.
+
+    Args:
+        images: a folder of shards (recognised by its corpus.json), or whatever `teachonce shard` takes.
+        name: corpus name for the keys of what is no shards; default: the folder's or file's own name, as
+            `shard` would take it.
+
+    Raises:
+        InputError: nothing there, or a name for shards, which have one.
+        IncompleteError: `teachonce shard` has not finished.
+    """
+    path = Location.of(
+        images.partition("=")[2] if "=" in images and not Location.of(images).exists() else images
+    )
+    if (path / "corpus.json").exists():
+        shards = ShardSet.open(path)
+        if name is not None:
+            raise InputError(
+                "shards carry their own corpus name", where="--name", found=name, hint="leave out --name"
+            )
+        return _ShardImages(shards)
+    (source,) = open_sources([images])
+    return _SourceImages(source, name or source.name)
+
+
+class _SourceImages:
+    def __init__(self, source: Source, name: str) -> None:
+        self.name, self.max_pixels, self._source = name, MAX_PIXELS, source
+
+    def pictures(self) -> Iterator[Picture]:
+        for found in self._source.walk():
+            if found.is_image:
+                yield Picture(
+                    path=found.path, key=sample_key(self.name, found.path), label=found.label,
+                    read=_read_found(self._source, found),
+                )  # fmt: skip
+
+
+class _ShardImages:
+    def __init__(self, shards: ShardSet) -> None:
+        self.name, self.max_pixels, self._shards = shards.corpus.name, shards.corpus.max_pixels, shards
+
+    def pictures(self) -> Iterator[Picture]:
+        manifest = self._shards.manifest()
+        for shard in range(self._shards.corpus.num_shards):
+            reader = self._shards.reader(shard)
+            rows = self._shards.corpus.shard_rows(shard)
+            for row, entry in zip(rows, manifest.shard(shard), strict=True):
+                yield Picture(
+                    path=entry.path, key=entry.key, label=entry.label, read=_read_row(reader, row)
+                )  # fmt: skip
+
+
+def _read_found(source: Source, found: Found) -> Callable[[], bytes]:
+    def read() -> bytes:
+        try:
+            return source.read(found.path, found.offset, found.size)
+        except (OSError, InputError) as error:
+            raise BadImage(
+                f"cannot be read: {error.strerror if isinstance(error, OSError) else error}"
+            ) from error
+
+    return read
+
+
+def _read_row(reader: ShardReader, row: int) -> Callable[[], bytes]:
+    # The reader lives as long as one of its pictures does.
+    def read() -> bytes:
+        if row in reader.invalid:
+            raise BadImage(reader.invalid[row])
+        return reader.read(row)
+
+    return read

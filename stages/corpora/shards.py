@@ -1,0 +1,132 @@
+"""Owns reading shards: images by row through the offset index, each checked against its key and checksum."""
+
+from __future__ import annotations
+
+import mmap
+import zlib
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...pipeline.ledger import Ledger
+from ...pipeline.storage import Location
+from ...storage_schemas.errors import DamagedError, InputError
+from ...storage_schemas.manifest import Corpus, ManifestReader
+from ...storage_schemas.receipt import Receipt
+from ...storage_schemas.samples import TAR_BLOCK, member_key, shard_name
+from ...storage_schemas.tar_index import decode_index
+
+
+@dataclass(frozen=True)
+class ShardSet:
+    """A folder that `teachonce shard` finished."""
+
+    location: Location
+
+    @staticmethod
+    def open(location: Location | str) -> ShardSet:
+        """Open finished shards.
+
+        Raises:
+            InputError: no shards there.
+            IncompleteError: `teachonce shard` has not finished.
+        """
+        shards = ShardSet(Location.of(location))
+        if not (shards.location / "corpus.json").exists():
+            raise InputError(
+                "no shards here",
+                where=shards.location,
+                hint=f"teachonce shard CORPUS --out {shards.location}",
+            )
+        shards.ledger.require_complete(hint="run the same `teachonce shard` command again")
+        return shards
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        location = self.location / "corpus.json"
+        return Corpus.from_bytes(location.read_bytes(), where=location)
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(self.location, "shard")
+
+    def manifest(self) -> ManifestReader:
+        return ManifestReader((self.location / "manifest.parquet").path)
+
+    def receipt(self, shard: int) -> Receipt:
+        """The receipt of one shard.
+
+        Raises:
+            DamagedError: it is not there.
+        """
+        receipt = self.ledger.receipt(shard_name(shard))
+        if receipt is None:
+            raise DamagedError(
+                "a shard has no receipt",
+                where=f"{self.location}, shard {shard}",
+                hint="run `teachonce shard` again",
+            )
+        return receipt
+
+    def reader(self, shard: int) -> ShardReader:
+        return ShardReader(self, shard)
+
+
+class ShardReader:
+    """One tar, memory-mapped. Length and index are checked against the receipt on open; each image on read.
+
+    Attributes:
+        index: records (key, row, offset, length, crc32) of the usable images, in row order.
+        invalid: reasons by row of the samples that have no usable image.
+
+    Raises:
+        DamagedError: tar or index is missing, cut, or not the one that the receipt vouches for.
+    """
+
+    def __init__(self, shards: ShardSet, shard: int) -> None:
+        self._tar = shards.location / f"{shard_name(shard)}.tar"
+        receipt = shards.receipt(shard)
+        for output in receipt.outputs:
+            found = (shards.location / output.path).size()
+            if found != output.bytes:
+                raise DamagedError(
+                    "a shard's file was cut or replaced", where=shards.location / output.path,
+                    expected=f"{output.bytes} bytes", found="no file" if found is None else f"{found} bytes",
+                    hint=f"run the same `teachonce shard … --out {shards.location}` again",
+                )  # fmt: skip
+        index_location = shards.location / f"{shard_name(shard)}.index.npy"
+        self.index: NDArray[np.void] = decode_index(index_location.read_bytes(), where=index_location)
+        self.invalid = {bad.row: bad.reason for bad in receipt.invalid_rows}
+        if len(self.index) + len(self.invalid) != receipt.rows:
+            raise DamagedError(
+                "an index does not fit its receipt", where=index_location,
+                expected=f"{receipt.rows - len(self.invalid)} images", found=len(self.index),
+            )  # fmt: skip
+        with self._tar.open() as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._position = {int(row): i for i, row in enumerate(self.index["row"])}
+
+    def key(self, row: int) -> str:
+        """The key of a row that has an image."""
+        return self.index["key"][self._position[row]].decode("ascii")  # type: ignore[no-any-return]
+
+    def read(self, row: int) -> bytes:
+        """The image bytes of a row.
+
+        Raises:
+            DamagedError: the member in the tar is another sample's, or its bytes changed.
+        """
+        record = self.index[self._position[row]]
+        offset, key = int(record["offset"]), record["key"].decode("ascii")
+        found = member_key(self._map[offset - TAR_BLOCK : offset])
+        if found != key:
+            raise DamagedError("tar and index are out of line", where=f"{self._tar}, row {row}", expected=key, found=found or "no member header")  # fmt: skip
+        data = self._map[offset : offset + int(record["length"])]
+        if zlib.crc32(data) != int(record["crc32"]):
+            raise DamagedError("an image in a tar changed", where=f"{self._tar}, row {row}, {key}", hint="restore the tar, or delete its receipt and run `teachonce shard` again")  # fmt: skip
+        return data
+
+    def close(self) -> None:
+        self._map.close()

@@ -1,0 +1,128 @@
+"""Owns the order of an epoch: a pure function of (seed, epoch, valid rows per shard), whoever reads it.
+
+Shards are permuted, then read in windows of a few shards whose rows are shuffled together. Only the window at
+hand is ever computed, so memory does not grow with the corpus and any step can be reached at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...storage_schemas.errors import InputError
+
+#: A window holds about this many rows: what a worker keeps in memory is this many rows of targets.
+SHUFFLE_ROWS = 16_384
+
+#: A window mixes at least this many shards, however large they are.
+SHUFFLE_SHARDS = 4
+
+Ints = NDArray[np.int64]
+
+
+def steps_per_epoch(num_samples: int, batch_size: int, *, drop_last: bool) -> int:
+    """Batches in an epoch; the last one is shorter unless it is dropped.
+
+    Raises:
+        InputError: there would be none.
+    """
+    if batch_size < 1:
+        raise InputError("impossible batch size", where="--batch-size", found=batch_size)
+    if num_samples < 1:
+        raise InputError(
+            "no usable samples", hint="see which images could not be used with `teachonce status`"
+        )
+    if drop_last and batch_size > num_samples:
+        raise InputError(
+            "a batch is larger than the corpus, and a last, shorter batch is dropped",
+            where="--batch-size", expected=f"at most {num_samples}", found=batch_size,
+        )  # fmt: skip
+    return num_samples // batch_size if drop_last else -(-num_samples // batch_size)
+
+
+def window_shards(rows_per_shard: Ints, shuffle_rows: int = SHUFFLE_ROWS) -> int:
+    """Shards in a window: as many as hold `shuffle_rows`, by the largest shard, but never just one or two."""
+    largest = int(rows_per_shard.max(initial=1))
+    return max(SHUFFLE_SHARDS, shuffle_rows // max(largest, 1))
+
+
+def permutation(count: int, name: str) -> Ints:
+    """A permutation of `count` that depends on `name` alone.
+
+    Ranks of 64-bit numbers from Philox (Salmon et al., SC 2011), keyed by the blake2b hash of `name`: numpy
+    keeps that stream stable, which it does not promise of `Generator.permutation`.
+    """
+    key = hashlib.blake2b(name.encode(), digest_size=16).digest()
+    ranks = np.random.Philox(key=int.from_bytes(key, "little")).random_raw(count)
+    return np.argsort(ranks, kind="stable").astype(np.int64, copy=False)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EpochOrder:
+    """The order in which one epoch reads every valid row exactly once.
+
+    Attributes:
+        seed, epoch: what the order depends on, beside the counts.
+        rows_per_shard: valid rows of each shard, int64 (shard,).
+        window: shards whose rows are shuffled together.
+    """
+
+    seed: int
+    epoch: int
+    rows_per_shard: Ints
+    window: int
+
+    @property
+    def num_samples(self) -> int:
+        return int(self._ends_S[-1]) if len(self._ends_S) else 0
+
+    @cached_property
+    def _shards_S(self) -> Ints:
+        """Shards in the order in which windows take them; those without valid rows are left out."""
+        shards = permutation(len(self.rows_per_shard), f"shards/{self.seed}/{self.epoch}")
+        return shards[self.rows_per_shard[shards] > 0]
+
+    @cached_property
+    def _ends_S(self) -> Ints:
+        return np.cumsum(self.rows_per_shard[self._shards_S], dtype=np.int64)
+
+    @cached_property
+    def _window_ends_W(self) -> Ints:
+        last = np.arange(self.window - 1, len(self._ends_S) + self.window - 1, self.window)
+        return self._ends_S[np.minimum(last, len(self._ends_S) - 1)]
+
+    def samples(self, start: int, stop: int) -> tuple[Ints, Ints]:
+        """Samples `start` to `stop` of the epoch: (shards, positions among the valid rows of each), int64.
+
+        Costs one or a few windows, wherever they lie.
+        """
+        if not 0 <= start < stop <= self.num_samples:
+            raise IndexError(f"samples {start} to {stop} of {self.num_samples}")
+        first, last = (int(w) for w in np.searchsorted(self._window_ends_W, [start, stop - 1], side="right"))
+        begin = int(self._window_ends_W[first - 1]) if first else 0
+        parts = [self._window(w) for w in range(first, last + 1)]
+        shards_N = np.concatenate([shards for shards, _ in parts])[start - begin : stop - begin]
+        positions_N = np.concatenate([positions for _, positions in parts])[start - begin : stop - begin]
+        return shards_N, positions_N
+
+    def open_shards(self, start: int, stop: int) -> set[int]:
+        """The shards of the windows that samples `start` to `stop` lie in: those worth keeping open."""
+        first, last = (int(w) for w in np.searchsorted(self._window_ends_W, [start, stop - 1], side="right"))
+        return set(self._shards_S[first * self.window : (last + 1) * self.window].tolist())
+
+    @cached_property
+    def _window(self) -> Callable[[int], tuple[Ints, Ints]]:
+        # A batch on the border of two windows needs both; neighbouring batches need the same ones.
+        return lru_cache(maxsize=2)(self._draw_window)
+
+    def _draw_window(self, window: int) -> tuple[Ints, Ints]:
+        shards = self._shards_S[window * self.window : (window + 1) * self.window]
+        counts = self.rows_per_shard[shards]
+        order = permutation(int(counts.sum()), f"window/{self.seed}/{self.epoch}/{window}")
+        positions = np.concatenate([np.arange(count) for count in counts])
+        return np.repeat(shards, counts)[order], positions[order]

@@ -1,0 +1,233 @@
+"""Owns how `inspect` reads on a terminal: the facts of a store, and of single samples, as tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...storage_schemas.fingerprint import Json
+from .tables import bar, bytes_text, clip, printable, section, table
+
+#: Views that get a column of their own; `--json` has all.
+_VIEW_COLUMNS = 8
+
+
+def store_text(facts: dict[str, Json]) -> str:
+    """What `inspect_store` found."""
+    parts = [f"Target store {facts['store']}, schema version {facts['schema_version']}"]
+    if facts["problems"]:
+        parts.append(section("PROBLEMS", *(f"  ! {problem}" for problem in facts["problems"])))
+    if "coverage" in facts:
+        parts += [_coverage(facts["coverage"]), _fingerprint(facts)]
+    else:
+        parts.append(section("Class vectors", table(_class_vectors(facts["class_vectors"]))))
+    parts.append(_arrays(facts["arrays"]))
+    if facts.get("values"):
+        parts.append(_values(facts))
+    if facts.get("soft_labels"):
+        parts += _soft_labels(facts["soft_labels"])
+    parts += [f"Note: {printable(note)}" for note in facts["notes"]]
+    return "\n\n".join(parts)
+
+
+def _coverage(coverage: dict[str, Any]) -> str:
+    left = coverage["shards"] - coverage["shards_done"]
+    rows = [
+        [
+            "shards",
+            f"{coverage['shards_done']} of {coverage['shards']} done" + (f", {left} left" if left else ""),
+        ],
+        [
+            "rows",
+            f"{coverage['rows_done']} of {coverage['rows']} done: "
+            f"{coverage['valid']} valid, {coverage['invalid']} invalid",
+        ],
+        *(["", f"{count} × {reason}"] for reason, count in coverage["reasons"].items()),
+    ]
+    examples = [[f"row {bad['row']}", bad["path"], bad["reason"]] for bad in coverage["examples"]]
+    return section("Coverage", table(rows), table(examples, indent=4) if examples else "")
+
+
+def _fingerprint(facts: dict[str, Any]) -> str:
+    """The fingerprint in words; every field of it is either put into words here or listed as it is."""
+    fields, teacher, views = dict(facts["fingerprint"]), facts["teacher"], facts["views"]
+    compute, preprocess = fields["compute"], teacher["preprocess"]
+    corpus = f"'{facts['corpus_name']}', " if facts["corpus_name"] else ""
+    rows = [
+        ["teacher", f"{teacher['family']} {teacher['model']}, {teacher['embed_dim']} channels"
+                    + (", L2-normalised" if teacher["normalized"] else "")],
+        ["weights", teacher["weights_digest"]],
+        ["preprocessing", f"{preprocess['size']} px, {preprocess['interpolation']}, "
+                          f"mean {_numbers(preprocess['mean'])}, std {_numbers(preprocess['std'])}"],
+        ["precision", f"{compute['precision']} on {compute['device']}"
+                      + (f", {compute['threads']} threads" if "threads" in compute else "")
+                      + (f", {compute['batch_size']} images a batch" if "batch_size" in compute else "")],
+        ["views", _views(views)],
+        ["encoding", f"{' and '.join(fields['targets'])} in {facts['encoding']['name']}, costs at most "
+                     f"{facts['encoding']['kl_budget']:g} nats of KL divergence"],
+        ["corpus", f"{corpus}id {fields['corpus_id']}"],
+    ]  # fmt: skip
+    if facts["class_vectors"] is None:
+        rows.append(["class vectors", "none yet"])
+    else:
+        rows += _class_vectors(facts["class_vectors"])
+    worded = {
+        "schema_version",
+        "corpus_id",
+        "teacher",
+        "views",
+        "targets",
+        "encoding",
+        "compute",
+        "class_vectors",
+    }
+    rows += [[name, str(value)] for name, value in sorted(fields.items()) if name not in worded]
+    return section(f"Fingerprint {facts['fingerprint_digest']}", table(rows))
+
+
+def _views(views: dict[str, Any]) -> str:
+    if views["kind"] == "center":
+        ratio = f"{views['center_ratio']:.4g}"
+        return f"1, the centre: shorter side to {ratio} × size, then cropped, {views['interpolation']}"
+    return (
+        f"{views['count']} random resized crops: {_numbers(views['scale'], ' to ')} of the area, "
+        f"ratio {_numbers(views['ratio'], ' to ')}, mirrored with probability {views['flip']:g}, "
+        f"{views['interpolation']}, seed {views['seed']}"
+    )
+
+
+def _class_vectors(vectors: dict[str, Any]) -> list[list[str]]:
+    origin = vectors["origin"]
+    form = f"{vectors['classes']} classes × {vectors['channels']} channels, "
+    form += f"logit scale {vectors['logit_scale']:.6g}" + (", with bias" if vectors["bias"] else "")
+    rows = [
+        ["class vectors", form],
+        ["", f"digest {vectors['digest']}"],
+    ]
+    if isinstance(origin, dict) and isinstance(origin.get("teacher"), dict):
+        templates = origin.get("templates", [])
+        several = f"{len(templates)} templates, such as" if len(templates) > 1 else "the template"
+        how = f"{several} '{templates[0]}'" if templates else "the weights of its classifier"
+        rows.append(["", f"from {origin['teacher']['family']} {origin['teacher']['model']}, {how}"])
+    else:
+        rows.append(["", f"from {origin}"])
+    names = vectors["names"]
+    rows.append(["", "such as " + "; ".join(clip(name) for name in names[:4])])
+    return rows
+
+
+def _arrays(arrays: list[dict[str, Any]]) -> str:
+    rows = [
+        [a["name"], ", ".join(a["axes"]), " × ".join(map(str, a["shape"])), a["dtype"],
+         " × ".join(map(str, a["chunks"])), " ".join(map(_codec, a["codecs"])),
+         bytes_text(a["bytes_on_disk"]), f"{a['ratio']:.2f}" if a["ratio"] else ""]
+        for a in arrays
+    ]  # fmt: skip
+    total = sum(a["bytes_on_disk"] for a in arrays)
+    head = ["name", "axes", "shape", "type", "chunk", "codecs", "on disk", "ratio"]
+    return section(f"Arrays, {bytes_text(total)} on disk", table(rows, head=head, align="llllllrr"))
+
+
+def _codec(codec: dict[str, Any]) -> str:
+    if codec["name"] == "blosc":
+        return f"blosc({codec['configuration']['cname']}, {codec['configuration']['shuffle']})"
+    return str(codec["name"])
+
+
+def _values(facts: dict[str, Any]) -> str:
+    rows = []
+    for name, value in facts["values"].items():
+        numbers = [
+            f"{value[column]:.4g}" if column in value else "" for column in ("min", "mean", "max", "std")
+        ]
+        derived = " (derived)" if name == "logits" and facts["logits_derived"] else ""
+        rows.append([name + derived, *numbers, str(value["nan"]), str(value["infinite"])])
+    head = ["target", "min", "mean", "max", "std", "NaN", "infinite"]
+    return section("Values in valid rows", table(rows, head=head, align="lrrrrrr"))
+
+
+def _soft_labels(soft: dict[str, Any]) -> list[str]:
+    if not soft["samples"]:
+        return ["Soft labels: no valid sample yet"]
+    columns = ("mean", "min", "q25", "median", "q75", "max")
+    rows = [[name, *(f"{soft[name][c]:.3f}" for c in columns)] for name in ("confidence", "entropy")]
+    head = ["", "mean", "min", "25 %", "median", "75 %", "max"]
+    agree = (
+        f"  {soft['views_agree']:.1%} of the samples have the same top class in every view; "
+        f"{soft['classes_seen']} of {soft['classes']} classes are some sample's top class"
+    )
+    limit = f"{soft['entropy_of_uniform']:.2f}"
+    title = f"Soft labels of each view (confidence: largest probability; entropy in nats, at most {limit})"
+    most = max((c["samples"] for c in soft["top_classes"]), default=1)
+    classes = [
+        [
+            clip(c["class"]),
+            str(c["samples"]),
+            f"{c['samples'] / soft['samples']:.1%}",
+            bar(c["samples"] / most),
+        ]
+        for c in soft["top_classes"]
+    ]
+    return [
+        section(title, table(rows, head=head, align="lrrrrrr"), agree),
+        section("Most frequent top classes", table(classes, align="lrr")),
+        section("Most confident samples", _samples(soft["most_confident"])),
+        section("Least confident samples", _samples(soft["least_confident"])),
+    ]
+
+
+def _samples(samples: list[dict[str, Any]]) -> str:
+    rows = [
+        [f"{s['probability']:.3f}", clip(s["class"]), f"row {s['row']}", s["path"] or s["key"]]
+        for s in samples
+    ]
+    return table(rows, align="rlrl")
+
+
+def sample_text(facts: dict[str, Any]) -> str:
+    """What `inspect_sample` found of one sample."""
+    label = [["label", facts["label"]]] if facts["label"] is not None else []
+    rows = [
+        ["key", facts["key"]],
+        ["row", f"{facts['row']} (shard {facts['shard']})"],
+        *label,
+        ["state", "valid" if facts["valid"] else f"invalid: {facts['reason']}"],
+    ]
+    parts = [section(printable(facts["path"] or facts["key"]), table(rows))]
+    if facts["path"] is None:
+        parts.append(f"Note: {printable(facts['no_path'])}")
+    if facts["valid"]:
+        parts.append(_boxes(facts["views"]))
+        if facts["classes"] is not None:
+            parts.append(_classes(facts["classes"]))
+        else:
+            parts.append(f"Note: no soft labels to show: {facts['no_classes']}")
+    return "\n\n".join(parts)
+
+
+def _boxes(views: list[dict[str, Any]]) -> str:
+    rows = [
+        [*(str(v[name]) for name in ("view", "top", "left", "height", "width")), "yes" if v["flip"] else "no",
+         *([clip(v["class"]), f"{v['probability']:.3f}", f"{v['entropy']:.3f}"] if "class" in v else [])]
+        for v in views
+    ]  # fmt: skip
+    head = ["view", "top", "left", "height", "width", "mirrored"]
+    if views and "class" in views[0]:
+        head += ["top class", "probability", "entropy"]
+    return section("Views (boxes in pixels of the image)", table(rows, head=head, align="rrrrrllrr"))
+
+
+def _classes(classes: list[dict[str, Any]]) -> str:
+    views = len(classes[0]["by_view"]) if classes else 0
+    shown = min(views, _VIEW_COLUMNS)
+    rows = [
+        [clip(c["class"]), f"{c['mean']:.3f}", *(f"{p:.3f}" for p in c["by_view"][:shown]), bar(c["mean"])]
+        for c in classes
+    ]
+    head = ["class", "mean", *(f"view {v}" for v in range(shown)), ""]
+    more = f"  and {views - shown} more views: --json has them all" if views > shown else ""
+    title = "Top classes (probabilities, mean over views)"
+    return section(title, table(rows, head=head, align="l" + "r" * (shown + 1)), more)
+
+
+def _numbers(values: list[float], separator: str = " ") -> str:
+    return separator.join(f"{value:.4g}" for value in values)

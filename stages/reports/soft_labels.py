@@ -1,0 +1,142 @@
+"""Owns summaries of what a teacher said, gathered shard by shard in memory that stays flat."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...storage_schemas.fingerprint import Json
+
+Floats = NDArray[np.float32]
+
+#: Resolution of quartiles: this many equal parts of the range.
+_BINS = 10_000
+
+
+def softmax(logits_NC: Floats) -> tuple[Floats, Floats]:
+    """(probabilities (N, C), entropies in nats (N,)) of logits at temperature 1, fp32."""
+    shifted_NC = logits_NC - logits_NC.max(axis=1, keepdims=True)
+    probabilities_NC = np.exp(shifted_NC)
+    total_N1 = probabilities_NC.sum(axis=1, keepdims=True)
+    probabilities_NC /= total_N1
+    entropy_N = np.log(total_N1[:, 0]) - np.einsum("nc,nc->n", probabilities_NC, shifted_NC)
+    return probabilities_NC, np.maximum(entropy_N, 0)
+
+
+class Spread:
+    """Mean, extremes and quartiles of numbers in a known range; quartiles to 1/10,000 of that range."""
+
+    def __init__(self, low: float, high: float) -> None:
+        self._edges = np.linspace(low, max(high, low + 1e-9), _BINS + 1)
+        self._counts = np.zeros(_BINS, np.int64)
+        self._sum = 0.0
+        self._min, self._max = float("inf"), float("-inf")
+
+    def add(self, values_N: NDArray[np.floating]) -> None:
+        """Count values; rounding a little beyond the range counts as its end."""
+        if not len(values_N):
+            return
+        clipped = np.clip(values_N, self._edges[0], self._edges[-1])
+        self._counts += np.histogram(clipped, self._edges)[0]
+        self._sum += float(values_N.sum(dtype=np.float64))
+        self._min, self._max = min(self._min, float(values_N.min())), max(self._max, float(values_N.max()))
+
+    def quantile(self, share: float) -> float:
+        """The value below which `share` of the numbers lie, interpolated within its bin."""
+        total = np.concatenate([[0], np.cumsum(self._counts)])
+        value = float(np.interp(share * total[-1], total, self._edges))
+        return min(max(value, self._min), self._max)
+
+    def to_json(self) -> Json:
+        count = int(self._counts.sum())
+        if count == 0:
+            return None
+        quartiles = {
+            name: self.quantile(share) for name, share in (("q25", 0.25), ("median", 0.5), ("q75", 0.75))
+        }
+        return {"mean": self._sum / count, "min": self._min, **quartiles, "max": self._max}
+
+
+class Values:
+    """Range, mean and standard deviation of a target's values in valid rows, and how many are no numbers."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._sum = self._squares = 0.0
+        self._min, self._max = float("inf"), float("-inf")
+        self.nan = self.infinite = 0
+        self.bad_shards: list[int] = []
+
+    def add(self, values_NW: Floats, shard: int) -> None:
+        """Count the values of some valid rows."""
+        numbers = values_NW[np.isfinite(values_NW)]
+        if numbers.size != values_NW.size:
+            nan = int(np.isnan(values_NW).sum())
+            self.nan += nan
+            self.infinite += values_NW.size - numbers.size - nan
+            if self.bad_shards[-1:] != [shard]:
+                self.bad_shards.append(shard)
+        if numbers.size:
+            self._count += numbers.size
+            self._sum += float(numbers.sum(dtype=np.float64))
+            self._squares += float(np.square(numbers, dtype=np.float64).sum())
+            self._min, self._max = min(self._min, float(numbers.min())), max(self._max, float(numbers.max()))
+
+    def to_json(self) -> Json:
+        facts: dict[str, Any] = {"nan": self.nan, "infinite": self.infinite}
+        if self._count:
+            mean = self._sum / self._count
+            deviation = max(self._squares / self._count - mean * mean, 0.0) ** 0.5
+            facts |= {"min": self._min, "max": self._max, "mean": mean, "std": deviation}
+        return facts
+
+
+class SoftLabels:
+    """Confidence and entropy per view; top classes and extreme samples by the mean over views.
+
+    Args:
+        num_classes: C.
+        keep: how many of the most and of the least confident samples to remember.
+    """
+
+    def __init__(self, num_classes: int, keep: int) -> None:
+        self.confidence = Spread(0, 1)
+        self.entropy = Spread(0, float(np.log(max(num_classes, 2))))
+        self.top1_C = np.zeros(num_classes, np.int64)
+        self.samples = self.samples_agreed = 0
+        self._keep = keep
+        # (probability, row, class), best first
+        self.most: list[tuple[float, int, int]] = []
+        self.least: list[tuple[float, int, int]] = []
+
+    def add(self, rows_N: NDArray[np.int64], views: Iterable[Floats]) -> None:
+        """Count some samples, given as finite logits (N, C) of one view after the other."""
+        total_NC: Floats | None = None
+        first_N: NDArray[np.int64] | None = None
+        agreed_N = np.ones(len(rows_N), np.bool_)
+        count = 0
+        for logits_NC in views:
+            probabilities_NC, entropy_N = softmax(logits_NC)
+            self.confidence.add(probabilities_NC.max(axis=1, initial=0))
+            self.entropy.add(entropy_N)
+            top_N = probabilities_NC.argmax(axis=1)
+            first_N = top_N if first_N is None else first_N
+            agreed_N &= top_N == first_N
+            total_NC = (
+                probabilities_NC if total_NC is None else np.add(total_NC, probabilities_NC, out=total_NC)
+            )
+            count += 1
+        if total_NC is None or not len(rows_N):
+            return
+        top_N = total_NC.argmax(axis=1)
+        mean_N = np.take_along_axis(total_NC, top_N[:, None], axis=1)[:, 0] / count
+        self.top1_C += np.bincount(top_N, minlength=len(self.top1_C))
+        self.samples += len(rows_N)
+        self.samples_agreed += int(agreed_N.sum())
+        found = list(zip(mean_N.tolist(), rows_N.tolist(), top_N.tolist(), strict=True))
+        self.most = heapq.nsmallest(self._keep, [*self.most, *found], key=lambda s: (-s[0], s[1]))
+        self.least = heapq.nsmallest(self._keep, [*self.least, *found], key=lambda s: (s[0], s[1]))

@@ -1,0 +1,181 @@
+"""Owns a look into a target store: what the teacher said in any shard and view, and which image a row is."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from ...pipeline.ledger import Ledger
+from ...pipeline.storage import Location
+from ...storage_schemas.class_vectors import ClassVectors, read_class_vectors
+from ...storage_schemas.errors import IncompleteError, MismatchError, TeachonceError
+from ...storage_schemas.manifest import Entry
+from ...storage_schemas.samples import shard_name
+from ...storage_schemas.target_store import StoreSpec, read_rows, read_spec, read_target
+from ..corpora.shards import ShardSet
+from ..pairs.join import open_store
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Stored:
+    """An open target store, with the shards it was made from where they can be found.
+
+    Attributes:
+        spec: None where only class vectors are stored so far.
+        vectors: None where there are none yet.
+        shards: None where they are not at hand; then rows have keys, but no paths.
+        no_paths: why `shards` is None.
+    """
+
+    location: Location
+    root: zarr.Group
+    spec: StoreSpec | None
+    vectors: ClassVectors | None
+    shards: ShardSet | None
+    no_paths: str
+
+    @staticmethod
+    def open(store: Location | str, shards: Location | str | None = None) -> Stored:
+        """Open a store for reading, finished or not.
+
+        Args:
+            store: the target store.
+            shards: folder of its shards; None takes the one that the store recorded, if it is still right.
+
+        Raises:
+            InputError: no store there, or no shards in the given folder.
+            MismatchError: not a target store of this version; the given shards are another corpus's.
+            DamagedError: the class vectors changed since they were written.
+        """
+        location = Location.of(store)
+        root = open_store(location)
+        spec = read_spec(root, where=location) if "cache" in root.attrs else None
+        vectors = read_class_vectors(root, where=location) if "class_vectors" in root else None
+        found, no_paths = _find_shards(location, root.attrs.asdict().get("cache"), shards)
+        return Stored(
+            location=location, root=root, spec=spec, vectors=vectors, shards=found, no_paths=no_paths
+        )
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(self.location, "cache")
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What `cache` recorded beside the spec: fingerprint, views, teacher, shards."""
+        description: Any = self.root.attrs.asdict()["cache"]
+        return dict(description)
+
+    @property
+    def rows(self) -> StoreSpec:
+        """The spec of the rows.
+
+        Raises:
+            IncompleteError: there are none yet.
+        """
+        return self.spec if self.spec is not None else read_spec(self.root, where=self.location)
+
+    def shards_done(self) -> list[int]:
+        """Shards whose rows are all there, in order."""
+        return [int(key) for key in self.ledger.done_keys()]
+
+    def require_done(self, row: int) -> int:
+        """The shard of a row.
+
+        Raises:
+            IncompleteError: its shard is not cached yet.
+        """
+        shard = row // self.rows.shard_size
+        if self.ledger.receipt(shard_name(shard)) is None:
+            raise IncompleteError(
+                "this sample is not cached yet", where=f"{self.location}, row {row}, shard {shard}",
+                hint="run the same `teachonce cache` command again",
+            )  # fmt: skip
+        return shard
+
+    def who(self, shard: int) -> tuple[NDArray[np.bytes_], NDArray[np.bool_]]:
+        """Keys (sample,) as `S32`, and valid (sample,), of one shard."""
+        keys_N, valid_N, _ = read_rows(self.root, self.rows, shard, 0)
+        return keys_N, valid_N
+
+    @property
+    def no_logits(self) -> str:
+        """Why there are no logits to show, or '' where there are."""
+        if self.spec is None:
+            return "no targets are cached yet"
+        names = {target.name for target in self.spec.targets}
+        if "logits" in names:
+            return ""
+        if "embedding" not in names:
+            return f"logits cannot be derived from {', '.join(sorted(names))}"
+        if self.vectors is None:
+            command = f"teachonce vectors --teacher … --out {self.location}"
+            return f"the store has embeddings but no class vectors yet. Next: {command}"
+        width = next(target.width for target in self.spec.targets if target.name == "embedding")
+        if width != self.vectors.embed_dim:
+            return f"class vectors have {self.vectors.embed_dim} channels, embeddings {width}"
+        return ""
+
+    def logits(self, shard: int, view: int) -> NDArray[np.float32]:
+        """The teacher's logits of one shard and view: fp32 (sample, class); NaN where not valid.
+
+        Derived from embeddings and class vectors where logits are not stored. Needs `no_logits == ''`.
+        """
+        if any(target.name == "logits" for target in self.rows.targets):
+            return read_target(self.root, self.rows, shard, "logits", view)
+        assert self.vectors is not None
+        return self.vectors.logits(read_target(self.root, self.rows, shard, "embedding", view))
+
+    def class_name(self, index: int) -> str:
+        """The name of a class, or `class N` where the store has no names for its logits."""
+        names = self.vectors.names if self.vectors is not None else ()
+        return names[index] if index < len(names) else f"class {index}"
+
+    def entry(self, row: int) -> Entry | None:
+        """The manifest's entry of a row, where the shards are at hand."""
+        if self.shards is None:
+            return None
+        shard, offset = divmod(row, self.rows.shard_size)
+        return _entries(self.shards, shard)[offset]
+
+
+@functools.lru_cache(maxsize=4)
+def _entries(shards: ShardSet, shard: int) -> list[Entry]:
+    return shards.manifest().shard(shard)
+
+
+def _find_shards(
+    store: Location, description: Any, given: Location | str | None
+) -> tuple[ShardSet | None, str]:
+    """(shards, '') or (None, why not). What the user names must be right; what was recorded may be stale."""
+    if description is None:
+        return None, "no targets are cached yet"
+    if given is not None:
+        shards = ShardSet.open(given)
+        _check_corpus(store, description, shards)
+        return shards, ""
+    recorded = Location.of(description["shards"])
+    try:
+        shards = ShardSet.open(recorded)
+        _check_corpus(store, description, shards)
+    except TeachonceError as error:
+        return (
+            None,
+            f"{recorded}, where the shards were, is of no use ({error.what}); pass --shards DIR to see paths",
+        )
+    return shards, ""
+
+
+def _check_corpus(store: Location, description: Any, shards: ShardSet) -> None:
+    expected = description["fingerprint"]["corpus_id"]
+    if shards.corpus.corpus_id != expected:
+        raise MismatchError(
+            "these shards are another corpus's", where=f"{shards.location}: field 'corpus_id'",
+            expected=f"{expected} (as in {store})", found=shards.corpus.corpus_id,
+            hint="pass the shards that the store was made from",
+        )  # fmt: skip

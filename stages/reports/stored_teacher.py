@@ -1,0 +1,102 @@
+"""Owns what a store's teacher said of the images that a student is measured on, found by key."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...pipeline.storage import Location
+from ...storage_schemas.errors import IncompleteError, MismatchError
+from ...storage_schemas.target_store import read_rows
+from ..views import ViewSpec
+from .stored import Stored
+
+#: Agreement is measured on this stored view, at its stored box: both see the same part of the image.
+VIEW = 0
+
+#: Shards whose rows stay in memory; images mostly come in the order of the rows.
+_SHARDS_KEPT = 4
+
+
+class StoredTeacher:
+    """The teacher's side of a comparison, from its store alone.
+
+    Attributes:
+        location: the store.
+        views: how its views are drawn.
+
+    Raises:
+        InputError: no store there, or one whose targets give no logits.
+        IncompleteError: nothing is cached yet, or class vectors are missing.
+        MismatchError: other classes than the student's, or in another order.
+    """
+
+    def __init__(self, store: Location | str, class_names: Sequence[str]) -> None:
+        self._stored = Stored.open(store)
+        self.location = self._stored.location
+        self._spec = self._stored.rows
+        if self._stored.no_logits:
+            raise IncompleteError(
+                "the store gives no logits to compare with", where=self.location, found=self._stored.no_logits
+            )
+        self._check_classes(class_names)
+        self.views = ViewSpec.from_json(self._stored.description["views"])
+        self._rows = functools.lru_cache(maxsize=_SHARDS_KEPT)(self._read_rows)
+        self._logits = functools.lru_cache(maxsize=_SHARDS_KEPT)(self._read_logits)
+
+    def _check_classes(self, class_names: Sequence[str]) -> None:
+        if self._stored.vectors is None:
+            raise IncompleteError(
+                "the store does not say which classes its logits are of", where=self.location,
+                hint=f"teachonce vectors --teacher … --out {self.location}",
+            )  # fmt: skip
+        theirs = self._stored.vectors.names
+        if theirs == tuple(class_names):
+            return
+        pairs = enumerate(zip(class_names, theirs, strict=False))
+        index, mine, other = next(((i, repr(a), repr(b)) for i, (a, b) in pairs if a != b), (-1, "", ""))
+        field = f"class_names[{index}]" if index >= 0 else "number of classes"
+        raise MismatchError(
+            "the store's teacher knows other classes than the student, or in another order",
+            where=f"{self.location}: field '{field}'",
+            expected=mine or len(class_names), found=other or len(theirs),
+            hint="compare with the store that the student was distilled from",
+        )  # fmt: skip
+
+    def find(self, keys_N: NDArray[np.bytes_]) -> NDArray[np.int64]:
+        """Rows of these keys (`S32`), int64 (sample,); -1 where the store has no usable sample of a key."""
+        rows_N = np.full(len(keys_N), -1, np.int64)
+        order = np.argsort(keys_N, kind="stable")
+        ordered = keys_N[order]
+        for shard in self._stored.shards_done():
+            keys, valid = self._stored.who(shard)
+            places = np.searchsorted(ordered, keys)
+            places[places == len(ordered)] = 0
+            hit = (
+                np.flatnonzero((ordered[places] == keys) & valid) if len(ordered) else np.array([], np.int64)
+            )
+            rows_N[order[places[hit]]] = hit + self._spec.rows(shard).start
+        return rows_N
+
+    def box(self, row: int) -> NDArray[np.int32]:
+        """The stored box of a row in the view that is compared, int32 (5,)."""
+        shard, offset = divmod(row, self._spec.shard_size)
+        return np.asarray(self._rows(shard)[offset])
+
+    def logits(self, rows_N: Sequence[int]) -> NDArray[np.float32]:
+        """The teacher's logits of these rows in that view, fp32 (sample, class)."""
+        shards = [divmod(row, self._spec.shard_size) for row in rows_N]
+        return np.stack([self._logits(shard)[offset] for shard, offset in shards])
+
+    def corpus_name(self) -> str | None:
+        """The name of the corpus that was cached, where its shards can still be found."""
+        return self._stored.shards.corpus.name if self._stored.shards is not None else None
+
+    def _read_rows(self, shard: int) -> NDArray[np.int32]:
+        return read_rows(self._stored.root, self._spec, shard, VIEW)[2]
+
+    def _read_logits(self, shard: int) -> NDArray[np.float32]:
+        return self._stored.logits(shard, VIEW)

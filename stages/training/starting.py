@@ -1,0 +1,96 @@
+"""Owns the student at the start of training: what a user says of it, built as its recipe wants it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+from ...storage_schemas.class_vectors import ClassVectors
+from ...storage_schemas.errors import InputError
+from ..recipes import Recipe, Settings
+from ..students.family import RANDOM, Backbone, family_of
+from ..students.student import Student
+from ..students.weights import weights_digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentConfig:
+    """What a user says of a student. Small and picklable.
+
+    Attributes:
+        model: open_clip's name (`ViT-B-16`, `hf-hub:…`, `local-dir:…`) or `timm:NAME`.
+        pretrained: tag, path to a weights file, `random`, or None for what the name implies.
+        size, mean, std, interpolation, crop_pct: override the model's own preprocessing; None keeps it.
+    """
+
+    model: str
+    pretrained: str | None = None
+    size: int | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    interpolation: str | None = None
+    crop_pct: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltStudent:
+    """A student with its starting weights, on the CPU.
+
+    Attributes:
+        backbone: what it was built from, preprocessing with the user's overrides.
+        logit_scale: factor from its embeddings to its logits.
+        digest: of all weights at the start.
+    """
+
+    student: Student
+    backbone: Backbone
+    logit_scale: float
+    digest: str
+
+
+def build_student(
+    config: StudentConfig, recipe: Recipe, settings: Settings, vectors: ClassVectors, *, seed: int
+) -> BuiltStudent:
+    """Build the student as its recipe wants it; new parts are drawn from `seed`.
+
+    Raises:
+        InputError: unknown model, unfitting weights, or a model that the recipe cannot use.
+    """
+    family = family_of(config.model)
+    if recipe.frozen_backbone and config.pretrained is None and not family.implies_weights(config.model):
+        raise InputError(
+            f"recipe {recipe.name} keeps the student's weights as they are, so it needs good ones",
+            where=config.model,
+            hint=f"add --student-pretrained TAG or PATH; `--student-pretrained {RANDOM}` to try things out",
+        )  # fmt: skip
+    backbone = family.create(config.model, config.pretrained, seed=seed, size=config.size)
+    preprocess = backbone.preprocess.override(
+        mean=config.mean, std=config.std, interpolation=config.interpolation, crop_pct=config.crop_pct
+    )
+    backbone = replace(backbone, preprocess=preprocess)
+    head = recipe.head(settings, backbone, vectors)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        student = Student(backbone.module, preprocess, head)
+    recipe.parameter_groups(student, settings)
+    if settings.batch_size == 1 and any(_is_batch_norm(module) for module in _training(student)):
+        raise InputError(
+            "batch norm cannot train on batches of one", where="--batch-size", expected="at least 2", found=1
+        )
+    return BuiltStudent(
+        student=student,
+        backbone=backbone,
+        logit_scale=recipe.logit_scale(backbone, vectors),
+        digest=weights_digest(student),
+    )
+
+
+def _is_batch_norm(module: torch.nn.Module) -> bool:
+    return isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+
+
+def _training(student: Student) -> Iterator[torch.nn.Module]:
+    student.train()
+    return (module for module in student.modules() if module.training)

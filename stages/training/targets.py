@@ -1,0 +1,79 @@
+"""Owns the choice of targets: a training's class vectors, and the cached arrays that give logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ...pipeline.storage import Location
+from ...storage_schemas.class_vectors import ClassVectors, read_class_vectors
+from ...storage_schemas.errors import MismatchError
+from ...storage_schemas.fingerprint import Json
+from ...storage_schemas.target_store import read_spec
+from ..pairs.join import open_store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taught:
+    """What the teacher left in a store, as one training uses it.
+
+    Attributes:
+        vectors: class vectors.
+        targets: names of the targets to read: `logits` where they were formed with these vectors, else
+            `embedding`, from which they are formed anew; both where a loss looks at embeddings.
+        teacher: the teacher in words.
+    """
+
+    vectors: ClassVectors
+    targets: tuple[str, ...]
+    teacher: Json
+
+
+def choose_targets(store: Location, vectors: str | None, *, needs_embedding: bool) -> Taught:
+    """Find the class vectors, and the targets that give the teacher's logits for them.
+
+    Args:
+        store: the store with the targets.
+        vectors: another store whose class vectors are to be used, or None for its own.
+        needs_embedding: whether the embedding is to be read in any case.
+
+    Raises:
+        InputError: no store there.
+        IncompleteError: no targets, or no class vectors, yet.
+        MismatchError: class vectors of another teacher or width; logits of other class vectors and no
+            embeddings.
+    """
+    root = open_store(store)
+    spec = read_spec(root, where=store)
+    about: Any = root.attrs.asdict()["cache"]
+    source = store if vectors is None else Location.of(vectors)
+    other = root if vectors is None else open_store(source)
+    class_vectors = read_class_vectors(other, where=source)
+    described: Any = other["class_vectors"].attrs.asdict()
+    spoke, asked = about["fingerprint"]["teacher"], described["origin"]["teacher"]
+    if spoke["weights"] != asked["weights_digest"]:
+        raise MismatchError(
+            "the class vectors are another teacher's than the cached targets",
+            where=f"{source}: field 'teacher.weights'",
+            expected=f"{spoke['model']} {spoke['weights']}",
+            found=f"{asked['model']} {asked['weights_digest']}",
+            hint=f"teachonce vectors --teacher {spoke['model']} … --out OTHER, then --vectors OTHER",
+        )  # fmt: skip
+    widths = {target.name: target.width for target in spec.targets}
+    formed_with = about["fingerprint"].get("class_vectors")
+    if "logits" in widths and formed_with == class_vectors.digest:
+        targets = ("logits", "embedding") if needs_embedding else ("logits",)
+        return Taught(vectors=class_vectors, targets=targets, teacher=about["teacher"])
+    if "embedding" not in widths:
+        raise MismatchError(
+            "the cached logits were formed with other class vectors",
+            where=f"{source}: field 'class_vectors'", expected=formed_with, found=class_vectors.digest,
+            hint="leave out --vectors, or cache embeddings (`--targets embedding`) for any class list",
+        )  # fmt: skip
+    if widths["embedding"] != class_vectors.embed_dim:
+        raise MismatchError(
+            "class vectors and cached embeddings differ in width", where=source,
+            expected=f"{widths['embedding']} channels", found=class_vectors.embed_dim,
+            hint="use the teacher that was cached",
+        )  # fmt: skip
+    return Taught(vectors=class_vectors, targets=("embedding",), teacher=about["teacher"])
