@@ -1,4 +1,4 @@
-"""Images a second of the teacher's forward pass by batch size: the ground for `--batch-size`'s default, no bound."""
+"""The teacher's forward pass by batch size: the ground for `--batch-size`'s default. It has no bound."""
 
 from __future__ import annotations
 

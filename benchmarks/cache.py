@@ -1,7 +1,7 @@
 """`cache` against decoding and rendering, then the teacher's forward pass, each measured alone and added.
 
-Twice: with the forward pass as open_clip's documentation writes it, and with that of teachonce's own teacher, whose
-attention is faster (`stages/attention.py`), so that nothing else can hide behind it.
+Twice: with the forward pass as open_clip's documentation writes it, and with that of teachonce's own teacher,
+whose attention is faster (`stages/attention.py`), so that nothing else can hide behind it.
 """
 
 from __future__ import annotations
@@ -74,10 +74,9 @@ def run(bench: Bench) -> Iterator[Line]:
                 found = pairs(ours, floor, bench.repeats)
                 wall, cpu = speeds(found)
                 share = sum(d.cpu for d in decoding[1:]) / sum(f.cpu for _, f in found)
-                views_each = images * views
+                ours_rate, parts_rate = (rate(images * views, [c[i] for c in found]) for i in (0, 1))
                 note = (
-                    f"{rate(views_each, [o for o, _ in found])} views, parts {rate(views_each, [f for _, f in found])}; "
-                    f"decoding and rendering: {share:.0%} of their CPU"
+                    f"views: {ours_rate}, parts {parts_rate}; decoding, rendering: {share:.0%} of their CPU"
                 )
                 what = f"cache, {views} view{'s' if views > 1 else ''}, to parts with {whose} forward"
                 yield Line(what=what, corpus=name, ratios=wall, cpu_ratios=cpu, at_least=0.9, note=note)

@@ -1,4 +1,4 @@
-"""Owns the images that are measured on: a user's, or drawn on the fly; as folders of a given number of files."""
+"""Owns the images that are measured on: a user's, or drawn on the fly; as folders of so many files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def files(corpus: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def take(corpus: Path, count: int, folder: Path) -> Path:
-    """Copy `count` images, evenly spread over the corpus, into a new folder; all of them where there are fewer."""
+    """Copy `count` images, evenly spread over the corpus, into a new folder; all where there are fewer."""
     total = sum(1 for _ in files(corpus))
     wanted = {i * total // count for i in range(min(count, total))} if total > count else set(range(total))
     for i, (path, data) in enumerate(files(corpus)):
@@ -40,7 +40,7 @@ def take(corpus: Path, count: int, folder: Path) -> Path:
 
 
 def draw(folder: Path, count: int, *, width: int, height: int, per_folder: int = 100) -> Path:
-    """Write `count` JPEGs of blurred colours and some noise; the same every time, and the first 500 all differ."""
+    """Write `count` JPEGs of blurred colours and some noise: the same every time, 500 different ones."""
     drawn = [_jpeg(number, width, height) for number in range(min(count, 500))]
     for number in range(count):
         target = folder / f"class{number // per_folder:03d}" / f"{number:06d}.jpg"

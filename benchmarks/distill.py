@@ -1,4 +1,4 @@
-"""`distill`'s steps against the same steps on one batch that stays in memory: what the loader costs the trainer."""
+"""`distill`'s steps against the same steps on one batch in memory: what the loader costs the trainer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stores import fresh, make_shards, make_store
 
 SIZE, CLASSES = 224, 1000
 
-#: timm models by counted steps of a run and images of a batch: seconds a run, and far more than the loader takes.
+#: timm models by counted steps of a run and images of a batch; each far slower than the loader.
 STUDENTS = {"vit_tiny_patch16_224": (8, 8), "vit_base_patch32_224": (5, 4)}
 
 #: Steps that are not counted: the first ones wait for the loader processes to start.

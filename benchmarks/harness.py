@@ -1,4 +1,4 @@
-"""Owns how things are measured: pairs of runs that take turns, ratios of each pair, medians; and the table."""
+"""Owns how things are measured: runs that take turns, the ratio of each pair, medians; and the table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Peak memory of shard, cache and stream on n images and on ten times as many: whole processes, by themselves."""
+"""Peak memory of shard, cache and stream on n images and on ten times as many, in processes of their own."""
 
 from __future__ import annotations
 

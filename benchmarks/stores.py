@@ -1,4 +1,4 @@
-"""Owns shards and target stores to measure with, made by teachonce itself; and what plain loops need of them."""
+"""Owns shards and target stores to measure with, made by teachonce; and what plain loops need of them."""
 
 from __future__ import annotations
 

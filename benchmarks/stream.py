@@ -1,4 +1,4 @@
-"""The stream of pairs against decoding and rendering alone, with the same number of processes; and the join's share."""
+"""The stream of pairs against decoding and rendering alone, in as many processes; and the join's share."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ class Location:
     def names(self) -> list[str]:
         """Names in this folder in bytewise order; none where there is no such folder."""
         try:
-            return sorted(os.listdir(self.path))
+            return sorted(entry.name for entry in self.path.iterdir())
         except FileNotFoundError:
             return []
 

@@ -93,7 +93,7 @@ class RayExecutor:
             max_task_retries=RETRIES_AFTER_A_DEAD_WORKER,
         )
         pending = iter(units)
-        slots = [unit for unit in islice(pending, count * needs.units_at_once)]
+        slots = list(islice(pending, count * needs.units_at_once))
         actors = [actor_class.remote(stage, ledger) for _ in range(min(count, len(slots)))]
         in_flight: dict[Any, tuple[Any, Unit]] = {}
         for actor, unit in zip(cycle(actors), slots, strict=False):
