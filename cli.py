@@ -49,6 +49,9 @@ def main() -> None:
     The stages, in order: shard, vectors, cache, distill, evaluate. Every command can be stopped at any moment;
     the same command resumes. Data goes to stdout, progress to stderr.
     """
+    # torch's threads spin while they wait for each other, which costs dearly where others (loader processes, a
+    # second worker) want the cores: steps took up to five times as long. It counts before torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def executor_options(default: str) -> Callable[[Command], Command]:
@@ -671,9 +674,6 @@ def demo(
     and with the time that training takes from the store and with the teacher in the loop. Run again, it does what
     is left. --executor is for `shard` and `cache` of the images to train on.
     """
-    # Torch's threads otherwise burn a core while they wait for one that another program holds: on a busy machine
-    # training becomes many times slower. Read when torch is imported, below.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from .pipeline.executors.serial import SerialExecutor
     from .pipeline.runner import run_stage
     from .stages.demo.report import facts_text

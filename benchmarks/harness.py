@@ -57,17 +57,25 @@ class Line:
 
     @property
     def met(self) -> bool | None:
-        """Whether the median keeps the bound; None without one."""
+        """Whether the median keeps the bound on the clock; None without one."""
+        return self._keeps(self.ratio)
+
+    @property
+    def met_in_cpu_time(self) -> bool | None:
+        """The same of processor time, which other work on the machine disturbs less."""
+        return self._keeps(statistics.median(self.cpu_ratios)) if self.cpu_ratios else None
+
+    def _keeps(self, ratio: float) -> bool | None:
         if self.at_least is not None:
-            return self.ratio >= self.at_least
-        return None if self.at_most is None else self.ratio <= self.at_most
+            return ratio >= self.at_least
+        return None if self.at_most is None else ratio <= self.at_most
 
     def to_json(self) -> dict[str, object]:
         cpu = statistics.median(self.cpu_ratios) if self.cpu_ratios else None
         return {
             "what": self.what, "corpus": self.corpus, "ratio": self.ratio, "ratios": list(self.ratios),
             "cpu_ratio": cpu, "cpu_ratios": list(self.cpu_ratios), "at_least": self.at_least,
-            "at_most": self.at_most, "met": self.met, "note": self.note,
+            "at_most": self.at_most, "met": self.met, "met_in_cpu_time": self.met_in_cpu_time, "note": self.note,
         }  # fmt: skip
 
 
@@ -147,7 +155,7 @@ def table(lines: Sequence[Line]) -> Iterator[str]:
 def _cells(line: Line) -> tuple[str, ...]:
     bound = f"≥ {line.at_least:g}" if line.at_least is not None else ""
     bound = f"≤ {line.at_most:g}" if line.at_most is not None else bound
-    met = {True: "yes", False: "NO", None: ""}[line.met]
+    met = {True: "yes", False: "CPU time only" if line.met_in_cpu_time else "NO", None: ""}[line.met]
     cpu = f"{statistics.median(line.cpu_ratios):.3f}" if line.cpu_ratios else ""
     spread = f"{min(line.ratios):.3f} to {max(line.ratios):.3f}" if len(line.ratios) > 1 else ""
     return (line.what, line.corpus, f"{line.ratio:.3f}", spread, cpu, bound, met, line.note)

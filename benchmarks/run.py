@@ -76,7 +76,8 @@ def main(corpora: tuple[Path, ...], only: tuple[str, ...], repeats: int, threads
     missed = [line for line in lines if line.met is False]
     bounds = sum(line.met is not None for line in lines)
     print(f"\n{bounds - len(missed)} of {bounds} bounds are met." + "".join(
-        f"\nMissed: {line.what}, {line.corpus}: {line.ratio:.3f}" for line in missed
+        f"\nMissed{' on the clock only' if line.met_in_cpu_time else ''}: {line.what}, {line.corpus}: {line.ratio:.3f}"
+        for line in missed
     ))  # fmt: skip
 
 

@@ -18,17 +18,17 @@ from ..storage_schemas.class_vectors import ClassVectors
 from ..storage_schemas.errors import MismatchError
 from ..storage_schemas.fingerprint import Fingerprint, Json
 from ..storage_schemas.receipt import Output, Receipt
-from .compute import Compute, resolve_compute
+from .compute import Compute, keep_freed_memory, resolve_compute
 from .corpora.shards import ShardSet
 from .pairs.stream import PairStream
 from .recipes import Recipe, Settings, recipe_named
 from .students.bundle import write_bundle
 from .students.family import RANDOM
 from .students.student import ClassHead
-from .students.weights import weights_digest
 from .training.starting import BuiltStudent, StudentConfig, build_student
 from .training.targets import choose_targets
 from .training.trainer import CHECKPOINT, Stream, Trainer
+from .weights import weights_digest
 
 #: Folder under the bundle for what only the run needs: checkpoint, log, curves.
 RUN = "run"
@@ -116,6 +116,8 @@ class DistillStage:
         )  # fmt: skip
 
     def _train(self, built: BuiltStudent, recipe: Recipe, timer: Timer) -> None:
+        if self.compute.device == "cpu":
+            keep_freed_memory()
         torch.set_num_threads(self.compute.threads)
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True

@@ -13,9 +13,9 @@ from ...storage_schemas.bundle import CONFIG, VECTORS, WEIGHTS, BundleConfig, de
 from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import DamagedError, IncompleteError, InputError
 from ..preprocess import Preprocess
+from ..weights import fit_weights
 from .family import rebuild_backbone
 from .student import Head, Student
-from .weights import fit_weights
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,8 @@ from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Json
 from ..attention import fold_attention
 from ..preprocess import Preprocess, square_size
+from ..weights import Tensors, brief, fit_weights, looks_like_path, read_weights
 from .family import RANDOM, Backbone, unknown_name
-from .weights import Tensors, brief, fit_weights, looks_like_path, read_weights
 
 _SCHEMAS = ("hf-hub:", "local-dir:")
 

@@ -14,8 +14,8 @@ from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Json
 from ..preprocess import Preprocess, square_size
 from ..views import INTERPOLATIONS
+from ..weights import Tensors, brief, fit_weights, looks_like_path, names_in_order, read_weights
 from .family import RANDOM, Backbone, unknown_name
-from .weights import Tensors, brief, fit_weights, looks_like_path, read_weights
 
 #: `--student-pretrained` for the weights that timm itself prefers for a model.
 DEFAULT = "default"
@@ -161,13 +161,7 @@ def _by_order(weights: Tensors, name: str, kwargs: Mapping[str, Any], path: str)
         whole = timm.create_model(
             name, pretrained=False, num_classes=int(num_classes[0]) if num_classes else 0, **kwargs
         )
-    names = list(whole.state_dict().items())
-    if [tuple(v.shape) for _, v in names] != [tuple(v.shape) for v in weights.values()]:
-        raise InputError(
-            f"weights do not fit timm:{name}", where=path,
-            expected=f"weights such as {names[0][0]}", found=next(iter(weights)),
-        )  # fmt: skip
-    return {own: value for (own, _), value in zip(names, weights.values(), strict=True)}
+    return names_in_order(weights, whole.state_dict(), what=f"timm:{name}", where=path)
 
 
 def _classifiers(module: nn.Module) -> tuple[str, ...]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -120,16 +119,6 @@ def load_teacher(config: TeacherConfig) -> Teacher:
     from .open_clip import OpenClipTeacher
 
     return OpenClipTeacher.load(config)
-
-
-def state_digest(state: Mapping[str, torch.Tensor]) -> str:
-    """blake2b-128 over names, dtypes, shapes and bytes of tensors, in name order, in hexadecimal."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
-    return digest.hexdigest()
 
 
 def freeze(module: Any) -> Any:

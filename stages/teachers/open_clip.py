@@ -16,7 +16,8 @@ from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import digest_json
 from ..attention import fold_attention
 from ..preprocess import Normalize, Preprocess, square_size
-from .base import LOCAL_PREFIX, RANDOM, TeacherConfig, TeacherSpec, freeze, state_digest
+from ..weights import weights_digest
+from .base import LOCAL_PREFIX, RANDOM, TeacherConfig, TeacherSpec, freeze
 
 _HUB = "hf-hub:"
 
@@ -65,7 +66,7 @@ class OpenClipTeacher:
             architecture=digest_json(
                 (open_clip.get_model_config(where) or {}) | {"quick_gelu": _quick_gelu(config)}
             ),
-            weights_digest=state_digest(model.state_dict()),
+            weights_digest=weights_digest(model),
             embed_dim=int(model.visual.output_dim),
             normalized=True,
             preprocess=preprocess,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import digest_json
 from ..preprocess import Normalize, Preprocess, square_size
-from .base import RANDOM, TIMM_PREFIX, TeacherConfig, TeacherSpec, freeze, state_digest
+from ..weights import fit_weights, names_in_order, read_weights, weights_digest
+from .base import RANDOM, TIMM_PREFIX, TeacherConfig, TeacherSpec, freeze
 
 
 class TimmTeacher:
@@ -56,7 +57,7 @@ class TimmTeacher:
             family="timm",
             model=name,
             architecture=digest_json({"timm": name}),
-            weights_digest=state_digest(model.state_dict()),
+            weights_digest=weights_digest(model),
             embed_dim=head.in_features,
             normalized=False,
             preprocess=preprocess,
@@ -131,57 +132,17 @@ def _create(name: str, config: TeacherConfig) -> Any:
             found=" ".join(str(error).split())[:300], hint="`python -c 'import timm; print(timm.list_models())'` lists models",
         ) from error  # fmt: skip
     if from_file:
-        load_weights(model, path)
+        load_weights(model, str(path))
     return model
 
 
-def load_weights(model: torch.nn.Module, path: Path) -> None:
-    """Load a weights file strictly: by names, or, for ports with other names, in order.
-
-    Order is trusted only where every tensor agrees in shape and in the last part of its name.
+def load_weights(model: torch.nn.Module, path: str) -> None:
+    """Load a weights file strictly: by names, or, for ports with other names, in order (see `names_in_order`).
 
     Raises:
         InputError: no such file, a pickle that holds more than tensors, or weights of another model.
     """
-    if not path.exists():
-        raise InputError("no such weights file", where=path, hint="check --teacher-pretrained")
-    try:
-        if path.suffix == ".safetensors":
-            import safetensors.torch
-
-            state: Any = safetensors.torch.load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises pickle, zip and runtime errors
-        raise InputError(
-            "cannot read weights", where=path, found=" ".join(str(error).split())[:200]
-        ) from error
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]
-    own = model.state_dict()
-    if state.keys() == own.keys():
-        renamed = dict(state)
-    else:
-        renamed = dict(zip(own, _in_order(own, state, path), strict=True))
-    try:
-        model.load_state_dict(renamed, strict=True)
-    except RuntimeError as error:
-        raise InputError(
-            "weights do not fit the model", where=path, found=" ".join(str(error).split())[:200]
-        ) from error
-
-
-def _in_order(
-    own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], path: Path
-) -> list[torch.Tensor]:
-    if len(own) != len(state):
-        raise InputError(
-            "weights do not fit the model", where=path, expected=f"{len(own)} tensors", found=len(state)
-        )
-    for (name, tensor), (other, found) in zip(own.items(), state.items(), strict=True):
-        if name.rpartition(".")[2] != other.rpartition(".")[2] or tensor.shape != found.shape:
-            raise InputError(
-                "weights do not fit the model", where=path,
-                expected=f"{name} {tuple(tensor.shape)}", found=f"{other} {tuple(found.shape)}",
-            )  # fmt: skip
-    return list(state.values())
+    weights, own = read_weights(path), model.state_dict()
+    if not own.keys() & weights.keys():
+        weights = names_in_order(weights, own, what="the model", where=path)
+    fit_weights(model, weights, what="the model", where=path)

@@ -12,7 +12,7 @@ from ...storage_schemas.errors import InputError
 from ..recipes import Recipe, Settings
 from ..students.family import RANDOM, Backbone, family_of
 from ..students.student import Student
-from ..students.weights import weights_digest
+from ..weights import weights_digest
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -128,3 +128,12 @@ def test_receipts_are_identical_and_timings_are_apart(tmp_path):
     receipts = [(f / "ledger/squares/receipts/001.json").read_bytes() for f in folders]
     assert receipts[0] == receipts[1]
     assert Ledger(folders[0], "squares").timings()["write"] > 0
+
+
+def test_timings_that_a_power_cut_emptied_count_as_none(out):
+    run(Squares(out=out, count=2))
+    whole = Ledger(out, "squares").timings()["write"]
+    (out / "ledger/squares/timings/000.json").path.write_bytes(b"")
+    (out / "ledger/squares/timings/001.json").path.write_bytes(b"\0" * 20)
+    assert whole > 0
+    assert Ledger(out, "squares").timings() == {}

@@ -65,3 +65,21 @@ def test_urls_are_read_through_a_real_server(tmp_path):
         with pytest.raises(InputError, match=f"^cannot read: {base}/none.bin: found "):
             read_url(f"{base}/none.bin")
         server.shutdown()
+
+
+def test_ranges_end_where_the_file_does(tmp_path):
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "a.bin").write_bytes(b"0123456789")
+    location = Location.of(tmp_path / "below" / "a.bin")
+    assert [location.read_range(3, size) for size in (0, 2, 7, 8)] == [b"", b"34", b"3456789", b"3456789"]
+    assert location.read_range(10, 1) == b""
+    assert Location.of(tmp_path).read_below("below/a.bin") == b"0123456789"
+    with pytest.raises(FileNotFoundError):
+        Location.of(tmp_path).read_below("below/b.bin")
+
+
+def test_notes_replace_each_other_and_leave_nothing_behind(tmp_path):
+    for text in (b"long", b"x"):
+        Location.of(tmp_path / "notes" / "a.json").write_note(text)
+    assert [p.name for p in (tmp_path / "notes").iterdir()] == ["a.json"]
+    assert (tmp_path / "notes" / "a.json").read_bytes() == b"x"

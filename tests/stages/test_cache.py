@@ -233,7 +233,7 @@ def test_a_teacher_that_says_nan_fails_its_units(picture_shards, tiny_clip_teach
             "^a teacher needs weights: timm:test_vit. Next: add --teacher-pretrained: `default`",
         ),
         ("timm:no_such", "random", "^cannot load the teacher: timm:no_such random: found "),
-        ("timm:test_vit", "/nowhere.pth", "^no such weights file: /nowhere.pth"),
+        ("timm:test_vit", "/nowhere.pth", "^no such file of weights: /nowhere.pth"),
     ],
 )
 def test_teachers_that_cannot_be_loaded(model, pretrained, message, tmp_path):
@@ -256,7 +256,7 @@ def test_weights_of_another_layout_are_taken_in_order_only_where_all_agrees(tmp_
         f"port.{i}.{name.rpartition('.')[2]}": t for i, (name, t) in enumerate(source.state_dict().items())
     }
     torch.save(renamed, tmp_path / "port.pth")
-    load_weights(target, tmp_path / "port.pth")
+    load_weights(target, str(tmp_path / "port.pth"))
     assert all(
         torch.equal(a, b)
         for a, b in zip(source.state_dict().values(), target.state_dict().values(), strict=True)
@@ -267,10 +267,10 @@ def test_weights_of_another_layout_are_taken_in_order_only_where_all_agrees(tmp_
     with pytest.raises(
         InputError, match=r"weights do not fit the model: .*: expected cls_token \(1, 1, 64\), found port.0"
     ):
-        load_weights(target, tmp_path / "bad.pth")
+        load_weights(target, str(tmp_path / "bad.pth"))
     torch.save({"evil": print}, tmp_path / "evil.pth")
     with pytest.raises(InputError, match="cannot read weights: .*evil.pth"):
-        load_weights(target, tmp_path / "evil.pth")
+        load_weights(target, str(tmp_path / "evil.pth"))
 
 
 def test_the_activation_is_the_one_that_the_weights_were_trained_with(monkeypatch):

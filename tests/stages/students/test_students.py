@@ -18,7 +18,7 @@ from teachonce.stages.students import load_student
 from teachonce.stages.students.bundle import write_bundle
 from teachonce.stages.students.family import Backbone, family_of, rebuild_backbone
 from teachonce.stages.students.student import ClassHead, Head, Student
-from teachonce.stages.students.weights import weights_digest
+from teachonce.stages.weights import weights_digest
 from teachonce.storage_schemas.bundle import BundleConfig
 from teachonce.storage_schemas.class_vectors import ClassVectors
 from teachonce.storage_schemas.errors import DamagedError, IncompleteError, InputError, MismatchError
@@ -183,7 +183,8 @@ def test_timm_weights_with_a_classifier_by_name_and_by_order(tmp_path) -> None:
         whole = timm.create_model("test_resnet", num_classes=11)
     state = whole.state_dict()
     safetensors.torch.save_file(state, tmp_path / "named.safetensors")
-    torch.save({f"port_{i}": value for i, value in enumerate(state.values())}, tmp_path / "ordered.pth")
+    ported = {f"port_{i}.{name.rpartition('.')[2]}": value for i, (name, value) in enumerate(state.items())}
+    torch.save(ported, tmp_path / "ordered.pth")
     for file in ("named.safetensors", "ordered.pth"):
         own = create("timm:test_resnet", str(tmp_path / file)).module.state_dict()
         assert all(torch.equal(own[name], state[name]) for name in own), file

@@ -11,8 +11,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from ...pipeline.storage import Location
-from ...storage_schemas.errors import InputError
+from ..pipeline.storage import Location
+from ..storage_schemas.errors import InputError
 
 Tensors = dict[str, Tensor]
 
@@ -57,6 +57,31 @@ def read_weights(path: str) -> Tensors:
             "not a file of weights", where=location, expected="tensors by name", found=type(found).__name__
         )
     return {name.removeprefix("module."): value for name, value in found.items()}
+
+
+def names_in_order(
+    weights: Mapping[str, Tensor], own: Mapping[str, Tensor], *, what: str, where: object
+) -> Tensors:
+    """`weights` under the names of `own`, for a port that has the same layers in the same order under other names.
+
+    Order is trusted only where every tensor agrees in shape and in the last part of its name.
+
+    Raises:
+        InputError: naming the first tensor that does not agree, or both numbers.
+    """
+    if len(own) != len(weights):
+        raise InputError(
+            f"weights do not fit {what}", where=where, expected=f"{len(own)} tensors", found=len(weights)
+        )
+    for (name, tensor), (other, found) in zip(own.items(), weights.items(), strict=True):
+        if name.rpartition(".")[2] != other.rpartition(".")[2] or tensor.shape != found.shape:
+            raise InputError(
+                f"weights do not fit {what}",
+                where=where,
+                expected=f"{name} {tuple(tensor.shape)}",
+                found=f"{other} {tuple(found.shape)}",
+            )
+    return dict(zip(own, weights.values(), strict=True))
 
 
 def fit_weights(module: nn.Module, weights: Mapping[str, Tensor], *, what: str, where: object) -> None:
