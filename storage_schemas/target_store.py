@@ -191,15 +191,13 @@ def write_block(root: zarr.Group, spec: StoreSpec, shard: int, block: TargetBloc
         else:
             arrays[target.name] = block.targets[target.name].astype(spec.encoding.dtype)
     written: list[str] = []
-    # A chunk that equals the fill value would otherwise not be written; its absence must never mean anything.
-    with zarr.config.set({"array.write_empty_chunks": True}):
-        for name, values in arrays.items():
-            array: Any = root[name]
-            array[rows] = values
-            counts = [-(-s // c) for s, c in zip(array.shape, array.chunks, strict=True)][1:]
-            written += [
-                f"{name}/c/{shard}" + "".join(f"/{i}" for i in index) for index in np.ndindex(*counts)
-            ]
+    for name, values in arrays.items():
+        # A chunk that equals the fill value would otherwise not be written; its absence must never mean anything.
+        # Said of this array: Zarr's own setting is global, and another thread's would end in the middle of ours.
+        array: Any = root[name].with_config({"write_empty_chunks": True})  # type: ignore[union-attr]
+        array[rows] = values
+        counts = [-(-s // c) for s, c in zip(array.shape, array.chunks, strict=True)][1:]
+        written += [f"{name}/c/{shard}" + "".join(f"/{i}" for i in index) for index in np.ndindex(*counts)]
     return written
 
 

@@ -16,6 +16,11 @@ from PIL import Image
 from teachonce.cli import main
 from teachonce.stages import demo
 
+# What webdataset's reader leaves open is not ours to close.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
 COLOURS = {"red": (200, 30, 30), "green": (30, 180, 40), "blue": (40, 40, 200)}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import xarray
@@ -157,3 +159,21 @@ def test_another_zarr_group_is_refused(tmp_path):
         check_version(other, "other")
     with pytest.raises(IncompleteError, match="the store holds no targets yet"):
         read_spec(other, "other")
+
+
+def test_threads_that_write_at_once_leave_no_chunk_out(tmp_path):
+    """Whole shards of invalid samples equal the fill value; Zarr skips such chunks unless each writer says otherwise."""
+    spec = StoreSpec(
+        num_samples=64, shard_size=1, num_views=1, encoding=ENCODINGS["fp32"],
+        targets=(TargetSpec(name="embedding", axes=("sample", "view", "channel"), width=2),),
+    )  # fmt: skip
+    root = open_root(str(tmp_path / "s"), mode="a")
+    create_arrays(root, spec, {})
+    block = TargetBlock(
+        keys=["0" * 32], valid=np.zeros(1, bool), view_params=np.full((1, 1, 5), -1, np.int32),
+        targets={"embedding": np.full((1, 1, 2), np.nan, np.float32)},
+    )  # fmt: skip
+    with ThreadPoolExecutor(4) as threads:
+        written = list(threads.map(lambda shard: write_block(root, spec, shard, block), range(64)))
+    missing = [path for paths in written for path in paths if not (tmp_path / "s" / path).exists()]
+    assert missing == []
