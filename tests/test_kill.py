@@ -62,12 +62,12 @@ def run_with_kills(spawn, receipts: Path, seed: int, *command) -> int:
     """
     chance, kills = random.Random(seed), 0
     for attempt in range(KILLS):
-        goal = len(list(receipts.glob("*.json"))) + (chance.randint(1, 2) if attempt else 0)
+        goal = len(list(receipts.glob("*.json"))) + (chance.randint(1, 3) if attempt else 0)
         process = spawn(*command)
         process.start()
         while process.exitcode is None and len(list(receipts.glob("*.json"))) < goal:
             time.sleep(0.002)
-        time.sleep(chance.uniform(0, 0.05))
+        time.sleep(chance.uniform(0, 0.01))
         if process.exitcode is None:
             os.kill(process.pid, signal.SIGKILL)
             kills += 1
@@ -79,7 +79,7 @@ def run_with_kills(spawn, receipts: Path, seed: int, *command) -> int:
 @pytest.mark.slow
 def test_killed_runs_end_with_the_same_bytes(spawn, corpus, tmp_path):
     def shard(out):
-        return ("shard", corpus, "--out", out, "--shard-size", 20, "--executor", "serial")
+        return ("shard", corpus, "--out", out, "--shard-size", 6, "--executor", "serial")
 
     def cache(out):
         return ("cache", tmp_path / "calm", "--teacher", "timm:test_vit", "--teacher-pretrained", "random", "--views", 3,
@@ -91,6 +91,6 @@ def test_killed_runs_end_with_the_same_bytes(spawn, corpus, tmp_path):
     ):
         run(spawn, *command(calm))
         receipts = killed / "ledger" / command.__name__ / "receipts"
-        assert run_with_kills(spawn, receipts, seed, *command(killed)) >= KILLS // 2
+        assert run_with_kills(spawn, receipts, seed, *command(killed)) >= 2
         assert tree(calm).keys() == tree(killed).keys()
         assert tree(calm) == tree(killed)
