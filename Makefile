@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 UV := $(BIN)/uv
 UV_INSTALL := $(UV) pip install --quiet --python $(BIN)/python
 
-.PHONY: demo test lint format wheel docs bench clean
+.PHONY: demo test lint format wheel docs bench equivalence clean
 .DELETE_ON_ERROR:
 
 ## demo: the main job on small images, offline: shard, vectors, cache, distill, evaluate
@@ -44,9 +44,14 @@ docs: $(VENV)/.test
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/run.py $(BENCH_OPTIONS)
 
+## equivalence: cached against teacher in the loop; see docs/equivalence.md. TABLE_OPTIONS="--cifar10 FOLDER" adds CIFAR-10
+equivalence: $(VENV)/.test
+	$(BIN)/python benchmarks/equivalence.py steps $(STEPS_OPTIONS)
+	$(BIN)/python benchmarks/equivalence.py table --out equivalence-run $(TABLE_OPTIONS)
+
 ## clean: remove everything that the targets above made
 clean:
-	rm -rf $(VENV) build dist teachonce.egg-info demo-run .hypothesis .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist teachonce.egg-info demo-run equivalence-run .hypothesis .pytest_cache .mypy_cache .ruff_cache
 
 # One stamp a set of extras. uv resolves torch and torchvision together: builds that do not match fail on import.
 $(VENV)/.demo: EXTRAS := demo,tensorboard

@@ -1,3 +1,34 @@
-"""teachonce: run a frozen teacher once, keep what it said, train any number of students from that."""
+"""teachonce: run a frozen teacher once, keep what it said, train any number of students from that.
+
+The public names, for trainers and pipelines of your own (imported when they are first used):
+
+- `TargetStream`: batches of images and targets, an iterable data set for any trainer.
+- `join_targets`: adds targets to the samples of a `webdataset.WebDataset` pipeline.
+- `load_student`: a student bundle as a module, with its class vectors.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .stages.pairs.stream import TargetStream
+    from .stages.pairs.target_join import join_targets
+    from .stages.students.bundle import load_student
 
 __version__ = "0.1.0"
+__all__ = ["TargetStream", "__version__", "join_targets", "load_student"]
+
+_HOMES = {
+    "TargetStream": "stages.pairs.stream",
+    "join_targets": "stages.pairs.target_join",
+    "load_student": "stages.students.bundle",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

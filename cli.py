@@ -15,8 +15,8 @@ from .storage_schemas.errors import InputError, TeachonceError
 
 if TYPE_CHECKING:
     from .pipeline.runner import Executor, Summary
-    from .stages.distill import DistillStage
     from .stages.teachers import TeacherConfig
+    from .stages.views import ViewSpec
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -54,12 +54,14 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
-def executor_options(default: str) -> Callable[[Command], Command]:
+def executor_options(
+    default: str, workers: str = "Worker processes on Ray (default: what fits)."
+) -> Callable[[Command], Command]:
     """--executor, --ray-address and --workers, for every command that does units of work."""
 
     def decorate(command: Command) -> Command:
         for option in (
-            click.option("--workers", type=click.IntRange(1), help="Worker processes on Ray (default: what fits)."),
+            click.option("--workers", type=click.IntRange(1), help=workers),
             click.option("--ray-address", help="Join this Ray cluster: `auto` or HOST:PORT. Without it, Ray starts here."),
             click.option("--executor", type=click.Choice(["ray", "serial"]), default=default, show_default=True,
                          help="Where units of work run."),
@@ -88,6 +90,15 @@ def make_executor(executor: str, ray_address: str | None, workers: int | None) -
     from .pipeline.executors.serial import SerialExecutor
 
     return SerialExecutor()
+
+
+def make_training_executor(executor: str, ray_address: str | None, workers: int | None) -> Executor:
+    """The executor for a student: several workers train it together."""
+    if workers is None or workers == 1:
+        return make_executor(executor, ray_address, workers)
+    from .pipeline.executors.ray_train import RayTrainExecutor
+
+    return RayTrainExecutor(address=ray_address, workers=workers)
 
 
 def report(summary: Summary, out: object, as_json: bool) -> None:
@@ -165,7 +176,55 @@ class Floats(click.ParamType):  # type: ignore[type-arg]  # generic from click 8
         return numbers
 
 
-TRIPLE, PAIR = Floats(3), Floats(2)
+TRIPLE, PAIR, QUADRUPLE = Floats(3), Floats(2), Floats(4)
+
+
+def view_options(command: Command) -> Command:
+    """Which views the teacher sees, for `cache`. No defaults: what is given with `--views center` is refused."""
+    for option in (
+        click.option("--view-interpolation", type=click.Choice(["bicubic", "bilinear", "lanczos", "nearest"]),
+                     help="Random views: resampling filter (the teacher's)."),
+        click.option("--view-grayscale", type=click.FloatRange(0, 1), metavar="P",
+                     help="Random views: probability of a gray view (0)."),
+        click.option("--view-jitter-probability", type=click.FloatRange(0, 1, min_open=True), metavar="P",
+                     help="Random views: probability of a jittered view (1 with --view-jitter)."),
+        click.option("--view-jitter", type=QUADRUPLE, metavar="B,C,S,H",
+                     help="Random views: strengths of torchvision's ColorJitter: brightness, contrast, saturation, "
+                     "and hue up to 0.5 (0,0,0,0)."),
+        click.option("--view-seed", type=int, help="Random views: seed of boxes and colours (0)."),
+        click.option("--view-flip", type=click.FloatRange(0, 1), metavar="P",
+                     help="Random views: probability of a mirrored view (0.5)."),
+        click.option("--view-ratio", type=PAIR, help="Random views: range of the aspect ratio (3/4 to 4/3)."),
+        click.option("--view-scale", type=PAIR, help="Random views: range of the area's share (0.08,1)."),
+        click.option("--views", default="center", show_default=True, help="Number of random views K, or `center`."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def split_view_options(options: dict[str, Any]) -> tuple[ViewSpec | None, str | None]:
+    """Take the views' options out of `options`: the spec, None for centre views, and the filter if one was given."""
+    from .stages.views import ViewSpec
+
+    views = options.pop("views")
+    fields = ("seed", "scale", "ratio", "flip", "jitter", "jitter_probability", "grayscale", "interpolation")
+    chosen = {field: options.pop(f"view_{field}") for field in fields}
+    given = {field: value for field, value in chosen.items() if value is not None}
+    if views == "center":
+        if given:
+            names = ", ".join(f"--view-{field.replace('_', '-')}" for field in given)
+            also = "; a centre view's filter is --teacher-interpolation" if "interpolation" in given else ""
+            raise InputError(
+                "these options are for random views", where=names, expected="--views K", found="--views center",
+                hint=f"give a number of views, or leave them out{also}",
+            )  # fmt: skip
+        return None, None
+    if not (views.isdecimal() and int(views) > 0):
+        raise InputError(
+            "impossible number of views", where="--views", expected="a number or `center`", found=views
+        )
+    interpolation = given.pop("interpolation", None)
+    return ViewSpec(kind="random_resized_crop", count=int(views), **given), interpolation
 
 
 @main.command()
@@ -243,29 +302,7 @@ def vectors(
 @click.argument("shards", type=click.Path())
 @teacher_options
 @click.option("--out", required=True, type=click.Path(), help="Target store (Zarr).")
-@click.option("--views", default="center", show_default=True, help="Number of random views K, or `center`.")
-@click.option(
-    "--view-scale",
-    type=PAIR,
-    default="0.08,1",
-    show_default=True,
-    help="Random views: range of the area's share.",
-)
-@click.option(
-    "--view-ratio",
-    type=PAIR,
-    default="0.75,1.3333333333333333",
-    show_default=True,
-    help="Random views: range of the aspect ratio.",
-)
-@click.option(
-    "--view-flip",
-    type=click.FloatRange(0, 1),
-    default=0.5,
-    show_default=True,
-    help="Random views: probability of a mirrored view.",
-)
-@click.option("--view-seed", type=int, default=0, show_default=True, help="Random views: seed of the boxes.")
+@view_options
 @click.option(
     "--targets",
     type=click.Choice(["auto", "logits", "embedding", "both"]),
@@ -288,36 +325,27 @@ def vectors(
 @executor_options("ray")
 @json_option
 def cache(
-    shards: str, out: str, views: str, view_scale: tuple[float, float], view_ratio: tuple[float, float],
-    view_flip: float, view_seed: int, targets: str, encoding: str, batch_size: int | None, executor: str,
+    shards: str, out: str, targets: str, encoding: str, batch_size: int | None, executor: str,
     ray_address: str | None, workers: int | None, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Run the teacher once over every view of every sample and store what it says.
 
-    SHARDS is a folder that `teachonce shard` wrote.
+    SHARDS is a folder that `teachonce shard` wrote. Options of random views show their default in brackets.
     """
     from .pipeline.runner import run_stage
     from .stages.cache import plan_cache
     from .stages.compute import resolve_compute
-    from .stages.views import ViewSpec
     from .storage_schemas.encodings import ENCODINGS
 
     config = split_teacher_options(options)
-    if views != "center" and not (views.isdecimal() and int(views) > 0):
-        raise InputError(
-            "impossible number of views", where="--views", expected="a number or `center`", found=views
-        )
-    spec = None
-    if views != "center":
-        spec = ViewSpec(
-            kind="random_resized_crop", count=int(views), seed=view_seed, scale=view_scale, ratio=view_ratio,
-            flip=view_flip,
-        )  # fmt: skip
+    views, interpolation = split_view_options(options)
     compute = resolve_compute(**options, elsewhere=executor == "ray")
     stage = plan_cache(
-        shards, config, out=out, views=spec, targets=targets, encoding=ENCODINGS[encoding], compute=compute,
-        batch_size=batch_size or (64 if compute.device == "cpu" else 256),
+        shards, config, out=out, views=views, targets=targets, encoding=ENCODINGS[encoding], compute=compute,
+        batch_size=batch_size or (64 if compute.device == "cpu" else 256), view_interpolation=interpolation,
     )  # fmt: skip
+    for note in stage.notes:
+        say(f"cache: {note}")
     if stage.vectors is None and targets == "auto":
         say("No logits: the store has no class vectors, or more classes than channels; keeping embeddings.")
     report(run_stage(stage, stage.store, make_executor(executor, ray_address, workers)), stage.store, as_json)
@@ -353,6 +381,11 @@ def training_options(command: Command) -> Command:
                      help="From the student's features to the teacher's width (kd linear, promptkd mlp)."),
         click.option("--loss-weight", type=float, help="Factor of the divergence (kd 1, promptkd 1000)."),
         click.option("--temperature", type=float, help="Of the softmaxes (1)."),
+        click.option("--ema", type=click.FloatRange(0, 1, max_open=True), metavar="DECAY",
+                     help="Keep a moving average of the weights, and give the bundle that (0: none)."),
+        click.option("--clip-norm", type=click.FloatRange(0), help="Largest norm of the gradients (0: no limit)."),
+        click.option("--accumulate", type=click.IntRange(1), metavar="PARTS",
+                     help="Take each batch through the student in so many equal parts, to save memory (1)."),
         click.option("--warmup-epochs", type=click.IntRange(0), help="Epochs of warm-up (1)."),
         click.option("--schedule", type=click.Choice(["cosine", "coop", "constant"]),
                      help="Learning rate: cosine by step, CoOp's by epoch, or constant (kd cosine, promptkd coop)."),
@@ -375,6 +408,30 @@ def training_options(command: Command) -> Command:
 @click.option(
     "--vectors", type=click.Path(), help="Use the class vectors of this other store; needs cached embeddings."
 )
+@click.option(
+    "--views",
+    type=click.IntRange(1),
+    help="Read only the first so many of the store's K views (default: all).",
+)
+@click.option(
+    "--reuse-views", is_flag=True, help="Fewer views than epochs are meant: do not mention it in the end."
+)
+@click.option(
+    "--accept-other-pixels",
+    is_flag=True,
+    help="Train even if this machine renders images otherwise than the teacher saw them.",
+)
+@click.option(
+    "--validation",
+    metavar="IMAGES",
+    help="Labelled images (folder, tar, list, shards): measured after each epoch; the bundle gets the best weights.",
+)
+@click.option(
+    "--patience",
+    type=click.IntRange(0),
+    metavar="EPOCHS",
+    help="Stop after so many epochs without a better validation accuracy (0: never).",
+)
 @training_options
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the order, new weights and dropout.")
 @click.option(
@@ -393,6 +450,9 @@ def training_options(command: Command) -> Command:
 )
 @click.option("--threads", type=click.IntRange(1), help="Torch threads (default: cores, at most 4).")
 @click.option(
+    "--compile", "compiled", is_flag=True, help="Use torch.compile: slow to start, then faster on GPUs."
+)
+@click.option(
     "--loader-workers",
     type=click.IntRange(0),
     default=2,
@@ -405,11 +465,16 @@ def training_options(command: Command) -> Command:
     metavar="STEPS",
     help="Write a checkpoint every so many steps, beside the one after each epoch.",
 )
-@executor_options("serial")
+@click.option("--use-gpu", is_flag=True, help="One GPU for each worker: the same as --device cuda.")
+@executor_options(
+    "serial",
+    workers="Processes that train one student together, on Ray: each batch is shared out among them (1).",
+)
 @json_option
 def distill(
-    shards: str, store: str, out: str, recipe: str, vectors: str | None, seed: int, precision: str, device: str,
-    threads: int | None, loader_workers: int, checkpoint_every: int | None, executor: str, ray_address: str | None,
+    shards: str, store: str, out: str, recipe: str, vectors: str | None, views: int | None, reuse_views: bool,
+    accept_other_pixels: bool, validation: str | None, seed: int, precision: str, device: str, threads: int | None, compiled: bool,
+    loader_workers: int, checkpoint_every: int | None, use_gpu: bool, executor: str, ray_address: str | None,
     workers: int | None, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Train a student from shards and store. The teacher is never loaded.
@@ -421,21 +486,30 @@ def distill(
     from .stages.distill import plan_distill, training_compute
     from .stages.training.starting import StudentConfig
 
+    together = workers is not None and workers > 1
+    if use_gpu:
+        if device == "cpu":
+            raise InputError("--use-gpu and --device cpu exclude each other", hint="leave one of them out")
+        device = "cuda"
     fields = ("pretrained", "size", "mean", "std", "interpolation", "crop_pct")
     config = StudentConfig(model=options.pop("student"), **{f: options.pop(f"student_{f}") for f in fields})
     stage = plan_distill(
-        shards, store, config, out=out, recipe=recipe, options=options, vectors=vectors,
-        compute=training_compute(device, precision, threads, elsewhere=executor == "ray"), seed=seed,
-        loader_workers=loader_workers, checkpoint_every=checkpoint_every,
+        shards, store, config, out=out, recipe=recipe, options=options, vectors=vectors, views=views,
+        compute=training_compute(device, precision, threads, elsewhere=together or executor == "ray"), seed=seed,
+        validation=validation, compiled=compiled, reuse_views=reuse_views,
+        accept_other_pixels=accept_other_pixels, workers=workers or 1, loader_workers=loader_workers,
+        checkpoint_every=checkpoint_every,
     )  # fmt: skip
     for note in stage.notes:
         say(f"distill: {note}")
     report(
-        run_stage(stage, stage.out, make_executor(executor, ray_address, workers), progress=False),
+        run_stage(stage, stage.out, make_training_executor(executor, ray_address, workers), progress=False),
         stage.out,
         as_json,
     )
     stage.discard_checkpoint()
+    if stage.reuse is not None:
+        say(f"distill: {stage.reuse}")
 
 
 @main.command()
@@ -537,11 +611,16 @@ def inference_options(command: Command) -> Command:
 @click.option(
     "--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Images in a forward pass."
 )
+@click.option(
+    "--accept-other-pixels",
+    is_flag=True,
+    help="With --store: go on where this machine renders views otherwise than the one that cached them.",
+)
 @inference_options
 @json_option
 def evaluate(
     bundle: str, images: str, store: str | None, base_classes: str | None, name: str | None, batch_size: int,
-    device: str, precision: str, threads: int | None, as_json: bool,
+    accept_other_pixels: bool, device: str, precision: str, threads: int | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure a student: accuracy where labels are class names, agreement with its teacher where a store knows.
 
@@ -558,8 +637,10 @@ def evaluate(
 
     result = measure(
         bundle, images, compute=resolve_compute(device, precision, threads), store=store, base=base_classes,
-        name=name, batch_size=batch_size,
+        name=name, batch_size=batch_size, accept_other_pixels=accept_other_pixels,
     )  # fmt: skip
+    for note in result.notes:
+        say(f"evaluate: {note}")
     facts = evaluation_json(result)
     if as_json:
         print_json({"bundle": bundle, "image_set": images, "store": store, **facts})
@@ -670,12 +751,9 @@ def demo(
     """Run every stage on small images with a tiny teacher and student, and compare what came out.
 
     Takes less than 3 minutes on 2 cores, offline. It draws 3,000 images of coloured digits without labels, shows
-    the command of each stage as it runs it, and ends with accuracies on held-out images of base and novel classes,
-    and with the time that training takes from the store and with the teacher in the loop. Run again, it does what
-    is left. --executor is for `shard` and `cache` of the images to train on.
+    the command of each stage as it runs it, and ends with accuracies on held-out images of base and novel classes.
+    Run again, it does what is left. --executor is for `shard` and `cache` of the images to train on.
     """
-    from .pipeline.executors.serial import SerialExecutor
-    from .pipeline.runner import run_stage
     from .stages.demo.report import facts_text
     from .stages.demo.runner import Runner
     from .stages.demo.tour import run_demo
@@ -687,10 +765,6 @@ def demo(
         with main.commands[words[0]].make_context(words[0], list(words[1:]), parent=ctx) as call:
             call.command.invoke(call)
 
-    def train(stage: DistillStage) -> None:
-        report(run_stage(stage, stage.out, SerialExecutor(), progress=False), stage.out, as_json=False)
-        stage.discard_checkpoint()
-
     def leave() -> None:
         if executor == "ray":
             from .pipeline.executors.ray import disconnect
@@ -701,9 +775,7 @@ def demo(
     for option, value in (("--ray-address", ray_address), ("--workers", workers)):
         where += [option, str(value)] if value is not None else []
     program, beside = called_as()
-    runner = Runner(
-        command=command, train=train, leave=leave, say=say, program=program, beside=beside, where=tuple(where)
-    )
+    runner = Runner(command=command, leave=leave, say=say, program=program, beside=beside, where=tuple(where))
     facts = run_demo(out, runner)
     if as_json:
         print_json(facts)

@@ -35,12 +35,16 @@ def run(bench: Bench) -> Iterator[Line]:
         make_store(own / "shards", own / "store", views=1, threads=bench.threads)
         for student, (steps, batch) in STUDENTS.items():
             plain = PlainSteps(student, batch, steps)
+            waiting: list[float] = []
             found = pairs(
-                lambda own=own, m=student, n=steps, b=batch, t=bench.threads: _distill(own, m, n, b, t),
+                lambda own=own, m=student, n=steps, b=batch, t=bench.threads, w=waiting: _distill(
+                    own, m, n, b, t, w
+                ),
                 plain,
                 bench.repeats,
             )
             wall, cpu = speeds(found)
+            shares = [seconds / ours.wall for seconds, (ours, _) in zip(waiting[1:], found, strict=True)]
             rates = [f"{batch * steps / np.median([c[i].wall for c in found]):.1f}" for i in (0, 1)]
             note = f"{rates[0]} images/s, one batch in memory {rates[1]}"
             yield Line(
@@ -51,27 +55,33 @@ def run(bench: Bench) -> Iterator[Line]:
                 at_least=0.95,
                 note=note,
             )
+            yield Line(
+                what=f"distill, share of time waiting for pairs, {student}", corpus=name, ratios=shares, at_most=0.03,
+                note="one loader process",
+            )  # fmt: skip
 
 
-def _distill(own: Path, student: str, steps: int, batch: int, threads: int) -> Cost:
-    """The stage as the command runs it; counted are the steps behind the warm-up."""
+def _distill(own: Path, student: str, steps: int, batch: int, threads: int, waiting: list[float]) -> Cost:
+    """The stage as the command runs it; counted are the steps behind the warm-up. Seconds of waiting go to `waiting`."""
     from teachonce.pipeline.executors.serial import SerialExecutor
     from teachonce.pipeline.runner import run_stage
     from teachonce.stages.compute import Compute
     from teachonce.stages.distill import plan_distill
-    from teachonce.stages.pairs.stream import PairStream
+    from teachonce.stages.pairs.stream import TargetStream
     from teachonce.stages.training.starting import StudentConfig
 
     asked: list[tuple[float, float]] = []
-    original = PairStream.epoch
+    got: list[float] = []
+    original = TargetStream.batches
 
-    def epoch(self: PairStream, *arguments: Any, **keywords: Any) -> Iterator[Any]:
+    def epoch(self: TargetStream, *arguments: Any, **keywords: Any) -> Iterator[Any]:
         pairs_of_epoch = original(self, *arguments, **keywords)
         while True:
             # The trainer asks for a batch: the step before it is done.
             asked.append((time.perf_counter(), time.process_time()))
             if (item := next(pairs_of_epoch, None)) is None:
                 return
+            got.append(time.perf_counter())
             yield item
 
     stage = plan_distill(
@@ -80,9 +90,11 @@ def _distill(own: Path, student: str, steps: int, batch: int, threads: int) -> C
         options={"epochs": 1, "batch_size": batch, "warmup_epochs": 0},
         compute=Compute(device="cpu", precision="fp32", threads=threads), loader_workers=1, show_progress=False,
     )  # fmt: skip
-    with mock.patch.object(PairStream, "epoch", epoch):
+    with mock.patch.object(TargetStream, "batches", epoch):
         run_stage(stage, stage.out, SerialExecutor(), progress=False)
     first, last = asked[WARM_UP], asked[WARM_UP + steps]
+    counted = range(WARM_UP, WARM_UP + steps)
+    waiting.append(sum(got[step] - asked[step][0] for step in counted))
     return Cost(last[0] - first[0], last[1] - first[1])
 
 

@@ -31,18 +31,34 @@ def run(bench: Bench) -> Iterator[Line]:
         mib = [min(values) / 1024 for values in peaks.values()]
         note = f"{mib[0]:.0f} MiB for {IMAGES} images, {mib[1]:.0f} MiB for {10 * IMAGES}"
         yield Line(what=f"peak memory, {stage}", corpus="drawn 32x32", ratios=ratios, at_most=1.1, note=note)
+    found = [
+        json.loads(_measure("loader", folders[10 * IMAGES], 0, bench.threads))
+        for _ in range(min(3, bench.repeats))
+    ]
+    yield Line(
+        what="memory of a loader process, last quarter of an epoch by the second", corpus="drawn 32x32",
+        ratios=[last / second for second, last in found], at_most=1.05,
+        note=f"{found[0][0] / 1024:.0f} and {found[0][1] / 1024:.0f} MiB of its own, {10 * IMAGES} images",
+    )  # fmt: skip
 
 
 def _peak(stage: str, folder: Path, turn: int, threads: int) -> int:
+    return int(_measure(stage, folder, turn, threads))
+
+
+def _measure(stage: str, folder: Path, turn: int, threads: int) -> bytes:
     command = [sys.executable, __file__, stage, str(folder), str(turn), str(threads)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-    return int(json.loads(done.stdout.splitlines()[-1]))
+    return done.stdout.splitlines()[-1]
 
 
 def _main() -> None:
     """In the process that is measured: do the stage, print the peak of resident memory in KiB."""
     stage, folder, turn, threads = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
     shards, store = folder / f"shards{turn}", folder / f"store{turn}"
+    if stage == "loader":
+        print(json.dumps(_loader(shards, store)))
+        return
     {"shard": _shard, "cache": _cache, "stream": _stream}[stage](folder / "images", shards, store, threads)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
@@ -75,15 +91,31 @@ def _stream(images: Path, shards: Path, store: Path, threads: int) -> None:
     """Two epochs in this process."""
     from teachonce.pipeline.storage import Location
     from teachonce.stages.corpora.shards import ShardSet
-    from teachonce.stages.pairs.stream import PairStream
+    from teachonce.stages.pairs.stream import TargetStream
 
-    with PairStream(
+    with TargetStream(
         ShardSet.open(str(shards)), Location.of(store), size=36, batch_size=64, seed=0, targets=("embedding",),
         drop_last=False,
     ) as stream:  # fmt: skip
         for epoch in range(2):
-            for _ in stream.epoch(epoch):
+            for _ in stream.batches(epoch):
                 pass
+
+
+def _loader(shards: Path, store: Path) -> tuple[int, int]:
+    """Largest memory of its own (KiB: not the pages of mapped files) of one loader process in two quarters of an epoch."""
+    from teachonce import TargetStream
+
+    quarters: list[list[int]] = [[], [], [], []]
+    with TargetStream(
+        shards, store, size=36, batch_size=64, targets=("embedding",), loader_workers=1
+    ) as stream:
+        for step, _ in enumerate(stream.batches(0)):
+            pid = stream._loading._batches._workers[0].pid
+            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+            own = [line.split() for line in lines if line.startswith(("RssAnon", "RssShmem"))]
+            quarters[4 * step // stream.steps_per_epoch].append(sum(int(words[1]) for words in own))
+    return max(quarters[1]), max(quarters[3])
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import click
 from corpora import draw
 from harness import Bench, Line, table
 
-NAMES = ("startup", "shard", "stream", "cache", "distill", "memory", "batch_size")
+NAMES = ("startup", "shard", "stream", "peer", "resume", "cache", "distill", "memory", "batch_size")
 
 PACKAGES = ("torch", "open_clip_torch", "timm", "pillow", "webdataset", "zarr", "numpy")
 

@@ -21,7 +21,7 @@ def run(bench: Bench) -> Iterator[Line]:
     import torch
     from teachonce.pipeline.storage import Location
     from teachonce.stages.corpora.shards import ShardSet
-    from teachonce.stages.pairs.stream import PairStream
+    from teachonce.stages.pairs.stream import TargetStream
 
     torch.set_num_threads(bench.threads)
     for name, corpus in bench.corpora:
@@ -32,8 +32,8 @@ def run(bench: Bench) -> Iterator[Line]:
         make_store(shards, store, views=VIEWS, threads=bench.threads)
         samples = samples_of(shards, store)
 
-        def stream(workers: int, shards: Path = shards, store: Path = store) -> PairStream:
-            return PairStream(
+        def stream(workers: int, shards: Path = shards, store: Path = store) -> TargetStream:
+            return TargetStream(
                 ShardSet.open(str(shards)), Location.of(store), size=SIZE, batch_size=BATCH, seed=0,
                 targets=("logits",), drop_last=False, loader_workers=workers,
             )  # fmt: skip
@@ -66,13 +66,13 @@ def run(bench: Bench) -> Iterator[Line]:
 
 
 def _read(stream: object, epoch: int) -> None:
-    for batch in stream.epoch(epoch):  # type: ignore[attr-defined]
-        assert len(batch) > 0
+    for batch in stream.batches(epoch):  # type: ignore[attr-defined]
+        assert len(batch.rows_N) > 0
 
 
 def _check_same_pixels(stream: object, samples: list[Sample]) -> None:
     """The plain loop does the same work: its pixels are those of the stream."""
-    batch = next(stream.epoch(1))  # type: ignore[attr-defined]
+    batch = next(stream.batches(1))  # type: ignore[attr-defined]
     room_VCHW = np.empty((1, 3, SIZE, SIZE), np.uint8)
     for image_CHW, row in zip(batch.images_NCHW.numpy(), batch.rows_N.tolist(), strict=True):
         decode_and_render(samples[row], [1], room_VCHW)

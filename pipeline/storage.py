@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -157,6 +158,10 @@ class Location:
     def remove(self) -> None:
         """Remove this file if it is there."""
         self.path.unlink(missing_ok=True)
+
+    def remove_folder(self) -> None:
+        """Remove this folder with all that is in it, if it is there."""
+        shutil.rmtree(self.path, ignore_errors=True)
 
     def make_dir(self) -> Location:
         self.path.mkdir(parents=True, exist_ok=True)

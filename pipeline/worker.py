@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import traceback
 from dataclasses import dataclass
 
@@ -28,24 +29,43 @@ class Worker:
     def __init__(self, stage: Stage, ledger: Ledger) -> None:
         self._stage = stage
         self._ledger = ledger
-        self._run_unit: RunUnit = stage.open()
+        self._run_unit: RunUnit | None = None
+        self._opening = threading.Lock()
 
     def run(self, unit: Unit) -> Outcome:
-        """Do one unit and commit it. A failure is recorded and returned, never raised, so others go on."""
-        timer = Timer()
+        """Do one unit and commit it. A failure is recorded and returned, never raised, so others go on.
+
+        An error in opening the stage is raised: every other unit would meet it too.
+        """
+        self._open()
         try:
-            receipt = self._run_unit(unit, timer)
-            self._ledger.commit(receipt, timer.seconds)
+            return self.attempt(unit)
         except Exception as error:
-            return self._failed(unit, error)
+            return failed(self._ledger, unit, error)
+
+    def attempt(self, unit: Unit, *, commit: bool = True) -> Outcome:
+        """Do one unit, and commit it unless another process that does the same unit will. Failures are raised."""
+        timer = Timer()
+        receipt = self._open()(unit, timer)
+        if commit:
+            self._ledger.commit(receipt, timer.seconds)
         return Outcome(key=unit.key, rows=receipt.rows, invalid_rows=len(receipt.invalid_rows))
 
-    def _failed(self, unit: Unit, error: Exception) -> Outcome:
-        clear = as_storage_error(error) if isinstance(error, OSError) else error
-        if isinstance(clear, TeachonceError):
-            reason = str(clear)
-        else:
-            reason = f"{type(error).__name__}: {error}"
-        with contextlib.suppress(OSError):  # a full disk cannot take the note either; the outcome still tells
-            self._ledger.fail(unit.key, reason, "".join(traceback.format_exception(error)))
-        return Outcome(key=unit.key, rows=unit.rows, error=reason)
+    def _open(self) -> RunUnit:
+        """The stage, opened once. Not when the worker is made: Ray would wrap an error there in one of its own."""
+        with self._opening:
+            if self._run_unit is None:
+                self._run_unit = self._stage.open()
+            return self._run_unit
+
+
+def failed(ledger: Ledger, unit: Unit, error: Exception) -> Outcome:
+    """Record why a unit failed."""
+    clear = as_storage_error(error) if isinstance(error, OSError) else error
+    if isinstance(clear, TeachonceError):
+        reason = str(clear)
+    else:
+        reason = f"{type(error).__name__}: {error}"
+    with contextlib.suppress(OSError):  # a full disk cannot take the note either; the outcome still tells
+        ledger.fail(unit.key, reason, "".join(traceback.format_exception(error)))
+    return Outcome(key=unit.key, rows=unit.rows, error=reason)

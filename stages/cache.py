@@ -22,7 +22,6 @@ from ..storage_schemas.fingerprint import Fingerprint, Json
 from ..storage_schemas.receipt import InvalidRow, Receipt
 from ..storage_schemas.samples import shard_name
 from ..storage_schemas.target_store import (
-    VIEW_PARAMS,
     StoreSpec,
     TargetBlock,
     TargetSpec,
@@ -31,20 +30,28 @@ from ..storage_schemas.target_store import (
     open_root,
     write_block,
 )
+from ..storage_schemas.view_params import Views, no_views
 from .compute import Compute, keep_freed_memory
 from .corpora.images import BadImage, decode
 from .corpora.shards import ShardReader, ShardSet
+from .pixels import PixelSample
 from .teachers import TeacherConfig, TeacherSpec, load_teacher
 from .vectors import vouch
+from .versions import other_versions, pixel_versions, versions_text
 from .views import ViewSpec, render_views
 
-#: One sample as the decoding threads hand it over: its boxes and pixels (view, 3, size, size), or why not.
-_Rendered = tuple[NDArray[np.int32], NDArray[np.uint8]] | str
+#: One sample as the decoding threads hand it over: its views' parameters and pixels (view, 3, size, size), or why not.
+_Rendered = tuple[Views, NDArray[np.uint8]] | str
 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheStage:
-    """Shard *i* of the corpus becomes row block *i* of every array of the store."""
+    """Shard *i* of the corpus becomes row block *i* of every array of the store.
+
+    Attributes:
+        pixels: rendered views of the corpus; a worker that renders them otherwise does nothing.
+        notes: lines that a person should see before it starts.
+    """
 
     shards: ShardSet
     store: Location
@@ -55,6 +62,8 @@ class CacheStage:
     vectors: ClassVectors | None
     compute: Compute
     batch_size: int
+    pixels: PixelSample
+    notes: tuple[str, ...] = ()
 
     name = "cache"
 
@@ -76,6 +85,7 @@ class CacheStage:
                 "preprocess": self.teacher.preprocess.to_json(),
             },
             "views": self.views.to_json(),
+            "pixels": self.pixels.digest,
             "targets": [target.name for target in self.spec.targets],
             "encoding": self.spec.encoding.name,
             "compute": self.compute.to_json() | {"batch_size": self.batch_size},
@@ -96,6 +106,8 @@ class CacheStage:
             "views": self.views.to_json(),
             "teacher": self.teacher.to_json(),
             "shards": str(self.shards.location.path),
+            "pixels": self.pixels.to_json(),
+            "versions": other_versions(),
         }
         create_arrays(open_root(str(self.store.path), mode="a"), self.spec, description)
 
@@ -104,6 +116,9 @@ class CacheStage:
 
         if self.compute.device == "cpu":
             keep_freed_memory()
+        self.pixels.check(
+            self.shards, self.views, where=self.store, hint="give every node the same versions of everything"
+        )
         teacher = load_teacher(self.config)
         if teacher.spec.weights_digest != self.teacher.weights_digest:
             raise MismatchError(
@@ -199,7 +214,7 @@ class CacheStage:
         count, views = rows.stop - rows.start, self.views.count
         entries = self.shards.manifest().shard(shard)
         valid = np.zeros(count, np.bool_)
-        params = np.full((count, views, len(VIEW_PARAMS)), -1, np.int32)
+        params = no_views(count, views)
         targets = {t.name: np.full((count, views, t.width), np.nan, np.float32) for t in self.spec.targets}
         invalid: list[InvalidRow] = []
         batch: list[tuple[int, NDArray[np.uint8]]] = []
@@ -269,6 +284,7 @@ def plan_cache(
     encoding: Any,
     compute: Compute,
     batch_size: int,
+    view_interpolation: str | None = None,
 ) -> CacheStage:
     """The stage that caches a teacher's targets; makes the store's arrays if they are not there.
 
@@ -276,16 +292,18 @@ def plan_cache(
         shards: folder of finished shards.
         config: the teacher.
         out: the target store.
-        views: None for the teacher's own centre crop; random views take the teacher's interpolation.
+        views: None for the teacher's own centre crop.
         targets: `logits`, `embedding`, `both`, or `auto`: logits where there are class vectors and no more classes
             than channels, else the embedding.
         encoding: an `Encoding`.
         compute: device, precision, threads.
         batch_size: images (views) in one forward pass; its composition decides low bits, hence it is fingerprinted.
+        view_interpolation: resampling filter of random views; None for the teacher's.
 
     Raises:
         InputError: bad shards or teacher; logits asked for without class vectors.
-        MismatchError: the store belongs to another teacher, corpus, view spec, … (named).
+        MismatchError: the store was begun where views were rendered otherwise. What else it may not fit (another
+            teacher, corpus, view spec, …) is for the runner to refuse, by the fingerprint.
     """
     shard_set = ShardSet.open(shards)
     store = Location.of(out)
@@ -294,29 +312,53 @@ def plan_cache(
     check_version(root, where=store)
     vectors = _vectors_for(root, store, teacher, targets)
     names = _target_names(targets, teacher, vectors)
+    if views is None:
+        views = teacher.preprocess.center_view()
+    else:
+        views = replace(views, interpolation=view_interpolation or teacher.preprocess.interpolation)
     spec = StoreSpec(
         num_samples=shard_set.corpus.num_samples,
         shard_size=shard_set.corpus.shard_size,
-        num_views=views.count if views else 1,
+        num_views=views.count,
         targets=tuple(_target(name, teacher, vectors) for name in names),
         encoding=encoding,
+        colors=views.has_colors,
     )
+    plan = Ledger(store, CacheStage.name).plan()
+    recorded = None if plan is None else PixelSample.of_store(root.attrs.asdict().get("cache", {}))
     stage = CacheStage(
         shards=shard_set,
         store=store,
         config=config,
         teacher=teacher,
-        views=teacher.preprocess.center_view()
-        if views is None
-        else replace(views, interpolation=teacher.preprocess.interpolation),
+        views=views,
         spec=spec,
         vectors=vectors if "logits" in names else None,
         compute=compute,
         batch_size=batch_size,
+        pixels=recorded or PixelSample.take(shard_set, views, teacher.preprocess.size),
     )
-    if Ledger(store, stage.name).plan() is None:
+    if plan is None:
         stage.create()
+    elif recorded is not None and not stage.fingerprint.differences(plan.fingerprint.fields):
+        recorded.check(
+            shard_set, views, where=store,
+            hint="give another --out; a store is finished by machines that render as the first one",
+        )  # fmt: skip
+        stage = replace(stage, notes=_other_versions(root, recorded))
     return stage
+
+
+def _other_versions(root: Any, recorded: PixelSample) -> tuple[str, ...]:
+    """What to say where a store was begun with other versions of the libraries."""
+    there = {**recorded.versions, **root.attrs.asdict()["cache"].get("versions", {})}
+    here = {**pixel_versions(), **other_versions()}
+    if there == here:
+        return ()
+    return (
+        f"the store was begun with other versions ({versions_text(there, here)}); pixels are the same, but low bits "
+        "of targets may differ",
+    )
 
 
 def _vectors_for(root: Any, store: Location, teacher: TeacherSpec, targets: str) -> ClassVectors | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -15,19 +15,23 @@ from ..pipeline.types import Resources, RunUnit, Timer, Unit
 from ..storage_schemas import SCHEMA_VERSION
 from ..storage_schemas.bundle import CONFIG, VECTORS, WEIGHTS, BundleConfig
 from ..storage_schemas.class_vectors import ClassVectors
-from ..storage_schemas.errors import MismatchError
+from ..storage_schemas.errors import InputError, MismatchError
 from ..storage_schemas.fingerprint import Fingerprint, Json
 from ..storage_schemas.receipt import Output, Receipt
 from .compute import Compute, keep_freed_memory, resolve_compute
 from .corpora.shards import ShardSet
-from .pairs.stream import PairStream
+from .pairs.order import check_batch
+from .pairs.stream import TargetStream
 from .recipes import Recipe, Settings, recipe_named
 from .students.bundle import write_bundle
 from .students.family import RANDOM
 from .students.student import ClassHead
+from .training.checkpoint import Reached, discard
+from .training.ranks import Ranks
 from .training.starting import BuiltStudent, StudentConfig, build_student
 from .training.targets import choose_targets
-from .training.trainer import CHECKPOINT, Stream, Trainer
+from .training.trainer import Stream, Trainer
+from .training.validation import Validation
 from .weights import weights_digest
 
 #: Folder under the bundle for what only the run needs: checkpoint, log, curves.
@@ -43,7 +47,12 @@ class DistillStage:
         origin: the same in words, for the bundle's config.
         targets: names of the targets to read from the store.
         samples: pairs in the whole training.
+        views: epoch e reads view e mod this.
+        validation: labelled images on which to find the best epoch.
+        compiled: whether to use `torch.compile`.
+        accept_other_pixels: whether to train where images look otherwise than the teacher saw them.
         notes: lines that a person should see before training starts.
+        reuse: what to say in the end of views that served several epochs, if it was not meant.
     """
 
     shards: ShardSet
@@ -59,7 +68,12 @@ class DistillStage:
     origin: Mapping[str, Json]
     targets: tuple[str, ...]
     samples: int
+    views: int
+    validation: str | None
+    compiled: bool
+    accept_other_pixels: bool
     notes: tuple[str, ...]
+    reuse: str | None
     loader_workers: int
     checkpoint_every: int | None
     show_progress: bool
@@ -88,9 +102,12 @@ class DistillStage:
             )  # fmt: skip
 
         def run(unit: Unit, timer: Timer) -> Receipt:
-            self._train(built, recipe, timer)
+            reached = self._train(built, recipe, timer)
             with timer("write"):
-                write_bundle(self.out, built.student, self.vectors_of(built), self._bundle_config(built))
+                if Ranks.here().is_first:
+                    config = self._bundle_config(built, reached)
+                    write_bundle(self.out, built.student, self.vectors_of(built), config)
+                Ranks.here().agree(None)  # all wait until the bundle is there
                 outputs = tuple(_output(self.out, name) for name in (CONFIG, WEIGHTS, VECTORS))
             return Receipt(
                 key=unit.key, outputs=outputs, rows=unit.rows, invalid_rows=(),
@@ -106,42 +123,63 @@ class DistillStage:
     def discard_checkpoint(self) -> None:
         """Free the disk once the receipt is there."""
         if Ledger(self.out, self.name).receipt("student") is not None:
-            (self.out / RUN / CHECKPOINT).remove()
+            discard(self.out / RUN)
 
     def open_pairs(self, built: BuiltStudent) -> Stream:
         """The stream of pairs that trains the student."""
         return open_stream(
-            self.shards, self.store, built, self.settings, targets=self.targets, seed=self.seed,
+            self.shards, self.store, built, self.settings, targets=self.targets, seed=self.seed, views=self.views,
             loader_workers=self.loader_workers, pin_memory=self.compute.device == "cuda",
+            accept_other_pixels=self.accept_other_pixels,
         )  # fmt: skip
 
-    def _train(self, built: BuiltStudent, recipe: Recipe, timer: Timer) -> None:
+    def _train(self, built: BuiltStudent, recipe: Recipe, timer: Timer) -> Reached:
         if self.compute.device == "cpu":
             keep_freed_memory()
         torch.set_num_threads(self.compute.threads)
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
         device = torch.device(self.compute.device)
+        validation = self._open_validation()
         stream = self.open_pairs(built)
         try:
-            Trainer(
+            return Trainer(
                 student=built.student.to(device),
                 recipe=recipe,
                 settings=self.settings,
                 teacher_head=ClassHead(self.vectors).to(device),
                 student_head=ClassHead(self.vectors, built.logit_scale).to(device),
                 stream=stream,
+                preprocess=built.backbone.preprocess,
                 compute=self.compute,
                 seed=self.seed,
                 folder=self.out / RUN,
                 fingerprint=self.fingerprint,
+                validation=validation,
+                ranks=Ranks.here(),
+                compiled=self.compiled,
                 checkpoint_every=self.checkpoint_every,
                 show_progress=self.show_progress,
             ).run(timer)
         finally:
             stream.close()
 
-    def _bundle_config(self, built: BuiltStudent) -> BundleConfig:
+    def _open_validation(self) -> Validation | None:
+        if self.validation is None:
+            return None
+        validation = Validation.open(self.validation, self.vectors.names)
+        expected = self.identity["validation"]
+        if validation.digest != expected:
+            raise MismatchError(
+                "the validation images changed", where=self.validation, expected=expected,
+                found=validation.digest, hint="give every node the same images, or restore them",
+            )  # fmt: skip
+        return validation
+
+    def _bundle_config(self, built: BuiltStudent, reached: Reached) -> BundleConfig:
+        found: dict[str, Json] = {"steps": reached.step}
+        if reached.best is not None:
+            found["validation"] = {"images": self.validation, **asdict(reached.best)}
         return BundleConfig(
             student=built.backbone.config,
             head=built.student.head.to_json(),
@@ -149,7 +187,7 @@ class DistillStage:
             class_names=self.vectors.names,
             logit_scale=built.logit_scale,
             normalized=self.vectors.normalized,
-            origin=self.origin,
+            origin={**self.origin, **found},
         )
 
 
@@ -173,20 +211,24 @@ def open_stream(
     *,
     targets: tuple[str, ...],
     seed: int,
+    views: int | None = None,
     loader_workers: int = 0,
     pin_memory: bool = False,
-) -> PairStream:
+    accept_other_pixels: bool = False,
+) -> TargetStream:
     """The pairs that train this student."""
-    return PairStream(
+    return TargetStream(
         shards,
         store,
         size=built.backbone.preprocess.size,
         batch_size=settings.batch_size,
         seed=seed,
         targets=targets,
+        views=views,
         drop_last=True,
         loader_workers=loader_workers,
         pin_memory=pin_memory,
+        accept_other_pixels=accept_other_pixels,
     )
 
 
@@ -199,8 +241,14 @@ def plan_distill(
     recipe: str,
     options: Mapping[str, Any],
     vectors: str | None = None,
+    views: int | None = None,
     compute: Compute,
     seed: int = 0,
+    validation: str | None = None,
+    compiled: bool = False,
+    reuse_views: bool = False,
+    accept_other_pixels: bool = False,
+    workers: int = 1,
     loader_workers: int = 0,
     checkpoint_every: int | None = None,
     show_progress: bool = True,
@@ -215,8 +263,14 @@ def plan_distill(
         recipe: `kd` or `promptkd`.
         options: fields of `Settings` that replace the recipe's defaults; None keeps them.
         vectors: another store whose class vectors are used; the embeddings must be cached then.
+        views: use the first so many of the store's views only.
         compute: device, precision, threads.
         seed: of the order, of new weights and of dropout.
+        validation: labelled images, as `evaluate` takes them: the bundle gets the weights of the best epoch there.
+        compiled: use `torch.compile`; it decides low bits.
+        accept_other_pixels: train even if this machine renders images otherwise than the teacher saw them.
+        reuse_views: it is meant that views serve several epochs: do not mention it in the end.
+        workers: processes among which each batch is shared out; they train what one would, to rounding.
         loader_workers: processes that prepare batches; decides no bytes.
         checkpoint_every: steps between checkpoints beside each epoch's end; decides no bytes.
 
@@ -228,7 +282,17 @@ def plan_distill(
     shard_set, location = ShardSet.open(shards), Location.of(store)
     taught = choose_targets(location, vectors, needs_embedding=method.needs_embedding(settings))
     built = build_student(config, method, settings, taught.vectors, seed=seed)
-    stream = open_stream(shard_set, location, built, settings, targets=taught.targets, seed=seed)
+    stream = open_stream(
+        shard_set, location, built, settings, targets=taught.targets, seed=seed, views=views,
+        accept_other_pixels=accept_other_pixels,
+    )  # fmt: skip
+    parts = workers * settings.accumulate
+    check_batch(stream.num_samples, settings.batch_size, drop_last=True, world=parts)
+    checking = None if validation is None else Validation.open(validation, taught.vectors.names)
+    if settings.patience and checking is None:
+        raise InputError(
+            "early stopping needs validation images", where="--patience", hint="add --validation IMAGES"
+        )
     cached = Ledger(location, "cache").require_complete(hint="run the same `teachonce cache` command again")
     shared: dict[str, Json] = {
         "recipe": recipe,
@@ -237,6 +301,7 @@ def plan_distill(
         "seed": seed,
         "views": {"count": stream.num_views, "schedule": "epoch mod count"},
         "targets": list(taught.targets),
+        **({"compiled": True} if compiled else {}),
     }
     identity = {
         "schema_version": SCHEMA_VERSION,
@@ -249,6 +314,7 @@ def plan_distill(
             "weights": built.digest,
         },
         **shared,
+        **({"validation": checking.digest} if checking is not None else {}),
     }
     origin = {
         "corpus": {
@@ -259,7 +325,6 @@ def plan_distill(
         "store": {"fingerprint": cached.fingerprint.digest, "teacher": taught.teacher},
         "class_vectors": taught.vectors.digest,
         "student_weights": built.backbone.weights,
-        "steps": stream.steps_per_epoch * settings.epochs,
         **shared,
     }
     return DistillStage(
@@ -276,7 +341,12 @@ def plan_distill(
         origin=origin,
         targets=taught.targets,
         samples=stream.steps_per_epoch * settings.batch_size * settings.epochs,
-        notes=_notes(built, stream, settings, recipe, config),
+        views=stream.num_views,
+        validation=validation,
+        compiled=compiled,
+        accept_other_pixels=accept_other_pixels,
+        notes=_notes(built, stream, settings, recipe, config, checking),
+        reuse=None if reuse_views else _reuse(stream, settings),
         loader_workers=loader_workers,
         checkpoint_every=checkpoint_every,
         show_progress=show_progress,
@@ -289,7 +359,12 @@ def _real_depth(built: BuiltStudent, settings: Settings) -> dict[str, Json]:
 
 
 def _notes(
-    built: BuiltStudent, stream: PairStream, settings: Settings, recipe: str, config: StudentConfig
+    built: BuiltStudent,
+    stream: TargetStream,
+    settings: Settings,
+    recipe: str,
+    config: StudentConfig,
+    checking: Validation | None,
 ) -> tuple[str, ...]:
     total = sum(p.numel() for p in built.student.parameters())
     trained = sum(p.numel() for p in built.student.trained().values())
@@ -299,9 +374,13 @@ def _notes(
         f"{stream.num_samples} samples, {stream.steps_per_epoch} steps of {settings.batch_size} an epoch, "
         f"{settings.epochs} epochs",
     ]  # fmt: skip
-    if stream.num_views < settings.epochs:
-        uses = settings.epochs / stream.num_views
-        notes.append(f"the store has {stream.num_views} views: each serves about {uses:.3g} epochs")
+    if stream.note:
+        notes.append(stream.note)
+    if checking is not None:
+        notes.append(
+            f"validation on {len(checking.pictures)} of the {checking.found} images in {checking.images}, "
+            "whose labels are class names"
+        )
     depth = built.student.head.prompt_depth
     if settings.prompt_depth and depth < settings.prompt_depth:
         notes.append(
@@ -310,6 +389,16 @@ def _notes(
     if config.pretrained is None and built.backbone.weights.startswith(RANDOM):
         notes.append("no --student-pretrained: the student starts from random weights")
     return tuple(notes)
+
+
+def _reuse(stream: TargetStream, settings: Settings) -> str | None:
+    if stream.num_views >= settings.epochs:
+        return None
+    uses = settings.epochs / stream.num_views
+    return (
+        f"{stream.num_views} views served {settings.epochs} epochs, each about {uses:.3g} times; "
+        "--reuse-views says that this is meant"
+    )
 
 
 def _output(folder: Location, name: str) -> Output:

@@ -20,9 +20,7 @@ from .reports.infer import Pixels, Ready, prepare, student_logits
 from .reports.metrics import Accuracy, Agreement
 from .reports.stored_teacher import StoredTeacher
 from .students import LoadedStudent, load_student
-from .views import draw, fill_planes
-
-_CENTER = np.zeros(5, np.int32)
+from .views import CENTER, draw, fill_planes
 
 
 @dataclass(kw_only=True)
@@ -37,6 +35,7 @@ class Evaluation:
         accuracy: over the images whose label is a class.
         agreement: over the images that the store knows; None where no store was given.
         not_in_store: usable images that it does not know.
+        notes: lines that a person should see.
     """
 
     class_names: tuple[str, ...]
@@ -48,6 +47,7 @@ class Evaluation:
     accuracy: Accuracy
     agreement: Agreement | None = None
     not_in_store: int = 0
+    notes: list[str] = field(default_factory=list)
 
     @property
     def usable(self) -> int:
@@ -64,7 +64,7 @@ class _Job:
     picture: Picture
     class_id: int
     row: int
-    box: NDArray[np.int32]
+    box: np.void
 
 
 def evaluate(
@@ -76,6 +76,7 @@ def evaluate(
     base: str | None = None,
     name: str | None = None,
     batch_size: int = 64,
+    accept_other_pixels: bool = False,
 ) -> Evaluation:
     """Measure a student on images, from its bundle alone.
 
@@ -91,10 +92,11 @@ def evaluate(
         base: base classes, see `class_match.base_classes`.
         name: corpus name that was given to `teachonce shard`, for the keys of images that are not in shards.
         batch_size: images in a forward pass.
+        accept_other_pixels: only note that this machine renders the store's views otherwise than its teacher's did.
 
     Raises:
         InputError: no bundle, no images, nothing to measure, a bad list of base classes.
-        MismatchError: the store's classes are not the student's.
+        MismatchError: the store's classes are not the student's, or its views have other pixels here.
         DamagedError: bundle, shards or store are damaged, or the student says NaN.
     """
     student = load_student(bundle, device=compute.device)
@@ -106,6 +108,8 @@ def evaluate(
     keys_N = _survey(result, image_set, images)
     rows_N = np.full(len(keys_N), -1, np.int64)
     if teacher is not None:
+        note = teacher.check_pixels(accept_other=accept_other_pixels)
+        result.notes += [note] if note else []
         result.agreement = Agreement()
         rows_N = teacher.find(keys_N)
         _refuse_nothing_in_common(teacher, image_set, rows_N)
@@ -184,7 +188,7 @@ def _jobs(
             )
         match = result.matches.get(picture.label) if picture.label is not None else None
         row = int(rows_N[index])
-        box = teacher.box(row) if teacher is not None and row >= 0 else _CENTER
+        box = teacher.box(row) if teacher is not None and row >= 0 else CENTER
         class_id = match.class_id if match is not None else None
         yield _Job(picture, -1 if class_id is None else class_id, row, box)
 
@@ -199,7 +203,7 @@ class _Renderer:
 
     def __call__(self, job: _Job) -> Pixels:
         image = decode(job.picture.read(), self._max_pixels)
-        views = [(self._own, _CENTER)]
+        views = [(self._own, CENTER)]
         if self._theirs is not None and job.row >= 0:
             views.append((self._theirs, job.box))
         pixels = np.empty((len(views), 3, self._size, self._size), np.uint8)

@@ -10,11 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..pipeline.progress import Progress
+from ..storage_schemas.errors import TeachonceError
 from ..storage_schemas.fingerprint import Json, digest_json
 from ..storage_schemas.samples import shard_name
 from ..storage_schemas.target_store import read_target
+from .pixels import PixelSample
 from .reports.soft_labels import Floats, SoftLabels, Values
 from .reports.stored import Stored
+from .versions import pixel_versions, versions_text
+from .views import ViewSpec
 
 
 def inspect_store(stored: Stored, *, top: int = 5) -> dict[str, Json]:
@@ -49,6 +53,8 @@ def inspect_store(stored: Stored, *, top: int = 5) -> dict[str, Json]:
         "fingerprint_digest": digest_json(description["fingerprint"]),
         "teacher": description["teacher"],
         "views": description["views"],
+        "pixels": _pixels(stored),
+        "versions": {**description.get("pixels", {}).get("versions", {}), **description.get("versions", {})},
         "encoding": {"name": stored.spec.encoding.name, "kl_budget": stored.spec.encoding.kl_budget},
         "corpus_name": stored.shards.corpus.name if stored.shards else None,
         "coverage": coverage,
@@ -91,6 +97,27 @@ def _class_vectors(stored: Stored) -> Json:
         "digest": stored.vectors.digest,
         "origin": stored.root["class_vectors"].attrs.asdict()["origin"],
     }
+
+
+def _pixels(stored: Stored) -> Json:
+    """The recorded sample of rendered views, and whether this machine renders the same where the shards are at hand."""
+    sample = PixelSample.of_store(stored.description)
+    if sample is None:
+        return None
+    facts: dict[str, Json] = {
+        "rows": list(sample.rows), "views": sample.num_views, "size": sample.size, "digest": sample.digest,
+        "same_here": None, "not_compared": stored.no_paths or None, "differences": [], "versions_that_differ": None,
+    }  # fmt: skip
+    if stored.shards is not None:
+        try:
+            found = sample.differences(stored.shards, ViewSpec.from_json(stored.description["views"]))
+        except TeachonceError as error:  # a damaged tar is no fault of the store
+            facts["not_compared"] = str(error)
+            return facts
+        facts["same_here"] = not found
+        facts["differences"] = [difference.__dict__ for difference in found]
+        facts["versions_that_differ"] = versions_text(sample.versions, pixel_versions()) if found else None
+    return facts
 
 
 def _coverage(stored: Stored, top: int) -> dict[str, Any]:

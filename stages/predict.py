@@ -16,7 +16,7 @@ from .reports.infer import Pixels, prepare, student_logits
 from .reports.metrics import log_softmax
 from .reports.tables import printable, section, table
 from .students import load_student
-from .views import draw, fill_planes
+from .views import CENTER, draw, fill_planes
 
 #: Images in one forward pass.
 BATCH_SIZE = 32
@@ -53,7 +53,7 @@ def predict(bundle: str, images: Sequence[str], *, top: int, compute: Compute) -
 
     def work(image: str) -> Pixels:
         pixels = np.empty((1, 3, size, size), np.uint8)
-        fill_planes(pixels[0], draw(decode(_read(image)), np.zeros(5, np.int32), size, view))
+        fill_planes(pixels[0], draw(decode(_read(image)), CENTER, size, view))
         return pixels
 
     batch: list[tuple[str, Pixels | None, str]] = []

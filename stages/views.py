@@ -1,7 +1,8 @@
-"""Owns views: how boxes are drawn from (seed, key, view), and the one `render` that serves teacher and student."""
+"""Owns views: how boxes and colours are drawn from (seed, key, view), and the one `draw` that serves teacher and student."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from PIL import Image
 
 from ..storage_schemas.errors import InputError
 from ..storage_schemas.fingerprint import Json
+from ..storage_schemas.view_params import NO_COLOR, VIEW, Views
+from .colors import ORDERS, recolor
 
 INTERPOLATIONS = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -24,6 +27,9 @@ INTERPOLATIONS = {
 #: Attempts at a random box before the central one is taken, as in torchvision's RandomResizedCrop.
 _ATTEMPTS = 10
 
+#: Parameters for a centre view, which needs none: its box follows from the image.
+CENTER: np.void = np.zeros(1, VIEW)[0]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ViewSpec:
@@ -32,12 +38,16 @@ class ViewSpec:
     Attributes:
         kind: `center` (the model's own test-time crop) or `random_resized_crop`.
         count: number of views K.
-        seed: of the random boxes.
+        seed: of the random boxes and colours.
         scale, ratio: range of a box's share of the area and of its aspect ratio.
         flip: probability of a mirrored view.
         interpolation: resampling filter, by Pillow's name.
         crop_pct: for `center`: the shorter side is resized to size / crop_pct before the crop (1 for
             open_clip, 0.875 for many timm models).
+        jitter: strengths of torchvision's `ColorJitter`: factors of brightness, contrast and saturation lie between
+            max(0, 1 - strength) and 1 + strength, the hue's shift between -strength and strength (at most 0.5 turns).
+        jitter_probability: of a view to be jittered at all.
+        grayscale: probability of a view to be gray.
     """
 
     kind: str = "center"
@@ -48,6 +58,9 @@ class ViewSpec:
     flip: float = 0.5
     interpolation: str = "bicubic"
     crop_pct: float = 1.0
+    jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    jitter_probability: float = 1.0
+    grayscale: float = 0.0
 
     def __post_init__(self) -> None:
         if self.kind not in ("center", "random_resized_crop"):
@@ -61,43 +74,86 @@ class ViewSpec:
             )
         if self.count < 1 or (self.kind == "center" and self.count != 1):
             raise InputError("impossible number of views", where="--views", found=self.count)
-        if not 0 < self.scale[0] <= self.scale[1] <= 1 or not 0 < self.ratio[0] <= self.ratio[1]:
+        if not 0 < self.scale[0] <= self.scale[1] <= 1 or not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
             raise InputError("impossible range of view scale or ratio", found=f"{self.scale}, {self.ratio}")
+        self._check_colors()
+
+    def _check_colors(self) -> None:
+        *factors, hue = self.jitter
+        if not all(0 <= strength < math.inf for strength in factors) or not 0 <= hue <= 0.5:
+            raise InputError(
+                "impossible strengths of the colour jitter", where="--view-jitter",
+                expected="brightness, contrast, saturation of 0 or more, and a hue from 0 to 0.5",
+                found=", ".join(f"{strength:g}" for strength in self.jitter),
+            )  # fmt: skip
+        for option, probability in (("flip", self.flip), ("grayscale", self.grayscale)):
+            if not 0 <= probability <= 1:
+                raise InputError(
+                    "not a probability", where=f"--view-{option}", expected="0 to 1", found=probability
+                )
+        if not 0 < self.jitter_probability <= 1:
+            raise InputError(
+                "impossible probability of the colour jitter", where="--view-jitter-probability",
+                expected="more than 0, at most 1", found=self.jitter_probability,
+                hint="leave out the jitter to have none",
+            )  # fmt: skip
+        if self.jitter_probability < 1 and not any(self.jitter):
+            raise InputError(
+                "a probability of a colour jitter that there is not", where="--view-jitter-probability",
+                found=self.jitter_probability, hint="add --view-jitter, such as 0.4,0.4,0.2,0.1",
+            )  # fmt: skip
+        if self.kind == "center" and self.has_colors:
+            raise InputError(
+                "centre views keep their colours", where="--view-jitter, --view-grayscale",
+                hint="use --views K for random views",
+            )  # fmt: skip
+
+    @functools.cached_property
+    def has_colors(self) -> bool:
+        """Whether views have other colours than their images, and the store has arrays for them."""
+        return any(self.jitter) or self.grayscale > 0
 
     def to_json(self) -> Json:
-        """Only the facts that decide pixels: a centre crop has no seed, scale, ratio or flip."""
+        """Only the facts that decide pixels: a centre crop has no seed, scale, ratio or flip; colour where it is used."""
         facts: dict[str, Json] = {"kind": self.kind, "count": self.count, "interpolation": self.interpolation}
         if self.kind == "center":
             return facts | {"crop_pct": self.crop_pct}
-        return facts | {
-            "seed": self.seed, "scale": list(self.scale), "ratio": list(self.ratio), "flip": self.flip,
-        }  # fmt: skip
+        facts |= {"seed": self.seed, "scale": list(self.scale), "ratio": list(self.ratio), "flip": self.flip}
+        if any(self.jitter):
+            facts |= {"jitter": list(self.jitter), "jitter_probability": self.jitter_probability}
+        return facts | ({"grayscale": self.grayscale} if self.grayscale else {})
 
     @staticmethod
     def from_json(fields: Any) -> ViewSpec:
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
         return ViewSpec(**values)
 
-    def params(self, key: str, width: int, height: int) -> NDArray[np.int32]:
-        """Boxes of one sample, int32 (view, 5): top, left, height, width, flip, in pixels of the image.
+    def params(self, key: str, width: int, height: int) -> Views:
+        """Parameters of one sample's views, VIEW (view,); boxes in pixels of the image.
 
-        Random boxes follow torchvision's `RandomResizedCrop.get_params`, drawn from a Philox stream keyed by
-        (seed, key, view): they need no order and no state.
+        Random boxes follow torchvision's `RandomResizedCrop.get_params`, colours its `ColorJitter.get_params`, drawn
+        from a Philox stream keyed by (seed, key, view): they need no order and no state.
         """
         if self.kind == "center":
             side = min(width, height) * self.crop_pct
             crop = max(1, round(side))
-            return np.array([[(height - crop) // 2, (width - crop) // 2, crop, crop, 0]], np.int32)
-        return np.array([self._random_box(key, v, width, height) for v in range(self.count)], np.int32)
+            box = ((height - crop) // 2, (width - crop) // 2, crop, crop, 0)
+            return np.array([box + NO_COLOR], VIEW)
+        views = [self._random_view(key, view, width, height) for view in range(self.count)]
+        return np.array(views, VIEW)
 
-    def _random_box(self, key: str, view: int, width: int, height: int) -> tuple[int, int, int, int, int]:
+    def _random_view(self, key: str, view: int, width: int, height: int) -> tuple[float, ...]:
         name = hashlib.blake2b(f"{self.seed}/{key}/{view}".encode(), digest_size=16).digest()
         stream = np.random.Philox(key=int.from_bytes(name, "little"))
-        uniform = (stream.random_raw(4 * _ATTEMPTS + 1) >> np.uint64(11)) * 2.0**-53
+        # Colour comes last, so that boxes are the same with it and without.
+        box = self._random_box(_uniform(stream, 4 * _ATTEMPTS + 1), width, height)
+        return box + (self._random_color(_uniform(stream, 7)) if self.has_colors else NO_COLOR)
+
+    def _random_box(self, uniform: list[float], width: int, height: int) -> tuple[int, ...]:
         flip = int(uniform[-1] < self.flip)
         low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
         for attempt in range(_ATTEMPTS):
-            area, aspect, y, x = (float(u) for u in uniform[4 * attempt : 4 * attempt + 4])
+            area, aspect, y, x = uniform[4 * attempt : 4 * attempt + 4]
             target = width * height * (self.scale[0] + area * (self.scale[1] - self.scale[0]))
             ratio = math.exp(low + aspect * (high - low))
             w, h = round(math.sqrt(target * ratio)), round(math.sqrt(target / ratio))
@@ -111,18 +167,35 @@ class ViewSpec:
             w, h = width, height
         return (height - h) // 2, (width - w) // 2, h, w, flip
 
+    def _random_color(self, uniform: list[float]) -> tuple[float, ...]:
+        """The last six fields of a view. Every field has a number of its own: one strength never moves another's draw."""
+        jittered, order, *draws, gray = uniform
+        grayscale = int(gray < self.grayscale)
+        if not any(self.jitter) or jittered >= self.jitter_probability:
+            return -1, grayscale, *NO_COLOR[2:]
+        *strengths, hue = self.jitter
+        ranges = [(max(0.0, 1 - s), 1 + s) for s in strengths] + [(-hue, hue)]
+        factors = [low + u * (high - low) for u, (low, high) in zip(draws, ranges, strict=True)]
+        return int(order * len(ORDERS)), grayscale, *factors
 
-def render(image: Image.Image, params: NDArray[np.int32], size: int, spec: ViewSpec) -> NDArray[np.uint8]:
+
+def _uniform(stream: np.random.Philox, count: int) -> list[float]:
+    """The stream's next numbers in [0, 1)."""
+    numbers: list[float] = ((stream.random_raw(count) >> np.uint64(11)) * 2.0**-53).tolist()
+    return numbers
+
+
+def render(image: Image.Image, params: np.void, size: int, spec: ViewSpec) -> NDArray[np.uint8]:
     """One view of an RGB image as uint8 (height, width, 3), square of `size` pixels: `draw` as an array."""
     return np.asarray(draw(image, params, size, spec))
 
 
-def draw(image: Image.Image, params: NDArray[np.int32], size: int, spec: ViewSpec) -> Image.Image:
-    """One view of an RGB image, square of `size` pixels.
+def draw(image: Image.Image, params: np.void, size: int, spec: ViewSpec) -> Image.Image:
+    """One view of an RGB image, square of `size` pixels; `params` is one VIEW record.
 
     A random box is cropped, then resized, as torchvision's `resized_crop` does on a Pillow image. A centre view
     resizes the shorter side, then crops, exactly as open_clip's and timm's test-time transforms do; its params
-    say the box that results, in pixels of the original.
+    say the box that results, in pixels of the original (`CENTER` will do). Colours change last.
     """
     filter_ = INTERPOLATIONS[spec.interpolation]
     if spec.kind == "center":
@@ -136,17 +209,19 @@ def draw(image: Image.Image, params: NDArray[np.int32], size: int, spec: ViewSpe
         top, left = round((new_h - size) / 2.0), round((new_w - size) / 2.0)
         view = resized.crop((left, top, left + size, top + size))
     else:
-        y, x, h, w, flip = (int(p) for p in params)
+        y, x, h, w, flip, order, grayscale, *factors = params.item()
         view = image.crop((x, y, x + w, y + h))
         if view.size != (size, size):
             view = view.resize((size, size), filter_)
         if flip:
             view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if spec.has_colors:
+            view = recolor(view, order, grayscale, factors, spec.jitter)
     return view
 
 
 def render_views(
-    image: Image.Image, params: NDArray[np.int32], size: int, spec: ViewSpec, views: range | list[int]
+    image: Image.Image, params: Views, size: int, spec: ViewSpec, views: range | list[int]
 ) -> NDArray[np.uint8]:
     """Several views of one image: uint8 (view, 3, height, width), contiguous, for a model that normalises."""
     out = np.empty((len(views), 3, size, size), np.uint8)

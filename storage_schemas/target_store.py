@@ -17,9 +17,7 @@ from .encodings import ENCODINGS, Encoding, Floats, decode_logits, encode_logits
 from .errors import DamagedError, IncompleteError, MismatchError
 from .fingerprint import Json
 from .samples import KEY_LENGTH
-
-#: Columns of `view_params`: a box in pixels of the original image, and whether it is mirrored.
-VIEW_PARAMS = ("top", "left", "height", "width", "flip")
+from .view_params import COLOR_FACTORS, Views, columns, from_columns, to_columns
 
 #: Aim for chunks of a few MiB: object stores and file systems both like them.
 CHUNK_BYTES = 4 << 20
@@ -36,13 +34,17 @@ class TargetSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class StoreSpec:
-    """The shape of a store's rows. Lies, with the fingerprint, in the root group's attribute `cache`."""
+    """The shape of a store's rows. Lies, with the fingerprint, in the root group's attribute `cache`.
+
+    `colors` says that views have colours of their own, hence arrays for them.
+    """
 
     num_samples: int
     shard_size: int
     num_views: int
     targets: tuple[TargetSpec, ...]
     encoding: Encoding
+    colors: bool = False
 
     @property
     def num_shards(self) -> int:
@@ -60,13 +62,13 @@ class TargetBlock:
     Attributes:
         keys: N sample keys.
         valid: bool (sample,).
-        view_params: int32 (sample, view, 5), see `VIEW_PARAMS`; -1 where not valid.
+        view_params: VIEW (sample, view), see `view_params`; `NO_VIEW` where not valid.
         targets: by name, fp32 (sample, view, width); NaN where not valid.
     """
 
     keys: Sequence[str]
     valid: NDArray[np.bool_]
-    view_params: NDArray[np.int32]
+    view_params: Views
     targets: Mapping[str, Floats]
 
     @property
@@ -121,8 +123,13 @@ def create_arrays(root: zarr.Group, spec: StoreSpec, description: Json) -> None:
     create("keys", (rows, KEY_LENGTH), (shard, KEY_LENGTH), "uint8", ("sample", "key_character"), 0, small,
            {"meaning": "sample key in ASCII"})  # fmt: skip
     create("valid", (rows,), (shard,), "bool", ("sample",), False, small)
-    create("view_params", (rows, spec.num_views, len(VIEW_PARAMS)), (shard, spec.num_views, len(VIEW_PARAMS)),
-           "int32", ("sample", "view", "view_param"), -1, small, {"columns": list(VIEW_PARAMS)})  # fmt: skip
+    params = columns(spec.colors)
+    create("view_params", (rows, spec.num_views, len(params)), (shard, spec.num_views, len(params)),
+           "int32", ("sample", "view", "view_param"), -1, small, {"columns": list(params)})  # fmt: skip
+    if spec.colors:
+        factors = len(COLOR_FACTORS)
+        create("view_colors", (rows, spec.num_views, factors), (shard, spec.num_views, factors), "float32",
+               ("sample", "view", "view_color"), float("nan"), small, {"columns": list(COLOR_FACTORS)})  # fmt: skip
     for target in spec.targets:
         views = _views_per_chunk(spec, target)
         is_logits = target.name == "logits"
@@ -160,6 +167,7 @@ def read_spec(root: zarr.Group, where: object) -> StoreSpec:
             TargetSpec(name=t["name"], axes=tuple(t["axes"]), width=t["width"]) for t in fields["targets"]
         ),
         encoding=ENCODINGS[fields["encoding"]],
+        colors=fields.get("colors", False),
     )
 
 
@@ -171,6 +179,7 @@ def _spec_to_json(spec: StoreSpec) -> Json:
         "targets": [{"name": t.name, "axes": list(t.axes), "width": t.width} for t in spec.targets],
         "encoding": spec.encoding.name,
         "kl_budget": spec.encoding.kl_budget,
+        **({"colors": True} if spec.colors else {}),
     }
 
 
@@ -180,7 +189,7 @@ def write_block(root: zarr.Group, spec: StoreSpec, shard: int, block: TargetBloc
     arrays: dict[str, NDArray[Any]] = {
         "keys": np.frombuffer("".join(block.keys).encode("ascii"), np.uint8).reshape(-1, KEY_LENGTH),
         "valid": block.valid,
-        "view_params": block.view_params,
+        **to_columns(block.view_params, spec.colors),
     }
     for target in spec.targets:
         if target.name == "logits":
@@ -209,8 +218,8 @@ def read_keys(root: zarr.Group, spec: StoreSpec, shard: int) -> list[str]:
 
 def read_rows(
     root: zarr.Group, spec: StoreSpec, shard: int, view: int
-) -> tuple[NDArray[np.bytes_], NDArray[np.bool_], NDArray[np.int32]]:
-    """Who one shard's rows are: keys (sample,) as `S32`, valid (sample,), one view's view_params (sample, 5).
+) -> tuple[NDArray[np.bytes_], NDArray[np.bool_], Views]:
+    """Who one shard's rows are: keys (sample,) as `S32`, valid (sample,), one view's view_params, VIEW (sample,).
 
     Raises:
         DamagedError: a chunk's checksum does not match, or it cannot be decoded.
@@ -219,9 +228,11 @@ def read_rows(
     try:
         keys = np.ascontiguousarray(root["keys"][rows]).view(f"S{KEY_LENGTH}")[:, 0]  # type: ignore[index]
         valid, params = np.asarray(root["valid"][rows]), np.asarray(root["view_params"][rows, view])  # type: ignore[index]
+        colors = np.asarray(root["view_colors"][rows, view]) if spec.colors else None  # type: ignore[index]
     except (ValueError, RuntimeError) as error:
-        raise _damaged_chunk(f"keys, valid or view_params, shard {shard}", error) from error
-    return keys, valid, params
+        names = "keys, valid, view_params or view_colors" if spec.colors else "keys, valid or view_params"
+        raise _damaged_chunk(f"{names}, shard {shard}", error) from error
+    return keys, valid, from_columns(params, colors)
 
 
 def read_target(root: zarr.Group, spec: StoreSpec, shard: int, name: str, view: int) -> Floats:
@@ -250,10 +261,11 @@ def _damaged_chunk(where: str, error: Exception) -> DamagedError:
 def read_block(root: zarr.Group, spec: StoreSpec, shard: int) -> TargetBlock:
     """All of one shard's rows, decoded to fp32."""
     rows = spec.rows(shard)
+    colors = np.asarray(root["view_colors"][rows]) if spec.colors else None  # type: ignore[index,arg-type]
     return TargetBlock(
         keys=read_keys(root, spec, shard),
         valid=np.asarray(root["valid"][rows]),  # type: ignore[index,arg-type]
-        view_params=np.asarray(root["view_params"][rows]),  # type: ignore[index,arg-type]
+        view_params=from_columns(np.asarray(root["view_params"][rows]), colors),  # type: ignore[index,arg-type]
         targets={
             t.name: np.stack(
                 [read_target(root, spec, shard, t.name, v) for v in range(spec.num_views)], axis=1

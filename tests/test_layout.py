@@ -27,7 +27,7 @@ ALLOWED = {
     "stages": ("stages", "storage_schemas", *OPEN_TO_STAGES),
     "cli": ("", "cli", "pipeline", "stages", "storage_schemas"),
     "__main__": ("cli",),
-    "__init__": (),
+    "__init__": ("stages.pairs", "stages.students"),  # the public names
 }  # fmt: skip
 
 #: What never needs a teacher: nothing that these import, directly or through others, may be one.
@@ -133,8 +133,8 @@ def test_imports_point_one_way(source: str) -> None:
 
 
 @pytest.mark.parametrize("source", sources())
-def test_only_its_executor_imports_ray(source: str) -> None:
-    if source != "pipeline/executors/ray.py":
+def test_only_its_executors_import_ray(source: str) -> None:
+    if source not in ("pipeline/executors/ray.py", "pipeline/executors/ray_train.py"):
         assert [n for n, ours in imports(source) if not ours and n.split(".")[0] == "ray"] == []
 
 

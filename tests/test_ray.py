@@ -111,3 +111,37 @@ def _workers_of(driver: int) -> list[int]:
         except (FileNotFoundError, ProcessLookupError):
             continue
     return found
+
+
+def test_what_keeps_a_worker_from_opening_is_one_clear_line(tmp_path):
+    """Other weights, other pixels on a node: said once, not by every unit, and not in Ray's words."""
+    (tmp_path / "closed_stage.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from teachonce.pipeline.types import Resources, Unit\n"
+        "from teachonce.storage_schemas.errors import MismatchError\n"
+        "from teachonce.storage_schemas.fingerprint import Fingerprint\n"
+        "@dataclass(frozen=True)\n"
+        "class Closed:\n"
+        "    name = 'closed'\n"
+        "    fingerprint = Fingerprint(fields={})\n"
+        "    resources = Resources()\n"
+        "    def plan(self):\n"
+        "        return (Unit(key=str(i)) for i in range(4))\n"
+        "    def open(self):\n"
+        "        raise MismatchError('this machine has other weights', where='here')\n"
+        "if __name__ == '__main__':\n"
+        "    from closed_stage import Closed\n"
+        "    from teachonce.pipeline.executors.ray import RayExecutor\n"
+        "    from teachonce.pipeline.runner import run_stage\n"
+        "    from teachonce.pipeline.storage import Location\n"
+        "    try:\n"
+        "        run_stage(Closed(), Location.of('out'), RayExecutor(workers=1), progress=False)\n"
+        "    except MismatchError as error:\n"
+        "        print(error)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "closed_stage.py"], cwd=tmp_path, env=environment, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout == "this machine has other weights: here\n", done.stderr

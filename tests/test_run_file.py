@@ -31,8 +31,9 @@ def test_stages_run_in_order_relative_to_the_file_and_are_skipped_when_done(fold
     stages = [
         {"shard": {"corpus": ["photos"], "out": "shards", "shard-size": 3, "json": True}},
         {"vectors": {**teacher, "out": "store.zarr"}},
-        {"cache": {**teacher, "shards": "shards", "views": 2, "out": "store.zarr", "view-scale": [0.5, 1.0]}},
-    ]
+        {"cache": {**teacher, "shards": "shards", "views": 2, "out": "store.zarr", "view-scale": [0.5, 1.0],
+                   "view-jitter": [0.4, 0.4, 0.2, 0.1], "view-grayscale": 0.2}},
+    ]  # fmt: skip
     code, out, err = run(folder, {"executor": "serial", "stages": stages})
     assert code == 0, err
     assert json.loads(out)["done_now"] == 3
@@ -42,6 +43,8 @@ def test_stages_run_in_order_relative_to_the_file_and_are_skipped_when_done(fold
         "[3/3] cache",
     ]
     assert len(list((folder / "store.zarr/ledger/cache/receipts").iterdir())) == 3
+    views = json.loads((folder / "store.zarr/zarr.json").read_bytes())["attributes"]["cache"]["views"]
+    assert (views["scale"], views["jitter"], views["grayscale"]) == ([0.5, 1.0], [0.4, 0.4, 0.2, 0.1], 0.2)
     code, out, err = run(folder, {"executor": "serial", "stages": stages})
     assert code == 0
     assert json.loads(out) == {"out": "shards", "stage": "shard", "units": 3, "done_before": 3,

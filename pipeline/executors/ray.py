@@ -22,8 +22,10 @@ from ..worker import Outcome, Worker
 RETRIES_AFTER_A_DEAD_WORKER = 3
 
 
-def connect(address: str | None) -> None:
+def connect(address: str | None, *, show_workers: bool = True) -> None:
     """Join the cluster at `address` (`auto` or host:port), or start Ray on this machine. Once per process.
+
+    `show_workers` says whether this process prints what workers and Ray's own helpers write to stdout and stderr.
 
     Raises:
         InputError: no cluster answers at `address`.
@@ -36,11 +38,13 @@ def connect(address: str | None) -> None:
     if ray.is_initialized():
         return
     if address is None:
-        ray.init(address="local", include_dashboard=False, logging_level="error")
+        # A Ray of our own tells nobody that it is used.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init(address="local", include_dashboard=False, logging_level="error", log_to_driver=show_workers)
         return
     try:
         _knock(address)
-        ray.init(address=address, logging_level="error")
+        ray.init(address=address, logging_level="error", log_to_driver=show_workers)
     except OSError as error:  # ConnectionError among them
         raise InputError(
             "no Ray cluster answers",
@@ -81,9 +85,7 @@ class RayExecutor:
 
         connect(self.address)
         needs = stage.resources
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        room = [(float(n.get("CPU", 0)), float(n.get("GPU", 0))) for n in nodes]
-        count, cpus = place(room, cpus=needs.cpus, gpus=needs.gpus, workers=self.workers)
+        count, cpus = place(room(), cpus=needs.cpus, gpus=needs.gpus, workers=self.workers)
         actor_class = ray.remote(Worker).options(  # type: ignore[attr-defined]
             num_cpus=cpus,
             num_gpus=needs.gpus,
@@ -123,6 +125,14 @@ def _outcome(ray: Any, reference: Any, ledger: Ledger, unit: Unit) -> Outcome:
         reason = " ".join(str(error).split())
     ledger.fail(unit.key, reason, reason)
     return Outcome(key=unit.key, rows=unit.rows, error=reason)
+
+
+def room() -> list[tuple[float, float]]:
+    """(CPUs, GPUs) of each node of the cluster that was joined."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [(float(n.get("CPU", 0)), float(n.get("GPU", 0))) for n in nodes]
 
 
 def place(

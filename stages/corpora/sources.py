@@ -69,17 +69,19 @@ class FolderSource:
         identity = (stat.st_dev, stat.st_ino)
         if identity in above:
             return  # a link to a folder above itself
-        with os.scandir(folder) as scan:
-            entries = [(e.name, e.is_dir(), e) for e in scan if not e.name.startswith(".")]
+        # Names alone, as bytes: a folder of millions of files is held at once, so that it can be sorted.
         # "a/" sorts where a walk of full paths would put it, so paths come out in bytewise order.
-        entries.sort(key=lambda e: os.fsencode(e[0]) + (b"/" if e[1] else b""))
+        with os.scandir(os.fsencode(folder)) as scan:
+            entries = [e.name + b"/" if e.is_dir() else e.name for e in scan if not e.name.startswith(b".")]
+        entries.sort(reverse=True)
         label = prefix.rstrip("/").rpartition("/")[2] or None
-        for name, is_dir, entry in entries:
-            if is_dir:
-                yield from self._walk(folder / name, f"{prefix}{name}/", (*above, identity))
+        while entries:
+            name = os.fsdecode(entries.pop())
+            if name.endswith("/"):
+                yield from self._walk(folder / name[:-1], prefix + name, (*above, identity))
                 continue
             try:
-                size = entry.stat().st_size
+                size = (folder / name).stat().st_size
             except FileNotFoundError:
                 size = 0  # a link to nothing: reading it will say so
             path = _utf8(prefix + name, self.root)

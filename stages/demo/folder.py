@@ -24,7 +24,7 @@ HELD_OUT_SHARDS, HELD_OUT_TARGETS, HELD_OUT_STUDENT = (
     "held-out-targets",
     "held-out-student",
 )
-PROMPTKD, KD, ONLINE = "promptkd", "kd", "promptkd-online"
+PROMPTKD, KD = "promptkd", "kd"
 RESULTS = "results"
 
 _KIND = "teachonce demo"

@@ -20,11 +20,10 @@ from . import folder
 from .runner import Runner
 from .zero_shot import zero_shot
 
-#: Rows of the table: bundle of a student, its name, who taught it.
+#: Rows of the table: bundle of a student, and its name.
 _STUDENTS = (
-    (folder.PROMPTKD, "student, promptkd", "store"),
-    (folder.ONLINE, "student, promptkd", "teacher in the loop"),
-    (folder.KD, "student, kd", "store"),
+    (folder.PROMPTKD, "student, promptkd"),
+    (folder.KD, "student, kd"),
 )
 _UNTRAINED = (
     (folder.HELD_OUT_TARGETS, "teacher, zero-shot"),
@@ -39,19 +38,16 @@ def tell(root: Location, runner: Runner) -> dict[str, Json]:
     models: list[dict[str, Json]] = []
     for store, name in _UNTRAINED:
         measured = evaluation_json(zero_shot(shards, root / store, root / folder.HELD_OUT_TARGETS, base))
-        models.append({"model": name, "taught_by": None, "store": str(root / store), **_brief(measured)})
-    for bundle, name, taught_by in _STUDENTS:
+        models.append({"model": name, "store": str(root / store), **_brief(measured)})
+    for bundle, name in _STUDENTS:
         models.append({
-            "model": name, "taught_by": taught_by, "bundle": str(root / bundle),
-            **_brief(_measured(root, bundle, runner)), "training": _training(root / bundle),
+            "model": name, "bundle": str(root / bundle), **_brief(_measured(root, bundle, runner)),
+            "training": _training(root / bundle),
         })  # fmt: skip
-    seconds = {m["bundle"]: m["training"]["seconds"] for m in models if "bundle" in m}
-    cached, online = (seconds[str(root / name)] for name in (folder.PROMPTKD, folder.ONLINE))
     return {
         "folder": str(root),
         "store": _store(root / folder.TARGETS),
         "models": models,
-        "online_to_cached": online / cached,
         "next": _next(root, runner),
     }
 
@@ -62,21 +58,19 @@ def facts_text(facts: Mapping[str, Any]) -> str:
     for model in facts["models"]:
         training = model.get("training")
         rows.append([
-            model["model"], model["taught_by"] or "", _percent(model["base"]), _percent(model["novel"]),
-            _percent(model["harmonic_mean"]), _percent(model["agreement"]),
+            model["model"], _percent(model["base"]), _percent(model["novel"]), _percent(model["harmonic_mean"]),
+            _percent(model["agreement"]),
             f"{training['seconds']:.1f} s" if training else "",
         ])  # fmt: skip
-    head = ("", "taught by", "base %", "novel %", "harmonic mean %", "as teacher %", "training")
+    head = ("", "base %", "novel %", "harmonic mean %", "as teacher %", "training")
     store, images = facts["store"], facts["models"][0]["images"]
     notes = [
         f"Store: {', '.join(store['targets'])} of {store['samples']} images in {store['views']} views, "
         f"{bytes_text(store['bytes'])}.",
         f"The teacher took {seconds_text(store['teacher_seconds'])} for it, once for any number of students.",
-        f"In the loop it made the same promptkd steps take {facts['online_to_cached']:.2f} times as long,",
-        "and would again for every student.",
     ]
     return "\n\n".join([
-        section(f"On {images} held-out images (± standard error)", table(rows, head=head, align="llrrrrr")),
+        section(f"On {images} held-out images (± standard error)", table(rows, head=head, align="lrrrrr")),
         "\n".join(notes),
         section("Next, type:", *(f"  {command}" for command in facts["next"])),
     ])  # fmt: skip

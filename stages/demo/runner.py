@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..distill import DistillStage
-
 
 @dataclass(frozen=True, kw_only=True)
 class Runner:
@@ -16,7 +14,6 @@ class Runner:
 
     Attributes:
         command: runs one of teachonce's commands, given as on the command line, without the program's name.
-        train: runs a training stage in this process.
         leave: frees the workers that commands used.
         say: shows a line to people.
         program: how teachonce was called, as a person types it.
@@ -25,7 +22,6 @@ class Runner:
     """
 
     command: Callable[[Sequence[str]], None]
-    train: Callable[[DistillStage], None]
     leave: Callable[[], None]
     say: Callable[[str], None]
     program: str

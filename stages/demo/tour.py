@@ -7,13 +7,8 @@ from typing import Any
 
 from ...pipeline.storage import Location
 from ...storage_schemas.fingerprint import Json
-from ..compute import resolve_compute
-from ..distill import plan_distill, training_compute
-from ..teachers import TeacherConfig
-from ..training.starting import StudentConfig
 from . import folder
 from .folder import DemoSize, prepare
-from .online import OnlineStage
 from .report import tell
 from .runner import Runner
 
@@ -58,7 +53,7 @@ def teach(root: Location, size: DemoSize, runner: Runner) -> None:
 
 
 def train(root: Location, size: DemoSize, runner: Runner) -> None:
-    """Two students from the store; the first one again with the teacher in the loop."""
+    """Two students from the store."""
     shards, targets, student = root / folder.SHARDS, root / folder.TARGETS, model(root, folder.STUDENT)
     epochs = {"promptkd": size.promptkd_epochs, "kd": size.kd_epochs}
     # No loader processes: training takes two cores, and starting one takes longer than it would save.
@@ -67,16 +62,6 @@ def train(root: Location, size: DemoSize, runner: Runner) -> None:
         runner.say(f"\nTrain a student ({words}) from the store; no teacher is loaded.")
         runner.run("distill", shards, targets, student=student, recipe=recipe, **settings, loader_workers=0,
                    out=root / recipe)  # fmt: skip
-        if recipe == "promptkd":
-            runner.say("\nThe same with the teacher in the loop, to compare. Only the demo does this.")
-            cached = plan_distill(
-                str(shards), str(targets), StudentConfig(model=student), out=str(root / recipe),
-                recipe=recipe, options=settings, compute=training_compute("auto", "auto", None),
-            )  # fmt: skip
-            teacher = TeacherConfig(model=model(root, folder.TEACHER))
-            runner.train(
-                OnlineStage.like(cached, out=root / folder.ONLINE, teacher=teacher, compute=resolve_compute())
-            )
 
 
 def question(root: Location, size: DemoSize, runner: Runner) -> None:

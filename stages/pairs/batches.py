@@ -1,4 +1,4 @@
-"""Owns making batches of pairs by (epoch, step): a map-style data set whose items are whole batches.
+"""Owns making batches of pairs: a map-style data set whose items are whole batches, by epoch and samples.
 
 So a batch is the same whatever the number of loader processes, and whichever of them makes it.
 """
@@ -21,6 +21,9 @@ from .join import JoinedShard, StoreFacts, open_store
 from .order import EpochOrder, window_shards
 from .slabs import Layout, Slab, SlabWriter, carve, num_bytes
 
+#: A batch to make: epoch, its first sample in the epoch's order, and the one behind its last.
+Request = tuple[int, int, int]
+
 #: One batch on its way: number of samples, and its arrays (see `Batches.layout`) or the slab that holds them.
 Item = tuple[int, list[NDArray[Any]] | Slab]
 
@@ -31,8 +34,9 @@ class Batches(Dataset[Any]):
     Args:
         shards, facts: a pair that belongs together, see `join.check_pair`.
         size: pixels of the square images.
-        batch_size: samples in a batch.
+        batch_size: most samples in a batch.
         seed: of the order.
+        num_views: epoch e reads view e mod this.
         names: targets to read.
 
     Attributes:
@@ -42,8 +46,8 @@ class Batches(Dataset[Any]):
     """
 
     def __init__(self, shards: ShardSet, facts: StoreFacts, *, size: int, batch_size: int, seed: int,
-                 names: tuple[str, ...]) -> None:  # fmt: skip
-        self._shards, self._facts = shards, facts
+                 num_views: int, names: tuple[str, ...]) -> None:  # fmt: skip
+        self._shards, self._facts, self._num_views = shards, facts, num_views
         self._size, self._batch_size, self._seed, self.names = size, batch_size, seed, names
         self._max_pixels = shards.corpus.max_pixels
         self.window = window_shards(facts.valid_rows)
@@ -53,8 +57,8 @@ class Batches(Dataset[Any]):
         self._open: dict[int, JoinedShard] = {}
         self._writer: SlabWriter | None = None
 
-    def __getitem__(self, index: tuple[int, int]) -> Item | TeachonceError:
-        """The batch of (epoch, step), or the error that prevents it."""
+    def __getitem__(self, index: Request) -> Item | TeachonceError:
+        """The batch of these samples, or the error that prevents it."""
         try:
             return self._batch(*index)
         except TeachonceError as error:
@@ -71,16 +75,14 @@ class Batches(Dataset[Any]):
             shard.close()
         self._open.clear()
 
-    def _batch(self, epoch: int, step: int) -> Item:
+    def _batch(self, epoch: int, start: int, stop: int) -> Item:
         if self._order is None or self._order.epoch != epoch:
             self._order = EpochOrder(
                 seed=self._seed, epoch=epoch, rows_per_shard=self._facts.valid_rows, window=self.window
             )
-        start = step * self._batch_size
-        stop = min(start + self._batch_size, self._order.num_samples)
         shards_N, positions_N = self._order.samples(start, stop)
         self._keep_open(self._order.open_shards(start, stop))
-        view = epoch % self._facts.spec.num_views
+        view = epoch % self._num_views
         item, (rows_N, pixels_NCHW, *values) = self._room(stop - start)
         targets = dict(zip(self.names, values, strict=True))
         for shard in np.unique(shards_N):

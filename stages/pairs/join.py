@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import zarr
@@ -21,7 +22,9 @@ from ...storage_schemas.target_store import (
     read_spec,
     read_target,
 )
+from ...storage_schemas.view_params import Views
 from ..corpora.shards import ShardReader, ShardSet
+from ..pixels import PixelSample
 from ..views import ViewSpec
 
 
@@ -31,57 +34,99 @@ class StoreFacts:
 
     Attributes:
         store: where it is.
+        fingerprint: digest of everything that decided its bytes.
+        corpus_id: of the images.
         spec: shape of the rows.
         views: how the stored boxes were drawn, and the filter that renders them.
         valid_rows: number of usable rows of each shard, int64 (shard,).
+        pixels: rendered views to compare with; None where the store recorded none.
     """
 
     store: Location
+    fingerprint: str
+    corpus_id: str
     spec: StoreSpec
     views: ViewSpec
     valid_rows: NDArray[np.int64]
+    pixels: PixelSample | None
 
 
-def check_pair(shards: ShardSet, store: Location, targets: Sequence[str]) -> StoreFacts:
-    """Check that a finished store belongs to these shards and holds these targets.
+def store_facts(store: Location) -> StoreFacts:
+    """What to know of a finished store.
 
     Raises:
-        InputError: no store there, or one without a target of that name.
+        InputError: no store there.
         IncompleteError: `teachonce cache` has not finished.
-        MismatchError: the store is of another corpus; names the field.
         DamagedError: the store's receipts do not cover its shards.
     """
     root = open_store(store)
     spec = read_spec(root, where=store)
-    description = root.attrs.asdict()["cache"]
-    again = f"teachonce cache {shards.location} --teacher … --out ANOTHER_STORE"
-    corpus = shards.corpus
+    description: Any = root.attrs.asdict()["cache"]
+    ledger = Ledger(store, "cache")
+    plan = ledger.require_complete(hint="run the same `teachonce cache` command again")
+    return StoreFacts(
+        store=store,
+        fingerprint=plan.fingerprint.digest,
+        corpus_id=description["fingerprint"]["corpus_id"],
+        spec=spec,
+        views=ViewSpec.from_json(description["views"]),
+        valid_rows=_valid_rows(ledger, spec),
+        pixels=PixelSample.of_store(description),
+    )
+
+
+def check_pair(shards: ShardSet, store: Location) -> StoreFacts:
+    """What to know of a finished store that was made from these shards.
+
+    Raises:
+        InputError, IncompleteError, DamagedError: see `store_facts`.
+        MismatchError: the store is of another corpus; names the field.
+    """
+    facts, corpus = store_facts(store), shards.corpus
     for field, expected, found in (
-        ("corpus_id", corpus.corpus_id, description["fingerprint"]["corpus_id"]),  # type: ignore[call-overload,index]
-        ("num_samples", corpus.num_samples, spec.num_samples),
-        ("shard_size", corpus.shard_size, spec.shard_size),
+        ("corpus_id", corpus.corpus_id, facts.corpus_id),
+        ("num_samples", corpus.num_samples, facts.spec.num_samples),
+        ("shard_size", corpus.shard_size, facts.spec.shard_size),
     ):
         if expected != found:
             raise MismatchError(
                 "the store was made from another corpus", where=f"{store}: field '{field}'",
                 expected=f"{expected} (as in {shards.location})", found=found,
-                hint=f"pass the shards that the store was made from, or run `{again}`",
+                hint="pass the shards that the store was made from, or run "
+                f"`teachonce cache {shards.location} --teacher … --out ANOTHER_STORE`",
             )  # fmt: skip
-    stored = [target.name for target in spec.targets]
-    for name in targets:
+    return facts
+
+
+def check_targets(facts: StoreFacts, names: Sequence[str]) -> None:
+    """Check that a store holds these targets.
+
+    Raises:
+        InputError: it lacks one.
+    """
+    stored = [target.name for target in facts.spec.targets]
+    for name in names:
         if name not in stored:
             raise InputError(
-                f"the store holds no target '{name}'", where=store, expected=name, found=", ".join(stored),
-                hint=f"teachonce cache {shards.location} --targets {name} --teacher … --out ANOTHER_STORE",
+                f"the store holds no target '{name}'", where=facts.store, expected=name, found=", ".join(stored),
+                hint=f"teachonce cache SHARDS --targets {name} --teacher … --out ANOTHER_STORE",
             )  # fmt: skip
-    ledger = Ledger(store, "cache")
-    ledger.require_complete(hint="run the same `teachonce cache` command again")
-    return StoreFacts(
-        store=store,
-        spec=spec,
-        views=ViewSpec.from_json(description["views"]),  # type: ignore[call-overload,index]
-        valid_rows=_valid_rows(ledger, spec),
-    )
+
+
+def check_views(facts: StoreFacts, views: int | None) -> int:
+    """How many of the stored views are to be read: `views`, or all.
+
+    Raises:
+        InputError: the store does not have so many.
+    """
+    stored = facts.spec.num_views
+    if views is not None and not 1 <= views <= stored:
+        raise InputError(
+            "the store does not have these views", where=facts.store,
+            expected=f"1 to {stored} views ({facts.views.kind})", found=f"--views {views}",
+            hint=f"leave out --views, or teachonce cache SHARDS --views {views} --teacher … --out ANOTHER_STORE",
+        )  # fmt: skip
+    return views or stored
 
 
 def open_store(store: Location) -> zarr.Group:
@@ -115,7 +160,7 @@ class JoinedShard:
 
     Attributes:
         rows: global row numbers of the usable samples, int64 (sample,), ascending.
-        view_params: their boxes in the view at hand, int32 (sample, 5).
+        view_params: their boxes and colours in the view at hand, VIEW (sample,).
         targets: by name, fp32 (sample, width).
 
     Raises:
@@ -123,7 +168,7 @@ class JoinedShard:
     """
 
     rows: NDArray[np.int64]
-    view_params: NDArray[np.int32]
+    view_params: Views
     targets: Mapping[str, NDArray[np.float32]]
 
     def __init__(
@@ -139,11 +184,11 @@ class JoinedShard:
         if view == self._view:
             return self
         spec = self._facts.spec
-        keys_N, valid_N, params_N5 = read_rows(self._root, spec, self._shard, view)
+        keys_N, valid_N, params_N = read_rows(self._root, spec, self._shard, view)
         positions = np.flatnonzero(valid_N)
         self._check(keys_N, positions)
         self.rows = positions + spec.rows(self._shard).start
-        self.view_params = params_N5[positions]
+        self.view_params = params_N[positions]
         targets = {name: read_target(self._root, spec, self._shard, name, view) for name in self._names}
         self.targets = {
             name: values if len(positions) == len(values) else values[positions]
@@ -184,8 +229,10 @@ class JoinedShard:
         for name, values in self.targets.items():
             if np.isnan(values[:, 0]).any():
                 raise self._damaged(f"usable rows without a value in '{name}'", "numbers", "NaN")
-        if (self.view_params[:, 2] < 1).any():
+        if (self.view_params["height"] < 1).any():
             raise self._damaged("usable rows without a box in 'view_params'", "a height", "none")
+        if np.isnan(self.view_params["hue"]).any():
+            raise self._damaged("usable rows without colours in 'view_colors'", "numbers", "NaN")
 
     def _damaged(self, what: str, expected: object, found: object) -> DamagedError:
         receipt = f"ledger/cache/receipts/{shard_name(self._shard)}.json"

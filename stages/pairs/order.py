@@ -7,7 +7,7 @@ hand is ever computed, so memory does not grow with the corpus and any step can 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -25,11 +25,11 @@ SHUFFLE_SHARDS = 4
 Ints = NDArray[np.int64]
 
 
-def steps_per_epoch(num_samples: int, batch_size: int, *, drop_last: bool) -> int:
-    """Batches in an epoch; the last one is shorter unless it is dropped.
+def check_batch(num_samples: int, batch_size: int, *, drop_last: bool, world: int = 1) -> None:
+    """Refuse batches that cannot be.
 
     Raises:
-        InputError: there would be none.
+        InputError: an epoch would have none, or ranks would get unequal shares.
     """
     if batch_size < 1:
         raise InputError("impossible batch size", where="--batch-size", found=batch_size)
@@ -42,7 +42,46 @@ def steps_per_epoch(num_samples: int, batch_size: int, *, drop_last: bool) -> in
             "a batch is larger than the corpus, and a last, shorter batch is dropped",
             where="--batch-size", expected=f"at most {num_samples}", found=batch_size,
         )  # fmt: skip
-    return num_samples // batch_size if drop_last else -(-num_samples // batch_size)
+    if batch_size % world:
+        raise InputError(
+            "a batch cannot be shared out equally among the workers", where="--batch-size",
+            expected=f"a multiple of {world}", found=batch_size,
+        )  # fmt: skip
+    if world > 1 and not drop_last:
+        raise InputError(
+            "workers need equal batches, so a last, shorter batch must be dropped", where="drop_last",
+            expected=True, found=False,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spans:
+    """Which samples of an epoch's order each batch holds, as (first, behind the last), one after another.
+
+    Attributes:
+        num_samples: in the epoch.
+        batch_size: samples in a step, over all ranks.
+        drop_last: whether a last, shorter batch is left out.
+        first: sample to begin with, not necessarily the first of a batch.
+        rank, world: of each batch, rank r holds the r-th of `world` equal parts.
+    """
+
+    num_samples: int
+    batch_size: int
+    drop_last: bool = True
+    first: int = 0
+    rank: int = 0
+    world: int = 1
+
+    def __len__(self) -> int:
+        left = max(0, self.num_samples - self.first)
+        return left // self.batch_size if self.drop_last else -(-left // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        share = self.batch_size // self.world
+        for step in range(len(self)):
+            start = self.first + step * self.batch_size + self.rank * share
+            yield start, min(start + share, self.num_samples)
 
 
 def window_shards(rows_per_shard: Ints, shuffle_rows: int = SHUFFLE_ROWS) -> int:

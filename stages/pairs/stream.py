@@ -1,107 +1,194 @@
-"""Owns the stream of pairs: images and what the teacher said of them, batch by batch, in a fixed order."""
+"""The stream of pairs: images and what the teacher said of them, batch by batch, in a fixed order."""
 
 from __future__ import annotations
 
-import multiprocessing
-import multiprocessing.connection
-import os
-import signal
-import threading
-import warnings
 import weakref
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-import torch.multiprocessing
-from torch.utils.data import DataLoader, Sampler
+import torch.distributed
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
 
 from ...pipeline.storage import Location
-from ...storage_schemas.errors import TeachonceError
+from ...storage_schemas.class_vectors import ClassVectors, read_class_vectors
+from ...storage_schemas.errors import InputError
+from ...storage_schemas.fingerprint import Fingerprint
 from ..corpora.shards import ShardSet
+from ..pixels import check_pixels
 from .batches import Batches, Item
-from .join import check_pair
-from .order import steps_per_epoch
-from .slabs import Slab, SlabReader
-
-#: Batches that each loader process prepares ahead. The stream's memory is bounded by it.
-PREFETCH = 2
+from .join import check_pair, check_targets, check_views, open_store
+from .loading import Loading
+from .order import Spans, check_batch
+from .slabs import Slab
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """One step's pairs. It may be kept: its memory is used again only when nothing shares it any more.
 
     Attributes:
         images_NCHW: uint8 (sample, 3, size, size), contiguous; normalisation happens in the model.
-        rows_N: int64 (sample,): row of each sample in the store.
         targets: by name, fp32 (sample, width), of the epoch's view.
+        rows_N: int64 (sample,): row of each sample in the store.
     """
 
-    images_NCHW: torch.Tensor
-    rows_N: torch.Tensor
-    targets: dict[str, torch.Tensor]
-
-    def __len__(self) -> int:
-        return len(self.rows_N)
+    images_NCHW: Tensor
+    targets: dict[str, Tensor]
+    rows_N: Tensor
 
 
-class PairStream:
+class TargetStream(IterableDataset[Batch]):
     """Pairs of image and teacher targets from shards and a store that belong together.
 
     Epoch *e* reads view *e mod K* at the boxes that the store holds, each usable sample once, in an order
-    that depends on (seed, epoch, valid rows per shard) alone: not on loader processes, nor on where an epoch
-    is entered.
+    that depends on (seed, epoch, valid rows per shard) alone: not on loader processes, ranks, batch size, nor
+    on where an epoch is entered.
+
+    Iterating gives whole batches, from where the stream stands to the end of the epoch; the next iteration is
+    the next epoch. `state_dict` says where it stands. A DataLoader around it, if a trainer insists on one,
+    is `DataLoader(stream, batch_size=None)`; the processes are the stream's own.
 
     Args:
         shards: finished shards.
         store: the finished target store that was made from them.
         size: pixels of the student's square input; the teacher's may differ, the boxes are the same.
-        batch_size: samples in a step.
+        batch_size: samples in a step, over all ranks.
         seed: of the order.
-        targets: names of the targets to read.
+        targets: names of the targets to read. `logits` are formed from embeddings and the store's class
+            vectors where the store holds no logits.
+        views: read the first so many views of the store's K only.
         drop_last: leave out the last batch of an epoch if it is shorter.
+        rank, world: this process reads the rank-th of `world` equal parts of each batch. By default what
+            torch.distributed says, where it was initialised, else all of it.
         loader_workers: processes that prepare batches ahead; 0 prepares each here, when it is asked for.
         pin_memory: put batches into page-locked memory, for a model on a GPU.
+        accept_other_pixels: read on even if this machine renders images otherwise than the teacher saw them.
 
     Attributes:
-        steps_per_epoch: batches in each epoch.
+        epoch: which epoch the next iteration reads from.
+        steps_per_epoch: batches in a whole epoch.
         num_samples: usable samples in the corpus.
-        num_views: K.
+        num_views: K, or `views`.
+        note: what there is to say of pixels that differ and were accepted; '' where none do.
 
     Raises:
-        InputError, IncompleteError, MismatchError, DamagedError: see `check_pair` and `steps_per_epoch`.
+        InputError, IncompleteError, MismatchError, DamagedError: see `check_pair` and its neighbours.
     """
 
     def __init__(
         self,
-        shards: ShardSet,
-        store: Location,
+        shards: ShardSet | Path | str,
+        store: Location | Path | str,
         *,
         size: int,
         batch_size: int,
-        seed: int,
-        targets: Sequence[str],
-        drop_last: bool,
+        seed: int = 0,
+        targets: Sequence[str] = ("logits",),
+        views: int | None = None,
+        drop_last: bool = True,
+        rank: int | None = None,
+        world: int | None = None,
         loader_workers: int = 0,
         pin_memory: bool = False,
+        accept_other_pixels: bool = False,
     ) -> None:
-        facts = check_pair(shards, store, targets)
+        shard_set = shards if isinstance(shards, ShardSet) else ShardSet.open(str(shards))
+        self._facts = facts = check_pair(shard_set, Location.of(store))
+        self._targets = tuple(targets)
+        stored = self._stored_targets()
+        check_targets(facts, stored)
+        self.num_views = check_views(facts, views)
+        self.note = check_pixels(shard_set, facts, accept_other=accept_other_pixels)
         self.num_samples = int(facts.valid_rows.sum())
-        self.num_views = facts.spec.num_views
-        self.steps_per_epoch = steps_per_epoch(self.num_samples, batch_size, drop_last=drop_last)
-        self._pairs = Batches(
-            shards, facts, size=size, batch_size=batch_size, seed=seed, names=tuple(targets)
+        rank, world = _place(rank, world)
+        check_batch(self.num_samples, batch_size, drop_last=drop_last, world=world)
+        self._spans = Spans(
+            num_samples=self.num_samples, batch_size=batch_size, drop_last=drop_last, rank=rank, world=world
         )
-        self._loading = _Loading(self._pairs, loader_workers)
+        self.steps_per_epoch = len(self._spans)
+        self.epoch = self._samples = 0
+        self._identity = Fingerprint(
+            fields={
+                "corpus_id": shard_set.corpus.corpus_id, "store": facts.fingerprint, "seed": seed,
+                "views": self.num_views,
+            }
+        )  # fmt: skip
+        self._pairs = Batches(
+            shard_set, facts, size=size, batch_size=batch_size // world, seed=seed, num_views=self.num_views,
+            names=stored,
+        )  # fmt: skip
+        self._loading = Loading(self._pairs, loader_workers)
         self._pin_memory = pin_memory
-        self._reading: object = None
+        self._reading: object = None  # the epoch that is being read has batches left
         # Loader processes that outlive their stream make a noise when the interpreter goes down.
         weakref.finalize(self, self._loading.stop)
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch from `first_step` on; what lies before costs nothing.
+    @cached_property
+    def class_vectors(self) -> ClassVectors:
+        """The store's class vectors: names in the order of the logits, and what makes logits of embeddings.
+
+        Raises:
+            IncompleteError: it has none.
+        """
+        return read_class_vectors(open_store(self._facts.store), where=self._facts.store)
+
+    def __len__(self) -> int:
+        """Batches in a whole epoch."""
+        return self.steps_per_epoch
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches from where the stream stands to the end of the epoch; a batch counts once it is handed over.
+
+        Raises:
+            InputError: a DataLoader has copied the stream into processes of its own.
+            DamagedError, TeachonceError: as in `batches`.
+        """
+        if get_worker_info() is not None:
+            raise InputError(
+                "the stream has loader processes of its own", where="DataLoader(num_workers=…)", expected=0,
+                found="a worker process", hint="use num_workers=0 there, and TargetStream(loader_workers=N)",
+            )  # fmt: skip
+        for batch in self.batches(self.epoch, self._samples):
+            # Before it is handed over, and into the next epoch at once: a trainer that counts never asks for the end.
+            self._go_to(self.epoch, self._samples + self._spans.batch_size)
+            yield batch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the beginning of an epoch."""
+        self._go_to(epoch, 0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands, as plain JSON: epoch, samples handed over, and what order and targets they are of.
+
+        It holds for any batch size, number of ranks and of loader processes.
+        """
+        return {"epoch": self.epoch, "samples": self._samples, **self._identity.fields}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to where `state_dict` was called; what lies before is neither read nor decoded.
+
+        Raises:
+            MismatchError: a state of other images, targets, seed or views; names the field.
+            InputError: not a state.
+        """
+        fields = dict(state)
+        epoch, samples = fields.pop("epoch", None), fields.pop("samples", None)
+        self._identity.check(
+            fields, what="the state of another stream", where="load_state_dict",
+            hint="open the stream as it was, or start anew without this state",
+        )  # fmt: skip
+        if not isinstance(epoch, int) or not isinstance(samples, int) or epoch < 0 or samples < 0:
+            raise InputError("not a stream's state", where="load_state_dict", found=f"{epoch=}, {samples=}")
+        self._go_to(epoch, samples)
+
+    def batches(self, epoch: int, first_sample: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch from `first_sample` of its order on; what lies before costs nothing.
+
+        Does not move where the stream stands. Only one epoch is read at a time.
 
         Raises:
             DamagedError: tar and store disagree, or bytes changed; where says which.
@@ -110,32 +197,46 @@ class PairStream:
         if self._reading is not None:
             self.close()  # an epoch was left half-way, with batches under way
         token = self._reading = object()
-        self._loading.start(epoch, first_step, self.steps_per_epoch)
-        while self._reading is token:
+        spans = replace(self._spans, first=first_sample)
+        self._loading.start(epoch, spans)
+        for left in reversed(range(len(spans))):
+            if self._reading is not token:
+                raise RuntimeError(
+                    "the stream was closed, or another epoch was started, while this one was being read"
+                )
             try:
                 item = self._loading.next()
-            except StopIteration:
-                self._reading = None
-                return
             except BaseException:
                 self.close()
                 raise
+            if not left:
+                self._reading = None
             yield self._received(item)
             del item
-        raise RuntimeError(
-            "the stream was closed, or another epoch was started, while this one was being read"
-        )
 
     def close(self) -> None:
         """Stop the loader processes and close files. The stream stays usable: the next epoch starts anew."""
         self._reading = None
         self._loading.stop()
 
-    def __enter__(self) -> PairStream:
+    def __enter__(self) -> TargetStream:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def _go_to(self, epoch: int, samples: int) -> None:
+        """Stand there, or at the beginning of the next epoch where no batch is left."""
+        left = len(replace(self._spans, first=samples))
+        self.epoch, self._samples = (epoch, samples) if left else (epoch + 1, 0)
+
+    def _stored_targets(self) -> tuple[str, ...]:
+        """The targets to read: embeddings where logits were asked for and must be formed."""
+        stored = {target.name for target in self._facts.spec.targets}
+        self._forms_logits = "logits" in self._targets and "logits" not in stored and "embedding" in stored
+        if not self._forms_logits:
+            return self._targets
+        return tuple(dict.fromkeys("embedding" if name == "logits" else name for name in self._targets))
 
     def _received(self, item: Item) -> Batch:
         count, sent = item
@@ -143,127 +244,28 @@ class PairStream:
             tensors = self._loading.slabs.tensors(sent, self._pairs.layout(count))
         else:
             tensors = [torch.from_numpy(array) for array in sent]
-        if self._pin_memory:
-            tensors = [tensor.pin_memory() for tensor in tensors]
-        rows_N, images_NCHW, *targets = tensors
-        return Batch(images_NCHW, rows_N, dict(zip(self._pairs.names, targets, strict=True)))
+        rows_N, images_NCHW, *values = tensors
+        targets = dict(zip(self._pairs.names, values, strict=True))
+        if self._forms_logits:
+            logits_NC = torch.from_numpy(self.class_vectors.logits(targets["embedding"].numpy()))
+            targets = {name: targets.get(name, logits_NC) for name in self._targets}
+        batch = Batch(images_NCHW, targets, rows_N)
+        return pinned(batch) if self._pin_memory else batch
 
 
-class _Loading:
-    """A DataLoader and its processes, kept over epochs; stopped and started as needed."""
-
-    def __init__(self, pairs: Batches, workers: int) -> None:
-        self._pairs, self._workers = pairs, workers
-        self._steps = _Steps()
-        self._loader: DataLoader[Any] | None = None
-        self._batches: Any = None
-        self.slabs = SlabReader(())
-
-    def start(self, epoch: int, first: int, stop: int) -> None:
-        """Begin with the steps `first` to `stop` of an epoch."""
-        self._steps.range = (epoch, first, stop)
-        if self._loader is None:
-            self._loader = self._make_loader()
-        self._batches = iter(self._loader)
-
-    def next(self) -> Item:
-        """The next batch.
-
-        Raises:
-            StopIteration: there is none.
-            TeachonceError: it cannot be made, or a loader process died.
-        """
-        self.slabs.give_back()
-        try:
-            item: Item | TeachonceError = next(self._batches)
-        except (RuntimeError, EOFError, OSError) as error:
-            # The loader's own word for it, or a broken pipe from the process; not an error from within it.
-            if self._workers and "Original Traceback" not in str(error):
-                raise _died(error) from error
-            raise
-        if isinstance(item, TeachonceError):
-            raise item
-        return item
-
-    def stop(self) -> None:
-        """End the processes. Dropping the iterator is how a DataLoader is told."""
-        self._loader = self._batches = None
-        self.slabs = SlabReader(())
-        self._pairs.close()
-
-    def _make_loader(self) -> DataLoader[Any]:
-        options: dict[str, Any] = {}
-        if self._workers > 0:
-            context = _context()
-            self._pairs.queues = tuple(context.SimpleQueue() for _ in range(self._workers))
-            self.slabs = SlabReader(self._pairs.queues)
-            options = {
-                "num_workers": self._workers, "prefetch_factor": PREFETCH, "persistent_workers": True,
-                "worker_init_fn": _start_worker, "multiprocessing_context": context,
-            }  # fmt: skip
-        with warnings.catch_warnings():
-            # More processes than cores is the user's choice.
-            warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
-            return DataLoader(
-                self._pairs,
-                sampler=self._steps,
-                batch_size=None,
-                collate_fn=_as_it_is,
-                # Without one of its own it draws from torch's global generator, and training would notice.
-                generator=torch.Generator(),
-                **options,
-            )
+def pinned(batch: Batch) -> Batch:
+    """The batch in page-locked memory, from which copies to a GPU run beside its work."""
+    targets = {name: values.pin_memory() for name, values in batch.targets.items()}
+    return Batch(batch.images_NCHW.pin_memory(), targets, batch.rows_N.pin_memory())
 
 
-class _Steps(Sampler[tuple[int, int]]):
-    """(epoch, step) of the batches to come; persistent loaders keep it, so each epoch sets its range."""
-
-    range: tuple[int, int, int] = (0, 0, 0)
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        epoch, first, stop = self.range
-        return ((epoch, step) for step in range(first, stop))
-
-    def __len__(self) -> int:
-        return max(0, self.range[2] - self.range[1])
-
-
-def _as_it_is(item: Any) -> Any:
-    """An item is a batch already."""
-    return item
-
-
-def _start_worker(worker: int) -> None:
-    """In a fresh loader process: Ctrl-C is the parent's business, which then stops its loaders.
-
-    A parent that is killed stops nobody. torch's loaders watch the process that forked them, which here is
-    the server, and the server lives as long as a loader does: so each loader watches the parent itself.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, name="end with parent", daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-
-def _context() -> Any:
-    """How loader processes start: forked from a small server process that has imported what they need.
-
-    Not forked from here: by now this process runs threads (torch's, Zarr's), and a lock that one of them
-    holds at that moment stays locked in the child for ever; Python warns of it from 3.12 on. The server costs
-    its imports (a few seconds) once; every process after that starts in milliseconds, as with a plain fork.
-    """
-    context = torch.multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([Batches.__module__])
-    return context
-
-
-def _died(error: Exception) -> TeachonceError:
-    return TeachonceError(
-        "a loader process died", found=str(error) or type(error).__name__,
-        hint="use fewer or no --loader-workers; in a container, give it more shared memory (--shm-size)",
-    )  # fmt: skip
+def _place(rank: int | None, world: int | None) -> tuple[int, int]:
+    if (rank is None) != (world is None):
+        raise InputError("rank and world belong together", where="TargetStream", found=f"{rank=}, {world=}")
+    if rank is None or world is None:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return torch.distributed.get_rank(), torch.distributed.get_world_size()
+        return 0, 1
+    if not 0 <= rank < world:
+        raise InputError("no such rank", where="TargetStream", expected=f"0 to {world - 1}", found=rank)
+    return rank, world

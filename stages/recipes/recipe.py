@@ -21,6 +21,8 @@ _CHOICES = {
     "projector": PROJECTORS,
     "embedding_loss": ("none", "cosine", "mse"),
 }
+#: Options of every recipe, and the value that means: none of that.
+_OFF = {"accumulate": 1, "clip_norm": 0, "ema": 0, "patience": 0}
 _MINIMUM = {
     "epochs": 1,
     "batch_size": 1,
@@ -28,6 +30,10 @@ _MINIMUM = {
     "weight_decay": 0,
     "prompt_length": 0,
     "prompt_depth": 1,
+    "accumulate": 1,
+    "clip_norm": 0,
+    "ema": 0,
+    "patience": 0,
 }
 
 
@@ -49,6 +55,10 @@ class Settings:
         prompt_length, prompt_depth: tokens a layer, and layers, of deep visual prompts.
         embedding_loss: `none`, `cosine` or `mse`: a term that draws embeddings to the teacher's.
         embedding_weight: its factor.
+        accumulate: equal parts of a batch that go through the student one after another; their gradients add up.
+        clip_norm: largest norm of all gradients together; 0 for none.
+        ema: decay of a moving average of the weights, which the bundle then holds; 0 for none.
+        patience: epochs without a better validation accuracy after which training stops; 0 for never.
     """
 
     epochs: int
@@ -65,10 +75,18 @@ class Settings:
     prompt_depth: int | None = None
     embedding_loss: str | None = None
     embedding_weight: float | None = None
+    accumulate: int = 1
+    clip_norm: float = 0.0
+    ema: float = 0.0
+    patience: int = 0
 
     def to_json(self) -> dict[str, Json]:
-        """Those that the recipe has."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        """Those that the recipe has, without options that are off."""
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if value is not None and value != _OFF.get(name)
+        }
 
     def override(self, recipe: str, options: Mapping[str, Any]) -> Settings:
         """A copy with the options that are not None.
@@ -94,13 +112,19 @@ class Settings:
                 "impossible setting", where=option, expected=expected, found=getattr(self, name)
             )
 
-        for name, value in self.to_json().items():
+        for name, value in asdict(self).items():
+            if value is None:
+                continue
             if name in _CHOICES and value not in _CHOICES[name]:
                 raise refuse(name, ", ".join(_CHOICES[name]))
             if name in _MINIMUM and value < _MINIMUM[name]:
                 raise refuse(name, f"at least {_MINIMUM[name]}")
             if name in ("lr", "temperature") and not value > 0:
                 raise refuse(name, "more than 0")
+        if self.ema >= 1:
+            raise refuse("ema", "less than 1")
+        if self.batch_size % self.accumulate:
+            raise refuse("batch_size", f"a multiple of {self.accumulate}, the parts of --accumulate")
         if self.warmup_epochs > self.epochs:
             raise refuse("warmup_epochs", f"at most {self.epochs}, the epochs")
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Json
 from ...storage_schemas.samples import KEY_LENGTH, shard_name
-from ...storage_schemas.target_store import VIEW_PARAMS, read_rows
+from ...storage_schemas.target_store import read_rows
+from ...storage_schemas.view_params import BOX, COLOR_FACTORS
+from ..colors import ORDERS
+from ..views import ViewSpec
 from .soft_labels import softmax
 from .stored import Stored
 
@@ -61,10 +63,10 @@ def inspect_sample(stored: Stored, name: str, *, top: int = 5) -> dict[str, Json
 
 def _describe(stored: Stored, facts: dict[str, Json], shard: int, offset: int, top: int) -> None:
     probabilities = []
+    spec = ViewSpec.from_json(stored.description["views"])
     for view in range(stored.rows.num_views):
-        _, _, params_N5 = read_rows(stored.root, stored.rows, shard, view)
-        box: dict[str, Any] = dict(zip(VIEW_PARAMS, params_N5[offset].tolist(), strict=True))
-        said: dict[str, Json] = {"view": view, **box, "flip": bool(box["flip"])}
+        _, _, params_N = read_rows(stored.root, stored.rows, shard, view)
+        said = {"view": view, **_view(params_N[offset], spec)}
         if not stored.no_logits:
             probability_1C, entropy_1 = softmax(stored.logits(shard, view)[offset : offset + 1])
             probabilities.append(probability_1C[0])
@@ -86,6 +88,18 @@ def _describe(stored: Stored, facts: dict[str, Json], shard: int, offset: int, t
             }
             for i in np.argsort(-mean_C, kind="stable")[:top]
         ]
+
+
+def _view(params: np.void, spec: ViewSpec) -> dict[str, Json]:
+    """A view's parameters, readable; of the colours what is done to them, in the order in which it is done."""
+    facts: dict[str, Json] = {name: int(params[name]) for name in BOX}
+    facts["flip"] = bool(facts["flip"])
+    if spec.has_colors:
+        order = ORDERS[int(params["color_order"])] if params["color_order"] >= 0 else ()
+        done = [COLOR_FACTORS[i] for i in order if spec.jitter[i] > 0]
+        facts["colors"] = [{"operation": name, "factor": float(params[name])} for name in done]
+        facts["grayscale"] = bool(params["grayscale"])
+    return facts
 
 
 def find_row(stored: Stored, name: str) -> int:

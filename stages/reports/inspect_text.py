@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...storage_schemas.fingerprint import Json
+from ...storage_schemas.view_params import COLOR_FACTORS
 from .tables import bar, bytes_text, clip, printable, section, table
 
 #: Views that get a column of their own; `--json` has all.
@@ -62,6 +63,7 @@ def _fingerprint(facts: dict[str, Any]) -> str:
                       + (f", {compute['threads']} threads" if "threads" in compute else "")
                       + (f", {compute['batch_size']} images a batch" if "batch_size" in compute else "")],
         ["views", _views(views)],
+        ["pixels", _pixels(facts["pixels"])],
         ["encoding", f"{' and '.join(fields['targets'])} in {facts['encoding']['name']}, costs at most "
                      f"{facts['encoding']['kl_budget']:g} nats of KL divergence"],
         ["corpus", f"{corpus}id {fields['corpus_id']}"],
@@ -70,8 +72,13 @@ def _fingerprint(facts: dict[str, Any]) -> str:
         rows.append(["class vectors", "none yet"])
     else:
         rows += _class_vectors(facts["class_vectors"])
+    if facts["versions"]:
+        rows.append(
+            ["versions", ", ".join(f"{name} {version}" for name, version in facts["versions"].items())]
+        )
     worded = {
         "schema_version",
+        "pixels",
         "corpus_id",
         "teacher",
         "views",
@@ -86,12 +93,36 @@ def _fingerprint(facts: dict[str, Any]) -> str:
 
 def _views(views: dict[str, Any]) -> str:
     if views["kind"] == "center":
-        ratio = f"{views['center_ratio']:.4g}"
-        return f"1, the centre: shorter side to {ratio} × size, then cropped, {views['interpolation']}"
+        return f"1, the centre: {views['crop_pct']:.4g} of the shorter side, {views['interpolation']}"
+    jitter = gray = ""
+    if "jitter" in views:
+        strengths = zip(COLOR_FACTORS, views["jitter"], strict=True)
+        jitter = ", colours jittered by " + ", ".join(
+            f"{name} {value:g}" for name, value in strengths if value
+        )
+        jitter += f" with probability {views['jitter_probability']:g}"
+    if "grayscale" in views:
+        gray = f", gray with probability {views['grayscale']:g}"
     return (
         f"{views['count']} random resized crops: {_numbers(views['scale'], ' to ')} of the area, "
-        f"ratio {_numbers(views['ratio'], ' to ')}, mirrored with probability {views['flip']:g}, "
+        f"ratio {_numbers(views['ratio'], ' to ')}, mirrored with probability {views['flip']:g}{jitter}{gray}, "
         f"{views['interpolation']}, seed {views['seed']}"
+    )
+
+
+def _pixels(pixels: dict[str, Any] | None) -> str:
+    if pixels is None:
+        return "no rendered views recorded to compare with"
+    recorded = f"{pixels['views']} rendered views recorded, digest {pixels['digest']}; "
+    if pixels["same_here"] is None:
+        return f"{recorded}not compared: {printable(pixels['not_compared'])}"
+    if pixels["same_here"]:
+        return f"{recorded}this machine renders the same"
+    first, more = pixels["differences"][0], len(pixels["differences"]) - 1
+    others = f" and {more} more" if more else ""
+    return (
+        f"{recorded}THIS MACHINE RENDERS OTHERS: row {first['row']}, view {first['view']}{others}; "
+        f"{pixels['versions_that_differ']}"
     )
 
 
@@ -207,13 +238,27 @@ def sample_text(facts: dict[str, Any]) -> str:
 def _boxes(views: list[dict[str, Any]]) -> str:
     rows = [
         [*(str(v[name]) for name in ("view", "top", "left", "height", "width")), "yes" if v["flip"] else "no",
+         *([_colors(v)] if "colors" in v else []),
          *([clip(v["class"]), f"{v['probability']:.3f}", f"{v['entropy']:.3f}"] if "class" in v else [])]
         for v in views
     ]  # fmt: skip
-    head = ["view", "top", "left", "height", "width", "mirrored"]
+    head, align = ["view", "top", "left", "height", "width", "mirrored"], "rrrrrl"
+    if views and "colors" in views[0]:
+        head, align = [*head, "colours, in this order"], align + "l"
     if views and "class" in views[0]:
         head += ["top class", "probability", "entropy"]
-    return section("Views (boxes in pixels of the image)", table(rows, head=head, align="rrrrrllrr"))
+    return section("Views (boxes in pixels of the image)", table(rows, head=head, align=align + "lrr"))
+
+
+def _colors(view: dict[str, Any]) -> str:
+    """What is done to a view's colours: factors, and the hue's shift in turns."""
+    done = [
+        f"hue {one['factor']:+.3f}"
+        if one["operation"] == "hue"
+        else f"{one['operation']} ×{one['factor']:.3f}"
+        for one in view["colors"]
+    ]
+    return ", ".join([*done, "gray"] if view["grayscale"] else done or ["as they are"])
 
 
 def _classes(classes: list[dict[str, Any]]) -> str:

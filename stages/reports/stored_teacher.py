@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...pipeline.storage import Location
-from ...storage_schemas.errors import IncompleteError, MismatchError
+from ...storage_schemas.errors import DamagedError, IncompleteError, MismatchError
 from ...storage_schemas.target_store import read_rows
+from ...storage_schemas.view_params import Views
+from ..pixels import PixelSample, check_sample
 from ..views import ViewSpec
 from .stored import Stored
 
@@ -66,6 +68,25 @@ class StoredTeacher:
             hint="compare with the store that the student was distilled from",
         )  # fmt: skip
 
+    def check_pixels(self, *, accept_other: bool) -> str:
+        """Check that this machine renders the store's views as its teacher saw them, where the shards are at hand.
+
+        Returns a line for people, or ''.
+
+        Raises:
+            MismatchError: see `pixels.check_pixels`.
+        """
+        unchecked = "whether this machine renders the store's views alike was not checked"
+        if self._stored.shards is None:
+            return f"{unchecked}: {self._stored.no_paths.partition(';')[0]}"
+        sample = PixelSample.of_store(self._stored.description)
+        try:
+            return check_sample(
+                self._stored.shards, sample, self.views, where=self.location, accept_other=accept_other
+            )
+        except DamagedError as error:  # those tars need not be what is measured
+            return f"{unchecked}: {error}"
+
     def find(self, keys_N: NDArray[np.bytes_]) -> NDArray[np.int64]:
         """Rows of these keys (`S32`), int64 (sample,); -1 where the store has no usable sample of a key."""
         rows_N = np.full(len(keys_N), -1, np.int64)
@@ -81,10 +102,11 @@ class StoredTeacher:
             rows_N[order[places[hit]]] = hit + self._spec.rows(shard).start
         return rows_N
 
-    def box(self, row: int) -> NDArray[np.int32]:
-        """The stored box of a row in the view that is compared, int32 (5,)."""
+    def box(self, row: int) -> np.void:
+        """The stored box and colours of a row in the view that is compared, a VIEW record."""
         shard, offset = divmod(row, self._spec.shard_size)
-        return np.asarray(self._rows(shard)[offset])
+        view: np.void = self._rows(shard)[offset]
+        return view
 
     def logits(self, rows_N: Sequence[int]) -> NDArray[np.float32]:
         """The teacher's logits of these rows in that view, fp32 (sample, class)."""
@@ -95,7 +117,7 @@ class StoredTeacher:
         """The name of the corpus that was cached, where its shards can still be found."""
         return self._stored.shards.corpus.name if self._stored.shards is not None else None
 
-    def _read_rows(self, shard: int) -> NDArray[np.int32]:
+    def _read_rows(self, shard: int) -> Views:
         return read_rows(self._stored.root, self._spec, shard, VIEW)[2]
 
     def _read_logits(self, shard: int) -> NDArray[np.float32]:

@@ -103,6 +103,11 @@ class Student(nn.Module):
         """The parameters that train, by name."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
+    def changing(self) -> dict[str, Tensor]:
+        """All that training changes, by name: trained parameters, and buffers such as batch norm's averages."""
+        fixed = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
+        return {name: value for name, value in self.state_dict().items() if name not in fixed}
+
 
 def make_projector(head: Head) -> nn.Module:
     """The projector (N, width) to (N, embed_dim).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,10 +139,20 @@ def _create(name: str, config: TeacherConfig) -> Any:
 def load_weights(model: torch.nn.Module, path: str) -> None:
     """Load a weights file strictly: by names, or, for ports with other names, in order (see `names_in_order`).
 
+    A classifier for another number of classes replaces the model's own.
+
     Raises:
         InputError: no such file, a pickle that holds more than tensors, or weights of another model.
     """
     weights, own = read_weights(path), model.state_dict()
     if not own.keys() & weights.keys():
         weights = names_in_order(weights, own, what="the model", where=path)
+    _fit_classes(model, weights)
     fit_weights(model, weights, what="the model", where=path)
+
+
+def _fit_classes(model: Any, weights: Mapping[str, torch.Tensor]) -> None:
+    """Give the model as many classes as the file's classifier has: a file from fine-tuning has its own."""
+    head = weights.get(f"{model.pretrained_cfg.get('classifier')}.weight")
+    if head is not None and head.ndim == 2 and len(head) != model.num_classes:
+        model.reset_classifier(len(head))

@@ -1,14 +1,17 @@
-"""Owns the checkpoint of a training run: one safetensors file, replaced as a whole, the last good one stays.
+"""Owns a training run's files of weights: the checkpoint to resume from, and the best weights so far.
 
-It holds what training changes (trained weights, buffers, the optimizer's state) and, in its metadata, the
-step and the fingerprint of the run. The order of samples and the learning rate are functions of the step, so
-they need no state.
+Each is one safetensors file, replaced as a whole; the last good one stays. A checkpoint holds what training
+changes (weights, buffers, their moving average, the optimizer's state) and, in its metadata, where training is
+and the fingerprint of the run. The order of samples and the learning rate are functions of the step, so they
+need no state.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -19,84 +22,158 @@ from ...pipeline.storage import Location
 from ...storage_schemas.errors import DamagedError
 from ...storage_schemas.fingerprint import Fingerprint, canonical_json
 from ..students.student import Student
+from .ema import Ema
 
-_WEIGHT, _STATE = "student/", "optimizer/"
+#: Name of the checkpoint in the run's folder.
+CHECKPOINT = "checkpoint.safetensors"
+
+_WEIGHT, _AVERAGE, _STATE = "student/", "average/", "optimizer/"
+_START_ANEW = "delete it to train from the start, or restore it"
 
 
-def save_checkpoint(
-    location: Location,
-    student: Student,
-    optimizer: torch.optim.Optimizer,
-    *,
-    step: int,
-    fingerprint: Fingerprint,
-) -> None:
-    """Write the state after `step` steps, durably and atomically."""
-    tensors = {_WEIGHT + name: value for name, value in _changing(student).items()}
-    for name, parameter in student.trained().items():
-        for key, value in optimizer.state[parameter].items():
+@dataclass(frozen=True, kw_only=True)
+class Best:
+    """The epoch (from 0) after which the student was best on the validation images, and its top-1 accuracy there."""
+
+    epoch: int
+    step: int
+    accuracy: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reached:
+    """Where training is: steps done, and the best weights so far where there is a validation split."""
+
+    step: int = 0
+    best: Best | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What a checkpoint is of. All of it is changed in place.
+
+    Attributes:
+        student, optimizer: on their device.
+        ema: moving average of the student's weights, if there is one.
+    """
+
+    student: Student
+    optimizer: torch.optim.Optimizer
+    ema: Ema | None
+
+    def final(self) -> Mapping[str, Tensor]:
+        """What the bundle would hold now, of all that changes."""
+        return self.ema.tensors if self.ema is not None else self.student.changing()
+
+
+def save_checkpoint(folder: Location, training: Training, reached: Reached, fingerprint: Fingerprint) -> None:
+    """Write the state, durably and atomically, then forget best weights that it no longer needs."""
+    tensors = {_WEIGHT + name: value for name, value in training.student.changing().items()}
+    if training.ema is not None:
+        tensors |= {_AVERAGE + name: value for name, value in training.ema.tensors.items()}
+    for name, parameter in training.student.trained().items():
+        for key, value in training.optimizer.state[parameter].items():
             if isinstance(value, Tensor):  # SGD keeps None where it has no momentum yet
                 tensors[f"{_STATE}{name}/{key}"] = value
-    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    about = {"step": step, "fingerprint": dict(fingerprint.fields)}
-    location.write_bytes(safetensors.torch.save(plain, {"checkpoint": canonical_json(about).decode()}))
+    about = {
+        "step": reached.step, "best": reached.best and asdict(reached.best), "fingerprint": dict(fingerprint.fields),
+    }  # fmt: skip
+    _write(folder / CHECKPOINT, tensors, about)
+    for name in folder.names():
+        if name.startswith("best-") and (reached.best is None or name != _best_name(reached.best)):
+            (folder / name).remove()
 
 
-def load_checkpoint(
-    location: Location, student: Student, optimizer: torch.optim.Optimizer, *, fingerprint: Fingerprint
-) -> int:
-    """Put the saved state into `student` and `optimizer`. Returns the steps done, 0 if there is none.
+def load_checkpoint(folder: Location, training: Training, fingerprint: Fingerprint) -> Reached:
+    """Put the saved state into `training`. Returns where it was; the beginning if there is none.
 
     Raises:
         MismatchError: a checkpoint of another run; names the differing field.
         DamagedError: not a checkpoint, or one that lacks something.
     """
+    location = folder / CHECKPOINT
     if not location.exists():
-        return 0
-    hint = "delete it to train from the start, or restore it"
+        return Reached()
+    tensors, about = _read(location)
     try:
-        with safetensors.safe_open(location.path, "pt") as file:
-            about = json.loads(file.metadata()["checkpoint"])
-            step, fields = int(about["step"]), about["fingerprint"]
-            tensors = {name: file.get_tensor(name) for name in list(file.keys())}
-    except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedError(
-            "not a checkpoint of distill", where=location, found=str(error), hint=hint
-        ) from error
+        fields, best = about["fingerprint"], about["best"]
+        reached = Reached(step=int(about["step"]), best=None if best is None else Best(**best))
+    except (KeyError, TypeError, ValueError) as error:
+        raise _not_ours(location, error) from error
     fingerprint.check(
         fields, what="a checkpoint of another run", where=location,
         hint="use the options of the run that wrote it, or another --out",
     )  # fmt: skip
-    changing = _changing(student)
-    wrong = {
-        n
-        for n in changing
-        if n not in _part(tensors, _WEIGHT) or changing[n].shape != tensors[_WEIGHT + n].shape
-    }
-    if wrong or len(_part(tensors, _WEIGHT)) != len(changing):
-        raise DamagedError(
-            "a checkpoint does not fit the student",
-            where=location,
-            found=min(wrong, default="more weights"),
-            hint=hint,
-        )
-    with torch.no_grad():
-        for name, value in changing.items():
-            value.copy_(tensors[_WEIGHT + name])
+    _copy(_part(tensors, _WEIGHT), training.student.changing(), location)
+    if training.ema is not None:
+        _copy(_part(tensors, _AVERAGE), training.ema.tensors, location)
     state = _part(tensors, _STATE)
-    for name, parameter in student.trained().items():
+    for name, parameter in training.student.trained().items():
         own = {
             key.rpartition("/")[2]: value for key, value in state.items() if key.rpartition("/")[0] == name
         }
         if own:
-            optimizer.state[parameter] = {key: _place(key, value, parameter) for key, value in own.items()}
-    return step
+            training.optimizer.state[parameter] = {
+                key: _place(key, value, parameter) for key, value in own.items()
+            }
+    return reached
 
 
-def _changing(student: Student) -> dict[str, Tensor]:
-    """The tensors of the student that training changes: trained parameters and buffers."""
-    fixed = {name for name, parameter in student.named_parameters() if not parameter.requires_grad}
-    return {name: value for name, value in student.state_dict().items() if name not in fixed}
+def save_best(folder: Location, training: Training, best: Best) -> None:
+    """Keep the weights that the bundle would hold now. The next checkpoint makes them count."""
+    _write(folder / _best_name(best), dict(training.final()), asdict(best))
+
+
+def load_best(folder: Location, training: Training, best: Best) -> None:
+    """Give the student the best weights.
+
+    Raises:
+        DamagedError: they are not there, or not all of them.
+    """
+    location = folder / _best_name(best)
+    tensors, _ = _read(location)
+    _copy(tensors, training.student.changing(), location)
+
+
+def discard(folder: Location) -> None:
+    """Free the disk, once the bundle is there."""
+    for name in folder.names():
+        if name == CHECKPOINT or name.startswith("best-"):
+            (folder / name).remove()
+
+
+def _best_name(best: Best) -> str:
+    return f"best-{best.step:09d}.safetensors"
+
+
+def _write(location: Location, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    location.write_bytes(safetensors.torch.save(plain, {"checkpoint": canonical_json(about).decode()}))
+
+
+def _read(location: Location) -> tuple[dict[str, Tensor], Any]:
+    try:
+        with safetensors.safe_open(location.path, "pt") as file:
+            about = json.loads(file.metadata()["checkpoint"])
+            return {name: file.get_tensor(name) for name in list(file.keys())}, about
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise _not_ours(location, error) from error
+
+
+def _not_ours(location: Location, error: Exception) -> DamagedError:
+    return DamagedError("not a checkpoint of distill", where=location, found=str(error), hint=_START_ANEW)
+
+
+@torch.no_grad()
+def _copy(saved: Mapping[str, Tensor], into: Mapping[str, Tensor], location: Location) -> None:
+    wrong = {name for name in into if name not in saved or into[name].shape != saved[name].shape}
+    if wrong or len(saved) != len(into):
+        raise DamagedError(
+            "a checkpoint does not fit the student", where=location, found=min(wrong, default="more weights"),
+            hint=_START_ANEW,
+        )  # fmt: skip
+    for name, value in into.items():
+        value.copy_(saved[name])
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

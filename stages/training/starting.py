@@ -75,9 +75,14 @@ def build_student(
         torch.manual_seed(seed)
         student = Student(backbone.module, preprocess, head)
     recipe.parameter_groups(student, settings)
-    if settings.batch_size == 1 and any(_is_batch_norm(module) for module in _training(student)):
+    if settings.batch_size == settings.accumulate and any(
+        _is_batch_norm(module) for module in _training(student)
+    ):
         raise InputError(
-            "batch norm cannot train on batches of one", where="--batch-size", expected="at least 2", found=1
+            "batch norm cannot train on batches of one",
+            where="--batch-size",
+            expected=f"at least {2 * settings.accumulate}",
+            found=settings.batch_size,
         )
     return BuiltStudent(
         student=student,

@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...pipeline.progress import Progress
 from ...pipeline.storage import Location
@@ -22,37 +23,30 @@ from ...pipeline.types import Timer
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Fingerprint
 from ..compute import Compute
+from ..preprocess import Preprocess
 from ..recipes import Recipe, Said, Settings
 from ..students.student import ClassHead, Student
-from .checkpoint import load_checkpoint, save_checkpoint
+from .checkpoint import Best, Reached, Training, load_best, load_checkpoint, save_best, save_checkpoint
+from .ema import Ema, put
+from .feed import OnDevice, Pairs, feed
+from .ranks import Ranks, accumulating
 from .run_log import LOG_EVERY, RunLog
 from .schedule import learning_rate
+from .validation import Validation
 
 MOMENTUM = 0.9
 
-#: Name of the checkpoint in the run's folder.
-CHECKPOINT = "checkpoint.safetensors"
-
-
-class Pairs(Protocol):
-    """What the trainer wants of a batch (see `stream.Batch`)."""
-
-    @property
-    def images_NCHW(self) -> Tensor: ...
-    @property
-    def targets(self) -> Mapping[str, Tensor]: ...
-
 
 class Stream(Protocol):
-    """What the trainer wants of a stream of pairs (see `stream.PairStream`)."""
+    """What the trainer wants of a stream of pairs (see `stream.TargetStream`)."""
 
     steps_per_epoch: int
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Any]: ...
+    def batches(self, epoch: int, first_sample: int = 0) -> Iterator[Pairs]: ...
     def close(self) -> None: ...
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Trainer:
     """A student, a recipe, and the teacher's words.
 
@@ -60,8 +54,12 @@ class Trainer:
         student: on its device; is trained in place.
         teacher_head: forms the teacher's logits where the stream brings embeddings only.
         student_head: forms the student's logits.
-        stream: batches of `settings.batch_size` pairs.
+        stream: this rank's parts of batches of `settings.batch_size` pairs.
+        preprocess: of the student.
         folder: for checkpoint, log and curves.
+        validation: images on which to find the best epoch; None trains to the end and keeps the last weights.
+        ranks: the processes that train this student together; only the first writes.
+        compiled: whether `torch.compile` makes the student's forward and backward pass.
         checkpoint_every: steps between checkpoints beside those at the end of each epoch; None for no others.
     """
 
@@ -71,88 +69,198 @@ class Trainer:
     teacher_head: ClassHead
     student_head: ClassHead
     stream: Stream
+    preprocess: Preprocess
     compute: Compute
     seed: int
     folder: Location
     fingerprint: Fingerprint
+    validation: Validation | None = None
+    ranks: Ranks = field(default_factory=Ranks)
+    compiled: bool = False
     checkpoint_every: int | None = None
     show_progress: bool = True
 
-    def run(self, timer: Timer) -> None:
-        """Train from the last checkpoint to the end. Time goes to `wait` (for pairs), `train` and `write`.
+    def __post_init__(self) -> None:
+        self._device = torch.device(self.compute.device)
+        self._model: nn.Module = self.student
+
+    def run(self, timer: Timer) -> Reached:
+        """Train from the last checkpoint to the end, which an early stop may bring. Says where that was.
+
+        At the end the student has the weights that count: the best where there is a validation split, the moving
+        average where there is one, else the last. Time goes to `wait` (for pairs), `train`, `validate` and `write`.
 
         Raises:
             InputError: the loss is not finite.
             MismatchError: the checkpoint is of another run.
         """
         optimizer = make_optimizer(self.recipe, self.student, self.settings)
-        self.folder.make_dir().remove_temporaries()
-        location = self.folder / CHECKPOINT
-        step = load_checkpoint(location, self.student, optimizer, fingerprint=self.fingerprint)
-        per_epoch, batch = self.stream.steps_per_epoch, self.settings.batch_size
-        total = per_epoch * self.settings.epochs * batch
-        window = _Window(timer)
+        ema = Ema(self.student, self.settings.ema) if self.settings.ema else None
+        training = Training(student=self.student, optimizer=optimizer, ema=ema)
+        if self.ranks.is_first:
+            self.folder.make_dir().remove_temporaries()
+        reached = load_checkpoint(self.folder, training, self.fingerprint)
+        self._model = self.ranks.wrap(self.student, self._device)
+        if self.compiled:
+            self._model = torch.compile(self._model)  # type: ignore[assignment]
         self.student.train()
-        title = "distill (resumed)" if step else "distill"
-        with (
-            RunLog(self.folder, step=step) as log,
-            Progress(title, total, step * batch) if self.show_progress else _Silent() as bar,
-        ):
-            for epoch in range(step // per_epoch, self.settings.epochs):
-                pairs = self.stream.epoch(epoch, step % per_epoch)
-                while (batch_of_pairs := window.wait_for(pairs)) is not None:
-                    lr = self._learning_rate(epoch, step % per_epoch)
-                    window.add(self.step(optimizer, batch_of_pairs, lr=lr, step=step))
-                    step += 1
-                    last = step % per_epoch == 0
-                    save = last or bool(self.checkpoint_every and step % self.checkpoint_every == 0)
-                    if save or step % LOG_EVERY == 0:
-                        figures = window.close(samples=batch, step=step, epoch=epoch)
-                        log.write(step=step, epoch=epoch, lr=lr, **figures)
-                        note = f"epoch {epoch + 1}/{self.settings.epochs}, loss {figures['loss']:.4g}"
-                    else:
-                        note = ""
-                    if save:
-                        with timer("write"):
-                            save_checkpoint(
-                                location, self.student, optimizer, step=step, fingerprint=self.fingerprint
-                            )
-                        window.restart()
-                    bar.advance(batch, note)
+        with self._log(reached.step) as log, self._bar(reached.step) as bar:
+            loop = _Loop(self, training, timer, log, bar)
+            while not self._is_over(reached):
+                reached = loop.epoch(reached)
         self.stream.close()
+        if reached.best is not None:
+            self.ranks.agree(None)  # all wait until the first rank has written it
+            load_best(self.folder, training, reached.best)
+        elif ema is not None:
+            put(ema.tensors, self.student)
+        return reached
 
-    def step(self, optimizer: torch.optim.Optimizer, pairs: Pairs, *, lr: float, step: int) -> Tensor:
-        """One optimisation step; returns its loss, detached and on the device."""
-        torch.manual_seed(step_seed(self.seed, step))
-        device = torch.device(self.compute.device)
-        images_NCHW = pairs.images_NCHW.to(device, non_blocking=True)
-        targets = {name: value.to(device, non_blocking=True) for name, value in pairs.targets.items()}
+    def step(
+        self,
+        optimizer: torch.optim.Optimizer,
+        images_NCHW: Tensor,
+        targets: dict[str, Tensor],
+        *,
+        lr: float,
+        step: int,
+    ) -> Tensor:
+        """One optimisation step on this rank's part of a batch; returns its mean loss, detached and on the device.
+
+        Gradients of its `settings.accumulate` equal parts add up; every recipe's loss is a mean over its samples.
+        Sample i is in part i modulo the number of parts: so, over all ranks, parts hold the same samples whatever the
+        number of ranks, and batch norm sees the same ones together.
+        """
+        torch.manual_seed(step_seed(self.seed, step, self.ranks.rank))
+        parts = self.settings.accumulate
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self._device)
+        for i in range(parts):
+            said = {name: values[i::parts] for name, values in targets.items()}
+            with accumulating(self._model) if i + 1 < parts else nullcontext():
+                loss = self._loss(images_NCHW[i::parts], said) / parts
+                loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        if self.settings.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.student.trained().values(), self.settings.clip_norm)
+        optimizer.step()
+        return total
+
+    def _loss(self, images_NCHW: Tensor, targets: dict[str, Tensor]) -> Tensor:
         teacher_embedding_ND, teacher_logits_NC = targets.get("embedding"), targets.get("logits")
         if teacher_logits_NC is None:
             assert teacher_embedding_ND is not None
             teacher_logits_NC = self.teacher_head(teacher_embedding_ND)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.compute.precision == "bf16"):
-            embedding_ND = self.student(images_NCHW)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self.compute.precision == "bf16"):
+            embedding_ND = self._model(images_NCHW)
         said = Said(
             student_embedding_ND=embedding_ND,
             student_logits_NC=self.student_head(embedding_ND),
             teacher_logits_NC=teacher_logits_NC,
             teacher_embedding_ND=teacher_embedding_ND,
         )
-        loss = self.recipe.loss(said, self.settings)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        return loss.detach()
+        return self.recipe.loss(said, self.settings)
 
-    def _learning_rate(self, epoch: int, step: int) -> float:
+    def learning_rate(self, epoch: int, step: int) -> float:
         return learning_rate(
             self.settings.schedule, lr=self.settings.lr, epoch=epoch, step=step,
             steps_per_epoch=self.stream.steps_per_epoch, epochs=self.settings.epochs,
             warmup_epochs=self.settings.warmup_epochs,
         )  # fmt: skip
+
+    def validate(self, training: Training, reached: Reached) -> tuple[float, Reached]:
+        """Accuracy of the weights that would count now; where training is, with the best so far.
+
+        The first rank measures, for all.
+        """
+        assert self.validation is not None
+        accuracy = 0.0
+        if self.ranks.is_first:
+            before = put(training.ema.tensors, self.student) if training.ema is not None else {}
+            accuracy = self.validation.accuracy(
+                self.student, self.student_head, self.preprocess, self.compute
+            )
+            put(before, self.student)
+        accuracy = self.ranks.agree(accuracy)
+        if reached.best is not None and accuracy <= reached.best.accuracy:
+            return accuracy, reached
+        epoch = reached.step // self.stream.steps_per_epoch - 1
+        best = Best(epoch=epoch, step=reached.step, accuracy=accuracy)
+        if self.ranks.is_first:
+            save_best(self.folder, training, best)
+        return accuracy, Reached(step=reached.step, best=best)
+
+    def _is_over(self, reached: Reached) -> bool:
+        epoch, within = divmod(reached.step, self.stream.steps_per_epoch)
+        if epoch >= self.settings.epochs:
+            return True
+        patience, best = self.settings.patience, reached.best
+        return bool(patience and best and within == 0 and epoch - 1 - best.epoch >= patience)
+
+    def _log(self, step: int) -> AbstractContextManager[RunLog | None]:
+        return RunLog(self.folder, step=step) if self.ranks.is_first else nullcontext()
+
+    def _bar(self, step: int) -> AbstractContextManager[Progress | None]:
+        if not self.show_progress or not self.ranks.is_first:
+            return nullcontext()
+        batch = self.settings.batch_size
+        total = self.stream.steps_per_epoch * self.settings.epochs * batch
+        return Progress("distill (resumed)" if step else "distill", total, step * batch)
+
+
+class _Loop:
+    """The steps of an epoch, and what is said and saved between them."""
+
+    def __init__(
+        self, trainer: Trainer, training: Training, timer: Timer, log: RunLog | None, bar: Progress | None
+    ) -> None:
+        self._trainer, self._training, self._timer, self._log, self._bar = trainer, training, timer, log, bar
+        self._window = _Window(timer, trainer.ranks)
+
+    def epoch(self, reached: Reached) -> Reached:
+        """Train to the end of the epoch at hand."""
+        trainer, settings = self._trainer, self._trainer.settings
+        epoch, within = divmod(reached.step, trainer.stream.steps_per_epoch)
+        pairs = feed(trainer.stream.batches(epoch, within * settings.batch_size), trainer._device)
+        self._window.restart()
+        while (batch := self._window.wait_for(pairs)) is not None:
+            lr = trainer.learning_rate(epoch, within)
+            self._window.add(trainer.step(self._training.optimizer, *batch, lr=lr, step=reached.step))
+            if self._training.ema is not None:
+                self._training.ema.update()
+            reached, within = Reached(step=reached.step + 1, best=reached.best), within + 1
+            last = within == trainer.stream.steps_per_epoch
+            every = trainer.checkpoint_every
+            save = last or bool(every and reached.step % every == 0)
+            note = ""
+            if save or reached.step % LOG_EVERY == 0:
+                figures = self._window.close(samples=settings.batch_size, step=reached.step, epoch=epoch)
+                note = self._tell(reached, epoch, figures | {"lr": lr})
+            if last and trainer.validation is not None:
+                with self._timer("validate"):
+                    accuracy, reached = trainer.validate(self._training, reached)
+                note = self._tell(reached, epoch, {"validation_accuracy": accuracy})
+            if save:
+                if trainer.ranks.is_first:
+                    with self._timer("write"):
+                        save_checkpoint(trainer.folder, self._training, reached, trainer.fingerprint)
+                self._window.restart()
+            if self._bar is not None:
+                self._bar.advance(settings.batch_size, note)
+        return reached
+
+    def _tell(self, reached: Reached, epoch: int, figures: dict[str, float]) -> str:
+        """Write figures to the log; the note for the bar."""
+        if self._log is not None:
+            self._log.write(step=reached.step, epoch=epoch, **figures)
+        note = f"epoch {epoch + 1}/{self._trainer.settings.epochs}"
+        if "loss" in figures:
+            note += f", loss {figures['loss']:.4g}, waiting for data {figures['wait_share']:.0%}"
+        if reached.best is not None:
+            note += f", best accuracy {reached.best.accuracy:.1%} (epoch {reached.best.epoch + 1})"
+        return note
 
 
 def make_optimizer(recipe: Recipe, student: Student, settings: Settings) -> torch.optim.Optimizer:
@@ -163,16 +271,17 @@ def make_optimizer(recipe: Recipe, student: Student, settings: Settings) -> torc
     return torch.optim.AdamW(groups, lr=settings.lr)
 
 
-def step_seed(seed: int, step: int) -> int:
-    """The seed of torch's generators in one step (dropout, stochastic depth)."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}/{step}".encode(), digest_size=8).digest(), "little") >> 1
+def step_seed(seed: int, step: int, rank: int = 0) -> int:
+    """The seed of torch's generators in one step (dropout, stochastic depth), another on each rank."""
+    name = f"{seed}/{step}/{rank}" if rank else f"{seed}/{step}"
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") >> 1
 
 
 class _Window:
     """Loss and time between two lines of the log. The loss stays on the device until then."""
 
-    def __init__(self, timer: Timer) -> None:
-        self._timer = timer
+    def __init__(self, timer: Timer, ranks: Ranks) -> None:
+        self._timer, self._ranks = timer, ranks
         self.restart()
 
     def restart(self) -> None:
@@ -181,7 +290,7 @@ class _Window:
         self._waited = 0.0
         self._losses: list[Tensor] = []
 
-    def wait_for(self, pairs: Iterator[Pairs]) -> Pairs | None:
+    def wait_for(self, pairs: Iterator[OnDevice]) -> OnDevice | None:
         start = time.perf_counter()
         batch = next(pairs, None)
         self._waited += time.perf_counter() - start
@@ -196,7 +305,7 @@ class _Window:
         Raises:
             InputError: a loss was not finite.
         """
-        losses = torch.stack(self._losses).tolist()
+        losses = self._ranks.mean(torch.stack(self._losses)).tolist()
         seconds = time.perf_counter() - self._start
         for offset, loss in enumerate(losses):
             if not math.isfinite(loss):
@@ -214,14 +323,3 @@ class _Window:
         }
         self.restart()
         return figures
-
-
-class _Silent:
-    def __enter__(self) -> _Silent:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        return None
-
-    def advance(self, count: int, note: str = "") -> None:
-        return None

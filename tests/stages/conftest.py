@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from teachonce.storage_schemas.target_store import (
     open_root,
     write_block,
 )
+from teachonce.storage_schemas.view_params import no_views
 
 PICTURE_CLASSES = ("red fox", "Blue_Jay", "house-cat")
 
@@ -98,7 +100,7 @@ def write_known_store(
     spec = StoreSpec(
         num_samples=corpus.num_samples, shard_size=corpus.shard_size, num_views=views.count,
         targets=tuple(TargetSpec(name=n, axes=("sample", "view", n), width=w) for n, w in widths.items()),
-        encoding=ENCODINGS[encoding],
+        encoding=ENCODINGS[encoding], colors=views.has_colors,
     )  # fmt: skip
     fingerprint = Fingerprint(fields={"corpus_id": corpus.corpus_id, "encoding": encoding})
     root = open_root(str(out), mode="a")
@@ -119,7 +121,7 @@ def write_known_store(
     valid = np.zeros(corpus.num_samples, bool)
     for shard in range(corpus.num_shards if num_shards is None else num_shards):
         reader, rows = shards.reader(shard), corpus.shard_rows(shard)
-        params = np.full((len(rows), views.count, 5), -1, np.int32)
+        params = no_views(len(rows), views.count)
         entries = shards.manifest().shard(shard)
         bad = {row: "no image" for row in rows if row in reader.invalid or row in also_invalid}
         for offset, (row, entry) in enumerate(zip(rows, entries, strict=True)):
@@ -164,6 +166,28 @@ def make_shards():
 def make_store():
     """`make_store(shards, out, …)`: see `write_known_store`."""
     return write_known_store
+
+
+@pytest.fixture(scope="session")
+def by_torchvision():
+    """`by_torchvision(image, params, size, strengths=…)`: uint8 (size, size, 3), what torchvision's functions make of one
+    record of a view's parameters."""
+    from torchvision.transforms import functional as tvf
+
+    operations = (tvf.adjust_brightness, tvf.adjust_contrast, tvf.adjust_saturation, tvf.adjust_hue)
+    factors = ("brightness", "contrast", "saturation", "hue")
+
+    def render(image: Image.Image, params: np.void, size: int, strengths=(0, 0, 0, 0)) -> np.ndarray:
+        top, left, height, width = (int(params[name]) for name in ("top", "left", "height", "width"))
+        view = tvf.resized_crop(image, top, left, height, width, [size, size], tvf.InterpolationMode.BICUBIC)
+        view = tvf.hflip(view) if params["flip"] else view
+        if params["color_order"] >= 0:
+            for index in list(itertools.permutations(range(4)))[params["color_order"]]:
+                if strengths[index] > 0:  # ColorJitter makes None of the others, and leaves them out
+                    view = operations[index](view, float(params[factors[index]]))
+        return np.asarray(tvf.to_grayscale(view, 3) if params["grayscale"] else view)
+
+    return render
 
 
 TINY_CLIP = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import open_clip
 import pytest
+import safetensors.torch
 import timm
 import torch
 import xarray
@@ -14,7 +15,7 @@ from teachonce.pipeline.ledger import Ledger
 from teachonce.pipeline.runner import run_stage
 from teachonce.stages.cache import plan_cache
 from teachonce.stages.compute import Compute
-from teachonce.stages.teachers import TeacherConfig
+from teachonce.stages.teachers import TeacherConfig, load_teacher
 from teachonce.stages.vectors import plan_vectors
 from teachonce.stages.views import ViewSpec
 from teachonce.storage_schemas.encodings import ENCODINGS
@@ -271,6 +272,26 @@ def test_weights_of_another_layout_are_taken_in_order_only_where_all_agrees(tmp_
     torch.save({"evil": print}, tmp_path / "evil.pth")
     with pytest.raises(InputError, match="cannot read weights: .*evil.pth"):
         load_weights(target, str(tmp_path / "evil.pth"))
+
+
+def test_a_fine_tuned_teacher_brings_its_own_classes(tmp_path):
+    torch.manual_seed(1)
+    tuned = timm.create_model("test_vit", num_classes=3).eval()
+    weights = tmp_path / "tuned.safetensors"
+    safetensors.torch.save_file(tuned.state_dict(), weights)
+    teacher = load_teacher(TeacherConfig(model="timm:test_vit", pretrained=str(weights)))
+    config = timm.data.resolve_data_config(model=tuned)
+    images_NCHW = torch.randint(0, 256, (2, *config["input_size"]), dtype=torch.uint8)
+    mean, std = (torch.tensor(config[name])[:, None, None] for name in ("mean", "std"))
+    with torch.no_grad():
+        expected_NC = tuned((images_NCHW.float() / 255 - mean) / std).numpy()
+        embedding_ND = teacher.embed(images_NCHW).numpy()
+    named = teacher.class_vectors(("crane", "heron", "stork"), ())
+    np.testing.assert_allclose(named.logits(embedding_ND), expected_NC, atol=1e-4)
+    with pytest.raises(
+        InputError, match="^timm does not know this model's classes: test_vit. Next: add --classes"
+    ):
+        teacher.class_vectors(None, ())
 
 
 def test_the_activation_is_the_one_that_the_weights_were_trained_with(monkeypatch):

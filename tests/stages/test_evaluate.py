@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -19,11 +20,13 @@ from teachonce.cli import main
 from teachonce.pipeline.storage import Location
 from teachonce.stages.compute import Compute
 from teachonce.stages.evaluate import evaluate
+from teachonce.stages.pixels import PixelSample
 from teachonce.stages.reports.evaluate_text import evaluation_json, evaluation_text
 from teachonce.stages.students import load_student
 from teachonce.stages.students.bundle import write_bundle
 from teachonce.stages.students.family import family_of
 from teachonce.stages.students.student import Head, Student
+from teachonce.stages.views import INTERPOLATIONS, ViewSpec
 from teachonce.storage_schemas.bundle import BundleConfig
 from teachonce.storage_schemas.class_vectors import ClassVectors
 from teachonce.storage_schemas.errors import DamagedError, InputError, MismatchError
@@ -271,6 +274,45 @@ def test_a_teacher_of_other_classes_is_refused(bundle, picture_shards, vectors, 
             f"{store}: field '{field}': expected {expected}, found {found}. "
             "Next: compare with the store that the student was distilled from"
         )
+
+
+def test_a_store_whose_views_have_other_pixels_here_is_refused(
+    bundle, picture_shards, vectors, make_store, tmp_path, monkeypatch
+):
+    spec = ViewSpec(kind="random_resized_crop", count=2)
+    sample = PixelSample.take(picture_shards, spec, 32)
+    shutil.copytree(picture_shards.location.path, tmp_path / "shards")
+    known = make_store(
+        picture_shards, tmp_path / "s", widths={"logits": 8}, vectors=vectors, views=spec,
+        description={"pixels": sample.to_json(), "shards": str(tmp_path / "shards")},
+    )  # fmt: skip
+    arguments = ("evaluate", bundle, picture_shards.location, "--store", known.location, "--threads", "1")
+    code, _, stderr = run(*arguments)
+    assert (code, "pixels" in stderr) == (0, False)
+    monkeypatch.setitem(INTERPOLATIONS, "bicubic", Image.Resampling.HAMMING)
+    code, _, stderr = run(*arguments)
+    wrong = f"this machine renders other pixels than the teacher saw: {known.location}, row 0, view 0"
+    assert code == 1
+    several = "(and 127 more of 128 views)"
+    assert stderr.startswith(f"Error: {wrong} {several}: expected {sample.digests[0][0]}, found ")
+    assert stderr.endswith(
+        " (with the same versions of all libraries). "
+        "Next: run `teachonce cache` again into another store, or add --accept-other-pixels\n"
+    )
+    code, stdout, stderr = run(*arguments, "--accept-other-pixels")
+    assert code == 0
+    assert f"evaluate: accepted: {wrong} {several}, with the same versions" in stderr
+    assert "Agreement with the stored teacher" in stdout
+    (tmp_path / "shards" / "000000.tar").write_bytes(b"")  # not the tars that are measured
+    code, _, stderr = run(*arguments)
+    unchecked = "evaluate: whether this machine renders the store's views alike was not checked: "
+    assert code == 0
+    assert f"{unchecked}a shard's file was cut or replaced: {tmp_path / 'shards' / '000000.tar'}" in stderr
+    (tmp_path / "shards" / "corpus.json").unlink()
+    code, _, stderr = run(*arguments)
+    assert code == 0
+    gone = f"{tmp_path / 'shards'}, where the shards were, is of no use (no shards here)"
+    assert f"{unchecked}{gone}\n" in stderr
 
 
 def test_nothing_to_measure_is_an_error(

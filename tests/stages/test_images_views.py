@@ -106,7 +106,7 @@ def test_a_random_view_is_torchvisions_resized_crop():
     image = picture(123, 87)
     params = spec.params("ab" * 16, 123, 87)
     views = render_views(image, params, 64, spec, range(8))
-    for (top, left, height, width, flip), view in zip(params.tolist(), views, strict=True):
+    for (top, left, height, width, flip, *_), view in zip(params.tolist(), views, strict=True):
         crop = tvf.resized_crop(image, top, left, height, width, [64, 64], tvf.InterpolationMode.BICUBIC)
         expected = tvf.hflip(crop) if flip else crop
         assert np.array_equal(view.transpose(1, 2, 0), np.asarray(expected))
@@ -124,13 +124,31 @@ def test_boxes_depend_on_seed_key_and_view_and_on_nothing_else():
     assert not np.array_equal(
         params, ViewSpec(kind="random_resized_crop", count=20, seed=1).params("k", 300, 200)
     )
-    # Written down once: these must never change, since stored targets depend on them.
-    assert params[0].tolist() == FIRST_BOX
+
+
+@pytest.mark.parametrize(
+    ("key", "size"), [("ab" * 16, (300, 200)), ("k", (97, 400)), ("z" * 32, (4000, 3000))]
+)
+def test_boxes_are_those_that_were_written_down(key, size):
+    """They must never change, since stored targets depend on them; nor with colours, which are drawn after them."""
+    plain = {"kind": "random_resized_crop", "count": 3, "seed": 7}
+    for colors in ({}, {"jitter": (0.4, 0.4, 0.2, 0.1), "jitter_probability": 0.5}, {"grayscale": 0.5}):
+        found = ViewSpec(**plain, **colors).params(key, *size)
+        assert [list(view)[:5] for view in found.tolist()] == BOXES[key], colors
+
+
+def test_views_without_colours_say_so():
+    views = ViewSpec(kind="random_resized_crop", count=2).params("k", 30, 20)
+    assert [view[5:] for view in views.tolist()] == [(-1, 0, 1.0, 1.0, 1.0, 0.0)] * 2
+    assert ViewSpec(crop_pct=0.875).params("k", 300, 200).tolist() == [
+        (12, 62, 175, 175, 0, -1, 0, 1.0, 1.0, 1.0, 0.0)
+    ]
 
 
 def test_boxes_have_the_distribution_that_they_declare():
     spec = ViewSpec(kind="random_resized_crop", count=4000, seed=0)
-    top, left, height, width, flip = spec.params("k", 300, 300).T
+    views = spec.params("k", 300, 300)
+    top, left, height, width, flip = (views[name] for name in ("top", "left", "height", "width", "flip"))
     share = height * width / 300**2
     assert (top >= 0).all()
     assert (left >= 0).all()
@@ -146,16 +164,21 @@ def test_boxes_have_the_distribution_that_they_declare():
 
 def test_a_box_that_never_fits_falls_back_to_the_centre():
     spec = ViewSpec(kind="random_resized_crop", count=1, scale=(1.0, 1.0))
-    assert spec.params("k", 400, 100)[0][:4].tolist() == [0, 133, 100, 133]
-    assert spec.params("k", 100, 400)[0][:4].tolist() == [133, 0, 133, 100]
+    assert spec.params("k", 400, 100)[0].item()[:4] == (0, 133, 100, 133)
+    assert spec.params("k", 100, 400)[0].item()[:4] == (133, 0, 133, 100)
 
 
 def test_impossible_specs_are_refused():
-    for fields in ({"kind": "mosaic"}, {"count": 0}, {"kind": "center", "count": 2}, {"scale": (0.0, 1.0)}):
+    for fields in ({"kind": "mosaic"}, {"count": 0}, {"kind": "center", "count": 2}, {"scale": (0.0, 1.0)},
+                   {"ratio": (1.0, float("inf"))}, {"flip": float("nan")}):  # fmt: skip
         with pytest.raises(InputError):
             ViewSpec(**fields)
     spec = ViewSpec(kind="random_resized_crop", count=3)
     assert ViewSpec.from_json(spec.to_json()) == spec
 
 
-FIRST_BOX = [19, 22, 128, 152, 1]
+BOXES = {
+    "ab" * 16: [[115, 67, 68, 84, 1], [25, 162, 123, 93, 1], [93, 1, 70, 87, 1]],
+    "k": [[318, 9, 81, 80, 0], [103, 0, 69, 90, 0], [235, 1, 110, 94, 1]],
+    "z" * 32: [[164, 295, 2718, 3522, 1], [970, 1471, 1932, 1950, 0], [898, 2424, 1810, 1506, 0]],
+}

@@ -44,7 +44,7 @@ def description(shards, targets, **changes):
         "mean": [0.5] * 3,
         "std": [0.25] * 3,
         "interpolation": "bicubic",
-        "center_ratio": 1.0,
+        "crop_pct": 1.0,
     }
     views = {
         "kind": "random_resized_crop",

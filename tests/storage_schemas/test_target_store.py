@@ -19,17 +19,19 @@ from teachonce.storage_schemas.target_store import (
     create_arrays,
     open_root,
     read_block,
+    read_rows,
     read_spec,
     read_target,
     write_block,
 )
+from teachonce.storage_schemas.view_params import NO_VIEW, from_columns, no_views
 
 ROWS, SHARD, VIEWS, CLASSES, CHANNELS = 7, 3, 2, 5, 4
 
 
-def make_spec(encoding: str) -> StoreSpec:
+def make_spec(encoding: str, colors: bool = False) -> StoreSpec:
     return StoreSpec(
-        num_samples=ROWS, shard_size=SHARD, num_views=VIEWS, encoding=ENCODINGS[encoding],
+        num_samples=ROWS, shard_size=SHARD, num_views=VIEWS, encoding=ENCODINGS[encoding], colors=colors,
         targets=(
             TargetSpec(name="embedding", axes=("sample", "view", "channel"), width=CHANNELS),
             TargetSpec(name="logits", axes=("sample", "view", "class"), width=CLASSES),
@@ -37,7 +39,7 @@ def make_spec(encoding: str) -> StoreSpec:
     )  # fmt: skip
 
 
-def make_block(rows: int, seed: int) -> TargetBlock:
+def make_block(rows: int, seed: int, colors: bool) -> TargetBlock:
     rng = np.random.default_rng(seed)
     valid = np.ones(rows, bool)
     valid[0] = False
@@ -47,19 +49,22 @@ def make_block(rows: int, seed: int) -> TargetBlock:
     }
     for values in targets.values():
         values[~valid] = np.nan
-    params = rng.integers(0, 99, (rows, VIEWS, 5)).astype(np.int32)
+    numbers = rng.integers(0, 99, (rows, VIEWS, 7 if colors else 5)).astype(np.int32)
+    params = from_columns(numbers, rng.random((rows, VIEWS, 4), np.float32) if colors else None)
+    params[~valid] = NO_VIEW
     return TargetBlock(
         keys=[f"{seed:02d}{i:030d}" for i in range(rows)], valid=valid, view_params=params, targets=targets
     )
 
 
-@pytest.fixture(params=["fp32", "fp16"])
+@pytest.fixture(params=[("fp32", False), ("fp16", False), ("fp32", True)], ids=["fp32", "fp16", "colors"])
 def store(request, tmp_path):
-    spec = make_spec(request.param)
+    encoding, colors = request.param
+    spec = make_spec(encoding, colors)
     path = str(tmp_path / "store")
     root = open_root(path, mode="a")
     create_arrays(root, spec, {"fingerprint": {}})
-    blocks = [make_block(min(SHARD, ROWS - i * SHARD), i) for i in range(spec.num_shards)]
+    blocks = [make_block(min(SHARD, ROWS - i * SHARD), i, colors) for i in range(spec.num_shards)]
     written = [write_block(root, spec, i, block) for i, block in enumerate(blocks)]
     return path, spec, blocks, written
 
@@ -73,7 +78,8 @@ def test_blocks_come_back(store):
         found = read_block(root, spec, shard)
         assert found.keys == block.keys
         np.testing.assert_array_equal(found.valid, block.valid)
-        np.testing.assert_array_equal(found.view_params, block.view_params)
+        assert found.view_params.tobytes() == block.view_params.tobytes()
+        assert read_rows(root, spec, shard, 1)[2].tobytes() == block.view_params[:, 1].tobytes()
         for name in block.targets:
             np.testing.assert_allclose(
                 found.targets[name], block.targets[name], rtol=tolerance, atol=5 * tolerance
@@ -94,6 +100,7 @@ def test_every_chunk_is_a_file_of_its_own_unit(store, tmp_path):
     assert files == {path for paths in written for path in paths}
     assert len(set().union(*map(set, written))) == sum(map(len, written))
     assert any(path.startswith("logits_max/") for path in written[0]) == spec.encoding.separate_max
+    assert any(path.startswith("view_colors/") for path in written[0]) == spec.colors
 
 
 def test_xarray_and_zarr_open_it_without_a_warning(store):
@@ -102,6 +109,8 @@ def test_xarray_and_zarr_open_it_without_a_warning(store):
     assert data.sizes["sample"] == ROWS
     assert (data.sizes["view"], data.sizes["class"], data.sizes["channel"]) == (VIEWS, CLASSES, CHANNELS)
     np.testing.assert_array_equal(data["valid"][:SHARD], blocks[0].valid)
+    assert data["view_params"].attrs["columns"][:5] == ["top", "left", "height", "width", "flip"]
+    assert data.sizes["view_param"] == (7 if "view_colors" in data else 5)
     plain = zarr.open_group(path, mode="r")
     assert {name for name, _ in plain.arrays()} >= {"keys", "valid", "view_params", "embedding", "logits"}
 
@@ -123,7 +132,7 @@ def test_an_all_invalid_shard_still_writes_its_chunks(tmp_path):
     root = open_root(str(tmp_path / "s"), mode="a")
     create_arrays(root, spec, {})
     empty = TargetBlock(
-        keys=["0" * 32] * SHARD, valid=np.zeros(SHARD, bool), view_params=np.full((SHARD, VIEWS, 5), -1, np.int32),
+        keys=["0" * 32] * SHARD, valid=np.zeros(SHARD, bool), view_params=no_views(SHARD, VIEWS),
         targets={"embedding": np.full((SHARD, VIEWS, CHANNELS), np.nan, np.float32),
                  "logits": np.full((SHARD, VIEWS, CLASSES), np.nan, np.float32)},
     )  # fmt: skip
@@ -170,7 +179,7 @@ def test_threads_that_write_at_once_leave_no_chunk_out(tmp_path):
     root = open_root(str(tmp_path / "s"), mode="a")
     create_arrays(root, spec, {})
     block = TargetBlock(
-        keys=["0" * 32], valid=np.zeros(1, bool), view_params=np.full((1, 1, 5), -1, np.int32),
+        keys=["0" * 32], valid=np.zeros(1, bool), view_params=no_views(1, 1),
         targets={"embedding": np.full((1, 1, 2), np.nan, np.float32)},
     )  # fmt: skip
     with ThreadPoolExecutor(4) as threads:

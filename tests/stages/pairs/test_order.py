@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from teachonce.stages.pairs.order import EpochOrder, permutation, steps_per_epoch, window_shards
+from teachonce.stages.pairs.order import EpochOrder, Spans, check_batch, permutation, window_shards
 from teachonce.storage_schemas.errors import InputError
 
 
@@ -110,27 +110,60 @@ def test_windows_hold_a_bounded_number_of_rows(rows, shards):
 
 
 def test_steps_come_from_known_counts():
-    assert steps_per_epoch(10, 4, drop_last=False) == 3
-    assert steps_per_epoch(10, 4, drop_last=True) == 2
-    assert steps_per_epoch(8, 4, drop_last=False) == steps_per_epoch(8, 4, drop_last=True) == 2
-    assert steps_per_epoch(3, 4, drop_last=False) == 1
+    def spans(samples, **options):
+        return list(Spans(num_samples=samples, batch_size=4, **options))
+
+    assert spans(10, drop_last=False) == [(0, 4), (4, 8), (8, 10)]
+    assert spans(10) == [(0, 4), (4, 8)]
+    assert spans(8) == spans(8, drop_last=False) == [(0, 4), (4, 8)]
+    assert spans(3, drop_last=False) == [(0, 3)]
+    assert spans(10, first=1, drop_last=False) == [(1, 5), (5, 9), (9, 10)]
+    assert spans(10, first=7) == spans(10, first=12) == []
+
+
+@settings(max_examples=60, deadline=None)
+@given(samples=st.integers(1, 60), share=st.integers(1, 5), world=st.integers(1, 4), first=st.integers(0, 70))
+def test_ranks_share_every_batch_equally(samples, share, world, first):
+    """Whatever the number of ranks: as many steps for each, and together the batches of one."""
+    alone = [range(*span) for span in Spans(num_samples=samples, batch_size=share * world, first=first)]
+    ranks = [
+        Spans(num_samples=samples, batch_size=share * world, first=first, rank=rank, world=world)
+        for rank in range(world)
+    ]
+    assert {len(rank) for rank in ranks} == {len(alone)}
+    together = [[i for span in step for i in range(*span)] for step in zip(*ranks, strict=True)]
+    assert together == [list(step) for step in alone]
+    assert all(stop - start == share for rank in ranks for start, stop in rank)
 
 
 @pytest.mark.parametrize(
-    ("samples", "batch", "text"),
+    ("given", "text"),
     [
-        (0, 4, "no usable samples. Next: see which images could not be used with `teachonce status`"),
         (
-            3, 4,
+            (0, 4, 1, True),
+            "no usable samples. Next: see which images could not be used with `teachonce status`",
+        ),
+        (
+            (3, 4, 1, True),
             "a batch is larger than the corpus, and a last, shorter batch is dropped: --batch-size: "
             "expected at most 3, found 4",
         ),
-        (3, 0, "impossible batch size: --batch-size: found 0"),
+        ((3, 0, 1, True), "impossible batch size: --batch-size: found 0"),
+        (
+            (9, 4, 3, True),
+            "a batch cannot be shared out equally among the workers: --batch-size: expected a multiple of 3, found 4",
+        ),
+        (
+            (9, 4, 2, False),
+            "workers need equal batches, so a last, shorter batch must be dropped: drop_last: expected True, "
+            "found False",
+        ),
     ],
-)  # fmt: skip
-def test_no_steps_is_an_error(samples, batch, text):
+)
+def test_impossible_batches_are_an_error(given, text):
+    samples, batch, world, drop_last = given
     with pytest.raises(InputError) as error:
-        steps_per_epoch(samples, batch, drop_last=True)
+        check_batch(samples, batch, drop_last=drop_last, world=world)
     assert str(error.value) == text
 
 

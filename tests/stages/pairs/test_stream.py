@@ -19,7 +19,7 @@ from PIL import Image
 from teachonce.pipeline.ledger import Ledger
 from teachonce.pipeline.storage import Location
 from teachonce.stages.corpora.shards import ShardSet
-from teachonce.stages.pairs.stream import PairStream
+from teachonce.stages.pairs.stream import TargetStream
 from teachonce.stages.views import ViewSpec
 from teachonce.storage_schemas.errors import (
     DamagedError,
@@ -34,14 +34,14 @@ SIZE = 16
 
 def open_stream(known, *, shards=None, location=None, **options):
     defaults = {"size": SIZE, "batch_size": 8, "seed": 0, "targets": ["logits"], "drop_last": False}
-    return PairStream(shards or known.shards, location or known.location, **(defaults | options))
+    return TargetStream(shards or known.shards, location or known.location, **(defaults | options))
 
 
-def flat(stream, epoch, first_step=0):
+def flat(stream, epoch, first_step=0, batch_size=8):
     """An epoch as comparable values: rows, and the bytes of pixels and targets."""
     return [
         (b.rows_N.tolist(), raw(b.images_NCHW), {name: raw(values) for name, values in b.targets.items()})
-        for b in stream.epoch(epoch, first_step)
+        for b in stream.batches(epoch, first_step * batch_size)
     ]
 
 
@@ -73,7 +73,7 @@ def test_pairs_are_what_pillow_and_zarr_say(known_store, pictures):
     files.sort(key=os.fsencode)
     for epoch in range(4):
         view, rows = epoch % 3, []
-        for batch in stream.epoch(epoch):
+        for batch in stream.batches(epoch):
             assert batch.images_NCHW.dtype == torch.uint8
             assert batch.images_NCHW.is_contiguous()
             assert batch.rows_N.dtype == torch.int64
@@ -96,7 +96,7 @@ def test_pairs_are_what_pillow_and_zarr_say(known_store, pictures):
 def test_centre_views_render_at_the_students_size(picture_shards, make_store, tmp_path, pictures):
     views = ViewSpec(kind="center", interpolation="bilinear")
     known = make_store(picture_shards, tmp_path / "s", views=views, encoding="fp16")
-    batch = next(open_stream(known, batch_size=48, size=12).epoch(0))
+    batch = next(open_stream(known, batch_size=48, size=12).batches(0))
     row = batch.rows_N.tolist().index(0)
     image = Image.open(sorted((pictures / "Blue_Jay").iterdir())[0]).convert("RGB")
     side = min(image.size)
@@ -123,9 +123,9 @@ def test_order_changes_with_epoch_and_seed_only(known_store):
 
 
 def test_last_batch_is_shorter_or_dropped_as_declared(known_store):
-    assert [len(b) for b in open_stream(known_store).epoch(0)] == [8, 8, 8, 8, 8, 5]
+    assert [len(b.rows_N) for b in open_stream(known_store).batches(0)] == [8, 8, 8, 8, 8, 5]
     dropping = open_stream(known_store, drop_last=True)
-    assert [len(b) for b in dropping.epoch(0)] == [8] * 5 == [8] * dropping.steps_per_epoch
+    assert [len(b.rows_N) for b in dropping.batches(0)] == [8] * 5 == [8] * dropping.steps_per_epoch
 
 
 def test_the_global_generators_are_left_alone(known_store):
@@ -137,7 +137,7 @@ def test_the_global_generators_are_left_alone(known_store):
 
 def test_an_abandoned_epoch_cannot_be_read_on(known_store):
     stream = open_stream(known_store)
-    first = stream.epoch(0)
+    first = stream.batches(0)
     next(first)
     assert len(flat(stream, 1)) == 6
     with pytest.raises(RuntimeError, match="another epoch was started"):
@@ -149,7 +149,7 @@ def test_only_the_windows_at_hand_stay_open(picture_shards, make_store, tmp_path
     known = make_store(shards, tmp_path / "s")
     stream = open_stream(known, batch_size=4)
     stream._pairs.window = 4
-    for _ in stream.epoch(0):
+    for _ in stream.batches(0):
         assert len(stream._pairs._open) <= 8
     stream.close()
     assert not stream._pairs._open
@@ -165,7 +165,7 @@ def test_loader_processes_change_nothing(known_store):
         processes = processes_of(stream)
         assert flat(stream, 1) == flat(alone, 1)
         assert processes_of(stream) == processes
-        next(stream.epoch(1))  # left half-way: what is under way is thrown away, with its processes
+        next(stream.batches(1))  # left half-way: what is under way is thrown away, with its processes
         assert flat(stream, 2, 3) == flat(alone, 2, 3)
         processes += processes_of(stream)
     assert torch.equal(torch.get_rng_state(), state)
@@ -182,17 +182,17 @@ def test_batches_may_be_kept(known_store):
     """Loader processes use memory again only when nothing shares it, whole or cut to views."""
     alone = open_stream(known_store, batch_size=3)
     with open_stream(known_store, batch_size=3, loader_workers=1) as stream:
-        for batch in stream.epoch(0):
+        for batch in stream.batches(0):
             del batch
         first = len(stream._loading.slabs._slabs)
         assert first <= 5  # two ahead, one in hand, one on its way
-        for batch in stream.epoch(1):
+        for batch in stream.batches(1):
             del batch
         assert len(stream._loading.slabs._slabs) <= 5
-        kept = [(b.images_NCHW[1], b.images_NCHW.numpy()[0], b.rows_N) for b in stream.epoch(2)]
-    kept += [(b.images_NCHW[1], b.images_NCHW.numpy()[0], b.rows_N) for b in stream.epoch(3)]
+        kept = [(b.images_NCHW[1], b.images_NCHW.numpy()[0], b.rows_N) for b in stream.batches(2)]
+    kept += [(b.images_NCHW[1], b.images_NCHW.numpy()[0], b.rows_N) for b in stream.batches(3)]
     stream.close()
-    plain = [batch for epoch in (2, 3) for batch in alone.epoch(epoch)]
+    plain = [batch for epoch in (2, 3) for batch in alone.batches(epoch)]
     assert len(kept) == len(plain) == 30
     for (second, first, rows), batch in zip(kept, plain, strict=True):
         assert torch.equal(rows, batch.rows_N)
@@ -214,11 +214,11 @@ def test_loader_processes_fail_in_one_line(copy, known_store):
     )
 
     whole = open_stream(known_store, loader_workers=1)
-    batches = whole.epoch(0)
+    batches = whole.batches(0)
     next(batches)
     os.kill(processes_of(whole)[0].pid, signal.SIGKILL)
     text = error_of(TeachonceError, lambda: list(batches) + flat(whole, 1))
-    assert text.startswith("a loader process died: found DataLoader worker (pid")
+    assert text.startswith("a loader process died: found ")
     assert text.endswith(
         "Next: use fewer or no --loader-workers; in a container, give it more shared memory (--shm-size)"
     )
@@ -230,19 +230,15 @@ def test_loader_processes_fail_in_one_line(copy, known_store):
 @pytest.mark.slow
 def test_loader_processes_end_with_a_killed_parent(known_store, tmp_path):
     script = tmp_path / "reads.py"
-    script.write_text(
+    script.write_text(  # without a `__name__` guard: loader processes do not run the program again
         "import time\n"
-        "from teachonce.pipeline.storage import Location\n"
-        "from teachonce.stages.corpora.shards import ShardSet\n"
-        "from teachonce.stages.pairs.stream import PairStream\n"
-        "if __name__ == '__main__':\n"
-        f"    shards = ShardSet.open({str(known_store.shards.location.path)!r})\n"
-        f"    store = Location.of({str(known_store.location.path)!r})\n"
-        "    stream = PairStream(shards, store, size=8, batch_size=8, seed=0, targets=[], drop_last=False,\n"
-        "                        loader_workers=2)\n"
-        "    next(stream.epoch(0))\n"
-        "    print(*(p.pid for p in stream._loading._batches._workers), flush=True)\n"
-        "    time.sleep(60)\n"
+        "from teachonce import TargetStream\n"
+        f"shards = {str(known_store.shards.location.path)!r}\n"
+        f"store = {str(known_store.location.path)!r}\n"
+        "stream = TargetStream(shards, store, size=8, batch_size=8, loader_workers=2)\n"
+        "next(stream.batches(0))\n"
+        "print(*(p.pid for p in stream._loading._batches._workers), flush=True)\n"
+        "time.sleep(60)\n"
     )
     parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
@@ -267,7 +263,7 @@ def is_running(pid):
 
 def test_ctrl_c_while_a_batch_is_awaited_is_not_swallowed(known_store):
     stream = open_stream(known_store)
-    batches = stream.epoch(0)
+    batches = stream.batches(0)
     next(batches)
     timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
@@ -295,7 +291,7 @@ def test_a_target_that_was_not_stored_is_refused(known_store):
     text = error_of(InputError, lambda: open_stream(known_store, targets=["tokens"]))
     assert text == (
         f"the store holds no target 'tokens': {known_store.location}: expected tokens, found logits, "
-        f"embedding. Next: teachonce cache {known_store.shards.location} --targets tokens --teacher … "
+        f"embedding. Next: teachonce cache SHARDS --targets tokens --teacher … "
         "--out ANOTHER_STORE"
     )
 
@@ -324,7 +320,7 @@ def test_batches_larger_than_the_corpus_are_refused_where_the_last_is_dropped(kn
         "a batch is larger than the corpus, and a last, shorter batch is dropped: --batch-size: "
         "expected at most 45, found 46"
     )
-    assert [len(b) for b in open_stream(known_store, batch_size=46).epoch(0)] == [45]
+    assert [len(b.rows_N) for b in open_stream(known_store, batch_size=46).batches(0)] == [45]
 
 
 def test_a_store_without_usable_samples_is_refused(picture_shards, make_store, tmp_path):

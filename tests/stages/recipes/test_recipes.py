@@ -58,8 +58,8 @@ class Memory:
         self._teacher, self._names = teacher, names
         self.closed = False
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        for step in range(first_step, self.steps_per_epoch):
+    def batches(self, epoch: int, first_sample: int = 0) -> Iterator[Batch]:
+        for step in range(first_sample // self._batch, self.steps_per_epoch):
             yield self.batch(epoch, step)
 
     def batch(self, epoch: int, step: int) -> Batch:
@@ -104,6 +104,7 @@ def train(
         teacher_head=ClassHead(teacher),
         student_head=ClassHead(teacher, built.logit_scale),
         stream=stream,
+        preprocess=built.backbone.preprocess,
         compute=CPU,
         seed=0,
         folder=Location.of(folder),

@@ -1,0 +1,95 @@
+"""Owns training with the teacher in the loop, to compare with: the same steps, samples, boxes and recipe.
+
+The only place where a teacher runs while a student trains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from itertools import repeat
+from typing import TYPE_CHECKING
+
+import torch
+from teachonce.stages.compute import Compute
+from teachonce.stages.distill import DistillStage
+from teachonce.stages.pairs.stream import Batch, TargetStream
+from teachonce.stages.teachers import Teacher, TeacherConfig, load_teacher
+
+if TYPE_CHECKING:
+    from teachonce.pipeline.storage import Location
+    from teachonce.stages.training.starting import BuiltStudent
+    from teachonce.stages.training.trainer import Stream
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineStage(DistillStage):
+    """A distillation that asks the teacher itself about every batch.
+
+    All else is `DistillStage`: order, boxes, recipe, trainer, bundle. No target is read from the store, which still
+    says which boxes there are.
+
+    Attributes:
+        teacher: as it was cached.
+        teacher_compute: how it runs.
+    """
+
+    teacher: TeacherConfig
+    teacher_compute: Compute
+
+    @staticmethod
+    def like(stage: DistillStage, *, out: Location, teacher: TeacherConfig, compute: Compute) -> OnlineStage:
+        """The same training as `stage`, but with the teacher in the loop."""
+        how = {"weights": load_teacher(teacher).spec.weights_digest, "compute": compute.to_json()}
+        same = {field.name: getattr(stage, field.name) for field in fields(DistillStage)}
+        return OnlineStage(
+            **same | {
+                "out": out, "targets": (), "identity": {**stage.identity, "teacher_in_the_loop": how},
+                "origin": {**stage.origin, "teacher_in_the_loop": how},
+            },
+            teacher=teacher, teacher_compute=compute,
+        )  # fmt: skip
+
+    def open_pairs(self, built: BuiltStudent) -> Stream:
+        pairs = super().open_pairs(built)
+        assert isinstance(pairs, TargetStream)
+        teacher = load_teacher(self.teacher).to(torch.device(self.teacher_compute.device))
+        theirs, size = None, teacher.spec.preprocess.size
+        if size != built.backbone.preprocess.size:
+            theirs = TargetStream(
+                self.shards, self.store, size=size, batch_size=self.settings.batch_size, seed=self.seed, targets=(),
+                views=self.views, drop_last=True,
+            )  # fmt: skip
+        return AskingStream(pairs, theirs, teacher, self.teacher_compute)
+
+
+class AskingStream:
+    """The batches of a stream, each with the teacher's embeddings of its images as targets.
+
+    Args:
+        pairs: the student's images.
+        theirs: the same samples and boxes at the teacher's size; None where that is the student's.
+        teacher, compute: who is asked, and how it computes.
+    """
+
+    def __init__(
+        self, pairs: TargetStream, theirs: TargetStream | None, teacher: Teacher, compute: Compute
+    ) -> None:
+        self.steps_per_epoch = pairs.steps_per_epoch
+        self._pairs, self._theirs, self._teacher, self._compute = pairs, theirs, teacher, compute
+
+    def batches(self, epoch: int, first_sample: int = 0) -> Iterator[Batch]:
+        batches, seen_by_teacher = self._pairs.batches(epoch, first_sample), repeat(None)
+        if self._theirs is not None:
+            seen_by_teacher = self._theirs.batches(epoch, first_sample)
+        for batch, seen in zip(batches, seen_by_teacher, strict=self._theirs is not None):
+            seen = batch if seen is None else seen
+            assert torch.equal(seen.rows_N, batch.rows_N)
+            with self._compute.inference():
+                embedding_ND = self._teacher.embed(seen.images_NCHW.to(self._compute.device))
+            yield batch._replace(targets={"embedding": embedding_ND})
+
+    def close(self) -> None:
+        self._pairs.close()
+        if self._theirs is not None:
+            self._theirs.close()

@@ -1,0 +1,169 @@
+"""Owns the loader processes: a DataLoader whose items are whole batches, started, kept over epochs, and stopped."""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import torch
+import torch.multiprocessing
+from torch.utils.data import DataLoader, Sampler
+
+from ...storage_schemas.errors import TeachonceError
+from .batches import Batches, Item, Request
+from .order import Spans
+from .slabs import SlabReader
+
+#: Batches that each loader process prepares ahead. The stream's memory is bounded by it.
+PREFETCH = 2
+
+
+class Loading:
+    """A DataLoader and its processes, kept over epochs; stopped and started as needed.
+
+    Attributes:
+        slabs: tensors over what the processes wrote.
+    """
+
+    def __init__(self, pairs: Batches, workers: int) -> None:
+        self._pairs, self._workers = pairs, workers
+        self._requests = _Requests()
+        self._loader: DataLoader[Any] | None = None
+        self._batches: Any = None
+        self.slabs = SlabReader(())
+
+    def start(self, epoch: int, spans: Spans) -> None:
+        """Begin with the batches of an epoch that hold these samples."""
+        self._requests.set(epoch, spans)
+        if self._loader is None:
+            self._loader = self._make_loader()
+        with _without_main():
+            self._batches = iter(self._loader)
+
+    def next(self) -> Item:
+        """The next batch.
+
+        Raises:
+            StopIteration: there is none.
+            TeachonceError: it cannot be made, or a loader process died.
+        """
+        self.slabs.give_back()
+        try:
+            item: Item | TeachonceError = next(self._batches)
+        except (RuntimeError, EOFError, OSError) as error:
+            # The loader's own word for it, or a broken pipe from the process; not an error from within it.
+            if self._workers and "Original Traceback" not in str(error):
+                raise _died(error) from error
+            raise
+        if isinstance(item, TeachonceError):
+            raise item
+        return item
+
+    def stop(self) -> None:
+        """End the processes. Dropping the iterator is how a DataLoader is told."""
+        self._loader = self._batches = None
+        self.slabs = SlabReader(())
+        self._pairs.close()
+
+    def _make_loader(self) -> DataLoader[Any]:
+        options: dict[str, Any] = {}
+        if self._workers > 0:
+            context = _context()
+            self._pairs.queues = tuple(context.SimpleQueue() for _ in range(self._workers))
+            self.slabs = SlabReader(self._pairs.queues)
+            options = {
+                "num_workers": self._workers, "prefetch_factor": PREFETCH, "persistent_workers": True,
+                "worker_init_fn": _start_worker, "multiprocessing_context": context,
+            }  # fmt: skip
+        with warnings.catch_warnings():
+            # More processes than cores is the user's choice.
+            warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+            return DataLoader(
+                self._pairs,
+                sampler=self._requests,
+                batch_size=None,
+                collate_fn=_as_it_is,
+                # Without one of its own it draws from torch's global generator, and training would notice.
+                generator=torch.Generator(),
+                **options,
+            )
+
+
+class _Requests(Sampler[Request]):
+    """The batches to come; persistent loaders keep it, so each epoch sets it anew."""
+
+    def __init__(self) -> None:
+        self.set(0, Spans(num_samples=0, batch_size=1))
+
+    def set(self, epoch: int, spans: Spans) -> None:
+        self._epoch, self._spans = epoch, spans
+
+    def __iter__(self) -> Iterator[Request]:
+        return ((self._epoch, first, stop) for first, stop in self._spans)
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+
+def _as_it_is(item: Any) -> Any:
+    """An item is a batch already."""
+    return item
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Loader processes need nothing of the program that starts them, so they do not import it.
+
+    A script without a `__name__` guard would start over in each of them, and one with it would still cost its imports.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _start_worker(worker: int) -> None:
+    """In a fresh loader process: Ctrl-C is the parent's business, which then stops its loaders.
+
+    A parent that is killed stops nobody. torch's loaders watch the process that forked them, which here is
+    the server, and the server lives as long as a loader does: so each loader watches the parent itself.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, name="end with parent", daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+def _context() -> Any:
+    """How loader processes start: forked from a small server process that has imported what they need.
+
+    Not forked from here: by now this process runs threads (torch's, Zarr's), and a lock that one of them
+    holds at that moment stays locked in the child for ever; Python warns of it from 3.12 on. The server costs
+    its imports (a few seconds) once; every process after that starts in milliseconds, as with a plain fork.
+    """
+    context = torch.multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([Batches.__module__])
+    return context
+
+
+def _died(error: Exception) -> TeachonceError:
+    return TeachonceError(
+        "a loader process died", found=str(error) or type(error).__name__,
+        hint="use fewer or no --loader-workers; in a container, give it more shared memory (--shm-size)",
+    )  # fmt: skip

@@ -1,0 +1,164 @@
+"""Owns joining targets onto somebody's own `webdataset.WebDataset` pipeline over tars that `teachonce shard` wrote."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...pipeline.storage import Location
+from ...storage_schemas.class_vectors import read_class_vectors
+from ...storage_schemas.errors import DamagedError, InputError
+from ...storage_schemas.target_store import read_rows, read_target
+from ..corpora.images import MAX_PIXELS, BadImage, decode
+from ..views import render_views
+from .join import check_targets, check_views, open_store, store_facts
+
+#: Shards whose targets are kept at hand: as many as a pipeline mixes after the join costs nothing.
+OPEN_SHARDS = 4
+
+Sample = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Block:
+    """One view of one shard's rows."""
+
+    keys_N: NDArray[np.bytes_]
+    valid_N: NDArray[np.bool_]
+    views_N: NDArray[Any]
+    targets: Mapping[str, NDArray[np.float32]]
+
+
+def join_targets(
+    store: Location | Path | str,
+    *,
+    view: int = 0,
+    size: int | None = None,
+    targets: Sequence[str] = ("logits",),
+) -> TargetJoin:
+    """What the teacher said, added to the samples of a WebDataset pipeline: for `WebDataset(...).compose(...)`.
+
+    It goes in front of whatever renames or drops members, since it needs `__key__`, the member `json` and, for
+    `size`, the image's own bytes (`.decode` may come before it without `size`, or behind with `partial=True`). Each sample gets, as numpy arrays:
+
+    - every target by name, fp32 (width,); `logits` are formed from embeddings where the store holds no logits;
+    - `view`: the view's parameters as they are stored (`view["top"]`, …);
+    - with `size`, `image`: uint8 (3, size, size), that very view. Only a stored view is a valid target, so a
+      pipeline that crops for itself must crop to `view`.
+
+    Samples that the teacher could not use are left out, as they are in `TargetStream`.
+
+    Args:
+        store: finished target store.
+        view: which of its K views; give epoch *e* the view *e mod K*.
+        size: pixels of the rendered view; None leaves the image to the pipeline.
+        targets: names.
+
+    Raises:
+        InputError, IncompleteError, MismatchError, DamagedError: no finished store, or without these targets
+            or views. While samples flow: a sample without what it takes, or of another corpus.
+    """
+    return TargetJoin(Location.of(store), view, size, tuple(targets))
+
+
+class TargetJoin:
+    """See `join_targets`. Picklable: loader processes open the store for themselves."""
+
+    def __init__(self, store: Location, view: int, size: int | None, targets: tuple[str, ...]) -> None:
+        self._facts = facts = store_facts(store)
+        check_views(facts, view + 1)
+        self._view, self._size, self._targets = view, size, targets
+        stored = {target.name for target in facts.spec.targets}
+        forms_logits = "logits" in targets and "logits" not in stored and "embedding" in stored
+        self._vectors = read_class_vectors(open_store(store), where=store) if forms_logits else None
+        self._names = tuple("embedding" if n == "logits" and forms_logits else n for n in targets)
+        check_targets(facts, self._names)
+
+    def __call__(self, samples: Iterable[Sample]) -> Iterator[dict[str, Any]]:
+        """The samples with their targets, in their order."""
+        root, spec = open_store(self._facts.store), self._facts.spec
+        blocks: OrderedDict[int, _Block] = OrderedDict()
+        for sample in samples:
+            key, row = _identify(sample)
+            shard, position = divmod(row, spec.shard_size)
+            if shard not in blocks:
+                if len(blocks) == OPEN_SHARDS:
+                    blocks.popitem(last=False)
+                blocks[shard] = self._read(root, shard, key)
+            blocks.move_to_end(shard)
+            block = blocks[shard]
+            known = block.keys_N[position].decode("ascii") if position < len(block.keys_N) else "no such row"
+            if known != key:
+                raise DamagedError(
+                    "the sample is not the one that the store has in its row", where=f"{self._facts.store}, row {row}",
+                    expected=known, found=key, hint="pass the store that was made from these tars",
+                )  # fmt: skip
+            if block.valid_N[position]:
+                yield self._joined(sample, block, position)
+
+    def _read(self, root: Any, shard: int, key: str) -> _Block:
+        if not 0 <= shard < self._facts.spec.num_shards:
+            raise DamagedError(
+                "a sample of a shard that the store does not have", where=f"{self._facts.store}, key {key}",
+                expected=f"shards 0 to {self._facts.spec.num_shards - 1}", found=shard,
+                hint="pass the store that was made from these tars",
+            )  # fmt: skip
+        keys_N, valid_N, views_N = read_rows(root, self._facts.spec, shard, self._view)
+        targets = {n: read_target(root, self._facts.spec, shard, n, self._view) for n in set(self._names)}
+        for name, values in targets.items():
+            if np.isnan(values[valid_N]).any():
+                raise DamagedError(
+                    f"usable rows without a value in '{name}'", where=f"{self._facts.store}, shard {shard}",
+                    hint="run `teachonce inspect` to see what is missing",
+                )  # fmt: skip
+        if self._vectors is not None:
+            targets["logits"] = self._vectors.logits(targets["embedding"])
+        return _Block(keys_N, valid_N, views_N, targets)
+
+    def _joined(self, sample: Sample, block: _Block, position: int) -> dict[str, Any]:
+        view = block.views_N[position]
+        found = {name: block.targets[name][position] for name in self._targets}
+        found["view"] = view
+        if self._size is not None:
+            try:
+                image = decode(_image_bytes(sample), MAX_PIXELS)
+            except BadImage as bad:
+                raise DamagedError(
+                    "an image that the teacher saw cannot be read any more",
+                    where=sample["__key__"],
+                    found=bad,
+                ) from bad
+            params = block.views_N[position : position + 1]
+            found["image"] = render_views(image, params, self._size, self._facts.views, range(1))[0]
+        return {**sample, **found}
+
+
+def _identify(sample: Sample) -> tuple[str, int]:
+    """Key and row of a sample."""
+    try:
+        about = sample["json"]
+        about = json.loads(about) if isinstance(about, bytes | str) else about
+        return str(sample["__key__"]), int(about["row"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            "a sample without the members '__key__' and 'json' with its row", where=sample.get("__key__", "?"),
+            found=", ".join(name for name in sample if not name.startswith("__")) or "nothing",
+            hint="join the tars that `teachonce shard` wrote, before anything renames or drops their members",
+        ) from error  # fmt: skip
+
+
+def _image_bytes(sample: Sample) -> bytes:
+    members = [name for name in sample if not name.startswith("__") and name != "json"]
+    if len(members) != 1 or not isinstance(sample[members[0]], bytes):
+        raise InputError(
+            "rendering needs the image's own bytes", where=sample["__key__"], expected="one member beside 'json'",
+            found=", ".join(members) or "none", hint="join before `.decode(…)`, or leave out size",
+        )  # fmt: skip
+    return sample[members[0]]  # type: ignore[no-any-return]

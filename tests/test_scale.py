@@ -1,0 +1,107 @@
+"""Any scale: what the driver holds does not grow with the corpus, and no pixels travel between processes."""
+
+from __future__ import annotations
+
+import pickle
+import tracemalloc
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import teachonce
+from PIL import Image
+from teachonce.pipeline.executors.serial import SerialExecutor
+from teachonce.pipeline.ledger import Ledger
+from teachonce.pipeline.runner import run_stage
+from teachonce.pipeline.types import Stage, Unit
+from teachonce.pipeline.worker import Outcome, Worker
+from teachonce.stages.cache import plan_cache
+from teachonce.stages.compute import Compute
+from teachonce.stages.shard import plan_shard
+from teachonce.stages.teachers import TeacherConfig
+from teachonce.stages.views import ViewSpec
+from teachonce.storage_schemas.encodings import ENCODINGS
+
+SMALL, TIMES, SHARD_SIZE = 100, 12, 50
+
+
+class Elsewhere:
+    """As on a cluster: everything that goes to a worker or comes back is pickled; the work itself is not measured."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def map(self, stage: Stage, ledger: Ledger, units: Iterable[Unit]) -> Iterator[Outcome]:
+        measured = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        worker = Worker(*self._sent((stage, ledger)))
+        outcomes = [self._sent(worker.run(self._sent(unit))) for unit in units]
+        tracemalloc.start()
+        self.before = measured
+        yield from outcomes
+
+    def _sent(self, value):
+        data = pickle.dumps(value)
+        self.sizes.append(len(data))
+        return pickle.loads(data)
+
+
+def draw(folder: Path, count: int) -> Path:
+    folder.mkdir()
+    for index in range(count):
+        Image.fromarray(np.full((8, 8, 3), index % 251, np.uint8)).save(folder / f"{index:06d}.png")
+    return folder
+
+
+def peak(work) -> tuple[int, Elsewhere]:
+    """Largest memory (bytes) that Python and numpy held in the driver, and what went to workers and back."""
+    elsewhere = Elsewhere()
+    tracemalloc.start()
+    try:
+        work(elsewhere)
+        return max(elsewhere.before, tracemalloc.get_traced_memory()[1]), elsewhere
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.slow
+def test_a_driver_holds_no_more_for_more_images(tmp_path):
+    """`shard` and `cache` on 100 and on 1,200 images, as a driver runs them."""
+    import open_clip  # noqa: F401  # what imports take is not what the corpus takes
+    import zarr  # noqa: F401
+
+    teacher = TeacherConfig(model=f"local-dir:{Path(teachonce.__file__).parent / 'stages/demo/teacher'}")
+    compute = Compute(device="cpu", precision="fp32", threads=1)
+    peaks: dict[str, list[int]] = {"shard": [], "cache": []}
+    largest: dict[str, list[int]] = {"shard": [], "cache": []}
+    warm = draw(tmp_path / "warm", 10)
+    run_stage(
+        plan := plan_shard([str(warm)], out=str(tmp_path / "w")), plan.out, SerialExecutor(), progress=False
+    )
+    for count in (SMALL, TIMES * SMALL):
+        images, shards = draw(tmp_path / f"images{count}", count), str(tmp_path / f"shards{count}")
+
+        def shard(executor, images=images, shards=shards):
+            stage = plan_shard([str(images)], out=shards, shard_size=SHARD_SIZE)
+            run_stage(stage, stage.out, executor, progress=False)
+
+        def cache(executor, shards=shards, count=count):
+            stage = plan_cache(
+                shards, teacher, out=str(tmp_path / f"store{count}"),
+                views=ViewSpec(kind="random_resized_crop", count=2), targets="embedding",
+                encoding=ENCODINGS["fp16"], compute=compute, batch_size=64,
+            )  # fmt: skip
+            run_stage(stage, stage.store, executor, progress=False)
+
+        for name, work in (("shard", shard), ("cache", cache)):
+            bytes_held, elsewhere = peak(work)
+            peaks[name].append(bytes_held)
+            largest[name].append(max(elsewhere.sizes))
+            # fewer bytes than the pixels of one batch, so there are none among them
+            assert max(elsewhere.sizes) < 16_384
+    for name in peaks:
+        few, many = peaks[name]
+        # a hundred bytes an image more would be 110 kB; a decoded image is 192 bytes
+        assert many - few < 100 * (TIMES - 1) * SMALL, (name, few, many)
+        assert abs(largest[name][1] - largest[name][0]) < 64, largest
