@@ -34,6 +34,7 @@ PATIENCE_SECONDS = 60.0
 
 #: How Ray Train behaves unless the user's environment says otherwise.
 _SETTINGS = {
+    "RAY_TRAIN_V2_ENABLED": "1",  # the default from Ray 2.51 on
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # the paths that users see are relative to theirs
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # stderr is stderr
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one process less; stages make their own checkpoints

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 RUNS = Path(__file__).parent / "distill_runs.py"
 Run = Callable[..., int]
@@ -137,10 +138,17 @@ def test_killed_at_each_write_of_the_bundle(run, undisturbed, tmp_path) -> None:
         {"recipe": "promptkd"},
         {"options": {"optimizer": "sgd", "embedding_loss": "cosine"}},
         {"student": "timm:test_efficientnet", "precision": "bf16"},
+        {"options": {"ema": 0.9, "accumulate": 2, "clip_norm": 0.5, "patience": 1}, "validation": True},
     ],
-    ids=["bf16", "promptkd", "sgd", "convolutions"],
+    ids=["bf16", "promptkd", "sgd", "convolutions", "options"],
 )
 def test_other_kinds_of_runs_resume_too(run, tmp_path, changes: dict[str, Any]) -> None:
+    if "validation" in changes:
+        labelled = tmp_path / "labelled"
+        for name in "abc":
+            (labelled / name).mkdir(parents=True)
+            Image.new("RGB", (32, 32), name.encode()[0]).save(labelled / name / "0.png")
+        changes = {**changes, "validation": str(labelled)}
     assert run(tmp_path / "whole", **changes) == 0
     assert run(tmp_path / "b", kill=("step", 3), **changes) == -9
     assert run(tmp_path / "b", kill=("rename", 5), **changes) == -9
