@@ -10,6 +10,7 @@ import inspect
 import json
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -23,7 +24,7 @@ from .synced_batch_norm import sync_batch_norm
 
 # torch 2.15 warns of the old name.
 _NEW_NAME = "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
-_SYNC_BUFFERS = "forward_sync_buffers" if _NEW_NAME else "broadcast_buffers"
+_OWN_BUFFERS: Any = {"forward_sync_buffers" if _NEW_NAME else "broadcast_buffers": False}
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Ranks:
         return DistributedDataParallel(
             sync_batch_norm(module, device),
             find_unused_parameters=True,
-            **{_SYNC_BUFFERS: False},
+            **_OWN_BUFFERS,
         )
 
     def gather(self, value: Json) -> list[Json]:

@@ -15,7 +15,8 @@ LOG_EVERY = 20
 
 
 class RunLog:
-    """One JSON object a line: step (steps done), epoch, loss, lr, samples_per_second, wait_share.
+    """One JSON object a line: step (steps done), epoch, loss, lr, samples_per_second, wait_share;
+    behind an epoch also validation_accuracy, where there are validation images.
 
     On resume, lines beyond the checkpoint are cut off, so that each step is told once.
     """

@@ -98,7 +98,9 @@ class _OverRanks(torch.autograd.Function):
         momentum: float,
         eps: float,
     ) -> Tensor:
-        own_mean_C, own_var_C = (value.double() for value in torch.batch_norm_update_stats(input, None, None, 0))
+        own_mean_C, own_var_C = (
+            value.double() for value in torch.batch_norm_update_stats(input, None, None, 0)
+        )
         own_n = torch.full_like(own_mean_C, input.numel() // input.shape[1])
         # In fp64, so that mean(x²) - mean(x)² loses nothing.
         sums_3C = torch.stack([own_n, own_n * own_mean_C, own_n * (own_var_C + own_mean_C.square())])
@@ -133,4 +135,12 @@ class _OverRanks(torch.autograd.Function):
         through_statistics = torch.addcmul(offset_C.view(shape), input, slope_C.view(shape))
         by_input = (by_input + through_statistics).to(input.dtype)
         wanted = ctx.needs_input_grad
-        return by_input, None, None, by_weight_C if wanted[3] else None, by_bias_C if wanted[4] else None, None, None
+        return (
+            by_input,
+            None,
+            None,
+            by_weight_C if wanted[3] else None,
+            by_bias_C if wanted[4] else None,
+            None,
+            None,
+        )

@@ -237,11 +237,10 @@ class _Loop:
             note = ""
             if save or reached.step % LOG_EVERY == 0:
                 figures = self._window.close(samples=settings.batch_size, step=reached.step, epoch=epoch)
+                if last and trainer.validation is not None:
+                    with self._timer("validate"):
+                        figures["validation_accuracy"], reached = trainer.validate(self._training, reached)
                 note = self._tell(reached, epoch, figures | {"lr": lr})
-            if last and trainer.validation is not None:
-                with self._timer("validate"):
-                    accuracy, reached = trainer.validate(self._training, reached)
-                note = self._tell(reached, epoch, {"validation_accuracy": accuracy})
             if save:
                 if trainer.ranks.is_first:
                     with self._timer("write"):
@@ -255,9 +254,8 @@ class _Loop:
         """Write figures to the log; the note for the bar."""
         if self._log is not None:
             self._log.write(step=reached.step, epoch=epoch, **figures)
-        note = f"epoch {epoch + 1}/{self._trainer.settings.epochs}"
-        if "loss" in figures:
-            note += f", loss {figures['loss']:.4g}, waiting for data {figures['wait_share']:.0%}"
+        note = f"epoch {epoch + 1}/{self._trainer.settings.epochs}, loss {figures['loss']:.4g}"
+        note += f", waiting for data {figures['wait_share']:.0%}"
         if reached.best is not None:
             note += f", best accuracy {reached.best.accuracy:.1%} (epoch {reached.best.epoch + 1})"
         return note

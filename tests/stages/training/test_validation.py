@@ -13,6 +13,7 @@ from teachonce.pipeline.runner import run_stage
 from teachonce.stages.compute import Compute
 from teachonce.stages.distill import plan_distill
 from teachonce.stages.evaluate import evaluate
+from teachonce.stages.status import folder_status
 from teachonce.stages.students import load_student
 from teachonce.stages.training.starting import StudentConfig
 from teachonce.stages.training.trainer import Trainer
@@ -73,6 +74,9 @@ def test_accuracies_are_those_of_evaluate(plan, labelled):
     run(stage)
     accuracies = [line["validation_accuracy"] for line in log(stage) if "validation_accuracy" in line]
     assert len(accuracies) == 4
+    assert log(stage)[-1].keys() >= {"loss", "samples_per_second", "wait_share", "validation_accuracy"}
+    (told,) = folder_status(str(stage.out))["stages"]
+    assert told["rows_per_second"] > 0
     origin = json.loads((stage.out / "config.json").read_bytes())["origin"]
     best = max(range(4), key=lambda epoch: (accuracies[epoch], -epoch))
     assert origin["validation"] == {
