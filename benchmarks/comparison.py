@@ -29,7 +29,7 @@ class Row:
     """One way to train, over all seeds that are done.
 
     Attributes:
-        how: `online`, K, or `online, other seed`.
+        how: `online`, K (with the encoding, if it is not the default), or `online, other seed`.
         figures: lists of one figure a seed (or pair of seeds), by name.
     """
 
@@ -52,9 +52,9 @@ def rows(book: TrialBook) -> Iterator[Row]:
     lines = book.lines()
     for (corpus, recipe), found in _grouped(lines, "corpus", "recipe").items():
         online = {line["seed"]: line for line in found if line["views"] is None}
-        for (views,), same_way in _grouped(found, "views").items():
+        for (views, encoding), same_way in _grouped(found, "views", "encoding").items():
             compared = [_compared(book, line, online.get(line["seed"])) for line in same_way]
-            how = "online" if views is None else str(views)
+            how = "online" if views is None else str(views) + ("" if encoding == "fp16" else f", {encoding}")
             yield Row(corpus, recipe, how, _columns(compared))
         pairs = [
             _against(book, book.logits(a["name"]), b) | {"accuracy_less": abs(a["accuracy"] - b["accuracy"])}

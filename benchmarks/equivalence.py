@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import click
 if TYPE_CHECKING:
     from proof import Proof
     from task import Task
-    from trial import TrialBook
+    from trial import Trial, TrialBook
 
 RECIPES = ("promptkd", "kd")
 CORPORA = ("cifar10", "demo")
@@ -37,11 +37,14 @@ recipes_option = click.option(
 
 @main.command()
 @recipes_option
-@click.option("--images", default=400, show_default=True, type=click.IntRange(1))
-@click.option("--epochs", default=20, show_default=True, type=click.IntRange(2), help="And views.")
+@click.option("--images", default=300, show_default=True, type=click.IntRange(1))
+@click.option("--epochs", default=10, show_default=True, type=click.IntRange(2), help="And views.")
 @click.option("--batch-size", default=20, show_default=True, type=click.IntRange(2))
 @click.option("--seed", default=0, show_default=True)
-@click.option("--from-scratch", is_flag=True, help="kd's student starts from random weights.")
+@click.option(
+    "--from-scratch/--from-weights", default=True, show_default=True,
+    help="Whether kd's student starts from random weights.",
+)  # fmt: skip
 @click.option(
     "--precision",
     default="fp32",
@@ -109,11 +112,12 @@ def steps(
 @click.option("--epochs", default=20, show_default=True, type=click.IntRange(1))
 @click.option("--images", default=1000, show_default=True, type=click.IntRange(10), help="Without labels.")
 @click.option("--held-out", default=4000, show_default=True, type=click.IntRange(10))
+@click.option("--fp32", is_flag=True, help="The most views also with targets in fp32.")
 @threads_option
 @click.option("--print-only", is_flag=True, help="The table of what is there; train nothing.")
 def table(
     out: Path, corpora: tuple[str, ...], cifar10: Path | None, recipes: tuple[str, ...], views: tuple[int, ...],
-    seeds: int, epochs: int, images: int, held_out: int, threads: int, print_only: bool,
+    seeds: int, epochs: int, images: int, held_out: int, fp32: bool, threads: int, print_only: bool,
 ) -> None:  # fmt: skip
     """Train from K cached views and with the teacher in the loop, several seeds; print the table.
 
@@ -129,13 +133,19 @@ def table(
         )
     from comparison import rows
     from comparison import table as text
-    from trial import TrialBook
+    from trial import TrialBook, trials
 
     settings = None if print_only else {"epochs": epochs, "images": images, "held_out": held_out}
     books = {corpus: TrialBook(out / corpus, settings) for corpus in corpora}
     if not print_only:
         tasks = {c: _prepared(c, out / c, cifar10, images, held_out, epochs, threads) for c in corpora}
-        _run(tasks, books, recipes, views, seeds, epochs)
+        if fp32:
+            for task in tasks.values():
+                task.make_store("fp32")
+        _run(tasks, books, epochs, [
+            trial for seed in range(seeds) for corpus in corpora
+            for trial in trials(corpus, recipes, views, seed, fp32=fp32)
+        ])  # fmt: skip
     for book in books.values():
         click.echo("\n".join(text(list(rows(book)))))
 
@@ -162,26 +172,21 @@ def _prepared(
     return task
 
 
-def _run(
-    tasks: dict[str, Task], books: dict[str, TrialBook], recipes: tuple[str, ...], views: tuple[int, ...],
-    seeds: int, epochs: int,
-) -> None:  # fmt: skip
+def _run(tasks: dict[str, Task], books: dict[str, TrialBook], epochs: int, wanted: Sequence[Trial]) -> None:
     from held_out import HeldOut
-    from trial import run_trial, trials
+    from trial import run_trial
 
     measures = {corpus: HeldOut(task) for corpus, task in tasks.items()}
-    for seed in range(seeds):
-        for corpus, task in tasks.items():
-            for trial in trials(corpus, recipes, views, range(seed, seed + 1)):
-                if trial in books[corpus]:
-                    continue
-                facts, logits_NC = run_trial(
-                    trial, task, measures[corpus], epochs=epochs, scratch=task.folder / "scratch"
-                )
-                books[corpus].add(trial, facts, logits_NC)
-                _say(
-                    f"{trial.name}: accuracy {facts['accuracy']:.3f}, KL {facts['kl']:.3f}, {facts['cpu_seconds']:.0f} CPU s"
-                )
+    for trial in wanted:
+        book, task = books[trial.corpus], tasks[trial.corpus]
+        if trial in book:
+            continue
+        facts, logits_NC = run_trial(
+            trial, task, measures[trial.corpus], epochs=epochs, scratch=task.folder / "scratch"
+        )
+        book.add(trial, facts, logits_NC)
+        found = f"accuracy {facts['accuracy']:.3f}, KL {facts['kl']:.3f}, {facts['cpu_seconds']:.0f} CPU s"
+        _say(f"{trial.name}: {found}")
 
 
 def _proof_json(proof: Proof) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,16 +33,19 @@ class Trial:
     Attributes:
         views: K cached views; None asks the teacher in every step, in as many views as there are epochs.
         seed: of the order and of new weights.
+        encoding: of the store.
     """
 
     corpus: str
     recipe: str
     views: int | None
     seed: int
+    encoding: str = "fp16"
 
     @property
     def name(self) -> str:
         how = "online" if self.views is None else f"k{self.views}"
+        how += "" if self.encoding == "fp16" else f"-{self.encoding}"
         return f"{self.corpus}-{self.recipe}-{how}-seed{self.seed}"
 
 
@@ -88,12 +91,15 @@ class TrialBook:
         Location.of(self._lines).write_bytes("".join(json.dumps(line) + "\n" for line in lines).encode())
 
 
-def trials(corpus: str, recipes: tuple[str, ...], views: tuple[int, ...], seeds: range) -> Iterator[Trial]:
-    """All of them, seed by seed; the teacher in the loop first."""
-    for seed in seeds:
-        for recipe in recipes:
-            for count in (None, *views):
-                yield Trial(corpus=corpus, recipe=recipe, views=count, seed=seed)
+def trials(
+    corpus: str, recipes: Sequence[str], views: Sequence[int], seed: int, *, fp32: bool
+) -> Iterator[Trial]:
+    """All of one seed: the teacher in the loop first; with `fp32`, the most views with targets in fp32 too."""
+    for recipe in recipes:
+        for count in (None, *views):
+            yield Trial(corpus=corpus, recipe=recipe, views=count, seed=seed)
+        if fp32:
+            yield Trial(corpus=corpus, recipe=recipe, views=max(views), seed=seed, encoding="fp32")
 
 
 def run_trial(
@@ -102,7 +108,10 @@ def run_trial(
     """Train a student and measure it: the facts, and its held-out logits."""
     bundle = scratch / trial.name
     shutil.rmtree(bundle, ignore_errors=True)
-    stage = plan(task, trial.recipe, epochs=epochs, views=trial.views or epochs, seed=trial.seed, out=bundle)
+    stage = plan(
+        task, trial.recipe, epochs=epochs, views=trial.views or epochs, seed=trial.seed, out=bundle,
+        encoding=trial.encoding,
+    )  # fmt: skip
     if trial.views is None:
         stage = OnlineStage.like(stage, out=stage.out, teacher=task.teacher, compute=task.teacher_compute)
     with recorded() as record:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import sys
+import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 from teachonce.stages.compute import Compute
 from teachonce.stages.recipes import recipe_named
 from teachonce.stages.reports.metrics import log_softmax
@@ -37,7 +40,7 @@ def bench() -> Iterator[Any]:
     before = set(sys.modules)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(BENCHMARKS)
-        names = ("demo_task", "equivalence", "online", "proof", "step_record", "trial", "comparison")
+        names = ("demo_task", "equivalence", "online", "proof", "trial", "cifar10_images")
         yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
     for name in set(sys.modules) - before:
         if str(getattr(sys.modules[name], "__file__", "")).startswith(str(BENCHMARKS)):
@@ -76,7 +79,9 @@ def test_cached_equals_online_step_by_step(
     ways = ("cached", "last bit", "wrong view")
     proof = bench.proof.prove(task, recipe, epochs=EPOCHS, seed=3, scratch=tmp_path, ways=ways)
     assert proof.steps == STEPS
-    assert asked == [BATCH] * STEPS, "one of these trainings asks the teacher, in every step"
+    # One of these trainings asks the teacher, in every step; then the targets of one epoch are compared.
+    assert asked == [BATCH] * (STEPS + STEPS // EPOCHS)
+    assert proof.target_difference < 1e-4
     # The promise: 1e-5 relative; kept even where batches of another size move the last bits of what the teacher says.
     for way in ("cached", "last bit"):
         assert proof.loss_difference(way) <= 1e-5, way
@@ -123,7 +128,7 @@ def test_a_teacher_of_another_size_sees_the_same_boxes(bench: Any, task: Any, tm
 
 def test_the_table_resumes_and_refuses_other_settings(bench: Any, tmp_path: Path) -> None:
     options = ["table", "--out", str(tmp_path), "--corpus", "demo", "--recipe", "kd", "--views", "2", "--views", "1",
-               "--epochs", "2", "--images", "100", "--held-out", "80", "--seeds", "2"]  # fmt: skip
+               "--epochs", "2", "--fp32", "--images", "100", "--held-out", "80", "--seeds", "2"]  # fmt: skip
 
     def run(*more: str) -> tuple[str, str]:
         result = CliRunner().invoke(bench.equivalence.main, [*options, *more], catch_exceptions=False)
@@ -132,15 +137,16 @@ def test_the_table_resumes_and_refuses_other_settings(bench: Any, tmp_path: Path
 
     first, told = run()
     lines = [json.loads(line) for line in (tmp_path / "demo/trials.jsonl").read_text().splitlines()]
-    names = [f"demo-kd-{how}-seed{seed}" for seed in (0, 1) for how in ("online", "k2", "k1")]
+    names = [f"demo-kd-{how}-seed{seed}" for seed in (0, 1) for how in ("online", "k2", "k1", "k2-fp32")]
     assert [line["name"] for line in lines] == names
     assert all(name in told for name in names)
     # As many views as epochs: the same student but for the rounding of fp16.
-    online, twin, one_view = lines[:3]
+    online, twin, one_view, exact = lines[:4]
+    assert exact["loss"] == pytest.approx(online["loss"], rel=1e-5)
     assert twin["loss"] == pytest.approx(online["loss"], rel=1e-2)
     assert abs(one_view["loss"] / online["loss"] - 1) > abs(twin["loss"] / online["loss"] - 1)
     shown = [line.split("|")[1].strip() for line in first.splitlines() if line.startswith("|")]
-    assert shown == ["views", "---", "online", "2", "1", "online, other seed"]
+    assert shown == ["views", "---", "online", "2", "1", "2, fp32", "online, other seed"]
     # What is not there is done, and nothing else.
     book = tmp_path / "demo/trials.jsonl"
     book.write_text("".join(book.read_text().splitlines(keepends=True)[:-1]))
@@ -152,3 +158,28 @@ def test_the_table_resumes_and_refuses_other_settings(bench: Any, tmp_path: Path
         MismatchError, match=r"^trials with other settings: .*field 'epochs': expected 3, found 2"
     ):
         CliRunner().invoke(bench.equivalence.main, [*options, "--epochs", "3"], catch_exceptions=False)
+
+
+def test_no_cifar10_image_serves_two_purposes(
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cifar10 = bench.cifar10_images
+    rows = [row for part in cifar10.PARTS.values() for row in part]
+    assert len(rows) == len(set(rows))
+    monkeypatch.setattr(cifar10, "PARTS", {"images": range(0, 2), "head": range(2, 3)})
+    with tarfile.open(tmp_path / "train.tar", "w") as tar:
+        for label, name in reversed(list(enumerate(cifar10.CLASSES))):
+            for i in (2, 0, 1):
+                buffer = io.BytesIO()
+                Image.new("RGB", (32, 32), (20 * label, 80 * i, 0)).save(buffer, "PNG")
+                member = tarfile.TarInfo(f"{name}/{i:04d}.jpg")
+                member.size = buffer.tell()
+                tar.addfile(member, io.BytesIO(buffer.getvalue()))
+    part = cifar10.labelled(tmp_path, "head")
+    assert part.labels_N.tolist() == list(range(10))
+    assert part.images_NHWC[:, 0, 0].tolist() == [[20 * label, 160, 0] for label in range(10)]
+    cifar10.write_images(tmp_path, tmp_path / "images", per_class=2)
+    files = sorted((tmp_path / "images").iterdir())
+    assert [path.name for path in files] == [f"{i:05d}.jpg" for i in range(20)]
+    colours = [Image.open(path).getpixel((0, 0)) for path in files]
+    assert colours == [(20 * label, 80 * i, 0) for i in range(2) for label in range(10)]
