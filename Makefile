@@ -46,8 +46,8 @@ bench: $(VENV)/.test
 
 ## equivalence: cached against teacher in the loop; see docs/equivalence.md. TABLE_OPTIONS="--cifar10 FOLDER" adds CIFAR-10
 equivalence: $(VENV)/.test
-	$(BIN)/python benchmarks/equivalence.py steps $(STEPS_OPTIONS)
-	$(BIN)/python benchmarks/equivalence.py table --out equivalence-run $(TABLE_OPTIONS)
+	$(BIN)/python benchmarks/equivalence/run.py steps $(STEPS_OPTIONS)
+	$(BIN)/python benchmarks/equivalence/run.py table --out equivalence-run $(TABLE_OPTIONS)
 
 ## clean: remove everything that the targets above made
 clean:

@@ -40,7 +40,8 @@ def bench() -> Iterator[Any]:
     before = set(sys.modules)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(BENCHMARKS)
-        names = ("demo_task", "equivalence", "online", "proof", "trial", "cifar10_images")
+        patch.syspath_prepend(BENCHMARKS / "equivalence")
+        names = ("demo_task", "run", "online", "proof", "trial", "cifar10_images")
         yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
     for name in set(sys.modules) - before:
         if str(getattr(sys.modules[name], "__file__", "")).startswith(str(BENCHMARKS)):
@@ -131,7 +132,7 @@ def test_the_table_resumes_and_refuses_other_settings(bench: Any, tmp_path: Path
                "--epochs", "2", "--fp32", "--images", "100", "--held-out", "80", "--seeds", "2"]  # fmt: skip
 
     def run(*more: str) -> tuple[str, str]:
-        result = CliRunner().invoke(bench.equivalence.main, [*options, *more], catch_exceptions=False)
+        result = CliRunner().invoke(bench.run.main, [*options, *more], catch_exceptions=False)
         assert result.exit_code == 0, result.output
         return result.stdout, result.stderr
 
@@ -157,7 +158,7 @@ def test_the_table_resumes_and_refuses_other_settings(bench: Any, tmp_path: Path
     with pytest.raises(
         MismatchError, match=r"^trials with other settings: .*field 'epochs': expected 3, found 2"
     ):
-        CliRunner().invoke(bench.equivalence.main, [*options, "--epochs", "3"], catch_exceptions=False)
+        CliRunner().invoke(bench.run.main, [*options, "--epochs", "3"], catch_exceptions=False)
 
 
 def test_no_cifar10_image_serves_two_purposes(

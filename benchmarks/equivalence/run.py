@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+sys.path.append(str(Path(__file__).parents[1]))  # what all benchmarks share
+
 if TYPE_CHECKING:
     from proof import Proof
     from task import Task
