@@ -119,8 +119,14 @@ def _preprocess(module: nn.Module, name: str, size: int | None) -> Preprocess:
 
 def _feature_width(module: nn.Module, size: int) -> int:
     module.eval()
-    with torch.no_grad():
-        features = module(torch.zeros(1, 3, size, size))
+    try:
+        with torch.no_grad():
+            features = module(torch.zeros(1, 3, size, size))
+    except (AssertionError, RuntimeError) as error:  # patches that do not fit, or nothing left after the last stride
+        raise InputError(
+            "this student cannot take images of that size", where="--student-size", found=f"{size} ({brief(error)})",
+            hint="choose another --student-size",
+        ) from error  # fmt: skip
     if features.ndim != 2:
         raise InputError(
             "this student gives no pooled features",
