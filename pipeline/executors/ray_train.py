@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import signal
 import sys
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +29,7 @@ RESTARTS_AFTER_A_DEAD_WORKER = 3
 #: How long ranks wait for one that measures or writes alone. One that dies is noticed at once, in other ways.
 WAIT_SECONDS = 6 * 3600
 
-#: Until the first word of waiting for a cluster that has no room.
+#: Until the first word of waiting for a cluster that may have no room.
 PATIENCE_SECONDS = 60.0
 
 #: How Ray Train behaves unless the user's environment says otherwise.
@@ -67,24 +67,19 @@ class RayTrainExecutor:
             yield self._outcome(stage, ledger, unit)
 
     def _outcome(self, stage: Stage, ledger: Ledger, unit: Unit) -> Outcome:
-        for restart in range(1, RESTARTS_AFTER_A_DEAD_WORKER + 2):
-            error = self._attempt(stage, ledger, unit)
-            if error is None:
-                receipt = ledger.receipt(unit.key)
-                if receipt is None:
-                    error = InputError(
-                        "the first worker finished, but its receipt is not here", where=ledger.folder,
-                        hint="give --out a folder on a file system that all nodes share",
-                    )  # fmt: skip
-                    break
-                return Outcome(key=unit.key, rows=receipt.rows, invalid_rows=len(receipt.invalid_rows))
-            if not _is_death(error) or restart > RESTARTS_AFTER_A_DEAD_WORKER:
-                break
+        restarts = 0
+        while (error := self._attempt(stage, ledger, unit)) is not None:
+            if not _is_death(error) or restarts == RESTARTS_AFTER_A_DEAD_WORKER:
+                return failed(ledger, unit, error)
+            restarts += 1
             _say(
                 f"{stage.name}: a worker died, so all start again from the last checkpoint "
-                f"({restart} of {RESTARTS_AFTER_A_DEAD_WORKER} times)"
+                f"({restarts} of {RESTARTS_AFTER_A_DEAD_WORKER} times)"
             )
-        return failed(ledger, unit, error)
+        receipt = ledger.receipt(unit.key)
+        if receipt is None:
+            raise _not_shared("the first worker finished, but its receipt is not here", ledger.folder)
+        return Outcome(key=unit.key, rows=receipt.rows, invalid_rows=len(receipt.invalid_rows))
 
     def _attempt(self, stage: Stage, ledger: Ledger, unit: Unit) -> Exception | None:
         """Do the unit once. Returns what went wrong: what a worker raised, else how one died."""
@@ -98,7 +93,9 @@ class RayTrainExecutor:
         folder.make_dir()
         trainer = TorchTrainer(
             _work,
-            train_loop_config={"stage": stage, "ledger": ledger, "unit": unit, "folder": folder},
+            train_loop_config={
+                "stage": stage, "ledger": ledger, "unit": unit, "folder": folder, "here": os.getcwd(),
+            },
             torch_config=TorchConfig(timeout_s=WAIT_SECONDS),
             scaling_config=ScalingConfig(
                 num_workers=count, use_gpu=needs.gpus > 0,
@@ -109,7 +106,8 @@ class RayTrainExecutor:
             ),
         )  # fmt: skip
         try:
-            return _fit(trainer, folder / "said", f"{count} workers with {cpus:g} CPUs each")
+            late = f"{stage.name}: waiting for {count} workers with {cpus:g} CPUs each to start on Ray"
+            return _fit(trainer, folder / "said", late)
         except BaseException:
             disconnect()  # Ctrl-C: nothing trains on
             raise
@@ -121,13 +119,12 @@ def _work(config: dict[str, Any]) -> None:
     """In each process: its part of the unit. What the first rank says on stderr goes to the file that the driver reads."""
     from ray.train import get_context
 
+    with contextlib.suppress(OSError):
+        os.chdir(config["here"])  # what the user named relative to it, such as `local-dir:student`
     first = get_context().get_world_rank() == 0
     folder: Location = config["folder"]
     if not folder.is_dir():
-        raise InputError(
-            "a worker does not see the output folder", where=folder,
-            hint="give --out a folder on a file system that all nodes share",
-        )  # fmt: skip
+        raise _not_shared("a worker does not see the output folder", folder)
     with contextlib.ExitStack() as stack:
         if first:
             said = io.TextIOWrapper((folder / "said").append(), encoding="utf-8", line_buffering=True)
@@ -135,31 +132,35 @@ def _work(config: dict[str, Any]) -> None:
         Worker(config["stage"], config["ledger"]).attempt(config["unit"], commit=first)
 
 
-def _fit(trainer: Any, said: Location, wanted: str) -> Exception | None:
-    """Wait for the trainer, and print meanwhile what its first rank says. Returns the error that counts, if any.
+def _fit(trainer: Any, said: Location, late: str) -> Exception | None:
+    """Wait for the trainer, and print meanwhile what its first rank says. Returns the error that counts, if any."""
+    done = threading.Event()
+    relay = threading.Thread(target=_relay, args=(said, late, done), name="relay", daemon=True)
+    relay.start()
+    ctrl_c = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit()
+    except SystemExit as left:  # Ray Train's answer to Ctrl-C: it stops the workers and exits with 0
+        raise KeyboardInterrupt from left
+    except Exception as error:
+        return _what_counts(error)
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, ctrl_c)
+        done.set()
+        relay.join()
+    return None
 
-    In a thread, because Ray Train's own answer to Ctrl-C takes its time and exits with 0.
-    """
-    errors: list[Exception] = []
 
-    def fit() -> None:
-        try:
-            trainer.fit()
-        except Exception as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=fit, name="Ray Train", daemon=True)
-    thread.start()
-    start, printed = time.monotonic(), 0
-    patience = PATIENCE_SECONDS
-    while thread.is_alive():
-        thread.join(0.2)
+def _relay(said: Location, late: str, done: threading.Event) -> None:
+    printed, seconds, patience = 0, 0.0, PATIENCE_SECONDS
+    while not done.wait(0.2):
         printed += _print_from(said, printed)
-        if not said.exists() and time.monotonic() - start > patience:
-            _say(f"waiting for the Ray cluster to have room for {wanted}")
+        seconds += 0.2
+        if seconds > patience and not said.exists():
+            _say(late)
             patience *= 10
     _print_from(said, printed)
-    return _what_counts(errors[0]) if errors else None
 
 
 def _print_from(said: Location, offset: int) -> int:
@@ -171,8 +172,13 @@ def _print_from(said: Location, offset: int) -> int:
 
 
 def _what_counts(error: Exception) -> Exception:
-    """Of all ranks' errors the one to tell: what one raised, before how one died and what that did to the others."""
-    failures = list(getattr(error, "worker_failures", {}).values()) or [error]
+    """Of all ranks' errors the one to tell: what one raised, before how one died and what that did to the others.
+
+    Older Rays hand over what was raised wrapped up with its traceback.
+    """
+    failures: list[Exception] = [
+        getattr(e, "_base_exc", e) for e in getattr(error, "worker_failures", {}).values()
+    ] or [error]
     failures.sort(key=lambda e: (_is_death(e), not isinstance(e, TeachonceError), not _is_rays(e)))
     if failures[0] is not error:
         failures[0].__cause__ = error  # with the tracebacks of the workers, as text
@@ -187,6 +193,10 @@ def _is_death(error: Exception) -> bool:
 
 def _is_rays(error: Exception) -> bool:
     return type(error).__module__.split(".")[0] == "ray"
+
+
+def _not_shared(what: str, where: Location) -> InputError:
+    return InputError(what, where=where, hint="give --out a folder on a file system that all nodes share")
 
 
 def _say(line: str) -> None:

@@ -122,7 +122,10 @@ def _feature_width(module: nn.Module, size: int) -> int:
     try:
         with torch.no_grad():
             features = module(torch.zeros(1, 3, size, size))
-    except (AssertionError, RuntimeError) as error:  # patches that do not fit, or nothing left after the last stride
+    except (
+        AssertionError,
+        RuntimeError,
+    ) as error:  # patches that do not fit, or nothing left after the last stride
         raise InputError(
             "this student cannot take images of that size", where="--student-size", found=f"{size} ({brief(error)})",
             hint="choose another --student-size",

@@ -197,7 +197,9 @@ def test_a_timm_student_of_another_size(tmp_path) -> None:
     torch.save(timm.create_model("test_vit").state_dict(), tmp_path / "vit.pt")
     loaded = create("timm:test_vit", str(tmp_path / "vit.pt"), size=64)  # position embeddings are resampled
     assert loaded.module.pos_embed.shape == vit.module.pos_embed.shape
-    with pytest.raises(InputError, match="this student cannot take images of that size: --student-size: found 24 "):
+    with pytest.raises(
+        InputError, match="this student cannot take images of that size: --student-size: found 24 "
+    ):
         create("timm:test_vit", size=24)
 
 

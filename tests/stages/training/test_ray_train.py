@@ -1,0 +1,175 @@
+"""`distill --workers 2` on a real local Ray: an error on one worker, a worker killed with SIGKILL, and what is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from teachonce.pipeline.executors import ray_train
+from teachonce.pipeline.storage import Location
+from teachonce.stages.corpora.shards import ShardSet
+from teachonce.storage_schemas.errors import InputError, MissingDependency
+
+EPOCHS = 30
+
+#: The same command twice, on one Ray: with a damaged tar, and with the whole one.
+TWICE = """
+import pathlib, sys
+import click
+from teachonce.cli import main
+
+whole, tar, *command = sys.argv[1:]
+try:
+    main(command, standalone_mode=False)
+except click.ClickException as error:
+    error.show()
+pathlib.Path(whole).replace(tar)
+main(command, standalone_mode=False)
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_an_error_is_told_at_once_and_a_killed_worker_changes_nothing(
+    together, taught_store, tiny_clip, tmp_path
+) -> None:
+    shards, out, home = tmp_path / "shards", tmp_path / "out", tmp_path / "home"
+    shutil.copytree(taught_store.shards.location.path, shards)
+    home.mkdir()
+    damage(shards, tmp_path / "whole.tar")
+    command = [
+        sys.executable, "-W", "ignore", "-c", TWICE, tmp_path / "whole.tar", shards / "000002.tar", "distill", shards,
+        taught_store.location.path, "--out", out, "--student", f"local-dir:{tiny_clip}", "--recipe", "kd",
+        "--projector", "mlp", "--epochs", EPOCHS, "--batch-size", 8, "--seed", 3, "--threads", 1,
+        "--loader-workers", 0, "--checkpoint-every", 7, "--workers", 2,
+    ]  # fmt: skip
+    with (tmp_path / "stderr").open("w") as stderr:
+        running = subprocess.Popen(
+            list(map(str, command)), stdout=stderr, stderr=stderr, env={**os.environ, "HOME": str(home)}
+        )
+    try:
+        while last_step(out) < 20:  # the damaged tar stops it in the second epoch, before step 10
+            assert running.poll() is None, (tmp_path / "stderr").read_text()
+            time.sleep(0.02)
+        os.kill(worker_of(home), signal.SIGKILL)
+        assert running.wait(400) == 0, (tmp_path / "stderr").read_text()
+    finally:
+        running.kill()
+        running.wait()
+    said = (tmp_path / "stderr").read_text()
+    before, error, after = said.partition(
+        "Error: 1 of 1 units of distill failed, the first is student: an image in a tar changed: "
+    )
+    assert error, said
+    assert after.splitlines()[0].endswith("run `teachonce shard` again"), said
+    restart = "distill: a worker died, so all start again from the last checkpoint (1 of 3 times)\n"
+    assert (before.count("all start again"), after.count(restart)) == (0, 1), said
+    assert f"\ndistill (resumed): {EPOCHS * 40}/{EPOCHS * 40} img, " in after, said
+    for noise in ("RayTrainWorker", "TrainController", "Traceback"):
+        assert noise not in said, said
+
+    chosen = {
+        "shards": str(shards), "store": str(taught_store.location), "student": {"model": f"local-dir:{tiny_clip}"},
+        "recipe": "kd", "options": {"projector": "mlp", "epochs": EPOCHS, "batch_size": 8}, "seed": 3,
+    }  # fmt: skip
+    assert together("distill", tmp_path / "ranks", out=str(tmp_path / "calm"), unit_options=chosen) == [0, 0]
+    for name in ("model.safetensors", "config.json", "ledger/distill/receipts/student.json"):
+        assert (out / name).read_bytes() == (tmp_path / "calm" / name).read_bytes(), name
+    left = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
+    assert {name for name in left if "tfevents" not in name} == {
+        "class_vectors.safetensors", "config.json", "ledger/distill/plan.json",
+        "ledger/distill/receipts/student.json", "ledger/distill/timings/student.json", "model.safetensors",
+        "run/log.jsonl",
+    }  # fmt: skip
+    assert list(home.rglob("ray_results")) == []
+
+
+def damage(shards: Path, whole: Path) -> None:
+    """Flip a bit of one image, which one of the two workers will find; keep the whole tar."""
+    tar, record = shards / "000002.tar", ShardSet.open(str(shards)).reader(2).index[3]
+    shutil.copy(tar, whole)
+    data = bytearray(tar.read_bytes())
+    data[int(record["offset"]) + int(record["length"]) // 2] ^= 1
+    tar.write_bytes(data)
+
+
+def last_step(out: Path) -> int:
+    log = out / "run" / "log.jsonl"
+    lines = log.read_text().splitlines(keepends=True) if log.exists() else []
+    return max((json.loads(line)["step"] for line in lines if line.endswith("\n")), default=0)
+
+
+def worker_of(home: Path) -> int:
+    """Process id of one of the training processes that were started with this home."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            name, environment = (folder / "cmdline").read_bytes(), (folder / "environ").read_bytes()
+        except OSError:
+            continue
+        if b"RayTrainWorker" in name and f"HOME={home}\0".encode() in environment:
+            return int(folder.name)
+    raise AssertionError("no training process")
+
+
+class ActorDied(Exception):
+    """As Ray's own errors look."""
+
+
+ActorDied.__module__ = "ray.exceptions"
+
+
+class GroupError(Exception):
+    def __init__(self, *failures: Exception) -> None:
+        self.worker_failures = dict(enumerate(failures))
+
+
+LOST = RuntimeError("[pair.cc:561] gloo: Connection closed by peer [127.0.0.1]:18077")
+CLEAR, BUG, DIED = InputError("the loss is not finite"), TypeError("a bug"), ActorDied("gone")
+
+
+@pytest.mark.parametrize(
+    ("failures", "counts", "again"),
+    [
+        ((LOST, CLEAR), CLEAR, False),
+        ((DIED, CLEAR), CLEAR, False),
+        ((BUG, CLEAR), CLEAR, False),
+        ((LOST, BUG), BUG, False),
+        ((LOST, DIED), DIED, True),
+        ((LOST,), LOST, True),
+        ((RuntimeError("CUDA out of memory"), LOST), None, False),
+    ],
+)
+def test_which_error_counts(failures, counts, again) -> None:
+    error = ray_train._what_counts(GroupError(*failures))
+    assert error is (counts or failures[0])
+    assert ray_train._is_death(error) is again
+
+
+def test_what_a_rank_says_is_printed_line_by_line(tmp_path, capsys) -> None:
+    said = Location.of(tmp_path / "said")
+    assert ray_train._print_from(said, 0) == 0
+    said.path.write_bytes("é: 1\né: 2".encode())
+    offset = ray_train._print_from(said, 0)
+    assert capsys.readouterr().err == "é: 1\n"
+    with said.append() as file:
+        file.write(b"0\n")
+    assert ray_train._print_from(said, offset) == len("é: 20\n".encode())
+    assert capsys.readouterr().err == "é: 20\n"
+
+
+def test_without_ray_trains_own_dependencies(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray.train.torch", None)
+    for name in ray_train._SETTINGS:
+        monkeypatch.setenv(name, "")
+    with pytest.raises(MissingDependency) as error:
+        ray_train._require_ray_train()
+    assert str(error.value) == (
+        "training on several workers needs Ray Train. Next: pip install 'teachonce[train]'"
+    )
