@@ -98,19 +98,24 @@ def check_pair(shards: ShardSet, store: Location) -> StoreFacts:
     return facts
 
 
-def check_targets(facts: StoreFacts, names: Sequence[str]) -> None:
-    """Check that a store holds these targets.
+def targets_to_read(facts: StoreFacts, names: Sequence[str]) -> tuple[tuple[str, ...], bool]:
+    """Which targets to read for those that were asked for, and whether logits must be formed from embeddings.
 
     Raises:
-        InputError: it lacks one.
+        InputError: the store lacks one.
     """
-    stored = [target.name for target in facts.spec.targets]
-    for name in names:
+    stored = {target.name for target in facts.spec.targets}
+    forms_logits = "logits" in names and "logits" not in stored and "embedding" in stored
+    wanted = ("embedding" if name == "logits" and forms_logits else name for name in names)
+    read = tuple(dict.fromkeys(wanted))
+    for name in read:
         if name not in stored:
+            found = ", ".join(target.name for target in facts.spec.targets)
             raise InputError(
-                f"the store holds no target '{name}'", where=facts.store, expected=name, found=", ".join(stored),
+                f"the store holds no target '{name}'", where=facts.store, expected=name, found=found,
                 hint=f"teachonce cache SHARDS --targets {name} --teacher … --out ANOTHER_STORE",
             )  # fmt: skip
+    return read, forms_logits
 
 
 def check_views(facts: StoreFacts, views: int | None) -> int:

@@ -21,7 +21,7 @@ from ...storage_schemas.fingerprint import Fingerprint
 from ..corpora.shards import ShardSet
 from ..pixels import check_pixels
 from .batches import Batches, Item
-from .join import check_pair, check_targets, check_views, open_store
+from .join import check_pair, check_views, open_store, targets_to_read
 from .loading import Loading
 from .order import Spans, check_batch
 from .slabs import Slab
@@ -99,8 +99,7 @@ class TargetStream(IterableDataset[Batch]):
         shard_set = shards if isinstance(shards, ShardSet) else ShardSet.open(str(shards))
         self._facts = facts = check_pair(shard_set, Location.of(store))
         self._targets = tuple(targets)
-        stored = self._stored_targets()
-        check_targets(facts, stored)
+        read, self._forms_logits = targets_to_read(facts, self._targets)
         self.num_views = check_views(facts, views)
         self.note = check_pixels(shard_set, facts, accept_other=accept_other_pixels)
         self.num_samples = int(facts.valid_rows.sum())
@@ -119,7 +118,7 @@ class TargetStream(IterableDataset[Batch]):
         )  # fmt: skip
         self._pairs = Batches(
             shard_set, facts, size=size, batch_size=batch_size // world, seed=seed, num_views=self.num_views,
-            names=stored,
+            names=read,
         )  # fmt: skip
         self._loading = Loading(self._pairs, loader_workers)
         self._pin_memory = pin_memory
@@ -229,14 +228,6 @@ class TargetStream(IterableDataset[Batch]):
         """Stand there, or at the beginning of the next epoch where no batch is left."""
         left = len(replace(self._spans, first=samples))
         self.epoch, self._samples = (epoch, samples) if left else (epoch + 1, 0)
-
-    def _stored_targets(self) -> tuple[str, ...]:
-        """The targets to read: embeddings where logits were asked for and must be formed."""
-        stored = {target.name for target in self._facts.spec.targets}
-        self._forms_logits = "logits" in self._targets and "logits" not in stored and "embedding" in stored
-        if not self._forms_logits:
-            return self._targets
-        return tuple(dict.fromkeys("embedding" if name == "logits" else name for name in self._targets))
 
     def _received(self, item: Item) -> Batch:
         count, sent = item

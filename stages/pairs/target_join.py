@@ -18,7 +18,7 @@ from ...storage_schemas.errors import DamagedError, InputError
 from ...storage_schemas.target_store import read_rows, read_target
 from ..corpora.images import MAX_PIXELS, BadImage, decode
 from ..views import render_views
-from .join import check_targets, check_views, open_store, store_facts
+from .join import check_views, open_store, store_facts, targets_to_read
 
 #: Shards whose targets are kept at hand: as many as a pipeline mixes after the join costs nothing.
 OPEN_SHARDS = 4
@@ -75,11 +75,8 @@ class TargetJoin:
         self._facts = facts = store_facts(store)
         check_views(facts, view + 1)
         self._view, self._size, self._targets = view, size, targets
-        stored = {target.name for target in facts.spec.targets}
-        forms_logits = "logits" in targets and "logits" not in stored and "embedding" in stored
+        self._names, forms_logits = targets_to_read(facts, targets)
         self._vectors = read_class_vectors(open_store(store), where=store) if forms_logits else None
-        self._names = tuple("embedding" if n == "logits" and forms_logits else n for n in targets)
-        check_targets(facts, self._names)
 
     def __call__(self, samples: Iterable[Sample]) -> Iterator[dict[str, Any]]:
         """The samples with their targets, in their order."""
@@ -111,7 +108,7 @@ class TargetJoin:
                 hint="pass the store that was made from these tars",
             )  # fmt: skip
         keys_N, valid_N, views_N = read_rows(root, self._facts.spec, shard, self._view)
-        targets = {n: read_target(root, self._facts.spec, shard, n, self._view) for n in set(self._names)}
+        targets = {n: read_target(root, self._facts.spec, shard, n, self._view) for n in self._names}
         for name, values in targets.items():
             if np.isnan(values[valid_N]).any():
                 raise DamagedError(
