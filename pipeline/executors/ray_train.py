@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ...storage_schemas.errors import InputError, MissingDependency, TeachonceError
@@ -91,10 +92,15 @@ class RayTrainExecutor:
         folder = ledger.folder / f"ray-{unit.key}"
         folder.remove_folder()
         folder.make_dir()
-        trainer = TorchTrainer(
+
+        class Trainer(TorchTrainer):  # type: ignore[misc]
+            def _register_sigint_handler(self, controller: object) -> None:
+                """Ctrl-C raises KeyboardInterrupt here, as elsewhere. Ray Train's own waits for workers that start."""
+
+        trainer = Trainer(
             _work,
             train_loop_config={
-                "stage": stage, "ledger": ledger, "unit": unit, "folder": folder, "here": os.getcwd(),
+                "stage": stage, "ledger": ledger, "unit": unit, "folder": folder, "here": str(Path.cwd()),
             },
             torch_config=TorchConfig(timeout_s=WAIT_SECONDS),
             scaling_config=ScalingConfig(
@@ -140,7 +146,7 @@ def _fit(trainer: Any, said: Location, late: str) -> Exception | None:
     ctrl_c = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit()
-    except SystemExit as left:  # Ray Train's answer to Ctrl-C: it stops the workers and exits with 0
+    except SystemExit as left:  # what Ray Train's own handler of Ctrl-C ends in
         raise KeyboardInterrupt from left
     except Exception as error:
         return _what_counts(error)

@@ -109,15 +109,24 @@ def make(model: str, dtype: torch.dtype) -> tuple[nn.Module, torch.Tensor]:
     return module.to(dtype).train(), images.to(dtype)
 
 
-def distill(folder: Path, out: str, unit_options: dict[str, Any]) -> None:
-    """This rank's part of a whole `distill`; the first rank commits."""
+def distill(folder: Path, out: str, unit_options: dict[str, Any], stop_after: int | None = None) -> None:
+    """This rank's part of a whole `distill`; the first rank commits. Or it is gone after some steps."""
     from teachonce.pipeline.ledger import Ledger, Plan
     from teachonce.pipeline.types import Unit
     from teachonce.pipeline.worker import Worker
     from teachonce.stages.compute import Compute
     from teachonce.stages.distill import plan_distill
     from teachonce.stages.training.starting import StudentConfig
+    from teachonce.stages.training.trainer import Trainer
 
+    step = Trainer.step
+
+    def last_step(self: Trainer, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if kwargs["step"] == stop_after:
+            os._exit(7)
+        return step(self, *args, **kwargs)
+
+    Trainer.step = last_step
     options = dict(unit_options)
     config = StudentConfig(**options.pop("student"))
     compute = Compute(device="cpu", precision="fp32", threads=1)

@@ -132,6 +132,22 @@ def test_two_ranks_train_what_one_process_trains(
     assert receipts[0]["rows"] == receipts[1]["rows"]
 
 
+@pytest.mark.slow
+def test_one_process_goes_on_where_two_ranks_were_stopped(
+    together, taught_store, tiny_clip, tmp_path
+) -> None:
+    model, changes = RUNS["kd"]
+    student = {"model": model.format(tiny_clip=tiny_clip)}
+    chosen = options(taught_store, student, **changes, checkpoint_every=3)
+    alone(tmp_path / "one", chosen)
+    out = tmp_path / "two"
+    assert together("distill", tmp_path / "ranks", out=str(out), unit_options=chosen, stop_after=8) == [7, 7]
+    alone(out, chosen)
+    one, two = (load_file(tmp_path / n / "model.safetensors") for n in ("one", "two"))
+    assert (whole(two) - whole(one)).norm() <= 1e-5 * whole(one).norm()
+    assert losses(out) == pytest.approx(losses(tmp_path / "one"), rel=1e-4)  # here of single steps too
+
+
 def test_a_batch_that_cannot_be_shared_out_is_refused_before_anything_starts(
     taught_store, tiny_clip, tmp_path
 ) -> None:
