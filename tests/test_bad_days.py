@@ -106,7 +106,7 @@ def test_ctrl_c_is_one_line_and_the_same_command_resumes(corpus, tmp_path):
         (("cache", "/nowhere", "--teacher", "x", "--out", "{out}", "--views", "many"),
          "Error: impossible number of views: --views: expected a number or `center`, found many"),
         (("vectors", "--teacher", "x", "--classes", "/nowhere", "--out", "{out}"),
-         "Error: no such class list: /nowhere. Next: one name a line, a JSON list, `imagenet`, or a folder of shards"),
+         "Error: no such class list: /nowhere. Next: one name a line, a JSON list, `imagenet`, `coop:NAME=DATA`, or a folder of shards"),
         (("shard", "/nowhere", "--out", "{out}", "--executor", "serial", "--workers", "2"),
          "Error: no such corpus: /nowhere. Next: check the path"),
     ],

@@ -1,4 +1,4 @@
-"""Owns the images that a student is measured on: a folder, a tar, a list, or finished shards."""
+"""Owns the images that a student is measured on: a folder, a tar, a list, a data set, or finished shards."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...storage_schemas.errors import InputError
 from ...storage_schemas.samples import sample_key
 from .images import MAX_PIXELS, BadImage
 from .shards import ShardReader, ShardSet
-from .sources import Found, Source, open_sources
+from .sources import Found, Source, is_dataset, open_sources, split_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,12 +23,14 @@ class Picture:
         key: the sample key that it has, or would have, in shards.
         label: class name, where the set says one.
         read: returns its bytes, or raises `BadImage` with the reason; safe in any thread.
+        place: its position in the set's own order, as in `Found`; -1 where it has none. Shards keep none.
     """
 
     path: str
     key: str
     label: str | None
     read: Callable[[], bytes]
+    place: int = -1
 
 
 class ImageSet(Protocol):
@@ -53,11 +55,9 @@ def open_images(images: str, *, name: str | None = None) -> ImageSet:
         InputError: nothing there, or a name for shards, which have one.
         IncompleteError: `teachonce shard` has not finished.
     """
-    path = Location.of(
-        images.partition("=")[2] if "=" in images and not Location.of(images).exists() else images
-    )
-    if (path / "corpus.json").exists():
-        shards = ShardSet.open(path)
+    _, what = split_name(images)
+    if not is_dataset(what) and (Location.of(what) / "corpus.json").exists():
+        shards = ShardSet.open(Location.of(what))
         if name is not None:
             raise InputError(
                 "shards carry their own corpus name", where="--name", found=name, hint="leave out --name"
@@ -76,7 +76,7 @@ class _SourceImages:
             if found.is_image:
                 yield Picture(
                     path=found.path, key=sample_key(self.name, found.path), label=found.label,
-                    read=_read_found(self._source, found),
+                    read=_read_found(self._source, found), place=found.place,
                 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Owns what a user may bring as a corpus: folders, tars (plain or WebDataset), and lists of paths or URLs.
+"""Owns what a user may bring as a corpus: folders, tars (plain or WebDataset), lists of paths or URLs, and data sets.
 
 Nothing is ever extracted to disk, so names inside a tar cannot point anywhere.
 """
@@ -20,6 +20,9 @@ from .images import image_extensions
 #: Sidecar members of a WebDataset sample that may carry its label are read up to this size.
 _SIDECAR_BYTES = 1 << 16
 
+#: What the spelling `coop:NAME/SPLIT=DATA` of a data set begins with.
+DATASET_PREFIX = "coop:"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
@@ -31,6 +34,7 @@ class Found:
         size: bytes; -1 where only reading tells (URLs).
         label: class name, where the source says one.
         is_image: whether its name says that it is an image.
+        place: its position, from 0 on, in the order that the source itself gives its images; -1 where it gives none.
     """
 
     path: str
@@ -38,6 +42,7 @@ class Found:
     size: int
     label: str | None
     is_image: bool = True
+    place: int = -1
 
 
 class Source(Protocol):
@@ -85,7 +90,7 @@ class FolderSource:
             except FileNotFoundError:
                 size = 0  # a link to nothing: reading it will say so
             path = _utf8(prefix + name, self.root)
-            yield Found(path=path, size=size, label=label, is_image=_is_image(name))
+            yield Found(path=path, size=size, label=label, is_image=is_image_name(name))
 
     def read(self, path: str, offset: int, size: int) -> bytes:
         return self.root.read_below(path)
@@ -118,7 +123,7 @@ class TarSource:
                     folder = path.rpartition("/")[0].rpartition("/")[2]
                     images.append(Found(
                         path=path, offset=member.offset_data, size=member.size, label=folder or None,
-                        is_image=_is_image(path) and not member.issparse(),
+                        is_image=is_image_name(path) and not member.issparse(),
                     ))  # fmt: skip
                 raw.seek(tar.offset)
                 if raw.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
@@ -217,7 +222,10 @@ class ListSource:
 
 
 def open_sources(arguments: Sequence[str]) -> tuple[Source, ...]:
-    """The sources that CORPUS arguments name, each `PATH` or `NAME=PATH`, in bytewise order of their names.
+    """The sources that CORPUS arguments name, in bytewise order of their names.
+
+    Args:
+        arguments: each `PATH`, or `coop:NAME/SPLIT=DATA` for a split of a data set, or one of these after `NAME=`.
 
     Raises:
         InputError: one is missing or of no known kind, or two have the same name.
@@ -234,10 +242,25 @@ def open_sources(arguments: Sequence[str]) -> tuple[Source, ...]:
     return tuple(sources[name] for name in sorted(sources, key=lambda n: n.encode() + b"/"))
 
 
-def _open_source(argument: str) -> Source:
+def split_name(argument: str) -> tuple[str, str]:
+    """The two sides of `NAME=WHAT`; an argument without a name has an empty one."""
     given, equals, rest = argument.partition("=")
-    if not equals or "/" in given or Path(argument).exists():
-        given, rest = "", argument
+    if not equals or "/" in given or is_dataset(argument) or Path(argument).exists():
+        return "", argument
+    return given, rest
+
+
+def is_dataset(what: str) -> bool:
+    """Whether this is the spelling of a data set."""
+    return what.startswith(DATASET_PREFIX)
+
+
+def _open_source(argument: str) -> Source:
+    given, rest = split_name(argument)
+    if is_dataset(rest):
+        from ..datasets.source import open_split  # it is made of sources itself
+
+        return open_split(rest, name=given)
     location = Location.of(rest)
     if not location.exists():
         raise InputError("no such corpus", where=location, hint="check the path")
@@ -249,7 +272,8 @@ def _open_source(argument: str) -> Source:
     return ListSource(name=name, file=location)
 
 
-def _is_image(name: str) -> bool:
+def is_image_name(name: str) -> bool:
+    """Whether a file's name says that Pillow reads it as an image."""
     return PurePosixPath(name).suffix.lower() in image_extensions()
 
 

@@ -1,0 +1,96 @@
+"""Few-shot sampling against CoOp's loop over the global generator, and what it refuses."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from teachonce.stages.corpora.image_set import Picture, open_images
+from teachonce.stages.pretraining.few_shot import sample_shots
+from teachonce.storage_schemas.errors import InputError
+
+
+def picture(path: str, label: str | None = None, place: int = -1) -> Picture:
+    return Picture(path=path, key=path, label=label, read=bytes, place=place)
+
+
+def many(counts: list[int], *, order_seed: int = 3) -> list[tuple[Picture, int]]:
+    """So many pictures of each class, with places in an order that is none of classes or paths."""
+    ids = [class_id for class_id, count in enumerate(counts) for _ in range(count)]
+    random.Random(order_seed).shuffle(ids)
+    return [(picture(f"{n * 7919 % 1000:04d}", f"c{i}", place=n), i) for n, i in enumerate(ids)]
+
+
+def as_coop_draws(items: list[tuple[str, int]], shots: int, seed: int) -> list[tuple[str, int]]:
+    """(path, class id) in the order of the split file, drawn by the global generator."""
+    before = random.getstate()
+    random.seed(seed)
+    tracker: dict[int, list[tuple[str, int]]] = {}
+    for item in items:
+        tracker.setdefault(item[1], []).append(item)
+    drawn = []
+    for label in tracker:
+        drawn += random.sample(tracker[label], shots) if len(tracker[label]) >= shots else tracker[label]
+    random.setstate(before)
+    return drawn
+
+
+def paths(items: list[tuple[Picture, int]]) -> list[tuple[str, int]]:
+    return [(picture.path, class_id) for picture, class_id in items]
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("shots", [1, 4, 16])
+def test_the_draw_is_coops(seed, shots):
+    pictures = many([20, 16, 31, 17, 40])
+    expected = as_coop_draws(paths(pictures), shots, seed)
+    given = pictures.copy()
+    random.Random(9).shuffle(given)
+    state = random.getstate()
+    assert paths(sample_shots(given, shots=shots, seed=seed, only=None)) == expected
+    assert random.getstate() == state
+    base = np.array([True, True, False, True, False])
+    kept = [item for item in expected if base[item[1]]]
+    assert paths(sample_shots(given, shots=shots, seed=seed, only=base)) == kept
+
+
+def test_a_novel_class_that_is_too_small_changes_nothing():
+    pictures = many([20, 3, 20])
+    expected = [item for item in as_coop_draws(paths(pictures), 16, 1) if item[1] != 1]
+    only = np.array([True, False, True])
+    assert paths(sample_shots(pictures, shots=16, seed=1, only=only)) == expected
+
+
+def test_without_places_the_order_is_that_of_paths():
+    pictures = [(picture(f"{c}/{n}"), "ba".index(c)) for c in "ab" for n in range(5)]
+    expected = as_coop_draws(sorted(paths(pictures)), 2, 1)
+    assert paths(sample_shots(pictures[::-1], shots=2, seed=1, only=None)) == expected
+    mixed = [*pictures[1:], (picture("a/0", place=0), 1)]
+    assert paths(sample_shots(mixed, shots=2, seed=1, only=None)) == expected
+
+
+def test_a_data_set_is_drawn_as_its_split_file_lists_it(miniature, tmp_path):
+    known = miniature.build(tmp_path, "oxford_pets", per_class={"train": 5})
+    listed = [(path, known.classes.index(label)) for path, label in known.images["train"]]
+    pictures = [
+        (p, known.classes.index(p.label))
+        for p in open_images(f"coop:oxford_pets/train={tmp_path}").pictures()
+    ]
+    assert paths(sample_shots(pictures, shots=3, seed=2, only=None)) == as_coop_draws(listed, 3, 2)
+
+
+def test_a_kept_class_that_is_too_small_is_refused():
+    with pytest.raises(InputError) as error:
+        sample_shots(many([20, 3, 20]), shots=16, seed=1, only=None)
+    assert str(error.value) == "a class has too few images: c1: expected 16 or more, found 3. Next: --shots 3"
+    unnamed = [(picture(str(n)), 4) for n in range(2)]
+    with pytest.raises(InputError) as error:
+        sample_shots(unnamed, shots=3, seed=1, only=None)
+    assert (
+        str(error.value)
+        == "a class has too few images: class 4: expected 3 or more, found 2. Next: --shots 2"
+    )
+    with pytest.raises(InputError) as error:
+        sample_shots(unnamed, shots=1, seed=1, only=np.array([False, True, False, False, True]))
+    assert str(error.value) == "a class has too few images: class 1: expected 1 or more, found 0"
