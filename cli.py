@@ -124,7 +124,7 @@ def say(text: str) -> None:
 
 
 def teacher_options(command: Command) -> Command:
-    """The teacher and how it is run, for `vectors` and `cache`."""
+    """The teacher and how it is run, for `pretrain`, `vectors` and `cache`."""
     for option in (
         click.option("--threads", type=click.IntRange(1), help="Torch threads of one worker (default: cores, at most 4)."),
         click.option("--precision", type=click.Choice(["auto", "bf16", "fp32"]), default="auto", show_default=True,
@@ -138,8 +138,10 @@ def teacher_options(command: Command) -> Command:
         click.option("--teacher-std", type=TRIPLE, help="Override: R,G,B standard deviation, on a scale of 0 to 1."),
         click.option("--teacher-mean", type=TRIPLE, help="Override: R,G,B mean, on a scale of 0 to 1."),
         click.option("--teacher-size", type=click.IntRange(1), help="Override: input size in pixels."),
+        click.option("--teacher-backbone", help="For prompts: the model that they were learned for, if it is not where it was."),
         click.option("--teacher-pretrained", help="Pretrained tag, path to weights, or `random`."),
-        click.option("--teacher", required=True, help="open_clip model (ViT-L-14, hf-hub:…, local-dir:…) or timm:NAME."),
+        click.option("--teacher", required=True, help="open_clip model (ViT-L-14, hf-hub:…, local-dir:…), timm:NAME, or "
+                     "teachonce:FOLDER for learned prompts."),
     ):  # fmt: skip
         command = option(command)
     return command
@@ -149,7 +151,7 @@ def split_teacher_options(options: dict[str, Any]) -> TeacherConfig:
     """Take the teacher's options out of `options`."""
     from .stages.teachers import TeacherConfig
 
-    fields = ("pretrained", "size", "mean", "std", "interpolation", "crop_pct")
+    fields = ("pretrained", "backbone", "size", "mean", "std", "interpolation", "crop_pct")
     chosen = {field: options.pop(f"teacher_{field}") for field in fields}
     return TeacherConfig.of(options.pop("teacher"), **chosen)
 
@@ -253,7 +255,8 @@ def shard(
     """Write a corpus as WebDataset tars with a frozen manifest.
 
     CORPUS is one or more folders, tars (plain or WebDataset), or lists of paths and URLs (text or Parquet), each
-    PATH or NAME=PATH. Labels, where folder names or sidecar files give them, are kept as metadata; nothing needs them.
+    PATH or NAME=PATH; or coop:NAME/SPLIT=DATA for a split of a data set (see `teachonce datasets`). Labels, where
+    folder names, sidecar files or splits give them, are kept as metadata; nothing needs them.
     """
     from .pipeline.runner import run_stage
     from .stages.corpora.images import MAX_PIXELS
@@ -266,21 +269,163 @@ def shard(
 
 
 @main.command()
+@click.argument("data", type=click.Path())
+@json_option
+def datasets(data: str, as_json: bool) -> None:
+    """List which of CoOp's and PromptKD's data sets a folder holds, and what is missing of the others.
+
+    DATA is the folder that CoOp's DATASETS.md lays out. A split of what is found is coop:NAME/SPLIT=DATA wherever
+    images are named, as in coop:oxford_pets/train=DATA, and coop:NAME=DATA is a class list. Base classes are the
+    first half. See docs/datasets.md.
+
+    Exits with 1 if no data set is found.
+    """
+    from .stages.datasets.overview import overview, overview_json, overview_text
+
+    states = overview(data)
+    if as_json:
+        print_json(overview_json(states))
+    else:
+        click.echo(overview_text(states))
+    if not any(state.found for state in states):
+        raise InputError(
+            "no data set that can be used", where=data, hint="see docs/datasets.md for the layout"
+        )
+
+
+def pretraining_options(command: Command) -> Command:
+    """What PromptSRC's defaults can be replaced by. Names are those of `PretrainSettings`."""
+    for option in (
+        click.option("--class-chunk", type=click.IntRange(0), metavar="CLASSES",
+                     help="Classes whose activations are held at a time, at the cost of computing them twice (32; 0: all)."),
+        click.option("--gpa-std", type=float, help="Standard deviation of that Gaussian, in epochs (1)."),
+        click.option("--gpa-mean", type=float, help="Mean of the Gaussian that weighs the epochs' prompts, in epochs from 1 "
+                     "(3/4 of all epochs: 15 of 20)."),
+        click.option("--logits-weight", type=float, help="Factor of the divergence from the frozen model's logits (1)."),
+        click.option("--image-weight", type=float, help="Factor of the distance to frozen image features (10)."),
+        click.option("--text-weight", type=float, help="Factor of the distance to frozen text features (25)."),
+        click.option("--text-depth", type=click.IntRange(1), help="Layers with text prompts (9; at most the tower's)."),
+        click.option("--vision-depth", type=click.IntRange(1), help="Layers with vision prompts (9; at most the tower's)."),
+        click.option("--text-length", type=click.IntRange(0), help="Text prompt tokens a layer (4)."),
+        click.option("--vision-length", type=click.IntRange(0), help="Vision prompt tokens a layer (4)."),
+        click.option("--context", help="Words that text prompts start from (a photo of a)."),
+        click.option("--clip-norm", type=click.FloatRange(0), help="Largest norm of the gradients (0: no limit)."),
+        click.option("--weight-decay", type=float, help="On all prompts (0.0005)."),
+        click.option("--warmup-epochs", type=click.IntRange(0), help="Epochs of warm-up (1)."),
+        click.option("--schedule", type=click.Choice(["cosine", "coop", "constant"]),
+                     help="Learning rate: cosine by step, CoOp's by epoch, or constant (coop)."),
+        click.option("--optimizer", type=click.Choice(["sgd", "adamw"]), help="SGD with momentum 0.9, or AdamW (sgd)."),
+        click.option("--lr", type=float, help="Highest learning rate (0.005; the papers' ViT-B/16: 0.0025)."),
+        click.option("--batch-size", type=click.IntRange(1), help="Images a step (8; the papers' ViT-B/16: 4)."),
+        click.option("--epochs", type=click.IntRange(1), help="Passes over the shots (20)."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@main.command()
+@click.argument("images", type=click.Path())
 @teacher_options
 @click.option(
     "--classes",
-    help="Class list: a file (one name a line, or a JSON list), `imagenet`, or a folder of shards "
-    "for its labels. Not needed where the teacher has classes of its own.",
+    help="All classes, base and novel: a file (one name a line, or a JSON list), `coop:NAME=DATA`, or a folder of shards "
+    "(default: the data set's class list, or the labels of the images).",
+)
+@click.option(
+    "--base-classes",
+    metavar="FILE|NAMES|@half",
+    help="Learn on these classes only: a file with one name a line, names with commas between them, or @half for the "
+    "first half of the class ids (default: all).",
+)
+@click.option(
+    "--shots", type=click.IntRange(1), default=16, show_default=True, help="Images of each class to learn on."
+)
+@click.option(
+    "--seed",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Of the draw of shots, their order and views, and the prompts.",
+)
+@click.option("--out", required=True, type=click.Path(), help="Folder for the prompts.")
+@pretraining_options
+@click.option("--view-scale", type=PAIR, help="Views of the shots: range of the area's share (0.08,1).")
+@click.option("--view-ratio", type=PAIR, help="Views of the shots: range of the aspect ratio (3/4 to 4/3).")
+@click.option(
+    "--view-flip",
+    type=click.FloatRange(0, 1),
+    metavar="P",
+    help="Views of the shots: probability of a mirrored view (0.5).",
+)
+@click.option(
+    "--checkpoint-every",
+    type=click.IntRange(1),
+    metavar="STEPS",
+    help="Write a checkpoint every so many steps, beside the one after each epoch.",
+)
+@executor_options("serial")
+@json_option
+def pretrain(
+    images: str, out: str, classes: str | None, base_classes: str | None, shots: int, seed: int, precision: str,
+    device: str, threads: int | None, checkpoint_every: int | None, executor: str, ray_address: str | None,
+    workers: int | None, as_json: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Tune a teacher's prompts on a few labelled images of each base class, after PromptSRC.
+
+    IMAGES is a folder of class folders, a tar, a list, a folder of shards, or coop:NAME/SPLIT=DATA for a split of a
+    data set. The model stays as it is; the prompts (some hundred kilobytes) are then a teacher: --teacher
+    teachonce:FOLDER. Options show the published value for ViT-L/14 in brackets.
+    """
+    from .pipeline.runner import run_stage
+    from .stages.compute import training_compute
+    from .stages.pretrain import plan_pretrain
+
+    config = split_teacher_options(options)
+    views = {name: options.pop(f"view_{name}") for name in ("scale", "ratio", "flip")}
+    stage = plan_pretrain(
+        images, config, out=out, classes=classes, base=base_classes, shots=shots, seed=seed, options=options,
+        views={name: value for name, value in views.items() if value is not None},
+        compute=training_compute(device, precision, threads, elsewhere=executor == "ray"),
+        checkpoint_every=checkpoint_every,
+    )  # fmt: skip
+    for note in stage.notes:
+        say(f"pretrain: {note}")
+    report(
+        run_stage(stage, stage.out, make_executor(executor, ray_address, workers), progress=False),
+        stage.out,
+        as_json,
+    )
+    stage.discard_checkpoint()
+
+
+@main.command()
+@teacher_options
+@click.option(
+    "--classes",
+    help="Class list: a file (one name a line, or a JSON list), `imagenet`, `coop:NAME=DATA` for a data set's, "
+    "or a folder of shards for its labels. Not needed where the teacher has classes of its own.",
 )
 @click.option(
     "--templates",
     help="Prompt templates: a file, `openai-imagenet` or `simple-imagenet` (default: 'a photo of a {}.').",
 )
+@click.option(
+    "--base-classes",
+    metavar="FILE|NAMES|@half",
+    help="Mark base classes, the others being novel: a file with one name a line, names with commas between them, or "
+    "@half for the first half (default: those that the teacher's prompts were learned on).",
+)
+@click.option(
+    "--check",
+    metavar="IMAGES",
+    help="Labelled images to try the vectors on: refused if they are no better than guessing, or if learned prompts do "
+    "half as well as none.",
+)
 @click.option("--out", required=True, type=click.Path(), help="Target store.")
 @executor_options("serial")
 @json_option
 def vectors(
-    out: str, classes: str | None, templates: str | None, executor: str, ray_address: str | None,
+    out: str, classes: str | None, templates: str | None, base_classes: str | None, check: str | None, executor: str, ray_address: str | None,
     workers: int | None, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Compute class vectors: text features of class names, or the rows of a classifier's head."""
@@ -292,7 +437,7 @@ def vectors(
     if options["precision"] == "auto":
         options["precision"] = "fp32"  # it is done once
     stage = plan_vectors(
-        config, out=out, classes=classes, templates=templates,
+        config, out=out, classes=classes, templates=templates, base=base_classes, check=check,
         compute=resolve_compute(**options, elsewhere=executor == "ray"),
     )  # fmt: skip
     report(run_stage(stage, stage.store, make_executor(executor, ray_address, workers)), stage.store, as_json)
@@ -424,7 +569,15 @@ def training_options(command: Command) -> Command:
 @click.option(
     "--validation",
     metavar="IMAGES",
-    help="Labelled images (folder, tar, list, shards): measured after each epoch; the bundle gets the best weights.",
+    help="Labelled images (folder, tar, list, coop:…, shards): measured after each epoch; the bundle gets the best weights.",
+)
+@click.option(
+    "--validation-by",
+    type=click.Choice(["top1", "base", "harmonic-mean"]),
+    default="top1",
+    show_default=True,
+    help="What the best epoch is best by: accuracy over all classes, of base images among base classes, or the harmonic "
+    "mean of that and of novel images among novel classes (classes as `vectors --base-classes` marked them).",
 )
 @click.option(
     "--patience",
@@ -473,7 +626,7 @@ def training_options(command: Command) -> Command:
 @json_option
 def distill(
     shards: str, store: str, out: str, recipe: str, vectors: str | None, views: int | None, reuse_views: bool,
-    accept_other_pixels: bool, validation: str | None, seed: int, precision: str, device: str, threads: int | None, compiled: bool,
+    accept_other_pixels: bool, validation: str | None, validation_by: str, seed: int, precision: str, device: str, threads: int | None, compiled: bool,
     loader_workers: int, checkpoint_every: int | None, use_gpu: bool, executor: str, ray_address: str | None,
     workers: int | None, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
@@ -483,7 +636,8 @@ def distill(
     Options of a recipe show its default in brackets.
     """
     from .pipeline.runner import run_stage
-    from .stages.distill import plan_distill, training_compute
+    from .stages.compute import training_compute
+    from .stages.distill import plan_distill
     from .stages.training.starting import StudentConfig
 
     together = workers is not None and workers > 1
@@ -496,7 +650,7 @@ def distill(
     stage = plan_distill(
         shards, store, config, out=out, recipe=recipe, options=options, vectors=vectors, views=views,
         compute=training_compute(device, precision, threads, elsewhere=together or executor == "ray"), seed=seed,
-        validation=validation, compiled=compiled, reuse_views=reuse_views,
+        validation=validation, validation_by=validation_by, compiled=compiled, reuse_views=reuse_views,
         accept_other_pixels=accept_other_pixels, workers=workers or 1, loader_workers=loader_workers,
         checkpoint_every=checkpoint_every,
     )  # fmt: skip
@@ -624,9 +778,10 @@ def evaluate(
 ) -> None:  # fmt: skip
     """Measure a student: accuracy where labels are class names, agreement with its teacher where a store knows.
 
-    BUNDLE is a folder that `teachonce distill` wrote; IMAGES a folder of class folders, a tar, a list, or a folder
-    of shards. Labels match class names whatever their case, underscores and hyphens, and by any of the synonyms of
-    a name like "tench, Tinca tinca"; others are listed and left out. No teacher is loaded.
+    BUNDLE is a folder that `teachonce distill` wrote; IMAGES a folder of class folders, a tar, a list,
+    coop:NAME/SPLIT=DATA for a split of a data set, or a folder of shards. Labels match class names whatever their
+    case, underscores and hyphens, and by any of the synonyms of a name like "tench, Tinca tinca"; others are listed
+    and left out. No teacher is loaded.
 
     Base images are judged among base classes only and novel images among novel classes only, as in PromptKD.
     Agreement is measured on the store's first view: the student sees the box that the teacher saw.

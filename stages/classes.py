@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 
 from ..pipeline.storage import Location
 from ..storage_schemas.errors import InputError
+from .corpora.sources import is_dataset
 
 #: Used where no templates are named; CLIP's own for a single prompt.
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 
 
 def read_classes(source: str) -> tuple[str, ...]:
-    """Class names in order: from a text file (one a line), a JSON list, `imagenet`, or the labels of finished shards.
+    """Class names in order: from a text file (one a line), a JSON list, `imagenet`, `coop:NAME=DATA` for those of a
+    data set, or the labels of finished shards.
 
     Raises:
         InputError: no such list, an empty one, or a name that stands in it twice.
@@ -20,12 +24,14 @@ def read_classes(source: str) -> tuple[str, ...]:
     if source == "imagenet":
         import open_clip
 
-        names = list(open_clip.IMAGENET_CLASSNAMES)
-        # Two of OpenAI's names stand twice ("missile", "sunglasses"): they are told apart by their index.
-        return tuple(n if names.count(n) == 1 else f"{n} ({i})" for i, n in enumerate(names))
+        return told_apart(open_clip.IMAGENET_CLASSNAMES)
+    if is_dataset(source):
+        from .datasets.source import dataset_classes
+
+        return dataset_classes(source)
     location = Location.of(source)
     if not location.exists():
-        raise InputError("no such class list", where=location, hint="one name a line, a JSON list, `imagenet`, or a folder of shards")  # fmt: skip
+        raise InputError("no such class list", where=location, hint="one name a line, a JSON list, `imagenet`, `coop:NAME=DATA`, or a folder of shards")  # fmt: skip
     names = _labels(location) if location.is_dir() else _lines(location)
     if not names:
         raise InputError("an empty class list", where=location)
@@ -35,6 +41,33 @@ def read_classes(source: str) -> tuple[str, ...]:
             raise InputError("a class name stands twice", where=f"{location}, entry {number}: {name}")
         seen.add(name)
     return tuple(names)
+
+
+def classes_of(images: str, classes: str | None) -> tuple[str, ...]:
+    """`read_classes(classes)`; for None the class list of the data set that IMAGES is a split of, or else the labels
+    of the images in bytewise order.
+
+    Raises:
+        InputError: as `read_classes`, or images without labels.
+    """
+    if classes is not None:
+        return read_classes(classes)
+    if is_dataset(images):
+        from .datasets.source import dataset_classes
+
+        return dataset_classes(images)
+    from .corpora.image_set import open_images
+
+    labels = {picture.label for picture in open_images(images).pictures() if picture.label is not None}
+    if not labels:
+        raise InputError("these images have no labels", where=images, hint="put them into class folders")
+    return tuple(sorted(labels, key=str.encode))
+
+
+def told_apart(names: Sequence[str]) -> tuple[str, ...]:
+    """The names, with their index behind those that stand twice, as OpenAI's "missile" and "sunglasses" do."""
+    counts = Counter(names)
+    return tuple(name if counts[name] == 1 else f"{name} ({i})" for i, name in enumerate(names))
 
 
 def read_templates(source: str | None) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -68,6 +68,18 @@ def resolve_compute(
     if device == "cpu" and not elsewhere:
         keep_freed_memory()
     return Compute(device=device, precision=precision, threads=threads or min(4, os.cpu_count() or 1))
+
+
+def training_compute(device: str, precision: str, threads: int | None, *, elsewhere: bool = False) -> Compute:
+    """Settle `auto` for training: bf16 on CUDA, fp32 on the CPU.
+
+    Raises:
+        InputError: `cuda` was asked for where torch finds none.
+    """
+    compute = resolve_compute(device, precision, threads, elsewhere=elsewhere)
+    if precision == "auto" and compute.device == "cpu":
+        return replace(compute, precision="fp32")
+    return compute
 
 
 def keep_freed_memory() -> None:

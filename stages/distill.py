@@ -18,7 +18,7 @@ from ..storage_schemas.class_vectors import ClassVectors
 from ..storage_schemas.errors import InputError, MismatchError
 from ..storage_schemas.fingerprint import Fingerprint, Json
 from ..storage_schemas.receipt import Output, Receipt
-from .compute import Compute, keep_freed_memory, resolve_compute
+from .compute import Compute, keep_freed_memory
 from .corpora.shards import ShardSet
 from .pairs.order import check_batch
 from .pairs.stream import TargetStream
@@ -48,7 +48,7 @@ class DistillStage:
         targets: names of the targets to read from the store.
         samples: pairs in the whole training.
         views: epoch e reads view e mod this.
-        validation: labelled images on which to find the best epoch.
+        validation: labelled images on which to find the best epoch; `validation_by` says by which figure.
         compiled: whether to use `torch.compile`.
         accept_other_pixels: whether to train where images look otherwise than the teacher saw them.
         notes: lines that a person should see before training starts.
@@ -70,6 +70,7 @@ class DistillStage:
     samples: int
     views: int
     validation: str | None
+    validation_by: str
     compiled: bool
     accept_other_pixels: bool
     notes: tuple[str, ...]
@@ -165,9 +166,9 @@ class DistillStage:
             stream.close()
 
     def _open_validation(self) -> Validation | None:
-        if self.validation is None:
+        validation = _validation(self.validation, self.validation_by, self.vectors)
+        if validation is None:
             return None
-        validation = Validation.open(self.validation, self.vectors.names)
         expected = self.identity["validation"]
         if validation.digest != expected:
             raise MismatchError(
@@ -179,28 +180,18 @@ class DistillStage:
     def _bundle_config(self, built: BuiltStudent, reached: Reached) -> BundleConfig:
         found: dict[str, Json] = {"steps": reached.step}
         if reached.best is not None:
-            found["validation"] = {"images": self.validation, **asdict(reached.best)}
+            by = {} if self.validation_by == "top1" else {"by": self.validation_by}
+            found["validation"] = {"images": self.validation, **by, **asdict(reached.best)}
         return BundleConfig(
             student=built.backbone.config,
             head=built.student.head.to_json(),
             preprocess=built.backbone.preprocess.to_json(),
             class_names=self.vectors.names,
+            base_classes=self.vectors.base_names,
             logit_scale=built.logit_scale,
             normalized=self.vectors.normalized,
             origin={**self.origin, **found},
         )
-
-
-def training_compute(device: str, precision: str, threads: int | None, *, elsewhere: bool = False) -> Compute:
-    """Settle `auto` for training: bf16 on CUDA, fp32 on the CPU.
-
-    Raises:
-        InputError: `cuda` was asked for where torch finds none.
-    """
-    compute = resolve_compute(device, precision, threads, elsewhere=elsewhere)
-    if precision == "auto" and compute.device == "cpu":
-        return replace(compute, precision="fp32")
-    return compute
 
 
 def open_stream(
@@ -245,6 +236,7 @@ def plan_distill(
     compute: Compute,
     seed: int = 0,
     validation: str | None = None,
+    validation_by: str = "top1",
     compiled: bool = False,
     reuse_views: bool = False,
     accept_other_pixels: bool = False,
@@ -267,6 +259,7 @@ def plan_distill(
         compute: device, precision, threads.
         seed: of the order, of new weights and of dropout.
         validation: labelled images, as `evaluate` takes them: the bundle gets the weights of the best epoch there.
+        validation_by: the figure that the best epoch is best by, see `validation.FIGURES`.
         compiled: use `torch.compile`; it decides low bits.
         accept_other_pixels: train even if this machine renders images otherwise than the teacher saw them.
         reuse_views: it is meant that views serve several epochs: do not mention it in the end.
@@ -288,7 +281,7 @@ def plan_distill(
     )  # fmt: skip
     parts = workers * settings.accumulate
     check_batch(stream.num_samples, settings.batch_size, drop_last=True, world=parts)
-    checking = None if validation is None else Validation.open(validation, taught.vectors.names)
+    checking = _validation(validation, validation_by, taught.vectors)
     if settings.patience and checking is None:
         raise InputError(
             "early stopping needs validation images", where="--patience", hint="add --validation IMAGES"
@@ -343,6 +336,7 @@ def plan_distill(
         samples=stream.steps_per_epoch * settings.batch_size * settings.epochs,
         views=stream.num_views,
         validation=validation,
+        validation_by=validation_by,
         compiled=compiled,
         accept_other_pixels=accept_other_pixels,
         notes=_notes(built, stream, settings, recipe, config, checking),
@@ -351,6 +345,17 @@ def plan_distill(
         checkpoint_every=checkpoint_every,
         show_progress=show_progress,
     )
+
+
+def _validation(images: str | None, by: str, vectors: ClassVectors) -> Validation | None:
+    if images is not None:
+        return Validation.open(images, vectors.names, by=by, base_C=vectors.base_C)
+    if by != "top1":
+        raise InputError(
+            "a figure to select by needs validation images", where=f"--validation-by {by}",
+            hint="add --validation IMAGES",
+        )  # fmt: skip
+    return None
 
 
 def _real_depth(built: BuiltStudent, settings: Settings) -> dict[str, Json]:
@@ -377,9 +382,10 @@ def _notes(
     if stream.note:
         notes.append(stream.note)
     if checking is not None:
+        labelled = checking.labelled
         notes.append(
-            f"validation on {len(checking.pictures)} of the {checking.found} images in {checking.images}, "
-            "whose labels are class names"
+            f"validation on {len(labelled.pictures)} of the {labelled.found} images in {labelled.images}, "
+            f"whose labels are {'names of base classes' if checking.by == 'base' else 'class names'}"
         )
     depth = built.student.head.prompt_depth
     if settings.prompt_depth and depth < settings.prompt_depth:

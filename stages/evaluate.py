@@ -89,7 +89,7 @@ def evaluate(
         images: a folder of class folders, a tar, a list, or a folder of shards.
         compute: device, precision, threads.
         store: target store whose teacher the student is compared with, where keys match.
-        base: base classes, see `class_match.base_classes`.
+        base: base classes, see `class_match.base_classes`; None for those that the bundle marks, if any.
         name: corpus name that was given to `teachonce shard`, for the keys of images that are not in shards.
         batch_size: images in a forward pass.
         accept_other_pixels: only note that this machine renders the store's views otherwise than its teacher's did.
@@ -101,7 +101,7 @@ def evaluate(
     """
     student = load_student(bundle, device=compute.device)
     names = student.config.class_names
-    base_C = None if base is None else base_classes(base, names)
+    base_C = student.vectors.base_C if base is None else base_classes(base, names)
     teacher = None if store is None else StoredTeacher(store, names)
     image_set = open_images(images, name=name)
     result = Evaluation(class_names=names, accuracy=Accuracy(len(names), base_C))

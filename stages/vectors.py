@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..pipeline.storage import Location
 from ..pipeline.types import Resources, RunUnit, Timer, Unit
@@ -14,20 +17,30 @@ from ..storage_schemas.errors import DamagedError
 from ..storage_schemas.fingerprint import Fingerprint, Json
 from ..storage_schemas.receipt import Output, Receipt
 from ..storage_schemas.target_store import check_version, open_root
+from .class_check import Checked, check_accuracy, check_spread
 from .classes import read_classes, read_templates
 from .compute import Compute, resolve_compute
+from .reports.class_match import base_classes
 from .teachers import TeacherConfig, TeacherSpec, load_teacher
+from .teachers.base import refuse_templates
 
 
 @dataclass(frozen=True, kw_only=True)
 class VectorsStage:
-    """One unit: the class vectors of one teacher for one class list."""
+    """One unit: the class vectors of one teacher for one class list.
+
+    Attributes:
+        base_C: bool (class,): which to mark as base classes; None leaves that to the teacher.
+        check: labelled images to try the vectors on before they are written; None for none.
+    """
 
     store: Location
     config: TeacherConfig
     teacher: TeacherSpec
-    names: tuple[str, ...] | None
+    names: tuple[str, ...]
     templates: tuple[str, ...]
+    base_C: NDArray[np.bool_] | None
+    check: str | None
     compute: Compute
 
     name = "vectors"
@@ -45,15 +58,17 @@ class VectorsStage:
                 "architecture": self.teacher.architecture,
                 "weights": self.teacher.weights_digest,
             },
-            "classes": list(self.names) if self.names is not None else "the teacher's own",
+            "classes": list(self.names),
             "compute": self.compute.to_json(),
         }
-        if self.teacher.family == "open_clip":
+        if self.teacher.takes_templates:
             fields["templates"] = list(self.templates)
+        if self.base_C is not None:
+            fields["base_classes"] = np.array(self.names, object)[self.base_C].tolist()
         return Fingerprint(fields=fields)
 
     def plan(self) -> Iterator[Unit]:
-        yield Unit(key="class_vectors", rows=len(self.names) if self.names else 1)
+        yield Unit(key="class_vectors", rows=len(self.names))
 
     def open(self) -> RunUnit:
         import torch
@@ -63,8 +78,17 @@ class VectorsStage:
         def run(unit: Unit, timer: Timer) -> Receipt:
             with timer("forward"), self.compute.inference():
                 vectors = teacher.class_vectors(self.names, self.templates)
+            if self.base_C is not None:
+                vectors = replace(vectors, base_C=self.base_C)
+            check_spread(vectors, where=self.teacher.model)
+            checked = None
+            if self.check is not None:
+                with timer("check"):
+                    checked = check_accuracy(
+                        teacher, vectors, self.check, self.compute, where=self.teacher.model
+                    )
             with timer("write"):
-                outputs = self._write(vectors)
+                outputs = self._write(vectors, checked)
             return Receipt(
                 key=unit.key, outputs=outputs, rows=vectors.num_classes, invalid_rows=(),
                 digest=vectors.digest, fingerprint=self.fingerprint.digest,
@@ -72,11 +96,12 @@ class VectorsStage:
 
         return run
 
-    def _write(self, vectors: ClassVectors) -> tuple[Output, ...]:
+    def _write(self, vectors: ClassVectors, checked: Checked | None) -> tuple[Output, ...]:
         root = open_root(str(self.store.path), mode="a")
-        origin = {"teacher": self.teacher.to_json(), "templates": list(self.templates)}
-        if self.teacher.family == "timm":
-            origin["templates"] = []
+        templates = list(self.templates) if self.teacher.takes_templates else []
+        origin = {"teacher": self.teacher.to_json(), "templates": templates}
+        if checked is not None:
+            origin["check"] = checked.to_json()
         names = write_class_vectors(root, vectors, origin)
         return vouch(
             self.store, [path for name in names for path in (f"{name}/zarr.json", *_chunks(self.store, name))]
@@ -111,6 +136,8 @@ def plan_vectors(
     out: str,
     classes: str | None,
     templates: str | None,
+    base: str | None = None,
+    check: str | None = None,
     compute: Compute | None = None,
 ) -> VectorsStage:
     """The stage that computes class vectors.
@@ -119,7 +146,9 @@ def plan_vectors(
         config: the teacher.
         out: the target store; made if it is not there.
         classes: see `read_classes`; None asks for the teacher's own classes.
-        templates: see `read_templates`.
+        templates: see `read_templates`; refused where the teacher has learned its prompts.
+        base: see `base_classes`; None marks those that prompts were learned on, if any.
+        check: labelled images, see `check_accuracy`.
         compute: default: as `resolve_compute` settles it, but in fp32: it is done once.
 
     Raises:
@@ -128,12 +157,11 @@ def plan_vectors(
     """
     store = Location.of(out)
     names = read_classes(classes) if classes is not None else None
+    refuse_templates(config, templates)
     texts = read_templates(templates)
     teacher = load_teacher(config)
-    if names is None or teacher.spec.family == "timm":
-        names = teacher.class_vectors(
-            names, texts
-        ).names  # also refuses what does not fit, before anything is written
+    names = teacher.class_names(names)
+    base_C = None if base is None else base_classes(base, names)
     check_version(open_root(str(store.path), mode="a"), where=store)
     return VectorsStage(
         store=store,
@@ -141,5 +169,7 @@ def plan_vectors(
         teacher=teacher.spec,
         names=names,
         templates=texts,
+        base_C=base_C,
+        check=check,
         compute=compute or resolve_compute(precision="fp32"),
     )

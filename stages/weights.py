@@ -84,14 +84,17 @@ def names_in_order(
     return dict(zip(own, weights.values(), strict=True))
 
 
-def fit_weights(module: nn.Module, weights: Mapping[str, Tensor], *, what: str, where: object) -> None:
-    """Load `weights` into `module`; every name and shape must fit.
+def fit_weights(
+    module: nn.Module, weights: Mapping[str, Tensor], *, what: str, where: object, partly: bool = False
+) -> None:
+    """Load `weights` into `module`; every name and shape must fit. `partly`: the others stay as they are.
 
     Raises:
         InputError: naming the first weight that is missing, left over or of another shape.
     """
     own = module.state_dict()
-    missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    missing = [] if partly else sorted(own.keys() - weights.keys())
+    extra = sorted(weights.keys() - own.keys())
     wrong = [n for n in own if n in weights and own[n].shape != weights[n].shape]
     if missing or extra or wrong:
         if wrong:
@@ -102,7 +105,7 @@ def fit_weights(module: nn.Module, weights: Mapping[str, Tensor], *, what: str, 
         else:
             expected, found = "no other weights", f"{extra[0]} ({len(extra)} unknown)"
         raise InputError(f"weights do not fit {what}", where=where, expected=expected, found=found)
-    module.load_state_dict(weights)
+    module.load_state_dict(weights, strict=not partly)
 
 
 def weights_digest(module: nn.Module) -> str:

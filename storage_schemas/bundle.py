@@ -29,6 +29,7 @@ class BundleConfig:
         head: the student's shape beyond the backbone (prompts, projector), as its recipe made it.
         preprocess: size, mean, std, interpolation, resize ratio of the student's images.
         class_names: in the order of the logits.
+        base_classes: those of them that are base classes, the others being novel; None where nothing says so.
         logit_scale, normalized: how embeddings become logits with the class vectors (see `ClassVectors`).
         origin: how it was made: recipe and its settings, corpus id, teacher in words, store fingerprint. Facts only.
     """
@@ -40,10 +41,13 @@ class BundleConfig:
     logit_scale: float
     normalized: bool
     origin: Mapping[str, Json]
+    base_classes: tuple[str, ...] | None = None
 
     def to_bytes(self) -> bytes:
         fields = {"kind": "student bundle", "schema_version": SCHEMA_VERSION, **self.__dict__}
         fields["class_names"] = list(self.class_names)
+        if self.base_classes is None:
+            del fields["base_classes"]
         return json.dumps(fields, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
 
     @staticmethod
@@ -57,7 +61,9 @@ class BundleConfig:
         try:
             fields = json.loads(data)
             kind, version = fields.pop("kind"), fields.pop("schema_version")
-            fields["class_names"] = tuple(fields["class_names"])
+            for name in ("class_names", "base_classes"):
+                if name in fields:
+                    fields[name] = tuple(fields[name])
             config = BundleConfig(**fields)
         except (ValueError, KeyError, TypeError) as error:
             raise DamagedError("not a student bundle", where=where, hint="point to the folder that `teachonce distill` wrote") from error  # fmt: skip
@@ -83,4 +89,5 @@ def decode_vectors(data: bytes, config: BundleConfig) -> ClassVectors:
         bias_C=tensors.get("bias"),
         logit_scale=config.logit_scale,
         normalized=config.normalized,
+        base_C=None if config.base_classes is None else np.isin(config.class_names, config.base_classes),
     )

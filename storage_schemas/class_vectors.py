@@ -24,6 +24,7 @@ class ClassVectors:
         bias_C: fp32 (class,), or None.
         logit_scale: the factor itself, not its logarithm.
         normalized: whether embeddings are L2-normalised before they meet the vectors.
+        base_C: bool (class,): which are base classes, the others being novel; None where nothing says so.
     """
 
     names: tuple[str, ...]
@@ -31,10 +32,18 @@ class ClassVectors:
     bias_C: NDArray[np.float32] | None
     logit_scale: float
     normalized: bool
+    base_C: NDArray[np.bool_] | None = None
 
     @property
     def num_classes(self) -> int:
         return len(self.names)
+
+    @property
+    def base_names(self) -> tuple[str, ...] | None:
+        """Names of the base classes, where they are marked."""
+        if self.base_C is None:
+            return None
+        return tuple(name for name, is_base in zip(self.names, self.base_C, strict=True) if is_base)
 
     @property
     def embed_dim(self) -> int:
@@ -42,9 +51,11 @@ class ClassVectors:
 
     @property
     def digest(self) -> str:
-        """blake2b-128 over names, numbers and scale, in hexadecimal."""
+        """blake2b-128 over names, numbers, scale and marks, in hexadecimal."""
         state = hashlib.blake2b(digest_size=16)
-        head = [list(self.names), self.logit_scale, self.normalized, self.bias_C is not None]
+        head: list[Json] = [list(self.names), self.logit_scale, self.normalized, self.bias_C is not None]
+        if self.base_C is not None:
+            head.append(self.base_C.tolist())
         state.update(digest_json(head).encode())
         state.update(np.ascontiguousarray(self.vectors_CD, "<f4").tobytes())
         if self.bias_C is not None:
@@ -58,7 +69,7 @@ class ClassVectors:
 
 
 def write_class_vectors(group: zarr.Group, vectors: ClassVectors, origin: Json) -> list[str]:
-    """Write the arrays `class_vectors`, `class_names` and (if any) `class_bias`. Returns their paths.
+    """Write the arrays `class_vectors`, `class_names` and (if any) `class_bias`, `class_is_base`. Returns their paths.
 
     `origin` says in words where they come from (teacher, templates); it lands in the array's attributes.
     """
@@ -69,7 +80,7 @@ def write_class_vectors(group: zarr.Group, vectors: ClassVectors, origin: Json) 
         dimension_names=("class", "channel"), compressors=codec, overwrite=True,
         attributes={
             "logit_scale": vectors.logit_scale, "normalized": vectors.normalized,
-            "has_bias": vectors.bias_C is not None, "digest": vectors.digest, "origin": origin,
+            "has_bias": vectors.bias_C is not None, "has_base": vectors.base_C is not None, "digest": vectors.digest, "origin": origin,
         },
     )  # fmt: skip
     array[:] = vectors.vectors_CD
@@ -79,6 +90,13 @@ def write_class_vectors(group: zarr.Group, vectors: ClassVectors, origin: Json) 
     )  # fmt: skip
     names[:] = np.array(vectors.names, dtype=object)
     written = ["class_vectors", "class_names"]
+    if vectors.base_C is not None:
+        marks = group.create_array(
+            "class_is_base", shape=(count,), chunks=(count,), dtype="bool", dimension_names=("class",),
+            compressors=codec, overwrite=True,
+        )  # fmt: skip
+        marks[:] = vectors.base_C
+        written.append("class_is_base")
     if vectors.bias_C is not None:
         bias = group.create_array(
             "class_bias", shape=(count,), chunks=(count,), dtype="float32", dimension_names=("class",),
@@ -108,6 +126,7 @@ def read_class_vectors(group: zarr.Group, where: object) -> ClassVectors:
         bias_C=np.asarray(group["class_bias"][:], np.float32) if attributes["has_bias"] else None,  # type: ignore[index]
         logit_scale=float(attributes["logit_scale"]),  # type: ignore[arg-type]
         normalized=bool(attributes["normalized"]),
+        base_C=np.asarray(group["class_is_base"][:], np.bool_) if attributes.get("has_base") else None,  # type: ignore[index]
     )
     if vectors.digest != attributes["digest"]:
         raise DamagedError(

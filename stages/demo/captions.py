@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,17 +49,21 @@ def draw_captions(generator: np.random.Generator) -> list[str]:
     ]
 
 
-def write_vocabulary(directory: Path) -> SimpleTokenizer:
+def write_vocabulary(
+    directory: Path, names: Sequence[str] | None = None, *, context_length: int = CONTEXT_LENGTH
+) -> SimpleTokenizer:
     """Write open_clip's BPE vocabulary, reduced to the merges that captions need; return its tokenizer.
 
-    Words of captions are split exactly as with the full vocabulary; any other word falls into smaller pieces.
+    Captions are the templates with `names` in them: the demo's unless given. Words of captions are split exactly as with the full vocabulary; any other word falls into smaller pieces.
     """
     from open_clip.tokenizer import SimpleTokenizer, default_bpe
 
-    full = SimpleTokenizer(context_length=CONTEXT_LENGTH)
+    full = SimpleTokenizer(context_length=context_length)
+    if names is None:
+        names = [name for bank in banks().values() for name in bank]
     needed = set()
     unused = "white one many"  # words of the templates left out: a user may well write them
-    for text in [*templates(), unused, *(name for bank in banks().values() for name in bank)]:
+    for text in [*templates(), unused, *names]:
         for word in full.pat.findall(full.clean_fn(text.replace("{}", " "))):
             needed.update(_merges(full, word))
     with gzip.open(default_bpe(), "rt", encoding="utf-8") as file:
@@ -68,7 +73,7 @@ def write_vocabulary(directory: Path) -> SimpleTokenizer:
     body = header + "\n".join(" ".join(pair) for pair in ranked)
     path = directory / VOCABULARY_NAME
     path.write_bytes(gzip.compress(body.encode("utf-8"), mtime=0))
-    return SimpleTokenizer(bpe_path=str(path), context_length=CONTEXT_LENGTH)
+    return SimpleTokenizer(bpe_path=str(path), context_length=context_length)
 
 
 def _merges(tokenizer: SimpleTokenizer, word: str) -> list[tuple[str, str]]:

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...storage_schemas.class_vectors import ClassVectors
+from ..prompts.vision import check_tower, count_blocks
 from ..students.family import Backbone
-from ..students.prompts import check_tower, count_blocks
 from ..students.student import Head, Student
 from .recipe import Said, Settings
 

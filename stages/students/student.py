@@ -14,7 +14,7 @@ from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Json
 from ..preprocess import Normalize, Preprocess
-from .prompts import PromptedVisionTransformer
+from ..prompts.vision import PromptedVisionTransformer
 
 PROJECTORS = ("linear", "mlp", "none")
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from ...storage_schemas.class_vectors import ClassVectors
+from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Json
 from ..preprocess import Preprocess
 
@@ -19,6 +20,9 @@ TIMM_PREFIX = "timm:"
 
 #: Prefix of open_clip's spelling for a model in a local folder.
 LOCAL_PREFIX = "local-dir:"
+
+#: Prefix of `--teacher` that names a folder of learned prompts.
+PROMPTS_PREFIX = "teachonce:"
 
 #: `--teacher-pretrained` for seeded random weights: for tests and benchmarks, never by accident.
 RANDOM = "random"
@@ -29,13 +33,15 @@ class TeacherConfig:
     """What a user says of a teacher. Hashable, small, picklable.
 
     Attributes:
-        model: open_clip's name (`ViT-L-14`, `hf-hub:…`, `local-dir:…`) or `timm:NAME`.
+        model: open_clip's name (`ViT-L-14`, `hf-hub:…`, `local-dir:…`), `timm:NAME`, or `teachonce:FOLDER` of prompts.
         pretrained: tag, path to a weights file, `random`, or None where the name itself brings weights.
+        backbone: for prompts: the model that they were learned for, where it is no longer what their folder says.
         size, mean, std, interpolation, crop_pct: override the model's own preprocessing; None keeps it.
     """
 
     model: str
     pretrained: str | None = None
+    backbone: str | None = None
     size: int | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
@@ -44,12 +50,25 @@ class TeacherConfig:
 
     @staticmethod
     def of(model: str, pretrained: str | None = None, **overrides: Any) -> TeacherConfig:
-        """The configuration that a user typed, with local paths made absolute: workers may run in other folders."""
-        if model.startswith(LOCAL_PREFIX):
-            model = LOCAL_PREFIX + str(Path(model.removeprefix(LOCAL_PREFIX)).absolute())
+        """The configuration that a user typed, with local paths made absolute: workers may run in other folders.
+
+        Raises:
+            InputError: a backbone for a teacher that is no folder of prompts.
+        """
         if pretrained is not None and Path(pretrained).exists():
             pretrained = str(Path(pretrained).absolute())
-        return TeacherConfig(model=model, pretrained=pretrained, **overrides)
+        backbone = overrides.pop("backbone", None)
+        if backbone is not None and not model.startswith(PROMPTS_PREFIX):
+            raise InputError(
+                "only prompts have a backbone", where="--teacher-backbone", expected="--teacher teachonce:FOLDER",
+                found=f"--teacher {model}", hint="leave it out",
+            )  # fmt: skip
+        return TeacherConfig(
+            model=_absolute(model),
+            pretrained=pretrained,
+            backbone=backbone and _absolute(backbone),
+            **overrides,
+        )
 
     def preprocess(self, own: Preprocess) -> Preprocess:
         """The model's own preprocessing with this configuration's overrides."""
@@ -67,13 +86,14 @@ class TeacherSpec:
     """A loaded teacher's identity.
 
     Attributes:
-        family: `open_clip` or `timm`.
-        model: its name; for `local-dir:` the last part of the path, since folders move.
+        family: `open_clip`, `timm` or `prompted`.
+        model: its name; for `local-dir:` and `teachonce:` the last part of the path, since folders move.
         architecture: digest of the configuration that the weights are put into.
         weights_digest: blake2b-128 over names, types, shapes and bytes of all its tensors.
         embed_dim: channels of its embeddings.
         normalized: whether embeddings are L2-normalised.
         preprocess: as used.
+        takes_templates: whether class vectors depend on templates around class names.
     """
 
     family: str
@@ -83,6 +103,7 @@ class TeacherSpec:
     embed_dim: int
     normalized: bool
     preprocess: Preprocess
+    takes_templates: bool
 
     def to_json(self) -> Json:
         return {**self.__dict__, "preprocess": self.preprocess.to_json()}
@@ -101,8 +122,18 @@ class Teacher(Protocol):
     def embed(self, images_NCHW: torch.Tensor) -> torch.Tensor:
         """Embeddings (N, D) in fp32 of uint8 images (N, 3, size, size) on the teacher's device."""
 
-    def class_vectors(self, names: Sequence[str] | None, templates: Sequence[str]) -> ClassVectors:
-        """Class vectors for `names`; None asks for the model's own classes, where it has them."""
+    def class_names(self, names: Sequence[str] | None) -> tuple[str, ...]:
+        """`names`, or the model's own classes for None.
+
+        Raises:
+            InputError: it has none, or cannot take these.
+        """
+
+    def class_vectors(self, names: Sequence[str], templates: Sequence[str]) -> ClassVectors:
+        """Class vectors for what `class_names` gave."""
+
+    def plain(self, names: Sequence[str]) -> list[tuple[Teacher, ClassVectors]]:
+        """The same model without what it has learned, and its class vectors; empty where it has learned nothing more."""
 
 
 @functools.lru_cache(maxsize=1)
@@ -116,6 +147,10 @@ def load_teacher(config: TeacherConfig) -> Teacher:
         from .timm import TimmTeacher
 
         return TimmTeacher.load(config)
+    if config.model.startswith(PROMPTS_PREFIX):
+        from .prompted import PromptedTeacher
+
+        return PromptedTeacher.load(config)
     from .open_clip import OpenClipTeacher
 
     return OpenClipTeacher.load(config)
@@ -124,3 +159,23 @@ def load_teacher(config: TeacherConfig) -> Teacher:
 def freeze(module: Any) -> Any:
     """Eval mode, no gradients."""
     return module.eval().requires_grad_(False)
+
+
+def refuse_templates(config: TeacherConfig, templates: str | None) -> None:
+    """Refuse `--templates` where prompts were learned instead.
+
+    Raises:
+        InputError: both are there.
+    """
+    if templates is not None and config.model.startswith(PROMPTS_PREFIX):
+        raise InputError(
+            "this teacher has learned its prompts", where="--templates", found=templates,
+            hint="leave out --templates",
+        )  # fmt: skip
+
+
+def _absolute(model: str) -> str:
+    for prefix in (LOCAL_PREFIX, PROMPTS_PREFIX):
+        if model.startswith(prefix):
+            return prefix + str(Path(model.removeprefix(prefix)).absolute())
+    return model

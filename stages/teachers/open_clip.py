@@ -17,7 +17,7 @@ from ...storage_schemas.fingerprint import digest_json
 from ..attention import fold_attention
 from ..preprocess import Normalize, Preprocess, square_size
 from ..weights import weights_digest
-from .base import LOCAL_PREFIX, RANDOM, TeacherConfig, TeacherSpec, freeze
+from .base import LOCAL_PREFIX, RANDOM, Teacher, TeacherConfig, TeacherSpec, freeze
 
 _HUB = "hf-hub:"
 
@@ -26,12 +26,16 @@ BPE_FILE = "bpe_simple_vocab.txt.gz"
 
 
 class OpenClipTeacher:
-    """An open_clip model. `embed` is its L2-normalised `encode_image`."""
+    """An open_clip model. `embed` is its L2-normalised `encode_image`.
+
+    Attributes:
+        model, tokenizer: as open_clip makes them; prompts are put into them.
+    """
 
     def __init__(self, model: Any, tokenizer: Callable[..., torch.Tensor], spec: TeacherSpec) -> None:
-        self._model = freeze(model)
-        fold_attention(self._model)
-        self._tokenizer = tokenizer
+        self.model = freeze(model)
+        fold_attention(self.model)
+        self.tokenizer = tokenizer
         self._normalize = Normalize(spec.preprocess)
         self.spec = spec
 
@@ -70,34 +74,35 @@ class OpenClipTeacher:
             embed_dim=int(model.visual.output_dim),
             normalized=True,
             preprocess=preprocess,
+            takes_templates=True,
         )
         return OpenClipTeacher(model, _tokenizer(where), spec)
 
     def to(self, device: torch.device) -> OpenClipTeacher:
-        self._model.to(device)
+        self.model.to(device)
         self._normalize.to(device)
         return self
 
     def embed(self, images_NCHW: torch.Tensor) -> torch.Tensor:
-        embedding_ND = self._model.encode_image(self._normalize(images_NCHW))
+        embedding_ND = self.model.encode_image(self._normalize(images_NCHW))
         return torch.nn.functional.normalize(embedding_ND.float(), dim=-1)
 
-    def class_vectors(self, names: Sequence[str] | None, templates: Sequence[str]) -> ClassVectors:
-        """Text features, averaged over templates and normalised, as open_clip's `build_zero_shot_classifier` does.
-
-        Underscores in class names become spaces in the prompts, as in CoOp and PromptKD.
-
-        Raises:
-            InputError: no names.
-        """
+    def class_names(self, names: Sequence[str] | None) -> tuple[str, ...]:
         if names is None:
             raise InputError(
                 "this teacher has no classes of its own", where=self.spec.model, hint="add --classes FILE"
             )
-        device = next(self._model.parameters()).device
+        return tuple(names)
+
+    def class_vectors(self, names: Sequence[str], templates: Sequence[str]) -> ClassVectors:
+        """Text features, averaged over templates and normalised, as open_clip's `build_zero_shot_classifier` does.
+
+        Underscores in class names become spaces in the prompts, as in CoOp and PromptKD.
+        """
+        device = next(self.model.parameters()).device
         vectors_DC = open_clip.build_zero_shot_classifier(
-            self._model,
-            self._tokenizer,
+            self.model,
+            self.tokenizer,
             classnames=[name.replace("_", " ") for name in names],
             templates=[_template(text) for text in templates],
             num_classes_per_batch=max(1, 256 // len(templates)),
@@ -107,13 +112,16 @@ class OpenClipTeacher:
             names=tuple(names),
             vectors_CD=np.ascontiguousarray(vectors_DC.float().T.cpu().numpy(), np.float32),
             bias_C=self._bias(len(names)),
-            logit_scale=float(self._model.logit_scale.float().exp()),
+            logit_scale=float(self.model.logit_scale.float().exp()),
             normalized=True,
         )
 
+    def plain(self, names: Sequence[str]) -> list[tuple[Teacher, ClassVectors]]:
+        return []
+
     def _bias(self, num_classes: int) -> np.ndarray[Any, np.dtype[np.float32]] | None:
         """SigLIP models add one learned bias to every logit; it cancels in a softmax but not in a sigmoid."""
-        bias = getattr(self._model, "logit_bias", None)
+        bias = getattr(self.model, "logit_bias", None)
         return None if bias is None else np.full(num_classes, float(bias), np.float32)
 
 

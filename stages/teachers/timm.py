@@ -15,7 +15,7 @@ from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import digest_json
 from ..preprocess import Normalize, Preprocess, square_size
 from ..weights import fit_weights, names_in_order, read_weights, weights_digest
-from .base import RANDOM, TIMM_PREFIX, TeacherConfig, TeacherSpec, freeze
+from .base import RANDOM, TIMM_PREFIX, Teacher, TeacherConfig, TeacherSpec, freeze
 
 
 class TimmTeacher:
@@ -61,6 +61,7 @@ class TimmTeacher:
             embed_dim=head.in_features,
             normalized=False,
             preprocess=preprocess,
+            takes_templates=False,
         )
         return TimmTeacher(model, spec)
 
@@ -74,32 +75,35 @@ class TimmTeacher:
         features = self._model.forward_features(pixels)
         return self._model.forward_head(features, pre_logits=True).float()  # type: ignore[no-any-return]
 
-    def class_vectors(self, names: Sequence[str] | None, templates: Sequence[str]) -> ClassVectors:
-        """The head's rows and bias. `names` must be as many as the head has rows; None asks timm for them.
-
-        Raises:
-            InputError: timm does not know the classes, or the number of names is wrong.
-        """
-        head = self._model.get_classifier()
+    def class_names(self, names: Sequence[str] | None) -> tuple[str, ...]:
+        """The names given, in the head's order, or those that timm knows."""
         names = _own_names(self._model) if names is None else names
         if names is None:
             raise InputError(
                 "timm does not know this model's classes", where=self.spec.model, hint="add --classes FILE"
             )
-        if len(names) != head.out_features:
+        rows = self._model.get_classifier().out_features
+        if len(names) != rows:
             raise InputError(
                 "the class list does not fit the teacher's head", where=self.spec.model,
-                expected=f"{head.out_features} names in the head's order", found=len(names),
+                expected=f"{rows} names in the head's order", found=len(names),
                 hint="leave out --classes to use timm's own names",
             )  # fmt: skip
-        bias = None if head.bias is None else head.bias.float().cpu().numpy()
+        return tuple(names)
+
+    def class_vectors(self, names: Sequence[str], templates: Sequence[str]) -> ClassVectors:
+        """The head's weight rows and bias; templates mean nothing to it."""
+        head = self._model.get_classifier()
         return ClassVectors(
             names=tuple(names),
             vectors_CD=np.ascontiguousarray(head.weight.float().cpu().numpy()),
-            bias_C=bias,
+            bias_C=None if head.bias is None else head.bias.float().cpu().numpy(),
             logit_scale=1.0,
             normalized=False,
         )
+
+    def plain(self, names: Sequence[str]) -> list[tuple[Teacher, ClassVectors]]:
+        return []
 
 
 def _own_names(model: Any) -> list[str] | None:

@@ -11,29 +11,27 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import DamagedError
 from ...storage_schemas.fingerprint import Fingerprint, canonical_json
-from ..students.student import Student
-from .ema import Ema
 
 #: Name of the checkpoint in the run's folder.
 CHECKPOINT = "checkpoint.safetensors"
 
-_WEIGHT, _AVERAGE, _STATE = "student/", "average/", "optimizer/"
+_WEIGHT, _AVERAGE, _STATE = "weights/", "average/", "optimizer/"
 _START_ANEW = "delete it to train from the start, or restore it"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Best:
-    """The epoch (from 0) after which the student was best on the validation images, and its top-1 accuracy there."""
+    """The epoch (from 0) after which the student was best on the validation images, and its figure there."""
 
     epoch: int
     step: int
@@ -48,30 +46,49 @@ class Reached:
     best: Best | None = None
 
 
+class Trainee(Protocol):
+    """What is trained: a student, or a teacher's prompts."""
+
+    def trained(self) -> Mapping[str, nn.Parameter]:
+        """The parameters that train, by name."""
+
+    def changing(self) -> Mapping[str, Tensor]:
+        """All that training changes, by name."""
+
+
+class Average(Protocol):
+    """An average of the trainee's weights over training (see `ema.Ema`)."""
+
+    tensors: dict[str, Tensor]
+
+    def update(self) -> None:
+        """Take in the weights as they are now."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Training:
     """What a checkpoint is of. All of it is changed in place.
 
     Attributes:
-        student, optimizer: on their device.
-        ema: moving average of the student's weights, if there is one.
+        trainee, optimizer: on their device.
+        average: of the trainee's weights, if there is one.
     """
 
-    student: Student
+    trainee: Trainee
     optimizer: torch.optim.Optimizer
-    ema: Ema | None
+    average: Average | None
 
     def final(self) -> Mapping[str, Tensor]:
         """What the bundle would hold now, of all that changes."""
-        return self.ema.tensors if self.ema is not None else self.student.changing()
+        return self.average.tensors if self.average is not None else self.trainee.changing()
 
 
 def save_checkpoint(folder: Location, training: Training, reached: Reached, fingerprint: Fingerprint) -> None:
     """Write the state, durably and atomically, then forget best weights that it no longer needs."""
-    tensors = {_WEIGHT + name: value for name, value in training.student.changing().items()}
-    if training.ema is not None:
-        tensors |= {_AVERAGE + name: value for name, value in training.ema.tensors.items()}
-    for name, parameter in training.student.trained().items():
+    tensors = {_WEIGHT + name: value for name, value in training.trainee.changing().items()}
+    if training.average is not None:
+        tensors |= {_AVERAGE + name: value for name, value in training.average.tensors.items()}
+    for name, parameter in training.trainee.trained().items():
         for key, value in training.optimizer.state[parameter].items():
             if isinstance(value, Tensor):  # SGD keeps None where it has no momentum yet
                 tensors[f"{_STATE}{name}/{key}"] = value
@@ -104,11 +121,11 @@ def load_checkpoint(folder: Location, training: Training, fingerprint: Fingerpri
         fields, what="a checkpoint of another run", where=location,
         hint="use the options of the run that wrote it, or another --out",
     )  # fmt: skip
-    _copy(_part(tensors, _WEIGHT), training.student.changing(), location)
-    if training.ema is not None:
-        _copy(_part(tensors, _AVERAGE), training.ema.tensors, location)
+    _copy(_part(tensors, _WEIGHT), training.trainee.changing(), location)
+    if training.average is not None:
+        _copy(_part(tensors, _AVERAGE), training.average.tensors, location)
     state = _part(tensors, _STATE)
-    for name, parameter in training.student.trained().items():
+    for name, parameter in training.trainee.trained().items():
         own = {
             key.rpartition("/")[2]: value for key, value in state.items() if key.rpartition("/")[0] == name
         }
@@ -125,14 +142,14 @@ def save_best(folder: Location, training: Training, best: Best) -> None:
 
 
 def load_best(folder: Location, training: Training, best: Best) -> None:
-    """Give the student the best weights.
+    """Give the trainee the best weights.
 
     Raises:
         DamagedError: they are not there, or not all of them.
     """
     location = folder / _best_name(best)
     tensors, _ = _read(location)
-    _copy(tensors, training.student.changing(), location)
+    _copy(tensors, training.trainee.changing(), location)
 
 
 def discard(folder: Location) -> None:
@@ -161,7 +178,9 @@ def _read(location: Location) -> tuple[dict[str, Tensor], Any]:
 
 
 def _not_ours(location: Location, error: Exception) -> DamagedError:
-    return DamagedError("not a checkpoint of distill", where=location, found=str(error), hint=_START_ANEW)
+    return DamagedError(
+        "not a checkpoint of a training run", where=location, found=str(error), hint=_START_ANEW
+    )
 
 
 @torch.no_grad()
@@ -169,7 +188,7 @@ def _copy(saved: Mapping[str, Tensor], into: Mapping[str, Tensor], location: Loc
     wrong = {name for name in into if name not in saved or into[name].shape != saved[name].shape}
     if wrong or len(saved) != len(into):
         raise DamagedError(
-            "a checkpoint does not fit the student", where=location, found=min(wrong, default="more weights"),
+            "a checkpoint does not fit the model", where=location, found=min(wrong, default="more weights"),
             hint=_START_ANEW,
         )  # fmt: skip
     for name, value in into.items():

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..students.student import Student
+from .checkpoint import Trainee
 
 
 class Ema:
@@ -37,9 +38,9 @@ class Ema:
 
 
 @torch.no_grad()
-def put(tensors: dict[str, Tensor], student: Student) -> dict[str, Tensor]:
-    """Give a student these weights; returns copies of those that it had."""
-    current = student.changing()
+def put(tensors: dict[str, Tensor], trainee: Trainee) -> dict[str, Tensor]:
+    """Give a trainee these weights; returns copies of those that it had."""
+    current = trainee.changing()
     before = {name: current[name].detach().clone() for name in tensors}
     for name, value in tensors.items():
         current[name].copy_(value)

@@ -7,8 +7,6 @@ numbers, which are seeded before each step. So a run that was killed and resumed
 from __future__ import annotations
 
 import hashlib
-import math
-import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -20,7 +18,6 @@ from torch import Tensor, nn
 from ...pipeline.progress import Progress
 from ...pipeline.storage import Location
 from ...pipeline.types import Timer
-from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Fingerprint
 from ..compute import Compute
 from ..preprocess import Preprocess
@@ -28,11 +25,12 @@ from ..recipes import Recipe, Said, Settings
 from ..students.student import ClassHead, Student
 from .checkpoint import Best, Reached, Training, load_best, load_checkpoint, save_best, save_checkpoint
 from .ema import Ema, put
-from .feed import OnDevice, Pairs, feed
+from .feed import Pairs, feed
 from .ranks import Ranks, accumulating
 from .run_log import LOG_EVERY, RunLog
 from .schedule import learning_rate
 from .validation import Validation
+from .window import Window
 
 MOMENTUM = 0.9
 
@@ -96,7 +94,7 @@ class Trainer:
         """
         optimizer = make_optimizer(self.recipe, self.student, self.settings)
         ema = Ema(self.student, self.settings.ema) if self.settings.ema else None
-        training = Training(student=self.student, optimizer=optimizer, ema=ema)
+        training = Training(trainee=self.student, optimizer=optimizer, average=ema)
         if self.ranks.is_first:
             self.folder.make_dir().remove_temporaries()
         reached = load_checkpoint(self.folder, training, self.fingerprint)
@@ -178,7 +176,7 @@ class Trainer:
         assert self.validation is not None
         accuracy = 0.0
         if self.ranks.is_first:
-            before = put(training.ema.tensors, self.student) if training.ema is not None else {}
+            before = put(training.average.tensors, self.student) if training.average is not None else {}
             accuracy = self.validation.accuracy(
                 self.student, self.student_head, self.preprocess, self.compute
             )
@@ -217,7 +215,7 @@ class _Loop:
         self, trainer: Trainer, training: Training, timer: Timer, log: RunLog | None, bar: Progress | None
     ) -> None:
         self._trainer, self._training, self._timer, self._log, self._bar = trainer, training, timer, log, bar
-        self._window = _Window(timer, trainer.ranks)
+        self._window = Window(timer, trainer.ranks)
 
     def epoch(self, reached: Reached) -> Reached:
         """Train to the end of the epoch at hand."""
@@ -227,9 +225,9 @@ class _Loop:
         self._window.restart()
         while (batch := self._window.wait_for(pairs)) is not None:
             lr = trainer.learning_rate(epoch, within)
-            self._window.add(trainer.step(self._training.optimizer, *batch, lr=lr, step=reached.step))
-            if self._training.ema is not None:
-                self._training.ema.update()
+            self._window.add(loss=trainer.step(self._training.optimizer, *batch, lr=lr, step=reached.step))
+            if self._training.average is not None:
+                self._training.average.update()
             reached, within = Reached(step=reached.step + 1, best=reached.best), within + 1
             last = within == trainer.stream.steps_per_epoch
             every = trainer.checkpoint_every
@@ -273,51 +271,3 @@ def step_seed(seed: int, step: int, rank: int = 0) -> int:
     """The seed of torch's generators in one step (dropout, stochastic depth), another on each rank."""
     name = f"{seed}/{step}/{rank}" if rank else f"{seed}/{step}"
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") >> 1
-
-
-class _Window:
-    """Loss and time between two lines of the log. The loss stays on the device until then."""
-
-    def __init__(self, timer: Timer, ranks: Ranks) -> None:
-        self._timer, self._ranks = timer, ranks
-        self.restart()
-
-    def restart(self) -> None:
-        """Begin anew; what was since `close` is not counted."""
-        self._start = time.perf_counter()
-        self._waited = 0.0
-        self._losses: list[Tensor] = []
-
-    def wait_for(self, pairs: Iterator[OnDevice]) -> OnDevice | None:
-        start = time.perf_counter()
-        batch = next(pairs, None)
-        self._waited += time.perf_counter() - start
-        return batch
-
-    def add(self, loss: Tensor) -> None:
-        self._losses.append(loss)
-
-    def close(self, *, samples: int, step: int, epoch: int) -> dict[str, float]:
-        """Figures since the last call.
-
-        Raises:
-            InputError: a loss was not finite.
-        """
-        losses = self._ranks.mean(torch.stack(self._losses)).tolist()
-        seconds = time.perf_counter() - self._start
-        for offset, loss in enumerate(losses):
-            if not math.isfinite(loss):
-                raise InputError(
-                    "the loss is not finite", found=loss,
-                    where=f"step {step - len(losses) + offset + 1}, epoch {epoch + 1}",
-                    hint="use a smaller --lr, longer --warmup-epochs or --precision fp32, and another --out",
-                )  # fmt: skip
-        self._timer.add("wait", self._waited)
-        self._timer.add("train", seconds - self._waited)
-        figures = {
-            "loss": math.fsum(losses) / len(losses),
-            "samples_per_second": samples * len(losses) / seconds,
-            "wait_share": self._waited / seconds,
-        }
-        self.restart()
-        return figures

@@ -4,111 +4,121 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ...storage_schemas.errors import InputError
 from ..compute import Compute
-from ..corpora.image_set import Picture, open_images
-from ..corpora.images import MAX_PIXELS, decode
+from ..corpora.image_set import Picture
+from ..corpora.images import decode
+from ..labelled import LabelledImages
 from ..preprocess import Preprocess
-from ..reports.class_match import ClassMatcher
 from ..reports.infer import Pixels, prepare
+from ..reports.metrics import Accuracy, harmonic_mean
 from ..students.student import ClassHead, Student
 from ..views import render_views
 
 #: Images in a forward pass.
 BATCH_SIZE = 64
 
+#: What the best epoch is best by: accuracy over all classes, of base images among base classes, or the harmonic mean
+#: of that and of novel images among novel classes.
+FIGURES = ("top1", "base", "harmonic-mean")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """Images whose labels are class names, in a fixed order.
+    """Images whose labels are class names, and the figure to measure on them.
 
     Attributes:
-        images: what the user called them.
-        pictures: with the class id of each.
-        found: images there, with or without such a label.
-        max_pixels: larger ones cannot be used.
+        labelled: the images that the figure is of.
+        by: one of `FIGURES`.
+        base_C: bool (class,): base classes; None where `by` needs none.
     """
 
-    images: str
-    pictures: Sequence[tuple[Picture, int]]
-    found: int
-    max_pixels: int = MAX_PIXELS
+    labelled: LabelledImages
+    by: str = "top1"
+    base_C: NDArray[np.bool_] | None = None
 
     @staticmethod
-    def open(images: str, class_names: Sequence[str]) -> Validation:
+    def open(
+        images: str, class_names: Sequence[str], *, by: str = "top1", base_C: NDArray[np.bool_] | None = None
+    ) -> Validation:
         """Find the images and match their labels; nothing is decoded yet.
 
         Args:
-            images: a folder of class folders, a tar, a list, or a folder of shards.
-            class_names: in the order of the logits; see `ClassMatcher` for how labels match them.
+            images, class_names: see `LabelledImages.open`.
+            by: one of `FIGURES`.
+            base_C: base classes, as the class vectors mark them.
 
         Raises:
-            InputError: nothing there, or no label is a class name.
+            InputError: nothing there, no label is a class name, or a figure of base classes where none are marked.
         """
-        image_set, matcher, found = open_images(images), ClassMatcher(class_names), 0
-        known: dict[str, int | None] = {}
-        pictures = []
-        for picture in image_set.pictures():
-            found += 1
-            if picture.label is None:
-                continue
-            if picture.label not in known:
-                known[picture.label] = matcher.match(picture.label).class_id
-            class_id = known[picture.label]
-            if class_id is not None:
-                pictures.append((picture, class_id))
-        if not pictures:
+        labelled = LabelledImages.open(images, class_names, what="validation", option="--validation")
+        if by == "top1":
+            return Validation(labelled=labelled)
+        if base_C is None:
             raise InputError(
-                "no label of the validation images is the name of a class", where=images,
-                expected=f"names like {class_names[0]!r}",
-                found=", ".join(repr(label) for label in sorted(known)[:3]) or f"{found} images, no labels",
-                hint="name the folders as the classes are named, or leave out --validation",
+                "nothing says which classes are base classes", where=f"--validation-by {by}",
+                hint="mark them: teachonce vectors … --base-classes FILE|@half",
             )  # fmt: skip
-        return Validation(images=images, pictures=pictures, found=found, max_pixels=image_set.max_pixels)
+        sides = {bool(base_C[class_id]) for _, class_id in labelled.pictures}
+        if True not in sides or (by == "harmonic-mean" and False not in sides):
+            raise InputError(
+                "the validation images lack classes that are to be measured", where=images,
+                expected="images of base classes" + (" and of novel ones" if by == "harmonic-mean" else ""),
+                found=f"images of {'base' if True in sides else 'novel'} classes only",
+                hint="give other images, or --validation-by top1",
+            )  # fmt: skip
+        if by == "base":
+            pictures = [item for item in labelled.pictures if base_C[item[1]]]
+            labelled = replace(labelled, pictures=pictures)
+        return Validation(labelled=labelled, by=by, base_C=base_C)
 
     @property
     def digest(self) -> str:
-        """blake2b-128 over keys and class ids, in hexadecimal."""
-        state = hashlib.blake2b(digest_size=16)
-        for picture, class_id in self.pictures:
-            state.update(f"{picture.key} {class_id}\n".encode())
-        return state.hexdigest()
+        """blake2b-128 over keys, class ids and the figure, in hexadecimal."""
+        if self.by == "top1":
+            return self.labelled.digest
+        return hashlib.blake2b(f"{self.labelled.digest} {self.by}".encode(), digest_size=16).hexdigest()
 
     def accuracy(self, student: Student, head: ClassHead, preprocess: Preprocess, compute: Compute) -> float:
-        """Top-1 accuracy of the student's own centre view, from 0 to 1; an image that cannot be used counts as wrong.
+        """The figure, from 0 to 1, of the student's own centre view; an image that cannot be used counts as wrong.
 
         Leaves the student in the mode in which it was.
         """
-        view, right = preprocess.center_view(), 0
+        view, pictures = preprocess.center_view(), self.labelled.pictures
+        counts = Accuracy(len(head.vectors_CD), self.base_C)
 
         def work(item: tuple[Picture, int]) -> Pixels:
-            image = decode(item[0].read(), self.max_pixels)
+            image = decode(item[0].read(), self.labelled.max_pixels)
             return render_views(image, view.params("", *image.size), preprocess.size, view, range(1))
+
+        def count(batch: list[tuple[Pixels, int]]) -> None:
+            images_NCHW = torch.from_numpy(np.concatenate([pixels for pixels, _ in batch])).to(compute.device)
+            with compute.inference():
+                logits_NC = head(student(images_NCHW)).float().cpu().numpy()
+            counts.add(logits_NC, np.array([class_id for _, class_id in batch], np.int64))
+            batch.clear()
 
         training = student.training
         student.eval()
         try:
             batch: list[tuple[Pixels, int]] = []
-            for ready in prepare(self.pictures, work, compute.threads, 2 * BATCH_SIZE):
-                if ready.pixels is not None:
+            for ready in prepare(pictures, work, compute.threads, 2 * BATCH_SIZE):
+                if ready.pixels is None:
+                    counts.total_C[ready.item[1]] += 1
+                else:
                     batch.append((ready.pixels, ready.item[1]))
                 if len(batch) == BATCH_SIZE:
-                    right += _right(batch, student, head, compute)
-                    batch.clear()
+                    count(batch)
             if batch:
-                right += _right(batch, student, head, compute)
+                count(batch)
         finally:
             student.train(training)
-        return right / len(self.pictures)
-
-
-def _right(batch: list[tuple[Pixels, int]], student: Student, head: ClassHead, compute: Compute) -> int:
-    images_NCHW = torch.from_numpy(np.concatenate([pixels for pixels, _ in batch])).to(compute.device)
-    with compute.inference():
-        said_N = head(student(images_NCHW)).argmax(dim=1).cpu().numpy()
-    return int((said_N == np.array([class_id for _, class_id in batch])).sum())
+        if self.by == "harmonic-mean":
+            return harmonic_mean(counts.base, counts.novel).mean
+        return (counts.base if self.by == "base" else counts.top1).rate

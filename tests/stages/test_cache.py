@@ -291,7 +291,7 @@ def test_a_fine_tuned_teacher_brings_its_own_classes(tmp_path):
     with pytest.raises(
         InputError, match="^timm does not know this model's classes: test_vit. Next: add --classes"
     ):
-        teacher.class_vectors(None, ())
+        teacher.class_names(None)
 
 
 def test_the_activation_is_the_one_that_the_weights_were_trained_with(monkeypatch):

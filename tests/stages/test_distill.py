@@ -17,8 +17,8 @@ from teachonce.cli import main
 from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.runner import run_stage
 from teachonce.pipeline.storage import Location
-from teachonce.stages.compute import Compute
-from teachonce.stages.distill import DistillStage, plan_distill, training_compute
+from teachonce.stages.compute import Compute, training_compute
+from teachonce.stages.distill import DistillStage, plan_distill
 from teachonce.stages.students import load_student
 from teachonce.stages.training.starting import StudentConfig
 from teachonce.stages.training.trainer import Trainer
@@ -242,7 +242,7 @@ def test_a_checkpoint_of_another_run(plan) -> None:
     shutil.rmtree((stage.out / "ledger").path)
     checkpoint.write_bytes(checkpoint.read_bytes()[:-10])
     assert failure(plan(out=str(stage.out.path))).startswith(
-        f"not a checkpoint of distill: {checkpoint}: found "
+        f"not a checkpoint of a training run: {checkpoint}: found "
     )
 
 

@@ -8,7 +8,7 @@ import open_clip
 import pytest
 import torch
 from open_clip.model import _build_vision_tower
-from teachonce.stages.students.prompts import PromptedVisionTransformer, count_blocks
+from teachonce.stages.prompts.vision import PromptedVisionTransformer, count_blocks
 from teachonce.storage_schemas.errors import InputError
 from torch import nn
 

@@ -1,0 +1,317 @@
+"""`teachonce pretrain`: tunes a teacher's prompts on a few labelled images of each base class, after PromptSRC."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..pipeline.ledger import Ledger
+from ..pipeline.storage import Location
+from ..pipeline.types import Resources, RunUnit, Timer, Unit
+from ..storage_schemas import SCHEMA_VERSION
+from ..storage_schemas.errors import InputError, MismatchError
+from ..storage_schemas.fingerprint import Fingerprint, Json
+from ..storage_schemas.prompts import PROMPTS, PromptsConfig
+from ..storage_schemas.receipt import Receipt
+from .classes import classes_of
+from .compute import Compute, keep_freed_memory
+from .labelled import LabelledImages
+from .preprocess import Normalize
+from .pretraining.few_shot import sample_shots
+from .pretraining.promptsrc import plain_text_features
+from .pretraining.settings import PretrainSettings
+from .pretraining.shots import Shots
+from .pretraining.tuner import Tuner
+from .prompts.clip import PromptedClip, PromptShape, class_ids
+from .prompts.folder import write_prompts
+from .prompts.text import check_text_tower, count_text_blocks
+from .prompts.vision import check_tower, count_blocks
+from .reports.class_match import base_classes
+from .teachers.base import PROMPTS_PREFIX, TIMM_PREFIX, TeacherConfig, TeacherSpec
+from .teachers.open_clip import OpenClipTeacher
+from .training.checkpoint import discard
+from .vectors import vouch
+from .views import ViewSpec
+
+#: Folder under the prompts for what only the run needs: checkpoint, log, curves.
+RUN = "run"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainStage:
+    """One unit: the prompts of one teacher. Made by `plan_pretrain`, which has checked all that can be known beforehand.
+
+    Attributes:
+        images: labelled images that the shots are drawn from, as the user named them.
+        teacher: the model that gets prompts.
+        names: all classes, base and novel, in order.
+        base_C: bool (class,): the classes to learn on.
+        shots: images of each of them.
+        shots_digest: of the images that were drawn.
+        shape: the prompts.
+        views: one view of each image for each epoch.
+        notes: lines that a person should see before training starts.
+    """
+
+    images: str
+    out: Location
+    config: TeacherConfig
+    teacher: TeacherSpec
+    names: tuple[str, ...]
+    base_C: NDArray[np.bool_]
+    shots: int
+    shots_digest: str
+    settings: PretrainSettings
+    shape: PromptShape
+    views: ViewSpec
+    compute: Compute
+    seed: int
+    notes: tuple[str, ...]
+    checkpoint_every: int | None
+    show_progress: bool
+
+    name = "pretrain"
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        return Fingerprint(fields={
+            "schema_version": SCHEMA_VERSION,
+            "teacher": {
+                "model": self.teacher.model,
+                "architecture": self.teacher.architecture,
+                "weights": self.teacher.weights_digest,
+                "preprocess": self.teacher.preprocess.to_json(),
+            },
+            "classes": list(self.names),
+            "base_classes": list(self.base_names),
+            **self._facts,
+        })  # fmt: skip
+
+    @property
+    def base_names(self) -> tuple[str, ...]:
+        return tuple(np.array(self.names, object)[self.base_C])
+
+    @property
+    def _facts(self) -> dict[str, Json]:
+        return {
+            "shots": {"per_class": self.shots, "seed": self.seed, "digest": self.shots_digest},
+            "settings": self.settings.to_json() | self.shape.to_json(),
+            "views": self.views.to_json(),
+            "compute": self.compute.to_json(),
+        }  # fmt: skip
+
+    @property
+    def resources(self) -> Resources:
+        return Resources(cpus=self.compute.threads, gpus=float(self.compute.device == "cuda"))
+
+    def plan(self) -> Iterator[Unit]:
+        yield Unit(key="prompts", rows=self.shots * len(self.base_names) * self.settings.epochs)
+
+    def open(self) -> RunUnit:
+        if self.compute.device == "cpu":
+            keep_freed_memory()
+        backbone = OpenClipTeacher.load(self.config)
+        if backbone.spec.weights_digest != self.teacher.weights_digest:
+            raise MismatchError(
+                "this machine has other weights of the teacher", where=self.config.model,
+                expected=self.teacher.weights_digest, found=backbone.spec.weights_digest,
+                hint="give every node the same weights file",
+            )  # fmt: skip
+        shots = draw_shots(
+            self.images, self.names, self.base_C, self.shots, self.seed, self.teacher, self.views
+        )
+        digest = shots.check()
+        if digest != self.shots_digest:
+            raise MismatchError(
+                "the images changed", where=self.images, expected=self.shots_digest, found=digest,
+                hint="give every node the same images, or restore them",
+            )  # fmt: skip
+
+        def run(unit: Unit, timer: Timer) -> Receipt:
+            clip = self._tune(backbone, shots, timer)
+            with timer("write"):
+                names = write_prompts(self.out, clip.prompts(), self._config_of(backbone))
+                outputs = vouch(self.out, list(names))
+            learned = (self.out / PROMPTS).read_bytes()
+            return Receipt(
+                key=unit.key, outputs=outputs, rows=unit.rows, invalid_rows=(),
+                digest=hashlib.blake2b(learned, digest_size=16).hexdigest(), fingerprint=self.fingerprint.digest,
+            )  # fmt: skip
+
+        return run
+
+    def discard_checkpoint(self) -> None:
+        """Free the disk once the receipt is there."""
+        if Ledger(self.out, self.name).receipt("prompts") is not None:
+            discard(self.out / RUN)
+
+    def build(self, backbone: OpenClipTeacher) -> PromptedClip:
+        """The model with prompts as training starts with them, on the CPU."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            clip = PromptedClip(backbone.model, self.shape)
+        clip.start_from(self.settings.context, backbone.tokenizer)
+        return clip
+
+    def _tune(self, backbone: OpenClipTeacher, shots: Shots, timer: Timer) -> PromptedClip:
+        torch.set_num_threads(self.compute.threads)
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = True
+        device = torch.device(self.compute.device)
+        clip = self.build(backbone).to(device)
+        with timer("text"), self.compute.inference():
+            plain_CD = plain_text_features(backbone.model, backbone.tokenizer, self.base_names)
+        Tuner(
+            clip=clip,
+            normalize=Normalize(self.teacher.preprocess).to(device),
+            ids_CT=class_ids(self.settings.context, self.base_names, backbone.tokenizer).to(device),
+            plain_text_CD=plain_CD.clone(),  # not an inference tensor: gradients pass beside it
+            shots=shots,
+            settings=self.settings,
+            compute=self.compute,
+            seed=self.seed,
+            folder=self.out / RUN,
+            fingerprint=self.fingerprint,
+            checkpoint_every=self.checkpoint_every,
+            show_progress=self.show_progress,
+        ).run(timer)
+        return clip
+
+    def _config_of(self, backbone: OpenClipTeacher) -> PromptsConfig:
+        spec = backbone.spec
+        return PromptsConfig(
+            backbone={
+                "model": self.config.model, "pretrained": self.config.pretrained, "architecture": spec.architecture,
+                "weights": spec.weights_digest, "preprocess": spec.preprocess.to_json(),
+            },
+            shape=self.shape.to_json(),
+            context=self.settings.context,
+            class_names=self.names,
+            base_classes=self.base_names,
+            origin={"method": "PromptSRC", **self._facts},
+        )  # fmt: skip
+
+
+def draw_shots(
+    images: str,
+    names: tuple[str, ...],
+    base_C: NDArray[np.bool_],
+    shots: int,
+    seed: int,
+    teacher: TeacherSpec,
+    views: ViewSpec,
+) -> Shots:
+    """The images to learn on, with the place of each one's class among the base classes.
+
+    Raises:
+        InputError: a label that is no class, a class without images or with fewer than `shots`.
+    """
+    labelled = LabelledImages.open(images, names, what="training")
+    for label, reason in sorted(labelled.unknown.items()):
+        raise InputError(
+            "a label of the images is not in the class list", where=f"{images}: {label!r}", found=reason,
+            hint="add it to --classes, or take its images out",
+        )  # fmt: skip
+    seen = {class_id for _, class_id in labelled.pictures}
+    for class_id in np.flatnonzero(base_C).tolist():
+        if class_id not in seen:
+            raise InputError(
+                "a base class has no images", where=f"{images}: {names[class_id]!r}",
+                expected=f"{shots} or more", found=0, hint="add images, or take it out of --base-classes",
+            )  # fmt: skip
+    place_C = np.cumsum(base_C) - 1
+    drawn = sample_shots(labelled.pictures, shots=shots, seed=seed, only=base_C)
+    pictures = [(picture, int(place_C[class_id])) for picture, class_id in drawn]
+    return Shots(pictures=pictures, size=teacher.preprocess.size, views=views, max_pixels=labelled.max_pixels)
+
+
+def plan_pretrain(
+    images: str,
+    config: TeacherConfig,
+    *,
+    out: str,
+    classes: str | None = None,
+    base: str | None = None,
+    shots: int = 16,
+    seed: int = 1,
+    options: Mapping[str, Any] | None = None,
+    views: Mapping[str, Any] | None = None,
+    compute: Compute,
+    checkpoint_every: int | None = None,
+    show_progress: bool = True,
+) -> PretrainStage:
+    """The stage that tunes a teacher's prompts.
+
+    Args:
+        images: labelled images, as `evaluate` takes them; the shots are drawn from them.
+        config: an open_clip teacher.
+        out: folder for the prompts.
+        classes: see `read_classes`; None takes the labels of the images (of a data set: its class list).
+        base: see `base_classes`; None learns on all classes.
+        shots: images of each class to learn on.
+        seed: of the draw of shots, their order, views and the prompts' start.
+        options: fields of `PretrainSettings` that replace its defaults; None keeps them.
+        views: fields of `ViewSpec` (scale, ratio, flip) that replace its defaults.
+        compute: device, precision, threads.
+        checkpoint_every: steps between checkpoints beside each epoch's end; decides no bytes.
+
+    Raises:
+        InputError: a teacher that cannot take prompts, bad classes, too few images, an impossible setting.
+        MismatchError: whatever `Ledger.begin` will say comes later; nothing here.
+    """
+    if config.model.startswith((TIMM_PREFIX, PROMPTS_PREFIX)):
+        raise InputError(
+            "only an open_clip model can be given prompts", where=f"--teacher {config.model}",
+            expected="ViT-L-14, hf-hub:… or local-dir:…", found=config.model, hint="name the model without prompts",
+        )  # fmt: skip
+    settings = PretrainSettings().override(options or {})
+    names = classes_of(images, classes)
+    base_C = np.ones(len(names), np.bool_) if base is None else base_classes(base, names)
+    backbone = OpenClipTeacher.load(config)
+    check_tower(backbone.model.visual, role="teacher")
+    check_text_tower(backbone.model)
+    spec = ViewSpec(
+        kind="random_resized_crop", count=settings.epochs, seed=seed,
+        interpolation=backbone.spec.preprocess.interpolation, **(views or {}),
+    )  # fmt: skip
+    drawn = draw_shots(images, names, base_C, shots, seed, backbone.spec, spec)
+    if settings.batch_size > len(drawn.pictures):
+        raise InputError(
+            "a batch is larger than all shots together", where="--batch-size",
+            expected=f"at most {len(drawn.pictures)}", found=settings.batch_size,
+        )  # fmt: skip
+    shape = settings.shape(count_blocks(backbone.model.visual), count_text_blocks(backbone.model))
+    stage = PretrainStage(
+        images=images, out=Location.of(out), config=config, teacher=backbone.spec, names=names, base_C=base_C,
+        shots=shots, shots_digest=drawn.check(), settings=settings, shape=shape, views=spec, compute=compute, seed=seed,
+        notes=_notes(names, base_C, drawn, settings, shape), checkpoint_every=checkpoint_every,
+        show_progress=show_progress,
+    )  # fmt: skip
+    stage.build(backbone)  # refuses a context that is too short, before anything is written
+    return stage
+
+
+def _notes(
+    names: tuple[str, ...],
+    base_C: NDArray[np.bool_],
+    drawn: Shots,
+    settings: PretrainSettings,
+    shape: PromptShape,
+) -> tuple[str, ...]:
+    count, steps = len(drawn.pictures), len(drawn.pictures) // settings.batch_size
+    notes = [
+        f"{count} images of {int(base_C.sum())} of {len(names)} classes, {steps} steps of {settings.batch_size} an "
+        f"epoch, {settings.epochs} epochs",
+    ]  # fmt: skip
+    for tower, asked, real in (
+        ("vision", settings.vision_depth, shape.vision_depth), ("text", settings.text_depth, shape.text_depth),
+    ):  # fmt: skip
+        if real < asked:
+            notes.append(f"{tower} prompts go {real} layers deep, not {asked}: the tower has no more blocks")
+    return tuple(notes)

@@ -1,0 +1,120 @@
+"""The family of prompt-tuned teachers, `teachonce:FOLDER`: an open_clip model with learned prompts in both towers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...storage_schemas.class_vectors import ClassVectors
+from ...storage_schemas.errors import MismatchError
+from ...storage_schemas.fingerprint import digest_json
+from ..classes import DEFAULT_TEMPLATES
+from ..preprocess import Normalize
+from ..prompts.clip import PromptedClip, class_ids
+from ..prompts.folder import LoadedPrompts, read_prompts
+from ..weights import fit_weights, weights_digest
+from .base import PROMPTS_PREFIX, Teacher, TeacherConfig, freeze
+from .open_clip import OpenClipTeacher
+
+#: Classes in a forward pass of the text tower.
+_CLASSES_AT_ONCE = 64
+
+
+class PromptedTeacher:
+    """`embed` and `class_vectors` as PromptSRC's evaluation has them, in fp32."""
+
+    def __init__(self, backbone: OpenClipTeacher, loaded: LoadedPrompts, name: str) -> None:
+        config = loaded.config
+        # The draw of the prompts is overwritten; nobody else's random numbers may move for it.
+        with torch.random.fork_rng(devices=[]):
+            clip = PromptedClip(backbone.model, loaded.shape)
+        try:
+            clip.load_prompts(loaded.prompts)
+        except RuntimeError as error:
+            raise _another_backbone(name, "the width of its towers", str(error).split("\n")[0]) from error
+        self._clip: PromptedClip = freeze(clip)
+        self._backbone = backbone
+        self._normalize = Normalize(backbone.spec.preprocess)
+        self._config = config
+        self.spec = replace(
+            backbone.spec, family="prompted", model=name,
+            architecture=digest_json({"backbone": backbone.spec.architecture, **loaded.shape.to_json()}),
+            weights_digest=weights_digest(clip), takes_templates=False,
+        )  # fmt: skip
+
+    @staticmethod
+    def load(config: TeacherConfig) -> PromptedTeacher:
+        """Load the prompts, then the model that they were learned for.
+
+        Raises:
+            InputError: no prompts there, or whatever loading the model raises.
+            MismatchError: the model is not the one that the prompts were learned for.
+        """
+        folder = config.model.removeprefix(PROMPTS_PREFIX)
+        loaded = read_prompts(folder)
+        name = f"{PROMPTS_PREFIX}{folder.rstrip('/').rpartition('/')[2]}"
+        about = loaded.config.backbone
+        model = config.backbone or str(about["model"])
+        pretrained = config.pretrained or about["pretrained"]
+        backbone = OpenClipTeacher.load(replace(config, model=model, pretrained=pretrained, backbone=None))
+        for field, found in (
+            ("architecture", backbone.spec.architecture), ("weights", backbone.spec.weights_digest),
+        ):  # fmt: skip
+            if found != about[field]:
+                raise _another_backbone(
+                    name, f"{about['model']} with {field} {about[field]}", f"{model} with {field} {found}"
+                )
+        if loaded.towers is not None:
+            fit_weights(
+                backbone.model, loaded.towers, what="the towers of the backbone", where=name, partly=True
+            )
+        return PromptedTeacher(backbone, loaded, name)
+
+    def to(self, device: torch.device) -> PromptedTeacher:
+        self._clip.to(device)
+        self._normalize.to(device)
+        return self
+
+    def embed(self, images_NCHW: torch.Tensor) -> torch.Tensor:
+        return self._clip.image_features(self._normalize(images_NCHW))
+
+    def class_names(self, names: Sequence[str] | None) -> tuple[str, ...]:
+        """The names given, or the classes in the prompts' folder, base and novel."""
+        return self._config.class_names if names is None else tuple(names)
+
+    def class_vectors(self, names: Sequence[str], templates: Sequence[str]) -> ClassVectors:
+        """Text features of the learned prompts for each class, L2-normalised; templates mean nothing to it.
+
+        Classes are marked as base classes where the folder says that prompts were learned on them; no marks if that
+        is so for all or none of the names.
+        """
+        ids_CT = class_ids(self._config.context, names, self._backbone.tokenizer)
+        model: Any = self._clip.model
+        with torch.no_grad():
+            ids_CT = ids_CT.to(self._clip.text_prompts_LPD.device)
+            vectors_CD = self._clip.class_features(ids_CT, chunk=_CLASSES_AT_ONCE)
+        base_C = np.isin(np.array(names, object), np.array(self._config.base_classes, object))
+        return ClassVectors(
+            names=tuple(names),
+            vectors_CD=np.ascontiguousarray(vectors_CD.cpu().numpy(), np.float32),
+            bias_C=None,
+            logit_scale=float(model.logit_scale.float().exp()),
+            normalized=True,
+            base_C=base_C if base_C.any() and not base_C.all() else None,
+        )
+
+    def plain(self, names: Sequence[str]) -> list[tuple[Teacher, ClassVectors]]:
+        """The backbone, and its class vectors for one plain template."""
+        self._backbone.to(self._clip.text_prompts_LPD.device)
+        return [(self._backbone, self._backbone.class_vectors(names, DEFAULT_TEMPLATES))]
+
+
+def _another_backbone(name: str, expected: object, found: object) -> MismatchError:
+    return MismatchError(
+        "these prompts were learned for another backbone", where=name, expected=expected, found=found,
+        hint="name it with --teacher-backbone MODEL and --teacher-pretrained WEIGHTS",
+    )  # fmt: skip
