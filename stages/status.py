@@ -18,7 +18,7 @@ EXIT_UNITS_LEFT, EXIT_UNITS_FAILED = 3, 4
 _BESIDE = ("read", "decode")
 
 #: What the rows of a stage are, where they are no images; what some kinds of time mean.
-_THINGS = {"vectors": "classes", "distill": "pairs"}
+_THINGS = {"vectors": "classes", "distill": "pairs", "import": "tensors"}
 _NOTES = {"wait": "for the next images"}
 
 #: The stage that makes each kind of folder, and what comes after it.
@@ -27,6 +27,7 @@ _FOLLOW = {
     "shards": "teachonce cache {path} --teacher … --out STORE",
     "target store": "teachonce distill SHARDS {path} --student … --recipe … --out BUNDLE",
     "student bundle": "teachonce evaluate {path} IMAGES",
+    "prompts": "teachonce vectors --teacher teachonce:{path} --out STORE",
 }
 _MISSING = {
     "shard": "run the same `teachonce shard` command again",
@@ -38,7 +39,7 @@ def folder_status(path: Location | str, *, examples: int = 5) -> dict[str, Json]
     """What `status` reports, as JSON: `kind`, `stages`, `state`, `next`.
 
     Args:
-        path: a folder of shards, a target store, a student bundle, or a run folder that holds some of these.
+        path: a folder of shards, of prompts, a target store, a student bundle, or a run folder that holds some of these.
         examples: how many failures to name for each stage; all are counted.
 
     Raises:
@@ -87,14 +88,15 @@ def _kind(location: Location) -> str | None:
     """What a folder is by the file that vouches for it."""
     if (location / "corpus.json").exists():
         return "shards"
-    for name, kind in (("zarr.json", "target store"), ("config.json", "student bundle")):
+    for name, kinds in (("zarr.json", {"target store"}), ("config.json", {"student bundle", "prompts"})):
         if (location / name).exists():
             try:
                 fields = json.loads((location / name).read_bytes())
             except ValueError:
                 continue
-            if kind in (fields.get("kind"), fields.get("attributes", {}).get("teachonce", {}).get("kind")):
-                return kind
+            found = {fields.get("kind"), fields.get("attributes", {}).get("teachonce", {}).get("kind")} & kinds
+            if found:
+                return str(found.pop())
     return None
 
 
@@ -110,7 +112,7 @@ def _stage(ledger: Ledger, examples: int) -> dict[str, Json]:
             damaged += 1
     failures = ledger.failures()
     seconds = dict(sorted(ledger.timings().items(), key=lambda item: -item[1]))
-    training = _training(ledger.out) if plan.stage == "distill" else None
+    training = _training(ledger.out)  # None for stages that train nothing
     unit_seconds = _unit_seconds(seconds)
     return {
         "stage": plan.stage, "folder": str(ledger.out), "fingerprint": plan.fingerprint.digest,
@@ -125,9 +127,9 @@ def _stage(ledger: Ledger, examples: int) -> dict[str, Json]:
     }  # fmt: skip
 
 
-def _training(bundle: Location) -> dict[str, Json] | None:
-    """The last line of a training run's log, or None where there is none yet."""
-    location = bundle / "run" / "log.jsonl"
+def _training(out: Location) -> dict[str, Json] | None:
+    """The last line of a training run's log, or None where there is none."""
+    location = out / "run" / "log.jsonl"
     if not location.exists():
         return None
     for line in reversed(location.read_bytes().splitlines()):

@@ -9,16 +9,27 @@ from types import ModuleType
 
 import pytest
 
-MINIATURE = Path(__file__).parent / "stages" / "datasets" / "miniature.py"
+HERE = Path(__file__).parent
+
+
+def _load(name: str, path: Path) -> ModuleType:
+    """A module beside the tests, which are no package."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")
 def miniature() -> ModuleType:
     """The module stages/datasets/miniature.py: `miniature.build(root, "oxford_pets", per_class={"train": 3, …})`."""
-    spec = importlib.util.spec_from_file_location("miniature", MINIATURE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["miniature"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return _load("miniature", HERE / "stages" / "datasets" / "miniature.py")
+
+
+@pytest.fixture(scope="session")
+def published() -> ModuleType:
+    """The module published.py: towers, losses and schedule of PromptSRC and PromptKD from their descriptions."""
+    return _load("published", HERE / "published.py")
