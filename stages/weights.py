@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import safetensors
@@ -20,10 +22,39 @@ Tensors = dict[str, Tensor]
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 
 
+#: What training scripts pickle beside the weights: optimisers, and schedules that hold one. CoOp's (Dassl's) trainer
+#: does so in every file. Nothing of it is built; an empty object or dict takes its place.
+_LEFT_UNBUILT = (
+    "torch.optim.adam.Adam", "torch.optim.adamw.AdamW", "torch.optim.rmsprop.RMSprop", "torch.optim.sgd.SGD",
+    "torch.optim.lr_scheduler.CosineAnnealingLR", "torch.optim.lr_scheduler.MultiStepLR",
+    "torch.optim.lr_scheduler.StepLR", "builtins.dict",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsFile:
+    """What a file of weights holds.
+
+    Attributes:
+        weights: tensors on the CPU, by name.
+        beside: what a training script kept with them, such as `epoch`; never the objects that it pickled.
+    """
+
+    weights: Tensors
+    beside: Mapping[str, Any]
+
+
 def read_weights(path: str) -> Tensors:
     """The tensors of a `.safetensors` or torch file, on the CPU, by name.
 
-    Torch files are read with `weights_only=True`: nothing in them is run.
+    Raises:
+        InputError: as `read_weights_file`.
+    """
+    return read_weights_file(path).weights
+
+
+def read_weights_file(path: str) -> WeightsFile:
+    """A `.safetensors` or torch file. Torch files are read with `weights_only=True`: nothing in them is run.
 
     Raises:
         InputError: no such file, or not a file of weights.
@@ -36,16 +67,27 @@ def read_weights(path: str) -> Tensors:
         if path.endswith(".safetensors"):
             found = safetensors.torch.load_file(location.path)
         else:
-            found = torch.load(location.path, map_location="cpu", weights_only=True)
+            unbuilt = [(_Unbuilt, name) for name in _LEFT_UNBUILT]
+            with torch.serialization.safe_globals([*unbuilt, (_empty_dict, "collections.defaultdict")]):
+                found = torch.load(location.path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors raise many kinds for bad bytes, without a common base
+        pickled = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if pickled is not None:
+            raise InputError(
+                "cannot read weights", where=location, found=f"a pickled object ({pickled[1]}), and nothing in a file is run",
+                hint="where you trust the file, save its weights alone: "
+                "torch.save({'state_dict': checkpoint['state_dict']}, NEW_FILE)",
+            ) from error  # fmt: skip
         raise InputError(
             "cannot read weights",
             where=location,
             found=brief(error),
             hint="give a .safetensors file, or a torch file of tensors (no TorchScript, no pickled objects)",
         ) from error
+    beside: dict[str, Any] = {}
     for wrapper in _WRAPPERS:
         if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
+            beside = {name: value for name, value in found.items() if name != wrapper}
             found = found[wrapper]
             break
     if (
@@ -56,7 +98,22 @@ def read_weights(path: str) -> Tensors:
         raise InputError(
             "not a file of weights", where=location, expected="tensors by name", found=type(found).__name__
         )
-    return {name.removeprefix("module."): value for name, value in found.items()}
+    weights = {name.removeprefix("module."): value for name, value in found.items()}
+    return WeightsFile(weights=weights, beside=beside)
+
+
+class _Unbuilt:
+    """Stands in for a pickled object, and keeps nothing of it."""
+
+    def __new__(cls, *arguments: Any) -> _Unbuilt:
+        return super().__new__(cls)
+
+    def __setstate__(self, state: Any) -> None:
+        return None
+
+
+def _empty_dict(*arguments: Any) -> dict[Any, Any]:
+    return {}
 
 
 def names_in_order(

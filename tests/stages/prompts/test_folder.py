@@ -1,0 +1,83 @@
+"""The folder of learned prompts: what is written is read, with and without towers; what does not belong together is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from teachonce.pipeline.storage import Location
+from teachonce.stages.prompts.folder import read_prompts, write_prompts
+from teachonce.storage_schemas.errors import DamagedError, IncompleteError, InputError, MismatchError
+from teachonce.storage_schemas.prompts import PromptsConfig
+
+SHAPE = {"vision_length": 2, "vision_depth": 3, "text_length": 4, "text_depth": 1}
+CONFIG = PromptsConfig(
+    backbone={"model": "M", "pretrained": None, "architecture": "a", "weights": "w", "preprocess": {}},
+    shape=SHAPE, context="a photo of a", class_names=("Füchse", "b"), base_classes=("b",), origin={"method": "x"},
+)  # fmt: skip
+
+
+def prompts() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "vision_prompts_LPD": torch.randn(3, 2, 5, generator=generator),
+        "text_prompts_LPD": torch.randn(1, 4, 6, generator=generator),
+    }
+
+
+@pytest.mark.parametrize(
+    "towers", [None, {"visual.proj": torch.ones(2, 3).half(), "logit_scale": torch.tensor(3.0)}]
+)
+def test_round_trip(tmp_path: Path, towers) -> None:
+    names = write_prompts(Location.of(tmp_path / "p"), prompts(), CONFIG, towers)
+    assert sorted(names) == sorted(f.name for f in (tmp_path / "p").iterdir())
+    loaded = read_prompts(str(tmp_path / "p"))
+    assert loaded.config == CONFIG
+    assert loaded.shape.to_json() == SHAPE
+    assert loaded.prompts.keys() == prompts().keys()
+    assert all(torch.equal(loaded.prompts[name], value) for name, value in prompts().items())
+    if towers is None:
+        assert loaded.towers is None
+    else:
+        assert {n: (v.dtype, v.tolist()) for n, v in loaded.towers.items()} == {
+            n: (v.dtype, v.tolist()) for n, v in towers.items()
+        }
+
+
+def test_towers_of_an_earlier_writing_do_not_stay(tmp_path: Path) -> None:
+    write_prompts(Location.of(tmp_path), prompts(), CONFIG, {"logit_scale": torch.tensor(3.0)})
+    assert write_prompts(Location.of(tmp_path), prompts(), CONFIG) == ("config.json", "prompts.safetensors")
+    assert read_prompts(str(tmp_path)).towers is None
+
+
+def test_what_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^no prompts here: "):
+        read_prompts(str(tmp_path))
+    (tmp_path / "run").mkdir()
+    with pytest.raises(IncompleteError, match=r"^the prompts are not finished: "):
+        read_prompts(str(tmp_path))
+    write_prompts(Location.of(tmp_path), prompts(), CONFIG, {"logit_scale": torch.tensor(3.0)})
+    file = tmp_path / "towers.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(
+        DamagedError, match=r"^a file of prompts is missing or damaged: .*towers\.safetensors"
+    ):
+        read_prompts(str(tmp_path))
+    deep = {**prompts(), "text_prompts_LPD": torch.zeros(2, 4, 6)}
+    write_prompts(Location.of(tmp_path), deep, CONFIG)
+    with pytest.raises(DamagedError, match=r"^prompts and their config do not belong together: "):
+        read_prompts(str(tmp_path))
+    (tmp_path / "prompts.safetensors").unlink()
+    with pytest.raises(
+        DamagedError, match=r"^a file of prompts is missing or damaged: .*prompts\.safetensors"
+    ):
+        read_prompts(str(tmp_path))
+    fields = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**fields, "schema_version": 0}))
+    with pytest.raises(MismatchError, match=r"^prompts of another version: "):
+        read_prompts(str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(DamagedError, match=r"^not a folder of prompts: "):
+        read_prompts(str(tmp_path))
