@@ -15,6 +15,7 @@ from .storage_schemas.errors import InputError, TeachonceError
 
 if TYPE_CHECKING:
     from .pipeline.runner import Executor, Summary
+    from .stages.commands import Runner
     from .stages.teachers import TeacherConfig
     from .stages.views import ViewSpec
 
@@ -496,6 +497,70 @@ def cache(
     report(run_stage(stage, stage.store, make_executor(executor, ray_address, workers)), stage.store, as_json)
 
 
+@main.command("import")
+@click.argument("checkpoint", type=click.Path())
+@click.option(
+    "--teacher",
+    help="PromptSRC: the open_clip model that it was trained with (ViT-L-14, hf-hub:…, local-dir:…).",
+)
+@click.option(
+    "--teacher-pretrained", help="PromptSRC: that model's weights: a pretrained tag (openai) or a path."
+)
+@click.option(
+    "--classes",
+    help="PromptSRC: all classes, base and novel: a file (one name a line, or a JSON list), `imagenet`, `coop:NAME=DATA`, or "
+    "a folder of shards.",
+)
+@click.option(
+    "--base-classes",
+    metavar="FILE|NAMES|@half",
+    help="PromptSRC: the classes that it was trained on (default: those whose texts are in the file; all where it has none).",
+)
+@click.option("--context", help="PromptSRC: words that its text prompts start from (a photo of a).")
+@click.option(
+    "--weights",
+    type=click.Choice(["checkpoint", "backbone"]),
+    help="PromptSRC: whose frozen weights to use: the file's, which its authors ran, or the model's (checkpoint).",
+)
+@click.option(
+    "--student", help="PromptKD: the open_clip model that the student was trained from (ViT-B-16, …)."
+)
+@click.option(
+    "--student-pretrained", help="PromptKD: that model's weights: a pretrained tag (openai) or a path."
+)
+@click.option("--vectors", type=click.Path(), help="PromptKD: the store with its teacher's class vectors.")
+@click.option(
+    "--out", required=True, type=click.Path(), help="Folder for the prompts, or for the student bundle."
+)
+@json_option
+def import_checkpoint(
+    checkpoint: str, teacher: str | None, teacher_pretrained: str | None, base_classes: str | None, as_json: bool,
+    **options: Any,
+) -> None:  # fmt: skip
+    """Bring a checkpoint of PromptSRC's or PromptKD's authors here.
+
+    CHECKPOINT is a file that their trainers wrote, such as VLPromptLearner/model.pth.tar-20; nothing in it is run. A
+    PromptSRC teacher becomes a folder for --teacher teachonce:FOLDER; a PromptKD student becomes a bundle for
+    `evaluate`, `predict`, or your own code. Every key is accounted for, or the file is refused.
+    """
+    from .pipeline.executors.serial import SerialExecutor
+    from .pipeline.runner import run_stage
+    from .stages.import_checkpoint import plan_import
+    from .stages.published.report import found_text
+    from .stages.teachers import TeacherConfig
+
+    config = None if teacher is None else TeacherConfig.of(teacher, teacher_pretrained)
+    stage = plan_import(checkpoint, teacher=config, base=base_classes, **options)
+    summary = run_stage(stage, stage.out, SerialExecutor(), progress=False)
+    if as_json:
+        print_json({"out": str(stage.out), **summary.__dict__, "checkpoint": stage.found.to_json()})
+        return
+    say(found_text(stage.found))
+    for note in stage.found.notes:
+        say(f"import: {note}")
+    report(summary, stage.out, as_json)
+
+
 def student_options(command: Command) -> Command:
     """The student and its preprocessing, for `distill`."""
     for option in (
@@ -718,7 +783,7 @@ def inspect(store: str, keys: tuple[str, ...], shards: str | None, top: int, as_
 def status(path: str, as_json: bool) -> None:
     """How far each stage got, how fast, and where its time went.
 
-    PATH is a folder of shards, a target store, a student bundle, or a run folder that holds some of these.
+    PATH is a folder of shards, of prompts, a target store, a student bundle, or a run folder that holds some of these.
 
     Exits with 0 if everything is done, 3 if units are left, 4 if units failed (and 1 on an error).
     """
@@ -910,15 +975,141 @@ def demo(
     Run again, it does what is left. --executor is for `shard` and `cache` of the images to train on.
     """
     from .stages.demo.report import facts_text
-    from .stages.demo.runner import Runner
     from .stages.demo.tour import run_demo
+
+    facts = run_demo(out, make_runner(ctx, executor, ray_address, workers))
+    if as_json:
+        print_json(facts)
+    else:
+        click.echo(facts_text(facts))
+
+
+@main.group()
+def benchmark() -> None:
+    """Run a published protocol from data to table, beside the published figures."""
+
+
+def promptkd_options(command: Command) -> Command:
+    """What `benchmark promptkd` is asked for."""
+    options = (
+        click.option("--data", required=True, type=click.Path(), help="Folder of the data sets, as CoOp's DATASETS.md lays them out."),
+        click.option("--protocol", required=True, type=click.Choice(["base2novel", "cross-dataset"]),
+                     help="base2novel: prompts learned on each data set's base classes. cross-dataset: prompts learned on "
+                     "ImageNet teach on the others."),
+        click.option("--datasets", metavar="NAMES",
+                     help="Data sets with commas between them (default: those of the paper that DATA holds)."),
+        click.option("--seeds", default="1,2,3", show_default=True, help="Seeds of the students, with commas between them."),
+        click.option("--out", default="promptkd-run", show_default=True, type=click.Path(), help="Folder for all of it."),
+        click.option("--teacher", help="open_clip model that gets prompts (ViT-L-14). With --prompts: the model that they go with, "
+                     "if it is not where it was."),
+        click.option("--teacher-pretrained", help="Its weights: tag or path (openai, where the name does not say)."),
+        click.option("--teacher-seed", type=int, default=1, show_default=True, help="Of the draw of shots, and the prompts."),
+        click.option("--shots", type=click.IntRange(1), default=16, show_default=True, help="Images of each class to learn prompts on."),
+        click.option("--prompts", metavar="FOLDER",
+                     help="Use these prompts instead of learning some: FOLDER/NAME for each data set, or for cross-dataset one "
+                     "folder of prompts."),
+        click.option("--student", "students", multiple=True, help="Student model; may be given several times (ViT-B-16)."),
+        click.option("--student-pretrained", "students_pretrained", multiple=True,
+                     help="Its weights: once for all students, or once for each (openai, where the name does not say)."),
+        click.option("--epochs", type=click.IntRange(1), default=20, show_default=True, help="Passes of a student over the images."),
+        click.option("--views", type=click.IntRange(1), help="Views of each image that the teacher sees (default: one for each epoch)."),
+        click.option("--select-on-test", is_flag=True,
+                     help="As the authors' code does: keep the epoch that is best ON THE TEST IMAGES. Optimistic: only for comparison "
+                     "with the paper. Without it, the validation split decides, by its base classes (cross-dataset: all classes), or "
+                     "the last epoch counts where there is none."),
+        click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where teacher and students run (auto)."),
+        click.option("--precision", type=click.Choice(["auto", "bf16", "fp32"]),
+                     help="Of pretrain, cache and distill (auto). Class vectors are computed, and students measured, in fp32."),
+        click.option("--threads", type=click.IntRange(1), help="Torch threads of one worker (default: cores, at most 4)."),
+        click.option("--pretrain-options", metavar="TEXT", help="Options to append to every `teachonce pretrain`."),
+        click.option("--cache-options", metavar="TEXT", help="Options to append to `teachonce cache` of images to train on."),
+        click.option("--distill-options", metavar="TEXT",
+                     help='Options to append to every `teachonce distill`, as in "--lr 0.01 --batch-size 32".'),
+    )  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@benchmark.command()
+@promptkd_options
+@executor_options("ray")
+@json_option
+@click.pass_context
+def promptkd(
+    ctx: click.Context, /, data: str, protocol: str, datasets: str | None, seeds: str, out: str, teacher: str | None,
+    teacher_pretrained: str | None, prompts: str | None, students: tuple[str, ...], students_pretrained: tuple[str, ...],
+    epochs: int, views: int | None, select_on_test: bool, device: str | None, precision: str | None,
+    threads: int | None, executor: str, ray_address: str | None, workers: int | None, as_json: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Reproduce PromptKD: prompts, one teacher's answers for all students and seeds, students, table.
+
+    Shows the command of each stage as it runs it, and ends with accuracies (mean and standard deviation over seeds)
+    beside the published ones, and with what teacher and students took. Both are saved as results.json and results.md.
+    Run again, it does what is left. --executor is for `shard` and `cache`. See docs/promptkd.md.
+
+    Exits with 1 if a data set or a student failed; the others are done.
+    """
+    import shlex
+
+    from .pipeline.storage import Location
+    from .stages.protocols.promptkd import run_promptkd
+    from .stages.protocols.request import TEACHER, Model, Request, choose_datasets, pair_students
+    from .stages.protocols.table import facts_text
+
+    more = {}
+    for stage in ("pretrain", "cache", "distill"):
+        text = options.pop(f"{stage}_options")
+        try:
+            more[stage] = tuple(shlex.split(text or ""))
+        except ValueError as error:
+            raise InputError(
+                "not a list of options", where=f"--{stage}-options {text}", found=error
+            ) from error
+    if teacher_pretrained is not None and teacher is None and prompts is not None:
+        raise InputError("--teacher-pretrained needs --teacher beside --prompts", where=teacher_pretrained)
+    try:
+        numbers = tuple(int(seed) for seed in seeds.split(","))
+    except ValueError:
+        numbers = ()
+    request = Request(
+        protocol=protocol, data=data, datasets=choose_datasets(datasets, protocol, data, say), out=Location.of(out),
+        seeds=numbers, students=pair_students(students, students_pretrained), prompts=prompts, more=more,
+        teacher=None if prompts and teacher is None else Model.of(teacher or TEACHER, teacher_pretrained),
+        epochs=epochs, views=views or epochs, on_test=select_on_test,
+        compute={"device": device, "precision": precision, "threads": threads}, **options,
+    )  # fmt: skip
+    facts = run_promptkd(request, make_runner(ctx, executor, ray_address, workers))
+    if as_json:
+        print_json(facts)
+    else:
+        click.echo(facts_text(facts))
+    ctx.exit(1 if facts["failed"] else 0)
+
+
+def make_runner(ctx: click.Context, executor: str, ray_address: str | None, workers: int | None) -> Runner:
+    """What a command that runs other commands needs: they run here, `shard` and `cache` where the options say."""
+    from .stages.commands import Runner
 
     if executor == "serial":
         make_executor(executor, ray_address, workers)  # refuses options that go with Ray only
+    program_context = ctx.find_root()
+
+    def make_context(words: Sequence[str]) -> click.Context:
+        return main.commands[words[0]].make_context(words[0], list(words[1:]), parent=program_context)
 
     def command(words: Sequence[str]) -> None:
-        with main.commands[words[0]].make_context(words[0], list(words[1:]), parent=ctx) as call:
+        with make_context(words) as call:
             call.command.invoke(call)
+
+    def check(words: Sequence[str]) -> None:
+        try:
+            make_context(words)
+        except click.UsageError as error:
+            raise InputError(
+                "a command's options are wrong", where=f"teachonce {words[0]}", found=error.format_message().rstrip("."),
+                hint=f"teachonce {words[0]} --help",
+            ) from error  # fmt: skip
 
     def leave() -> None:
         if executor == "ray":
@@ -930,12 +1121,9 @@ def demo(
     for option, value in (("--ray-address", ray_address), ("--workers", workers)):
         where += [option, str(value)] if value is not None else []
     program, beside = called_as()
-    runner = Runner(command=command, leave=leave, say=say, program=program, beside=beside, where=tuple(where))
-    facts = run_demo(out, runner)
-    if as_json:
-        print_json(facts)
-    else:
-        click.echo(facts_text(facts))
+    return Runner(
+        command=command, check=check, leave=leave, say=say, program=program, beside=beside, where=tuple(where)
+    )
 
 
 def called_as() -> tuple[str, str]:

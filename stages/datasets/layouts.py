@@ -1,4 +1,4 @@
-"""Owns what is known of each data set: its folders below CoOp's root, its files, and PromptKD's settings and results."""
+"""Owns what is known of each data set: its folders below CoOp's root, its files, and PromptKD's weight of the loss."""
 
 from __future__ import annotations
 
@@ -32,7 +32,6 @@ class Layout:
         kind: where splits and classes come from.
         files: what else must be there, within `folder`; the first one is what names the classes.
         loss_weight: PromptKD's weight of the loss.
-        published: PromptKD's harmonic mean of base and novel accuracy, in percent; None for what it has none of.
     """
 
     name: str
@@ -42,16 +41,15 @@ class Layout:
     kind: Kind
     files: tuple[str, ...]
     loss_weight: int = 1000
-    published: float | None = None
 
 
 def _listed(
-    name: str, title: str, published: float, *, folder: str = "", images: str, files: tuple[str, ...],
+    name: str, title: str, *, folder: str = "", images: str, files: tuple[str, ...],
     loss_weight: int = 1000, kind: Kind = Kind.SPLIT_FILE,
 ) -> Layout:  # fmt: skip
     return Layout(
         name=name, title=title, folder=folder or name, images=dict.fromkeys(SPLITS, images), kind=kind,
-        files=files, loss_weight=loss_weight, published=published,
+        files=files, loss_weight=loss_weight,
     )  # fmt: skip
 
 
@@ -65,23 +63,23 @@ _ALL = (
     # CoOp tests on ImageNet's validation images, and has no others to validate on.
     Layout(
         name="imagenet", title="ImageNet", folder="imagenet", images={"train": "images/train", "test": "images/val"},
-        kind=Kind.SYNSETS, files=("classnames.txt",), published=77.62,
+        kind=Kind.SYNSETS, files=("classnames.txt",),
     ),
-    _listed("caltech101", "Caltech101", 97.77, folder="caltech-101", images="101_ObjectCategories",
+    _listed("caltech101", "Caltech101", folder="caltech-101", images="101_ObjectCategories",
             files=("split_zhou_Caltech101.json",)),
-    _listed("oxford_pets", "OxfordPets", 97.15, images="images", files=("split_zhou_OxfordPets.json",)),
+    _listed("oxford_pets", "OxfordPets", images="images", files=("split_zhou_OxfordPets.json",)),
     # The only one whose split file starts at the data set's own folder.
-    _listed("stanford_cars", "StanfordCars", 83.13, images="",
+    _listed("stanford_cars", "StanfordCars", images="",
             files=("split_zhou_StanfordCars.json", "cars_train", "cars_test")),
-    _listed("oxford_flowers", "Flowers102", 90.24, images="jpg", files=("split_zhou_OxfordFlowers.json",),
+    _listed("oxford_flowers", "Flowers102", images="jpg", files=("split_zhou_OxfordFlowers.json",),
             loss_weight=200),
-    _listed("food101", "Food101", 93.05, folder="food-101", images="images", files=("split_zhou_Food101.json",)),
-    _listed("fgvc_aircraft", "FGVCAircraft", 45.17, images="images", kind=Kind.AIRCRAFT, loss_weight=200,
+    _listed("food101", "Food101", folder="food-101", images="images", files=("split_zhou_Food101.json",)),
+    _listed("fgvc_aircraft", "FGVCAircraft", images="images", kind=Kind.AIRCRAFT, loss_weight=200,
             files=("variants.txt", *(f"images_variant_{split}.txt" for split in SPLITS))),
-    _listed("sun397", "SUN397", 82.60, images="SUN397", files=("split_zhou_SUN397.json",)),
-    _listed("dtd", "DTD", 77.94, images="images", files=("split_zhou_DescribableTextures.json",), loss_weight=200),
-    _listed("eurosat", "EuroSAT", 89.14, images="2750", files=("split_zhou_EuroSAT.json",)),
-    _listed("ucf101", "UCF101", 86.10, images="UCF-101-midframes", files=("split_zhou_UCF101.json",)),
+    _listed("sun397", "SUN397", images="SUN397", files=("split_zhou_SUN397.json",)),
+    _listed("dtd", "DTD", images="images", files=("split_zhou_DescribableTextures.json",), loss_weight=200),
+    _listed("eurosat", "EuroSAT", images="2750", files=("split_zhou_EuroSAT.json",)),
+    _listed("ucf101", "UCF101", images="UCF-101-midframes", files=("split_zhou_UCF101.json",)),
     _variant("imagenetv2", "ImageNetV2", "imagenetv2", "imagenetv2-matched-frequency-format-val", Kind.NUMBERS),
     _variant("imagenet_sketch", "ImageNet-Sketch", "imagenet-sketch", "images", Kind.SYNSETS),
     _variant("imagenet_a", "ImageNet-A", "imagenet-adversarial", "imagenet-a", Kind.SOME_SYNSETS),

@@ -7,6 +7,7 @@ from typing import Any
 
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError
+from ..protocols.published import BASE_TO_NOVEL
 from ..reports.tables import section, table
 from .dataset import Dataset
 from .layouts import LAYOUTS, SPLITS, Layout
@@ -92,7 +93,7 @@ def overview_json(states: list[DatasetState]) -> list[dict[str, Any]]:
             "name": s.layout.name, "folder": s.layout.folder, "found": s.found, "missing": s.missing,
             "problem": s.problem, "images": s.images, "classes": s.num_classes, "base_classes": s.num_base,
             "novel_classes": s.num_classes - s.num_base, "promptkd_loss_weight": s.layout.loss_weight,
-            "promptkd_harmonic_mean": s.layout.published,
+            "promptkd_harmonic_mean": BASE_TO_NOVEL[s.layout.name][2] if s.layout.name in BASE_TO_NOVEL else None,
         }
         for s in states
     ]  # fmt: skip

@@ -54,7 +54,8 @@ def write_vocabulary(
 ) -> SimpleTokenizer:
     """Write open_clip's BPE vocabulary, reduced to the merges that captions need; return its tokenizer.
 
-    Captions are the templates with `names` in them: the demo's unless given. Words of captions are split exactly as with the full vocabulary; any other word falls into smaller pieces.
+    Captions are the templates with `names` in them: the demo's unless given. Words of captions are split exactly as
+    with the full vocabulary; any other word falls into smaller pieces.
     """
     from open_clip.tokenizer import SimpleTokenizer, default_bpe
 

@@ -10,15 +10,15 @@ from typing import Any
 from ...pipeline.ledger import Ledger
 from ...pipeline.storage import Location
 from ...storage_schemas.fingerprint import Json, canonical_json
+from ..commands import Runner
 from ..compute import resolve_compute
-from ..distill import RUN
 from ..evaluate import evaluate
 from ..reports.evaluate_text import evaluation_json
 from ..reports.stored import Stored
+from ..reports.stored_accuracy import stored_accuracy
 from ..reports.tables import bytes_text, seconds_text, section, table
+from ..reports.training_time import training_time
 from . import folder
-from .runner import Runner
-from .zero_shot import zero_shot
 
 #: Rows of the table: bundle of a student, and its name.
 _STUDENTS = (
@@ -37,7 +37,8 @@ def tell(root: Location, runner: Runner) -> dict[str, Json]:
     shards, base = root / folder.HELD_OUT_SHARDS, str(root / folder.BASE_CLASSES)
     models: list[dict[str, Json]] = []
     for store, name in _UNTRAINED:
-        measured = evaluation_json(zero_shot(shards, root / store, root / folder.HELD_OUT_TARGETS, base))
+        teacher = root / folder.HELD_OUT_TARGETS
+        measured = evaluation_json(stored_accuracy(shards, root / store, base=base, teacher=teacher))
         models.append({"model": name, "store": str(root / store), **_brief(measured)})
     for bundle, name in _STUDENTS:
         models.append({
@@ -105,16 +106,9 @@ def _brief(measured: Mapping[str, Any]) -> dict[str, Json]:
 
 
 def _training(bundle: Location) -> dict[str, Json]:
-    """Steps and seconds of a training by its log: interrupted or not, each step counts once."""
-    plan = Ledger(bundle, "distill").plan()
-    assert plan is not None
-    batch_size = plan.fingerprint.fields["settings"]["batch_size"]
-    seconds, done = 0.0, 0
-    for line in (bundle / RUN / "log.jsonl").read_bytes().splitlines():
-        figures = json.loads(line)
-        seconds += (figures["step"] - done) * batch_size / figures["samples_per_second"]
-        done = figures["step"]
-    return {"seconds": seconds, "steps": done, "batch_size": batch_size}
+    time = training_time(bundle, "distill")
+    assert time is not None  # it has just been trained
+    return {"seconds": time.seconds, "steps": time.steps, "batch_size": time.batch_size}
 
 
 def _store(store: Location) -> dict[str, Json]:

@@ -7,10 +7,10 @@ from typing import Any
 
 from ...pipeline.storage import Location
 from ...storage_schemas.fingerprint import Json
+from ..commands import Runner
 from . import folder
 from .folder import DemoSize, prepare
 from .report import tell
-from .runner import Runner
 
 #: Boxes keep half of an image or more and are never mirrored: digits must stay digits.
 VIEWS: Mapping[str, Any] = {"view_scale": "0.5,1", "view_flip": 0}

@@ -146,7 +146,12 @@ def test_it_learns_and_is_held(plan, tmp_path):
     last = {}
     for name, held in (("free", 0.0), ("held", 1.0)):
         weights = {"text_weight": 25 * held, "image_weight": 10 * held, "logits_weight": held}
-        run(plan(name, options={"epochs": 40, "optimizer": "adamw", "lr": 0.01, "schedule": "constant", **weights}))
+        run(
+            plan(
+                name,
+                options={"epochs": 40, "optimizer": "adamw", "lr": 0.01, "schedule": "constant", **weights},
+            )
+        )
         log = [json.loads(line) for line in (tmp_path / name / "run/log.jsonl").read_bytes().splitlines()]
         last[name] = (log[0]["cross_entropy"], log[-1]["cross_entropy"])
     assert last["free"][1] < last["free"][0] - 0.1

@@ -1,4 +1,4 @@
-"""Owns what the command line lends to the demo, which knows neither click nor executors."""
+"""Owns what the command line lends to whoever runs several commands, and knows neither click nor executors."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Runner:
-    """How the demo runs things.
+    """How commands are run and shown.
 
     Attributes:
         command: runs one of teachonce's commands, given as on the command line, without the program's name.
+        check: refuses what `command` would refuse as wrong usage, and runs nothing.
         leave: frees the workers that commands used.
         say: shows a line to people.
         program: how teachonce was called, as a person types it.
@@ -22,6 +23,7 @@ class Runner:
     """
 
     command: Callable[[Sequence[str]], None]
+    check: Callable[[Sequence[str]], None]
     leave: Callable[[], None]
     say: Callable[[str], None]
     program: str
@@ -30,12 +32,12 @@ class Runner:
 
     def run(self, command: str, *given: object, where: Sequence[str] = (), **options: Any) -> None:
         """Show a command, then run exactly that."""
-        words = [command, *map(str, given)]
-        for name, value in options.items():
-            words += [f"--{name.replace('_', '-')}", str(value)]
-        words += where
-        self.say(f"$ {self.line(*words)}")
-        self.command(words)
+        self.do([*words(command, *given, **options), *where])
+
+    def do(self, command: Sequence[str]) -> None:
+        """Show a command that is spelled out, then run exactly that."""
+        self.say(f"$ {self.line(*command)}")
+        self.command(command)
 
     def line(self, *words: object) -> str:
         """A command of teachonce as a person would type it."""
@@ -44,3 +46,12 @@ class Runner:
     def tool(self, name: str, *words: object) -> str:
         """A command of another program of the same environment."""
         return f"{self.beside}{name} {shlex.join(map(str, words))}"
+
+
+def words(command: str, *given: object, **options: object) -> list[str]:
+    """A command as on the command line; options that are None or False are left out, those that are True take no value."""
+    spelled = [command, *map(str, given)]
+    for name, value in options.items():
+        if value is not None and value is not False:
+            spelled += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return spelled

@@ -1,0 +1,98 @@
+"""Owns the accuracies of a benchmark: the teacher's from its store, students' by `evaluate`; what is measured is kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ...pipeline.ledger import Ledger
+from ...storage_schemas.bundle import CONFIG, BundleConfig
+from ...storage_schemas.errors import DamagedError, IncompleteError
+from ...storage_schemas.fingerprint import Json, canonical_json
+from ..compute import resolve_compute
+from ..corpora.shards import ShardSet
+from ..evaluate import Evaluation, evaluate
+from ..reports.evaluate_text import evaluation_json
+from ..reports.stored_accuracy import stored_accuracy
+from .places import Places
+from .request import BASE2NOVEL, Model, Request
+from .results import Figures, StudentRun
+
+
+def measure_teacher(request: Request, dataset: str) -> Figures:
+    """The teacher's accuracy on the test images, by its cached answers.
+
+    Raises:
+        IncompleteError: they are not all there.
+    """
+    places = Places(root=request.out, dataset=dataset)
+    said = stored_accuracy(places.test_shards, places.test_targets, base=_base(request))
+    return _figures(request, evaluation_json(said))
+
+
+def measure_student(
+    request: Request, dataset: str, student: Model, seed: int, show: Callable[[], None]
+) -> StudentRun:
+    """What `evaluate` says of a student, kept with the digests of the student and of the images that it is true of.
+
+    Args:
+        request: the benchmark.
+        dataset: its test images.
+        student, seed: which.
+        show: called before anything is measured anew.
+
+    Raises:
+        IncompleteError: the student is not trained.
+        TeachonceError: whatever `evaluate` raises.
+    """
+    places = Places(root=request.out, dataset=dataset, on_test=request.on_test)
+    bundle, kept = places.bundle(student.folder, seed), places.measured(student.folder, seed)
+    receipt = Ledger(bundle, "distill").receipt("student")
+    if receipt is None:
+        raise IncompleteError("the student is not trained", where=bundle)
+    true_of = {"student": receipt.digest, "images": ShardSet.open(places.test_shards).corpus.corpus_id}
+    measured = _kept(kept.read_bytes(), true_of) if kept.exists() else None
+    if measured is None:
+        show()
+        measured = evaluation_json(_evaluate(request, dataset, str(bundle)))
+        kept.write_bytes(canonical_json({**true_of, "measured": measured}) + b"\n")
+    config = BundleConfig.from_bytes((bundle / CONFIG).read_bytes(), where=bundle / CONFIG)
+    best = config.origin.get("validation")
+    return StudentRun(
+        student=student, seed=seed, bundle=str(bundle), figures=_figures(request, measured),
+        selected=None if best is None else {"epoch": best["epoch"] + 1, "accuracy": best["accuracy"]},
+    )  # fmt: skip
+
+
+def _evaluate(request: Request, dataset: str, bundle: str) -> Evaluation:
+    compute = {name: value for name, value in request.compute.items() if value is not None}
+    settled: Any = {**compute, "precision": "fp32"}
+    return evaluate(
+        bundle, request.split(dataset, "test"), compute=resolve_compute(**settled), base=_base(request)
+    )
+
+
+def _kept(data: bytes, true_of: Mapping[str, str]) -> Json | None:
+    """What was measured, if it is of this student and these images."""
+    found = json.loads(data)
+    return found["measured"] if all(found.get(name) == value for name, value in true_of.items()) else None
+
+
+def _base(request: Request) -> str | None:
+    return "@half" if request.protocol == BASE2NOVEL else None
+
+
+def _figures(request: Request, measured: Mapping[str, Any]) -> Figures:
+    if measured["accuracy"] is None:
+        raise DamagedError("no image with a label that is a class was measured")
+    images, unusable = measured["images"]["labelled"], len(measured["images"]["unusable"])
+    if request.protocol != BASE2NOVEL:
+        values = {"accuracy": measured["accuracy"]["top1"]["rate"]}
+    else:
+        split = measured["base_novel"]
+        values = {"base": split["base"]["rate"], "novel": split["novel"]["rate"],
+                  "harmonic_mean": split["harmonic_mean"]["mean"]}  # fmt: skip
+    if None in values.values():
+        raise DamagedError("there are test images of one side of the split only", where=str(request.data))
+    return Figures(values=values, images=images, unusable=unusable)

@@ -1,0 +1,99 @@
+"""Owns what lies where in a benchmark's folder, and the note that says which protocol it is of."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from ...pipeline.storage import Location
+from ...storage_schemas.errors import InputError, MismatchError
+from ...storage_schemas.fingerprint import canonical_json
+
+#: The data set whose prompts teach all others in the cross-dataset protocol.
+SOURCE = "imagenet"
+
+#: What came of it, for programs and for people.
+RESULTS, PAGE = "results.json", "results.md"
+
+_NOTE = "benchmark.json"
+_KIND = "teachonce benchmark promptkd"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Folders of one data set below the benchmark's folder.
+
+    Attributes:
+        root: the benchmark's folder.
+        dataset: its name.
+        on_test: whether students are selected on test images; those lie apart.
+    """
+
+    root: Location
+    dataset: str
+    on_test: bool = False
+
+    @property
+    def folder(self) -> Location:
+        return self.root / self.dataset
+
+    @property
+    def prompts(self) -> Location:
+        return self.folder / "prompts"
+
+    @property
+    def shards(self) -> Location:
+        return self.folder / "shards"
+
+    @property
+    def targets(self) -> Location:
+        return self.folder / "targets"
+
+    @property
+    def test_shards(self) -> Location:
+        return self.folder / "test-shards"
+
+    @property
+    def test_targets(self) -> Location:
+        return self.folder / "test-targets"
+
+    def bundle(self, student: str, seed: int) -> Location:
+        """A student's bundle; `student` is the name of its folder."""
+        return self.folder / self._students / f"{student}-{seed}"
+
+    def measured(self, student: str, seed: int) -> Location:
+        """What was measured of it."""
+        return self.folder / "measured" / self._students / f"{student}-{seed}.json"
+
+    @property
+    def _students(self) -> str:
+        return "students-selected-on-test" if self.on_test else "students"
+
+
+def claim(root: Location, protocol: str) -> None:
+    """Mark the folder as this protocol's; each has class vectors and students of its own.
+
+    Raises:
+        InputError: the folder holds something else.
+        MismatchError: it is another protocol's.
+    """
+    hint, note = "give another --out", root / _NOTE
+    if root.exists() and not root.is_dir():
+        raise InputError("this is a file", where=root, hint=hint)
+    if not note.exists():
+        if names := root.names():
+            raise InputError(
+                "the folder holds something else", where=root, expected="an empty folder or an earlier benchmark",
+                found=", ".join(names[:3]) + (", …" if len(names) > 3 else ""), hint=hint,
+            )  # fmt: skip
+        note.write_bytes(canonical_json({"kind": _KIND, "protocol": protocol}) + b"\n")
+        return
+    try:
+        found = json.loads(note.read_bytes())
+        kind, other = found["kind"], found["protocol"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError("not a benchmark's note", where=note, hint=hint) from error
+    if (kind, other) != (_KIND, protocol):
+        raise MismatchError(
+            "the folder holds another benchmark", where=note, expected=protocol, found=other, hint=hint
+        )

@@ -1,0 +1,117 @@
+"""Owns the commands of a PromptKD benchmark: which make a data set's teacher, which train a student."""
+
+from __future__ import annotations
+
+from ..commands import words
+from ..datasets.layouts import LAYOUTS
+from ..teachers.base import PROMPTS_PREFIX
+from .places import SOURCE, Places
+from .request import BASE2NOVEL, CROSS, Model, Request
+
+#: Of the student, as published.
+_PROMPT_DEPTH = {BASE2NOVEL: 9, CROSS: 3}
+#: Of the loss, for every target of the cross-dataset protocol.
+_CROSS_WEIGHT = 1000
+
+Command = list[str]
+
+
+def prompts_commands(request: Request, dataset: str) -> list[Command]:
+    """What makes the prompts that teach on `dataset`: nothing, if there are some."""
+    if request.prompts is not None:
+        return []
+    assert request.teacher is not None  # only prompts say what they were learned for
+    if request.protocol == CROSS:
+        dataset = SOURCE
+    depth = {"vision_depth": 9, "text_depth": 9} if request.protocol == CROSS else {}
+    base = "@half" if request.protocol == BASE2NOVEL else None
+    out = Places(root=request.out, dataset=dataset).prompts
+    return [[
+        *words("pretrain", request.split(dataset, "train"), **_teacher(request.teacher), base_classes=base,
+               shots=request.shots, seed=request.teacher_seed, **depth, **request.compute, out=out),
+        *request.more.get("pretrain", ()),
+    ]]  # fmt: skip
+
+
+def teacher_commands(request: Request, dataset: str, where: tuple[str, ...]) -> list[Command]:
+    """What makes the targets of the training images, and those of the test images, which show the teacher's accuracy.
+
+    Args:
+        request: the benchmark.
+        dataset: to teach on.
+        where: options that say where `shard` and `cache` run.
+    """
+    places = Places(root=request.out, dataset=dataset)
+    check = request.split(dataset, "val" if "val" in LAYOUTS[dataset].images else "train")
+    about = {
+        "classes": f"coop:{dataset}={request.data}",
+        "base_classes": "@half" if request.protocol == BASE2NOVEL else None,
+        **_without_precision(request),
+    }  # fmt: skip
+    prompts = request.prompts_of(dataset)
+    if prompts is None:
+        prompts = Places(root=request.out, dataset=SOURCE if request.protocol == CROSS else dataset).prompts
+    teacher = {"teacher": f"{PROMPTS_PREFIX}{prompts}"}
+    if request.prompts is not None and request.teacher is not None:
+        teacher |= {"teacher_backbone": request.teacher.name}
+        teacher |= (
+            {} if request.teacher.pretrained is None else {"teacher_pretrained": request.teacher.pretrained}
+        )
+    return [
+        [*words("shard", request.split(dataset, "train"), out=places.shards), *where],
+        words("vectors", **teacher, **about, check=check, out=places.targets),
+        [*words("cache", places.shards, **teacher, views=request.views, **request.compute, out=places.targets),
+         *where, *request.more.get("cache", ())],
+        [*words("shard", request.split(dataset, "test"), out=places.test_shards), *where],
+        words("vectors", **teacher, **about, out=places.test_targets),
+        [*words("cache", places.test_shards, **teacher, **request.compute, out=places.test_targets), *where],
+    ]  # fmt: skip
+
+
+def student_command(request: Request, dataset: str, student: Model, seed: int) -> Command:
+    """What trains one student."""
+    places = Places(root=request.out, dataset=dataset, on_test=request.on_test)
+    split = request.validation_split(dataset)
+    by = None
+    if split is not None and request.protocol == BASE2NOVEL:
+        by = "harmonic-mean" if request.on_test else "base"
+    weight = _CROSS_WEIGHT if request.protocol == CROSS else LAYOUTS[dataset].loss_weight
+    return [
+        *words("distill", places.shards, places.targets, student=student.name, student_pretrained=student.pretrained,
+               recipe="promptkd", prompt_depth=_PROMPT_DEPTH[request.protocol], loss_weight=weight,
+               epochs=request.epochs, reuse_views=request.views < request.epochs, seed=seed,
+               validation=split and request.split(dataset, split), validation_by=by, **request.compute,
+               out=places.bundle(student.folder, seed)),
+        *request.more.get("distill", ()),
+    ]  # fmt: skip
+
+
+def evaluate_command(request: Request, dataset: str, student: Model, seed: int) -> Command:
+    """What measures it; `measured` does the same and keeps the result."""
+    places = Places(root=request.out, dataset=dataset, on_test=request.on_test)
+    base = "@half" if request.protocol == BASE2NOVEL else None
+    return words("evaluate", places.bundle(student.folder, seed), request.split(dataset, "test"), base_classes=base,
+                 **_without_precision(request))  # fmt: skip
+
+
+def all_commands(request: Request, where: tuple[str, ...]) -> list[Command]:
+    """Every command of the benchmark, in the order of the work."""
+    commands = []
+    for number, dataset in enumerate(request.datasets):
+        if request.protocol == BASE2NOVEL or number == 0:
+            commands += prompts_commands(request, dataset)
+        commands += teacher_commands(request, dataset, where)
+        commands += [
+            student_command(request, dataset, student, seed)
+            for student in request.students for seed in request.seeds
+        ]  # fmt: skip
+    return commands
+
+
+def _teacher(model: Model) -> dict[str, str | None]:
+    return {"teacher": model.name, "teacher_pretrained": model.pretrained}
+
+
+def _without_precision(request: Request) -> dict[str, str | int | None]:
+    """Class vectors are computed once and students measured as they are published: in fp32."""
+    return {name: value for name, value in request.compute.items() if name != "precision"}
