@@ -17,7 +17,9 @@ import click
 from corpora import draw
 from harness import Bench, Line, table
 
-NAMES = ("startup", "shard", "stream", "peer", "resume", "cache", "distill", "memory", "batch_size")
+NAMES = (
+    "startup", "shard", "stream", "peer", "resume", "cache", "distill", "pretrain", "many_students", "memory", "batch_size",
+)  # fmt: skip
 
 PACKAGES = ("torch", "open_clip_torch", "timm", "pillow", "webdataset", "zarr", "numpy")
 

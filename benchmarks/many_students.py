@@ -1,0 +1,157 @@
+"""Three seeds of two students from one cache, against the authors' way: both towers of the teacher in every step.
+
+Real stages with models of real sizes and random weights; only steps are few.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from corpora import take
+from harness import Bench, Line, cost
+
+sys.path.append(str(Path(__file__).parent / "equivalence"))
+
+TEACHER, STUDENTS, SEEDS = "ViT-B-16", ("ViT-B-32", "ViT-S-32"), (1, 2, 3)
+CLASSES, IMAGES, EPOCHS, BATCH_SIZE = 50, 32, 2, 8
+
+
+def run(bench: Bench) -> Iterator[Line]:
+    for name, corpus in bench.corpora[:1]:
+        own = bench.scratch / name.replace("/", "-")
+        work = Work(own, take(corpus, IMAGES, own / "images"), bench.threads)
+        once = cost(work.cache)
+        runs = [(student, seed) for student in STUDENTS for seed in SEEDS]
+        cached = [cost(partial(work.distill, *run, online=False)) for run in runs]
+        online = [cost(partial(work.distill, *run, online=True)) for run in runs]
+        count = len(runs)
+        for kind in ("cpu", "wall"):
+            ours = getattr(once, kind) + sum(getattr(c, kind) for c in cached)
+            theirs = sum(getattr(c, kind) for c in online)
+            student_cost = sum(getattr(c, kind) for c in cached) / count
+            teacher_cost = theirs / count - student_cost
+            predicted = count * (teacher_cost + student_cost) / (teacher_cost + count * student_cost)
+            limit = (teacher_cost + student_cost) / student_cost
+            yield Line(
+                what=f"teacher in every step by cached, {len(SEEDS)} seeds of {len(STUDENTS)} students, {kind} time",
+                corpus=name, ratios=[theirs / ours],
+                note=f"predicted {predicted:.2f}; (T + S) / S = {limit:.2f} for ever more students; cache "
+                f"{getattr(once, kind):.0f} s, a student {student_cost:.1f} s, with its teacher {theirs / count:.1f} s",
+            )  # fmt: skip
+
+
+@dataclass
+class Work:
+    """Prompts, shards, class vectors, targets and students in a folder."""
+
+    folder: Path
+    images: Path
+    threads: int
+
+    def cache(self) -> None:
+        """Everything that the teacher does, once: the text tower, and both views of all images."""
+        from stores import fresh, make_shards
+        from teachonce.pipeline.executors.serial import SerialExecutor
+        from teachonce.pipeline.runner import run_stage
+        from teachonce.stages.cache import plan_cache
+        from teachonce.stages.vectors import plan_vectors
+        from teachonce.stages.views import ViewSpec
+        from teachonce.storage_schemas.encodings import ENCODINGS
+
+        fresh(self.folder / "store")
+        make_shards(self.images, fresh(self.folder / "shards"), IMAGES)
+        self._write_prompts()
+        named = plan_vectors(
+            self.teacher, out=str(self.folder / "store"), classes=None, templates=None, compute=self.compute
+        )
+        run_stage(named, named.store, SerialExecutor(), progress=False)
+        stage = plan_cache(
+            str(self.folder / "shards"), self.teacher, out=str(self.folder / "store"), targets="auto",
+            views=ViewSpec(kind="random_resized_crop", count=EPOCHS), encoding=ENCODINGS["fp16"], compute=self.compute,
+            batch_size=64,
+        )  # fmt: skip
+        run_stage(stage, stage.store, SerialExecutor(), progress=False)
+
+    @property
+    def teacher(self) -> Any:
+        from teachonce.stages.teachers import TeacherConfig
+
+        return TeacherConfig.of(f"teachonce:{self.folder / 'prompts'}")
+
+    @property
+    def compute(self) -> Any:
+        from teachonce.stages.compute import Compute
+
+        return Compute(device="cpu", precision="bf16", threads=self.threads)
+
+    def distill(self, student: str, seed: int, *, online: bool) -> None:
+        """One student by the published recipe, from the store or with the teacher's towers in every step."""
+        from online import OnlineStage
+        from stores import fresh
+        from teachonce.pipeline.executors.serial import SerialExecutor
+        from teachonce.pipeline.runner import run_stage
+        from teachonce.pipeline.storage import Location
+        from teachonce.stages.distill import plan_distill
+        from teachonce.stages.training.starting import StudentConfig
+
+        out = fresh(self.folder / f"{student}-{seed}-{online}")
+        stage = plan_distill(
+            str(self.folder / "shards"), str(self.folder / "store"), StudentConfig(model=student, pretrained="random"),
+            out=str(out), recipe="promptkd", options={"epochs": EPOCHS, "batch_size": BATCH_SIZE}, compute=self.compute,
+            seed=seed, show_progress=False,
+        )  # fmt: skip
+        if online:
+            stage = _both_towers(OnlineStage).like(
+                stage, out=Location.of(out), teacher=self.teacher, compute=self.compute
+            )
+        run_stage(stage, stage.out, SerialExecutor(), progress=False)
+
+    def _write_prompts(self) -> None:
+        """A folder of prompts as they are drawn, 4 + 4 tokens and 9 layers deep."""
+        import open_clip
+        from teachonce.pipeline.storage import Location
+        from teachonce.stages.prompts.clip import PromptedClip, PromptShape
+        from teachonce.stages.prompts.folder import write_prompts
+        from teachonce.stages.teachers import TeacherConfig
+        from teachonce.stages.teachers.open_clip import OpenClipTeacher
+        from teachonce.storage_schemas.prompts import PromptsConfig
+
+        backbone = OpenClipTeacher.load(TeacherConfig(model=TEACHER, pretrained="random"))
+        shape = PromptShape(vision_length=4, vision_depth=9, text_length=4, text_depth=9)
+        clip = PromptedClip(backbone.model, shape)
+        clip.start_from("a photo of a", backbone.tokenizer)
+        names = tuple(open_clip.IMAGENET_CLASSNAMES[:CLASSES])
+        config = PromptsConfig(
+            backbone={"model": TEACHER, "pretrained": "random", "architecture": backbone.spec.architecture,
+                      "weights": backbone.spec.weights_digest, "preprocess": backbone.spec.preprocess.to_json()},
+            shape=shape.to_json(), context="a photo of a", class_names=names, base_classes=names, origin={},
+        )  # fmt: skip
+        write_prompts(Location.of(self.folder / "prompts"), clip.prompts(), config)
+
+
+def _both_towers(online: Any) -> Any:
+    """The online stage with the teacher's text tower in every step too, as PromptKD's code has it."""
+    from online import AskingStream
+    from teachonce.stages.teachers import load_teacher
+
+    class BothTowers(online):  # type: ignore[misc]
+        def open_pairs(self, built: Any) -> Any:
+            stream = super().open_pairs(built)
+            teacher, names = load_teacher(self.teacher), self.vectors.names
+            ask = teacher.embed
+
+            class Asked:
+                spec = teacher.spec
+
+                def embed(self, images_NCHW: Any) -> Any:
+                    teacher.class_vectors(names, ())
+                    return ask(images_NCHW)
+
+            return AskingStream(stream._pairs, stream._theirs, Asked(), self.teacher_compute)
+
+    return BothTowers
