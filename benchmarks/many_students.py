@@ -18,7 +18,7 @@ from harness import Bench, Line, cost
 sys.path.append(str(Path(__file__).parent / "equivalence"))
 
 TEACHER, STUDENTS, SEEDS = "ViT-B-16", ("ViT-B-32", "ViT-S-32"), (1, 2, 3)
-CLASSES, IMAGES, EPOCHS, BATCH_SIZE = 50, 32, 2, 8
+CLASSES, IMAGES, EPOCHS, BATCH_SIZE = 50, 128, 2, 8
 
 
 def run(bench: Bench) -> Iterator[Line]:

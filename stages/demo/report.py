@@ -20,14 +20,16 @@ from ..reports.tables import bytes_text, seconds_text, section, table
 from ..reports.training_time import training_time
 from . import folder
 
-#: Rows of the table: bundle of a student, and its name.
+#: Rows of the table. Models that stores tell of: the store, the model's name, and the folder of its training here.
+_ASKED = (
+    (folder.HELD_OUT_TEACHER, "teacher, zero-shot", None),
+    (folder.HELD_OUT_TARGETS, "teacher, prompt-tuned", folder.PROMPTS),
+    (folder.HELD_OUT_STUDENT, "student, zero-shot", None),
+)
+#: Students: the bundle, and its name.
 _STUDENTS = (
     (folder.PROMPTKD, "student, promptkd"),
     (folder.KD, "student, kd"),
-)
-_UNTRAINED = (
-    (folder.HELD_OUT_TARGETS, "teacher, zero-shot"),
-    (folder.HELD_OUT_STUDENT, "student, zero-shot"),
 )
 
 
@@ -36,14 +38,15 @@ def tell(root: Location, runner: Runner) -> dict[str, Json]:
     runner.say("\nMeasure the students on the held-out images.")
     shards, base = root / folder.HELD_OUT_SHARDS, str(root / folder.BASE_CLASSES)
     models: list[dict[str, Json]] = []
-    for store, name in _UNTRAINED:
+    for store, name, trained in _ASKED:
         teacher = root / folder.HELD_OUT_TARGETS
         measured = evaluation_json(stored_accuracy(shards, root / store, base=base, teacher=teacher))
-        models.append({"model": name, "store": str(root / store), **_brief(measured)})
+        training = {} if trained is None else {"training": _training(root / trained, "pretrain")}
+        models.append({"model": name, "store": str(root / store), **_brief(measured), **training})
     for bundle, name in _STUDENTS:
         models.append({
             "model": name, "bundle": str(root / bundle), **_brief(_measured(root, bundle, runner)),
-            "training": _training(root / bundle),
+            "training": _training(root / bundle, "distill"),
         })  # fmt: skip
     return {
         "folder": str(root),
@@ -105,8 +108,8 @@ def _brief(measured: Mapping[str, Any]) -> dict[str, Json]:
     }  # fmt: skip
 
 
-def _training(bundle: Location) -> dict[str, Json]:
-    time = training_time(bundle, "distill")
+def _training(out: Location, stage: str) -> dict[str, Json]:
+    time = training_time(out, stage)
     assert time is not None  # it has just been trained
     return {"seconds": time.seconds, "steps": time.steps, "batch_size": time.batch_size}
 

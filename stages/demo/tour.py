@@ -16,6 +16,7 @@ from .report import tell
 VIEWS: Mapping[str, Any] = {"view_scale": "0.5,1", "view_flip": 0}
 
 #: Chosen on the validation drawings.
+PROMPTS: Mapping[str, Any] = {"optimizer": "adamw", "lr": 0.01, "schedule": "cosine", "batch_size": 64}
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "promptkd": {"optimizer": "adamw", "lr": 0.01, "schedule": "cosine", "prompt_depth": 4},
     "kd": {"lr": 0.002},
@@ -36,18 +37,27 @@ def run_demo(out: str, runner: Runner, size: DemoSize | None = None) -> dict[str
     size = size or DemoSize()
     root = Location.of(out)
     prepare(root, size, runner.say)
+    tune(root, size, runner)
     teach(root, size, runner)
     train(root, size, runner)
     question(root, size, runner)
     return tell(root, runner)
 
 
+def tune(root: Location, size: DemoSize, runner: Runner) -> None:
+    """The teacher's prompts, learned on a few labelled images of the base classes."""
+    runner.say("\nTune the teacher's prompts on a few labelled images of the base classes.")
+    runner.run("pretrain", root / folder.SHOTS, teacher=model(root, folder.TEACHER), classes=root / folder.CLASSES,
+               base_classes=root / folder.BASE_CLASSES, shots=size.shots, **PROMPTS, epochs=size.prompts_epochs,
+               **VIEWS, out=root / folder.PROMPTS)  # fmt: skip
+
+
 def teach(root: Location, size: DemoSize, runner: Runner) -> None:
     """Shards, class vectors, and the teacher's only look at the images that students train on."""
-    shards, targets, teacher = root / folder.SHARDS, root / folder.TARGETS, model(root, folder.TEACHER)
+    shards, targets, teacher = root / folder.SHARDS, root / folder.TARGETS, tuned(root)
     runner.say("\nPack the images into tars, and run the teacher once over some views of each.")
     runner.run("shard", root / folder.IMAGES, shard_size=size.shard_size, out=shards, where=runner.where)
-    runner.run("vectors", teacher=teacher, classes=root / folder.CLASSES, out=targets)
+    runner.run("vectors", teacher=teacher, check=root / folder.SHOTS, out=targets)
     runner.run("cache", shards, teacher=teacher, views=size.views, **VIEWS, out=targets, where=runner.where)
     runner.leave()
 
@@ -65,15 +75,15 @@ def train(root: Location, size: DemoSize, runner: Runner) -> None:
 
 
 def question(root: Location, size: DemoSize, runner: Runner) -> None:
-    """What teacher and untrained student say of the held-out images, by their own class vectors."""
+    """What the teacher, tuned and not, and the untrained student say of the held-out images, by their own class vectors."""
     shards = root / folder.HELD_OUT_SHARDS
-    runner.say("\nAsk the teacher, and the student as it was, about the held-out images.")
+    runner.say("\nAsk the teacher, tuned and not, and the student as it was, about the held-out images.")
     runner.run("shard", root / folder.HELD_OUT, shard_size=size.shard_size, out=shards, where=HERE)
-    for name, store in (
-        (folder.TEACHER, folder.HELD_OUT_TARGETS),
-        (folder.STUDENT, folder.HELD_OUT_STUDENT),
+    for asked, store in (
+        (tuned(root), folder.HELD_OUT_TARGETS),
+        (model(root, folder.TEACHER), folder.HELD_OUT_TEACHER),
+        (model(root, folder.STUDENT), folder.HELD_OUT_STUDENT),
     ):
-        asked = model(root, name)
         runner.run("vectors", teacher=asked, classes=root / folder.CLASSES, out=root / store)
         runner.run("cache", shards, teacher=asked, precision="fp32", out=root / store, where=HERE)
 
@@ -81,3 +91,8 @@ def question(root: Location, size: DemoSize, runner: Runner) -> None:
 def model(root: Location, name: str) -> str:
     """What `--teacher` and `--student` take for a model in the demo's folder."""
     return f"local-dir:{root / name}"
+
+
+def tuned(root: Location) -> str:
+    """What `--teacher` takes for the teacher with its prompts."""
+    return f"teachonce:{root / folder.PROMPTS}"

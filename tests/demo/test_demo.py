@@ -20,7 +20,9 @@ from teachonce.stages.demo import images, tiny_clip, tour
 from teachonce.stages.demo.folder import DemoSize, prepare
 from teachonce.storage_schemas.errors import InputError, MismatchError, MissingDependency
 
-SMALL = DemoSize(images=1200, held_out=800, shard_size=300, views=2, promptkd_epochs=5, kd_epochs=5)
+SMALL = DemoSize(
+    images=1200, held_out=800, prompts_epochs=3, shard_size=300, views=2, promptkd_epochs=5, kd_epochs=5
+)  # fmt: skip
 TINY = DemoSize(images=5, held_out=80)
 
 
@@ -62,8 +64,10 @@ def state(folder: Path) -> dict[str, tuple[int, int]]:
 
 @pytest.mark.slow
 def test_students_learn_what_the_teacher_knows(run: Run) -> None:
-    before = run.models["student, zero-shot"]
-    assert run.models["teacher, zero-shot"]["agreement"]["rate"] == 1
+    before, tuned = run.models["student, zero-shot"], run.models["teacher, prompt-tuned"]
+    assert tuned["agreement"]["rate"] == 1
+    assert tuned["training"]["steps"] == 3 * 10  # 16 shots of 40 classes in batches of 64
+    assert tuned["harmonic_mean"]["mean"] > run.models["teacher, zero-shot"]["harmonic_mean"]["mean"] + 0.02
     for key in ("student, promptkd", "student, kd"):
         after = run.models[key]
         assert after["images"] == SMALL.held_out
@@ -76,7 +80,16 @@ def test_students_learn_what_the_teacher_knows(run: Run) -> None:
 @pytest.mark.slow
 def test_accuracies_are_those_of_the_commands_it_shows(run: Run) -> None:
     shown = [line.removeprefix("$ ") for line in run.stderr.splitlines() if line.startswith("$ ")]
-    words = ["shard", "vectors", "cache", "distill", "distill", "shard", *["vectors", "cache"] * 2]
+    words = [
+        "pretrain",
+        "shard",
+        "vectors",
+        "cache",
+        "distill",
+        "distill",
+        "shard",
+        *["vectors", "cache"] * 3,
+    ]
     assert [line.split()[1] for line in shown] == [*words, *["evaluate"] * 2]
     evaluate = next(line for line in shown if " evaluate demo-run/kd " in line)
     result = CliRunner().invoke(main, [*shlex.split(evaluate)[1:], "--json"])
@@ -85,10 +98,11 @@ def test_accuracies_are_those_of_the_commands_it_shows(run: Run) -> None:
     assert measured["agreement"]["top1"] == told["agreement"]
     assert measured["labels"]["unmatched"] == []
     # The zero-shot rows come from stores; this is a plain loop over the model.
-    plain = tiny_clip.zero_shot(run.home / "demo-run/student", "held_out", "domain", SMALL.held_out)
-    for side in ("base", "novel"):
-        told_rate = run.models["student, zero-shot"][side]["rate"]
-        assert told_rate == pytest.approx(plain[side], abs=0.004)
+    for name in ("teacher", "student"):
+        plain = tiny_clip.zero_shot(run.home / "demo-run" / name, "held_out", "domain", SMALL.held_out)
+        for side in ("base", "novel"):
+            told_rate = run.models[f"{name}, zero-shot"][side]["rate"]
+            assert told_rate == pytest.approx(plain[side], abs=0.004)
 
 
 @pytest.mark.slow
@@ -100,8 +114,10 @@ def test_a_second_call_does_no_work_and_prints_the_table(run: Run) -> None:
     lines = stdout.splitlines()
     assert lines[0] == "On 800 held-out images (± standard error)"
     assert lines[1].split("  ")[-1] == "training"
-    rows = [line.strip().split("  ")[0] for line in lines[2:6]]
-    assert rows == ["teacher, zero-shot", "student, zero-shot", "student, promptkd", "student, kd"]
+    rows = [line.strip().split("  ")[0] for line in lines[2:7]]
+    assert rows == [
+        "teacher, zero-shot", "teacher, prompt-tuned", "student, zero-shot", "student, promptkd", "student, kd"
+    ]  # fmt: skip
     teacher = run.models["teacher, zero-shot"]
     assert f"{100 * teacher['base']['rate']:.1f} ± {100 * teacher['base']['stderr']:.1f}" in lines[2]
     size = sum(p.stat().st_size for p in (run.home / "demo-run/targets").glob("*/c/**/*") if p.is_file())
