@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,13 +12,9 @@ from ..storage_schemas.class_vectors import ClassVectors
 from ..storage_schemas.errors import DamagedError, InputError
 from ..storage_schemas.fingerprint import Json
 from .compute import Compute
-from .corpora.image_set import Picture
-from .corpora.images import decode
 from .labelled import LabelledImages
-from .reports.infer import Pixels, prepare
 from .reports.metrics import Accuracy, Rate
 from .teachers import Teacher
-from .views import render_views
 
 #: Images that accuracy is measured on at most, evenly taken from those that are there.
 MOST_IMAGES = 1000
@@ -28,8 +24,6 @@ LEAST_SPREAD = 1e-3
 
 #: Vectors this near to one another (1 - cosine) are the same. A few names may well mean the same; most must not.
 _SAME = 1e-6
-
-_BATCH_SIZE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +90,9 @@ def check_accuracy(
     """
     labelled = LabelledImages.open(images, vectors.names, what="check", option="--check")
     step = max(1, math.ceil(len(labelled.pictures) / MOST_IMAGES))
-    pictures = list(labelled.pictures)[::step]
+    labelled = replace(labelled, pictures=labelled.pictures[::step])
     plain = teacher.plain(vectors.names)
-    found = [_measure(pictures, labelled.max_pixels, t, v, compute) for t, v in [(teacher, vectors), *plain]]
+    found = [_measure(labelled, t, v, compute) for t, v in [(teacher, vectors), *plain]]
     checked = Checked(images=images, accuracy=found[0], plain=found[1] if plain else None)
     chance = 1 / vectors.num_classes
     least = chance + 3 * math.sqrt(chance * (1 - chance) / found[0].total)
@@ -115,36 +109,13 @@ def check_accuracy(
     return checked
 
 
-def _measure(
-    pictures: list[tuple[Picture, int]],
-    max_pixels: int,
-    teacher: Teacher,
-    vectors: ClassVectors,
-    compute: Compute,
-) -> Rate:
-    preprocess = teacher.spec.preprocess
-    view, counts = preprocess.center_view(), Accuracy(vectors.num_classes)
-
-    def work(item: tuple[Picture, int]) -> Pixels:
-        image = decode(item[0].read(), max_pixels)
-        return render_views(image, view.params("", *image.size), preprocess.size, view, range(1))
-
-    batch: list[tuple[Pixels, int]] = []
-
-    def count() -> None:
-        images_NCHW = torch.from_numpy(np.concatenate([pixels for pixels, _ in batch])).to(compute.device)
-        with compute.inference():
-            embedding_ND = teacher.embed(images_NCHW).float().cpu().numpy()
-        counts.add(vectors.logits(embedding_ND), np.array([class_id for _, class_id in batch], np.int64))
-        batch.clear()
-
-    for ready in prepare(pictures, work, compute.threads, 2 * _BATCH_SIZE):
-        if ready.pixels is not None:
-            batch.append((ready.pixels, ready.item[1]))
-        if len(batch) == _BATCH_SIZE:
-            count()
-    if batch:
-        count()
+def _measure(labelled: LabelledImages, teacher: Teacher, vectors: ClassVectors, compute: Compute) -> Rate:
+    counts = Accuracy(vectors.num_classes)
+    for views in labelled.center_views(teacher.spec.preprocess, threads=compute.threads):
+        if len(views.labels_N):
+            with compute.inference():
+                embedding_ND = teacher.embed(torch.from_numpy(views.images_NCHW).to(compute.device))
+            counts.add(vectors.logits(embedding_ND.float().cpu().numpy()), views.labels_N)
     if not counts.top1.total:
         raise InputError("none of the images can be used", where="--check", hint="give other images")
     return counts.top1

@@ -3,13 +3,37 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..storage_schemas.errors import InputError
 from .corpora.image_set import Picture, open_images
-from .corpora.images import MAX_PIXELS
+from .corpora.images import MAX_PIXELS, decode
+from .preprocess import Preprocess
 from .reports.class_match import ClassMatcher
+from .reports.infer import Pixels, prepare
+from .views import render_views
+
+#: Images in a batch to look at.
+BATCH_SIZE = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class CenterViews:
+    """Test-time views of some labelled images.
+
+    Attributes:
+        images_NCHW: uint8.
+        labels_N: int64 class ids of them.
+        unusable: class ids of images that could not be used; they have no views.
+    """
+
+    images_NCHW: Pixels
+    labels_N: NDArray[np.int64]
+    unusable: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,3 +103,35 @@ class LabelledImages:
         for picture, class_id in self.pictures:
             state.update(f"{picture.key} {class_id}\n".encode())
         return state.hexdigest()
+
+    def center_views(self, preprocess: Preprocess, *, threads: int) -> Iterator[CenterViews]:
+        """All images in order, at the centre view of a model, decoded ahead in threads; each once, usable or not."""
+        view, size = preprocess.center_view(), preprocess.size
+
+        def work(item: tuple[Picture, int]) -> Pixels:
+            image = decode(item[0].read(), self.max_pixels)
+            return render_views(image, view.params("", *image.size), size, view, range(1))
+
+        pixels: list[Pixels] = []
+        labels: list[int] = []
+        unusable: list[int] = []
+
+        def take() -> CenterViews:
+            images_NCHW = np.concatenate([np.empty((0, 3, size, size), np.uint8), *pixels])
+            views = CenterViews(
+                images_NCHW=images_NCHW, labels_N=np.array(labels, np.int64), unusable=tuple(unusable)
+            )
+            for found in (pixels, labels, unusable):
+                found.clear()
+            return views
+
+        for ready in prepare(self.pictures, work, threads, 2 * BATCH_SIZE):
+            if ready.pixels is None:
+                unusable.append(ready.item[1])
+            else:
+                pixels.append(ready.pixels)
+                labels.append(ready.item[1])
+            if len(labels) == BATCH_SIZE:
+                yield take()
+        if labels or unusable:
+            yield take()

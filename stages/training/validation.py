@@ -12,17 +12,10 @@ from numpy.typing import NDArray
 
 from ...storage_schemas.errors import InputError
 from ..compute import Compute
-from ..corpora.image_set import Picture
-from ..corpora.images import decode
 from ..labelled import LabelledImages
 from ..preprocess import Preprocess
-from ..reports.infer import Pixels, prepare
 from ..reports.metrics import Accuracy, harmonic_mean
 from ..students.student import ClassHead, Student
-from ..views import render_views
-
-#: Images in a forward pass.
-BATCH_SIZE = 64
 
 #: What the best epoch is best by: accuracy over all classes, of base images among base classes, or the harmonic mean
 #: of that and of novel images among novel classes.
@@ -90,33 +83,18 @@ class Validation:
 
         Leaves the student in the mode in which it was.
         """
-        view, pictures = preprocess.center_view(), self.labelled.pictures
-        counts = Accuracy(len(head.vectors_CD), self.base_C)
-
-        def work(item: tuple[Picture, int]) -> Pixels:
-            image = decode(item[0].read(), self.labelled.max_pixels)
-            return render_views(image, view.params("", *image.size), preprocess.size, view, range(1))
-
-        def count(batch: list[tuple[Pixels, int]]) -> None:
-            images_NCHW = torch.from_numpy(np.concatenate([pixels for pixels, _ in batch])).to(compute.device)
-            with compute.inference():
-                logits_NC = head(student(images_NCHW)).float().cpu().numpy()
-            counts.add(logits_NC, np.array([class_id for _, class_id in batch], np.int64))
-            batch.clear()
-
-        training = student.training
+        counts, training = Accuracy(len(head.vectors_CD), self.base_C), student.training
         student.eval()
         try:
-            batch: list[tuple[Pixels, int]] = []
-            for ready in prepare(pictures, work, compute.threads, 2 * BATCH_SIZE):
-                if ready.pixels is None:
-                    counts.total_C[ready.item[1]] += 1
-                else:
-                    batch.append((ready.pixels, ready.item[1]))
-                if len(batch) == BATCH_SIZE:
-                    count(batch)
-            if batch:
-                count(batch)
+            for views in self.labelled.center_views(preprocess, threads=compute.threads):
+                for class_id in views.unusable:
+                    counts.total_C[class_id] += 1
+                if not len(views.labels_N):
+                    continue
+                with compute.inference():
+                    embedding_ND = student(torch.from_numpy(views.images_NCHW).to(compute.device))
+                    logits_NC = head(embedding_ND).float().cpu().numpy()
+                counts.add(logits_NC, views.labels_N)
         finally:
             student.train(training)
         if self.by == "harmonic-mean":
