@@ -342,11 +342,12 @@ def test_vectors_that_have_collapsed_are_refused():
     alike[1] = alike[0]  # two names may mean the same
     check_spread(vectors(alike), where="T")
     with pytest.raises(DamagedError) as error:
-        check_spread(vectors(apart[:1] + 1e-3 * apart), where="T")
+        check_spread(vectors(apart[:1] + 0.02 * apart), where="T")
     assert str(error.value).startswith(
         "the class vectors have collapsed: they hardly differ: T: expected a spread (1 - |mean|²) of 0.001 or more, and "
         "few classes alike, found "
     )
+    assert ", and 0 of 6 classes the same as their neighbour. Next: " in str(error.value)
     with pytest.raises(DamagedError, match="4 of 6 classes the same as their neighbour"):
         check_spread(vectors(apart[[0, 0, 0, 1, 1, 1]]), where="T")
     with pytest.raises(DamagedError, match="the class vectors hold NaN or infinity: T"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import safetensors.torch
@@ -41,8 +42,9 @@ def plan(taught_store, tmp_path, labelled):
         arguments = {
             "compute": CPU, "show_progress": False, "recipe": "kd", "validation": str(labelled), **changes,
         }  # fmt: skip
+        store = arguments.pop("store", str(taught_store.location))
         return plan_distill(
-            str(taught_store.shards.location), str(taught_store.location),
+            str(taught_store.shards.location), store,
             StudentConfig(model="timm:test_resnet", size=32), out=str(tmp_path / out), options=options, **arguments,
         )  # fmt: skip
 
@@ -176,3 +178,74 @@ def test_other_validation_images_are_another_run(plan, labelled, tmp_path):
     Image.new("RGB", (40, 36)).save(tmp_path / "others" / "a" / "0.png")
     with pytest.raises(MismatchError, match="field 'validation'"):
         run(plan(validation=str(tmp_path / "others")))
+
+
+@pytest.fixture
+def marked(taught_store, tmp_path):
+    """The store with classes a, b and d marked as base classes."""
+    from dataclasses import replace
+
+    import numpy as np
+    import zarr
+    from teachonce.storage_schemas.class_vectors import read_class_vectors, write_class_vectors
+    from teachonce.storage_schemas.target_store import open_root
+
+    store = tmp_path / "marked.zarr"
+    shutil.copytree(str(taught_store.location), store)
+    vectors = read_class_vectors(zarr.open_group(str(store), mode="r"), where=store)
+    base_C = np.array([True, True, False, True, False, False, False])
+    origin = {"teacher": {"model": "T", "weights_digest": "0123"}, "templates": []}
+    write_class_vectors(open_root(str(store), mode="a"), replace(vectors, base_C=base_C), origin)
+    return store
+
+
+def test_the_best_by_base_classes_or_by_the_harmonic_mean(plan, labelled, marked, taught_store):
+    """The figures are those of `evaluate` on the last epoch's weights, which knows the marks from the bundle."""
+    for by in ("base", "harmonic-mean"):
+        stage = plan(
+            by, validation_by=by, options={"epochs": 1, "warmup_epochs": 0, "lr": 0.03}, store=str(marked)
+        )
+        images = 6 if by == "base" else 12
+        words = "names of base classes" if by == "base" else "class names"
+        assert (
+            f"validation on {images} of the 15 images in {labelled}, whose labels are {words}" in stage.notes
+        )
+        run(stage)
+        (found,) = [line["validation_accuracy"] for line in log(stage) if "validation_accuracy" in line]
+        measured = evaluate(str(stage.out), str(labelled), compute=CPU).accuracy
+        b, n = measured.base.rate, measured.novel.rate
+        assert (measured.base.total, measured.novel.total) == (6, 6)
+        assert b != n, (b, n)  # else this would say little
+        expected = b if by == "base" else 2 * b * n / (b + n) if b + n else 0
+        assert found == pytest.approx(expected, abs=1e-5)
+        assert json.loads((stage.out / "config.json").read_bytes())["origin"]["validation"]["by"] == by
+    with pytest.raises(MismatchError, match="field 'validation'"):
+        run(
+            plan(
+                "base",
+                validation_by="harmonic-mean",
+                options={"epochs": 1, "warmup_epochs": 0, "lr": 0.03},
+                store=str(marked),
+            )
+        )
+
+
+def test_figures_of_base_classes_need_them(plan, labelled, marked, tmp_path):
+    with pytest.raises(InputError) as error:
+        plan(validation_by="base")
+    assert str(error.value) == (
+        "nothing says which classes are base classes: --validation-by base. "
+        "Next: mark them: teachonce vectors … --base-classes FILE|@half"
+    )
+    with pytest.raises(InputError) as error:
+        plan(validation=None, validation_by="base")
+    assert str(error.value) == (
+        "a figure to select by needs validation images: --validation-by base. Next: add --validation IMAGES"
+    )
+    shutil.copytree(labelled / "c", tmp_path / "novel" / "c")
+    with pytest.raises(InputError) as error:
+        plan(validation=str(tmp_path / "novel"), validation_by="base", store=str(marked))
+    assert str(error.value) == (
+        f"the validation images lack classes that are to be measured: {tmp_path}/novel: expected images of base classes, "
+        "found images of novel classes only. Next: give other images, or --validation-by top1"
+    )
