@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -89,8 +89,9 @@ def check_accuracy(
             reaches without learned prompts.
     """
     labelled = LabelledImages.open(images, vectors.names, what="check", option="--check")
-    step = max(1, math.ceil(len(labelled.pictures) / MOST_IMAGES))
-    labelled = replace(labelled, pictures=labelled.pictures[::step])
+    known = np.flatnonzero(labelled.class_ids_N >= 0)
+    evenly = known[:: max(1, math.ceil(len(known) / MOST_IMAGES))]
+    labelled = labelled.keep(np.isin(np.arange(labelled.found), evenly))
     plain = teacher.plain(vectors.names)
     found = [_measure(labelled, t, v, compute) for t, v in [(teacher, vectors), *plain]]
     checked = Checked(images=images, accuracy=found[0], plain=found[1] if plain else None)

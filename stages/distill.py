@@ -384,7 +384,7 @@ def _notes(
     if checking is not None:
         labelled = checking.labelled
         notes.append(
-            f"validation on {len(labelled.pictures)} of the {labelled.found} images in {labelled.images}, "
+            f"validation on {len(labelled)} of the {labelled.found} images in {labelled.images}, "
             f"whose labels are {'names of base classes' if checking.by == 'base' else 'class names'}"
         )
     depth = built.student.head.prompt_depth

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..storage_schemas.errors import InputError
-from .corpora.image_set import Picture, open_images
-from .corpora.images import MAX_PIXELS, decode
+from .corpora.image_set import ImageSet, Picture, open_images
+from .corpora.images import decode
 from .preprocess import Preprocess
-from .reports.class_match import ClassMatcher
+from .reports.class_match import ClassMatcher, Match
 from .reports.infer import Pixels, prepare
 from .views import render_views
 
@@ -36,23 +37,23 @@ class CenterViews:
     unusable: tuple[int, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class LabelledImages:
-    """Pictures and their class ids.
+    """Images and their class ids. Iterates over (picture, class id), walking the images anew each time.
+
+    Memory: four bytes an image, whatever their names.
 
     Attributes:
         images: what the user called them.
-        pictures: those whose label is a class name, with the class id of each.
-        found: images there, with or without such a label.
+        image_set: all images there.
+        class_ids_N: int32 (image,), in the order of the set; -1 for images that are left out.
         unknown: labels that are no class, with the reason.
-        max_pixels: larger ones cannot be used.
     """
 
     images: str
-    pictures: Sequence[tuple[Picture, int]]
-    found: int
-    unknown: dict[str, str]
-    max_pixels: int = MAX_PIXELS
+    image_set: ImageSet
+    class_ids_N: NDArray[np.int32]
+    unknown: Mapping[str, str]
 
     @staticmethod
     def open(
@@ -69,47 +70,71 @@ class LabelledImages:
         Raises:
             InputError: nothing there, or no label is a class name.
         """
-        image_set, matcher, found = open_images(images), ClassMatcher(class_names), 0
-        known: dict[str, int | None] = {}
-        unknown: dict[str, str] = {}
-        pictures = []
+        image_set, matcher = open_images(images), ClassMatcher(class_names)
+        matches: dict[str, Match] = {}
+        ids = array("i")
         for picture in image_set.pictures():
-            found += 1
-            if picture.label is None:
-                continue
-            if picture.label not in known:
-                match = matcher.match(picture.label)
-                known[picture.label] = match.class_id
-                if match.class_id is None:
-                    unknown[picture.label] = match.reason
-            class_id = known[picture.label]
-            if class_id is not None:
-                pictures.append((picture, class_id))
-        if not pictures:
+            if picture.label is not None and picture.label not in matches:
+                matches[picture.label] = matcher.match(picture.label)
+            class_id = None if picture.label is None else matches[picture.label].class_id
+            ids.append(-1 if class_id is None else class_id)
+        labelled = LabelledImages(
+            images=images, image_set=image_set, class_ids_N=np.frombuffer(ids, np.int32) if ids else np.empty(0, np.int32),
+            unknown={label: match.reason for label, match in sorted(matches.items()) if match.class_id is None},
+        )  # fmt: skip
+        if not len(labelled):
             raise InputError(
                 f"no label of the {what} images is the name of a class", where=images,
                 expected=f"names like {class_names[0]!r}",
-                found=", ".join(repr(label) for label in sorted(known)[:3]) or f"{found} images, no labels",
+                found=", ".join(repr(label) for label in sorted(matches)[:3]) or f"{len(ids)} images, no labels",
                 hint="name the folders as the classes are named" + (f", or leave out {option}" if option else ""),
             )  # fmt: skip
-        return LabelledImages(
-            images=images, pictures=pictures, found=found, unknown=unknown, max_pixels=image_set.max_pixels
-        )
+        return labelled
+
+    def __len__(self) -> int:
+        return int((self.class_ids_N >= 0).sum())
+
+    def __iter__(self) -> Iterator[tuple[Picture, int]]:
+        """
+        Raises:
+            InputError: there are more or fewer images than before.
+        """
+        ids = iter(self.class_ids_N.tolist())
+        for picture in self.image_set.pictures():
+            class_id = next(ids, None)
+            if class_id is None:
+                raise self._changed()
+            if class_id >= 0:
+                yield picture, class_id
+        if next(ids, None) is not None:
+            raise self._changed()
+
+    @property
+    def found(self) -> int:
+        """Images there, with or without such a label."""
+        return len(self.class_ids_N)
+
+    def keep(self, wanted_N: NDArray[np.bool_]) -> LabelledImages:
+        """The same with only some of the images: bool (image,), in the order of the set."""
+        return replace(self, class_ids_N=np.where(wanted_N, self.class_ids_N, np.int32(-1)))
 
     @property
     def digest(self) -> str:
         """blake2b-128 over keys and class ids, in hexadecimal."""
         state = hashlib.blake2b(digest_size=16)
-        for picture, class_id in self.pictures:
+        for picture, class_id in self:
             state.update(f"{picture.key} {class_id}\n".encode())
         return state.hexdigest()
+
+    def _changed(self) -> InputError:
+        return InputError("the images changed while they were read", where=self.images, hint="run it again")
 
     def center_views(self, preprocess: Preprocess, *, threads: int) -> Iterator[CenterViews]:
         """All images in order, at the centre view of a model, decoded ahead in threads; each once, usable or not."""
         view, size = preprocess.center_view(), preprocess.size
 
         def work(item: tuple[Picture, int]) -> Pixels:
-            image = decode(item[0].read(), self.max_pixels)
+            image = decode(item[0].read(), self.image_set.max_pixels)
             return render_views(image, view.params("", *image.size), size, view, range(1))
 
         pixels: list[Pixels] = []
@@ -125,7 +150,7 @@ class LabelledImages:
                 found.clear()
             return views
 
-        for ready in prepare(self.pictures, work, threads, 2 * BATCH_SIZE):
+        for ready in prepare(self, work, threads, 2 * BATCH_SIZE):
             if ready.pixels is None:
                 unusable.append(ready.item[1])
             else:

@@ -213,22 +213,21 @@ def draw_shots(
         InputError: a label that is no class, a class without images or with fewer than `shots`.
     """
     labelled = LabelledImages.open(images, names, what="training")
-    for label, reason in sorted(labelled.unknown.items()):
+    for label, reason in labelled.unknown.items():
         raise InputError(
             "a label of the images is not in the class list", where=f"{images}: {label!r}", found=reason,
             hint="add it to --classes, or take its images out",
         )  # fmt: skip
-    seen = {class_id for _, class_id in labelled.pictures}
-    for class_id in np.flatnonzero(base_C).tolist():
-        if class_id not in seen:
-            raise InputError(
-                "a base class has no images", where=f"{images}: {names[class_id]!r}",
-                expected=f"{shots} or more", found=0, hint="add images, or take it out of --base-classes",
-            )  # fmt: skip
+    places_N = np.fromiter((p.place for p in labelled.image_set.pictures()), np.int64, labelled.found)
+    ids_N = labelled.class_ids_N.astype(np.int64)
+    drawn = sample_shots(ids_N, places_N, shots=shots, seed=seed, only_C=base_C, names=names)
+    kept = labelled.keep(np.isin(np.arange(labelled.found), drawn))
+    pictures = dict(zip(np.sort(drawn).tolist(), kept, strict=True))
     place_C = np.cumsum(base_C) - 1
-    drawn = sample_shots(labelled.pictures, shots=shots, seed=seed, only=base_C)
-    pictures = [(picture, int(place_C[class_id])) for picture, class_id in drawn]
-    return Shots(pictures=pictures, size=teacher.preprocess.size, views=views, max_pixels=labelled.max_pixels)
+    return Shots(
+        pictures=[(pictures[i][0], int(place_C[pictures[i][1]])) for i in drawn.tolist()],
+        size=teacher.preprocess.size, views=views, max_pixels=labelled.image_set.max_pixels,
+    )  # fmt: skip
 
 
 def plan_pretrain(

@@ -9,51 +9,59 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...storage_schemas.errors import InputError
-from ..corpora.image_set import Picture
+
+Ints = NDArray[np.int64]
 
 
 def sample_shots(
-    pictures: Sequence[tuple[Picture, int]], *, shots: int, seed: int, only: NDArray[np.bool_] | None
-) -> list[tuple[Picture, int]]:
+    class_ids_N: Ints,
+    places_N: Ints,
+    *,
+    shots: int,
+    seed: int,
+    only_C: NDArray[np.bool_],
+    names: Sequence[str],
+) -> Ints:
     """So many images of each class, drawn at random.
 
     It is CoOp's own draw for this seed: CoOp seeds `random` with it and samples the training images before anything
     else, class by class in the order in which its split file first names them, base and novel classes alike; it
-    takes the base classes out of what was drawn. That holds for pictures that know their place in a split file.
-    Others come in the order of their paths: so do those of shards, which keep no place, and ImageNet's, which CoOp
-    takes as the file system lists them.
+    takes the base classes out of what was drawn. That holds for images that know their place in a split file.
+    Others come in the order in which they are given, that of their paths: so do those of shards, which keep no place,
+    and ImageNet's, which CoOp takes as the file system lists them.
 
     Args:
-        pictures: images and their class ids, in any order.
+        class_ids_N: int64 (image,); -1 for images that are no class's.
+        places_N: int64 (image,), places in a split file; -1 where there is none.
         shots: images a class.
         seed: of the draw.
-        only: bool (class,): classes to keep; None keeps all. Those left out are drawn too, so that the others' images do
-            not depend on it.
+        only_C: bool (class,): classes to keep. Those left out are drawn too, so that the others' images do not depend
+            on it.
+        names: of the classes, for errors.
 
     Returns:
-        Images and class ids, class by class, in the order of the draw.
+        int64 places in `class_ids_N`, class by class, in the order of the draw.
 
     Raises:
         InputError: a kept class has fewer images than `shots`.
     """
-    by_place = all(picture.place >= 0 for picture, _ in pictures)
-    groups: dict[int, list[tuple[Picture, int]]] = {}
-    for item in sorted(pictures, key=lambda p: p[0].place if by_place else p[0].path.encode()):
-        groups.setdefault(item[1], []).append(item)
-    kept = set(groups) if only is None else set(np.flatnonzero(only).tolist())
-    for class_id in sorted(kept):
-        items = groups.get(class_id, [])
-        if len(items) < shots:
-            label = items[0][0].label if items else None
-            raise InputError(
-                "a class has too few images", where=f"class {class_id}" if label is None else label,
-                expected=f"{shots} or more", found=len(items), hint=f"--shots {len(items)}" if items else None,
-            )  # fmt: skip
+    known_N = np.flatnonzero(class_ids_N >= 0)
+    if (places_N[known_N] >= 0).all():
+        known_N = known_N[np.argsort(places_N[known_N], kind="stable")]
+    counts_C = np.bincount(class_ids_N[known_N], minlength=len(only_C))
+    for class_id in np.flatnonzero(only_C & (counts_C < shots))[:1]:
+        count = int(counts_C[class_id])
+        more = f"--shots {count}" if count else "add images, or take it out of --base-classes"
+        raise InputError(
+            "a class has too few images", where=repr(names[class_id]), expected=f"{shots} or more", found=count, hint=more
+        )  # fmt: skip
     generator = random.Random(seed)
-    drawn: list[tuple[Picture, int]] = []
-    for class_id, items in groups.items():
+    drawn: list[int] = []
+    _, first = np.unique(class_ids_N[known_N], return_index=True)
+    for class_id in class_ids_N[known_N[np.sort(first)]].tolist():
+        images = known_N[class_ids_N[known_N] == class_id]
         # A class that is too small takes nothing from the generator there either: CoOp keeps it whole.
-        if len(items) >= shots:
-            sample = generator.sample(items, shots)
-            drawn += sample if class_id in kept else []
-    return drawn
+        if len(images) >= shots:
+            sample = generator.sample(range(len(images)), shots)
+            drawn += images[sample].tolist() if only_C[class_id] else []
+    return np.array(drawn, np.int64)

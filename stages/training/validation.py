@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -58,7 +58,8 @@ class Validation:
                 "nothing says which classes are base classes", where=f"--validation-by {by}",
                 hint="mark them: teachonce vectors … --base-classes FILE|@half",
             )  # fmt: skip
-        sides = {bool(base_C[class_id]) for _, class_id in labelled.pictures}
+        ids_N = labelled.class_ids_N
+        sides = set(base_C[ids_N[ids_N >= 0]].tolist())
         if True not in sides or (by == "harmonic-mean" and False not in sides):
             raise InputError(
                 "the validation images lack classes that are to be measured", where=images,
@@ -67,8 +68,7 @@ class Validation:
                 hint="give other images, or --validation-by top1",
             )  # fmt: skip
         if by == "base":
-            pictures = [item for item in labelled.pictures if base_C[item[1]]]
-            labelled = replace(labelled, pictures=pictures)
+            labelled = labelled.keep(base_C[ids_N])
         return Validation(labelled=labelled, by=by, base_C=base_C)
 
     @property

@@ -247,7 +247,7 @@ def refused(make, *given, **named):
 def test_what_is_refused(plan, images, tmp_path):
     assert (
         refused(plan, shots=6)
-        == "a class has too few images: cat: expected 6 or more, found 5. Next: --shots 5"
+        == "a class has too few images: 'cat': expected 6 or more, found 5. Next: --shots 5"
     )
     (tmp_path / "few.txt").write_text("cat\neagle\nfox\n")
     assert refused(plan, classes=str(tmp_path / "few.txt"), base=None) == (
@@ -256,7 +256,7 @@ def test_what_is_refused(plan, images, tmp_path):
     )
     (tmp_path / "more.txt").write_text("cat\ndog_house\neagle\nfox\nzebra\n")
     assert refused(plan, classes=str(tmp_path / "more.txt"), base=None) == (
-        f"a base class has no images: {images}: 'zebra': expected 4 or more, found 0. "
+        "a class has too few images: 'zebra': expected 4 or more, found 0. "
         "Next: add images, or take it out of --base-classes"
     )
     (tmp_path / "twice.txt").write_text("cat\ndog_house\neagle\nfox\ncat\n")
