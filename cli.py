@@ -932,13 +932,16 @@ def run_file(ctx: click.Context, file: str, as_json: bool) -> None:
 
     location = Location.of(file)
     runfile = read_runfile(location)
+    commands = {
+        n: c for n, c in main.commands.items() if not isinstance(c, click.Group) and c is not run_file
+    }
     with contextlib.chdir(location.path.parent):
         calls = []
         for stage in runfile.stages:
-            command = main.commands.get(stage.command)
-            if command is None or command is run_file:
+            command = commands.get(stage.command)
+            if command is None:
                 raise InputError(
-                    "unknown stage", where=stage.where, hint=f"one of {', '.join(sorted(main.commands))}"
+                    "unknown stage", where=stage.where, hint=f"one of {', '.join(sorted(commands))}"
                 )
             takes = {p.name for p in command.params}
             options = {**{k: v for k, v in runfile.defaults.items() if k in takes}, **stage.options}
