@@ -1,7 +1,7 @@
 """`cache` against decoding and rendering, then the teacher's forward pass, each measured alone and added.
 
 Twice: with the forward pass as open_clip's documentation writes it, and with that of teachonce's own teacher,
-whose attention is faster (`stages/attention.py`), so that nothing else can hide behind it.
+whose attention is faster (`stages/models/attention.py`), so that nothing else can hide behind it.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ class Step:
         import torch
         from teachonce.pipeline.storage import Location
         from teachonce.stages.compute import Compute, keep_freed_memory
-        from teachonce.stages.preprocess import Normalize
+        from teachonce.stages.models.preprocess import Normalize
         from teachonce.stages.pretraining.settings import PretrainSettings
         from teachonce.stages.pretraining.tuner import Tuner, make_optimizer
         from teachonce.stages.prompts.clip import PromptedClip, class_ids

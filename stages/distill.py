@@ -20,6 +20,7 @@ from ..storage_schemas.fingerprint import Fingerprint, Json
 from ..storage_schemas.receipt import Output, Receipt
 from .compute import Compute, keep_freed_memory
 from .corpora.shards import ShardSet
+from .models.weights import weights_digest
 from .pairs.order import check_batch
 from .pairs.stream import TargetStream
 from .recipes import Recipe, Settings, recipe_named
@@ -32,7 +33,6 @@ from .training.starting import BuiltStudent, StudentConfig, build_student
 from .training.targets import choose_targets
 from .training.trainer import Stream, Trainer
 from .training.validation import Validation
-from .weights import weights_digest
 
 #: Folder under the bundle for what only the run needs: checkpoint, log, curves.
 RUN = "run"

@@ -11,13 +11,13 @@ from ..storage_schemas.errors import InputError
 from ..storage_schemas.fingerprint import Fingerprint, digest_json
 from ..storage_schemas.receipt import Receipt
 from .classes import read_classes
+from .models.weights import read_weights_file
 from .published.as_bundle import import_student
 from .published.as_prompts import import_teacher
 from .published.layout import STUDENT, TEACHER, classify
 from .published.report import Found, Import
 from .teachers.base import TeacherConfig
 from .vectors import vouch
-from .weights import read_weights_file
 
 #: Words that the authors' text prompts start from.
 CONTEXT = "a photo of a"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..storage_schemas.errors import InputError
 from .corpora.image_set import ImageSet, Picture, open_images
 from .corpora.images import decode
-from .preprocess import Preprocess
+from .models.preprocess import Preprocess
 from .reports.class_match import ClassMatcher, Match
 from .reports.infer import Pixels, prepare
 from .views import render_views

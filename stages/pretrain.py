@@ -22,7 +22,7 @@ from ..storage_schemas.receipt import Receipt
 from .classes import classes_of
 from .compute import Compute, keep_freed_memory
 from .labelled import LabelledImages
-from .preprocess import Normalize
+from .models.preprocess import Normalize
 from .pretraining.few_shot import sample_shots
 from .pretraining.promptsrc import plain_text_features
 from .pretraining.settings import PretrainSettings

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from task import Task
 from teachonce.stages.corpora.images import decode
 from teachonce.stages.corpora.shards import ShardSet
-from teachonce.stages.preprocess import Preprocess
+from teachonce.stages.models.preprocess import Preprocess
 from teachonce.stages.reports.class_match import base_classes
 from teachonce.stages.reports.infer import student_logits
 from teachonce.stages.reports.metrics import Accuracy, Agreement, harmonic_mean

@@ -17,7 +17,7 @@ from ...pipeline.storage import Location
 from ...pipeline.types import Timer
 from ...storage_schemas.fingerprint import Fingerprint
 from ..compute import Compute
-from ..preprocess import Normalize
+from ..models.preprocess import Normalize
 from ..prompts.clip import PromptedClip
 from ..training.checkpoint import Reached, Training, load_checkpoint, save_checkpoint
 from ..training.ema import put

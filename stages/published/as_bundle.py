@@ -10,10 +10,10 @@ from ...storage_schemas import SCHEMA_VERSION
 from ...storage_schemas.bundle import CONFIG, VECTORS, WEIGHTS, BundleConfig
 from ...storage_schemas.class_vectors import read_class_vectors
 from ...storage_schemas.errors import InputError, MismatchError
+from ..models.weights import WeightsFile
 from ..pairs.join import open_store
 from ..students.bundle import write_bundle
 from ..students.family import RANDOM, family_of
-from ..weights import WeightsFile
 from .layout import Layout
 from .promptkd import take_student
 from .report import Import, activation_note, describe, prompt_sizes

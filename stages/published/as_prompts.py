@@ -7,11 +7,11 @@ from ...storage_schemas import SCHEMA_VERSION
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Json
 from ...storage_schemas.prompts import PromptsConfig
+from ..models.weights import WeightsFile
 from ..prompts.folder import write_prompts
 from ..prompts.text import context_embedding
 from ..teachers.base import PROMPTS_PREFIX, TIMM_PREFIX, TeacherConfig
 from ..teachers.open_clip import OpenClipTeacher
-from ..weights import WeightsFile
 from .class_texts import learned_classes, read_class_texts
 from .layout import Layout
 from .promptsrc import take_teacher

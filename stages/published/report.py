@@ -11,8 +11,8 @@ from torch import nn
 
 from ...pipeline.storage import Location
 from ...storage_schemas.fingerprint import Json
+from ..models.weights import WeightsFile
 from ..reports.tables import section, table
-from ..weights import WeightsFile
 from .class_texts import ClassTexts
 from .frozen import Drift
 from .layout import Layout

@@ -12,8 +12,8 @@ from ...pipeline.storage import Location
 from ...storage_schemas.bundle import CONFIG, VECTORS, WEIGHTS, BundleConfig, decode_vectors, encode_vectors
 from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import DamagedError, IncompleteError, InputError
-from ..preprocess import Preprocess
-from ..weights import fit_weights
+from ..models.preprocess import Preprocess
+from ..models.weights import fit_weights
 from .family import rebuild_backbone
 from .student import Head, Student
 

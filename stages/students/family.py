@@ -10,7 +10,7 @@ from torch import nn
 
 from ...storage_schemas.errors import DamagedError, InputError
 from ...storage_schemas.fingerprint import Json
-from ..preprocess import Preprocess
+from ..models.preprocess import Preprocess
 
 #: What `--student-pretrained` takes for weights drawn from the seed.
 RANDOM = "random"

@@ -16,9 +16,9 @@ from torch import nn
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Json
-from ..attention import fold_attention
-from ..preprocess import Preprocess, square_size
-from ..weights import Tensors, brief, fit_weights, looks_like_path, read_weights
+from ..models.attention import fold_attention
+from ..models.preprocess import Preprocess, square_size
+from ..models.weights import Tensors, brief, fit_weights, looks_like_path, read_weights
 from .family import RANDOM, Backbone, unknown_name
 
 _SCHEMAS = ("hf-hub:", "local-dir:")

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Json
-from ..preprocess import Normalize, Preprocess
+from ..models.preprocess import Normalize, Preprocess
 from ..prompts.vision import PromptedVisionTransformer
 
 PROJECTORS = ("linear", "mlp", "none")

@@ -12,9 +12,9 @@ from torch import nn
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Json
-from ..preprocess import Preprocess, square_size
+from ..models.preprocess import Preprocess, square_size
+from ..models.weights import Tensors, brief, fit_weights, looks_like_path, names_in_order, read_weights
 from ..views import INTERPOLATIONS
-from ..weights import Tensors, brief, fit_weights, looks_like_path, names_in_order, read_weights
 from .family import RANDOM, Backbone, unknown_name
 
 #: `--student-pretrained` for the weights that timm itself prefers for a model.

@@ -13,7 +13,7 @@ import torch
 from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Json
-from ..preprocess import Preprocess
+from ..models.preprocess import Preprocess
 
 #: Prefix of `--teacher` that names a timm model; everything else is open_clip's spelling.
 TIMM_PREFIX = "timm:"

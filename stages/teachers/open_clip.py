@@ -14,9 +14,9 @@ import torch
 from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import digest_json
-from ..attention import fold_attention
-from ..preprocess import Normalize, Preprocess, square_size
-from ..weights import weights_digest
+from ..models.attention import fold_attention
+from ..models.preprocess import Normalize, Preprocess, square_size
+from ..models.weights import weights_digest
 from .base import LOCAL_PREFIX, RANDOM, Teacher, TeacherConfig, TeacherSpec, freeze
 
 _HUB = "hf-hub:"

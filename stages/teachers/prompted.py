@@ -13,10 +13,10 @@ from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import MismatchError
 from ...storage_schemas.fingerprint import digest_json
 from ..classes import DEFAULT_TEMPLATES
-from ..preprocess import Normalize
+from ..models.preprocess import Normalize
+from ..models.weights import fit_weights, weights_digest
 from ..prompts.clip import PromptedClip, class_ids
 from ..prompts.folder import LoadedPrompts, read_prompts
-from ..weights import fit_weights, weights_digest
 from .base import PROMPTS_PREFIX, Teacher, TeacherConfig, freeze
 from .open_clip import OpenClipTeacher
 

@@ -13,8 +13,8 @@ import torch
 from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import digest_json
-from ..preprocess import Normalize, Preprocess, square_size
-from ..weights import fit_weights, names_in_order, read_weights, weights_digest
+from ..models.preprocess import Normalize, Preprocess, square_size
+from ..models.weights import fit_weights, names_in_order, read_weights, weights_digest
 from .base import RANDOM, TIMM_PREFIX, Teacher, TeacherConfig, TeacherSpec, freeze
 
 

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ...storage_schemas.errors import MismatchError
 from ...storage_schemas.fingerprint import Json, canonical_json
-from ..weights import weights_digest
+from ..models.weights import weights_digest
 from .synced_batch_norm import sync_batch_norm
 
 # torch 2.15 warns of the old name.

@@ -9,10 +9,10 @@ import torch
 
 from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import InputError
+from ..models.weights import weights_digest
 from ..recipes import Recipe, Settings
 from ..students.family import RANDOM, Backbone, family_of
 from ..students.student import Student
-from ..weights import weights_digest
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from ...pipeline.storage import Location
 from ...pipeline.types import Timer
 from ...storage_schemas.fingerprint import Fingerprint
 from ..compute import Compute
-from ..preprocess import Preprocess
+from ..models.preprocess import Preprocess
 from ..recipes import Recipe, Said, Settings
 from ..students.student import ClassHead, Student
 from .checkpoint import Best, Reached, Training, load_best, load_checkpoint, save_best, save_checkpoint

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ...storage_schemas.errors import InputError
 from ..compute import Compute
 from ..labelled import LabelledImages
-from ..preprocess import Preprocess
+from ..models.preprocess import Preprocess
 from ..reports.metrics import Accuracy, harmonic_mean
 from ..students.student import ClassHead, Student
 

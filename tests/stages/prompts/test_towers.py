@@ -5,7 +5,7 @@ from __future__ import annotations
 import open_clip
 import pytest
 import torch
-from teachonce.stages.attention import fold_attention
+from teachonce.stages.models.attention import fold_attention
 from teachonce.stages.prompts.clip import PromptedClip, PromptShape, class_ids
 from teachonce.stages.prompts.text import text_features, text_tower
 from teachonce.storage_schemas.errors import InputError

@@ -9,7 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from teachonce.cli import main
-from teachonce.stages.weights import read_weights_file
+from teachonce.stages.models.weights import read_weights_file
 from teachonce.storage_schemas.errors import InputError
 
 

@@ -14,11 +14,11 @@ import safetensors.torch
 import timm
 import torch
 from teachonce.pipeline.storage import Location
+from teachonce.stages.models.weights import weights_digest
 from teachonce.stages.students import load_student
 from teachonce.stages.students.bundle import write_bundle
 from teachonce.stages.students.family import Backbone, family_of, rebuild_backbone
 from teachonce.stages.students.student import ClassHead, Head, Student
-from teachonce.stages.weights import weights_digest
 from teachonce.storage_schemas.bundle import BundleConfig
 from teachonce.storage_schemas.class_vectors import ClassVectors
 from teachonce.storage_schemas.errors import DamagedError, IncompleteError, InputError, MismatchError

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from ..storage_schemas.errors import InputError
-from ..storage_schemas.fingerprint import Json
-from .views import ViewSpec
+from ...storage_schemas.errors import InputError
+from ...storage_schemas.fingerprint import Json
+from ..views import ViewSpec
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from teachonce.stages.attention import FoldedAttention, fold_attention
+from teachonce.stages.models.attention import FoldedAttention, fold_attention
 from torch import nn
 
 

@@ -13,8 +13,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from ..pipeline.storage import Location
-from ..storage_schemas.errors import InputError
+from ...pipeline.storage import Location
+from ...storage_schemas.errors import InputError
 
 Tensors = dict[str, Tensor]
 

@@ -1,0 +1,1 @@
+"""Models: what teachers and students share: names, weights, preprocessing, and how a model is built."""
