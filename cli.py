@@ -132,6 +132,8 @@ def teacher_options(command: Command) -> Command:
                      help="bf16 autocast, or fp32. Logits are always formed in fp32."),
         click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
                      help="Where the teacher runs."),
+        click.option("--teacher-crop-mode", type=click.Choice(["center", "squash", "border"]),
+                     help="Override: resize the shorter side, both sides, or the longer side and pad with the mean colour."),
         click.option("--teacher-crop-pct", type=click.FloatRange(0, 1, min_open=True),
                      help="Override: share of the resized image that the centre crop keeps."),
         click.option("--teacher-interpolation", type=click.Choice(["bicubic", "bilinear", "lanczos", "nearest"]),
@@ -152,7 +154,7 @@ def split_teacher_options(options: dict[str, Any]) -> TeacherConfig:
     """Take the teacher's options out of `options`."""
     from .stages.teachers import TeacherConfig
 
-    fields = ("pretrained", "backbone", "size", "mean", "std", "interpolation", "crop_pct")
+    fields = ("pretrained", "backbone", "size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
     chosen = {field: options.pop(f"teacher_{field}") for field in fields}
     return TeacherConfig.of(options.pop("teacher"), **chosen)
 
@@ -564,6 +566,9 @@ def import_checkpoint(
 def student_options(command: Command) -> Command:
     """The student and its preprocessing, for `distill`."""
     for option in (
+        click.option("--student-crop-mode", type=click.Choice(["center", "squash", "border"]),
+                     help="Override: at test time, resize the shorter side, both sides, or the longer side and pad with the "
+                     "mean colour."),
         click.option("--student-crop-pct", type=click.FloatRange(0, 1, min_open=True),
                      help="Override: share of the resized image that the test-time centre crop keeps."),
         click.option("--student-interpolation", type=click.Choice(["bicubic", "bilinear", "lanczos", "nearest"]),
@@ -710,7 +715,7 @@ def distill(
         if device == "cpu":
             raise InputError("--use-gpu and --device cpu exclude each other", hint="leave one of them out")
         device = "cuda"
-    fields = ("pretrained", "size", "mean", "std", "interpolation", "crop_pct")
+    fields = ("pretrained", "size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
     config = StudentConfig(model=options.pop("student"), **{f: options.pop(f"student_{f}") for f in fields})
     stage = plan_distill(
         shards, store, config, out=out, recipe=recipe, options=options, vectors=vectors, views=views,

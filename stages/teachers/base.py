@@ -36,7 +36,7 @@ class TeacherConfig:
         model: open_clip's name (`ViT-L-14`, `hf-hub:…`, `local-dir:…`), `timm:NAME`, or `teachonce:FOLDER` of prompts.
         pretrained: tag, path to a weights file, `random`, or None where the name itself brings weights.
         backbone: for prompts: the model that they were learned for, where it is no longer what their folder says.
-        size, mean, std, interpolation, crop_pct: override the model's own preprocessing; None keeps it.
+        size, mean, std, interpolation, crop_pct, crop_mode: override the model's own preprocessing; None keeps it.
     """
 
     model: str
@@ -47,6 +47,7 @@ class TeacherConfig:
     std: tuple[float, float, float] | None = None
     interpolation: str | None = None
     crop_pct: float | None = None
+    crop_mode: str | None = None
 
     @staticmethod
     def of(model: str, pretrained: str | None = None, **overrides: Any) -> TeacherConfig:
@@ -78,6 +79,7 @@ class TeacherConfig:
             std=self.std,
             interpolation=self.interpolation,
             crop_pct=self.crop_pct,
+            crop_mode=self.crop_mode,
         )
 
 

@@ -22,7 +22,7 @@ class StudentConfig:
     Attributes:
         model: open_clip's name (`ViT-B-16`, `hf-hub:…`, `local-dir:…`) or `timm:NAME`.
         pretrained: tag, path to a weights file, `random`, or None for what the name implies.
-        size, mean, std, interpolation, crop_pct: override the model's own preprocessing; None keeps it.
+        size, mean, std, interpolation, crop_pct, crop_mode: override the model's own preprocessing; None keeps it.
     """
 
     model: str
@@ -32,6 +32,7 @@ class StudentConfig:
     std: tuple[float, float, float] | None = None
     interpolation: str | None = None
     crop_pct: float | None = None
+    crop_mode: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,11 @@ def build_student(
         )  # fmt: skip
     backbone = family.create(config.model, config.pretrained, seed=seed, size=config.size)
     preprocess = backbone.preprocess.override(
-        mean=config.mean, std=config.std, interpolation=config.interpolation, crop_pct=config.crop_pct
+        mean=config.mean,
+        std=config.std,
+        interpolation=config.interpolation,
+        crop_pct=config.crop_pct,
+        crop_mode=config.crop_mode,
     )
     backbone = replace(backbone, preprocess=preprocess)
     head = recipe.head(settings, backbone, vectors)
