@@ -191,7 +191,7 @@ class _Renderer:
 
     def __init__(self, shards: ShardSet, spec: ViewSpec, size: int) -> None:
         self._shards, self._size = shards, size
-        self._spec = spec if spec.kind == "center" else replace(spec, count=VIEWS_PER_ROW)
+        self._spec = replace(spec, count=VIEWS_PER_ROW) if spec.is_random else spec
         self._shard = -1
         self._reader: ShardReader | None = None
 

@@ -15,7 +15,11 @@ from PIL import Image
 from ..storage_schemas.errors import InputError
 from ..storage_schemas.fingerprint import Json
 from ..storage_schemas.view_params import NO_COLOR, VIEW, Views
+from .centering import CENTERED, Color, center_box, draw_center
 from .colors import ORDERS, recolor
+
+#: The kind of random views.
+RANDOM_CROP = "random_resized_crop"
 
 INTERPOLATIONS = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -36,14 +40,16 @@ class ViewSpec:
     """How the views of a sample are drawn. Stored with the targets: only a stored view has a valid target.
 
     Attributes:
-        kind: `center` (the model's own test-time crop) or `random_resized_crop`.
+        kind: `random_resized_crop`, or the model's own test-time view: `center` resizes the shorter side and crops,
+            `squash` resizes both sides whatever their ratio and crops, `border` resizes the longer side and pads.
         count: number of views K.
         seed: of the random boxes and colours.
         scale, ratio: range of a box's share of the area and of its aspect ratio.
         flip: probability of a mirrored view.
         interpolation: resampling filter, by Pillow's name.
-        crop_pct: for `center`: the shorter side is resized to size / crop_pct before the crop (1 for
-            open_clip, 0.875 for many timm models).
+        crop_pct: of a test-time view: sides are resized to size / crop_pct before the crop (1 for open_clip, 0.875
+            for many timm models).
+        fill: of `border`: the padding's red, green and blue, in whole levels of 0 to 255.
         jitter: strengths of torchvision's `ColorJitter`: factors of brightness, contrast and saturation lie between
             max(0, 1 - strength) and 1 + strength, the hue's shift between -strength and strength (at most 0.5 turns).
         jitter_probability: of a view to be jittered at all.
@@ -58,12 +64,13 @@ class ViewSpec:
     flip: float = 0.5
     interpolation: str = "bicubic"
     crop_pct: float = 1.0
+    fill: Color = (0, 0, 0)
     jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     jitter_probability: float = 1.0
     grayscale: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.kind not in ("center", "random_resized_crop"):
+        if self.kind not in (*CENTERED, RANDOM_CROP):
             raise InputError("unknown kind of views", where=self.kind, hint="--views K or --views center")
         if self.interpolation not in INTERPOLATIONS:
             raise InputError(
@@ -72,11 +79,22 @@ class ViewSpec:
                 expected=sorted(INTERPOLATIONS),
                 found=self.interpolation,
             )
-        if self.count < 1 or (self.kind == "center" and self.count != 1):
+        if self.count < 1 or (not self.is_random and self.count != 1):
             raise InputError("impossible number of views", where="--views", found=self.count)
         if not 0 < self.scale[0] <= self.scale[1] <= 1 or not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
             raise InputError("impossible range of view scale or ratio", found=f"{self.scale}, {self.ratio}")
+        self._check_fill()
         self._check_colors()
+
+    def _check_fill(self) -> None:
+        if self.kind != "border" and any(self.fill):
+            raise InputError("only border views are padded with a colour", where=self.kind, found=self.fill)
+        if len(self.fill) != 3 or not all(isinstance(v, int) and 0 <= v <= 255 for v in self.fill):
+            raise InputError(
+                "impossible colour of the padding",
+                expected="three whole numbers from 0 to 255",
+                found=self.fill,
+            )
 
     def _check_colors(self) -> None:
         *factors, hue = self.jitter
@@ -102,11 +120,16 @@ class ViewSpec:
                 "a probability of a colour jitter that there is not", where="--view-jitter-probability",
                 found=self.jitter_probability, hint="add --view-jitter, such as 0.4,0.4,0.2,0.1",
             )  # fmt: skip
-        if self.kind == "center" and self.has_colors:
+        if not self.is_random and self.has_colors:
             raise InputError(
                 "centre views keep their colours", where="--view-jitter, --view-grayscale",
                 hint="use --views K for random views",
             )  # fmt: skip
+
+    @property
+    def is_random(self) -> bool:
+        """Whether boxes are drawn at random; else there is one view, which follows from the image."""
+        return self.kind == RANDOM_CROP
 
     @functools.cached_property
     def has_colors(self) -> bool:
@@ -114,10 +137,11 @@ class ViewSpec:
         return any(self.jitter) or self.grayscale > 0
 
     def to_json(self) -> Json:
-        """Only the facts that decide pixels: a centre crop has no seed, scale, ratio or flip; colour where it is used."""
+        """Only the facts that decide pixels: a centre view has no seed, scale, ratio or flip; colour where it is used."""
         facts: dict[str, Json] = {"kind": self.kind, "count": self.count, "interpolation": self.interpolation}
-        if self.kind == "center":
-            return facts | {"crop_pct": self.crop_pct}
+        if not self.is_random:
+            facts |= {"crop_pct": self.crop_pct}
+            return facts | ({"fill": list(self.fill)} if self.kind == "border" else {})
         facts |= {"seed": self.seed, "scale": list(self.scale), "ratio": list(self.ratio), "flip": self.flip}
         if any(self.jitter):
             facts |= {"jitter": list(self.jitter), "jitter_probability": self.jitter_probability}
@@ -134,11 +158,9 @@ class ViewSpec:
         Random boxes follow torchvision's `RandomResizedCrop.get_params`, colours its `ColorJitter.get_params`, drawn
         from a Philox stream keyed by (seed, key, view): they need no order and no state.
         """
-        if self.kind == "center":
-            side = min(width, height) * self.crop_pct
-            crop = max(1, round(side))
-            box = ((height - crop) // 2, (width - crop) // 2, crop, crop, 0)
-            return np.array([box + NO_COLOR], VIEW)
+        if not self.is_random:
+            box = center_box(self.kind, self.crop_pct, width, height)
+            return np.array([(*box, 0, *NO_COLOR)], VIEW)
         views = [self._random_view(key, view, width, height) for view in range(self.count)]
         return np.array(views, VIEW)
 
@@ -193,30 +215,23 @@ def render(image: Image.Image, params: np.void, size: int, spec: ViewSpec) -> ND
 def draw(image: Image.Image, params: np.void, size: int, spec: ViewSpec) -> Image.Image:
     """One view of an RGB image, square of `size` pixels; `params` is one VIEW record.
 
-    A random box is cropped, then resized, as torchvision's `resized_crop` does on a Pillow image. A centre view
-    resizes the shorter side, then crops, exactly as open_clip's and timm's test-time transforms do; its params
-    say the box that results, in pixels of the original (`CENTER` will do). Colours change last.
+    A random box is cropped, then resized, as torchvision's `resized_crop` does on a Pillow image; colours change last.
+    A centre view resizes, then crops or pads, exactly as open_clip's and timm's test-time transforms do; its params
+    say what it shows, in pixels of the original (`CENTER` will do).
     """
     filter_ = INTERPOLATIONS[spec.interpolation]
-    if spec.kind == "center":
-        shorter = math.floor(size / spec.crop_pct)
-        w, h = image.size
-        if w <= h:
-            new_w, new_h = shorter, int(shorter * h / w)
-        else:
-            new_w, new_h = int(shorter * w / h), shorter
-        resized = image if (new_w, new_h) == (w, h) else image.resize((new_w, new_h), filter_)
-        top, left = round((new_h - size) / 2.0), round((new_w - size) / 2.0)
-        view = resized.crop((left, top, left + size, top + size))
-    else:
-        y, x, h, w, flip, order, grayscale, *factors = params.item()
-        view = image.crop((x, y, x + w, y + h))
-        if view.size != (size, size):
-            view = view.resize((size, size), filter_)
-        if flip:
-            view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        if spec.has_colors:
-            view = recolor(view, order, grayscale, factors, spec.jitter)
+    if not spec.is_random:
+        return draw_center(
+            image, size, kind=spec.kind, crop_pct=spec.crop_pct, filter_=filter_, fill=spec.fill
+        )
+    y, x, h, w, flip, order, grayscale, *factors = params.item()
+    view = image.crop((x, y, x + w, y + h))
+    if view.size != (size, size):
+        view = view.resize((size, size), filter_)
+    if flip:
+        view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if spec.has_colors:
+        view = recolor(view, order, grayscale, factors, spec.jitter)
     return view
 
 

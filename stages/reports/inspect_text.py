@@ -8,6 +8,9 @@ from ...storage_schemas.fingerprint import Json
 from ...storage_schemas.view_params import COLOR_FACTORS
 from .tables import bar, bytes_text, clip, printable, section, table
 
+#: What centre views take their share of, by kind.
+_CENTERED = {"center": "the shorter side", "squash": "both sides, squashed", "border": "the longer side"}
+
 #: Views that get a column of their own; `--json` has all.
 _VIEW_COLUMNS = 8
 
@@ -92,8 +95,10 @@ def _fingerprint(facts: dict[str, Any]) -> str:
 
 
 def _views(views: dict[str, Any]) -> str:
-    if views["kind"] == "center":
-        return f"1, the centre: {views['crop_pct']:.4g} of the shorter side, {views['interpolation']}"
+    if views["kind"] in _CENTERED:
+        padded = f", padded with the colour {_numbers(views['fill'])}" if "fill" in views else ""
+        share = f"{views['crop_pct']:.4g} of {_CENTERED[views['kind']]}"
+        return f"1, the centre: {share}{padded}, {views['interpolation']}"
     jitter = gray = ""
     if "jitter" in views:
         strengths = zip(COLOR_FACTORS, views["jitter"], strict=True)
