@@ -18,6 +18,16 @@ from ..ledger import Ledger
 from ..types import Stage, Unit
 from ..worker import Outcome, Worker
 
+#: How Ray behaves unless the user's environment says otherwise. Ray reads some of it as it is imported, so this module
+#: says it first; nothing else in the package imports Ray.
+_SETTINGS = {
+    # With `uv run`, Ray would upload the working directory, and start workers by `uv run` in that copy.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # workers without a GPU of their own see them all
+}
+for _name, _value in _SETTINGS.items():
+    os.environ.setdefault(_name, _value)
+
 #: How often Ray restarts a unit whose worker process died (out of memory, a killed node) before it counts as failed.
 RETRIES_AFTER_A_DEAD_WORKER = 3
 
@@ -30,9 +40,6 @@ def connect(address: str | None, *, show_workers: bool = True) -> None:
     Raises:
         InputError: no cluster answers at `address`.
     """
-    # With `uv run`, Ray would otherwise upload the working directory and repoint an editable install.
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
     if ray.is_initialized():
