@@ -25,7 +25,7 @@ from .pairs.order import check_batch
 from .pairs.stream import TargetStream
 from .recipes import Recipe, Settings, recipe_named
 from .students.bundle import write_bundle
-from .students.family import RANDOM
+from .models.names import RANDOM
 from .students.student import ClassHead
 from .training.checkpoint import Reached, discard
 from .training.ranks import Ranks

@@ -33,7 +33,8 @@ from .prompts.folder import write_prompts
 from .prompts.text import check_text_tower, count_text_blocks
 from .prompts.vision import check_tower, count_blocks
 from .reports.class_match import base_classes
-from .teachers.base import PROMPTS_PREFIX, TIMM_PREFIX, TeacherConfig, TeacherSpec
+from .models.names import TIMM_PREFIX
+from .teachers.base import PROMPTS_PREFIX, TeacherConfig, TeacherSpec
 from .teachers.open_clip import OpenClipTeacher
 from .training.checkpoint import discard
 from .vectors import vouch

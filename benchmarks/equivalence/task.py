@@ -12,7 +12,7 @@ from teachonce.pipeline.runner import run_stage
 from teachonce.stages.cache import plan_cache
 from teachonce.stages.compute import Compute
 from teachonce.stages.shard import plan_shard
-from teachonce.stages.students.family import RANDOM
+from teachonce.stages.models.names import RANDOM
 from teachonce.stages.teachers import TeacherConfig
 from teachonce.stages.training.starting import StudentConfig
 from teachonce.stages.vectors import plan_vectors

@@ -108,6 +108,14 @@ class Preprocess:
         given = {k: v for k, v in changes.items() if v is not None}
         return replace(self, **({"fill": None} if "crop_mode" in given else {}) | given)
 
+    def to_text(self) -> str:
+        """In a few words for people."""
+        mean, std = ("/".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
+        return (
+            f"{self.size}x{self.size} pixels, {self.interpolation}, crop {self.crop_mode} {self.crop_pct:.4g}, "
+            f"mean {mean}, std {std}"
+        )
+
     def center_view(self) -> ViewSpec:
         """The model's own test-time view.
 

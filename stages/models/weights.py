@@ -42,6 +42,8 @@ class WeightsFile:
 
     weights: Tensors
     beside: Mapping[str, Any]
+    entry: str = ""
+    openai: bool = False
 
 
 def read_weights(path: str) -> Tensors:
@@ -142,7 +144,7 @@ def names_in_order(
 
 
 def fit_weights(
-    module: nn.Module, weights: Mapping[str, Tensor], *, what: str, where: object, partly: bool = False
+    module: nn.Module, weights: Mapping[str, Tensor], *, what: str, where: object, partly: bool = False, consume: bool = False
 ) -> None:
     """Load `weights` into `module`; every name and shape must fit. `partly`: the others stay as they are.
 

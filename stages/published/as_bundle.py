@@ -13,7 +13,8 @@ from ...storage_schemas.errors import InputError, MismatchError
 from ..models.weights import WeightsFile
 from ..pairs.join import open_store
 from ..students.bundle import write_bundle
-from ..students.family import RANDOM, family_of
+from ..models.names import RANDOM
+from ..students.family import family_of
 from .layout import Layout
 from .promptkd import take_student
 from .report import Import, activation_note, describe, prompt_sizes

@@ -10,7 +10,8 @@ from ...storage_schemas.prompts import PromptsConfig
 from ..models.weights import WeightsFile
 from ..prompts.folder import write_prompts
 from ..prompts.text import context_embedding
-from ..teachers.base import PROMPTS_PREFIX, TIMM_PREFIX, TeacherConfig
+from ..models.names import TIMM_PREFIX
+from ..teachers.base import PROMPTS_PREFIX, TeacherConfig
 from ..teachers.open_clip import OpenClipTeacher
 from .class_texts import learned_classes, read_class_texts
 from .layout import Layout

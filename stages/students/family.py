@@ -8,12 +8,10 @@ from typing import Protocol
 
 from torch import nn
 
-from ...storage_schemas.errors import DamagedError, InputError
+from ...storage_schemas.errors import DamagedError
 from ...storage_schemas.fingerprint import Json
+from ..models.names import TIMM_PREFIX
 from ..models.preprocess import Preprocess
-
-#: What `--student-pretrained` takes for weights drawn from the seed.
-RANDOM = "random"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +25,7 @@ class Backbone:
         width: channels of the features.
         logit_scale: the model's own factor from cosines to logits; None where it has none.
         weights: where the weights come from, in words without local paths.
+        loaded: what else a person should know of them: the entry of their file, the activation.
     """
 
     module: nn.Module
@@ -35,6 +34,7 @@ class Backbone:
     width: int
     logit_scale: float | None
     weights: str
+    loaded: str = ""
 
 
 class Family(Protocol):
@@ -59,7 +59,7 @@ class Family(Protocol):
 
 def family_of(name: str) -> Family:
     """The family that `--student NAME` belongs to: `timm:NAME`, or open_clip's spelling."""
-    return _family("timm" if name.startswith("timm:") else "open_clip")
+    return _family("timm" if name.startswith(TIMM_PREFIX) else "open_clip")
 
 
 def rebuild_backbone(config: Mapping[str, Json]) -> nn.Module:
@@ -75,14 +75,6 @@ def rebuild_backbone(config: Mapping[str, Json]) -> nn.Module:
             found=config.get("family"),
         )
     return _family(config["family"]).rebuild(config)
-
-
-def unknown_name(what: str, name: str, known: list[str], hint: str) -> InputError:
-    """The error for a misspelt model or tag, with the nearest names."""
-    import difflib
-
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return InputError(what, where=name, hint=f"did you mean {', '.join(near)}?" if near else hint)
 
 
 def _family(name: str) -> Family:

@@ -13,19 +13,11 @@ import torch
 from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Json
+from ..models.names import LOCAL_PREFIX, TIMM_PREFIX
 from ..models.preprocess import Preprocess
-
-#: Prefix of `--teacher` that names a timm model; everything else is open_clip's spelling.
-TIMM_PREFIX = "timm:"
-
-#: Prefix of open_clip's spelling for a model in a local folder.
-LOCAL_PREFIX = "local-dir:"
 
 #: Prefix of `--teacher` that names a folder of learned prompts.
 PROMPTS_PREFIX = "teachonce:"
-
-#: `--teacher-pretrained` for seeded random weights: for tests and benchmarks, never by accident.
-RANDOM = "random"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +110,10 @@ class Teacher(Protocol):
     def spec(self) -> TeacherSpec:
         """Who it is."""
 
+    @property
+    def loaded(self) -> str:
+        """One line for people: model, weights, digest, activation, input size, preprocessing."""
+
     def to(self, device: torch.device) -> Teacher:
         """Move it to a device; returns itself."""
 
@@ -133,6 +129,9 @@ class Teacher(Protocol):
 
     def class_vectors(self, names: Sequence[str], templates: Sequence[str]) -> ClassVectors:
         """Class vectors for what `class_names` gave."""
+
+    def name_notes(self, names: Sequence[str], templates: Sequence[str]) -> tuple[str, ...]:
+        """What a person should know of these class names: those that its tokenizer cuts, or cannot tell apart."""
 
     def plain(self, names: Sequence[str]) -> list[tuple[Teacher, ClassVectors]]:
         """The same model without what it has learned, and its class vectors; empty where it has learned nothing more."""
@@ -161,6 +160,25 @@ def load_teacher(config: TeacherConfig) -> Teacher:
 def freeze(module: Any) -> Any:
     """Eval mode, no gradients."""
     return module.eval().requires_grad_(False)
+
+
+def loaded_text(spec: TeacherSpec, weights: str, entry: str, activation: str) -> str:
+    """The line that says what was loaded.
+
+    Args:
+        spec: of the loaded teacher.
+        weights: where its weights come from.
+        entry: which entry of their file; '' where there is but one.
+        activation: of open_clip's own towers; '' elsewhere.
+    """
+    preprocess = spec.preprocess
+    facts = [
+        f"weights {weights}" + (f" ({entry})" if entry else ""),
+        f"digest {spec.weights_digest[:12]}",
+        activation,
+        preprocess.to_text(),
+    ]
+    return f"{spec.model}: {', '.join(filter(None, facts))}"
 
 
 def refuse_templates(config: TeacherConfig, templates: str | None) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,69 +12,69 @@ import torch
 from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import digest_json
-from ..models.attention import fold_attention
-from ..models.preprocess import Normalize, Preprocess, square_size
+from ..models.clip import build_clip, check_width
+from ..models.clip_source import resolve_clip
+from ..models.preprocess import Normalize
+from ..models.probe import few_images, tried
+from ..models.tokenizer import Tokenizer, load_tokenizer, name_notes
 from ..models.weights import weights_digest
-from .base import LOCAL_PREFIX, RANDOM, Teacher, TeacherConfig, TeacherSpec, freeze
-
-_HUB = "hf-hub:"
-
-#: A model folder may bring its own (smaller) BPE vocabulary under this name.
-BPE_FILE = "bpe_simple_vocab.txt.gz"
+from .base import Teacher, TeacherConfig, TeacherSpec, freeze, loaded_text
+from .contract import check_contract
 
 
 class OpenClipTeacher:
     """An open_clip model. `embed` is its L2-normalised `encode_image`.
 
     Attributes:
-        model, tokenizer: as open_clip makes them; prompts are put into them.
+        model: as open_clip makes it; prompts are put into it.
+        loaded: one line for people: what was loaded.
     """
 
-    def __init__(self, model: Any, tokenizer: Callable[..., torch.Tensor], spec: TeacherSpec) -> None:
+    def __init__(self, model: Any, typed: str, spec: TeacherSpec, loaded: str) -> None:
         self.model = freeze(model)
-        fold_attention(self.model)
-        self.tokenizer = tokenizer
+        self._typed = typed
         self._normalize = Normalize(spec.preprocess)
         self.spec = spec
+        self.loaded = loaded
 
     @staticmethod
     def load(config: TeacherConfig) -> OpenClipTeacher:
-        """Load by open_clip's own rules.
+        """Load the very model that was named, with the activation that its weights were trained with.
 
         Raises:
-            InputError: unknown model, or weights that are missing or do not fit.
+            InputError: unknown model, weights that are missing or do not fit, a size that it cannot take, or a model
+                whose logits are not what its embeddings and text features give.
         """
-        model = _create(config)
-        visual = model.visual
-        cfg = visual.preprocess_cfg
-        where = config.model
-        preprocess = config.preprocess(
-            Preprocess(
-                size=square_size(cfg.get("size", visual.image_size), where),
-                mean=tuple(cfg["mean"]),
-                std=tuple(cfg["std"]),
-                interpolation=cfg.get("interpolation", "bicubic"),
-            )
-        )
-        if cfg.get("resize_mode", "shortest") != "shortest":
-            raise InputError(
-                "unsupported resize mode", where=where, expected="shortest", found=cfg["resize_mode"],
-                hint="use a teacher that resizes the shorter side",
-            )  # fmt: skip
-        name = f"{LOCAL_PREFIX}{Path(where).name}" if where.startswith(LOCAL_PREFIX) else where
+        source = resolve_clip(config.model, config.pretrained, role="teacher")
+        built = build_clip(source, size=config.size)
+        digest = weights_digest(built.module)
+        preprocess = config.preprocess(built.preprocess)
         spec = TeacherSpec(
             family="open_clip",
-            model=name,
+            model=source.name,
             architecture=digest_json(
-                (open_clip.get_model_config(where) or {}) | {"quick_gelu": _quick_gelu(config)}
+                {**source.model_cfg, "quick_gelu": bool(built.model_cfg.get("quick_gelu"))}
+                | ({} if config.size is None else {"image_size": config.size})
             ),
-            weights_digest=weights_digest(model),
-            embed_dim=int(model.visual.output_dim),
+            weights_digest=digest,
+            embed_dim=int(built.model_cfg["embed_dim"]),
             normalized=True,
             preprocess=preprocess,
             takes_templates=True,
         )
-        return OpenClipTeacher(model, _tokenizer(where), spec)
+        loaded = loaded_text(spec, source.weights, built.entry, built.activation)
+        teacher = OpenClipTeacher(built.module, source.typed, spec, loaded)
+        teacher._check()
+        return teacher
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's own tokenizer; only class vectors and prompts need it.
+
+        Raises:
+            InputError: its files or its library are missing.
+        """
+        return load_tokenizer(self._typed)
 
     def to(self, device: torch.device) -> OpenClipTeacher:
         self.model.to(device)
@@ -108,74 +106,61 @@ class OpenClipTeacher:
             num_classes_per_batch=max(1, 256 // len(templates)),
             device=device,
         )
+        return self.vectors_of(names, vectors_DC.T)
+
+    def vectors_of(self, names: Sequence[str], features_CD: torch.Tensor) -> ClassVectors:
+        """Class vectors of normalised text features, with the model's own scale and bias.
+
+        SigLIP models add one learned bias to every logit; it cancels in a softmax but not in a sigmoid.
+        """
+        bias = getattr(self.model, "logit_bias", None)
         return ClassVectors(
             names=tuple(names),
-            vectors_CD=np.ascontiguousarray(vectors_DC.float().T.cpu().numpy(), np.float32),
-            bias_C=self._bias(len(names)),
+            vectors_CD=np.ascontiguousarray(features_CD.float().cpu().numpy(), np.float32),
+            bias_C=None if bias is None else np.full(len(names), float(bias), np.float32),
             logit_scale=float(self.model.logit_scale.float().exp()),
             normalized=True,
         )
 
+    def name_notes(self, names: Sequence[str], templates: Sequence[str]) -> tuple[str, ...]:
+        texts = [templates[0].replace("{}", name.replace("_", " ")) for name in names]
+        return name_notes(self.tokenizer, names, texts)
+
     def plain(self, names: Sequence[str]) -> list[tuple[Teacher, ClassVectors]]:
         return []
 
-    def _bias(self, num_classes: int) -> np.ndarray[Any, np.dtype[np.float32]] | None:
-        """SigLIP models add one learned bias to every logit; it cancels in a softmax but not in a sigmoid."""
-        bias = getattr(self.model, "logit_bias", None)
-        return None if bias is None else np.full(num_classes, float(bias), np.float32)
-
-
-def _create(config: TeacherConfig) -> Any:
-    """The model with its weights, and never with open_clip's silent random ones."""
-    has_schema = config.model.startswith((LOCAL_PREFIX, _HUB))
-    if not has_schema and config.pretrained is None:
-        tags = [tag for _, tag in open_clip.list_pretrained() if _ == config.model]
-        known = f"one of {', '.join(tags)}" if tags else "a weights file"
-        raise InputError(
-            "a teacher needs weights", where=config.model,
-            hint=f"add --teacher-pretrained: {known}; `{RANDOM}` gives seeded random weights for trying things out",
+    @torch.no_grad()
+    def _check(self) -> None:
+        """A few images and texts: embeddings and class vectors must give the model's own logits."""
+        size, where = self.spec.preprocess.size, f"{self.spec.model}, --teacher-size"
+        images_NCHW = few_images(2, size)
+        embedding_ND = tried(lambda: self.embed(images_NCHW), size, where)
+        check_width(embedding_ND, self.spec.embed_dim, self.spec.model)
+        length, vocabulary = _text_shape(self.model)
+        ids_CT = torch.zeros(2, length, dtype=torch.long)  # two short texts, and padding
+        ids_CT[:, :3] = torch.tensor([[1, 2, vocabulary - 1], [1, 3, vocabulary - 1]])
+        features_CD = torch.nn.functional.normalize(self.model.encode_text(ids_CT).float(), dim=-1)
+        check_contract(
+            self.vectors_of(("a", "b"), features_CD), embedding_ND,
+            _own_logits(self.model, self._normalize(images_NCHW), ids_CT), where=self.spec.model,
         )  # fmt: skip
-    if config.pretrained == RANDOM:
-        torch.manual_seed(0)
-        logging.getLogger().disabled, was = True, logging.getLogger().disabled
-    else:
-        was = None
-    try:
-        return open_clip.create_model(
-            config.model,
-            pretrained=None if config.pretrained == RANDOM or has_schema else config.pretrained,
-            load_weights=config.pretrained != RANDOM,
-            force_quick_gelu=_quick_gelu(config),
-            precision="fp32",
-            device="cpu",
-            weights_only=True,
-        )
-    except Exception as error:  # open_clip raises RuntimeError, ValueError, FileNotFoundError, KeyError, …
-        raise InputError(
-            "cannot load the teacher", where=f"{config.model} {config.pretrained or ''}".strip(),
-            found=" ".join(str(error).split())[:300],
-            hint="`python -c 'import open_clip; print(open_clip.list_pretrained())'` lists models and tags",
-        ) from error  # fmt: skip
-    finally:
-        if was is not None:
-            logging.getLogger().disabled = was
 
 
-def _quick_gelu(config: TeacherConfig) -> bool:
-    """Whether the weights want QuickGELU. open_clip builds `ViT-L-14` with GELU, whatever the tag says, and only warns."""
-    own = (open_clip.get_model_config(config.model) or {}).get("quick_gelu", False)
-    tag = open_clip.get_pretrained_cfg(config.model, config.pretrained) if config.pretrained else {}
-    return bool(own or tag.get("quick_gelu", False))
+def _own_logits(model: Any, images_NCHW: torch.Tensor, ids_CT: torch.Tensor) -> torch.Tensor:
+    """Logits (image, text) as the model itself forms them."""
+    if hasattr(model, "get_logits"):
+        logits_NC: torch.Tensor = model.get_logits(images_NCHW, ids_CT)[0]
+        return logits_NC
+    out = model(images_NCHW, ids_CT)  # CoCa leaves the product to its loss
+    logits_NC = out["logit_scale"] * out["image_features"] @ out["text_features"].T
+    return logits_NC + out["logit_bias"] if "logit_bias" in out else logits_NC
 
 
-def _tokenizer(model: str) -> Callable[..., torch.Tensor]:
-    if model.startswith(LOCAL_PREFIX):
-        vocabulary = Path(model.removeprefix(LOCAL_PREFIX)) / BPE_FILE
-        if vocabulary.exists():
-            config = open_clip.get_model_config(model) or {}
-            length = config.get("text_cfg", {}).get("context_length", 77)
-            return open_clip.tokenizer.SimpleTokenizer(bpe_path=str(vocabulary), context_length=length)  # type: ignore[no-any-return]
-    return open_clip.get_tokenizer(model)  # type: ignore[no-any-return]
+def _text_shape(model: Any) -> tuple[int, int]:
+    """Context length and vocabulary of a model's text tower."""
+    text = getattr(model, "text", model)
+    positions = getattr(text, "num_pos", None) or text.context_length
+    return min(int(positions), 77), int(text.vocab_size)
 
 
 def _template(text: str) -> Callable[[str], str]:

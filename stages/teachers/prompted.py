@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +13,11 @@ from ...storage_schemas.errors import MismatchError
 from ...storage_schemas.fingerprint import digest_json
 from ..classes import DEFAULT_TEMPLATES
 from ..models.preprocess import Normalize
+from ..models.tokenizer import name_notes
 from ..models.weights import fit_weights, weights_digest
 from ..prompts.clip import PromptedClip, class_ids
 from ..prompts.folder import LoadedPrompts, read_prompts
+from ..prompts.text import prompt_texts
 from .base import PROMPTS_PREFIX, Teacher, TeacherConfig, freeze
 from .open_clip import OpenClipTeacher
 
@@ -45,6 +46,7 @@ class PromptedTeacher:
             architecture=digest_json({"backbone": backbone.spec.architecture, **loaded.shape.to_json()}),
             weights_digest=weights_digest(clip), takes_templates=False,
         )  # fmt: skip
+        self.loaded = f"{name}: prompts for {backbone.loaded}"
 
     @staticmethod
     def load(config: TeacherConfig) -> PromptedTeacher:
@@ -93,19 +95,17 @@ class PromptedTeacher:
         is so for all or none of the names.
         """
         ids_CT = class_ids(self._config.context, names, self._backbone.tokenizer)
-        model: Any = self._clip.model
         with torch.no_grad():
             ids_CT = ids_CT.to(self._clip.text_prompts_LPD.device)
-            vectors_CD = self._clip.class_features(ids_CT, chunk=_CLASSES_AT_ONCE)
+            features_CD = self._clip.class_features(ids_CT, chunk=_CLASSES_AT_ONCE)
         base_C = np.isin(np.array(names, object), np.array(self._config.base_classes, object))
-        return ClassVectors(
-            names=tuple(names),
-            vectors_CD=np.ascontiguousarray(vectors_CD.cpu().numpy(), np.float32),
-            bias_C=None,
-            logit_scale=float(model.logit_scale.float().exp()),
-            normalized=True,
+        return replace(
+            self._backbone.vectors_of(names, features_CD),
             base_C=base_C if base_C.any() and not base_C.all() else None,
         )
+
+    def name_notes(self, names: Sequence[str], templates: Sequence[str]) -> tuple[str, ...]:
+        return name_notes(self._backbone.tokenizer, names, prompt_texts(self._config.context, names))
 
     def plain(self, names: Sequence[str]) -> list[tuple[Teacher, ClassVectors]]:
         """The backbone, and its class vectors for one plain template."""

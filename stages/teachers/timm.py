@@ -1,79 +1,75 @@
-"""The timm family: image classifiers with a linear head; class vectors are the head's rows and bias."""
+"""The timm family: image classifiers with linear heads; class vectors are the heads' rows and bias."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import timm
 import torch
+from torch import Tensor, nn
 
 from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import digest_json
-from ..models.preprocess import Normalize, Preprocess, square_size
-from ..models.weights import fit_weights, names_in_order, read_weights, weights_digest
-from .base import RANDOM, TIMM_PREFIX, Teacher, TeacherConfig, TeacherSpec, freeze
+from ..models.names import TIMM_PREFIX
+from ..models.preprocess import Normalize, Preprocess
+from ..models.probe import few_images, tried
+from ..models.timm_models import build_timm, classifiers, resolve_timm
+from ..models.weights import weights_digest
+from .base import Teacher, TeacherConfig, TeacherSpec, freeze, loaded_text
+from .contract import check_contract
 
 
 class TimmTeacher:
-    """A timm classifier. `embed` is what its linear head reads, so embedding · weightᵀ + bias are its logits."""
+    """A timm classifier. `embed` is what its linear head reads, so embedding · weightᵀ + bias are its logits.
 
-    def __init__(self, model: Any, spec: TeacherSpec) -> None:
+    Models with several heads (distilled ones) say the mean of their logits. Then the embedding is what the heads read,
+    one behind the other, and the class vectors are their rows, divided by the number of heads.
+    """
+
+    def __init__(self, model: Any, spec: TeacherSpec, loaded: str) -> None:
         self._model = freeze(model).to(memory_format=torch.channels_last)
+        self._heads = _Heads(model, spec.model)
         self._normalize = Normalize(spec.preprocess)
         self.spec = spec
+        self.loaded = loaded
 
     @staticmethod
     def load(config: TeacherConfig) -> TimmTeacher:
         """Load by timm's own rules, or from a weights file.
 
         Raises:
-            InputError: unknown model, no linear head, or weights that are missing or do not fit.
+            InputError: unknown model, weights that are missing or do not fit, a size that it cannot take, or a model
+                whose logits are no linear map of one embedding.
         """
-        name = config.model.removeprefix(TIMM_PREFIX)
-        model = _create(name, config)
-        head = model.get_classifier()
-        if not isinstance(head, torch.nn.Linear):
-            raise InputError(
-                "a timm teacher needs a linear head",
-                where=name,
-                expected="torch.nn.Linear",
-                found=type(head).__name__,
-            )
-        cfg = timm.data.resolve_data_config(model=model)
-        preprocess = config.preprocess(
-            Preprocess(
-                size=square_size(cfg["input_size"][1:], name),
-                mean=tuple(cfg["mean"]),
-                std=tuple(cfg["std"]),
-                interpolation=cfg["interpolation"],
-                crop_pct=cfg["crop_pct"],
-            )
-        )
+        source = resolve_timm(config.model, config.pretrained, role="teacher")
+        built = build_timm(source, size=config.size)
+        name, model = config.model.removeprefix(TIMM_PREFIX), built.module
+        own = Preprocess.of_timm(timm.data.resolve_data_config(model=model), size=config.size, where=name)
         spec = TeacherSpec(
             family="timm",
             model=name,
-            architecture=digest_json({"timm": name}),
+            architecture=digest_json({"timm": name, **built.kwargs}),
             weights_digest=weights_digest(model),
-            embed_dim=head.in_features,
+            embed_dim=_Heads(model, name).width,
             normalized=False,
-            preprocess=preprocess,
+            preprocess=config.preprocess(own),
             takes_templates=False,
         )
-        return TimmTeacher(model, spec)
+        teacher = TimmTeacher(model, spec, loaded_text(spec, source.weights, built.entry, ""))
+        teacher._check()
+        return teacher
 
     def to(self, device: torch.device) -> TimmTeacher:
         self._model.to(device)
         self._normalize.to(device)
         return self
 
-    def embed(self, images_NCHW: torch.Tensor) -> torch.Tensor:
-        pixels = self._normalize(images_NCHW).contiguous(memory_format=torch.channels_last)
-        features = self._model.forward_features(pixels)
-        return self._model.forward_head(features, pre_logits=True).float()  # type: ignore[no-any-return]
+    def embed(self, images_NCHW: Tensor) -> Tensor:
+        return self._say(images_NCHW)[0]
 
     def class_names(self, names: Sequence[str] | None) -> tuple[str, ...]:
         """The names given, in the head's order, or those that timm knows."""
@@ -82,28 +78,96 @@ class TimmTeacher:
             raise InputError(
                 "timm does not know this model's classes", where=self.spec.model, hint="add --classes FILE"
             )
-        rows = self._model.get_classifier().out_features
-        if len(names) != rows:
+        if len(names) != self._heads.num_classes:
             raise InputError(
                 "the class list does not fit the teacher's head", where=self.spec.model,
-                expected=f"{rows} names in the head's order", found=len(names),
+                expected=f"{self._heads.num_classes} names in the head's order", found=len(names),
                 hint="leave out --classes to use timm's own names",
             )  # fmt: skip
         return tuple(names)
 
     def class_vectors(self, names: Sequence[str], templates: Sequence[str]) -> ClassVectors:
-        """The head's weight rows and bias; templates mean nothing to it."""
-        head = self._model.get_classifier()
+        """The heads' weight rows and bias; templates mean nothing to them."""
+        weight_CD, bias_C = self._heads.rows()
         return ClassVectors(
-            names=tuple(names),
-            vectors_CD=np.ascontiguousarray(head.weight.float().cpu().numpy()),
-            bias_C=None if head.bias is None else head.bias.float().cpu().numpy(),
-            logit_scale=1.0,
-            normalized=False,
+            names=tuple(names), vectors_CD=weight_CD, bias_C=bias_C, logit_scale=1.0, normalized=False
         )
+
+    def name_notes(self, names: Sequence[str], templates: Sequence[str]) -> tuple[str, ...]:
+        return ()
 
     def plain(self, names: Sequence[str]) -> list[tuple[Teacher, ClassVectors]]:
         return []
+
+    def _say(self, images_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Embedding (N, D) in fp32, and the model's own logits (N, C)."""
+        pixels = self._normalize(images_NCHW).contiguous(memory_format=torch.channels_last)
+        with self._heads.listening() as read:
+            logits_NC = self._model(pixels)
+        return torch.cat([read[name].flatten(1).float() for name in self._heads.layers], dim=1), logits_NC
+
+    def _check(self) -> None:
+        size, where = self.spec.preprocess.size, f"{TIMM_PREFIX}{self.spec.model}"
+        embedding_ND, own_NC = tried(lambda: self._say(few_images(2, size)), size, f"{where}, --teacher-size")
+        names = tuple(map(str, range(self._heads.num_classes)))
+        check_contract(self.class_vectors(names, ()), embedding_ND, own_NC, where=where)
+
+
+class _Heads:
+    """The layers that a model classifies with: linear ones, or 1x1 convolutions of one pixel.
+
+    Attributes:
+        layers: by name, in the model's own order.
+        width: channels of what they read, together.
+        num_classes: what each of them says.
+    """
+
+    def __init__(self, model: Any, where: str) -> None:
+        names = classifiers(model)
+        self.layers: dict[str, nn.Linear | nn.Conv2d] = {}
+        for name in names:
+            layer = model.get_submodule(name)
+            if isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1):
+                layer = None
+            if not isinstance(layer, (nn.Linear, nn.Conv2d)):
+                raise InputError(
+                    "a timm teacher needs a linear head", where=f"{TIMM_PREFIX}{where}",
+                    expected="a linear layer, or a 1x1 convolution", found=f"{name}: {type(model.get_submodule(name)).__name__}",
+                    hint="choose a model with a classifier",
+                )  # fmt: skip
+            self.layers[name] = layer
+        if not names:
+            raise InputError(
+                "this model has no classifier", where=f"{TIMM_PREFIX}{where}", expected="a linear head",
+                found="none", hint="choose a model with a classifier, or a CLIP-like one",
+            )  # fmt: skip
+        self.width = sum(layer.weight.shape[1] for layer in self.layers.values())
+        self.num_classes = next(iter(self.layers.values())).weight.shape[0]
+
+    def rows(
+        self,
+    ) -> tuple[np.ndarray[Any, np.dtype[np.float32]], np.ndarray[Any, np.dtype[np.float32]] | None]:
+        """Weight (C, D) and bias (C,), or None, whose map of the embedding is the mean of what the heads say."""
+        heads, count = self.layers.values(), len(self.layers)
+        weight_CD = torch.cat([head.weight.detach().float().flatten(1) for head in heads], dim=1) / count
+        biases = [head.bias.detach().float() for head in heads if head.bias is not None]
+        bias_C = torch.stack(biases).sum(0) / count if biases else None
+        return np.ascontiguousarray(weight_CD.cpu().numpy()), None if bias_C is None else bias_C.cpu().numpy()
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[dict[str, Tensor]]:
+        """Inside, what each head reads in the model's next pass, by name."""
+        read: dict[str, Tensor] = {}
+
+        def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+            return lambda _, inputs: read.__setitem__(name, inputs[0])
+
+        handles = [layer.register_forward_pre_hook(hook(name)) for name, layer in self.layers.items()]
+        try:
+            yield read
+        finally:
+            for handle in handles:
+                handle.remove()
 
 
 def _own_names(model: Any) -> list[str] | None:
@@ -114,49 +178,3 @@ def _own_names(model: Any) -> list[str] | None:
         return None
     info = ImageNetInfo(subset)
     return [info.index_to_description(i) for i in range(info.num_classes())]
-
-
-def _create(name: str, config: TeacherConfig) -> Any:
-    if config.pretrained is None:
-        raise InputError(
-            "a teacher needs weights", where=config.model,
-            hint=f"add --teacher-pretrained: `default` (timm's own), a tag, a weights file, or `{RANDOM}`",
-        )  # fmt: skip
-    path = Path(config.pretrained)
-    if config.pretrained == RANDOM:
-        torch.manual_seed(0)
-    from_file = path.suffix in (".safetensors", ".pth", ".pt", ".bin") or path.exists()
-    own_weights = config.pretrained != RANDOM and not from_file
-    tagged = name if not own_weights or config.pretrained == "default" else f"{name}.{config.pretrained}"
-    try:
-        model = timm.create_model(tagged, pretrained=own_weights)
-    except Exception as error:  # timm raises RuntimeError; the hub client a family of its own
-        raise InputError(
-            "cannot load the teacher", where=f"{config.model} {config.pretrained}",
-            found=" ".join(str(error).split())[:300], hint="`python -c 'import timm; print(timm.list_models())'` lists models",
-        ) from error  # fmt: skip
-    if from_file:
-        load_weights(model, str(path))
-    return model
-
-
-def load_weights(model: torch.nn.Module, path: str) -> None:
-    """Load a weights file strictly: by names, or, for ports with other names, in order (see `names_in_order`).
-
-    A classifier for another number of classes replaces the model's own.
-
-    Raises:
-        InputError: no such file, a pickle that holds more than tensors, or weights of another model.
-    """
-    weights, own = read_weights(path), model.state_dict()
-    if not own.keys() & weights.keys():
-        weights = names_in_order(weights, own, what="the model", where=path)
-    _fit_classes(model, weights)
-    fit_weights(model, weights, what="the model", where=path)
-
-
-def _fit_classes(model: Any, weights: Mapping[str, torch.Tensor]) -> None:
-    """Give the model as many classes as the file's classifier has: a file from fine-tuning has its own."""
-    head = weights.get(f"{model.pretrained_cfg.get('classifier')}.weight")
-    if head is not None and head.ndim == 2 and len(head) != model.num_classes:
-        model.reset_classifier(len(head))

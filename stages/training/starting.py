@@ -11,7 +11,8 @@ from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import InputError
 from ..models.weights import weights_digest
 from ..recipes import Recipe, Settings
-from ..students.family import RANDOM, Backbone, family_of
+from ..models.names import RANDOM
+from ..students.family import Backbone, family_of
 from ..students.student import Student
 
 

@@ -198,7 +198,7 @@ def test_a_timm_student_of_another_size(tmp_path) -> None:
     loaded = create("timm:test_vit", str(tmp_path / "vit.pt"), size=64)  # position embeddings are resampled
     assert loaded.module.pos_embed.shape == vit.module.pos_embed.shape
     with pytest.raises(
-        InputError, match="this student cannot take images of that size: --student-size: found 24 "
+        InputError, match="this model cannot take images of that size: timm:test_vit, --student-size: found 24 "
     ):
         create("timm:test_vit", size=24)
 

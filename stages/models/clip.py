@@ -1,0 +1,250 @@
+"""Owns open_clip models: a whole model, or its image tower alone, built and filled with the weights that were named."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib.util
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...storage_schemas.errors import InputError, MissingDependency
+from .attention import fold_attention
+from .building import unfilled
+from .clip_source import ClipSource
+from .hub import hub_access, quiet_libraries
+from .preprocess import Preprocess, square_size
+from .probe import try_images
+from .weights import Tensors, WeightsFile, brief, fit_weights, read_weights_file
+
+#: Buffers in old files that newer versions of transformers compute themselves; open_clip drops them too.
+_GONE = ("text.transformer.embeddings.position_ids",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltClip:
+    """A model, or an image tower, with its weights.
+
+    Attributes:
+        module: on the CPU, in fp32.
+        model_cfg: open_clip's, as it was built: with the activation and the image size.
+        preprocess: the model's own, at the size that was asked for.
+        logit_scale: the model's own factor from cosines to logits.
+        entry: which entry of the weights file was taken, such as `state_dict_ema`; '' where there is but one.
+    """
+
+    module: Any
+    model_cfg: Mapping[str, Any]
+    preprocess: Preprocess
+    logit_scale: float
+    entry: str
+
+    @property
+    def activation(self) -> str:
+        """What open_clip's own towers have between their matrices; '' where both towers come from other libraries."""
+        if "timm_model_name" in self.model_cfg["vision_cfg"]:
+            return ""
+        return "QuickGELU" if self.model_cfg.get("quick_gelu") else "GELU"
+
+
+def build_clip(source: ClipSource, *, size: int | None = None) -> BuiltClip:
+    """The whole model: both towers, scale and bias, as open_clip's `create_model` builds it.
+
+    Args:
+        source: from `resolve_clip`. Random weights are always the same.
+        size: of the images, in pixels, instead of the model's own: position embeddings are interpolated, as open_clip
+            does with `force_image_size`.
+
+    Raises:
+        InputError: no text tower, weights of another model, or a size that the model's trunk cannot take.
+        MissingDependency: the text tower is one of transformers', which is not installed.
+    """
+    if "text_cfg" not in source.model_cfg:
+        raise InputError(
+            "this model has no text tower", where=source.name, expected="text_cfg in its model_cfg", found="none",
+            hint="choose a CLIP-like model; classifiers of timm's are named timm:NAME",
+        )  # fmt: skip
+
+    def fill(model: Any, weights: Tensors) -> None:
+        weights = _converted(model, weights, resize=size is not None)
+        fit_weights(model, weights, what=source.name, where=source.weights, consume=True)
+
+    return _build(source, size, 0, _make_model, lambda model: model.visual, fill)
+
+
+def build_tower(source: ClipSource, *, size: int | None = None, seed: int = 0) -> BuiltClip:
+    """The image tower alone: no text tower is built. See `build_clip`; random weights depend on `seed` alone.
+
+    Raises:
+        InputError: weights of another model, or a size that the model cannot take.
+    """
+    scale = float(source.model_cfg.get("init_logit_scale", math.log(1 / 0.07)))
+
+    def fill(tower: nn.Module, weights: Tensors) -> None:
+        nonlocal scale
+        whole = SimpleNamespace(visual=tower)  # all that open_clip's conversions look at
+        if "logit_scale" in weights:
+            scale = float(weights["logit_scale"].float())
+        if not any(name.startswith("visual.") for name in _converted(whole, weights, resize=False)):
+            weights = {f"visual.{name}": value for name, value in weights.items()}  # a tower's own file
+        weights = _converted(whole, weights, resize=size is not None)
+        visual = {n.removeprefix("visual."): v for n, v in weights.items() if n.startswith("visual.")}
+        what = f"the image tower of {source.name}"
+        fit_weights(tower, visual, what=what, where=source.weights, consume=True)
+
+    built = _build(source, size, seed, make_tower, lambda tower: tower, fill)
+    features = try_images(built.module, built.preprocess.size, f"{source.name}, --{source.role}-size")
+    check_width(features, int(built.model_cfg["embed_dim"]), source.name)
+    return BuiltClip(**{**built.__dict__, "logit_scale": math.exp(scale)})
+
+
+def make_tower(model_cfg: Mapping[str, Any]) -> nn.Module:
+    """The image tower of a configuration (`embed_dim`, `vision_cfg`, `quick_gelu`), drawn from torch's global generator."""
+    # open_clip has no public way to build one tower; this is what its CLIP, CustomTextCLIP and CoCa all call.
+    from open_clip.model import _build_vision_tower
+
+    tower: nn.Module = _build_vision_tower(
+        model_cfg["embed_dim"], dict(model_cfg["vision_cfg"]), bool(model_cfg.get("quick_gelu"))
+    )
+    fold_attention(tower)
+    return tower
+
+
+def resize_trunk(tower: Any, size: int | None, where: str) -> None:
+    """Give the trunk of a timm tower another image size; others were built at theirs.
+
+    Raises:
+        InputError: it cannot take that size.
+    """
+    if size is None or not hasattr(getattr(tower, "trunk", None), "set_input_size"):
+        return  # convolutional trunks take any size
+    try:
+        tower.set_input_size(size)
+    except (TypeError, AssertionError, ValueError, RuntimeError) as error:
+        raise InputError("this model cannot take that image size", where=where, found=size) from error
+
+
+def _make_model(model_cfg: Mapping[str, Any]) -> nn.Module:
+    import open_clip
+
+    fields = dict(model_cfg)
+    custom = fields.pop("custom_text", False) or "hf_model_name" in fields["text_cfg"]
+    kind = (
+        open_clip.CLIP
+        if not custom
+        else open_clip.CoCa
+        if "multimodal_cfg" in fields
+        else open_clip.CustomTextCLIP
+    )
+    model: nn.Module = kind(**fields)
+    fold_attention(model)
+    return model
+
+
+def _build(
+    source: ClipSource,
+    size: int | None,
+    seed: int,
+    make: Callable[[Mapping[str, Any]], nn.Module],
+    tower_of: Callable[[Any], Any],
+    fill: Callable[[Any, Tensors], None],
+) -> BuiltClip:
+    file = None if source.weights_path is None else read_weights_file(source.weights_path)
+    model_cfg = _final_config(source, size, file)
+    with _one_line(source, model_cfg), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        with unfilled() if file is not None else contextlib.nullcontext():
+            module = make(model_cfg)
+    if file is not None:
+        fill(module, file.weights)
+    tower = tower_of(module)
+    where = f"{source.name}, --{source.role}-size"
+    own = square_size(source.model_cfg["vision_cfg"].get("image_size", 224), where=source.name)
+    resize_trunk(tower, size, where)
+    preprocess = Preprocess.of_open_clip(source.preprocess_cfg, size=size or own, where=source.name)
+    scale = getattr(module, "logit_scale", None)
+    return BuiltClip(
+        module=module, model_cfg=model_cfg, preprocess=preprocess, entry="" if file is None else file.entry,
+        logit_scale=math.nan if scale is None else float(scale.detach().float().exp()),
+    )  # fmt: skip
+
+
+def _final_config(source: ClipSource, size: int | None, file: WeightsFile | None) -> dict[str, Any]:
+    """The configuration to build: nothing is fetched from elsewhere, and the activation is that of the weights."""
+    model_cfg: dict[str, Any] = copy.deepcopy(dict(source.model_cfg))
+    model_cfg["vision_cfg"].pop("timm_model_pretrained", None)
+    if "hf_model_name" in model_cfg.get("text_cfg", {}):
+        model_cfg["text_cfg"]["hf_model_pretrained"] = False
+    if size is not None:
+        model_cfg["vision_cfg"]["image_size"] = size
+    if file is not None and file.openai and not source.configured:
+        model_cfg["quick_gelu"] = True
+    return model_cfg
+
+
+@contextlib.contextmanager
+def _one_line(source: ClipSource, model_cfg: Mapping[str, Any]) -> Iterator[None]:
+    """What the libraries raise while they build a configuration, as one clear line."""
+    text_model = model_cfg.get("text_cfg", {}).get("hf_model_name")
+    if text_model and importlib.util.find_spec("transformers") is None:
+        raise MissingDependency(
+            f"the text tower of {source.name} needs transformers", "pip install 'teachonce[hf]'"
+        )
+    try:
+        if text_model:
+            with hub_access(f"{source.name}: its text tower {text_model}", "check the network"):
+                yield
+        else:
+            with quiet_libraries():
+                yield
+    except InputError:
+        raise
+    except Exception as error:  # open_clip, timm and torch share no base class
+        raise InputError(
+            f"cannot build this {source.role}", where=source.name, found=brief(error),
+            hint=f"check its configuration, and --{source.role}-size if it was given",
+        ) from error  # fmt: skip
+
+
+def _converted(whole: Any, weights: Tensors, *, resize: bool) -> Tensors:
+    """A file's tensors under the names of open_clip's classes, as its `load_checkpoint` has them.
+
+    Position embeddings are interpolated only where another size was asked for: weights of another size are another
+    model's. A missing bias stays missing, for the same reason.
+    """
+    from open_clip.convert import convert_state_dict
+    from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed
+
+    weights = convert_state_dict(whole, weights)
+    if hasattr(whole, "text") and "positional_embedding" in weights:
+        weights = convert_to_custom_text_state_dict(weights)
+    for name in ("logit_scale", "logit_bias"):
+        own = getattr(whole, name, None)
+        if name in weights and own is not None and weights[name].numel() == own.numel():
+            weights[name] = weights[name].reshape(own.shape)
+    own_names = whole.state_dict() if isinstance(whole, nn.Module) else {}
+    for name in _GONE:
+        if name not in own_names:
+            weights.pop(name, None)
+    if resize:
+        resize_pos_embed(weights, whole)
+    return weights
+
+
+def check_width(features: Any, embed_dim: int, where: str) -> None:
+    """Refuse features that are not (image, embed_dim).
+
+    Raises:
+        InputError: the configuration says another width, or the tower gives more than one vector an image.
+    """
+    if features.ndim != 2 or features.shape[1] != embed_dim:
+        raise InputError(
+            "this model's features are not what its configuration says", where=where,
+            expected=f"one vector of {embed_dim} channels an image", found=f"shape {tuple(features.shape)}",
+        )  # fmt: skip

@@ -1,0 +1,46 @@
+"""Owns the check of a teacher's contract: embedding · class vectors + bias are the model's own logits."""
+
+from __future__ import annotations
+
+import torch
+
+from ...storage_schemas.class_vectors import ClassVectors
+from ...storage_schemas.errors import InputError
+
+#: Largest difference that rounding explains, as a share of the largest logit (or of 1).
+_ROUNDING = 1e-4
+
+
+def check_contract(
+    vectors: ClassVectors, embedding_ND: torch.Tensor, own_NC: torch.Tensor, *, where: str
+) -> None:
+    """Refuse a teacher whose stored numbers would not be what it says.
+
+    Args:
+        vectors: of the classes of `own_NC`.
+        embedding_ND: of a few images, fp32.
+        own_NC: the model's own logits of the same images.
+        where: the model's name.
+
+    Raises:
+        InputError: something is not finite; or they differ by more than rounding, as with a head that is no linear map of one embedding.
+    """
+    ours_NC = torch.from_numpy(vectors.logits(embedding_ND.cpu().numpy()))
+    own_NC = own_NC.float().cpu()
+    if not (own_NC.isfinite().all() and embedding_ND.isfinite().all()):
+        raise InputError(
+            "this teacher says NaN or infinity", where=where, expected="finite logits of a few images", found="others",
+            hint="check its weights, and --teacher-mean and --teacher-std if they were given",
+        )  # fmt: skip
+    if ours_NC.shape == own_NC.shape:
+        difference = float((ours_NC - own_NC).abs().max())
+        if difference <= _ROUNDING * max(1.0, float(own_NC.abs().max())):
+            return
+        found = f"a difference of {difference:.2g} in logits of up to {float(own_NC.abs().max()):.2g}"
+    else:
+        found = f"logits of shape {tuple(ours_NC.shape)} against {tuple(own_NC.shape)}"
+    raise InputError(
+        "this model cannot be a teacher: its logits are not embedding · class vectors + bias", where=where,
+        expected="equal to rounding", found=found,
+        hint="choose another; docs/targets.md says which models cannot be teachers, and why",
+    )  # fmt: skip
