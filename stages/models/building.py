@@ -96,7 +96,7 @@ def take_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
 
 
 def _memory(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+    return id(tensor) if tensor.layout != torch.strided else tensor.untyped_storage().data_ptr()
 
 
 def _can_become(target: Tensor, value: Tensor, holders: int) -> bool:

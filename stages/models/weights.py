@@ -3,32 +3,75 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
+import numpy
+import numpy.dtypes
 import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError
+from .building import take_weights
+from .torchscript import TorchScript, is_torchscript, read_torchscript
 
 Tensors = dict[str, Tensor]
 
-#: Keys under which training scripts keep the weights in a checkpoint; the first that is there is taken.
-_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
-
-
-#: What training scripts pickle beside the weights: optimisers, and schedules that hold one. CoOp's (Dassl's) trainer
-#: does so in every file. Nothing of it is built; an empty object or dict takes its place.
-_LEFT_UNBUILT = (
-    "torch.optim.adam.Adam", "torch.optim.adamw.AdamW", "torch.optim.rmsprop.RMSprop", "torch.optim.sgd.SGD",
-    "torch.optim.lr_scheduler.CosineAnnealingLR", "torch.optim.lr_scheduler.MultiStepLR",
-    "torch.optim.lr_scheduler.StepLR", "builtins.dict",
+#: Keys under which training scripts keep the weights in a checkpoint, one inside the other; the first that is there is
+#: taken. Moving averages come first: timm, DeiT and ConvNeXt evaluate those.
+_WRAPPERS = (
+    "state_dict_ema", "model_ema", "ema_state_dict", "ema",
+    "state_dict", "model_state_dict", "model", "checkpoint", "module",
 )  # fmt: skip
+
+#: How many wrappers lie one inside the other, at most.
+_MOST_WRAPPERS = 4
+
+#: What DistributedDataParallel and torch.compile put before every name.
+_PREFIXES = ("module.", "_orig_mod.")
+
+#: Numbers that OpenAI's files keep among the weights.
+_OPENAI_NUMBERS = ("input_resolution", "context_length", "vocab_size")
+
+#: What training scripts pickle beside the weights: optimisers, schedules that hold one (CoOp's trainer, Dassl, in every
+#: file), numbers of numpy, and settings. Nothing of it is built; an empty object takes its place.
+_LEFT_UNBUILT = (
+    *(f"torch.optim.{name}" for name in (
+        "adam.Adam", "adamw.AdamW", "rmsprop.RMSprop", "sgd.SGD", "lr_scheduler.CosineAnnealingLR",
+        "lr_scheduler.CosineAnnealingWarmRestarts", "lr_scheduler.ExponentialLR", "lr_scheduler.LambdaLR",
+        "lr_scheduler.LinearLR", "lr_scheduler.MultiStepLR", "lr_scheduler.OneCycleLR", "lr_scheduler.SequentialLR",
+        "lr_scheduler.StepLR",
+    )),
+    "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype", "numpy.ndarray",
+    *(f"numpy.dtypes.{name}" for name in numpy.dtypes.__all__),
+    "argparse.Namespace", "types.SimpleNamespace",
+    *(f"{module}.{name}" for module in ("pathlib", "pathlib._local") for name in (
+        "Path", "PosixPath", "PurePath", "PurePosixPath", "PureWindowsPath", "WindowsPath",
+    )),
+    "omegaconf.base.ContainerMetadata", "omegaconf.base.Metadata", "omegaconf.dictconfig.DictConfig",
+    "omegaconf.listconfig.ListConfig",
+    *(f"omegaconf.nodes.{kind}Node" for kind in ("Any", "Boolean", "Enum", "Float", "Integer", "Path", "String")),
+    "typing.Any", "torch.torch_version.TorchVersion",
+    *(f"builtins.{name}" for name in ("bool", "dict", "float", "int", "list", "object", "str", "tuple")),
+)  # fmt: skip
+
+#: Dicts with another name, most of them settings: read as plain dicts.
+_DICTS = (
+    "collections.defaultdict", "addict.addict.Dict", "detectron2.config.config.CfgNode", "easydict.EasyDict",
+    "fvcore.common.config.CfgNode", "lightning.fabric.utilities.data.AttributeDict",
+    "lightning_fabric.utilities.data.AttributeDict", "mmcv.utils.config.ConfigDict",
+    "mmengine.config.config.ConfigDict", "pytorch_lightning.utilities.parsing.AttributeDict", "yacs.config.CfgNode",
+)  # fmt: skip
+
+#: Arrays of numpy, by the function that builds them.
+_ARRAYS = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +79,11 @@ class WeightsFile:
     """What a file of weights holds.
 
     Attributes:
-        weights: tensors on the CPU, by name.
+        weights: tensors on the CPU, by name, in memory of their own: the file may change afterwards.
         beside: what a training script kept with them, such as `epoch`; never the objects that it pickled.
+        entry: the entry of the file that the weights are, such as `state_dict_ema` or `checkpoint.model_ema.module`;
+            empty where the file is nothing else.
+        openai: OpenAI's own CLIP, or one stored as theirs are. Its activation, which no weight shows, is QuickGELU.
     """
 
     weights: Tensors
@@ -56,7 +102,9 @@ def read_weights(path: str) -> Tensors:
 
 
 def read_weights_file(path: str) -> WeightsFile:
-    """A `.safetensors` or torch file. Torch files are read with `weights_only=True`: nothing in them is run.
+    """A `.safetensors` or torch file, TorchScript archives included. Nothing in a file is run.
+
+    Torch files are read with `weights_only=True`. Names lose the `module.` and `_orig_mod.` that all of them have.
 
     Raises:
         InputError: no such file, or not a file of weights.
@@ -64,14 +112,21 @@ def read_weights_file(path: str) -> WeightsFile:
     location = Location.of(path)
     if not location.exists() or location.is_dir():
         raise InputError("no such file of weights", where=location)
+    archive: TorchScript | None = None
     found: Any
     try:
         if path.endswith(".safetensors"):
-            found = safetensors.torch.load_file(location.path)
+            found = _read_safetensors(location)
+        elif is_torchscript(location):
+            archive = read_torchscript(location)
+            found = archive.tensors
         else:
-            unbuilt = [(_Unbuilt, name) for name in _LEFT_UNBUILT]
-            with torch.serialization.safe_globals([*unbuilt, (_empty_dict, "collections.defaultdict")]):
-                found = torch.load(location.path, map_location="cpu", weights_only=True)
+            stand_ins: list[Any] = [(_Unbuilt, name) for name in _LEFT_UNBUILT]
+            stand_ins += [(_Dict, name) for name in _DICTS] + [(_Array, name) for name in _ARRAYS]
+            with torch.serialization.safe_globals(stand_ins):
+                found = torch.load(location.path, map_location="cpu", weights_only=True, mmap=False)
+    except InputError:
+        raise
     except Exception as error:  # torch and safetensors raise many kinds for bad bytes, without a common base
         pickled = re.search(r"GLOBAL ([\w.]+)", str(error))
         if pickled is not None:
@@ -81,27 +136,106 @@ def read_weights_file(path: str) -> WeightsFile:
                 "torch.save({'state_dict': checkpoint['state_dict']}, NEW_FILE)",
             ) from error  # fmt: skip
         raise InputError(
-            "cannot read weights",
-            where=location,
-            found=brief(error),
-            hint="give a .safetensors file, or a torch file of tensors (no TorchScript, no pickled objects)",
-        ) from error
-    beside: dict[str, Any] = {}
-    for wrapper in _WRAPPERS:
-        if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
-            beside = {name: value for name, value in found.items() if name != wrapper}
-            found = found[wrapper]
-            break
-    if (
-        not isinstance(found, dict)
-        or not all(isinstance(value, Tensor) for value in found.values())
-        or not found
-    ):
-        raise InputError(
-            "not a file of weights", where=location, expected="tensors by name", found=type(found).__name__
+            "cannot read weights", where=location, found=brief(error),
+            hint="give a .safetensors file, a torch file of tensors (no pickled objects), or a TorchScript archive",
+        ) from error  # fmt: skip
+    taken = _unwrap(found) if isinstance(found, dict) else None
+    if taken is None:
+        entries = (
+            f"entries {some(map(str, found), len(found))}" if isinstance(found, dict) and found else None
         )
-    weights = {name.removeprefix("module."): value for name, value in found.items()}
-    return WeightsFile(weights=weights, beside=beside)
+        raise InputError(
+            "not a file of weights", where=location, expected="tensors by name",
+            found=entries or type(found).__name__,
+        )  # fmt: skip
+    held, beside, entry = taken
+    arrays = [str(name) for name, value in held.items() if isinstance(value, _Array)]
+    if arrays:
+        raise InputError(
+            "cannot read weights", where=location, expected="tensors",
+            found=f"numpy arrays ({some(arrays, len(arrays))})",
+            hint="save them as tensors: torch.save({name: torch.from_numpy(array) for name, array in weights.items()}, "
+            "NEW_FILE)",
+        )  # fmt: skip
+    weights = {str(name): value.detach() for name, value in held.items() if isinstance(value, Tensor)}
+    beside |= {str(name): value for name, value in held.items() if not isinstance(value, Tensor)}
+    # torch's AveragedModel counts beside the module that it wraps.
+    if "n_averaged" in weights and all(n.startswith("module.") for n in weights if n != "n_averaged"):
+        beside["n_averaged"] = weights.pop("n_averaged")
+    weights = _strip(weights)
+    if archive is not None:
+        beside |= archive.values
+    openai = _is_openai(weights, beside, archive)
+    for name in _OPENAI_NUMBERS:
+        number = weights.get(name, beside.get(name))
+        if isinstance(number, Tensor) and number.numel() == 1:
+            weights.pop(name, None)
+            beside[name] = int(number)
+    return WeightsFile(weights=weights, beside=beside, entry=entry, openai=openai)
+
+
+def _read_safetensors(location: Location) -> Tensors:
+    """The tensors of a file, in memory of their own.
+
+    safetensors checks the file and describes the tensors; their bytes are read, not mapped, because a file that
+    shrinks or is overwritten while it is mapped takes the process with it. Layout: 8 bytes of length, JSON, data
+    (https://github.com/huggingface/safetensors#format).
+    """
+    weights: Tensors = {}
+    with safetensors.safe_open(location.path, framework="pt") as described, location.open() as file:
+        size = int.from_bytes(file.read(8), "little")
+        header: dict[str, Any] = json.loads(file.read(size))
+        header.pop("__metadata__", None)
+        for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"][0]):
+            like = described.get_tensor(name)
+            tensor = torch.empty(like.shape, dtype=like.dtype)
+            file.seek(8 + size + entry["data_offsets"][0])
+            if file.readinto(tensor.reshape(-1).view(torch.uint8).numpy()) != tensor.nbytes:  # type: ignore[attr-defined]
+                raise ValueError(f"the file ends within {name}")
+            weights[name] = tensor
+    return weights
+
+
+def _unwrap(found: Mapping[Any, Any], level: int = 0) -> tuple[Mapping[Any, Any], dict[str, Any], str] | None:
+    """What holds tensors by name, what lies beside it and around it, and the entries that lead there."""
+    found = dict(dict.items(found))  # type: ignore[arg-type]  # a pickled OrderedDict may bring an `items` of its own
+    for wrapper in _WRAPPERS if level < _MOST_WRAPPERS else ():
+        inside = found.get(wrapper)
+        taken = _unwrap(inside, level + 1) if isinstance(inside, dict) else None
+        if taken is not None:
+            held, beside, entry = taken
+            around = {str(name): value for name, value in found.items() if name != wrapper}
+            return held, around | beside, f"{wrapper}.{entry}" if entry else wrapper
+    return (found, {}, "") if any(isinstance(v, (Tensor, _Array)) for v in found.values()) else None
+
+
+def _strip(weights: Tensors) -> Tensors:
+    for prefix in _PREFIXES:
+        if weights and all(name.startswith(prefix) for name in weights):
+            return _strip({name.removeprefix(prefix): value for name, value in weights.items()})
+    return weights
+
+
+def _is_openai(weights: Tensors, beside: Mapping[str, Any], archive: TorchScript | None) -> bool:
+    """By OpenAI's three numbers; a CLIP in TorchScript that does not name torch's GELU; or their mixed storage.
+
+    `convert_weights` (https://github.com/openai/CLIP, clip/model.py) stores matrices in fp16 and layer norms in fp32.
+    """
+    if all(name in weights or (archive is not None and name in beside) for name in _OPENAI_NUMBERS):
+        return True
+    blocks = [name for name in weights if name.startswith("transformer.resblocks.")]
+    if not blocks or not any(name.startswith("visual.") for name in weights):
+        return False
+    if archive is not None and "GELU" not in archive.classes:
+        return True
+    matrices = [weights[name].dtype for name in blocks if weights[name].ndim == 2]
+    norm = weights.get("ln_final.weight")
+    return (
+        norm is not None
+        and norm.dtype == torch.float32
+        and bool(matrices)
+        and all(dtype == torch.float16 for dtype in matrices)
+    )
 
 
 class _Unbuilt:
@@ -114,8 +248,15 @@ class _Unbuilt:
         return None
 
 
-def _empty_dict(*arguments: Any) -> dict[Any, Any]:
-    return {}
+class _Array(_Unbuilt):
+    """Stands in for an array of numpy."""
+
+
+class _Dict:
+    """Stands in for a dict of another name; torch's reader fills no other kinds than these."""
+
+    def __new__(cls, *arguments: Any) -> OrderedDict[Any, Any]:  # type: ignore[misc]
+        return OrderedDict()
 
 
 def names_in_order(
@@ -144,27 +285,51 @@ def names_in_order(
 
 
 def fit_weights(
-    module: nn.Module, weights: Mapping[str, Tensor], *, what: str, where: object, partly: bool = False, consume: bool = False
+    module: nn.Module,
+    weights: Mapping[str, Tensor],
+    *,
+    what: str,
+    where: object,
+    partly: bool = False,
+    consume: bool = False,
 ) -> None:
-    """Load `weights` into `module`; every name and shape must fit. `partly`: the others stay as they are.
+    """Load `weights` into `module`; every name and shape must fit.
+
+    Args:
+        partly: weights that are not given stay as they are.
+        consume: `weights` is a dict that is emptied as it goes, so that no second copy of it stays in memory; its
+            tensors become the module's where they can (see `take_weights`).
 
     Raises:
-        InputError: naming the first weight that is missing, left over or of another shape.
-    """
+        InputError: naming the first three weights of another shape, missing and unknown. Nothing is loaded then.
+    """  # fmt: skip
     own = module.state_dict()
-    missing = [] if partly else sorted(own.keys() - weights.keys())
-    extra = sorted(weights.keys() - own.keys())
-    wrong = [n for n in own if n in weights and own[n].shape != weights[n].shape]
-    if missing or extra or wrong:
-        if wrong:
-            name = wrong[0]
-            expected, found = f"{name} {tuple(own[name].shape)}", str(tuple(weights[name].shape))
-        elif missing:
-            expected, found = f"a weight {missing[0]}", f"none ({len(missing)} missing, {len(extra)} unknown)"
-        else:
-            expected, found = "no other weights", f"{extra[0]} ({len(extra)} unknown)"
-        raise InputError(f"weights do not fit {what}", where=where, expected=expected, found=found)
-    module.load_state_dict(weights, strict=not partly)
+    wrong = [name for name in own if name in weights and own[name].shape != weights[name].shape]
+    missing = [] if partly else [name for name in own if name not in weights]
+    unknown = [name for name in weights if name not in own]
+    if wrong or missing or unknown:
+        expected = [_shapes(own, names) for names in (wrong, missing) if names]
+        found = [f"{_shapes(weights, wrong)} ({len(wrong)} of another shape)"] if wrong else []
+        found += [f"none ({len(missing)} missing)"] if missing else []
+        found += [f"{_shapes(weights, unknown)} ({len(unknown)} unknown)"] if unknown else []
+        raise InputError(
+            f"weights do not fit {what}", where=where, expected="; ".join(expected) or "no other weights",
+            found="; ".join(found),
+        )  # fmt: skip
+    if consume:
+        assert isinstance(weights, dict)
+        take_weights(module, weights)
+    else:
+        module.load_state_dict(weights, strict=not partly)
+
+
+def _shapes(weights: Mapping[str, Tensor], names: list[str]) -> str:
+    return some((f"{name} {tuple(weights[name].shape)}" for name in names), len(names))
+
+
+def some(texts: Iterable[str], count: int) -> str:
+    """The first three of `count` texts, on one line."""
+    return ", ".join([*islice(texts, 3), *(["…"] if count > 3 else [])])
 
 
 def weights_digest(module: nn.Module) -> str:
