@@ -318,6 +318,7 @@ def fit_weights(
         )  # fmt: skip
     if consume:
         assert isinstance(weights, dict)
+        del own  # it holds the memory that the weights take the place of
         take_weights(module, weights)
     else:
         module.load_state_dict(weights, strict=not partly)

@@ -246,11 +246,11 @@ def test_weights_that_do_not_fit(tiny_clip, tmp_path) -> None:
         return str(error.value)
 
     missing = {n: v for n, v in state.items() if n != "visual.proj"}
-    assert message(missing) == f"{what}expected a weight proj, found none (1 missing, 0 unknown)"
+    assert message(missing) == f"{what}expected proj (32, 5), found none (1 missing)"
     more = state | {"visual.extra": torch.zeros(1)}
-    assert message(more) == f"{what}expected no other weights, found extra (1 unknown)"
+    assert message(more) == f"{what}expected no other weights, found extra (1,) (1 unknown)"
     wider = state | {"visual.proj": torch.zeros(32, 9)}
-    assert message(wider) == f"{what}expected proj (32, 5), found (32, 9)"
+    assert message(wider) == f"{what}expected proj (32, 5), found proj (32, 9) (1 of another shape)"
 
 
 def test_a_weights_file_never_runs_code(tmp_path, monkeypatch) -> None:
@@ -427,8 +427,8 @@ def test_what_is_no_bundle(tiny_clip, tmp_path, monkeypatch) -> None:
     with pytest.raises(DamagedError) as unfit:
         load_student("b")
     assert str(unfit.value) == (
-        "weights do not fit the bundle's model: b/model.safetensors: expected a weight projector.bias, "
-        "found none (1 missing, 0 unknown)"
+        "weights do not fit the bundle's model: b/model.safetensors: expected projector.bias (6,), "
+        "found none (1 missing)"
     )
     config = tmp_path / "b" / "config.json"
     config.write_text(config.read_text().replace('"schema_version": 1', '"schema_version": 99'))
