@@ -19,7 +19,7 @@ def read_classes(source: str) -> tuple[str, ...]:
     data set, or the labels of finished shards.
 
     Raises:
-        InputError: no such list, an empty one, or a name that stands in it twice.
+        InputError: no such list, an empty one, or a name in it that is empty or stands there twice.
     """
     if source == "imagenet":
         import open_clip
@@ -28,19 +28,11 @@ def read_classes(source: str) -> tuple[str, ...]:
     if is_dataset(source):
         from .datasets.source import dataset_classes
 
-        return dataset_classes(source)
+        return _checked(dataset_classes(source), source)
     location = Location.of(source)
     if not location.exists():
         raise InputError("no such class list", where=location, hint="one name a line, a JSON list, `imagenet`, `coop:NAME=DATA`, or a folder of shards")  # fmt: skip
-    names = _labels(location) if location.is_dir() else _lines(location)
-    if not names:
-        raise InputError("an empty class list", where=location)
-    seen: set[str] = set()
-    for number, name in enumerate(names, 1):
-        if name in seen:
-            raise InputError("a class name stands twice", where=f"{location}, entry {number}: {name}")
-        seen.add(name)
-    return tuple(names)
+    return _checked(_labels(location) if location.is_dir() else _lines(location), location)
 
 
 def classes_of(images: str, classes: str | None) -> tuple[str, ...]:
@@ -55,13 +47,34 @@ def classes_of(images: str, classes: str | None) -> tuple[str, ...]:
     if is_dataset(images):
         from .datasets.source import dataset_classes
 
-        return dataset_classes(images)
+        return _checked(dataset_classes(images), images)
     from .corpora.image_set import open_images
 
     labels = {picture.label for picture in open_images(images).pictures() if picture.label is not None}
     if not labels:
         raise InputError("these images have no labels", where=images, hint="put them into class folders")
-    return tuple(sorted(labels, key=str.encode))
+    return _checked(sorted(labels, key=str.encode), images)
+
+
+def _checked(names: Sequence[str], where: object) -> tuple[str, ...]:
+    """The names, if each has a text of its own: underscores are spaces in a prompt, so one of these alone has none.
+
+    Raises:
+        InputError: no name, an empty one, or one that stands there twice.
+    """
+    if not names:
+        raise InputError("an empty class list", where=where)
+    seen: set[str] = set()
+    for number, name in enumerate(names, 1):
+        if not name.replace("_", " ").strip():
+            raise InputError(
+                "a class without a name", where=f"{where}, entry {number}: {name!r}",
+                hint="name it, or take it out; in prompts, underscores are spaces",
+            )  # fmt: skip
+        if name in seen:
+            raise InputError("a class name stands twice", where=f"{where}, entry {number}: {name}")
+        seen.add(name)
+    return tuple(names)
 
 
 def told_apart(names: Sequence[str]) -> tuple[str, ...]:
