@@ -39,8 +39,13 @@ def check_contract(
         found = f"a difference of {difference:.2g} in logits of up to {float(own_NC.abs().max()):.2g}"
     else:
         found = f"logits of shape {tuple(ours_NC.shape)} against {tuple(own_NC.shape)}"
-    raise InputError(
+    raise not_linear(where, "equal to rounding", found)
+
+
+def not_linear(where: str, expected: str, found: str) -> InputError:
+    """The error for a model whose logits are no linear map of one embedding."""
+    return InputError(
         "this model cannot be a teacher: its logits are not embedding · class vectors + bias", where=where,
-        expected="equal to rounding", found=found,
+        expected=expected, found=found,
         hint="choose another; docs/targets.md says which models cannot be teachers, and why",
     )  # fmt: skip

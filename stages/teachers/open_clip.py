@@ -157,10 +157,9 @@ def _own_logits(model: Any, images_NCHW: torch.Tensor, ids_CT: torch.Tensor) -> 
 
 
 def _text_shape(model: Any) -> tuple[int, int]:
-    """Context length and vocabulary of a model's text tower."""
+    """Context length (at most CLIP's own) and vocabulary of a model's text tower."""
     text = getattr(model, "text", model)
-    positions = getattr(text, "num_pos", None) or text.context_length
-    return min(int(positions), 77), int(text.vocab_size)
+    return min(int(text.context_length), 77), int(text.vocab_size)
 
 
 def _template(text: str) -> Callable[[str], str]:

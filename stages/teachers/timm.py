@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from ..models.probe import few_images, tried
 from ..models.timm_models import build_timm, classifiers, resolve_timm
 from ..models.weights import weights_digest
 from .base import Teacher, TeacherConfig, TeacherSpec, freeze, loaded_text
-from .contract import check_contract
+from .contract import check_contract, not_linear
 
 
 class TimmTeacher:
@@ -104,7 +104,7 @@ class TimmTeacher:
         pixels = self._normalize(images_NCHW).contiguous(memory_format=torch.channels_last)
         with self._heads.listening() as read:
             logits_NC = self._model(pixels)
-        return torch.cat([read[name].flatten(1).float() for name in self._heads.layers], dim=1), logits_NC
+        return self._heads.joined(read), logits_NC
 
     def _check(self) -> None:
         size, where = self.spec.preprocess.size, f"{TIMM_PREFIX}{self.spec.model}"
@@ -124,6 +124,7 @@ class _Heads:
 
     def __init__(self, model: Any, where: str) -> None:
         names = classifiers(model)
+        self._where = f"{TIMM_PREFIX}{where}"
         self.layers: dict[str, nn.Linear | nn.Conv2d] = {}
         for name in names:
             layer = model.get_submodule(name)
@@ -153,6 +154,18 @@ class _Heads:
         biases = [head.bias.detach().float() for head in heads if head.bias is not None]
         bias_C = torch.stack(biases).sum(0) / count if biases else None
         return np.ascontiguousarray(weight_CD.cpu().numpy()), None if bias_C is None else bias_C.cpu().numpy()
+
+    def joined(self, read: Mapping[str, Tensor]) -> Tensor:
+        """What the heads have read, one behind the other (N, D), fp32.
+
+        Raises:
+            InputError: a head reads more than one vector an image.
+        """
+        parts = [read[name].flatten(1).float() for name in self.layers]
+        if sum(part.shape[1] for part in parts) != self.width:
+            shapes = ", ".join(f"{name} {tuple(read[name].shape[1:])}" for name in self.layers)
+            raise not_linear(self._where, "one vector an image for each head", shapes)
+        return torch.cat(parts, dim=1)
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[dict[str, Tensor]]:
