@@ -274,6 +274,7 @@ def plan_distill(
     settings = method.defaults.override(recipe, options)
     shard_set, location = ShardSet.open(shards), Location.of(store)
     taught = choose_targets(location, vectors, needs_embedding=method.needs_embedding(settings))
+    _refuse_one_class(taught.vectors, method, settings, where=vectors or store)
     built = build_student(config, method, settings, taught.vectors, seed=seed)
     stream = open_stream(
         shard_set, location, built, settings, targets=taught.targets, seed=seed, views=views,
@@ -345,6 +346,20 @@ def plan_distill(
         checkpoint_every=checkpoint_every,
         show_progress=show_progress,
     )
+
+
+def _refuse_one_class(vectors: ClassVectors, method: Recipe, settings: Settings, where: str) -> None:
+    """A divergence over one class is 0 whatever the student says, so nothing would be learned from it alone."""
+    if vectors.num_classes > 1 or (method.needs_embedding(settings) and settings.embedding_weight):
+        return
+    other = (
+        "" if settings.embedding_loss is None else ", or let kd look at embeddings: --embedding-loss cosine"
+    )
+    raise InputError(
+        "nothing can be learned from one class: the loss is 0", where=f"{where}, class {vectors.names[0]!r}",
+        expected="2 classes or more", found=1,
+        hint=f"compute class vectors of more classes into another store and name it with --vectors{other}",
+    )  # fmt: skip
 
 
 def _validation(images: str | None, by: str, vectors: ClassVectors) -> Validation | None:

@@ -273,6 +273,12 @@ def plan_pretrain(
     settings = PretrainSettings().override(options or {})
     names = classes_of(images, classes)
     base_C = np.ones(len(names), np.bool_) if base is None else base_classes(base, names)
+    if base_C.sum() < 2:
+        raise InputError(
+            "nothing can be learned from one class: the loss is 0", where=f"class {names[int(base_C.argmax())]!r}",
+            expected="2 base classes or more", found=1,
+            hint="name more of them with --base-classes" if base is not None else "give more classes",
+        )  # fmt: skip
     backbone = OpenClipTeacher.load(config)
     check_tower(backbone.model.visual, role="teacher")
     check_text_tower(backbone.model)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +14,18 @@ from PIL import Image
 from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.runner import run_stage
 from teachonce.stages.classes import classes_of, read_classes
+from teachonce.stages.compute import Compute
+from teachonce.stages.distill import plan_distill
+from teachonce.stages.pretrain import plan_pretrain
 from teachonce.stages.shard import plan_shard
+from teachonce.stages.teachers import TeacherConfig
+from teachonce.stages.training.starting import StudentConfig
+from teachonce.stages.vectors import plan_vectors
+from teachonce.storage_schemas.class_vectors import ClassVectors, read_class_vectors, write_class_vectors
 from teachonce.storage_schemas.errors import InputError
+from teachonce.storage_schemas.target_store import open_root
 
+CPU = Compute(device="cpu", precision="fp32", threads=1)
 HINT = "Next: name it, or take it out; in prompts, underscores are spaces"
 
 
@@ -97,3 +107,65 @@ def test_an_empty_list(tmp_path: Path, content: str) -> None:
     with pytest.raises(InputError) as caught:
         read_classes(str(path))
     assert str(caught.value) == f"an empty class list: {path}"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options"),
+    [("kd", {}), ("kd", {"embedding_loss": "mse", "embedding_weight": 0.0}), ("promptkd", {})],
+)
+def test_no_student_is_trained_by_a_loss_over_one_class(
+    taught_store: Any, tiny_clip: Path, tmp_path: Path, recipe: str, options: dict[str, Any]
+) -> None:
+    vectors = ClassVectors(
+        names=("cat",), vectors_CD=np.eye(1, 6, dtype=np.float32), bias_C=None, logit_scale=20.0, normalized=True
+    )  # fmt: skip
+    one = tmp_path / "one.zarr"
+    origin = {"teacher": {"model": "T", "weights_digest": "0123"}, "templates": []}
+    write_class_vectors(open_root(str(one), mode="a"), vectors, origin)
+
+    def plan(**more: Any) -> Any:
+        return plan_distill(
+            str(taught_store.shards.location), str(taught_store.location), StudentConfig(model=f"local-dir:{tiny_clip}"),
+            out=str(tmp_path / "b"), recipe=recipe, options={"epochs": 1, "batch_size": 8, **options, **more},
+            vectors=str(one), compute=CPU, show_progress=False,
+        )  # fmt: skip
+
+    with pytest.raises(InputError) as caught:
+        plan()
+    other = ", or let kd look at embeddings: --embedding-loss cosine" if recipe == "kd" else ""
+    assert str(caught.value) == (
+        f"nothing can be learned from one class: the loss is 0: {one}, class 'cat': expected 2 classes or more, found 1. "
+        f"Next: compute class vectors of more classes into another store and name it with --vectors{other}"
+    )
+    assert not (tmp_path / "b").exists()
+    if recipe == "kd":
+        assert plan(embedding_loss="cosine", embedding_weight=1.0).vectors.names == ("cat",)
+
+
+def test_no_prompts_are_tuned_on_one_class(tiny_clip_teacher: Path, tmp_path: Path) -> None:
+    images = labelled(tmp_path / "images", ["cat", "dog"])
+
+    def line(**changes: Any) -> str:
+        with pytest.raises(InputError) as caught:
+            plan_pretrain(
+                images, TeacherConfig(model=f"local-dir:{tiny_clip_teacher}"), out=str(tmp_path / "p"), shots=1,
+                compute=CPU, **changes,
+            )  # fmt: skip
+        assert not (tmp_path / "p").exists()
+        return str(caught.value)
+
+    said = "nothing can be learned from one class: the loss is 0: class 'dog': expected 2 base classes or more, found 1."
+    assert line(base="dog") == f"{said} Next: name more of them with --base-classes"
+    (tmp_path / "classes.txt").write_text("dog\n")
+    assert line(classes=str(tmp_path / "classes.txt")) == f"{said} Next: give more classes"
+
+
+def test_class_vectors_of_one_class_stay_possible(tiny_clip_teacher: Path, tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("cat\n")
+    stage = plan_vectors(
+        TeacherConfig(model=f"local-dir:{tiny_clip_teacher}"), out=str(tmp_path / "s.zarr"),
+        classes=str(tmp_path / "classes.txt"), templates=None, compute=CPU,
+    )  # fmt: skip
+    run_stage(stage, stage.store, SerialExecutor(), progress=False)
+    root = open_root(str(tmp_path / "s.zarr"), mode="r")
+    assert read_class_vectors(root, where="s.zarr").names == ("cat",)
