@@ -443,6 +443,8 @@ def vectors(
         config, out=out, classes=classes, templates=templates, base=base_classes, check=check,
         compute=resolve_compute(**options, elsewhere=executor == "ray"),
     )  # fmt: skip
+    for note in stage.notes:
+        say(f"vectors: {note}")
     report(run_stage(stage, stage.store, make_executor(executor, ray_address, workers)), stage.store, as_json)
 
 

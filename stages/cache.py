@@ -307,7 +307,8 @@ def plan_cache(
     """
     shard_set = ShardSet.open(shards)
     store = Location.of(out)
-    teacher = load_teacher(config).spec
+    loaded = load_teacher(config)
+    teacher = loaded.spec
     root = open_root(str(store.path), mode="a")
     check_version(root, where=store)
     vectors = _vectors_for(root, store, teacher, targets)
@@ -337,6 +338,7 @@ def plan_cache(
         compute=compute,
         batch_size=batch_size,
         pixels=recorded or PixelSample.take(shard_set, views, teacher.preprocess.size),
+        notes=(f"teacher {loaded.loaded}",),
     )
     if plan is None:
         stage.create()
@@ -345,7 +347,7 @@ def plan_cache(
             shard_set, views, where=store,
             hint="give another --out; a store is finished by machines that render as the first one",
         )  # fmt: skip
-        stage = replace(stage, notes=_other_versions(root, recorded))
+        stage = replace(stage, notes=stage.notes + _other_versions(root, recorded))
     return stage
 
 

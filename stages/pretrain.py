@@ -22,7 +22,9 @@ from ..storage_schemas.receipt import Receipt
 from .classes import classes_of
 from .compute import Compute, keep_freed_memory
 from .labelled import LabelledImages
+from .models.names import TIMM_PREFIX
 from .models.preprocess import Normalize
+from .models.tokenizer import name_notes
 from .pretraining.few_shot import sample_shots
 from .pretraining.promptsrc import plain_text_features
 from .pretraining.settings import PretrainSettings
@@ -30,10 +32,9 @@ from .pretraining.shots import Shots
 from .pretraining.tuner import Tuner
 from .prompts.clip import PromptedClip, PromptShape, class_ids
 from .prompts.folder import write_prompts
-from .prompts.text import check_text_tower, count_text_blocks
+from .prompts.text import check_text_tower, count_text_blocks, prompt_texts
 from .prompts.vision import check_tower, count_blocks
 from .reports.class_match import base_classes
-from .models.names import TIMM_PREFIX
 from .teachers.base import PROMPTS_PREFIX, TeacherConfig, TeacherSpec
 from .teachers.open_clip import OpenClipTeacher
 from .training.checkpoint import discard
@@ -296,7 +297,11 @@ def plan_pretrain(
     stage = PretrainStage(
         images=images, out=Location.of(out), config=config, teacher=backbone.spec, names=names, base_C=base_C,
         shots=shots, shots_digest=drawn.check(), settings=settings, shape=shape, views=spec, compute=compute, seed=seed,
-        notes=_notes(names, base_C, drawn, settings, shape), checkpoint_every=checkpoint_every,
+        notes=(
+            f"teacher {backbone.loaded}", *_notes(names, base_C, drawn, settings, shape),
+            *name_notes(backbone.tokenizer, names, prompt_texts(settings.context, names)),
+        ),
+        checkpoint_every=checkpoint_every,
         show_progress=show_progress,
     )  # fmt: skip
     stage.build(backbone)  # refuses a context that is too short, before anything is written

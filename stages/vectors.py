@@ -32,6 +32,7 @@ class VectorsStage:
     Attributes:
         base_C: bool (class,): which to mark as base classes; None leaves that to the teacher.
         check: labelled images to try the vectors on before they are written; None for none.
+        notes: lines that a person should see before it starts.
     """
 
     store: Location
@@ -42,6 +43,7 @@ class VectorsStage:
     base_C: NDArray[np.bool_] | None
     check: str | None
     compute: Compute
+    notes: tuple[str, ...] = ()
 
     name = "vectors"
 
@@ -162,6 +164,9 @@ def plan_vectors(
     teacher = load_teacher(config)
     names = teacher.class_names(names)
     base_C = None if base is None else base_classes(base, names)
+    notes = teacher.name_notes(
+        names, texts
+    )  # whoever lacks the tokenizer learns it before anything is written
     check_version(open_root(str(store.path), mode="a"), where=store)
     return VectorsStage(
         store=store,
@@ -172,4 +177,5 @@ def plan_vectors(
         base_C=base_C,
         check=check,
         compute=compute or resolve_compute(precision="fp32"),
+        notes=(f"teacher {teacher.loaded}", *notes),
     )

@@ -97,7 +97,10 @@ def test_what_it_writes(plan, tmp_path):
     assert log[-1]["loss"] == pytest.approx(sum(log[-1][term] for term in (
         "cross_entropy", "text_distance", "image_distance", "logits_divergence")), rel=1e-4)  # fmt: skip
     assert (stage.out / "run").names() == ["log.jsonl", "tensorboard"]
-    assert stage.notes[0] == "8 images of 2 of 4 classes, 2 steps of 4 an epoch, 4 epochs"
+    assert stage.notes[0].startswith(
+        "teacher local-dir:tiny-clip: weights those of local-dir:tiny-clip, digest "
+    )
+    assert stage.notes[1] == "8 images of 2 of 4 classes, 2 steps of 4 an epoch, 4 epochs"
     facts = folder_status(str(tmp_path / "p"))
     assert (facts["kind"], facts["state"]) == ("prompts", "complete")
     assert "step 8, epoch 4, loss" in status_text(facts)
