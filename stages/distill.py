@@ -20,12 +20,12 @@ from ..storage_schemas.fingerprint import Fingerprint, Json
 from ..storage_schemas.receipt import Output, Receipt
 from .compute import Compute, keep_freed_memory
 from .corpora.shards import ShardSet
+from .models.names import RANDOM
 from .models.weights import weights_digest
 from .pairs.order import check_batch
 from .pairs.stream import TargetStream
 from .recipes import Recipe, Settings, recipe_named
 from .students.bundle import write_bundle
-from .models.names import RANDOM
 from .students.student import ClassHead
 from .training.checkpoint import Reached, discard
 from .training.ranks import Ranks

@@ -10,8 +10,8 @@ from ...storage_schemas.errors import InputError
 from ...storage_schemas.prompts import CONFIG, PromptsConfig
 from ..datasets.dataset import Dataset
 from ..datasets.layouts import LAYOUTS
-from ..students.family import family_of
 from ..models.names import TIMM_PREFIX
+from ..students.family import family_of
 from ..teachers.base import PROMPTS_PREFIX
 from .places import SOURCE
 from .published import BASE_TO_NOVEL, CROSS_DATASET

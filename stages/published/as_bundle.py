@@ -10,10 +10,10 @@ from ...storage_schemas import SCHEMA_VERSION
 from ...storage_schemas.bundle import CONFIG, VECTORS, WEIGHTS, BundleConfig
 from ...storage_schemas.class_vectors import read_class_vectors
 from ...storage_schemas.errors import InputError, MismatchError
+from ..models.names import RANDOM
 from ..models.weights import WeightsFile
 from ..pairs.join import open_store
 from ..students.bundle import write_bundle
-from ..models.names import RANDOM
 from ..students.family import family_of
 from .layout import Layout
 from .promptkd import take_student

@@ -7,10 +7,10 @@ from ...storage_schemas import SCHEMA_VERSION
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Json
 from ...storage_schemas.prompts import PromptsConfig
+from ..models.names import TIMM_PREFIX
 from ..models.weights import WeightsFile
 from ..prompts.folder import write_prompts
 from ..prompts.text import context_embedding
-from ..models.names import TIMM_PREFIX
 from ..teachers.base import PROMPTS_PREFIX, TeacherConfig
 from ..teachers.open_clip import OpenClipTeacher
 from .class_texts import learned_classes, read_class_texts

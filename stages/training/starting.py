@@ -9,9 +9,9 @@ import torch
 
 from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import InputError
+from ..models.names import RANDOM
 from ..models.weights import weights_digest
 from ..recipes import Recipe, Settings
-from ..models.names import RANDOM
 from ..students.family import Backbone, family_of
 from ..students.student import Student
 
