@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -134,12 +135,12 @@ def teacher_options(command: Command) -> Command:
                      help="Where the teacher runs."),
         click.option("--teacher-crop-mode", type=click.Choice(["center", "squash", "border"]),
                      help="Override: resize the shorter side, both sides, or the longer side and pad with the mean colour."),
-        click.option("--teacher-crop-pct", type=click.FloatRange(0, 1, min_open=True),
+        click.option("--teacher-crop-pct", type=SHARE,
                      help="Override: share of the resized image that the centre crop keeps."),
         click.option("--teacher-interpolation", type=click.Choice(["bicubic", "bilinear", "lanczos", "nearest"]),
                      help="Override: resampling filter."),
-        click.option("--teacher-std", type=TRIPLE, help="Override: R,G,B standard deviation, on a scale of 0 to 1."),
-        click.option("--teacher-mean", type=TRIPLE, help="Override: R,G,B mean, on a scale of 0 to 1."),
+        click.option("--teacher-std", type=STDS, help="Override: R,G,B standard deviation, on a scale of 0 to 1."),
+        click.option("--teacher-mean", type=MEANS, help="Override: R,G,B mean, on a scale of 0 to 1."),
         click.option("--teacher-size", type=click.IntRange(1), help="Override: input size in pixels."),
         click.option("--teacher-backbone", help="For prompts: the model that they were learned for, if it is not where it was."),
         click.option("--teacher-pretrained", help="Pretrained tag, path to weights, or `random`."),
@@ -159,29 +160,43 @@ def split_teacher_options(options: dict[str, Any]) -> TeacherConfig:
     return TeacherConfig.of(options.pop("teacher"), **chosen)
 
 
-class Floats(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
-    """Comma-separated numbers."""
+class Finite(click.FloatRange):
+    """A finite number in a range. click's own type lets NaN pass, and infinity where the range has no end."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
+
+
+class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
+    """Comma-separated numbers of one type: `count` of them, or as many as one likes."""
 
     name = "numbers"
 
-    def __init__(self, count: int) -> None:
-        self._count = count
+    def __init__(self, each: click.FloatRange | click.IntRange, count: int | None = None) -> None:
+        self.each: Any = each
+        self.count = count
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[float, ...]:
+    ) -> tuple[Any, ...]:
         if isinstance(value, tuple):
             return value
-        try:
-            numbers = tuple(float(part) for part in str(value).split(","))
-        except ValueError:
-            numbers = ()
-        if len(numbers) != self._count:
-            self.fail(f"{value!r} is not {self._count} numbers with commas between them", param, ctx)
-        return numbers
+        parts = str(value).split(",")
+        if self.count not in (None, len(parts)):
+            self.fail(f"{value!r} is not {self.count} numbers with commas between them", param, ctx)
+        return tuple(self.each.convert(part, param, ctx) for part in parts)
 
 
-TRIPLE, PAIR, QUADRUPLE = Floats(3), Floats(2), Floats(4)
+#: What all that takes a seed tells apart: torch's generator for the CPU looks at 32 bits, Python's takes -1 for 1.
+SEED = click.IntRange(0, 2**32 - 1)
+
+PROBABILITY, SHARE = Finite(0, 1), Finite(0, 1, min_open=True)
+FROM_ZERO, ABOVE_ZERO = Finite(0), Finite(0, min_open=True)
+MEANS, STDS, STRENGTHS = Numbers(Finite(), 3), Numbers(ABOVE_ZERO, 3), Numbers(FROM_ZERO, 4)
+SHARES, RATIOS = Numbers(SHARE, 2), Numbers(Finite(0.001, 1000), 2)
 
 
 def view_options(command: Command) -> Command:
@@ -189,18 +204,18 @@ def view_options(command: Command) -> Command:
     for option in (
         click.option("--view-interpolation", type=click.Choice(["bicubic", "bilinear", "lanczos", "nearest"]),
                      help="Random views: resampling filter (the teacher's)."),
-        click.option("--view-grayscale", type=click.FloatRange(0, 1), metavar="P",
+        click.option("--view-grayscale", type=PROBABILITY, metavar="P",
                      help="Random views: probability of a gray view (0)."),
-        click.option("--view-jitter-probability", type=click.FloatRange(0, 1, min_open=True), metavar="P",
+        click.option("--view-jitter-probability", type=SHARE, metavar="P",
                      help="Random views: probability of a jittered view (1 with --view-jitter)."),
-        click.option("--view-jitter", type=QUADRUPLE, metavar="B,C,S,H",
+        click.option("--view-jitter", type=STRENGTHS, metavar="B,C,S,H",
                      help="Random views: strengths of torchvision's ColorJitter: brightness, contrast, saturation, "
                      "and hue up to 0.5 (0,0,0,0)."),
-        click.option("--view-seed", type=int, help="Random views: seed of boxes and colours (0)."),
-        click.option("--view-flip", type=click.FloatRange(0, 1), metavar="P",
+        click.option("--view-seed", type=SEED, help="Random views: seed of boxes and colours (0)."),
+        click.option("--view-flip", type=PROBABILITY, metavar="P",
                      help="Random views: probability of a mirrored view (0.5)."),
-        click.option("--view-ratio", type=PAIR, help="Random views: range of the aspect ratio (3/4 to 4/3)."),
-        click.option("--view-scale", type=PAIR, help="Random views: range of the area's share (0.08,1)."),
+        click.option("--view-ratio", type=RATIOS, help="Random views: range of the aspect ratio (3/4 to 4/3)."),
+        click.option("--view-scale", type=SHARES, help="Random views: range of the area's share (0.08,1)."),
         click.option("--views", default="center", show_default=True, help="Number of random views K, or `center`."),
     ):  # fmt: skip
         command = option(command)
@@ -301,24 +316,24 @@ def pretraining_options(command: Command) -> Command:
     for option in (
         click.option("--class-chunk", type=click.IntRange(0), metavar="CLASSES",
                      help="Classes whose activations are held at a time, at the cost of computing them twice (32; 0: all)."),
-        click.option("--gpa-std", type=float, help="Standard deviation of that Gaussian, in epochs (1)."),
-        click.option("--gpa-mean", type=float, help="Mean of the Gaussian that weighs the epochs' prompts, in epochs from 1 "
+        click.option("--gpa-std", type=Finite(0.001, 1e6), help="Standard deviation of that Gaussian, in epochs (1)."),
+        click.option("--gpa-mean", type=Finite(0, 1e6), help="Mean of the Gaussian that weighs the epochs' prompts, in epochs from 1 "
                      "(3/4 of all epochs: 15 of 20)."),
-        click.option("--logits-weight", type=float, help="Factor of the divergence from the frozen model's logits (1)."),
-        click.option("--image-weight", type=float, help="Factor of the distance to frozen image features (10)."),
-        click.option("--text-weight", type=float, help="Factor of the distance to frozen text features (25)."),
+        click.option("--logits-weight", type=FROM_ZERO, help="Factor of the divergence from the frozen model's logits (1)."),
+        click.option("--image-weight", type=FROM_ZERO, help="Factor of the distance to frozen image features (10)."),
+        click.option("--text-weight", type=FROM_ZERO, help="Factor of the distance to frozen text features (25)."),
         click.option("--text-depth", type=click.IntRange(1), help="Layers with text prompts (9; at most the tower's)."),
         click.option("--vision-depth", type=click.IntRange(1), help="Layers with vision prompts (9; at most the tower's)."),
         click.option("--text-length", type=click.IntRange(0), help="Text prompt tokens a layer (4)."),
         click.option("--vision-length", type=click.IntRange(0), help="Vision prompt tokens a layer (4)."),
         click.option("--context", help="Words that text prompts start from (a photo of a)."),
-        click.option("--clip-norm", type=click.FloatRange(0), help="Largest norm of the gradients (0: no limit)."),
-        click.option("--weight-decay", type=float, help="On all prompts (0.0005)."),
+        click.option("--clip-norm", type=FROM_ZERO, help="Largest norm of the gradients (0: no limit)."),
+        click.option("--weight-decay", type=FROM_ZERO, help="On all prompts (0.0005)."),
         click.option("--warmup-epochs", type=click.IntRange(0), help="Epochs of warm-up (1)."),
         click.option("--schedule", type=click.Choice(["cosine", "coop", "constant"]),
                      help="Learning rate: cosine by step, CoOp's by epoch, or constant (coop)."),
         click.option("--optimizer", type=click.Choice(["sgd", "adamw"]), help="SGD with momentum 0.9, or AdamW (sgd)."),
-        click.option("--lr", type=float, help="Highest learning rate (0.005; the papers' ViT-B/16: 0.0025)."),
+        click.option("--lr", type=ABOVE_ZERO, help="Highest learning rate (0.005; the papers' ViT-B/16: 0.0025)."),
         click.option("--batch-size", type=click.IntRange(1), help="Images a step (8; the papers' ViT-B/16: 4)."),
         click.option("--epochs", type=click.IntRange(1), help="Passes over the shots (20)."),
     ):  # fmt: skip
@@ -345,18 +360,18 @@ def pretraining_options(command: Command) -> Command:
 )
 @click.option(
     "--seed",
-    type=int,
+    type=SEED,
     default=1,
     show_default=True,
     help="Of the draw of shots, their order and views, and the prompts.",
 )
 @click.option("--out", required=True, type=click.Path(), help="Folder for the prompts.")
 @pretraining_options
-@click.option("--view-scale", type=PAIR, help="Views of the shots: range of the area's share (0.08,1).")
-@click.option("--view-ratio", type=PAIR, help="Views of the shots: range of the aspect ratio (3/4 to 4/3).")
+@click.option("--view-scale", type=SHARES, help="Views of the shots: range of the area's share (0.08,1).")
+@click.option("--view-ratio", type=RATIOS, help="Views of the shots: range of the aspect ratio (3/4 to 4/3).")
 @click.option(
     "--view-flip",
-    type=click.FloatRange(0, 1),
+    type=PROBABILITY,
     metavar="P",
     help="Views of the shots: probability of a mirrored view (0.5).",
 )
@@ -571,12 +586,12 @@ def student_options(command: Command) -> Command:
         click.option("--student-crop-mode", type=click.Choice(["center", "squash", "border"]),
                      help="Override: at test time, resize the shorter side, both sides, or the longer side and pad with the "
                      "mean colour."),
-        click.option("--student-crop-pct", type=click.FloatRange(0, 1, min_open=True),
+        click.option("--student-crop-pct", type=SHARE,
                      help="Override: share of the resized image that the test-time centre crop keeps."),
         click.option("--student-interpolation", type=click.Choice(["bicubic", "bilinear", "lanczos", "nearest"]),
                      help="Override: resampling filter at test time."),
-        click.option("--student-std", type=TRIPLE, help="Override: R,G,B standard deviation, on a scale of 0 to 1."),
-        click.option("--student-mean", type=TRIPLE, help="Override: R,G,B mean, on a scale of 0 to 1."),
+        click.option("--student-std", type=STDS, help="Override: R,G,B standard deviation, on a scale of 0 to 1."),
+        click.option("--student-mean", type=MEANS, help="Override: R,G,B mean, on a scale of 0 to 1."),
         click.option("--student-size", type=click.IntRange(1), help="Override: input size in pixels."),
         click.option("--student-pretrained", help="Pretrained tag, path to weights, `random`, or for timm `default`. "
                      "Without it, kd starts from seeded random weights; promptkd needs it."),
@@ -589,26 +604,26 @@ def student_options(command: Command) -> Command:
 def training_options(command: Command) -> Command:
     """What a recipe's defaults can be replaced by. Names are those of `recipes.Settings`."""
     for option in (
-        click.option("--embedding-weight", type=float, help="kd: factor of the embedding term (1)."),
+        click.option("--embedding-weight", type=FROM_ZERO, help="kd: factor of the embedding term (1)."),
         click.option("--embedding-loss", type=click.Choice(["none", "cosine", "mse"]),
                      help="kd: also draw embeddings to the teacher's, if they are cached (none)."),
         click.option("--prompt-depth", type=click.IntRange(1), help="promptkd: layers with prompts (9; at most the student's)."),
         click.option("--prompt-length", type=click.IntRange(0), help="promptkd: visual prompt tokens a layer (4)."),
         click.option("--projector", type=click.Choice(["linear", "mlp", "none"]),
                      help="From the student's features to the teacher's width (kd linear, promptkd mlp)."),
-        click.option("--loss-weight", type=float, help="Factor of the divergence (kd 1, promptkd 1000)."),
-        click.option("--temperature", type=float, help="Of the softmaxes (1)."),
-        click.option("--ema", type=click.FloatRange(0, 1, max_open=True), metavar="DECAY",
+        click.option("--loss-weight", type=FROM_ZERO, help="Factor of the divergence (kd 1, promptkd 1000)."),
+        click.option("--temperature", type=ABOVE_ZERO, help="Of the softmaxes (1)."),
+        click.option("--ema", type=Finite(0, 1, max_open=True), metavar="DECAY",
                      help="Keep a moving average of the weights, and give the bundle that (0: none)."),
-        click.option("--clip-norm", type=click.FloatRange(0), help="Largest norm of the gradients (0: no limit)."),
+        click.option("--clip-norm", type=FROM_ZERO, help="Largest norm of the gradients (0: no limit)."),
         click.option("--accumulate", type=click.IntRange(1), metavar="PARTS",
                      help="Take each batch through the student in so many equal parts, to save memory (1)."),
         click.option("--warmup-epochs", type=click.IntRange(0), help="Epochs of warm-up (1)."),
         click.option("--schedule", type=click.Choice(["cosine", "coop", "constant"]),
                      help="Learning rate: cosine by step, CoOp's by epoch, or constant (kd cosine, promptkd coop)."),
         click.option("--optimizer", type=click.Choice(["sgd", "adamw"]), help="kd adamw, promptkd sgd with momentum 0.9."),
-        click.option("--weight-decay", type=float, help="kd 0.05 on matrices, promptkd 0.0005 on all that trains."),
-        click.option("--lr", type=float, help="Highest learning rate (kd 0.001, promptkd 0.005)."),
+        click.option("--weight-decay", type=FROM_ZERO, help="kd 0.05 on matrices, promptkd 0.0005 on all that trains."),
+        click.option("--lr", type=ABOVE_ZERO, help="Highest learning rate (kd 0.001, promptkd 0.005)."),
         click.option("--batch-size", type=click.IntRange(1), help="Samples a step (kd 64, promptkd 8)."),
         click.option("--epochs", type=click.IntRange(1), help="Passes over the corpus; epoch e reads view e mod K (20)."),
     ):  # fmt: skip
@@ -658,7 +673,9 @@ def training_options(command: Command) -> Command:
     help="Stop after so many epochs without a better validation accuracy (0: never).",
 )
 @training_options
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the order, new weights and dropout.")
+@click.option(
+    "--seed", type=SEED, default=0, show_default=True, help="Of the order, new weights and dropout."
+)
 @click.option(
     "--precision",
     type=click.Choice(["auto", "bf16", "fp32"]),
@@ -1008,12 +1025,12 @@ def promptkd_options(command: Command) -> Command:
                      "ImageNet teach on the others."),
         click.option("--datasets", metavar="NAMES",
                      help="Data sets with commas between them (default: those of the paper that DATA holds)."),
-        click.option("--seeds", default="1,2,3", show_default=True, help="Seeds of the students, with commas between them."),
+        click.option("--seeds", type=Numbers(SEED), default="1,2,3", show_default=True, help="Seeds of the students, with commas between them."),
         click.option("--out", default="promptkd-run", show_default=True, type=click.Path(), help="Folder for all of it."),
         click.option("--teacher", help="open_clip model that gets prompts (ViT-L-14). With --prompts: the model that they go with, "
                      "if it is not where it was."),
         click.option("--teacher-pretrained", help="Its weights: tag or path (openai, where the name does not say)."),
-        click.option("--teacher-seed", type=int, default=1, show_default=True, help="Of the draw of shots, and the prompts."),
+        click.option("--teacher-seed", type=SEED, default=1, show_default=True, help="Of the draw of shots, and the prompts."),
         click.option("--shots", type=click.IntRange(1), default=16, show_default=True, help="Images of each class to learn prompts on."),
         click.option("--prompts", metavar="FOLDER",
                      help="Use these prompts instead of learning some: FOLDER/NAME for each data set, or for cross-dataset one "
@@ -1047,7 +1064,7 @@ def promptkd_options(command: Command) -> Command:
 @json_option
 @click.pass_context
 def promptkd(
-    ctx: click.Context, /, data: str, protocol: str, datasets: str | None, seeds: str, out: str, teacher: str | None,
+    ctx: click.Context, /, data: str, protocol: str, datasets: str | None, seeds: tuple[int, ...], out: str, teacher: str | None,
     teacher_pretrained: str | None, prompts: str | None, students: tuple[str, ...], students_pretrained: tuple[str, ...],
     epochs: int, views: int | None, select_on_test: bool, device: str | None, precision: str | None,
     threads: int | None, executor: str, ray_address: str | None, workers: int | None, as_json: bool, **options: Any,
@@ -1078,13 +1095,9 @@ def promptkd(
             ) from error
     if teacher_pretrained is not None and teacher is None and prompts is not None:
         raise InputError("--teacher-pretrained needs --teacher beside --prompts", where=teacher_pretrained)
-    try:
-        numbers = tuple(int(seed) for seed in seeds.split(","))
-    except ValueError:
-        numbers = ()
     request = Request(
         protocol=protocol, data=data, datasets=choose_datasets(datasets, protocol, data, say), out=Location.of(out),
-        seeds=numbers, students=pair_students(students, students_pretrained), prompts=prompts, more=more,
+        seeds=seeds, students=pair_students(students, students_pretrained), prompts=prompts, more=more,
         teacher=None if prompts and teacher is None else Model.of(teacher or TEACHER, teacher_pretrained),
         epochs=epochs, views=views or epochs, on_test=select_on_test,
         compute={"device": device, "precision": precision, "threads": threads}, **options,
