@@ -75,7 +75,7 @@ def build_clip(source: ClipSource, *, size: int | None = None) -> BuiltClip:
         weights = _converted(model, weights, resize=size is not None)
         fit_weights(model, weights, what=source.name, where=source.weights, consume=True)
 
-    return _build(source, size, 0, _make_model, lambda model: model.visual, fill)
+    return _build(source, size, 0, make_model, lambda model: model.visual, fill)
 
 
 def build_tower(source: ClipSource, *, size: int | None = None, seed: int = 0) -> BuiltClip:
@@ -130,7 +130,8 @@ def resize_trunk(tower: Any, size: int | None, where: str) -> None:
         raise InputError("this model cannot take that image size", where=where, found=size) from error
 
 
-def _make_model(model_cfg: Mapping[str, Any]) -> nn.Module:
+def make_model(model_cfg: Mapping[str, Any]) -> nn.Module:
+    """The whole model of a configuration, drawn from torch's global generator."""
     import open_clip
 
     fields = dict(model_cfg)
