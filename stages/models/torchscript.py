@@ -87,7 +87,7 @@ def is_torchscript(location: Location) -> bool:
         try:
             with zipfile.ZipFile(file) as archive:
                 return any(re.fullmatch(r"[^/]+/constants\.pkl", name) for name in archive.namelist())
-        except zipfile.BadZipFile:
+        except (zipfile.BadZipFile, OSError):
             return False
 
 
