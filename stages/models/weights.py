@@ -142,7 +142,7 @@ def read_weights_file(path: str) -> WeightsFile:
     taken = _unwrap(found) if isinstance(found, dict) else None
     if taken is None:
         entries = (
-            f"entries {some(map(str, found), len(found))}" if isinstance(found, dict) and found else None
+            f"entries {_some(map(str, found), len(found))}" if isinstance(found, dict) and found else None
         )
         raise InputError(
             "not a file of weights", where=location, expected="tensors by name",
@@ -153,7 +153,7 @@ def read_weights_file(path: str) -> WeightsFile:
     if arrays:
         raise InputError(
             "cannot read weights", where=location, expected="tensors",
-            found=f"numpy arrays ({some(arrays, len(arrays))})",
+            found=f"numpy arrays ({_some(arrays, len(arrays))})",
             hint="save them as tensors: torch.save({name: torch.from_numpy(array) for name, array in weights.items()}, "
             "NEW_FILE)",
         )  # fmt: skip
@@ -325,10 +325,10 @@ def fit_weights(
 
 
 def _shapes(weights: Mapping[str, Tensor], names: list[str]) -> str:
-    return some((f"{name} {tuple(weights[name].shape)}" for name in names), len(names))
+    return _some((f"{name} {tuple(weights[name].shape)}" for name in names), len(names))
 
 
-def some(texts: Iterable[str], count: int) -> str:
+def _some(texts: Iterable[str], count: int) -> str:
     """The first three of `count` texts, on one line."""
     return ", ".join([*islice(texts, 3), *(["…"] if count > 3 else [])])
 
