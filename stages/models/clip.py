@@ -23,8 +23,8 @@ from .preprocess import Preprocess, square_size
 from .probe import try_images
 from .weights import Tensors, WeightsFile, brief, fit_weights, read_weights_file
 
-#: Buffers in old files that newer versions of transformers compute themselves; open_clip drops them too.
-_GONE = ("text.transformer.embeddings.position_ids",)
+#: In old files: what newer versions of transformers compute themselves. open_clip drops it too.
+_GONE = frozenset({"text.transformer.embeddings.position_ids"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +217,8 @@ def _converted(whole: Any, weights: Tensors, *, resize: bool) -> Tensors:
     """A file's tensors under the names of open_clip's classes, as its `load_checkpoint` has them.
 
     Position embeddings are interpolated only where another size was asked for: weights of another size are another
-    model's. A missing bias stays missing, for the same reason.
+    model's. A missing bias stays missing, for the same reason. What the model computes itself, such as the attention mask
+    that TorchScript stores, is left out.
     """
     from open_clip.convert import convert_state_dict
     from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed
@@ -226,13 +227,13 @@ def _converted(whole: Any, weights: Tensors, *, resize: bool) -> Tensors:
     if hasattr(whole, "text") and "positional_embedding" in weights:
         weights = convert_to_custom_text_state_dict(weights)
     for name in ("logit_scale", "logit_bias"):
-        own = getattr(whole, name, None)
-        if name in weights and own is not None and weights[name].numel() == own.numel():
-            weights[name] = weights[name].reshape(own.shape)
-    own_names = whole.state_dict() if isinstance(whole, nn.Module) else {}
-    for name in _GONE:
-        if name not in own_names:
-            weights.pop(name, None)
+        scalar = getattr(whole, name, None)
+        if name in weights and scalar is not None and weights[name].numel() == scalar.numel():
+            weights[name] = weights[name].reshape(scalar.shape)
+    if isinstance(whole, nn.Module):
+        own = whole.state_dict()
+        computed = {name for name, _ in whole.named_buffers()} | _GONE
+        weights = {n: v for n, v in weights.items() if n in own or n not in computed}
     if resize:
         resize_pos_embed(weights, whole)
     return weights

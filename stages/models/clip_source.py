@@ -9,11 +9,17 @@ from typing import Any
 
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError
-from .hub import hub_access
+from .hub import hub_access, quiet_libraries
 from .names import HUB_PREFIX, LOCAL_PREFIX, RANDOM, Role, unknown_name
 from .weights import looks_like_path
 
 _CONFIG = "open_clip_config.json"
+
+#: Names that open_clip looks for before it takes any file.
+_PREFERRED = (
+    "open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth", "model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +153,14 @@ def _local_folder(name: str, role: Role) -> tuple[dict[str, Any], str | None, st
             "no open_clip model in this folder", where=folder, expected=f"{_CONFIG} and weights", found=f"no {_CONFIG}",
             hint=f"--{role} {LOCAL_PREFIX}FOLDER wants a folder that open_clip wrote, or a downloaded hub repository",
         )  # fmt: skip
-    weights: str | None = _find_checkpoint_in_dir(folder.path)
+    with quiet_libraries():
+        weights: str | None = _find_checkpoint_in_dir(folder.path)
+    files = [n for n in folder.names() if n.endswith((".safetensors", ".bin", ".pth"))]
+    if weights is not None and len(files) > 1 and Location.of(weights).name not in _PREFERRED:
+        raise InputError(
+            "several weights files beside the model's configuration", where=name, expected=f"one, or {_PREFERRED[0]}",
+            found=", ".join(sorted(files)), hint=f"add --{role}-pretrained FILE",
+        )  # fmt: skip
     return _parse(file.read_bytes(), where=file), weights, f"{LOCAL_PREFIX}{folder.name}"
 
 

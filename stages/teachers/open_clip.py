@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -67,7 +68,7 @@ class OpenClipTeacher:
         teacher._check()
         return teacher
 
-    @property
+    @functools.cached_property
     def tokenizer(self) -> Tokenizer:
         """The model's own tokenizer; only class vectors and prompts need it.
 

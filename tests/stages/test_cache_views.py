@@ -228,7 +228,7 @@ def test_inspect_reads_a_store_of_centre_views(picture_shards, tiny_clip_teacher
 
 def test_a_store_is_not_finished_by_a_machine_that_renders_otherwise(begun, monkeypatch):
     stage = begun()
-    assert stage.notes == ()
+    assert len(stage.notes) == 1, "the teacher alone"
     assert stage.fingerprint.fields["pixels"] == stage.pixels.digest
     recorded = zarr.open_group(str(stage.store), mode="r").attrs["cache"]["pixels"]
     assert recorded == stage.pixels.to_json()
@@ -263,7 +263,7 @@ def test_other_versions_of_the_same_pixels_are_told(begun):
     root.attrs["cache"] = {**recorded, "pixels": old, "versions": {**recorded["versions"], "torch": "0.9"}}
     here = {**pixel_versions(), **recorded["versions"]}
     resumed = begun()
-    assert resumed.notes == (
+    assert resumed.notes[1:] == (
         f"the store was begun with other versions (Pillow 1.0 there, {here['Pillow']} here; torch 0.9 there, "
         f"{here['torch']} here); pixels are the same, but low bits of targets may differ",
     )
