@@ -95,6 +95,8 @@ def write_model(folder: Path, model_cfg: dict[str, Any], preprocess_cfg: dict[st
         for name, parameter in model.named_parameters():
             if name.endswith("gamma"):
                 parameter.fill_(0.5)  # layer scales start so small that all images look alike
+            if name.startswith(("text.", "transformer.")) and parameter.ndim == 2:
+                parameter.mul_(3)  # and text towers so small that all texts do
     state = {n: v.clone().contiguous() for n, v in model.state_dict().items()}
     save_file(state, folder / "open_clip_model.safetensors")
     return folder
