@@ -16,7 +16,7 @@ from ...storage_schemas.fingerprint import digest_json
 from ..models.clip import build_clip, check_width
 from ..models.clip_source import resolve_clip
 from ..models.preprocess import Normalize
-from ..models.probe import few_images, tried
+from ..models.probe import few_images, run_once, tried
 from ..models.tokenizer import Tokenizer, load_tokenizer, name_notes
 from ..models.weights import weights_digest
 from .base import Teacher, TeacherConfig, TeacherSpec, freeze, loaded_text
@@ -135,16 +135,15 @@ class OpenClipTeacher:
         """A few images and texts: embeddings and class vectors must give the model's own logits."""
         size, where = self.spec.preprocess.size, f"{self.spec.model}, --teacher-size"
         images_NCHW = few_images(2, size)
-        embedding_ND = tried(lambda: self.embed(images_NCHW), size, where)
-        check_width(embedding_ND, self.spec.embed_dim, self.spec.model)
         length, vocabulary = _text_shape(self.model)
         ids_CT = torch.zeros(2, length, dtype=torch.long)  # two short texts, and padding
         ids_CT[:, :3] = torch.tensor([[1, 2, vocabulary - 1], [1, 3, vocabulary - 1]])
+        with run_once(self.model.visual):  # which takes nearly all of the time
+            embedding_ND = tried(lambda: self.embed(images_NCHW), size, where)
+            check_width(embedding_ND, self.spec.embed_dim, self.spec.model)
+            own_NC = _own_logits(self.model, self._normalize(images_NCHW), ids_CT)
         features_CD = torch.nn.functional.normalize(self.model.encode_text(ids_CT).float(), dim=-1)
-        check_contract(
-            self.vectors_of(("a", "b"), features_CD), embedding_ND,
-            _own_logits(self.model, self._normalize(images_NCHW), ids_CT), where=self.spec.model,
-        )  # fmt: skip
+        check_contract(self.vectors_of(("a", "b"), features_CD), embedding_ND, own_NC, where=self.spec.model)
 
 
 def _own_logits(model: Any, images_NCHW: torch.Tensor, ids_CT: torch.Tensor) -> torch.Tensor:
