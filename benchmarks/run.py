@@ -18,7 +18,8 @@ from corpora import draw
 from harness import Bench, Line, table
 
 NAMES = (
-    "startup", "shard", "stream", "peer", "resume", "cache", "distill", "pretrain", "many_students", "memory", "batch_size",
+    "startup", "shard", "stream", "peer", "resume", "open_teacher", "cache", "distill", "pretrain", "many_students", "memory",
+    "batch_size",
 )  # fmt: skip
 
 PACKAGES = ("torch", "open_clip_torch", "timm", "pillow", "webdataset", "zarr", "numpy")

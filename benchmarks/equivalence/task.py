@@ -11,8 +11,8 @@ from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.runner import run_stage
 from teachonce.stages.cache import plan_cache
 from teachonce.stages.compute import Compute
-from teachonce.stages.shard import plan_shard
 from teachonce.stages.models.names import RANDOM
+from teachonce.stages.shard import plan_shard
 from teachonce.stages.teachers import TeacherConfig
 from teachonce.stages.training.starting import StudentConfig
 from teachonce.stages.vectors import plan_vectors

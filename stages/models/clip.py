@@ -163,7 +163,7 @@ def _build(
         with unfilled() if file is not None else contextlib.nullcontext():
             module = make(model_cfg)
     if file is not None:
-        fill(module, file.weights)
+        fill(module, _taken(file))
     tower = tower_of(module)
     where = f"{source.name}, --{source.role}-size"
     own = square_size(source.model_cfg["vision_cfg"].get("image_size", 224), where=source.name)
@@ -174,6 +174,13 @@ def _build(
         module=module, model_cfg=model_cfg, preprocess=preprocess, entry="" if file is None else file.entry,
         logit_scale=math.nan if scale is None else float(scale.detach().float().exp()),
     )  # fmt: skip
+
+
+def _taken(file: WeightsFile) -> Tensors:
+    """The file's tensors, which it then no longer holds: what is converted must not stay in memory beside its copy."""
+    weights = dict(file.weights)
+    file.weights.clear()
+    return weights
 
 
 def _final_config(source: ClipSource, size: int | None, file: WeightsFile | None) -> dict[str, Any]:

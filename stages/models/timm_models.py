@@ -168,7 +168,8 @@ def _load(module: Any, source: TimmSource, options: Mapping[str, Any], *, resize
     assert source.path is not None
     where = source.path
     file = read_weights_file(where)
-    weights, own = file.weights, module.state_dict()
+    weights, own = dict(file.weights), module.state_dict()
+    file.weights.clear()  # what is converted must not stay in memory beside its copy
     if not own.keys() & weights.keys():
         weights = _by_order(weights, source.name, options, where)
     convert = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
@@ -187,6 +188,7 @@ def _load(module: Any, source: TimmSource, options: Mapping[str, Any], *, resize
     for counter in own:  # files from before torch counted batches
         if counter.endswith("num_batches_tracked") and counter not in weights:
             weights[counter] = torch.zeros_like(own[counter])
+    del own
     fit_weights(module, weights, what=f"{TIMM_PREFIX}{source.name}", where=where, consume=True)
     return file.entry
 
