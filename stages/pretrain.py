@@ -22,7 +22,6 @@ from ..storage_schemas.receipt import Receipt
 from .classes import classes_of
 from .compute import Compute, keep_freed_memory
 from .labelled import LabelledImages
-from .models.names import TIMM_PREFIX
 from .models.preprocess import Normalize
 from .models.tokenizer import name_notes
 from .pretraining.few_shot import sample_shots
@@ -35,7 +34,7 @@ from .prompts.folder import write_prompts
 from .prompts.text import check_text_tower, count_text_blocks, prompt_texts
 from .prompts.vision import check_tower, count_blocks
 from .reports.class_match import base_classes
-from .teachers.base import PROMPTS_PREFIX, TeacherConfig, TeacherSpec
+from .teachers.base import TeacherConfig, TeacherSpec, require_open_clip
 from .teachers.open_clip import OpenClipTeacher
 from .training.checkpoint import discard
 from .vectors import vouch
@@ -266,11 +265,7 @@ def plan_pretrain(
         InputError: a teacher that cannot take prompts, bad classes, too few images, an impossible setting.
         MismatchError: whatever `Ledger.begin` will say comes later; nothing here.
     """
-    if config.model.startswith((TIMM_PREFIX, PROMPTS_PREFIX)):
-        raise InputError(
-            "only an open_clip model can be given prompts", where=f"--teacher {config.model}",
-            expected="ViT-L-14, hf-hub:… or local-dir:…", found=config.model, hint="name the model without prompts",
-        )  # fmt: skip
+    require_open_clip(config.model)
     settings = PretrainSettings().override(options or {})
     names = classes_of(images, classes)
     base_C = np.ones(len(names), np.bool_) if base is None else base_classes(base, names)

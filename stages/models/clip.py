@@ -18,10 +18,10 @@ from ...storage_schemas.errors import InputError, MissingDependency
 from .attention import fold_attention
 from .building import unfilled
 from .clip_source import ClipSource
-from .hub import hub_access, quiet_libraries
+from .hub import hub_access, one_line
 from .preprocess import Preprocess, square_size
 from .probe import try_images
-from .weights import Tensors, WeightsFile, brief, fit_weights, read_weights_file
+from .weights import Tensors, WeightsFile, fit_weights, read_weights_file
 
 #: In old files: what newer versions of transformers compute themselves. open_clip drops it too.
 _GONE = frozenset({"text.transformer.embeddings.position_ids"})
@@ -158,7 +158,7 @@ def _build(
 ) -> BuiltClip:
     file = None if source.weights_path is None else read_weights_file(source.weights_path)
     model_cfg = _final_config(source, size, file)
-    with _one_line(source, model_cfg), torch.random.fork_rng(devices=[]):
+    with _building(source, model_cfg), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         with unfilled() if file is not None else contextlib.nullcontext():
             module = make(model_cfg)
@@ -197,27 +197,21 @@ def _final_config(source: ClipSource, size: int | None, file: WeightsFile | None
 
 
 @contextlib.contextmanager
-def _one_line(source: ClipSource, model_cfg: Mapping[str, Any]) -> Iterator[None]:
-    """What the libraries raise while they build a configuration, as one clear line."""
+def _building(source: ClipSource, model_cfg: Mapping[str, Any]) -> Iterator[None]:
+    """Inside, libraries build a configuration: quietly, and what they raise is one clear line."""
     text_model = model_cfg.get("text_cfg", {}).get("hf_model_name")
     if text_model and importlib.util.find_spec("transformers") is None:
         raise MissingDependency(
             f"the text tower of {source.name} needs transformers", "pip install 'teachonce[hf]'"
         )
-    try:
+    hint = f"check its configuration, and --{source.role}-size if it was given"
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(one_line(f"cannot build this {source.role}", source.name, hint))
         if text_model:
-            with hub_access(f"{source.name}: its text tower {text_model}", "check the network"):
-                yield
-        else:
-            with quiet_libraries():
-                yield
-    except InputError:
-        raise
-    except Exception as error:  # open_clip, timm and torch share no base class
-        raise InputError(
-            f"cannot build this {source.role}", where=source.name, found=brief(error),
-            hint=f"check its configuration, and --{source.role}-size if it was given",
-        ) from error  # fmt: skip
+            stack.enter_context(
+                hub_access(f"{source.name}: its text tower {text_model}", "check the network")
+            )
+        yield
 
 
 def _converted(whole: Any, weights: Tensors, *, resize: bool) -> Tensors:

@@ -9,7 +9,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 
-from ...storage_schemas.errors import InputError
+from ...storage_schemas.errors import InputError, TeachonceError
 from .weights import brief
 
 #: Loggers of libraries that tell of every try again and every file.
@@ -32,15 +32,30 @@ def hub_access(where: str, hint: str) -> Iterator[None]:
     reachable = offline or _can_resolve(constants.ENDPOINT)
     constants.HF_HUB_OFFLINE = offline or not reachable
     try:
-        with quiet_libraries():
+        with one_line("cannot download from the hub", where, hint):
             yield
-    except InputError:
+    except InputError as error:
+        if not reachable and error.what == "cannot download from the hub":
+            error.found = f"no network: {constants.ENDPOINT} cannot be found"
         raise
-    except Exception as error:  # network, hub and library errors share no base class
-        found = brief(error) if reachable else f"no network: {constants.ENDPOINT} cannot be found"
-        raise InputError("cannot download from the hub", where=where, found=found, hint=hint) from error
     finally:
         constants.HF_HUB_OFFLINE = offline
+
+
+@contextlib.contextmanager
+def one_line(what: str, where: str, hint: str) -> Iterator[None]:
+    """Inside, libraries say nothing; what they raise (they share no base class) is one clear line.
+
+    Raises:
+        InputError: with these words, and the library's own as what was found.
+    """
+    try:
+        with quiet_libraries():
+            yield
+    except TeachonceError:
+        raise
+    except Exception as error:
+        raise InputError(what, where=where, found=brief(error), hint=hint) from error
 
 
 @contextlib.contextmanager

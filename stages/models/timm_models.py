@@ -15,9 +15,9 @@ from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Json
 from .building import unfilled
-from .hub import hub_access, quiet_libraries
+from .hub import hub_access, one_line
 from .names import RANDOM, TIMM_PREFIX, Role, unknown_name
-from .weights import Tensors, brief, fit_weights, looks_like_path, names_in_order, read_weights_file
+from .weights import Tensors, fit_weights, looks_like_path, names_in_order, read_weights_file
 
 #: `pretrained` for the weights that timm itself prefers for a model.
 DEFAULT = "default"
@@ -127,7 +127,7 @@ def build_timm(
         kwargs["img_size"] = size
     options = kwargs if num_classes is None else {**kwargs, "num_classes": num_classes}
     where = f"{TIMM_PREFIX}{source.name}"
-    with torch.random.fork_rng(devices=[]), _one_line(source, where):
+    with torch.random.fork_rng(devices=[]), _building(source, where):
         torch.manual_seed(seed)
         with unfilled() if source.path is not None else contextlib.nullcontext():
             module = timm.create_model(source.name, pretrained=source.from_hub, **options)
@@ -145,22 +145,12 @@ def _one_of(tags: list[str]) -> str:
     return f"one of {', '.join(tags)}, or a weights file" if tags else "a weights file"
 
 
-@contextlib.contextmanager
-def _one_line(source: TimmSource, where: str) -> Any:
-    try:
-        if source.from_hub:
-            with hub_access(where, f"check the network, or give a file with --{source.role}-pretrained"):
-                yield
-        else:
-            with quiet_libraries():
-                yield
-    except InputError:
-        raise
-    except Exception as error:  # timm and torch share no base class
-        raise InputError(
-            f"timm cannot build this {source.role}", where=where, found=brief(error),
-            hint=f"choose another --{source.role} or --{source.role}-size",
-        ) from error  # fmt: skip
+def _building(source: TimmSource, where: str) -> contextlib.AbstractContextManager[None]:
+    """Inside, timm builds a model, and fetches its own weights if they were named."""
+    if source.from_hub:
+        return hub_access(where, f"check the network, or give a file with --{source.role}-pretrained")
+    hint = f"choose another --{source.role} or --{source.role}-size"
+    return one_line(f"timm cannot build this {source.role}", where, hint)
 
 
 def _load(module: Any, source: TimmSource, options: Mapping[str, Any], *, resize: bool) -> str:

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError, MissingDependency
-from .hub import hub_access, quiet_libraries
+from .hub import hub_access, one_line
 from .names import HUB_PREFIX, LOCAL_PREFIX, unknown_name
-from .weights import brief
 
 #: A model folder may bring its own (smaller) BPE vocabulary under this name.
 BPE_FILE = "bpe_simple_vocab.txt.gz"
@@ -158,16 +157,9 @@ def _of_transformers(name: str, files: str) -> Tokenizer:
 @contextlib.contextmanager
 def _here(where: str, hint: str) -> Iterator[None]:
     """Inside, only files of this machine are read; libraries say nothing, and what goes wrong is one line."""
-    try:
-        with quiet_libraries(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except InputError:
-        raise
-    except (
-        Exception
-    ) as error:  # open_clip, tokenizers and transformers raise many kinds, without a common base
-        raise InputError("cannot load the tokenizer", where=where, found=brief(error), hint=hint) from error
+    with warnings.catch_warnings(), one_line("cannot load the tokenizer", where, hint):
+        warnings.simplefilter("ignore")
+        yield
 
 
 @contextlib.contextmanager

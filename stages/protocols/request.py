@@ -12,7 +12,7 @@ from ..datasets.dataset import Dataset
 from ..datasets.layouts import LAYOUTS
 from ..models.names import TIMM_PREFIX
 from ..students.family import family_of
-from ..teachers.base import PROMPTS_PREFIX
+from ..teachers.base import require_open_clip
 from .places import SOURCE
 from .published import BASE_TO_NOVEL, CROSS_DATASET
 
@@ -112,11 +112,10 @@ class Request:
         if not self.seeds or min(self.seeds) < 0:
             raise InputError("impossible seeds", where="--seeds", hint="give numbers from 0 on, as in 1,2,3")
         _refuse_twice([str(seed) for seed in self.seeds], "--seeds", "a seed stands twice")
-        if self.teacher is not None and self.teacher.name.startswith((TIMM_PREFIX, PROMPTS_PREFIX)):
-            raise InputError(
-                "only an open_clip model can be given prompts", where=f"--teacher {self.teacher.name}",
-                hint="name the model without prompts; learned ones go to --prompts",
-            )  # fmt: skip
+        if self.teacher is not None:
+            require_open_clip(
+                self.teacher.name, "name the model without prompts; learned ones go to --prompts"
+            )
         for dataset in self.datasets:
             found = Dataset.below(Location.of(self.data), dataset)
             found.check(*found.layout.images)

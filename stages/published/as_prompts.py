@@ -7,11 +7,10 @@ from ...storage_schemas import SCHEMA_VERSION
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Json
 from ...storage_schemas.prompts import PromptsConfig
-from ..models.names import TIMM_PREFIX
 from ..models.weights import WeightsFile
 from ..prompts.folder import write_prompts
 from ..prompts.text import context_embedding
-from ..teachers.base import PROMPTS_PREFIX, TeacherConfig
+from ..teachers.base import TeacherConfig, require_open_clip
 from ..teachers.open_clip import OpenClipTeacher
 from .class_texts import learned_classes, read_class_texts
 from .layout import Layout
@@ -38,11 +37,7 @@ def import_teacher(
         MismatchError: as `learned_classes`.
     """
     where = location.name
-    if config.model.startswith((TIMM_PREFIX, PROMPTS_PREFIX)):
-        raise InputError(
-            "only an open_clip model can be given prompts", where=f"--teacher {config.model}",
-            expected="ViT-L-14, hf-hub:… or local-dir:…", found=config.model, hint="name the model without prompts",
-        )  # fmt: skip
+    require_open_clip(config.model)
     backbone = OpenClipTeacher.load(config)
     taken = take_teacher(layout, file.weights, backbone.model, config.model, where=where)
     length = taken.shape.text_length

@@ -194,6 +194,19 @@ def refuse_templates(config: TeacherConfig, templates: str | None) -> None:
         )  # fmt: skip
 
 
+def require_open_clip(model: str, hint: str = "name the model without prompts") -> None:
+    """Refuse to give prompts to a model that is not open_clip's, or has some.
+
+    Raises:
+        InputError: naming it.
+    """
+    if model.startswith((TIMM_PREFIX, PROMPTS_PREFIX)):
+        raise InputError(
+            "only an open_clip model can be given prompts", where=f"--teacher {model}",
+            expected="ViT-L-14, hf-hub:… or local-dir:…", found=model, hint=hint,
+        )  # fmt: skip
+
+
 def _absolute(model: str) -> str:
     for prefix in (LOCAL_PREFIX, PROMPTS_PREFIX):
         if model.startswith(prefix):

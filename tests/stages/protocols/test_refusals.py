@@ -25,8 +25,8 @@ NAMES = ("imagenet, caltech101, oxford_pets, stanford_cars, oxford_flowers, food
         (["--datasets", "sun397"], 'a data set is not there: sun397: expected {data}/sun397, found nothing. Next: lay it out as '
          'the section "SUN397" of CoOp\'s DATASETS.md says'),
         (["--seeds", "1,1"], "a seed stands twice: --seeds 1. Next: name each once"),
-        (["--teacher", "timm:resnet18"], "only an open_clip model can be given prompts: --teacher timm:resnet18. Next: name the "
-         "model without prompts; learned ones go to --prompts"),
+        (["--teacher", "timm:resnet18"], "only an open_clip model can be given prompts: --teacher timm:resnet18: expected "
+         "ViT-L-14, hf-hub:… or local-dir:…, found timm:resnet18. Next: name the model without prompts; learned ones go to --prompts"),
         (["--distill-options", "--qqqq 3"], "a command's options are wrong: teachonce distill: found No such option "
          "'--qqqq'. Next: teachonce distill --help"),
         (["--cache-options", "--views 'x"], "not a list of options: --cache-options --views 'x: found No closing quotation"),
