@@ -35,6 +35,7 @@ class BuiltClip:
         module: on the CPU, in fp32.
         model_cfg: open_clip's, as it was built: with the activation and the image size.
         preprocess: the model's own, at the size that was asked for.
+        at_own_size: whether that is the size of its configuration.
         logit_scale: the model's own factor from cosines to logits.
         entry: which entry of the weights file was taken, such as `state_dict_ema`; '' where there is but one.
     """
@@ -42,6 +43,7 @@ class BuiltClip:
     module: Any
     model_cfg: Mapping[str, Any]
     preprocess: Preprocess
+    at_own_size: bool
     logit_scale: float
     entry: str
 
@@ -171,7 +173,7 @@ def _build(
     preprocess = Preprocess.of_open_clip(source.preprocess_cfg, size=size or own, where=source.name)
     scale = getattr(module, "logit_scale", None)
     return BuiltClip(
-        module=module, model_cfg=model_cfg, preprocess=preprocess, entry="" if file is None else file.entry,
+        module=module, model_cfg=model_cfg, preprocess=preprocess, at_own_size=preprocess.size == own, entry="" if file is None else file.entry,
         logit_scale=math.nan if scale is None else float(scale.detach().float().exp()),
     )  # fmt: skip
 

@@ -10,7 +10,7 @@ from typing import Any
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError
 from .hub import hub_access, quiet_libraries
-from .names import HUB_PREFIX, LOCAL_PREFIX, RANDOM, Role, unknown_name
+from .names import HUB_PREFIX, LOCAL_PREFIX, RANDOM, TIMM_PREFIX, Role, unknown_name
 from .weights import looks_like_path
 
 _CONFIG = "open_clip_config.json"
@@ -88,10 +88,15 @@ def resolve_clip(name: str, pretrained: str | None, *, role: Role) -> ClipSource
 
 def _built_in(name: str, pretrained: str | None, role: Role) -> ClipSource:
     import open_clip
+    import timm
     from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
 
     model_cfg = open_clip.get_model_config(name)
     if model_cfg is None:
+        if timm.is_model(name.partition(".")[0]):
+            raise InputError(
+                "open_clip has no such model", where=name, hint=f"did you mean {TIMM_PREFIX}{name}?"
+            )
         hint = f"`teachonce models --{role}` lists all of them; timm models are named timm:NAME"
         raise unknown_name("open_clip has no such model", name, open_clip.list_models(), hint)
     tags = list_pretrained_tags_by_model(name)

@@ -73,10 +73,14 @@ def resolve_timm(name: str, pretrained: str | None, *, role: Role) -> TimmSource
     Raises:
         InputError: no such model or tag, or a name without weights.
     """
+    import open_clip
     import timm
 
     architecture, _, tag = name.removeprefix(TIMM_PREFIX).partition(".")
     if not timm.is_model(architecture):
+        if open_clip.get_model_config(architecture) is not None:
+            hint = f"did you mean {architecture}, without {TIMM_PREFIX}?"
+            raise InputError("timm has no such model", where=architecture, hint=hint)
         hint = f"`teachonce models --{role}` lists them all"
         raise unknown_name("timm has no such model", architecture, timm.list_models(), hint)
     tags = [n.partition(".")[2] for n in timm.models.get_arch_pretrained_cfgs(architecture)]

@@ -55,7 +55,7 @@ class OpenClipTeacher:
             model=source.name,
             architecture=digest_json(
                 {**source.model_cfg, "quick_gelu": bool(built.model_cfg.get("quick_gelu"))}
-                | ({} if config.size is None else {"image_size": config.size})
+                | ({} if built.at_own_size else {"image_size": config.size})
             ),
             weights_digest=digest,
             embed_dim=int(built.model_cfg["embed_dim"]),

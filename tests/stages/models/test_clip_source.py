@@ -8,6 +8,7 @@ import socket
 import open_clip
 import pytest
 from teachonce.stages.models.clip_source import resolve_clip
+from teachonce.stages.models.timm_models import resolve_timm
 from teachonce.storage_schemas.errors import InputError
 
 
@@ -101,6 +102,11 @@ def test_a_folder_with_several_weights_none_of_which_has_open_clips_name_is_refu
     ("name", "pretrained", "message"),
     [
         ("ViT-L14", "openai", "open_clip has no such model: ViT-L14. Next: did you mean ViT-L-14, "),
+        (
+            "resnet50.a1_in1k",
+            None,
+            "open_clip has no such model: resnet50.a1_in1k. Next: did you mean timm:resnet50.a1_in1k?",
+        ),
         ("vit-b-16", "openai", "open_clip has no such model: vit-b-16. Next: did you mean ViT-B-16"),
         ("ViT-B-32", "dfn5b", "ViT-B-32 has no such weights: dfn5b. Next: one of openai, "),
         ("ViT-B-32", "opeanai", "ViT-B-32 has no such weights: opeanai. Next: did you mean openai?"),
@@ -125,6 +131,12 @@ def test_names_that_mean_nothing(name, pretrained, message) -> None:
     with pytest.raises(InputError) as error:
         resolve_clip(name, pretrained, role="teacher")
     assert str(error.value).startswith(message)
+
+
+def test_an_open_clip_name_under_timms_prefix() -> None:
+    with pytest.raises(InputError) as error:
+        resolve_timm("timm:ViT-B-32", "openai", role="student")
+    assert str(error.value) == "timm has no such model: ViT-B-32. Next: did you mean ViT-B-32, without timm:?"
 
 
 @pytest.mark.parametrize(
