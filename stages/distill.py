@@ -389,7 +389,7 @@ def _notes(
     total = sum(p.numel() for p in built.student.parameters())
     trained = sum(p.numel() for p in built.student.trained().values())
     notes = [
-        f"student {_loaded_text(config, built)}",
+        f"student {built.backbone.to_text(config.model, built.digest)}",
         f"{total:,} parameters, {trained:,} of them trained by recipe {recipe}",
         f"{stream.num_samples} samples, {stream.steps_per_epoch} steps of {settings.batch_size} an epoch, "
         f"{settings.epochs} epochs",
@@ -410,18 +410,6 @@ def _notes(
     if config.pretrained is None and built.backbone.weights.startswith(RANDOM):
         notes.append("no --student-pretrained: the student starts from random weights")
     return tuple(notes)
-
-
-def _loaded_text(config: StudentConfig, built: BuiltStudent) -> str:
-    """One line: model, weights, digest of what training starts from, activation, input size, preprocessing."""
-    backbone = built.backbone
-    facts = [
-        f"weights {backbone.weights}",
-        f"digest {built.digest[:12]}",
-        backbone.loaded,
-        backbone.preprocess.to_text(),
-    ]
-    return f"{config.model}: {', '.join(filter(None, facts))}"
 
 
 def _reuse(stream: TargetStream, settings: Settings) -> str | None:

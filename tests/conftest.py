@@ -33,3 +33,9 @@ def miniature() -> ModuleType:
 def published() -> ModuleType:
     """The module published.py: towers, losses and schedule of PromptSRC and PromptKD from their descriptions."""
     return _load("published", HERE / "published.py")
+
+
+@pytest.fixture(scope="session")
+def clip_kinds() -> ModuleType:
+    """The module stages/teachers/clip_kinds.py: tiny configurations of every kind in open_clip's registry."""
+    return _load("clip_kinds", HERE / "stages" / "teachers" / "clip_kinds.py")

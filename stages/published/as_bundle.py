@@ -11,7 +11,7 @@ from ...storage_schemas.bundle import CONFIG, VECTORS, WEIGHTS, BundleConfig
 from ...storage_schemas.class_vectors import read_class_vectors
 from ...storage_schemas.errors import InputError, MismatchError
 from ..models.names import RANDOM
-from ..models.weights import WeightsFile
+from ..models.weights import WeightsFile, weights_digest
 from ..pairs.join import open_store
 from ..students.bundle import write_bundle
 from ..students.family import family_of
@@ -54,9 +54,10 @@ def import_student(
             expected=f"text features of {head.embed_dim} channels", found=f"{kind} of {vectors.embed_dim} channels",
             hint="teachonce import its teacher, then teachonce vectors --teacher teachonce:FOLDER",
         )  # fmt: skip
+    loaded = backbone.to_text(name, weights_digest(backbone.module))
     found = describe(
         location, file, layout, prompt_sizes(taken.student.state_dict()), frozen=taken.drift, taken="checkpoint",
-        projector=len(layout.projector), notes=activation_note(backbone.module, "--student", name),
+        projector=len(layout.projector), notes=(f"student {loaded}", *activation_note(backbone.module, "--student", name)),
     )  # fmt: skip
     spoken: Any = root["class_vectors"].attrs.asdict()
     config = BundleConfig(

@@ -54,7 +54,7 @@ def import_teacher(
     found = describe(
         location, file, layout, prompt_sizes(taken.prompts), frozen=taken.drift,
         taken="checkpoint" if use_towers else "backbone", class_texts=texts,
-        notes=(*activation_note(backbone.model, "--teacher", config.model), *notes),
+        notes=(f"teacher {backbone.loaded}", *activation_note(backbone.model, "--teacher", config.model), *notes),
     )  # fmt: skip
     spec = backbone.spec
     about: dict[str, Json] = {

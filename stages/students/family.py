@@ -36,6 +36,11 @@ class Backbone:
     weights: str
     loaded: str = ""
 
+    def to_text(self, name: str, digest: str) -> str:
+        """One line for people: model, weights, digest of them, activation, input size, preprocessing."""
+        facts = [f"weights {self.weights}", f"digest {digest[:12]}", self.loaded, self.preprocess.to_text()]
+        return f"{name}: {', '.join(filter(None, facts))}"
+
 
 class Family(Protocol):
     """A library of models."""

@@ -1,12 +1,8 @@
-"""Photographs that installed packages ship, and tiny models of every kind."""
+"""Photographs that installed packages ship, and how a teacher sees them."""
 
 from __future__ import annotations
 
 import importlib.resources
-import importlib.util
-import sys
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -29,18 +25,6 @@ def photographs() -> list[Image.Image]:
         with importlib.resources.as_file(importlib.resources.files(package) / name) as path:
             images.append(Image.open(path).convert("RGB"))
     return images
-
-
-@pytest.fixture(scope="session")
-def clip_kinds() -> ModuleType:
-    """The module clip_kinds.py beside this file."""
-    spec = importlib.util.spec_from_file_location("clip_kinds", Path(__file__).with_name("clip_kinds.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["clip_kinds"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="session")
