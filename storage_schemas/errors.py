@@ -6,6 +6,7 @@ TeachonceError
 ├── IncompleteError       an earlier stage has not finished
 ├── DamagedError          bytes on disk are not the bytes that a receipt vouches for
 ├── StorageError          the disk is full, read-only or forbidden
+│   └── Unreachable       something to read cannot be had at the moment; the same command may get it later
 ├── MissingDependency     an optional package is needed
 └── UnitsFailed           some units of work failed; the others are done and kept
 """
@@ -13,6 +14,8 @@ TeachonceError
 from __future__ import annotations
 
 from typing import Any
+
+from .plain_text import printable
 
 
 class TeachonceError(Exception):
@@ -25,7 +28,7 @@ class TeachonceError(Exception):
         found: what was found there.
         hint: what to type or do next.
 
-    `str(error)` is one line: ``what: where: expected E, found F. Next: hint``.
+    `str(error)` is one line: ``what: where: expected E, found F. Next: hint``. Control characters in it are escaped.
     """
 
     def __init__(
@@ -54,7 +57,7 @@ class TeachonceError(Exception):
             line += f": found {self.found}"
         if self.hint:
             line += f". Next: {self.hint}"
-        return " ".join(line.split())
+        return printable(" ".join(line.split()))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Keyword-only arguments are lost by the default; errors cross process borders (Ray, loader workers).
@@ -86,6 +89,13 @@ class DamagedError(TeachonceError):
 
 class StorageError(TeachonceError):
     """The disk is full, read-only or forbidden."""
+
+
+class Unreachable(StorageError):
+    """Something to read cannot be had at the moment: a server is down, a disk or a mount gives an error.
+
+    It says nothing about what would have been read; the same command, later, may get it.
+    """
 
 
 class MissingDependency(TeachonceError):
