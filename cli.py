@@ -13,6 +13,7 @@ import click
 
 from . import __version__
 from .storage_schemas.errors import InputError, TeachonceError
+from .storage_schemas.plain_text import printable_lines
 
 if TYPE_CHECKING:
     from .pipeline.runner import Executor, Summary
@@ -115,14 +116,20 @@ def report(summary: Summary, out: object, as_json: bool) -> None:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout."""
-    json.dump(value, sys.stdout, indent=1, ensure_ascii=False)
-    sys.stdout.write("\n")
+    """One JSON document on stdout. What a terminal would obey is escaped: such characters stand inside strings only."""
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    unsafe = {c for c in text if not c.isprintable()} - {"\n"}
+    sys.stdout.write(text.translate({ord(c): json.dumps(c)[1:-1] for c in unsafe}) + "\n")
 
 
 def say(text: str) -> None:
     """A line for people, on stderr."""
-    click.echo(text, err=True)
+    click.echo(printable_lines(text), err=True)
+
+
+def show(text: str) -> None:
+    """A report for people, on stdout."""
+    click.echo(printable_lines(text))
 
 
 def teacher_options(command: Command) -> Command:
@@ -304,7 +311,7 @@ def datasets(data: str, as_json: bool) -> None:
     if as_json:
         print_json(overview_json(states))
     else:
-        click.echo(overview_text(states))
+        show(overview_text(states))
     if not any(state.found for state in states):
         raise InputError(
             "no data set that can be used", where=data, hint="see docs/datasets.md for the layout"
@@ -336,7 +343,7 @@ def models(text: str | None, role: str | None, as_json: bool) -> None:
     if as_json:
         print_json([model.to_json() for model in listed])
     else:
-        click.echo(models_text(listed))
+        show(models_text(listed))
 
 
 def pretraining_options(command: Command) -> Command:
@@ -819,13 +826,13 @@ def inspect(store: str, keys: tuple[str, ...], shards: str | None, top: int, as_
         if as_json:
             print_json({"samples": samples})
         else:
-            click.echo("\n\n".join(sample_text(sample) for sample in samples))
+            show("\n\n".join(sample_text(sample) for sample in samples))
         return
     facts = inspect_store(stored, top=top)
     if as_json:
         print_json(facts)
     else:
-        click.echo(store_text(facts))
+        show(store_text(facts))
     click.get_current_context().exit(1 if facts["problems"] else 0)
 
 
@@ -845,7 +852,7 @@ def status(path: str, as_json: bool) -> None:
     if as_json:
         print_json(facts)
     else:
-        click.echo(status_text(facts))
+        show(status_text(facts))
     click.get_current_context().exit(exit_code(facts))
 
 
@@ -917,7 +924,7 @@ def evaluate(
     if as_json:
         print_json({"bundle": bundle, "image_set": images, "store": store, **facts})
     else:
-        click.echo(evaluation_text(facts))
+        show(evaluation_text(facts))
     if result.unmatched:
         count = sum(result.labels[label] for label in result.unmatched)
         say(
@@ -961,7 +968,7 @@ def predict(
         if as_json:
             said.append(prediction_json(prediction))
         elif not prediction.reason:
-            click.echo(prediction_text(prediction))
+            show(prediction_text(prediction))
     if as_json:
         print_json(said)
     click.get_current_context().exit(1 if failed else 0)
@@ -1036,7 +1043,7 @@ def demo(
     if as_json:
         print_json(facts)
     else:
-        click.echo(facts_text(facts))
+        show(facts_text(facts))
 
 
 @main.group()
@@ -1134,7 +1141,7 @@ def promptkd(
     if as_json:
         print_json(facts)
     else:
-        click.echo(facts_text(facts))
+        show(facts_text(facts))
     ctx.exit(1 if facts["failed"] else 0)
 
 

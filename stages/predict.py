@@ -10,11 +10,12 @@ import numpy as np
 from ..pipeline.storage import Location, is_url, read_url
 from ..storage_schemas.errors import InputError, TeachonceError
 from ..storage_schemas.fingerprint import Json
+from ..storage_schemas.plain_text import printable
 from .compute import Compute
 from .corpora.images import BadImage, decode
 from .reports.infer import Pixels, prepare, student_logits
 from .reports.metrics import log_softmax
-from .reports.tables import printable, section, table
+from .reports.tables import section, table
 from .students import load_student
 from .views import CENTER, draw, fill_planes
 

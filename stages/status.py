@@ -9,7 +9,8 @@ from ..pipeline.ledger import Ledger
 from ..pipeline.storage import Location
 from ..storage_schemas.errors import InputError
 from ..storage_schemas.fingerprint import Json
-from .reports.tables import bar, printable, seconds_text, section, table
+from ..storage_schemas.plain_text import printable
+from .reports.tables import bar, seconds_text, section, table
 
 #: Exit codes of `status`, beside 1 for an error and 2 for wrong usage.
 EXIT_UNITS_LEFT, EXIT_UNITS_FAILED = 3, 4

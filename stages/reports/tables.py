@@ -5,6 +5,8 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
+from ...storage_schemas.plain_text import printable
+
 
 def table(
     rows: Sequence[Sequence[str]], *, head: Sequence[str] = (), align: str = "", indent: int = 2
@@ -33,13 +35,6 @@ def table(
 def section(title: str, *parts: str) -> str:
     """A titled block of lines; empty parts are left out."""
     return "\n".join([title, *(part for part in parts if part)])
-
-
-def printable(text: str) -> str:
-    """The text with everything that a terminal would obey, or that would break a line, as `\\x..` escapes."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def clip(text: str, columns: int = 40) -> str:

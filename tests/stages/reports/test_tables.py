@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from teachonce.stages.reports.tables import bar, bytes_text, clip, printable, seconds_text, table
+from teachonce.stages.reports.tables import bar, bytes_text, clip, seconds_text, table
+from teachonce.storage_schemas.plain_text import printable
 
 
 def test_columns_line_up_and_wide_characters_count_twice():
