@@ -12,12 +12,13 @@ import os
 import re
 import shutil
 import uuid
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..storage_schemas.errors import InputError, MissingDependency, StorageError
+from ..storage_schemas.errors import InputError, MissingDependency, StorageError, Unreachable
 
 _DISK_ERRORS = {
     errno.ENOSPC: (
@@ -135,20 +136,17 @@ class Location:
         """Up to `size` bytes from `offset` on, in one opening; shorter only where the file ends."""
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
-            data = os.pread(descriptor, size, offset)
-            # Linux reads at most 2 GiB at once.
-            while 0 < len(data) < size:
-                more = os.pread(descriptor, size - len(data), offset + len(data))
-                if not more:
-                    break
-                data += more
-            return data
+            return _read_at(descriptor, offset, size)
         finally:
             os.close(descriptor)
 
     def open(self) -> BinaryIO:
         """Open for reading."""
         return self.path.open("rb")
+
+    def open_ranges(self) -> RangeReader:
+        """Open for reading at any place, by any thread."""
+        return RangeReader(self)
 
     def append(self) -> BinaryIO:
         """Open for appending: for logs, which no receipt vouches for."""
@@ -221,6 +219,55 @@ class Location:
             for name in names:
                 if _TEMPORARY.fullmatch(name):
                     (Path(folder) / name).unlink(missing_ok=True)
+
+
+class RangeReader:
+    """An open file that is read at any place. A file that is cut meanwhile gives fewer bytes, where a mapped one ends the process.
+
+    Raises:
+        StorageError: this process has as many files open as it may.
+    """
+
+    def __init__(self, location: Location) -> None:
+        self._location = location
+        try:
+            self._descriptor = os.open(location.path, os.O_RDONLY)
+        except OSError as error:
+            if error.errno != errno.EMFILE:
+                raise
+            raise StorageError(
+                "too many files are open", where=location,
+                hint="make larger shards, or raise the limit: ulimit -n 65536",
+            ) from error  # fmt: skip
+        self._close = weakref.finalize(self, os.close, self._descriptor)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Up to `size` bytes from `offset` on; shorter only where the file ends. Thread-safe.
+
+        Raises:
+            Unreachable: the disk or the mount gives an error.
+        """
+        try:
+            return _read_at(self._descriptor, offset, size)
+        except OSError as error:
+            raise Unreachable(
+                "cannot be read at the moment", where=self._location, found=error.strerror or error,
+                hint="check the disk or the mount, then run the same command again",
+            ) from error  # fmt: skip
+
+    def close(self) -> None:
+        self._close()
+
+
+def _read_at(descriptor: int, offset: int, size: int) -> bytes:
+    data = os.pread(descriptor, size, offset)
+    # Linux reads at most 2 GiB at once.
+    while 0 < len(data) < size:
+        more = os.pread(descriptor, size - len(data), offset + len(data))
+        if not more:
+            break
+        data += more
+    return data
 
 
 def _sync_dir(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import zlib
 from dataclasses import dataclass
 from functools import cached_property
@@ -75,7 +74,7 @@ class ShardSet:
 
 
 class ShardReader:
-    """One tar, memory-mapped. Length and index are checked against the receipt on open; each image on read.
+    """One tar, held open. Length and index are checked against the receipt on open; each image on read.
 
     Attributes:
         index: records (key, row, offset, length, crc32) of the usable images, in row order.
@@ -104,8 +103,7 @@ class ShardReader:
                 "an index does not fit its receipt", where=index_location,
                 expected=f"{receipt.rows - len(self.invalid)} images", found=len(self.index),
             )  # fmt: skip
-        with self._tar.open() as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._bytes = self._tar.open_ranges()
         self._position = {int(row): i for i, row in enumerate(self.index["row"])}
 
     def key(self, row: int) -> str:
@@ -116,17 +114,26 @@ class ShardReader:
         """The image bytes of a row.
 
         Raises:
-            DamagedError: the member in the tar is another sample's, or its bytes changed.
+            DamagedError: the member in the tar is another sample's, or its bytes changed, or it was cut meanwhile.
+            Unreachable: the disk or the mount gives an error.
         """
         record = self.index[self._position[row]]
         offset, key = int(record["offset"]), record["key"].decode("ascii")
-        found = member_key(self._map[offset - TAR_BLOCK : offset])
+        length = int(record["length"])
+        member = self._bytes.read(offset - TAR_BLOCK, TAR_BLOCK + length)
+        if len(member) < TAR_BLOCK + length:
+            raise DamagedError(
+                "a shard's tar was cut while it was read", where=f"{self._tar}, row {row}",
+                expected=f"at least {offset + length} bytes", found=f"{offset - TAR_BLOCK + len(member)} bytes",
+                hint="restore the tar, or run the same `teachonce shard` command again",
+            )  # fmt: skip
+        found = member_key(member[:TAR_BLOCK])
         if found != key:
             raise DamagedError("tar and index are out of line", where=f"{self._tar}, row {row}", expected=key, found=found or "no member header")  # fmt: skip
-        data = self._map[offset : offset + int(record["length"])]
+        data = member[TAR_BLOCK:]
         if zlib.crc32(data) != int(record["crc32"]):
             raise DamagedError("an image in a tar changed", where=f"{self._tar}, row {row}, {key}", hint="restore the tar, or delete its receipt and run `teachonce shard` again")  # fmt: skip
         return data
 
     def close(self) -> None:
-        self._map.close()
+        self._bytes.close()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import filecmp
 import io
 import json
+import os
 import shutil
 
 import numpy as np
@@ -20,7 +22,9 @@ from teachonce.storage_schemas.errors import (
     IncompleteError,
     InputError,
     MismatchError,
+    StorageError,
     UnitsFailed,
+    Unreachable,
 )
 from teachonce.storage_schemas.samples import sample_key
 
@@ -193,3 +197,37 @@ def test_damage_is_noticed(picture_shards, tmp_path):
     np.save(copy / "000001.index.npy", index)
     with pytest.raises(DamagedError, match="tar and index are out of line: "):
         shards.reader(1).read(row)
+
+    shards = fresh()
+    reader = shards.reader(1)
+    tar.write_bytes(
+        tar.read_bytes()[: offset + 30]
+    )  # cut while it is open: a mapped file would end the process
+    with pytest.raises(
+        DamagedError, match=f"a shard's tar was cut while it was read: .*, row {row}: expected at least "
+    ):
+        reader.read(row)
+
+
+def test_an_error_of_the_disk_is_told_and_blames_no_image(picture_shards, monkeypatch):
+    reader = picture_shards.reader(1)
+
+    def fail(*_arguments):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "pread", fail)
+    with pytest.raises(
+        Unreachable, match=r"^cannot be read at the moment: .*000001.tar: found Input/output error. Next: "
+    ):
+        reader.read(int(reader.index["row"][0]))
+
+
+def test_too_many_open_files_is_one_line(picture_shards, monkeypatch):
+    def fail(*_arguments):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "open", fail)
+    with pytest.raises(
+        StorageError, match="^too many files are open: .*000001.tar. Next: make larger shards"
+    ):
+        (picture_shards.location / "000001.tar").open_ranges()
