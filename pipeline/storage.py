@@ -36,6 +36,11 @@ _DISK_ERRORS = {
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp|.*\.[0-9a-f]{32}\.partial")
 
 
+def is_temporary(name: str) -> bool:
+    """Whether this is a name of an unfinished file."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
 def as_storage_error(error: OSError) -> StorageError | None:
     """The clear error for a disk that is full, read-only or forbidden; None for any other OSError."""
     if error.errno not in _DISK_ERRORS:
@@ -217,7 +222,7 @@ class Location:
         """
         for folder, _, names in os.walk(self.path):
             for name in names:
-                if _TEMPORARY.fullmatch(name):
+                if is_temporary(name):
                     (Path(folder) / name).unlink(missing_ok=True)
 
 
