@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -73,6 +74,20 @@ def executor_options(
         return command
 
     return decorate
+
+
+def one_driver(command: Command) -> Command:
+    """For every command that writes a stage's --out: one process at a time, from the first look at it to the last word."""
+
+    @functools.wraps(command)
+    def alone(*arguments: Any, out: str, **options: Any) -> None:
+        from .pipeline.driver import only_driver
+        from .pipeline.storage import Location
+
+        with only_driver(Location.of(out), f"teachonce {click.get_current_context().info_name}"):
+            command(*arguments, out=out, **options)
+
+    return alone  # type: ignore[return-value,no-any-return]
 
 
 def json_option(command: Command) -> Command:
@@ -273,6 +288,7 @@ def split_view_options(options: dict[str, Any]) -> tuple[ViewSpec | None, str | 
 )
 @executor_options("ray")
 @json_option
+@one_driver
 def shard(
     corpus: tuple[str, ...], out: str, max_pixels: int | None, executor: str, ray_address: str | None,
     workers: int | None, as_json: bool, **options: Any,
@@ -418,6 +434,7 @@ def pretraining_options(command: Command) -> Command:
 )
 @executor_options("serial")
 @json_option
+@one_driver
 def pretrain(
     images: str, out: str, classes: str | None, base_classes: str | None, shots: int, seed: int, precision: str,
     device: str, threads: int | None, checkpoint_every: int | None, executor: str, ray_address: str | None,
@@ -477,6 +494,7 @@ def pretrain(
 @click.option("--out", required=True, type=click.Path(), help="Target store.")
 @executor_options("serial")
 @json_option
+@one_driver
 def vectors(
     out: str, classes: str | None, templates: str | None, base_classes: str | None, check: str | None, executor: str, ray_address: str | None,
     workers: int | None, as_json: bool, **options: Any,
@@ -524,6 +542,7 @@ def vectors(
 )
 @executor_options("ray")
 @json_option
+@one_driver
 def cache(
     shards: str, out: str, targets: str, encoding: str, batch_size: int | None, executor: str,
     ray_address: str | None, workers: int | None, as_json: bool, **options: Any,
@@ -587,6 +606,7 @@ def cache(
     "--out", required=True, type=click.Path(), help="Folder for the prompts, or for the student bundle."
 )
 @json_option
+@one_driver
 def import_checkpoint(
     checkpoint: str, teacher: str | None, teacher_pretrained: str | None, base_classes: str | None, as_json: bool,
     **options: Any,
@@ -748,6 +768,7 @@ def training_options(command: Command) -> Command:
     workers="Processes that train one student together, on Ray: each batch is shared out among them (1).",
 )
 @json_option
+@one_driver
 def distill(
     shards: str, store: str, out: str, recipe: str, vectors: str | None, views: int | None, reuse_views: bool,
     accept_other_pixels: bool, validation: str | None, validation_by: str, seed: int, precision: str, device: str, threads: int | None, compiled: bool,

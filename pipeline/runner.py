@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..storage_schemas.errors import InputError, TeachonceError, UnitsFailed
+from .driver import only_driver
 from .ledger import Ledger, Plan
+from .output import another_output
 from .progress import Progress
 from .storage import Location
 from .types import Stage, Unit
@@ -47,10 +49,16 @@ def run_stage(stage: Stage, out: Location, executor: Executor, *, progress: bool
     """Do every unit of `stage` that has no intact receipt under `out`.
 
     Raises:
+        BusyError: another process does so.
         MismatchError: `out` holds work of another fingerprint.
         InputError: the plan is empty.
         UnitsFailed: some units failed; the others are committed.
     """
+    with only_driver(out, f"teachonce {stage.name}"):
+        return _run(stage, out, executor, progress=progress)
+
+
+def _run(stage: Stage, out: Location, executor: Executor, *, progress: bool) -> Summary:
     ledger = Ledger(out, stage.name)
     units = rows = 0
     for unit in stage.plan():
@@ -59,7 +67,7 @@ def run_stage(stage: Stage, out: Location, executor: Executor, *, progress: bool
         raise InputError(f"{stage.name} has nothing to do", where=out, hint="give it a corpus with images")
     ledger.begin(
         Plan(stage=stage.name, fingerprint=stage.fingerprint, units=units, rows=rows),
-        hint=f"use the options of the first run, or another output folder, or delete {out}",
+        hint=f"use the options of the first run, or {another_output(out, stage.name)}",
     )
     summary = Summary(stage=stage.name, units=units)
     done = _intact_keys(ledger)

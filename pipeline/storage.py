@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import shutil
@@ -149,6 +150,46 @@ class Location:
         """Open for reading."""
         return self.path.open("rb")
 
+    def hold(self, content: bytes) -> Held | None:
+        """Hold this file, with `content` in it, for this process alone; None where another process holds it.
+
+        Raises:
+            OSError: the file system knows no locks (ENOLCK, EOPNOTSUPP, ENOSYS), or whatever else it says.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Who held it before may have removed it between these two lines: then this is a lock on no file.
+                if os.path.samestat(os.fstat(descriptor), self.path.stat()):
+                    os.truncate(descriptor, 0)
+                    os.pwrite(descriptor, content, 0)
+                    return Held(self.path, descriptor)
+            except BlockingIOError:
+                os.close(descriptor)
+                return None
+            except FileNotFoundError:
+                pass
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)
+
+    def is_held(self) -> bool:
+        """Whether a process holds this file."""
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            return isinstance(error, BlockingIOError)
+        finally:
+            os.close(descriptor)
+        return False
+
     def open_ranges(self) -> RangeReader:
         """Open for reading at any place, by any thread."""
         return RangeReader(self)
@@ -165,6 +206,16 @@ class Location:
     def remove_folder(self) -> None:
         """Remove this folder with all that is in it, if it is there."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+    def remove_empty_folders(self, above: Location) -> None:
+        """Remove the folders that this file lay in, up to `above` and it too, as far as they are empty."""
+        for folder in self.path.parents:
+            try:
+                folder.rmdir()
+            except OSError:
+                return
+            if folder == above.path:
+                return
 
     def make_dir(self) -> Location:
         self.path.mkdir(parents=True, exist_ok=True)
@@ -224,6 +275,18 @@ class Location:
             for name in names:
                 if is_temporary(name):
                     (Path(folder) / name).unlink(missing_ok=True)
+
+
+class Held:
+    """A file that this process alone holds, by the kernel's lock on it (flock): a process that ends, however, holds nothing."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self._path, self._descriptor = path, descriptor
+
+    def release(self) -> None:
+        """Remove the file, then let go."""
+        self._path.unlink(missing_ok=True)
+        os.close(self._descriptor)
 
 
 class RangeReader:

@@ -7,6 +7,7 @@ TeachonceError
 ├── DamagedError          bytes on disk are not the bytes that a receipt vouches for
 ├── StorageError          the disk is full, read-only or forbidden
 │   └── Unreachable       something to read cannot be had at the moment; the same command may get it later
+├── BusyError             another command writes to the same output at this moment
 ├── MissingDependency     an optional package is needed
 └── UnitsFailed           some units of work failed; the others are done and kept
 """
@@ -96,6 +97,10 @@ class Unreachable(StorageError):
 
     It says nothing about what would have been read; the same command, later, may get it.
     """
+
+
+class BusyError(TeachonceError):
+    """Another command writes to the same output at this moment."""
 
 
 class MissingDependency(TeachonceError):

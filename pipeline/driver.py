@@ -1,0 +1,127 @@
+"""Owns the rule that one command at a time writes to an output: a lock that names its holder and dies with it.
+
+The lock is `OUT/ledger/driver.json`, held by the kernel (flock) for as long as its process lives, and removed by it. A
+process that was killed holds nothing: the next one takes the file over, whatever it says. On NFS the server does the
+same for a client that went away, once its lease has run out (90 seconds on Linux). Of file systems that cannot lock,
+this is said, and two commands are kept apart only by their plans. A store with put-if-absent in place of locks will need
+the holder to renew what it wrote.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import errno
+import json
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ..storage_schemas.errors import BusyError
+from .storage import Location
+
+_LOCK = "driver.json"
+
+#: What file systems say that have no locks.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+
+#: Locks of this process.
+_held: set[Path] = set()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Driver:
+    """Who writes to an output.
+
+    Attributes:
+        command: such as `teachonce cache`.
+        host, pid: where it runs.
+        since: local time with its offset, ISO 8601.
+    """
+
+    command: str
+    host: str
+    pid: int
+    since: str
+
+    @staticmethod
+    def here(command: str) -> Driver:
+        """This process."""
+        now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+        return Driver(command=command, host=socket.gethostname(), pid=os.getpid(), since=now)
+
+    @staticmethod
+    def from_bytes(data: bytes) -> Driver:
+        """What a lock says; what it does not say stays unknown."""
+        try:
+            fields = json.loads(data)
+            return Driver(
+                command=str(fields["command"]), host=str(fields["host"]), pid=int(fields["pid"]),
+                since=str(fields["since"]),
+            )  # fmt: skip
+        except (ValueError, KeyError, TypeError):
+            return Driver(command="another command", host="unknown", pid=0, since="unknown")
+
+    def to_bytes(self) -> bytes:
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+    def __str__(self) -> str:
+        return f"{self.command}, process {self.pid} on {self.host}, since {self.since}"
+
+
+@contextlib.contextmanager
+def only_driver(out: Location, command: str) -> Iterator[None]:
+    """Inside, no other process drives a stage whose output is `out`. May be entered again inside.
+
+    Raises:
+        BusyError: another one does; names it.
+    """
+    lock = out / "ledger" / _LOCK
+    key = lock.path.resolve()
+    if key in _held or not _may_be_ours(out):
+        yield
+        return
+    made = not lock.path.parent.exists()
+    try:
+        held = lock.hold(Driver.here(command).to_bytes())
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        print(
+            f"{out}: this file system has no locks: see to it that no other command writes there",
+            file=sys.stderr,
+        )
+        yield
+        return
+    if held is None:
+        raise BusyError(
+            "another command is writing there", where=out, expected="one at a time",
+            found=Driver.from_bytes(lock.read_bytes()), hint=f"wait for it: teachonce status {out}",
+        )  # fmt: skip
+    _held.add(key)
+    try:
+        yield
+    finally:
+        _held.discard(key)
+        held.release()
+        if made:
+            lock.remove_empty_folders(out)
+
+
+def _may_be_ours(out: Location) -> bool:
+    """A folder with other things in it, or a file, is refused later, by a stage that knows what it wants there."""
+    return not out.exists() or (out.is_dir() and (not out.names() or "ledger" in out.names()))
+
+
+def driver_of(out: Location) -> Driver | None:
+    """Who is writing to an output now; None for nobody."""
+    lock = out / "ledger" / _LOCK
+    if not lock.is_held():
+        return None
+    try:
+        return Driver.from_bytes(lock.read_bytes())
+    except FileNotFoundError:
+        return None  # it has just finished
