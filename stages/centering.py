@@ -13,6 +13,18 @@ from PIL import Image
 #: aspect ratio; or the longer side is. Then the middle is cropped, and what is missing of the square is padded.
 CENTERED = ("center", "squash", "border")
 
+#: Resized images of more pixels than this are not made whole, since a view shows little of them. Only images a thousand times
+#: longer than wide come to that: others are resized as the libraries do it, and so to the bit.
+MAX_RESIZED = 1 << 26
+
+#: How far Pillow's filters reach, in pixels of the smaller side of the resizing.
+_REACH = {
+    Image.Resampling.NEAREST: 1,
+    Image.Resampling.BILINEAR: 1,
+    Image.Resampling.BICUBIC: 2,
+    Image.Resampling.LANCZOS: 3,
+}
+
 #: Red, green and blue in whole levels, 0 to 255.
 Color = tuple[int, int, int]
 
@@ -38,13 +50,54 @@ def draw_center(
 ) -> Image.Image:
     """A centre view of an RGB image, square of `size` pixels; `fill` is the colour of the padding."""
     new_size = _resized(kind, math.floor(size / crop_pct), *image.size)
-    resized = image if new_size == image.size else image.resize(new_size, filter_)
     left, top = (_offset(side, size) for side in new_size)
-    if min(new_size) >= size:
-        return resized.crop((left, top, left + size, top + size))
-    view = Image.new("RGB", (size, size), fill)
-    view.paste(resized, (-left, -top))
-    return view
+    if math.prod(new_size) > MAX_RESIZED:
+        resized = _resize_shown(image, new_size, (left, top), size, filter_)
+        left, top = min(left, 0), min(top, 0)
+    else:
+        resized = _resize(image, new_size, filter_)
+    return cut(resized, left, top, size, size, fill)
+
+
+def cut(
+    image: Image.Image, left: int, top: int, width: int, height: int, fill: Color = (0, 0, 0)
+) -> Image.Image:
+    """A box of an RGB image; `fill` where it reaches beyond. (`Image.crop` obeys a limit of pixels that is the user's.)"""
+    inside = left >= 0 and top >= 0 and left + width <= image.width and top + height <= image.height
+    box = Image.new("RGB", (width, height), None if inside else fill)
+    box.paste(image, (-left, -top))
+    return box
+
+
+def _resize(image: Image.Image, new_size: tuple[int, int], filter_: Image.Resampling) -> Image.Image:
+    if new_size == image.size:
+        return image
+    if new_size[0] * image.height > MAX_RESIZED:  # Pillow resizes rows first, and keeps what comes of that
+        image = image.resize((image.width, new_size[1]), filter_)
+    return image.resize(new_size, filter_)
+
+
+def _resize_shown(
+    image: Image.Image,
+    new_size: tuple[int, int],
+    start: tuple[int, int],
+    size: int,
+    filter_: Image.Resampling,
+) -> Image.Image:
+    """What a view of `size` shows from `start` on of the resized image, which is never made whole."""
+    # Pillow keeps boxes in single precision: the pixels around what is shown are cut out first, so that numbers are small.
+    cuts, boxes = [], []
+    for side, new_side, first in zip(image.size, new_size, start, strict=True):
+        scale = side / new_side
+        low, high = (first * scale, (first + size) * scale) if new_side > size else (0.0, float(side))
+        reach = math.ceil(_REACH[filter_] * max(scale, 1.0)) + 1
+        begin, end = max(0, math.floor(low) - reach), min(side, math.ceil(high) + reach)
+        cuts.append((begin, end - begin))
+        boxes.append((low - begin, high - begin))
+    (left, width), (top, height) = cuts
+    (x0, x1), (y0, y1) = boxes
+    shown = (min(size, new_size[0]), min(size, new_size[1]))
+    return cut(image, left, top, width, height).resize(shown, filter_, box=(x0, y0, x1, y1))
 
 
 def _resized(kind: str, target: int, width: int, height: int) -> tuple[int, int]:

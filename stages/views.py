@@ -15,7 +15,7 @@ from PIL import Image
 from ..storage_schemas.errors import InputError
 from ..storage_schemas.fingerprint import Json
 from ..storage_schemas.view_params import NO_COLOR, VIEW, Views
-from .centering import CENTERED, Color, center_box, draw_center
+from .centering import CENTERED, Color, center_box, cut, draw_center
 from .colors import ORDERS, recolor
 
 #: The kind of random views.
@@ -225,7 +225,7 @@ def draw(image: Image.Image, params: np.void, size: int, spec: ViewSpec) -> Imag
             image, size, kind=spec.kind, crop_pct=spec.crop_pct, filter_=filter_, fill=spec.fill
         )
     y, x, h, w, flip, order, grayscale, *factors = params.item()
-    view = image.crop((x, y, x + w, y + h))
+    view = cut(image, x, y, w, h)
     if view.size != (size, size):
         view = view.resize((size, size), filter_)
     if flip:

@@ -1,25 +1,25 @@
 """Owns image bytes: cheap checks that need no decoding, and the one decoder (Pillow) that both sides use.
 
-Image files are hostile input: sizes are checked before pixels are allocated.
+Image files are hostile input: sizes are checked before pixels are allocated, and whatever goes wrong in one costs that one.
 """
 
 from __future__ import annotations
 
-import functools
 import io
-import warnings
 from collections.abc import Callable
+from typing import TypeVar
 
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from .pillow_guard import TooManyPixels, formats, guard, image_extensions
+
+__all__ = ["MAX_BYTES", "MAX_PIXELS", "BadImage", "decode", "image_extensions", "probe", "shrink"]
 
 #: Default of `--max-pixels`: larger images are recorded as unusable. Pillow warns of bombs from 89 million on.
 MAX_PIXELS = 89_478_485
 
 #: Larger files are not read into memory.
 MAX_BYTES = 1 << 30
-
-# The size checks below replace Pillow's own, whose limit is a global.
-Image.MAX_IMAGE_PIXELS = None
 
 _ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b"\x3b"}
 _EXTENSIONS = {
@@ -36,19 +36,11 @@ _EXTENSIONS = {
 _BAD_BYTES = (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError,
               OverflowError, ZeroDivisionError, AttributeError, RuntimeError, NotImplementedError)  # fmt: skip
 
+Result = TypeVar("Result")
+
 
 class BadImage(Exception):
     """An image that cannot be used; the message is the reason that gets recorded."""
-
-
-@functools.cache
-def image_extensions() -> frozenset[str]:
-    """Every file extension that Pillow reads as an image, lower case, with the dot."""
-    Image.preinit()  # first, so that each open tries the common formats before the rare ones
-    Image.init()
-    return frozenset(ext for ext, name in Image.registered_extensions().items() if name in Image.OPEN) - {
-        ".pdf", ".mpg", ".mpeg", ".hdf", ".h5", ".grib", ".bufr",
-    }  # fmt: skip
 
 
 def probe(data: bytes, max_pixels: int = MAX_PIXELS) -> str:
@@ -57,13 +49,16 @@ def probe(data: bytes, max_pixels: int = MAX_PIXELS) -> str:
     A JPEG, PNG or GIF that ends as its format says is taken as whole; anything else is decoded to find out.
 
     Raises:
-        BadImage: empty, not an image, truncated, or more than `max_pixels` pixels.
+        BadImage: empty, not an image of `pillow_guard.FORMATS`, truncated, or more than `max_pixels` pixels.
     """
-    image = _open(data, max_pixels)
-    ending = _ENDINGS.get(image.format or "")
-    if ending is None or ending not in data[-64:].rstrip(b"\0"):
-        _load(image)
-    return _EXTENSIONS.get(image.format or "", (image.format or "image").lower())
+
+    def check(image: Image.Image) -> str:
+        ending = _ENDINGS.get(image.format or "")
+        if ending is None or ending not in data[-64:].rstrip(b"\0"):
+            image.convert("RGB")
+        return _EXTENSIONS.get(image.format or "", (image.format or "image").lower())
+
+    return _with_image(data, max_pixels, check)
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -72,8 +67,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     Raises:
         BadImage: as in `probe`, or pixels that cannot be decoded.
     """
-    image = _open(data, max_pixels)
-    return _load(image)
+    return _with_image(data, max_pixels, lambda image: image.convert("RGB"))
 
 
 def shrink(data: bytes, shorter_side: int, max_pixels: int = MAX_PIXELS) -> bytes:
@@ -84,48 +78,40 @@ def shrink(data: bytes, shorter_side: int, max_pixels: int = MAX_PIXELS) -> byte
     Raises:
         BadImage: as in `decode`.
     """
-    image = _open(data, max_pixels)
-    if min(image.size) <= shorter_side:
-        _load(image)
-        return data
-    oriented = _guard(lambda: ImageOps.exif_transpose(image).convert("RGB"))
-    factor = shorter_side / min(oriented.size)
-    size = (
-        max(shorter_side, round(oriented.width * factor)),
-        max(shorter_side, round(oriented.height * factor)),
-    )
-    buffer = io.BytesIO()
-    oriented.resize(size, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=95)
-    return buffer.getvalue()
+
+    def reduce(image: Image.Image) -> bytes:
+        if min(image.size) <= shorter_side:
+            image.convert("RGB")
+            return data
+        oriented = ImageOps.exif_transpose(image).convert("RGB")
+        factor = shorter_side / min(oriented.size)
+        size = (
+            max(shorter_side, round(oriented.width * factor)),
+            max(shorter_side, round(oriented.height * factor)),
+        )
+        buffer = io.BytesIO()
+        oriented.resize(size, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=95)
+        return buffer.getvalue()
+
+    return _with_image(data, max_pixels, reduce)
 
 
-def _open(data: bytes, max_pixels: int) -> Image.Image:
+def _with_image(data: bytes, max_pixels: int, use: Callable[[Image.Image], Result]) -> Result:
+    """What `use` makes of the opened image."""
     if not data:
         raise BadImage("empty file")
     if len(data) > MAX_BYTES:
         raise BadImage(f"file too large: {len(data)} bytes, more than {MAX_BYTES}")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data))
+        with guard(max_pixels):
+            image = Image.open(io.BytesIO(data), formats=formats())
+            if image.width * image.height > max_pixels:
+                raise TooManyPixels(*image.size)
+            return use(image)
+    except TooManyPixels as error:
+        raise BadImage(f"too many pixels: {error}, more than {max_pixels}") from error
     except UnidentifiedImageError as error:
         raise BadImage("not an image that Pillow reads") from error
-    except _BAD_BYTES as error:
-        raise _bad(error) from error
-    if image.width * image.height > max_pixels:
-        raise BadImage(f"too many pixels: {image.width}x{image.height}, more than {max_pixels}")
-    return image
-
-
-def _load(image: Image.Image) -> Image.Image:
-    return _guard(lambda: image.convert("RGB"))
-
-
-def _guard(work: Callable[[], Image.Image]) -> Image.Image:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return work()
     except _BAD_BYTES as error:
         raise _bad(error) from error
 
