@@ -32,7 +32,7 @@ from ..storage_schemas.target_store import (
 )
 from ..storage_schemas.view_params import Views, no_views
 from .compute import Compute, keep_freed_memory
-from .corpora.images import BadImage, decode
+from .corpora.images import BadImage, decode, one_image
 from .corpora.shards import ShardReader, ShardSet
 from .pixels import PixelSample
 from .teachers import TeacherConfig, TeacherSpec, load_teacher
@@ -179,11 +179,12 @@ class CacheStage:
                 key, data = reader.key(row), reader.read(row)
             with timer("decode"):
                 try:
-                    image = decode(data, self.shards.corpus.max_pixels)
+                    with one_image():
+                        image = decode(data, self.shards.corpus.max_pixels)
+                        params = self.views.params(key, *image.size)
+                        return params, render_views(image, params, size, self.views, range(self.views.count))
                 except BadImage as bad:
                     return str(bad)
-                params = self.views.params(key, *image.size)
-                return params, render_views(image, params, size, self.views, range(self.views.count))
 
         rows = self.spec.rows(shard)
         window: deque[tuple[int, Future[_Rendered] | str]] = deque()

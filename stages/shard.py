@@ -20,7 +20,7 @@ from ..storage_schemas.samples import content_digest, sample_metadata, shard_nam
 from ..storage_schemas.tar_file import TarFile
 from ..storage_schemas.tar_index import encode_index
 from .corpora.corpus import freeze_corpus
-from .corpora.images import MAX_PIXELS, BadImage, probe, shrink
+from .corpora.images import MAX_PIXELS, BadImage, one_image, probe, shrink
 from .corpora.sources import Source, open_sources
 
 
@@ -70,16 +70,17 @@ class ShardStage:
                     try:
                         data = self._read(entry)
                         lap("read")
-                        data, extension = self._check(data)
+                        with one_image():
+                            data, extension = self._check(data)
+                            metadata = sample_metadata(
+                                path=entry.path, row=row, digest=entry.digest, label=entry.label
+                            )
                         lap("check")
                     except BadImage as bad:
                         invalid.append(InvalidRow(row=row, path=entry.path, reason=str(bad)))
                         lap("check")
                         continue
                     offset = writer.add(f"{entry.key}.{extension}", data)
-                    metadata = sample_metadata(
-                        path=entry.path, row=row, digest=entry.digest, label=entry.label
-                    )
                     writer.add(f"{entry.key}.json", metadata)
                     records.append((entry.key.encode(), row, offset, len(data), zlib.crc32(data)))
                     lap("write")

@@ -5,15 +5,25 @@ Image files are hostile input: sizes are checked before pixels are allocated, an
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from .pillow_guard import TooManyPixels, formats, guard, image_extensions
 
-__all__ = ["MAX_BYTES", "MAX_PIXELS", "BadImage", "decode", "image_extensions", "probe", "shrink"]
+__all__ = [
+    "MAX_BYTES",
+    "MAX_PIXELS",
+    "BadImage",
+    "decode",
+    "image_extensions",
+    "one_image",
+    "probe",
+    "shrink",
+]
 
 #: Default of `--max-pixels`: larger images are recorded as unusable. Pillow warns of bombs from 89 million on.
 MAX_PIXELS = 89_478_485
@@ -32,7 +42,18 @@ _EXTENSIONS = {
     "TIFF": "tiff",
 }
 
-#: What Pillow raises for bad bytes, beside its own class: its parsers differ. struct.error is a ValueError's cousin.
+#: What turns an image by the value of its tag `Orientation`; 1 and values that are none turn nothing.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+#: What Pillow raises for bad bytes, beside its own class: its parsers differ. A reason names any other exception's type.
 _BAD_BYTES = (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError,
               OverflowError, ZeroDivisionError, AttributeError, RuntimeError, NotImplementedError)  # fmt: skip
 
@@ -71,23 +92,25 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def shrink(data: bytes, shorter_side: int, max_pixels: int = MAX_PIXELS) -> bytes:
-    """Re-encode as JPEG (quality 95) with the shorter side at most `shorter_side` pixels; smaller ones stay as they are.
+    """Re-encode as JPEG (quality 95) with the shorter side at most `shorter_side` pixels and the camera's orientation applied.
 
-    The camera's orientation is applied, since its tag does not survive.
+    Smaller images without an orientation stay as they are.
 
     Raises:
         BadImage: as in `decode`.
     """
 
     def reduce(image: Image.Image) -> bytes:
-        if min(image.size) <= shorter_side:
-            image.convert("RGB")
+        rgb = image.convert("RGB")
+        turn = _turn(image)
+        if min(image.size) <= shorter_side and turn is None:
             return data
-        oriented = ImageOps.exif_transpose(image).convert("RGB")
-        factor = shorter_side / min(oriented.size)
+        oriented = rgb if turn is None else rgb.transpose(turn)
+        factor = min(1.0, shorter_side / min(oriented.size))
+        smallest = min(shorter_side, *oriented.size)
         size = (
-            max(shorter_side, round(oriented.width * factor)),
-            max(shorter_side, round(oriented.height * factor)),
+            max(smallest, round(oriented.width * factor)),
+            max(smallest, round(oriented.height * factor)),
         )
         buffer = io.BytesIO()
         oriented.resize(size, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=95)
@@ -96,26 +119,50 @@ def shrink(data: bytes, shorter_side: int, max_pixels: int = MAX_PIXELS) -> byte
     return _with_image(data, max_pixels, reduce)
 
 
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What the camera says, as far as it can be read: odd metadata costs no pixels."""
+    with contextlib.suppress(Exception):  # its parsers raise whatever they meet
+        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return None
+
+
+@contextlib.contextmanager
+def one_image() -> Iterator[None]:
+    """Whatever goes wrong in the block is one image's misfortune.
+
+    Raises:
+        BadImage: for any exception but `BadImage` itself and a lack of memory.
+    """
+    try:
+        yield
+    except (BadImage, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        raise BadImage("not an image that Pillow reads") from error
+    except Exception as error:
+        raise BadImage(_reason(error)) from error
+
+
 def _with_image(data: bytes, max_pixels: int, use: Callable[[Image.Image], Result]) -> Result:
     """What `use` makes of the opened image."""
     if not data:
         raise BadImage("empty file")
     if len(data) > MAX_BYTES:
         raise BadImage(f"file too large: {len(data)} bytes, more than {MAX_BYTES}")
-    try:
-        with guard(max_pixels):
-            image = Image.open(io.BytesIO(data), formats=formats())
-            if image.width * image.height > max_pixels:
-                raise TooManyPixels(*image.size)
-            return use(image)
-    except TooManyPixels as error:
-        raise BadImage(f"too many pixels: {error}, more than {max_pixels}") from error
-    except UnidentifiedImageError as error:
-        raise BadImage("not an image that Pillow reads") from error
-    except _BAD_BYTES as error:
-        raise _bad(error) from error
+    with one_image():
+        try:
+            with guard(max_pixels):
+                image = Image.open(io.BytesIO(data), formats=formats())
+                if image.width * image.height > max_pixels:
+                    raise TooManyPixels(*image.size)
+                return use(image)
+        except TooManyPixels as error:
+            raise BadImage(f"too many pixels: {error}, more than {max_pixels}") from error
 
 
-def _bad(error: Exception) -> BadImage:
-    text = " ".join(str(error).split())[:120] or type(error).__name__
-    return BadImage("truncated image" if "truncated" in text.lower() else f"cannot be decoded: {text}")
+def _reason(error: Exception) -> str:
+    kind = "" if isinstance(error, _BAD_BYTES) else type(error).__name__
+    if kind and type(error).__module__ != "builtins":
+        kind = f"{type(error).__module__}.{kind}"
+    text = ": ".join(filter(None, (kind, " ".join(str(error).split())[:120]))) or type(error).__name__
+    return "truncated image" if "truncated" in text.lower() else f"cannot be decoded: {text}"
