@@ -17,9 +17,10 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from ..storage_schemas.errors import InputError, MissingDependency, StorageError, Unreachable
+from ..storage_schemas.errors import InputError, StorageError, Unreachable
+from .web import read_url as read_url  # stages know locations, and nothing of what is behind them
 
 _DISK_ERRORS = {
     errno.ENOSPC: (
@@ -53,26 +54,6 @@ def as_storage_error(error: OSError) -> StorageError | None:
 def is_url(text: str) -> bool:
     """True for `scheme://…`."""
     return "://" in text
-
-
-def read_url(url: str) -> bytes:
-    """The bytes behind an http(s), s3, gs or az URL.
-
-    Raises:
-        MissingDependency: obstore is not installed.
-        InputError: the URL cannot be read.
-    """
-    try:
-        import obstore
-        from obstore.store import from_url
-    except ImportError as error:
-        raise MissingDependency("reading URLs needs obstore", "pip install 'teachonce[urls]'") from error
-    base, _, name = url.rpartition("/")
-    options: dict[str, Any] = {"client_options": {"allow_http": True}} if url.startswith("http:") else {}
-    try:
-        return bytes(obstore.get(from_url(base, **options), name).bytes())
-    except Exception as error:  # obstore's errors share no public base class but Exception
-        raise InputError("cannot read", where=url, found=str(error).splitlines()[0]) from error
 
 
 @dataclass(frozen=True, order=True)
