@@ -128,6 +128,8 @@ def report(summary: Summary, out: object, as_json: bool) -> None:
     before = f", {summary.done_before} of them before" if summary.done_before else ""
     bad = f", {summary.invalid_rows} unusable (see `teachonce status {out}`)" if summary.invalid_rows else ""
     say(f"{done}{before}; {summary.rows} rows now{bad}. Output: {out}")
+    if summary.warning is not None:
+        say(f"Warning: {summary.warning}. See `teachonce status {out}`.")
 
 
 def print_json(value: Any) -> None:

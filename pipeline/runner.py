@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -14,6 +15,9 @@ from .progress import Progress
 from .storage import Location
 from .types import Stage, Unit
 from .worker import Outcome
+
+#: From this share on, unusable rows are told with their reasons.
+LARGE_SHARE = 0.1
 
 
 class Executor(Protocol):
@@ -34,6 +38,8 @@ class Summary:
         failed: failed unit keys with one-line reasons.
         rows: rows of the units finished by this run.
         invalid_rows: those of them that could not be used.
+        all_rows: rows of all units that are done.
+        unusable: those of them that could not be used, by kind of reason, the most frequent first.
     """
 
     stage: str
@@ -43,6 +49,21 @@ class Summary:
     rows: int = 0
     invalid_rows: int = 0
     failed: dict[str, str] = field(default_factory=dict)
+    all_rows: int = 0
+    unusable: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def warning(self) -> str | None:
+        """A line for people where a large share of the images cannot be used."""
+        bad = sum(self.unusable.values())
+        if not bad or bad < LARGE_SHARE * self.all_rows:
+            return None
+        return f"{bad} of {self.all_rows} images cannot be used: {self.reasons}"
+
+    @property
+    def reasons(self) -> str:
+        """The kinds of reasons, each with its count."""
+        return ", ".join(f"{count} × {kind}" for kind, count in self.unusable.items())
 
 
 def run_stage(stage: Stage, out: Location, executor: Executor, *, progress: bool = True) -> Summary:
@@ -51,7 +72,7 @@ def run_stage(stage: Stage, out: Location, executor: Executor, *, progress: bool
     Raises:
         BusyError: another process does so.
         MismatchError: `out` holds work of another fingerprint.
-        InputError: the plan is empty.
+        InputError: the plan is empty, or not one row of it can be used.
         UnitsFailed: some units failed; the others are committed.
     """
     with only_driver(out, f"teachonce {stage.name}"):
@@ -82,7 +103,21 @@ def _run(stage: Stage, out: Location, executor: Executor, *, progress: bool) -> 
                 bar.advance(outcome.rows, f"{len(summary.failed)} failed" if summary.failed else "")
     if summary.failed:
         raise _failure(summary, out)
+    _count_unusable(summary, ledger)
+    if 0 < summary.all_rows == sum(summary.unusable.values()):
+        raise InputError(
+            "not one image can be used", where=out, expected="at least one usable image",
+            found=summary.reasons, hint=f"see `teachonce status {out}`",
+        )  # fmt: skip
     return summary
+
+
+def _count_unusable(summary: Summary, ledger: Ledger) -> None:
+    kinds: Counter[str] = Counter()
+    for receipt in ledger.receipts():
+        summary.all_rows += receipt.rows
+        kinds.update(bad.kind for bad in receipt.invalid_rows)
+    summary.unusable = dict(sorted(kinds.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _intact_keys(ledger: Ledger) -> set[str]:

@@ -307,6 +307,7 @@ def plan_cache(
             teacher, corpus, view spec, …) is for the runner to refuse, by the fingerprint.
     """
     shard_set = ShardSet.open(shards)
+    _refuse_unusable(shard_set)
     store = Location.of(out)
     loaded = load_teacher(config)
     teacher = loaded.spec
@@ -350,6 +351,17 @@ def plan_cache(
         )  # fmt: skip
         stage = replace(stage, notes=stage.notes + _other_versions(root, recorded))
     return stage
+
+
+def _refuse_unusable(shards: ShardSet) -> None:
+    for shard in range(shards.corpus.num_shards):
+        receipt = shards.receipt(shard)
+        if len(receipt.invalid_rows) < receipt.rows:
+            return
+    raise InputError(
+        "not one image can be used", where=shards.location, expected="at least one usable image",
+        found=f"{shards.corpus.num_samples} unusable", hint=f"see `teachonce status {shards.location}`",
+    )  # fmt: skip
 
 
 def _other_versions(root: Any, recorded: PixelSample) -> tuple[str, ...]:

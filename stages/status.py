@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 from ..pipeline.ledger import Ledger
@@ -10,6 +11,7 @@ from ..pipeline.storage import Location
 from ..storage_schemas.errors import InputError
 from ..storage_schemas.fingerprint import Json
 from ..storage_schemas.plain_text import printable
+from ..storage_schemas.receipt import InvalidRow
 from .reports.tables import bar, seconds_text, section, table
 
 #: Exit codes of `status`, beside 1 for an error and 2 for wrong usage.
@@ -21,6 +23,9 @@ _BESIDE = ("read", "decode")
 #: What the rows of a stage are, where they are no images; what some kinds of time mean.
 _THINGS = {"vectors": "classes", "distill": "pairs", "import": "tensors"}
 _NOTES = {"wait": "for the next images"}
+
+#: Unusable images that are named for each kind of reason; `--json` names all.
+_EXAMPLES = 3
 
 #: The stage that makes each kind of folder, and what comes after it.
 _MAKERS = {"shards": ("shard",), "target store": ("cache",)}
@@ -37,7 +42,7 @@ _MISSING = {
 
 
 def folder_status(path: Location | str, *, examples: int = 5) -> dict[str, Json]:
-    """What `status` reports, as JSON: `kind`, `stages`, `state`, `next`.
+    """What `status` reports, as JSON: `kind`, `stages`, `state`, `next`. A stage's `unusable` names all of them.
 
     Args:
         path: a folder of shards, of prompts, a target store, a student bundle, or a run folder that holds some of these.
@@ -105,10 +110,12 @@ def _stage(ledger: Ledger, examples: int) -> dict[str, Json]:
     """One stage's books. A unit whose files are gone or cut is left to do, as the runner sees it."""
     plan = ledger.plan()
     assert plan is not None  # `Ledger.stages` lists those that have one
-    done = damaged = rows_done = invalid = 0
+    done = damaged = rows_done = 0
+    invalid: list[InvalidRow] = []
     for receipt in ledger.receipts():
         if ledger.is_intact(receipt):
-            done, rows_done, invalid = done + 1, rows_done + receipt.rows, invalid + len(receipt.invalid_rows)
+            done, rows_done = done + 1, rows_done + receipt.rows
+            invalid += receipt.invalid_rows
         else:
             damaged += 1
     failures = ledger.failures()
@@ -119,13 +126,25 @@ def _stage(ledger: Ledger, examples: int) -> dict[str, Json]:
         "stage": plan.stage, "folder": str(ledger.out), "fingerprint": plan.fingerprint.digest,
         "units": plan.units, "done": done, "failed": len(failures),
         "left": max(plan.units - done - len(failures), 0),
-        "damaged": damaged, "rows": plan.rows, "rows_done": rows_done, "invalid_rows": invalid,
+        "damaged": damaged, "rows": plan.rows, "rows_done": rows_done,
+        "invalid_rows": len(invalid), "unusable": _by_kind(invalid),
         "seconds": seconds, "unit_seconds": unit_seconds,
         "rows_per_second": training["samples_per_second"] if training else _rate(rows_done, unit_seconds),
         "training": training,
         "bottleneck": _bottleneck(seconds),
         "failures": [{"unit": key, "reason": failures[key]["reason"]} for key in list(failures)[:examples]],
     }  # fmt: skip
+
+
+def _by_kind(invalid: list[InvalidRow]) -> list[dict[str, Json]]:
+    """Unusable images by kind of reason, the most frequent first; within a kind in row order."""
+    kinds: dict[str, list[InvalidRow]] = {}
+    for bad in invalid:
+        kinds.setdefault(bad.kind, []).append(bad)
+    return [
+        {"kind": kind, "count": len(images), "images": [asdict(bad) for bad in images]}
+        for kind, images in sorted(kinds.items(), key=lambda item: (-len(item[1]), item[0]))
+    ]
 
 
 def _training(out: Location) -> dict[str, Json] | None:
@@ -190,7 +209,7 @@ def _stage_text(stage: dict[str, Any], path: str) -> str:
     if stage["rows_per_second"] is not None:
         rows.append(["rate", f"{stage['rows_per_second']:.1f} {things}/s in each worker"])
     title = stage["stage"] + (f" in {stage['folder']}" if stage["folder"] != path else "")
-    return section(title, table(rows), _times(stage), _failures(stage), _next(stage))
+    return section(title, table(rows), _times(stage), _unusable(stage), _failures(stage), _next(stage))
 
 
 def _times(stage: dict[str, Any]) -> str:
@@ -203,6 +222,21 @@ def _times(stage: dict[str, Any]) -> str:
         for kind, value in stage["seconds"].items()
     ]
     return "  time, summed over units and threads\n" + table(rows, align="llrr")
+
+
+def _unusable(stage: dict[str, Any]) -> str:
+    lines = []
+    for kind in stage["unusable"]:
+        lines.append(f"    {kind['count']} × {printable(kind['kind'])}")
+        named = kind["images"][:_EXAMPLES]
+        rows = [
+            [f"row {bad['row']}", bad["path"], bad["reason"].removeprefix(kind["kind"]).removeprefix(": ")]
+            for bad in named
+        ]
+        lines.append(table(rows, indent=6))
+        if kind["count"] > len(named):
+            lines.append(f"      and {kind['count'] - len(named)} more (`teachonce status --json` names all)")
+    return "\n".join(["  unusable images", *lines]) if lines else ""
 
 
 def _failures(stage: dict[str, Any]) -> str:

@@ -26,6 +26,11 @@ class InvalidRow:
     path: str
     reason: str
 
+    @property
+    def kind(self) -> str:
+        """The reason without what is this sample's own: "too many pixels" of "too many pixels: 60000x60000, …"."""
+        return self.reason.partition(": ")[0]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:

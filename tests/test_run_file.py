@@ -48,7 +48,7 @@ def test_stages_run_in_order_relative_to_the_file_and_are_skipped_when_done(fold
     code, out, err = run(folder, {"executor": "serial", "stages": stages})
     assert code == 0
     assert json.loads(out) == {"out": "shards", "stage": "shard", "units": 3, "done_before": 3,
-                               "done_now": 0, "rows": 0, "invalid_rows": 0, "failed": {}}  # fmt: skip
+                               "done_now": 0, "rows": 0, "invalid_rows": 0, "failed": {}, "all_rows": 7, "unusable": {}}  # fmt: skip
 
 
 @pytest.mark.parametrize(
