@@ -82,9 +82,16 @@ def one_driver(command: Command) -> Command:
     @functools.wraps(command)
     def alone(*arguments: Any, out: str, **options: Any) -> None:
         from .pipeline.driver import only_driver
+        from .pipeline.output import check_output
         from .pipeline.storage import Location
 
-        with only_driver(Location.of(out), f"teachonce {click.get_current_context().info_name}"):
+        context = click.get_current_context()
+        name = str(context.info_name)
+        given = (options[p.name] for p in context.command.params if isinstance(p, click.Argument) and p.name)
+        inputs = [one for value in given for one in (value if isinstance(value, tuple) else (value,))]
+        # The lock is a file in it. Plans, which know what else is an input, look again.
+        check_output(Location.of(out), name, inputs)
+        with only_driver(Location.of(out), f"teachonce {name}"):
             command(*arguments, out=out, **options)
 
     return alone  # type: ignore[return-value,no-any-return]

@@ -6,6 +6,7 @@ Receipts are facts and byte-identical on every run; timings and failures lie bes
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 from ..storage_schemas.errors import DamagedError, IncompleteError
 from ..storage_schemas.fingerprint import Fingerprint, canonical_json
 from ..storage_schemas.receipt import Receipt
+from .contents import LEDGER
+from .output import check_output
 from .storage import Location
 
 
@@ -35,12 +38,12 @@ class Ledger:
 
     @property
     def folder(self) -> Location:
-        return self.out / "ledger" / self.stage
+        return self.out / LEDGER / self.stage
 
     @staticmethod
     def stages(out: Location) -> list[str]:
         """Names of the stages that have a ledger under `out`, in the order in which they were planned."""
-        folder = out / "ledger"
+        folder = out / LEDGER
         names = [n for n in folder.names() if (folder / n / "plan.json").exists()]
         return sorted(names, key=lambda n: (folder / n / "plan.json").path.stat().st_mtime)
 
@@ -57,15 +60,18 @@ class Ledger:
             )
         except (ValueError, KeyError, TypeError) as error:
             raise DamagedError(
-                "not a plan", where=location, hint="delete it and run the stage again"
-            ) from error
+                "not a plan", where=location,
+                hint=f"restore it from a copy, or run `teachonce {self.stage}` with another --out",
+            ) from error  # fmt: skip
 
     def begin(self, plan: Plan, hint: str) -> None:
         """Record `plan`, or check it against the recorded one, and sweep up what killed writers left.
 
         Raises:
             MismatchError: the folder holds work that was done under another fingerprint.
+            InputError: the folder holds what this stage did not make.
         """
+        check_output(self.out, self.stage)
         found = self.plan()
         if found is not None:
             plan.fingerprint.check(
@@ -115,6 +121,14 @@ class Ledger:
         (self.folder / "timings" / f"{receipt.key}.json").write_note(canonical_json(timings) + b"\n")
         (self.folder / "receipts" / f"{receipt.key}.json").write_bytes(receipt.to_bytes())
         (self.folder / "failures" / f"{receipt.key}.json").remove()
+
+    def redo_hint(self, *keys: str) -> str:
+        """What to type so that some units are done anew, and no others: their receipts are kept under other names."""
+        again = f"then run the same `teachonce {self.stage}` command again"
+        receipts = [shlex.quote(str(self.folder / "receipts" / f"{key}.json")) for key in keys]
+        if len(receipts) == 1:
+            return f"mv {receipts[0]} {receipts[0]}.old, {again}"
+        return f"add .old to the names of their receipts in {self.folder / 'receipts'}, {again}"
 
     def fail(self, key: str, reason: str, detail: str) -> None:
         """Record why a unit failed; a later success removes it."""

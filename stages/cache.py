@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..pipeline.ledger import Ledger
+from ..pipeline.output import check_output, claim_output
 from ..pipeline.storage import Location
 from ..pipeline.types import Resources, RunUnit, Timer, Unit
 from ..storage_schemas import SCHEMA_VERSION
@@ -306,11 +307,14 @@ def plan_cache(
         MismatchError: the store was begun where views were rendered otherwise. What else it may not fit (another
             teacher, corpus, view spec, …) is for the runner to refuse, by the fingerprint.
     """
+    store = Location.of(out)
+    models = (config.model, config.pretrained, config.backbone)
+    check_output(store, CacheStage.name, inputs=(shards,), names=models)
     shard_set = ShardSet.open(shards)
     _refuse_unusable(shard_set)
-    store = Location.of(out)
     loaded = load_teacher(config)
     teacher = loaded.spec
+    claim_output(store, CacheStage.name)
     root = open_root(str(store.path), mode="a")
     check_version(root, where=store)
     vectors = _vectors_for(root, store, teacher, targets)

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 
+from ..pipeline.contents import Kind, kind_of
 from ..pipeline.storage import Location
 from ..storage_schemas.errors import InputError
 from .corpora.sources import is_dataset
@@ -133,6 +134,12 @@ def _lines(location: Location) -> list[str]:
 def _labels(location: Location) -> list[str]:
     from .corpora.shards import ShardSet
 
+    kind = kind_of(location)
+    if kind != Kind.SHARDS:
+        raise InputError(
+            "not a class list", where=location, expected=f"a file of names, or {Kind.SHARDS}", found=kind,
+            hint="write the names to a file, one a line, and give that",
+        )  # fmt: skip
     labels = {label for _, label in ShardSet.open(location).manifest().labels() if label is not None}
     if not labels:
         raise InputError("these shards have no labels", where=location, hint="give a file of class names")

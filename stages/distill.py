@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
+from ..pipeline.contents import Kind, refuse_swapped
 from ..pipeline.ledger import Ledger
+from ..pipeline.output import check_output
 from ..pipeline.storage import Location
 from ..pipeline.types import Resources, RunUnit, Timer, Unit
 from ..storage_schemas import SCHEMA_VERSION
@@ -272,6 +274,11 @@ def plan_distill(
     """
     method = recipe_named(recipe)
     settings = method.defaults.override(recipe, options)
+    refuse_swapped("distill", shards, store, is_first=Kind.SHARDS, is_second=Kind.STORE)
+    check_output(
+        Location.of(out), DistillStage.name, inputs=(shards, store, vectors, validation),
+        names=(config.model, config.pretrained),
+    )  # fmt: skip
     shard_set, location = ShardSet.open(shards), Location.of(store)
     taught = choose_targets(location, vectors, needs_embedding=method.needs_embedding(settings))
     _refuse_one_class(taught.vectors, method, settings, where=vectors or store)

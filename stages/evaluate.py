@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from ..pipeline.contents import Kind, refuse_swapped
 from ..pipeline.progress import Progress
 from ..storage_schemas.errors import InputError
 from ..storage_schemas.samples import KEY_LENGTH
@@ -99,6 +100,7 @@ def evaluate(
         MismatchError: the store's classes are not the student's, or its views have other pixels here.
         DamagedError: bundle, shards or store are damaged, or the student says NaN.
     """
+    refuse_swapped("evaluate", bundle, images, is_first=Kind.BUNDLE, is_second=None)
     student = load_student(bundle, device=compute.device)
     names = student.config.class_names
     base_C = student.vectors.base_C if base is None else base_classes(base, names)

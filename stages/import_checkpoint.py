@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from ..pipeline.output import check_output
 from ..pipeline.storage import Location
 from ..pipeline.types import Resources, RunUnit, Timer, Unit
 from ..storage_schemas.errors import InputError
@@ -97,6 +98,10 @@ def plan_import(
         IncompleteError: the store has no class vectors.
     """
     location = Location.of(checkpoint)
+    models = (student, student_pretrained) if teacher is None else (teacher.model, teacher.pretrained)
+    check_output(
+        Location.of(out), ImportStage.name, inputs=(location, vectors), names=(classes, base, *models)
+    )
     file = read_weights_file(checkpoint)
     layout = classify(file.weights.keys(), where=location.name)
     given: dict[str, dict[str, object]] = {

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..pipeline.ledger import Ledger
+from ..pipeline.output import check_output
 from ..pipeline.storage import Location
 from ..pipeline.types import Resources, RunUnit, Timer, Unit
 from ..storage_schemas import SCHEMA_VERSION
@@ -267,6 +268,10 @@ def plan_pretrain(
     """
     require_open_clip(config.model)
     settings = PretrainSettings().override(options or {})
+    check_output(
+        Location.of(out), PretrainStage.name, inputs=(images,),
+        names=(classes, base, config.model, config.pretrained, config.backbone),
+    )  # fmt: skip
     names = classes_of(images, classes)
     base_C = np.ones(len(names), np.bool_) if base is None else base_classes(base, names)
     if base_C.sum() < 2:

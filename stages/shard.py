@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import PIL
 
+from ..pipeline.output import check_output, claim_output
 from ..pipeline.storage import Location
 from ..pipeline.types import Resources, RunUnit, Timer, Unit
 from ..storage_schemas import SCHEMA_VERSION
@@ -148,9 +149,11 @@ def plan_shard(
     Raises:
         InputError, MismatchError: see `open_sources` and `freeze_corpus`.
     """
-    sources = open_sources(corpus)
     location = Location.of(out)
     frozen = freeze_corpus(
         sources, location, name=name, shard_size=shard_size, resize=resize, max_pixels=max_pixels
     )
     return ShardStage(out=location, sources=sources, corpus=frozen)
+    check_output(location, ShardStage.name, inputs=corpus)
+    sources = open_sources(corpus)
+    claim_output(location, ShardStage.name)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ..pipeline.output import check_output, claim_output
 from ..pipeline.storage import Location
 from ..pipeline.types import Resources, RunUnit, Timer, Unit
 from ..storage_schemas import SCHEMA_VERSION
@@ -158,6 +159,10 @@ def plan_vectors(
         MismatchError: `out` is no target store of this version.
     """
     store = Location.of(out)
+    check_output(
+        store, VectorsStage.name, inputs=(check,),
+        names=(classes, templates, base, config.model, config.pretrained, config.backbone),
+    )  # fmt: skip
     names = read_classes(classes) if classes is not None else None
     refuse_templates(config, templates)
     texts = read_templates(templates)
@@ -167,6 +172,7 @@ def plan_vectors(
     notes = teacher.name_notes(
         names, texts
     )  # whoever lacks the tokenizer learns it before anything is written
+    claim_output(store, VectorsStage.name)
     check_version(open_root(str(store.path), mode="a"), where=store)
     return VectorsStage(
         store=store,

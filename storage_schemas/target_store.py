@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import zarr
+import zarr.errors
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
@@ -82,11 +84,24 @@ class TargetBlock:
 
 
 def open_root(store: Any, *, mode: str = "r") -> zarr.Group:
-    """The store's root group; `mode='a'` makes it (and the group that hides the ledger from Zarr) if need be."""
+    """The store's root group; `mode='a'` makes it (and the group that hides the ledger from Zarr) if need be.
+
+    Raises:
+        MismatchError: `mode='a'` on a Zarr group that teachonce did not make.
+    """
     if mode == "r":
         return zarr.open_group(store, mode="r", zarr_format=3)
     root = zarr.open_group(store, mode="a", zarr_format=3)
     if "teachonce" not in root.attrs:
+        # A killed run may have made the root and its ledger, and no attribute yet.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
+            strangers = sorted({*root.attrs.asdict(), *root.array_keys(), *root.group_keys()} - {"ledger"})
+        if strangers:
+            raise MismatchError(
+                "a Zarr group that is not teachonce's", where=store, expected="a new store, or one of teachonce's",
+                found=f"'{strangers[0]}' in it", hint="give another --out",
+            )  # fmt: skip
         # Zarr's listing warns of folders that are no nodes; the ledger of receipts is one, so make it a group.
         root.require_group("ledger")
         root.attrs["teachonce"] = {"kind": "target store", "schema_version": SCHEMA_VERSION}
@@ -254,7 +269,8 @@ def read_target(root: zarr.Group, spec: StoreSpec, shard: int, name: str, view: 
 def _damaged_chunk(where: str, error: Exception) -> DamagedError:
     return DamagedError(
         "a chunk of the store is damaged", where=f"{where}: {error}",
-        hint="delete the shard's receipt under ledger/cache/receipts and run `teachonce cache` again",
+        hint="restore the store from a copy; or add .old to the name of the shard's receipt in ledger/cache/receipts and "
+        "run the same `teachonce cache` command again",
     )  # fmt: skip
 
 

@@ -102,7 +102,7 @@ def test_ctrl_c_is_one_line_and_the_same_command_resumes(corpus, tmp_path):
         (("shard", "/nowhere", "--out", "{out}"), "Error: no such corpus: /nowhere. Next: check the path"),
         (("shard", "pipe:ls", "--out", "{out}"), "Error: pipe: runs a command from data and is refused: pipe:ls"),
         (("cache", "/nowhere", "--teacher", "timm:test_vit", "--teacher-pretrained", "random", "--out", "{out}"),
-         "Error: no shards here: /nowhere. Next: teachonce shard CORPUS --out /nowhere"),
+         "Error: no shards here: /nowhere: expected a folder of shards, found nothing. Next: teachonce shard CORPUS --out /nowhere"),
         (("cache", "/nowhere", "--teacher", "x", "--out", "{out}", "--views", "many"),
          "Error: impossible number of views: --views: expected a number or `center`, found many"),
         (("vectors", "--teacher", "x", "--classes", "/nowhere", "--out", "{out}"),

@@ -18,7 +18,9 @@ PACKAGES = ("pipeline", "stages", "storage_schemas")
 #: Scripts for developers that lie beside what they make; no command runs them.
 SCRIPTS = {"stages/demo/train_weights.py"}
 
-OPEN_TO_STAGES = ("pipeline.types", "pipeline.storage", "pipeline.ledger", "pipeline.progress")
+OPEN_TO_STAGES = tuple(
+    f"pipeline.{name}" for name in ("types", "storage", "ledger", "progress", "output", "contents")
+)
 
 #: What the modules of each package may import of ours, as dotted prefixes.
 ALLOWED = {

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from ...pipeline.contents import Kind, how_to_shard, kind_of
 from ...pipeline.ledger import Ledger
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import DamagedError, InputError
@@ -37,7 +38,9 @@ class ShardSet:
             raise InputError(
                 "no shards here",
                 where=shards.location,
-                hint=f"teachonce shard CORPUS --out {shards.location}",
+                expected=Kind.SHARDS,
+                found=kind_of(shards.location),
+                hint=how_to_shard(shards.location),
             )
         shards.ledger.require_complete(hint="run the same `teachonce shard` command again")
         return shards
@@ -86,6 +89,7 @@ class ShardReader:
 
     def __init__(self, shards: ShardSet, shard: int) -> None:
         self._tar = shards.location / f"{shard_name(shard)}.tar"
+        self._redo = shards.ledger.redo_hint(shard_name(shard))
         receipt = shards.receipt(shard)
         for output in receipt.outputs:
             found = (shards.location / output.path).size()
@@ -132,7 +136,7 @@ class ShardReader:
             raise DamagedError("tar and index are out of line", where=f"{self._tar}, row {row}", expected=key, found=found or "no member header")  # fmt: skip
         data = member[TAR_BLOCK:]
         if zlib.crc32(data) != int(record["crc32"]):
-            raise DamagedError("an image in a tar changed", where=f"{self._tar}, row {row}, {key}", hint="restore the tar, or delete its receipt and run `teachonce shard` again")  # fmt: skip
+            raise DamagedError("an image in a tar changed", where=f"{self._tar}, row {row}, {key}", hint=f"restore the tar, or {self._redo}")  # fmt: skip
         return data
 
     def close(self) -> None:

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ...pipeline.contents import DEMO_NOTE as NOTE
+from ...pipeline.output import check_output
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Fingerprint, Json, canonical_json
 from . import images
 
 #: Names in the folder. What a stage makes is named after what it holds.
-NOTE = "demo.json"
 IMAGES, HELD_OUT, SHOTS = "images", "held-out", "shots"
 CLASSES, BASE_CLASSES = "classes.txt", "base-classes.txt"
 TEACHER, STUDENT = "teacher", "student"
@@ -108,15 +109,9 @@ def example_image(root: Location) -> Location:
 def _is_ready(root: Location, identity: dict[str, Json]) -> bool:
     """Whether all is there that `prepare` makes; refuses what is not this demo's folder."""
     another = "teachonce demo --out ANOTHER_FOLDER"
-    if root.exists() and not root.is_dir():
-        raise InputError("this is a file", where=root, hint=another)
+    check_output(root, "demo")
     note = root / NOTE
     if not note.exists():
-        if names := root.names():
-            raise InputError(
-                "the folder holds something else", where=root, expected="an empty folder or an earlier demo",
-                found=", ".join(names[:3]) + (", …" if len(names) > 3 else ""), hint=another,
-            )  # fmt: skip
         return False
     try:
         found = json.loads(note.read_bytes())

@@ -10,6 +10,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from ...pipeline.contents import Kind, how_to_make, kind_of
 from ...pipeline.ledger import Ledger
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import DamagedError, InputError, MismatchError
@@ -143,8 +144,9 @@ def open_store(store: Location) -> zarr.Group:
     """
     if not (store / "zarr.json").exists():
         raise InputError(
-            "no target store here", where=store, hint=f"teachonce cache SHARDS --teacher … --out {store}"
-        )
+            "no target store here", where=store, expected=Kind.STORE, found=kind_of(store),
+            hint=how_to_make(store, "teachonce cache SHARDS --teacher …"),
+        )  # fmt: skip
     root = open_root(str(store.path))
     check_version(root, where=store)
     return root
@@ -240,8 +242,8 @@ class JoinedShard:
             raise self._damaged("usable rows without colours in 'view_colors'", "numbers", "NaN")
 
     def _damaged(self, what: str, expected: object, found: object) -> DamagedError:
-        receipt = f"ledger/cache/receipts/{shard_name(self._shard)}.json"
         return DamagedError(
             what, where=self._where, expected=expected, found=found,
-            hint=f"delete {receipt} there and run `teachonce cache` again",
+            hint="restore the tar or the store from a copy; or, to ask the teacher about this shard again, "
+            + Ledger(self._facts.store, "cache").redo_hint(shard_name(self._shard)),
         )  # fmt: skip

@@ -9,6 +9,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from ...pipeline.contents import Kind, how_to_make, kind_of
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import DamagedError, IncompleteError, InputError
 from ...storage_schemas.prompts import CONFIG, PROMPTS, TOWERS, PromptsConfig
@@ -67,8 +68,9 @@ def read_prompts(location: Location | str) -> LoadedPrompts:
                 hint="run the same `teachonce pretrain` command again",
             )  # fmt: skip
         raise InputError(
-            "no prompts here", where=folder, hint=f"teachonce pretrain IMAGES --teacher … --out {folder}"
-        )
+            "no prompts here", where=folder, expected=Kind.PROMPTS, found=kind_of(folder),
+            hint=how_to_make(folder, "teachonce pretrain IMAGES --teacher …"),
+        )  # fmt: skip
     config = PromptsConfig.from_bytes((folder / CONFIG).read_bytes(), where=folder / CONFIG)
     prompts = _decode(folder / PROMPTS)
     towers = _decode(folder / TOWERS) if (folder / TOWERS).exists() else None

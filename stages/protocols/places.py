@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ...pipeline.contents import BENCHMARK_NOTE
+from ...pipeline.output import check_output
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError, MismatchError
 from ...storage_schemas.fingerprint import canonical_json
@@ -15,7 +18,6 @@ SOURCE = "imagenet"
 #: What came of it, for programs and for people.
 RESULTS, PAGE = "results.json", "results.md"
 
-_NOTE = "benchmark.json"
 _KIND = "teachonce benchmark promptkd"
 
 
@@ -70,22 +72,18 @@ class Places:
         return "students-selected-on-test" if self.on_test else "students"
 
 
-def claim(root: Location, protocol: str) -> None:
+def claim(
+    root: Location, protocol: str, inputs: Iterable[object] = (), models: Iterable[str | None] = ()
+) -> None:
     """Mark the folder as this protocol's; each has class vectors and students of its own.
 
     Raises:
-        InputError: the folder holds something else.
+        InputError: the folder holds something else, or an input.
         MismatchError: it is another protocol's.
     """
-    hint, note = "give another --out", root / _NOTE
-    if root.exists() and not root.is_dir():
-        raise InputError("this is a file", where=root, hint=hint)
+    hint, note = "give another --out", root / BENCHMARK_NOTE
+    check_output(root, "benchmark promptkd", inputs, names=models)
     if not note.exists():
-        if names := root.names():
-            raise InputError(
-                "the folder holds something else", where=root, expected="an empty folder or an earlier benchmark",
-                found=", ".join(names[:3]) + (", …" if len(names) > 3 else ""), hint=hint,
-            )  # fmt: skip
         note.write_bytes(canonical_json({"kind": _KIND, "protocol": protocol}) + b"\n")
         return
     try:

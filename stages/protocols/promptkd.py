@@ -44,7 +44,7 @@ def run_promptkd(request: Request, runner: Runner) -> dict[str, Json]:
         runner.check(command)
     for student in request.students:
         _check_student(request, student)
-    claim(request.out, request.protocol)
+    claim(request.out, request.protocol, (request.data, request.prompts), request.models)
     if request.protocol != BASE2NOVEL and request.prompts is None:
         runner.say("\nLearn the prompts that teach on all data sets.")
         _do(prompts_commands(request, request.datasets[0]), runner)

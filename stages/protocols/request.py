@@ -86,6 +86,12 @@ class Request:
         """A split as commands take it."""
         return f"coop:{dataset}/{split}={self.data}"
 
+    @property
+    def models(self) -> tuple[str | None, ...]:
+        """Names of all models, and of their weights."""
+        models = [*self.students, *([] if self.teacher is None else [self.teacher])]
+        return tuple(text for model in models for text in (model.name, model.pretrained))
+
     def validation_split(self, dataset: str) -> str | None:
         """The split to find the best epoch on; None where there is none but the test images."""
         if self.on_test:

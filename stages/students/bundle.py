@@ -8,6 +8,7 @@ import safetensors
 import safetensors.torch
 import torch
 
+from ...pipeline.contents import Kind, how_to_make, kind_of
 from ...pipeline.storage import Location
 from ...storage_schemas.bundle import CONFIG, VECTORS, WEIGHTS, BundleConfig, decode_vectors, encode_vectors
 from ...storage_schemas.class_vectors import ClassVectors
@@ -66,7 +67,9 @@ def load_student(location: Location | str, *, device: str = "cpu") -> LoadedStud
         raise InputError(
             "no student bundle here",
             where=folder,
-            hint=f"teachonce distill SHARDS STORE --student … --out {folder}",
+            expected=Kind.BUNDLE,
+            found=kind_of(folder),
+            hint=how_to_make(folder, "teachonce distill SHARDS STORE --student …"),
         )
     config = BundleConfig.from_bytes((folder / CONFIG).read_bytes(), where=folder / CONFIG)
     try:

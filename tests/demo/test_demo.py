@@ -156,10 +156,10 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         prepare(Location.of(tmp_path), TINY, print)
     assert str(error.value) == (
-        f"the folder holds something else: {tmp_path}: expected an empty folder or an earlier demo, "
-        "found thesis.tex. Next: teachonce demo --out ANOTHER_FOLDER"
+        f"the output folder holds something else: {tmp_path}: expected a folder that is new, empty, or begun by "
+        f"`teachonce demo`, found a folder of other files: thesis.tex. Next: teachonce demo … --out {tmp_path}-demo"
     )
-    with pytest.raises(InputError, match=r"^this is a file: .*thesis.tex. Next: "):
+    with pytest.raises(InputError, match=r"^no folder can be here: .*thesis.tex: .* found a file. Next: "):
         prepare(Location.of(tmp_path / "thesis.tex"), TINY, print)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 

@@ -129,9 +129,11 @@ def test_colours_that_are_gone_are_noticed(colored, picture_shards, tmp_path):
     stream = TargetStream(picture_shards, tmp_path / "s", size=8, batch_size=8, targets=["embedding"])
     with pytest.raises(DamagedError) as caught:
         list(stream)
+    receipt = tmp_path / "s/ledger/cache/receipts/000001.json"
     assert str(caught.value) == (
         f"usable rows without colours in 'view_colors': {tmp_path / 's'}, shard 1: expected numbers, found NaN. "
-        "Next: delete ledger/cache/receipts/000001.json there and run `teachonce cache` again"
+        "Next: restore the tar or the store from a copy; or, to ask the teacher about this shard again, "
+        f"mv {receipt} {receipt}.old, then run the same `teachonce cache` command again"
     )
 
 

@@ -234,17 +234,23 @@ def test_a_folder_of_another_run(plan) -> None:
         run(plan(options={"lr": 0.1}))
 
 
+def lose_plan(out: Location) -> None:
+    """The folder stays known as `distill`'s own."""
+    (out / "ledger").remove_folder()
+    (out / "ledger" / "distill").make_dir()
+
+
 def test_a_checkpoint_of_another_run(plan) -> None:
     stage = plan()
     run(stage)
-    shutil.rmtree((stage.out / "ledger").path)
+    lose_plan(stage.out)
     checkpoint = stage.out / "run" / "checkpoint.safetensors"
     assert failure(plan(options={"temperature": 3.0})) == (
         f"a checkpoint of another run: {checkpoint}: "
         "field 'settings.temperature': expected 3.0, found 1.0. "
         "Next: use the options of the run that wrote it, or another --out"
     )
-    shutil.rmtree((stage.out / "ledger").path)
+    lose_plan(stage.out)
     checkpoint.write_bytes(checkpoint.read_bytes()[:-10])
     assert failure(plan(out=str(stage.out.path))).startswith(
         f"not a checkpoint of a training run: {checkpoint}: found "
@@ -278,12 +284,13 @@ def test_a_loss_that_is_not_finite(plan, monkeypatch) -> None:
         (
             {"shards": "nowhere"},
             InputError,
-            "no shards here: nowhere. Next: teachonce shard CORPUS --out nowhere",
+            "no shards here: nowhere: expected a folder of shards, found nothing. Next: teachonce shard CORPUS --out nowhere",
         ),
         (
             {"store": "nowhere"},
             InputError,
-            "no target store here: nowhere. Next: teachonce cache SHARDS --teacher … --out nowhere",
+            "no target store here: nowhere: expected a target store, found nothing. Next: teachonce cache SHARDS --teacher … "
+            "--out nowhere",
         ),
         (
             {"student": "timm:test_vit", "recipe": "promptkd"},
@@ -445,6 +452,7 @@ def test_other_weights_on_the_machine_that_trains(plan, tiny_clip, tmp_path) -> 
 
 def test_a_damaged_checkpoint_says_what_to_do(plan) -> None:
     stage = plan()
+    lose_plan(stage.out)
     (stage.out / "run").make_dir()
     (stage.out / "run" / "checkpoint.safetensors").write_bytes(b"nonsense")
     assert "Next: delete it to train from the start, or restore it" in failure(stage)

@@ -237,7 +237,7 @@ def test_damaged_and_unfinished_prompts_are_refused(tuned, tmp_path):
     (tuned / "config.json").unlink()
     with pytest.raises(Exception, match="the prompts are not finished"):
         load_teacher(TeacherConfig.of(f"teachonce:{tuned}"))
-    with pytest.raises(InputError, match="no prompts here: .*nothing. Next: teachonce pretrain IMAGES"):
+    with pytest.raises(InputError, match="no prompts here: .*nothing: .* Next: teachonce pretrain IMAGES"):
         load_teacher(TeacherConfig.of(f"teachonce:{tmp_path}/nothing"))
 
 

@@ -299,7 +299,7 @@ def test_a_target_that_was_not_stored_is_refused(known_store):
 def test_no_store_is_an_error(known_store, tmp_path):
     text = error_of(InputError, lambda: open_stream(known_store, location=Location.of(tmp_path / "none")))
     assert text == (
-        f"no target store here: {tmp_path}/none. "
+        f"no target store here: {tmp_path}/none: expected a target store, found nothing. "
         f"Next: teachonce cache SHARDS --teacher … --out {tmp_path}/none"
     )
 
@@ -339,7 +339,12 @@ def damage(store, name, change):
     array[:] = values
 
 
-AGAIN = "delete ledger/cache/receipts/000001.json there and run `teachonce cache` again"
+def again(store: object) -> str:
+    receipt = f"{store}/ledger/cache/receipts/000001.json"
+    return (
+        "restore the tar or the store from a copy; or, to ask the teacher about this shard again, "
+        f"mv {receipt} {receipt}.old, then run the same `teachonce cache` command again"
+    )
 
 
 def test_a_key_that_differs_is_refused(copy, known_store):
@@ -354,7 +359,7 @@ def test_a_key_that_differs_is_refused(copy, known_store):
     text = error_of(DamagedError, lambda: flat(stream, 0))
     assert text == (
         f"the key in the tar is not the key in the store, at 2 rows, the first is 1: {store}, shard 1: "
-        f"expected {shards.reader(1).key(15)}, found {mine}. Next: {AGAIN}"
+        f"expected {shards.reader(1).key(15)}, found {mine}. Next: {again(store)}"
     )
 
 
@@ -376,7 +381,7 @@ def test_a_sample_that_the_tar_lacks_is_refused(copy, known_store):
     assert text.startswith(
         f"the key in the tar is not the key in the store, at 1 rows, the first is {bad % 13}: "
     )
-    assert ", found no image. Next: delete ledger/cache/receipts/" in text
+    assert ", found no image. Next: restore the tar or the store from a copy; or, " in text
 
 
 def test_valid_rows_that_the_receipt_does_not_know_are_refused(copy, known_store):
@@ -390,7 +395,7 @@ def test_valid_rows_that_the_receipt_does_not_know_are_refused(copy, known_store
     counts = known_store.valid[13:26].sum()
     assert text == (
         f"the store's valid rows are not those of its receipt: {store}, shard 1: expected {counts}, "
-        f"found {counts - 1}. Next: {AGAIN}"
+        f"found {counts - 1}. Next: {again(store)}"
     )
 
 
@@ -413,7 +418,7 @@ def test_a_chunk_that_is_gone_is_never_taken_for_values(copy, known_store, chunk
     (store / chunk).remove()
     found = found or f"expected , found {shards.reader(1).key(13)}"
     text = error_of(DamagedError, lambda: flat(open_stream(known_store, shards=shards, location=store), 0))
-    assert text == f"{what}: {store}, shard 1: {found}. Next: {AGAIN}"
+    assert text == f"{what}: {store}, shard 1: {found}. Next: {again(store)}"
 
 
 @pytest.mark.parametrize("chunk", ["logits/c/1/0/0", "view_params/c/1/0/0", "valid/c/1"])

@@ -76,10 +76,19 @@ def test_a_folder_of_other_things_is_left_alone(benchmark, tmp_path) -> None:
     (tmp_path / "thesis.tex").write_text("x")
     result = benchmark(tmp_path, "--protocol", "base2novel", "--datasets", "dtd")
     assert result.stderr == (
-        f"Error: the folder holds something else: {tmp_path}: expected an empty folder or an earlier benchmark, found "
-        "thesis.tex. Next: give another --out\n"
+        f"Error: the output folder holds something else: {tmp_path}: expected a folder that is new, empty, or begun by "
+        "`teachonce benchmark promptkd`, found a folder of other files: thesis.tex. Next: teachonce benchmark promptkd … --out "
+        f"{tmp_path}-benchmark\n"
     )  # fmt: skip
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_folder_that_holds_an_input_is_left_alone(benchmark, data, tmp_path) -> None:
+    before = {p: p.is_file() and p.read_bytes() for p in data.rglob("*")}
+    result = benchmark(data, "--protocol", "base2novel", "--datasets", "dtd")
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"Error: the output folder is or holds an input: {data}: ")
+    assert {p: p.is_file() and p.read_bytes() for p in data.rglob("*")} == before
 
 
 def test_no_data(tmp_path: Path) -> None:

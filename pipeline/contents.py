@@ -1,0 +1,200 @@
+"""Owns the answer to "what is this path": the kind of a file or folder, in words for errors, by what marks it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator
+from enum import StrEnum
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from ..storage_schemas.errors import InputError
+from .storage import Location
+
+#: What a stage keeps its books in, below its output folder: `LEDGER/STAGE/`.
+LEDGER = "ledger"
+
+#: The lock that the one command which writes to an output holds, in `LEDGER`.
+DRIVER = "driver.json"
+
+#: What a demo's and a benchmark's folder is known by.
+DEMO_NOTE, BENCHMARK_NOTE = "demo.json", "benchmark.json"
+
+#: Names that tell a folder of images from others in a message; what `shard` reads is for Pillow to say.
+_IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
+
+#: So many files, this deep, say what a folder without a marker holds.
+_LOOK_AT, _DEEP = 200, 3
+
+
+class Kind(StrEnum):
+    """What a path is; the value is its words, as in "found …"."""
+
+    NOTHING = "nothing"
+    FILE = "a file"
+    IMAGE = "an image"
+    TAR = "a tar"
+    EMPTY = "an empty folder"
+    SHARDS = "a folder of shards"
+    STORE = "a target store"
+    PROMPTS = "a folder of prompts"
+    BUNDLE = "a student bundle"
+    DEMO = "a folder of `teachonce demo`"
+    BENCHMARK = "a folder of `teachonce benchmark`"
+    ZARR = "a Zarr store that is not teachonce's"
+    MODEL = "a model's folder"
+    IMAGES = "a folder of images"
+    TARS = "a folder of tars"
+    OTHER = "a folder of other files"
+
+
+#: What the stages make; `import` makes either of two, which its `config.json` tells.
+_MADE_BY = {
+    "shard": Kind.SHARDS, "cache": Kind.STORE, "vectors": Kind.STORE, "distill": Kind.BUNDLE, "pretrain": Kind.PROMPTS,
+}  # fmt: skip
+
+
+def kind_of(location: Location) -> Kind:
+    """What a path is: by the files that mark what teachonce makes, else by the names of the first files in it."""
+    if not location.exists():
+        return Kind.NOTHING
+    if not location.is_dir():
+        suffix = location.path.suffix.lower()
+        return Kind.TAR if suffix == ".tar" else Kind.IMAGE if suffix in _IMAGES else Kind.FILE
+    return _marked(location) or _by_names(location.path)
+
+
+def is_shards(location: Location) -> bool:
+    """Whether `corpus.json` says that this is a folder of shards, finished or not."""
+    return "corpus_id" in _read_object(location / "corpus.json")
+
+
+def is_target_store(location: Location) -> bool:
+    """Whether `zarr.json` says that this is a target store, of whatever version."""
+    marker = _as_object(_as_object(_read_object(location / "zarr.json").get("attributes")).get("teachonce"))
+    return marker.get("kind") == "target store"
+
+
+def option(name: str, location: Location | str) -> str:
+    """An option with a path, as a person types it."""
+    return f"{name} {shlex.quote(str(location))}"
+
+
+def free_name(location: Location, ending: str) -> Location:
+    """A path beside this one that is not taken; below it where it is the working folder."""
+    base = location / ending if str(location) == "." else Location(Path(f"{location.path}-{ending}"))
+    numbered = (Location(Path(f"{base.path}-{number}")) for number in range(2, 1000))
+    return base if not base.exists() else next((place for place in numbered if not place.exists()), base)
+
+
+def refuse_swapped(
+    command: str, first: object, second: object, *, is_first: Kind, is_second: Kind | None
+) -> None:
+    """Refuse two folders that are each what the other should be.
+
+    Args:
+        command: that takes them, as in `distill`.
+        first, second: as the user gave them; what is no local path is none of these kinds.
+        is_first: what the first should be.
+        is_second: what the second should be; None where it may be anything else.
+
+    Raises:
+        InputError: says how to put them right.
+    """
+    places = [Location(Path(str(given)).absolute()) for given in (first, second)]
+    if not all(place.exists() for place in places):
+        return
+    kinds = [kind_of(place) for place in places]
+    if kinds[1] == is_first != kinds[0] and is_second in (None, kinds[0]):
+        words = shlex.join([command, str(second), str(first)])
+        raise InputError(
+            "two folders are swapped", where=f"{first} {second}", expected=f"{is_first} first",
+            found=f"{kinds[0]} first, then {kinds[1]}", hint=f"teachonce {words} …",
+        )  # fmt: skip
+
+
+def how_to_shard(location: Location) -> str:
+    """What to type next where a folder of shards was expected: never an `--out` onto what is there."""
+    kind, out = kind_of(location), free_name(location, "shards")
+    if kind in (Kind.NOTHING, Kind.EMPTY):
+        return f"teachonce shard CORPUS {option('--out', location)}"
+    if kind in (Kind.IMAGES, Kind.TARS, Kind.TAR):
+        corpus = shlex.quote(str(location)) + ("/*.tar" if kind == Kind.TARS else "")
+        return f"teachonce shard {corpus} {option('--out', out)}, then give {out}"
+    return "give the folder that `teachonce shard` wrote"
+
+
+def how_to_make(location: Location, command: str) -> str:
+    """What to type next where the output of `command` was expected: it is written here only if nothing is here.
+
+    Args:
+        location: what was given.
+        command: as in `teachonce cache SHARDS --teacher …`, without `--out`.
+    """
+    if kind_of(location) in (Kind.NOTHING, Kind.EMPTY):
+        return f"{command} {option('--out', location)}"
+    return f"give the folder that `{' '.join(command.split()[:2])}` wrote"
+
+
+def _marked(folder: Location) -> Kind | None:
+    """By what vouches for it, or by the books of the stage that began it."""
+    if is_shards(folder):
+        return Kind.SHARDS
+    if is_target_store(folder):
+        return Kind.STORE
+    config = _read_object(folder / "config.json")
+    if config.get("kind") == "student bundle":
+        return Kind.BUNDLE
+    if config.get("kind") == "prompts":
+        return Kind.PROMPTS
+    for name, kind in ((DEMO_NOTE, Kind.DEMO), (BENCHMARK_NOTE, Kind.BENCHMARK)):
+        if str(_read_object(folder / name).get("kind")).startswith("teachonce"):
+            return kind
+    for stage, kind in _MADE_BY.items():
+        if (folder / LEDGER / stage / "plan.json").exists():
+            return kind
+    if any((folder / name).exists() for name in ("zarr.json", ".zgroup", ".zarray", ".zmetadata")):
+        return Kind.ZARR
+    if (folder / "open_clip_config.json").exists() or "architecture" in config or "model_type" in config:
+        return Kind.MODEL
+    return None
+
+
+def _by_names(folder: Path) -> Kind:
+    suffixes = [Path(name).suffix.lower() for name in islice(_file_names(folder, _DEEP), _LOOK_AT)]
+    if not suffixes:
+        return Kind.EMPTY if next(iter(folder.iterdir()), None) is None else Kind.OTHER
+    images, tars = sum(s in _IMAGES for s in suffixes), suffixes.count(".tar")
+    # An image may come with its label and its metadata.
+    if 4 * max(images, tars) < len(suffixes):
+        return Kind.OTHER
+    return Kind.IMAGES if images >= tars else Kind.TARS
+
+
+def _file_names(folder: Path, deep: int) -> Iterator[str]:
+    try:
+        for path in folder.iterdir():
+            if path.name.startswith("."):
+                continue
+            if not path.is_dir():
+                yield path.name
+            elif deep:
+                yield from _file_names(path, deep - 1)
+    except OSError:
+        return  # a folder that cannot be read says nothing
+
+
+def _read_object(location: Location) -> dict[str, Any]:
+    """The JSON object in a file; an empty one where there is none."""
+    if not location.path.is_file():
+        return {}
+    try:
+        return _as_object(json.loads(location.read_bytes()))
+    except (ValueError, RecursionError, OSError):
+        return {}
+
+
+def _as_object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,184 @@
+"""Owns the rule for output folders: new, empty, or begun by the same command; and none that holds an input.
+
+A command reads what marks its own folders before it writes anything. Whatever else lies in a folder that is its own (a
+README, what a file manager leaves) is left alone.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..storage_schemas.errors import InputError
+from .contents import (
+    BENCHMARK_NOTE,
+    DEMO_NOTE,
+    DRIVER,
+    LEDGER,
+    free_name,
+    is_shards,
+    is_target_store,
+    kind_of,
+    option,
+)
+from .storage import Location, is_temporary
+
+#: What file managers and file systems put into folders that a person calls empty.
+_LITTER = {".DS_Store", "Thumbs.db", "desktop.ini", "lost+found"}
+
+#: Stages whose output is one and the same folder.
+_TOGETHER = {"vectors": ("vectors", "cache"), "cache": ("vectors", "cache")}
+
+#: How models that are folders are spelled.
+_PATHS = ("local-dir:", "teachonce:")
+
+#: What a folder for the output of each command may be called.
+_ENDINGS = {
+    "shard": "shards", "vectors": "store", "cache": "store", "pretrain": "prompts", "distill": "student",
+    "import": "imported", "demo": "demo", "benchmark promptkd": "benchmark",
+}  # fmt: skip
+
+
+def check_output(
+    out: Location, command: str, inputs: Iterable[object] = (), names: Iterable[str | None] = ()
+) -> None:
+    """Refuse a folder that `command` may not write into. Nothing is written.
+
+    Args:
+        out: the output folder.
+        command: without the program's name; for a stage, its name.
+        inputs: paths that the user named as inputs, or spellings that end with one (`NAME=PATH`, `coop:NAME/SPLIT=PATH`);
+            None for what was not given. What is not there is passed over.
+        names: what may also be a name (a model, a tag, a class list): an input where it is a file, or `local-dir:PATH` or
+            `teachonce:PATH`. So `--student ViT-B-16 --out ViT-B-16` is no mistake.
+
+    Raises:
+        InputError: a file; a folder that is or holds an input; or one that holds what this command did not make.
+    """
+    _check_place(out, command)
+    if not out.exists():
+        return
+    paths = [(given, _path_in(given)) for given in inputs] + [(given, _named_path(given)) for given in names]
+    for given, path in paths:
+        if path is not None and _holds(out, path):
+            raise InputError(
+                "the output folder is or holds an input", where=out, expected=_expected(command), found=given,
+                hint=_elsewhere(out, command),
+            )  # fmt: skip
+    if is_begun(out, command):
+        return
+    names = foreign_names(out)
+    if names:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        raise InputError(
+            "the output folder holds something else", where=out, expected=_expected(command),
+            found=f"{kind_of(out)}: {names[0]}{more}", hint=_elsewhere(out, command),
+        )  # fmt: skip
+
+
+def claim_output(out: Location, stage: str) -> None:
+    """Mark a folder that `check_output` let pass as this stage's, before a plan writes anything else into it.
+
+    The mark is the ledger's own folder: a run that is killed before it has a plan is known by it.
+    """
+    (out / LEDGER / stage).make_dir()
+
+
+def is_begun(out: Location, command: str) -> bool:
+    """Whether this command, or one that shares its output, began to write here."""
+    if command in ("demo", "benchmark promptkd"):
+        return (out / (DEMO_NOTE if command == "demo" else BENCHMARK_NOTE)).exists()
+    if any((out / LEDGER / stage).is_dir() for stage in _TOGETHER.get(command, (command,))):
+        return True
+    if command in _TOGETHER:
+        return is_target_store(out)
+    return command == "shard" and is_shards(out)
+
+
+def foreign_names(out: Location) -> list[str]:
+    """Names in the folder beside litter, what killed writers left, and books in which nothing is written."""
+    return [
+        name
+        for name in out.names()
+        if name not in _LITTER
+        and not (is_temporary(name) and not (out / name).is_dir())
+        and not (name == LEDGER and _is_blank((out / name).path))
+    ]
+
+
+def another_output(out: Location, command: str) -> str:
+    """What to type where the output of other options is in the way: it keeps what is there."""
+    if command in _TOGETHER:
+        other = shlex.quote(str(free_name(out, "2")))
+        if command == "vectors":
+            # The store may hold a teacher's targets, which are worth more than its class vectors.
+            return f"keep {out} and write to another store: --out {other}, then teachonce distill … --vectors {other}"
+        return f"keep {out} and write to another store: --out {other}"
+    return f"keep {out} and write elsewhere: {option('--out', free_name(out, '2'))}"
+
+
+def _check_place(out: Location, command: str) -> None:
+    """There is a folder, or one can be made."""
+    for place in (out.path, *out.path.parents):
+        if place.is_dir():
+            return
+        if place.exists() or place.is_symlink():
+            found = "a file" if place.exists() else "a link to nothing"
+            raise InputError(
+                "no folder can be here", where=Location(place), expected="a folder, or nothing", found=found,
+                hint=_elsewhere(out if place == out.path else Location(place), command),
+            )  # fmt: skip
+
+
+def _expected(command: str) -> str:
+    return f"a folder that is new, empty, or begun by `teachonce {command}`"
+
+
+def _elsewhere(out: Location, command: str) -> str:
+    return f"teachonce {command} … {option('--out', free_name(out, _ENDINGS.get(command, 'output')))}"
+
+
+def _is_blank(folder: Path) -> bool:
+    """Whether no file is below it but the lock of a driver, and what killed writers left."""
+    files = (p.name for p in folder.rglob("*") if not p.is_dir())
+    return folder.is_dir() and all(name == DRIVER or is_temporary(name) for name in files)
+
+
+def _holds(out: Location, path: Path) -> bool:
+    identity = _identity(out.path)
+    # A link in the output folder would be replaced, and so would what a link elsewhere leads to.
+    for real in (path.resolve(), path.absolute().parent.resolve() / path.name):
+        if any(_identity(place) == identity for place in (real, *real.parents)):
+            return True
+    return False
+
+
+def _path_in(given: object) -> Path | None:
+    """The path that an input is, or ends with, if it is there."""
+    if given is None:
+        return None
+    if isinstance(given, Location):
+        return given.path
+    text = str(given)
+    found = (text, text.partition("=")[2])
+    return next((Path(path) for path in found if path and _identity(Path(path)) is not None), None)
+
+
+def _named_path(given: str | None) -> Path | None:
+    """The path that a model, its weights or a list of names is, if it is one."""
+    if not given:
+        return None
+    if given.startswith(_PATHS):
+        return Path(given.partition(":")[2])
+    path = _path_in(given)
+    return path if path is not None and path.is_file() else None
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Device and number of what is there; the same for all names that it has."""
+    try:
+        stat = path.stat()
+    except (OSError, ValueError):
+        return None
+    return stat.st_dev, stat.st_ino
