@@ -150,10 +150,10 @@ def plan_shard(
         InputError, MismatchError: see `open_sources` and `freeze_corpus`.
     """
     location = Location.of(out)
+    check_output(location, ShardStage.name, inputs=corpus)
+    sources = open_sources(corpus)
+    claim_output(location, ShardStage.name)
     frozen = freeze_corpus(
         sources, location, name=name, shard_size=shard_size, resize=resize, max_pixels=max_pixels
     )
     return ShardStage(out=location, sources=sources, corpus=frozen)
-    check_output(location, ShardStage.name, inputs=corpus)
-    sources = open_sources(corpus)
-    claim_output(location, ShardStage.name)
