@@ -295,6 +295,11 @@ def split_view_options(options: dict[str, Any]) -> tuple[ViewSpec | None, str | 
     type=click.IntRange(1),
     help="Larger images are recorded as unusable (default: 89 million).",
 )
+@click.option(
+    "--give-up-on-unreachable",
+    is_flag=True,
+    help="Record images that cannot be read at the moment as unusable; without it they fail, and are tried again.",
+)
 @executor_options("ray")
 @json_option
 @one_driver

@@ -180,7 +180,7 @@ class CacheStage:
                 key, data = reader.key(row), reader.read(row)
             with timer("decode"):
                 try:
-                    with one_image():
+                    with one_image(f"{self.shards.location}, row {row}"):
                         image = decode(data, self.shards.corpus.max_pixels)
                         params = self.views.params(key, *image.size)
                         return params, render_views(image, params, size, self.views, range(self.views.count))

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..pipeline.storage import Location, is_url, read_url
-from ..storage_schemas.errors import InputError, TeachonceError
+from ..storage_schemas.errors import InputError, TeachonceError, Unreachable
 from ..storage_schemas.fingerprint import Json
 from ..storage_schemas.plain_text import printable
 from .compute import Compute
-from .corpora.images import BadImage, decode
+from .corpora.images import BadImage, decode, one_image
 from .reports.infer import Pixels, prepare, student_logits
 from .reports.metrics import log_softmax
 from .reports.tables import section, table
@@ -54,7 +54,11 @@ def predict(bundle: str, images: Sequence[str], *, top: int, compute: Compute) -
 
     def work(image: str) -> Pixels:
         pixels = np.empty((1, 3, size, size), np.uint8)
-        fill_planes(pixels[0], draw(decode(_read(image)), CENTER, size, view))
+        try:
+            with one_image():
+                fill_planes(pixels[0], draw(decode(_read(image)), CENTER, size, view))
+        except Unreachable as error:
+            raise BadImage(f"{error.what}: {error.found}") from error
         return pixels
 
     batch: list[tuple[str, Pixels | None, str]] = []

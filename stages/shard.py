@@ -13,7 +13,7 @@ from ..pipeline.output import check_output, claim_output
 from ..pipeline.storage import Location
 from ..pipeline.types import Resources, RunUnit, Timer, Unit
 from ..storage_schemas import SCHEMA_VERSION
-from ..storage_schemas.errors import InputError
+from ..storage_schemas.errors import InputError, Unreachable
 from ..storage_schemas.fingerprint import Fingerprint
 from ..storage_schemas.manifest import Corpus, Entry, ManifestReader
 from ..storage_schemas.receipt import InvalidRow, Output, Receipt
@@ -22,16 +22,22 @@ from ..storage_schemas.tar_file import TarFile
 from ..storage_schemas.tar_index import encode_index
 from .corpora.corpus import freeze_corpus
 from .corpora.images import MAX_PIXELS, BadImage, one_image, probe, shrink
+from .corpora.reading import read_image, unreachable_reason
 from .corpora.sources import Source, open_sources
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardStage:
-    """Shard *i* of the manifest becomes `NNNNNN.tar`, `NNNNNN.index.npy` and a receipt."""
+    """Shard *i* of the manifest becomes `NNNNNN.tar`, `NNNNNN.index.npy` and a receipt.
+
+    Attributes:
+        give_up_on_unreachable: images that cannot be read at the moment become unusable rows; else they fail their shard.
+    """
 
     out: Location
     sources: tuple[Source, ...]
     corpus: Corpus
+    give_up_on_unreachable: bool = False
 
     name = "shard"
     resources = Resources()
@@ -71,14 +77,18 @@ class ShardStage:
                     try:
                         data = self._read(entry)
                         lap("read")
-                        with one_image():
+                        with one_image(entry.path):
                             data, extension = self._check(data)
                             metadata = sample_metadata(
                                 path=entry.path, row=row, digest=entry.digest, label=entry.label
                             )
                         lap("check")
-                    except BadImage as bad:
-                        invalid.append(InvalidRow(row=row, path=entry.path, reason=str(bad)))
+                    except (BadImage, Unreachable) as bad:
+                        if isinstance(bad, Unreachable) and not self.give_up_on_unreachable:
+                            bad.hint = f"{bad.hint}, or add --give-up-on-unreachable to leave such images out"
+                            raise
+                        reason = unreachable_reason(bad) if isinstance(bad, Unreachable) else str(bad)
+                        invalid.append(InvalidRow(row=row, path=entry.path, reason=reason))
                         lap("check")
                         continue
                     offset = writer.add(f"{entry.key}.{extension}", data)
@@ -107,8 +117,10 @@ class ShardStage:
         if entry.problem is not None:
             raise BadImage(entry.problem)
         try:
-            data = self.sources[entry.source].read(self._path_in_source(entry), entry.offset, entry.size)
-        except FileNotFoundError:
+            data = read_image(
+                self.sources[entry.source], self._path_in_source(entry), entry.offset, entry.size
+            )
+        except BadImage:  # it could be read when the manifest was frozen
             data = b""
         if len(data) != entry.size or content_digest(data) != entry.digest:
             raise InputError(
@@ -135,6 +147,7 @@ def plan_shard(
     name: str | None = None,
     resize: int | None = None,
     max_pixels: int = MAX_PIXELS,
+    give_up_on_unreachable: bool = False,
 ) -> ShardStage:
     """Freeze the corpus and return the stage that shards it.
 
@@ -145,15 +158,19 @@ def plan_shard(
         name: the corpus's name, part of every key; default: the sources' names.
         resize: shorter side in pixels to reduce images to; None keeps the original bytes.
         max_pixels: images with more pixels are recorded as unusable.
+        give_up_on_unreachable: so are images that cannot be read at the moment.
 
     Raises:
-        InputError, MismatchError: see `open_sources` and `freeze_corpus`.
+        InputError, MismatchError, Unreachable: see `open_sources` and `freeze_corpus`.
     """
     location = Location.of(out)
     check_output(location, ShardStage.name, inputs=corpus)
     sources = open_sources(corpus)
     claim_output(location, ShardStage.name)
     frozen = freeze_corpus(
-        sources, location, name=name, shard_size=shard_size, resize=resize, max_pixels=max_pixels
+        sources, location, name=name, shard_size=shard_size, resize=resize, max_pixels=max_pixels,
+        give_up_on_unreachable=give_up_on_unreachable,
+    )  # fmt: skip
+    return ShardStage(
+        out=location, sources=sources, corpus=frozen, give_up_on_unreachable=give_up_on_unreachable
     )
-    return ShardStage(out=location, sources=sources, corpus=frozen)

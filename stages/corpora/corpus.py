@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
+import pyarrow as pa
+
 from ...pipeline.progress import Progress
 from ...pipeline.storage import Location
-from ...storage_schemas.errors import InputError, MismatchError
+from ...storage_schemas.errors import InputError, MismatchError, TeachonceError, Unreachable
 from ...storage_schemas.fingerprint import Fingerprint, canonical_json
-from ...storage_schemas.manifest import Corpus, Entry, write_manifest
+from ...storage_schemas.manifest import Corpus, Entry, ManifestReader, write_manifest
 from ...storage_schemas.samples import content_digest, sample_key
+from .images import BadImage
+from .reading import is_unreachable, read_image, unreachable_reason
 from .sources import Found, Source
 
 #: Files that a reading thread takes at once.
@@ -28,13 +33,16 @@ def freeze_corpus(
     shard_size: int,
     resize: int | None,
     max_pixels: int,
+    give_up_on_unreachable: bool = False,
 ) -> Corpus:
     """Write `manifest.parquet`, then `corpus.json` under `out`; or check that the frozen ones still describe `sources`.
 
-    Memory does not grow with the corpus, but for the names in one folder or one tar.
+    Memory does not grow with the corpus, but for the names in one folder or one tar. Nothing is frozen while images cannot
+    be read at the moment; the manifest then keeps what URLs gave, so that the next call asks for the others alone.
 
     Raises:
         InputError: no images.
+        Unreachable: some cannot be read at the moment, and are not given up.
         MismatchError: `out` holds another corpus or other settings, or the sources have changed since.
     """
     name = name or "+".join(source.name for source in sources)
@@ -57,12 +65,15 @@ def freeze_corpus(
             )  # fmt: skip
         return corpus
     out.make_dir()
-    listing = _Listing(sources)
+    listing, missed = _Listing(sources), _Missed()
+    draft = _Draft(out / "manifest.parquet")
     with Progress("manifest", None) as bar, (out / "manifest.parquet").create() as file:
-        shards = _entries(listing, sources, name, shard_size, bar)
+        shards = missed.watch(_entries(listing, sources, name, shard_size, draft, bar))
         digest, count = write_manifest(file, shards)
         if count == 0:
             raise _no_images(sources, listing.skipped)
+    if missed.count and not give_up_on_unreachable:
+        raise missed.error(count)
     corpus = Corpus(
         **settings,  # type: ignore[arg-type]
         corpus_id=hashlib.blake2b(canonical_json([name, shard_size, digest]), digest_size=16).hexdigest(),
@@ -100,26 +111,83 @@ class _Listing:
                 yield index, path, found
 
 
+class _Missed:
+    """Counts the entries that could not be read at the moment."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._first: Entry | None = None
+
+    def watch(self, shards: Iterator[list[Entry]]) -> Iterator[list[Entry]]:
+        for entries in shards:
+            missed = [entry for entry in entries if is_unreachable(entry.problem)]
+            self.count += len(missed)
+            self._first = self._first or next(iter(missed), None)
+            yield entries
+
+    def error(self, total: int) -> Unreachable:
+        assert self._first is not None
+        return Unreachable(
+            f"{self.count} of {total} images cannot be read at the moment", where=f"the first is {self._first.path}",
+            found=str(self._first.problem).partition(": ")[2],
+            hint="run the same command again, or add --give-up-on-unreachable to leave such images out",
+        )  # fmt: skip
+
+
+class _Draft:
+    """A manifest that was written, but not frozen. What it knows of URLs is not asked for again."""
+
+    def __init__(self, location: Location) -> None:
+        self._entries = _draft_entries(location)
+        self._next = next(self._entries, None)
+
+    def known(self, path: str, found: Found) -> Entry | None:
+        """The entry of a URL that was read; paths must come in order."""
+        while self._next is not None and self._next.path.encode() < path.encode():
+            self._next = next(self._entries, None)
+        entry = self._next
+        if entry is None or entry.path != path or found.size >= 0 or is_unreachable(entry.problem):
+            return None  # a file here is read again: it may have changed since
+        return entry
+
+
+def _draft_entries(location: Location) -> Iterator[Entry]:
+    if location.exists():
+        # One that cannot be read is no loss.
+        with contextlib.suppress(pa.ArrowException, OSError, TypeError, TeachonceError):
+            yield from ManifestReader(location.path)
+
+
 def _entries(
-    listing: _Listing, sources: Sequence[Source], name: str, shard_size: int, bar: Progress
+    listing: _Listing,
+    sources: Sequence[Source],
+    name: str,
+    shard_size: int,
+    draft: _Draft,
+    bar: Progress,
 ) -> Iterator[list[Entry]]:
     """One list a shard; files are read and hashed by a few threads (both release the interpreter lock)."""
 
-    def entry(item: tuple[int, str, Found]) -> Entry:
-        index, path, found = item
+    def entry(item: tuple[int, str, Found, Entry | None]) -> Entry:
+        index, path, found, known = item
         size, digest, problem = max(found.size, 0), "", None
         try:
-            data = sources[index].read(found.path, found.offset, found.size)
-            size, digest = len(data), content_digest(data)
-        except (OSError, InputError) as error:
-            problem = f"cannot be read: {error.strerror if isinstance(error, OSError) else error}"
+            if known is not None:
+                size, digest, problem = known.size, known.digest, known.problem
+            else:
+                data = read_image(sources[index], found.path, found.offset, found.size)
+                size, digest = len(data), content_digest(data)
+        except BadImage as bad:
+            problem = str(bad)
+        except Unreachable as error:
+            problem = unreachable_reason(error)
         return Entry(key=sample_key(name, path), path=path, source=index, offset=found.offset, size=size,
                      digest=digest, label=found.label, problem=problem)  # fmt: skip
 
-    def entries_of(chunk: Sequence[tuple[int, str, Found]]) -> list[Entry]:
+    def entries_of(chunk: Sequence[tuple[int, str, Found, Entry | None]]) -> list[Entry]:
         return [entry(item) for item in chunk]
 
-    items = iter(listing)
+    items = ((index, path, found, draft.known(path, found)) for index, path, found in listing)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
         while batch := list(islice(items, shard_size)):
             # A task for each file would cost more than a small file's reading.

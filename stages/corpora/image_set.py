@@ -10,6 +10,7 @@ from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.samples import sample_key
 from .images import MAX_PIXELS, BadImage
+from .reading import read_image
 from .shards import ShardReader, ShardSet
 from .sources import Found, Source, is_dataset, open_sources, split_name
 
@@ -22,7 +23,7 @@ class Picture:
         path: within the set.
         key: the sample key that it has, or would have, in shards.
         label: class name, where the set says one.
-        read: returns its bytes, or raises `BadImage` with the reason; safe in any thread.
+        read: returns its bytes, or raises `BadImage` with the reason, or `Unreachable`; safe in any thread.
         place: its position in the set's own order, as in `Found`; -1 where it has none. Shards keep none.
     """
 
@@ -97,12 +98,7 @@ class _ShardImages:
 
 def _read_found(source: Source, found: Found) -> Callable[[], bytes]:
     def read() -> bytes:
-        try:
-            return source.read(found.path, found.offset, found.size)
-        except (OSError, InputError) as error:
-            raise BadImage(
-                f"cannot be read: {error.strerror if isinstance(error, OSError) else error}"
-            ) from error
+        return read_image(source, found.path, found.offset, found.size)
 
     return read
 

@@ -10,9 +10,11 @@ import io
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from .pillow_guard import TooManyPixels, formats, guard, image_extensions
+from ...storage_schemas.errors import Unreachable
+from .pillow_guard import Sizes, TooManyPixels, formats, guard, image_extensions
 
 __all__ = [
     "MAX_BYTES",
@@ -21,6 +23,7 @@ __all__ = [
     "decode",
     "image_extensions",
     "one_image",
+    "out_of_memory",
     "probe",
     "shrink",
 ]
@@ -56,6 +59,9 @@ _TURNS = {
 #: What Pillow raises for bad bytes, beside its own class: its parsers differ. A reason names any other exception's type.
 _BAD_BYTES = (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError,
               OverflowError, ZeroDivisionError, AttributeError, RuntimeError, NotImplementedError)  # fmt: skip
+
+#: What a decoder may take beside the file. An image that fails is called bad only where that much can be had.
+_BYTES_PER_PIXEL, _BYTES_MORE = 16, 1 << 24
 
 Result = TypeVar("Result")
 
@@ -127,20 +133,55 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
 
 @contextlib.contextmanager
-def one_image() -> Iterator[None]:
-    """Whatever goes wrong in the block is one image's misfortune.
+def one_image(where: object = None) -> Iterator[None]:
+    """Whatever goes wrong in the block is one image's misfortune; a lack of memory is the moment's.
+
+    Args:
+        where: names the image where memory is lacking.
 
     Raises:
-        BadImage: for any exception but `BadImage` itself and a lack of memory.
+        BadImage: for any exception.
+        Unreachable: there is not enough memory at the moment.
     """
     try:
         yield
-    except (BadImage, MemoryError):
+    except BadImage:
         raise
+    except Unreachable as error:
+        error.where = error.where or where
+        raise
+    except MemoryError as error:
+        raise out_of_memory(where) from error
     except UnidentifiedImageError as error:
         raise BadImage("not an image that Pillow reads") from error
     except Exception as error:
         raise BadImage(_reason(error)) from error
+
+
+def out_of_memory(where: object) -> Unreachable:
+    """Too little memory to read or decode an image, which may be well."""
+    return Unreachable(
+        "out of memory", where=where, found="not enough for this image",
+        hint="free some memory, or use fewer workers or threads, then run the same command again",
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _enough_memory(sizes: Sizes) -> Iterator[None]:
+    """Decoders that get no memory say that the data is broken: see whether there was as much as they may take.
+
+    Raises:
+        MemoryError: there was not.
+    """
+    try:
+        yield
+    except UnidentifiedImageError:
+        raise  # nothing was decoded
+    except Exception:
+        np.empty(
+            _BYTES_PER_PIXEL * sizes.largest + _BYTES_MORE, np.uint8
+        )  # it is not touched, so it costs nothing
+        raise
 
 
 def _with_image(data: bytes, max_pixels: int, use: Callable[[Image.Image], Result]) -> Result:
@@ -151,7 +192,7 @@ def _with_image(data: bytes, max_pixels: int, use: Callable[[Image.Image], Resul
         raise BadImage(f"file too large: {len(data)} bytes, more than {MAX_BYTES}")
     with one_image():
         try:
-            with guard(max_pixels):
+            with guard(max_pixels) as sizes, _enough_memory(sizes):
                 image = Image.open(io.BytesIO(data), formats=formats())
                 if image.width * image.height > max_pixels:
                     raise TooManyPixels(*image.size)

@@ -51,8 +51,14 @@ def image_extensions() -> frozenset[str]:
     return frozenset(ext.lower() for ext, name in Image.EXTENSION.items() if name in FORMATS)
 
 
+class Sizes:
+    """Pixels of the largest image that was met in a block; 0 before the first."""
+
+    largest = 0
+
+
 @contextlib.contextmanager
-def guard(max_pixels: int) -> Iterator[None]:
+def guard(max_pixels: int) -> Iterator[Sizes]:
     """No image of more than `max_pixels` is allocated in the block, also not inside icons and the like.
 
     The user's `Image.MAX_IMAGE_PIXELS` neither narrows nor widens that. Pillow's warnings are not shown.
@@ -60,17 +66,18 @@ def guard(max_pixels: int) -> Iterator[None]:
     Raises:
         TooManyPixels: at the first such size.
     """
-    outer = _limit.pixels
-    _limit.pixels = max_pixels
+    outer = _limit.pixels, _limit.sizes
+    _limit.pixels, _limit.sizes = max_pixels, Sizes()
     try:
         with _silence:
-            yield
+            yield _limit.sizes
     finally:
-        _limit.pixels = outer
+        _limit.pixels, _limit.sizes = outer
 
 
 class _Limit(threading.local):
     pixels: int | None = None
+    sizes = Sizes()
 
 
 _limit = _Limit()
@@ -82,8 +89,11 @@ _pillows_check: Any = getattr(Image, "_decompression_bomb_check", None)
 def _check_size(size: tuple[int, int], *args: Any, **options: Any) -> None:
     if _limit.pixels is None:
         _pillows_check(size, *args, **options)
-    elif max(1, size[0]) * max(1, size[1]) > _limit.pixels:
+        return
+    pixels = max(1, size[0]) * max(1, size[1])
+    if pixels > _limit.pixels:
         raise TooManyPixels(*size)
+    _limit.sizes.largest = max(_limit.sizes.largest, pixels)
 
 
 if _pillows_check is not None:

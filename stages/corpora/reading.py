@@ -1,0 +1,63 @@
+"""Owns reading an image's file, and the difference between what is wrong with the image and what is wrong at the moment.
+
+The first is recorded, and the image keeps its row as unusable. The second says nothing about the image: it fails the work
+at hand, and the same command tries again.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Protocol
+
+from ...storage_schemas.errors import InputError, TeachonceError, Unreachable
+from .images import BadImage, out_of_memory
+
+#: Errors that a name itself brings about: nothing there, no file, no possible name. All others (permissions, an input or
+#: output error, a mount that is gone, too many open files) may pass.
+_OF_THE_IMAGE = {
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENXIO,
+}  # fmt: skip
+
+
+class Readable(Protocol):
+    """What images are read from: a `Source`."""
+
+    def read(self, path: str, offset: int, size: int) -> bytes:
+        """The bytes of one file."""
+
+
+def read_image(source: Readable, path: str, offset: int, size: int) -> bytes:
+    """The bytes of one image's file.
+
+    Raises:
+        BadImage: it cannot be read, now or later.
+        Unreachable: it cannot be read at the moment.
+    """
+    try:
+        return source.read(path, offset, size)
+    except OSError as error:
+        if error.errno in _OF_THE_IMAGE:
+            raise BadImage(f"cannot be read: {error.strerror}") from error
+        raise Unreachable(
+            "cannot be read at the moment", where=path, found=error.strerror or error,
+            hint="mend the cause, then run the same command again",
+        ) from error  # fmt: skip
+    except InputError as error:
+        raise BadImage(f"cannot be read: {error}") from error
+    except TeachonceError:
+        raise
+    except MemoryError as error:
+        raise out_of_memory(path) from error
+    except Exception as error:  # a name that no file can have, an address that no client takes
+        text = " ".join(str(error).split())[:120]
+        raise BadImage(f"cannot be read: {type(error).__name__}: {text}") from error
+
+
+def unreachable_reason(error: Unreachable) -> str:
+    """What is recorded where one gives up on an image that may be well."""
+    return f"unreachable: {' '.join(str(error.found or error.what).split())}"
+
+
+def is_unreachable(reason: str | None) -> bool:
+    """Whether a recorded reason is one of `unreachable_reason`."""
+    return reason is not None and reason.startswith("unreachable: ")
