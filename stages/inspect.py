@@ -177,7 +177,7 @@ def _measure(stored: Stored, facts: dict[str, Json], top: int) -> None:
             )
             problems.append(
                 f"'{name}' has {value.nan} NaN and {value.infinite} infinite values in valid rows "
-                f"of shards {shards}. " + _again(stored, "their receipts")
+                f"of shards {shards}. " + _again(stored, value.bad_shards)
             )
     facts["values"] = {name: value.to_json() for name, value in values.items()}
     facts["logits_derived"] = derived
@@ -203,10 +203,9 @@ def _num_classes(stored: Stored) -> int:
     return stored.vectors.num_classes
 
 
-def _again(stored: Stored, what: str) -> str:
-    return (
-        f"Next: delete {what} in {stored.ledger.folder / 'receipts'} and run the same `teachonce cache` again"
-    )
+def _again(stored: Stored, shards: list[int]) -> str:
+    redo = stored.ledger.redo_hint(*map(shard_name, shards))
+    return f"Next: restore the store from a copy, or {redo}"
 
 
 def _row_problems(
@@ -215,7 +214,7 @@ def _row_problems(
     """Rows of a finished shard that contradict its receipt, or that have no key."""
     problems = []
     receipt = stored.ledger.receipt(shard_name(shard))
-    again = _again(stored, f"{shard_name(shard)}.json")
+    again = _again(stored, [shard])
     expected, found = (
         len(valid_N) if receipt is None else receipt.rows - len(receipt.invalid_rows),
         int(valid_N.sum()),

@@ -99,11 +99,13 @@ class Corpus:
             corpus = Corpus(**fields)
         except (ValueError, KeyError, TypeError) as error:
             raise DamagedError(
-                "not a corpus file", where=where, hint="run `teachonce shard` again"
-            ) from error
+                "not a corpus file", where=where,
+                hint="restore it from a copy, or run `teachonce shard` with another --out",
+            ) from error  # fmt: skip
         Fingerprint(fields={"schema_version": SCHEMA_VERSION}).check(
             {"schema_version": version},
-            what="shards of another version of teachonce", where=where, hint="run `teachonce shard` again",
+            what="shards of another version of teachonce", where=where,
+            hint="run `teachonce shard` with another --out",
         )  # fmt: skip
         return corpus
 

@@ -75,5 +75,6 @@ class Receipt:
             )
         except (ValueError, KeyError, TypeError) as error:
             raise DamagedError(
-                "not a receipt", where=where, hint="delete this file and run the stage again"
-            ) from error
+                "not a receipt", where=where,
+                hint=f"restore it from a copy, or mv {where} {where}.old, then run the same command again",
+            ) from error  # fmt: skip

@@ -26,7 +26,7 @@ from ...storage_schemas.fingerprint import Fingerprint, canonical_json
 CHECKPOINT = "checkpoint.safetensors"
 
 _WEIGHT, _AVERAGE, _STATE = "weights/", "average/", "optimizer/"
-_START_ANEW = "delete it to train from the start, or restore it"
+_START_ANEW = "restore it from a copy, or train from the start with another --out"
 
 
 @dataclass(frozen=True, kw_only=True)

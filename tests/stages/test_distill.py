@@ -455,7 +455,7 @@ def test_a_damaged_checkpoint_says_what_to_do(plan) -> None:
     lose_plan(stage.out)
     (stage.out / "run").make_dir()
     (stage.out / "run" / "checkpoint.safetensors").write_bytes(b"nonsense")
-    assert "Next: delete it to train from the start, or restore it" in failure(stage)
+    assert "Next: restore it from a copy, or train from the start with another --out" in failure(stage)
     (stage.out / "config.json").write_bytes(b"{}")
     with pytest.raises(DamagedError, match="not a student bundle"):
         load_student(Location.of(stage.out))

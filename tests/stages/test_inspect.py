@@ -314,7 +314,8 @@ def test_nan_in_a_valid_row_is_a_problem_that_nobody_overlooks(write):
     receipts = known.location / "ledger" / "cache" / "receipts"
     line = (
         f"  ! 'logits' has 2 NaN and 1 infinite values in valid rows of shards 1, 3. "
-        f"Next: delete their receipts in {receipts} and run the same `teachonce cache` again"
+        f"Next: restore the store from a copy, or add .old to the names of their receipts in {receipts}, then run the same "
+        "`teachonce cache` command again"
     )
     assert result.exit_code == 1
     assert result.stdout.splitlines()[2:4] == ["PROBLEMS", line]
@@ -330,10 +331,16 @@ def test_rows_that_contradict_their_receipt_are_a_problem(write):
     root["keys"][14] = 0
     problems = inspect_store(Stored.open(known.location))["problems"]
     receipts = known.location / "ledger" / "cache" / "receipts"
-    again = f"in {receipts} and run the same `teachonce cache` again"
+
+    def again(receipt: str) -> str:
+        return (
+            f"Next: restore the store from a copy, or mv {receipts}/{receipt} {receipts}/{receipt}.old, then run the same "
+            "`teachonce cache` command again"
+        )
+
     assert problems == [
-        f"shard 0 has 11 valid rows, but its receipt says 12. Next: delete 000000.json {again}",
-        f"shard 1 has 1 rows without a key. Next: delete 000001.json {again}",
+        f"shard 0 has 11 valid rows, but its receipt says 12. {again('000000.json')}",
+        f"shard 1 has 1 rows without a key. {again('000001.json')}",
     ]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import subprocess
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,8 @@ from PIL import Image
 from teachonce.cli import main
 from teachonce.pipeline.contents import Kind, kind_of
 from teachonce.pipeline.storage import Location
-from teachonce.storage_schemas.errors import MismatchError
+from teachonce.stages.corpora.shards import ShardSet
+from teachonce.storage_schemas.errors import DamagedError, MismatchError
 from teachonce.storage_schemas.target_store import open_root
 
 MODELS = Path(teachonce.__file__).parent / "stages" / "demo"
@@ -376,3 +378,61 @@ def test_what_a_path_is(given, tmp_path):
     assert kind("odd") == Kind.OTHER
     assert kind_of(Location.of(given["shards"])) == Kind.SHARDS
     assert kind_of(Location.of(given["store"])) == Kind.STORE
+
+
+def test_an_edited_class_list_costs_no_targets(given, tmp_path):
+    """The store may hold a week of a teacher's work: the hint keeps it, and works."""
+    store, edited = tmp_path / "store", tmp_path / "edited.txt"
+    assert run(COMMANDS["vectors"].format(**given), "--out", store)[0] == 0
+    edited.write_text("red fox\nblue jay\nhouse cat\nlynx\n")
+    code, lines = run(COMMANDS["vectors"].format(**{**given, "classes": edited}), "--out", store)
+    assert code == 1
+    assert lines[-1].endswith(
+        f"Next: use the options of the first run, or keep {store} and write to another store: --out {store}-2, then "
+        f"teachonce distill … --vectors {store}-2"
+    )
+    assert run(COMMANDS["vectors"].format(**{**given, "classes": edited}), "--out", f"{store}-2")[0] == 0
+
+
+def test_the_way_to_have_one_unit_done_anew_works_as_it_is_typed(given, tmp_path):
+    out = tmp_path / "the shards"  # with a blank in its name
+    line = [*COMMANDS["shard"].format(**given).split(), "--shard-size", "2", "--out", str(out)]
+    assert CliRunner().invoke(main, line).exit_code == 0
+    whole = everything(out)
+    tar = out / "000001.tar"
+    tar.write_bytes(tar.read_bytes()[:700] + b"\0" + tar.read_bytes()[701:])
+    with pytest.raises(DamagedError, match="an image in a tar changed") as caught:
+        ShardSet.open(str(out)).reader(1).read(2)
+    typed, _, rest = str(caught.value.hint).removeprefix("restore the tar, or ").partition(", then ")
+    assert rest == "run the same `teachonce shard` command again"
+    subprocess.run(["sh", "-c", typed], check=True)
+    result = CliRunner().invoke(main, line)
+    assert result.stderr.splitlines()[-1].startswith("shard: 2 of 2 units done, 1 of them before; ")
+    receipt = "ledger/shard/receipts/000001.json"
+    timings = {name: b"" for name in whole if "timings/0" in name}
+    assert everything(out) | timings == whole | timings | {f"{receipt}.old": whole[receipt]}
+
+
+def test_no_advice_deletes_anything():
+    """A hint names the way that keeps what is there."""
+    root = Path(teachonce.__file__).parent
+    told = [
+        f"{path.relative_to(root)}: {word}"
+        for folder in ("stages", "pipeline", "storage_schemas")
+        for path in (root / folder).rglob("*.py")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        for word in ('"delete ', " delete {", "or delete", "delete it", "delete this", "rm -r", "remove it and", "remove {")
+        if word in line
+    ]  # fmt: skip
+    assert told == []
+
+
+def test_a_damaged_plan_keeps_its_work(given, tmp_path):
+    out = tmp_path / "out"
+    assert run(COMMANDS["shard"].format(**given), "--out", out)[0] == 0
+    plan = out / "ledger" / "shard" / "plan.json"
+    plan.write_text(json.dumps([]))
+    code, lines = run(COMMANDS["shard"].format(**given), "--out", out)
+    assert (code, lines[-1]) == (
+        1, f"Error: not a plan: {plan}. Next: restore it from a copy, or run `teachonce shard` with another --out"
+    )  # fmt: skip
