@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
-import pyarrow as pa
-
 from ...pipeline.progress import Progress
 from ...pipeline.storage import Location
-from ...storage_schemas.errors import InputError, MismatchError, TeachonceError, Unreachable
+from ...storage_schemas.errors import InputError, MismatchError, Unreachable
 from ...storage_schemas.fingerprint import Fingerprint, canonical_json
-from ...storage_schemas.manifest import Corpus, Entry, ManifestReader, write_manifest
+from ...storage_schemas.manifest import Corpus, Entry, write_manifest
 from ...storage_schemas.samples import content_digest, sample_key
+from .draft import Draft
 from .images import BadImage
 from .reading import is_unreachable, read_image, unreachable_reason
 from .sources import Found, Source
@@ -66,7 +64,7 @@ def freeze_corpus(
         return corpus
     out.make_dir()
     listing, missed = _Listing(sources), _Missed()
-    draft = _Draft(out / "manifest.parquet")
+    draft = Draft(out / "manifest.parquet")
     with Progress("manifest", None) as bar, (out / "manifest.parquet").create() as file:
         shards = missed.watch(_entries(listing, sources, name, shard_size, draft, bar))
         digest, count = write_manifest(file, shards)
@@ -134,36 +132,12 @@ class _Missed:
         )  # fmt: skip
 
 
-class _Draft:
-    """A manifest that was written, but not frozen. What it knows of URLs is not asked for again."""
-
-    def __init__(self, location: Location) -> None:
-        self._entries = _draft_entries(location)
-        self._next = next(self._entries, None)
-
-    def known(self, path: str, found: Found) -> Entry | None:
-        """The entry of a URL that was read; paths must come in order."""
-        while self._next is not None and self._next.path.encode() < path.encode():
-            self._next = next(self._entries, None)
-        entry = self._next
-        if entry is None or entry.path != path or found.size >= 0 or is_unreachable(entry.problem):
-            return None  # a file here is read again: it may have changed since
-        return entry
-
-
-def _draft_entries(location: Location) -> Iterator[Entry]:
-    if location.exists():
-        # One that cannot be read is no loss.
-        with contextlib.suppress(pa.ArrowException, OSError, TypeError, TeachonceError):
-            yield from ManifestReader(location.path)
-
-
 def _entries(
     listing: _Listing,
     sources: Sequence[Source],
     name: str,
     shard_size: int,
-    draft: _Draft,
+    draft: Draft,
     bar: Progress,
 ) -> Iterator[list[Entry]]:
     """One list a shard; files are read and hashed by a few threads (both release the interpreter lock)."""
