@@ -89,7 +89,9 @@ def is_begun(out: Location, command: str) -> bool:
     """Whether this command, or one that shares its output, began to write here."""
     if command in ("demo", "benchmark promptkd"):
         return (out / (DEMO_NOTE if command == "demo" else BENCHMARK_NOTE)).exists()
-    if any((out / LEDGER / stage).is_dir() for stage in _TOGETHER.get(command, (command,))):
+    books = [out / LEDGER / stage for stage in _TOGETHER.get(command, (command,))]
+    # Somebody may keep a ledger of money; ours has a plan, or nothing yet.
+    if any((folder / "plan.json").exists() or _is_blank(folder.path) for folder in books):
         return True
     if command in _TOGETHER:
         return is_target_store(out)

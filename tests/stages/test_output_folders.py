@@ -22,9 +22,10 @@ from click.testing import CliRunner
 from PIL import Image
 from teachonce.cli import main
 from teachonce.pipeline.contents import Kind, kind_of
+from teachonce.pipeline.output import check_output, claim_output, foreign_names
 from teachonce.pipeline.storage import Location
 from teachonce.stages.corpora.shards import ShardSet
-from teachonce.storage_schemas.errors import DamagedError, MismatchError
+from teachonce.storage_schemas.errors import DamagedError, InputError, MismatchError
 from teachonce.storage_schemas.target_store import open_root
 
 MODELS = Path(teachonce.__file__).parent / "stages" / "demo"
@@ -108,6 +109,13 @@ def prompts(folder: Path) -> None:
     (folder / "prompts.safetensors").write_bytes(b"prompts")
 
 
+def money(folder: Path) -> None:
+    """A ledger of another kind."""
+    for stage in COMMANDS:
+        (folder / "ledger" / stage).mkdir(parents=True)
+        (folder / "ledger" / stage / "2024.csv").write_text("1,2")
+
+
 def demo(folder: Path) -> None:
     folder.mkdir()
     (folder / "demo.json").write_text('{"kind": "teachonce demo"}')
@@ -129,6 +137,7 @@ FOREIGN: dict[str, tuple[Callable[[Path], None], Kind, str]] = {
     "bundle": (bare_bundle, Kind.BUNDLE, "class_vectors.safetensors and 2 more"),
     "prompts": (prompts, Kind.PROMPTS, "config.json and 1 more"),
     "hidden": (hidden, Kind.OTHER, ".git"),
+    "money": (money, Kind.OTHER, "ledger"),
 }
 
 
@@ -287,6 +296,33 @@ def test_an_empty_ledger_or_litter_alone_is_an_empty_folder(given, tmp_path):
     assert kind_of(Location.of(out)) == Kind.STORE
     code, lines = run(COMMANDS["cache"].format(**given), "--out", out)
     assert (code, lines[-1].split("; ")[0]) == (0, "cache: 4 of 4 units done")
+
+
+def test_a_name_that_is_also_the_output_is_no_input(tmp_path, monkeypatch):
+    """`--student ViT-B-16 --out ViT-B-16` is asked for again to resume, when there is such a folder."""
+    monkeypatch.chdir(tmp_path)
+    out = Location.of("ViT-B-16")
+    claim_output(out, "distill")
+    (out / "weights.bin").write_bytes(b"")
+    check_output(out, "distill", names=("ViT-B-16", "timm:ViT-B-16", "a,ViT-B-16", "imagenet", "", None))
+    for name in ("local-dir:ViT-B-16", "teachonce:./ViT-B-16", "ViT-B-16/weights.bin"):
+        with pytest.raises(InputError, match=f"is or holds an input: ViT-B-16: .* found {name}"):
+            check_output(out, "distill", names=("openai", name))
+    for given in ("ViT-B-16", "x=ViT-B-16", "coop:dtd/train=ViT-B-16", out / "weights.bin"):
+        with pytest.raises(InputError, match="is or holds an input"):
+            check_output(out, "distill", inputs=(None, "elsewhere", given))
+
+
+def test_the_lock_of_a_command_that_is_gone_is_nothing(tmp_path):
+    out = Location.of(tmp_path / "out")
+    (out / "ledger" / "driver.json").write_bytes(b"{}")
+    (out / "ledger" / "shard").make_dir()
+    check_output(out, "cache")
+    assert foreign_names(out) == []
+    (out / "ledger" / "shard" / "plan.json").write_bytes(b"{}")
+    check_output(out, "shard")
+    with pytest.raises(InputError, match="found a folder of shards: ledger"):
+        check_output(out, "cache")
 
 
 def test_a_foreign_group_is_no_store_even_for_who_opens_it_directly(tmp_path):
