@@ -82,9 +82,13 @@ class Validation:
         """The figure, from 0 to 1, of the student's own centre view; an image that cannot be used counts as wrong.
 
         Leaves the student in the mode in which it was.
+
+        Raises:
+            InputError: not one image can be used.
         """
         counts, training = Accuracy(len(head.vectors_CD), self.base_C), student.training
         student.eval()
+        usable = 0
         try:
             for views in self.labelled.center_views(preprocess, threads=compute.threads):
                 for class_id in views.unusable:
@@ -95,8 +99,15 @@ class Validation:
                     embedding_ND = student(torch.from_numpy(views.images_NCHW).to(compute.device))
                     logits_NC = head(embedding_ND).float().cpu().numpy()
                 counts.add(logits_NC, views.labels_N)
+                usable += len(views.labels_N)
         finally:
             student.train(training)
+        if not usable:
+            raise InputError(
+                "not one validation image can be used", where=self.labelled.images,
+                expected="at least one usable image", found=f"{len(self.labelled)} unusable",
+                hint="give other images, or leave out --validation",
+            )  # fmt: skip
         if self.by == "harmonic-mean":
             return harmonic_mean(counts.base, counts.novel).mean
         return (counts.base if self.by == "base" else counts.top1).rate

@@ -19,7 +19,7 @@ from teachonce.stages.students import load_student
 from teachonce.stages.training.starting import StudentConfig
 from teachonce.stages.training.trainer import Trainer
 from teachonce.stages.training.validation import Validation
-from teachonce.storage_schemas.errors import InputError, MismatchError
+from teachonce.storage_schemas.errors import InputError, MismatchError, UnitsFailed
 
 CPU = Compute(device="cpu", precision="fp32", threads=1)
 
@@ -170,6 +170,19 @@ def test_what_cannot_validate_is_refused(plan, labelled, tmp_path, taught_store)
     )
     notes = plan().notes
     assert f"validation on 12 of the 15 images in {labelled}, whose labels are class names" in notes
+
+
+def test_validation_images_of_which_none_can_be_used_are_an_error(plan, labelled, tmp_path):
+    copy = tmp_path / "images"
+    shutil.copytree(labelled, copy)
+    for file in copy.rglob("*.png"):
+        file.write_bytes(b"")
+    with pytest.raises(UnitsFailed) as caught:
+        run(plan(validation=str(copy), options={"epochs": 1}))
+    assert str(caught.value).endswith(
+        f"not one validation image can be used: {copy}: expected at least one usable image, found 12 unusable. "
+        "Next: give other images, or leave out --validation"
+    )
 
 
 def test_other_validation_images_are_another_run(plan, labelled, tmp_path):
