@@ -6,8 +6,10 @@ computing the present one. No pixels and no targets pass through Ray's object st
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -28,12 +30,17 @@ _SETTINGS = {
 for _name, _value in _SETTINGS.items():
     os.environ.setdefault(_name, _value)
 
+#: Whether this machine's Ray may be joined by others.
+_CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+
 #: How often Ray restarts a unit whose worker process died (out of memory, a killed node) before it counts as failed.
 RETRIES_AFTER_A_DEAD_WORKER = 3
 
 
 def connect(address: str | None, *, show_workers: bool = True) -> None:
     """Join the cluster at `address` (`auto` or host:port), or start Ray on this machine. Once per process.
+
+    What starts on this machine listens on loopback only; a cluster that is joined stays as it is.
 
     `show_workers` says whether this process prints what workers and Ray's own helpers write to stdout and stderr.
 
@@ -47,7 +54,10 @@ def connect(address: str | None, *, show_workers: bool = True) -> None:
     if address is None:
         # A Ray of our own tells nobody that it is used.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(address="local", include_dashboard=False, logging_level="error", log_to_driver=show_workers)
+        with _loopback_only():
+            ray.init(
+                address="local", include_dashboard=False, logging_level="error", log_to_driver=show_workers
+            )
         return
     try:
         _knock(address)
@@ -58,6 +68,28 @@ def connect(address: str | None, *, show_workers: bool = True) -> None:
             where=address,
             hint="start one with `ray start --head`, or leave out --ray-address",
         ) from error
+
+
+@contextlib.contextmanager
+def _loopback_only() -> Iterator[None]:
+    """A Ray that starts within takes 127.0.0.1 as its node's address, and then every process of it listens there only.
+
+    `ray.init(_node_ip_address="127.0.0.1")` takes the address of the network card instead. What Ray offers is the variable by
+    which it does the same on macOS, unless the user has set it. The driver read it when it imported Ray, its children read it now.
+    """
+    import ray  # noqa: F401
+
+    if _CLUSTERS in os.environ:
+        yield
+        return
+    constants: Any = sys.modules["ray._private.ray_constants"]
+    before = constants.ENABLE_RAY_CLUSTER
+    os.environ[_CLUSTERS], constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        del os.environ[_CLUSTERS]
+        constants.ENABLE_RAY_CLUSTER = before
 
 
 def _knock(address: str) -> None:

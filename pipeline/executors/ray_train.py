@@ -10,10 +10,12 @@ import contextlib
 import io
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,8 @@ RESTARTS_AFTER_A_DEAD_WORKER = 3
 
 #: How long ranks wait for one that measures or writes alone. One that dies is noticed at once, in other ways.
 WAIT_SECONDS = 6 * 3600
+
+_LOOPBACK = "127.0.0.1"
 
 #: Until the first word of waiting for a cluster that may have no room.
 PATIENCE_SECONDS = 60.0
@@ -85,7 +89,7 @@ class RayTrainExecutor:
     def _attempt(self, stage: Stage, ledger: Ledger, unit: Unit) -> Exception | None:
         """Do the unit once. Returns what went wrong: what a worker raised, else how one died."""
         from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchConfig, TorchTrainer
+        from ray.train.torch import TorchTrainer
 
         needs = stage.resources
         count, cpus = place(room(), cpus=needs.cpus, gpus=needs.gpus, workers=self.workers)
@@ -97,12 +101,13 @@ class RayTrainExecutor:
             def _register_sigint_handler(self, controller: object) -> None:
                 """Ctrl-C raises KeyboardInterrupt here, as elsewhere. Ray Train's own waits for workers that start."""
 
+        torch_config, meeting_point = _process_group(self.address, gpus=needs.gpus > 0)
         trainer = Trainer(
             _work,
             train_loop_config={
                 "stage": stage, "ledger": ledger, "unit": unit, "folder": folder, "here": str(Path.cwd()),
             },
-            torch_config=TorchConfig(timeout_s=WAIT_SECONDS),
+            torch_config=torch_config,
             scaling_config=ScalingConfig(
                 num_workers=count, use_gpu=needs.gpus > 0,
                 resources_per_worker={"CPU": cpus} | ({"GPU": needs.gpus} if needs.gpus else {}),
@@ -119,6 +124,50 @@ class RayTrainExecutor:
             raise
         finally:
             folder.remove_folder()
+            del trainer, meeting_point
+
+
+def _process_group(address: str | None, *, gpus: bool) -> tuple[Any, object]:
+    """How the ranks find each other, for Ray Train; and what has to live until they are done.
+
+    On a cluster they meet where Ray Train says. The store that it lets the first rank open listens on all interfaces, so on one
+    machine they meet at one that this process opens, on loopback.
+    """
+    from ray.train.torch import TorchConfig
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    if address is not None:
+        return TorchConfig(timeout_s=WAIT_SECONDS), None
+    listener = socket.create_server((_LOOPBACK, 0))
+    port = listener.getsockname()[1]
+    store = TCPStore(
+        _LOOPBACK, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach()
+    )
+
+    class OnLoopback(TorchConfig().backend_cls):  # type: ignore[misc]
+        def on_start(self, worker_group: Any, backend_config: object) -> None:
+            import ray
+
+            size = len(worker_group)
+            ray.get([worker_group.execute_single_async(i, _join, port, i, size, gpus) for i in range(size)])
+
+    class Config(TorchConfig):  # type: ignore[misc]
+        @property
+        def backend_cls(self) -> type:
+            return OnLoopback
+
+    return Config(timeout_s=WAIT_SECONDS), store
+
+
+def _join(port: int, rank: int, size: int, gpus: bool) -> None:
+    """In each process on one machine: become a rank of the group that meets at `port`."""
+    from torch.distributed import TCPStore, init_process_group  # type: ignore[attr-defined]
+
+    for library in ("GLOO", "NCCL"):
+        os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
+    patience = timedelta(seconds=WAIT_SECONDS)
+    store = TCPStore(_LOOPBACK, port, is_master=False, wait_for_workers=False, timeout=patience)
+    init_process_group("nccl" if gpus else "gloo", store=store, rank=rank, world_size=size, timeout=patience)
 
 
 def _work(config: dict[str, Any]) -> None:

@@ -68,7 +68,7 @@ def test_an_error_is_told_at_once_and_a_killed_worker_changes_nothing(
         "Error: 1 of 1 units of distill failed, the first is student: an image in a tar changed: "
     )
     assert error, said
-    assert after.splitlines()[0].endswith("run `teachonce shard` again"), said
+    assert after.splitlines()[0].endswith("run the same `teachonce shard` command again"), said
     restart = "distill: a worker died, so all start again from the last checkpoint (1 of 3 times)\n"
     assert (before.count("all start again"), after.count(restart)) == (0, 1), said
     assert f"\ndistill (resumed): {EPOCHS * 40}/{EPOCHS * 40} img, " in after, said
