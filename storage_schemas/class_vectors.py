@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import zarr
@@ -12,6 +14,9 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from .errors import DamagedError, IncompleteError
 from .fingerprint import Json, digest_json
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +67,41 @@ class ClassVectors:
             state.update(np.ascontiguousarray(self.bias_C, "<f4").tobytes())
         return state.hexdigest()
 
-    def logits(self, embedding_ND: NDArray[np.float32]) -> NDArray[np.float32]:
-        """fp32 logits (sample, class) of embeddings (sample, channel) as the store holds them."""
+    @overload
+    def logits(self, embedding_ND: NDArray[Any]) -> NDArray[np.float32]: ...
+    @overload
+    def logits(self, embedding_ND: torch.Tensor) -> torch.Tensor: ...
+    def logits(self, embedding_ND: NDArray[Any] | torch.Tensor) -> NDArray[np.float32] | torch.Tensor:
+        """fp32 logits (sample, class) of embeddings (sample, channel) of any float type, as the store holds them.
+
+        An array gives an array. A torch tensor gives a tensor on its device; gradients flow to the embeddings, and autocast
+        changes nothing. The class vectors are copied to that device in each call: a trainer keeps them there itself.
+        """
+        if not isinstance(embedding_ND, np.ndarray):  # a tensor; who has one has paid for importing torch
+            return self._tensor_logits(embedding_ND)
         logits_NC = np.float32(self.logit_scale) * (embedding_ND.astype(np.float32) @ self.vectors_CD.T)
         return logits_NC if self.bias_C is None else logits_NC + self.bias_C
+
+    def _tensor_logits(self, embedding_ND: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        def there(values: NDArray[np.float32]) -> torch.Tensor:
+            return torch.from_numpy(np.require(values, np.float32, ["C", "W"])).to(embedding_ND.device)
+
+        kind = embedding_ND.device.type
+        knows = torch.amp.is_autocast_available(kind)
+        with torch.autocast(kind, enabled=False) if knows else contextlib.nullcontext():
+            logits_NC = self.logit_scale * (embedding_ND.float() @ there(self.vectors_CD).T)
+            return logits_NC if self.bias_C is None else logits_NC + there(self.bias_C)
+
+    def __repr__(self) -> str:
+        """On one line: the arrays have thousands of numbers."""
+        marked = "" if self.base_C is None else f", {int(self.base_C.sum())} of them base"
+        bias = "" if self.bias_C is None else ", with a bias"
+        return (
+            f"ClassVectors({self.num_classes} classes{marked}, width {self.embed_dim}, "
+            f"logit scale {self.logit_scale:.6g}{bias})"
+        )
 
 
 def write_class_vectors(group: zarr.Group, vectors: ClassVectors, origin: Json) -> list[str]:

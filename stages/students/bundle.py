@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 import safetensors
 import safetensors.torch
 import torch
+from PIL import Image
 
 from ...pipeline.contents import Kind, how_to_make, kind_of
 from ...pipeline.storage import Location
@@ -15,25 +17,49 @@ from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import DamagedError, IncompleteError, InputError
 from ..models.preprocess import Preprocess
 from ..models.weights import fit_weights
+from ..views import CENTER, draw, fill_planes
 from .family import rebuild_backbone
 from .student import Head, Student
+
+if TYPE_CHECKING:
+
+    class CalledStudent(Student):
+        """A student whose call has a type; torch's modules leave theirs open."""
+
+        def __call__(self, images_NCHW: torch.Tensor) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedStudent:
-    """A student from its bundle alone.
+    """A student from its bundle alone; `print` shows it on one line.
 
     Attributes:
-        student: in eval mode; uint8 images (N, 3, size, size) to fp32 embeddings that `vectors.logits` takes.
-        vectors: class vectors with the student's own logit scale.
+        student: in eval mode, its parameters without gradients; uint8 images (N, 3, size, size) to fp32 embeddings (N, width)
+            that `vectors.logits` takes. Images must lie on its device.
+        vectors: class vectors with the student's own logit scale; `vectors.names` are the classes.
         config: what `config.json` says.
         preprocess: size and test-time crop of the images.
     """
 
-    student: Student
+    student: CalledStudent
     vectors: ClassVectors
     config: BundleConfig
     preprocess: Preprocess
+
+    def pixels(self, image: Image.Image) -> torch.Tensor:
+        """What the student sees of an image: uint8 (3, size, size), resized and cropped as `evaluate` and `predict` do it."""
+        size = self.preprocess.size
+        view = draw(image.convert("RGB"), CENTER, size, self.preprocess.center_view())
+        pixels_CHW = torch.empty((3, size, size), dtype=torch.uint8)
+        fill_planes(pixels_CHW.numpy(), view)
+        return pixels_CHW
+
+    def __repr__(self) -> str:
+        model, size = str(self.config.student.get("name")), self.preprocess.size
+        return (
+            f"LoadedStudent({model!r}, {self.vectors.num_classes} classes, width {self.vectors.embed_dim}, "
+            f"images of {size}x{size} pixels)"
+        )
 
 
 def write_bundle(location: Location, student: Student, vectors: ClassVectors, config: BundleConfig) -> None:
@@ -48,7 +74,14 @@ def write_bundle(location: Location, student: Student, vectors: ClassVectors, co
 
 
 def load_student(location: Location | str, *, device: str = "cpu") -> LoadedStudent:
-    """Load a bundle for inference.
+    """Load a bundle for inference: no network, no original weights, no teacher. `from teachonce import load_student`.
+
+    Args:
+        location: the folder that `teachonce distill --out` wrote.
+        device: where the student goes, as torch names it (`cpu`, `cuda`). The class vectors stay arrays in memory.
+
+    Returns:
+        A `LoadedStudent`: `vectors.logits(student(images_NCHW))` are the fp32 logits (N, C) of uint8 images.
 
     Raises:
         InputError: there is no bundle.
@@ -93,5 +126,8 @@ def load_student(location: Location | str, *, device: str = "cpu") -> LoadedStud
         ) from error
     student.requires_grad_(False)
     return LoadedStudent(
-        student=student.eval().to(device), vectors=vectors, config=config, preprocess=preprocess
+        student=cast("CalledStudent", student.eval().to(device)),
+        vectors=vectors,
+        config=config,
+        preprocess=preprocess,
     )
