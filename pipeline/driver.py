@@ -21,9 +21,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..storage_schemas.errors import BusyError
+from .contents import DRIVER, LEDGER
+from .output import foreign_names
 from .storage import Location
-
-_LOCK = "driver.json"
 
 #: What file systems say that have no locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
@@ -79,7 +79,7 @@ def only_driver(out: Location, command: str) -> Iterator[None]:
     Raises:
         BusyError: another one does; names it.
     """
-    lock = out / "ledger" / _LOCK
+    lock = out / LEDGER / DRIVER
     key = lock.path.resolve()
     if key in _held or not _may_be_ours(out):
         yield
@@ -113,12 +113,12 @@ def only_driver(out: Location, command: str) -> Iterator[None]:
 
 def _may_be_ours(out: Location) -> bool:
     """A folder with other things in it, or a file, is refused later, by a stage that knows what it wants there."""
-    return not out.exists() or (out.is_dir() and (not out.names() or "ledger" in out.names()))
+    return not out.exists() or (out.is_dir() and ((out / LEDGER).exists() or not foreign_names(out)))
 
 
 def driver_of(out: Location) -> Driver | None:
     """Who is writing to an output now; None for nobody."""
-    lock = out / "ledger" / _LOCK
+    lock = out / LEDGER / DRIVER
     if not lock.is_held():
         return None
     try:

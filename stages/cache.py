@@ -26,6 +26,7 @@ from ..storage_schemas.target_store import (
     StoreSpec,
     TargetBlock,
     TargetSpec,
+    check_described,
     check_version,
     create_arrays,
     open_root,
@@ -130,6 +131,7 @@ class CacheStage:
         device = torch.device(self.compute.device)
         teacher.to(device)
         root = open_root(str(self.store.path), mode="a")
+        check_described(root, self.fingerprint, where=self.store)
         threads = ThreadPoolExecutor(self.compute.threads, thread_name_prefix="decode")
         one_at_a_time = threading.Lock()
         vectors_CD = bias_C = None
@@ -348,7 +350,9 @@ def plan_cache(
     )
     if plan is None:
         stage.create()
-    elif recorded is not None and not stage.fingerprint.differences(plan.fingerprint.fields):
+        return stage
+    check_described(root, plan.fingerprint, where=store)
+    if recorded is not None and not stage.fingerprint.differences(plan.fingerprint.fields):
         recorded.check(
             shard_set, views, where=store,
             hint="give another --out; a store is finished by machines that render as the first one",

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+from ..pipeline.driver import Driver, driver_of
 from ..pipeline.ledger import Ledger
 from ..pipeline.storage import Location
 from ..storage_schemas.errors import InputError
@@ -42,7 +43,7 @@ _MISSING = {
 
 
 def folder_status(path: Location | str, *, examples: int = 5) -> dict[str, Json]:
-    """What `status` reports, as JSON: `kind`, `stages`, `state`, `next`. A stage's `unusable` names all of them.
+    """What `status` reports, as JSON: `kind`, `stages`, `state`, `running`, `next`. A stage's `unusable` names all of them.
 
     Args:
         path: a folder of shards, of prompts, a target store, a student bundle, or a run folder that holds some of these.
@@ -62,7 +63,8 @@ def folder_status(path: Location | str, *, examples: int = 5) -> dict[str, Json]
         _stage(Ledger(folder, stage), examples) for folder in folders for stage in Ledger.stages(folder)
     ]
     kind = _kind(location)
-    if not stages and kind is None:
+    drivers = {str(folder): driver for folder in folders if (driver := driver_of(folder)) is not None}
+    if not stages and kind is None and not drivers:
         raise InputError(
             "no stage of teachonce has started here", where=location,
             hint="give a folder of shards, a store, a bundle or a run",
@@ -71,7 +73,7 @@ def folder_status(path: Location | str, *, examples: int = 5) -> dict[str, Json]
     missing = [stage for stage in _MAKERS.get(kind or "", ()) if stage not in names]
     if any(stage["failed"] for stage in stages):
         state = "failed units"
-    elif missing or any(stage["left"] for stage in stages):
+    elif missing or not stages or any(stage["left"] for stage in stages):
         state = "units left"
     else:
         state = "complete"
@@ -79,9 +81,10 @@ def folder_status(path: Location | str, *, examples: int = 5) -> dict[str, Json]
     return {
         "path": str(location),
         "kind": kind or "run folder",
+        "running": {folder: asdict(driver) for folder, driver in drivers.items()},
         "state": state,
         "stages": stages,
-        "next": follow.format(path=location) if follow else None,
+        "next": follow.format(path=location) if follow and not drivers else None,
     }
 
 
@@ -184,7 +187,8 @@ def _bottleneck(seconds: dict[str, float]) -> str | None:
 
 def status_text(facts: dict[str, Json]) -> str:
     """`folder_status` for a terminal."""
-    parts = [f"{facts['path']}: {facts['kind']}, {facts['state']}"]
+    running = [f"running: {Driver(**driver)}, in {folder}" for folder, driver in facts["running"].items()]
+    parts = ["\n".join([f"{facts['path']}: {facts['kind']}, {facts['state']}", *running])]
     parts += [_stage_text(stage, facts["path"]) for stage in facts["stages"]]
     if facts["next"]:
         parts.append(f"Next: {facts['next']}")

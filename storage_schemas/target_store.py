@@ -17,7 +17,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 from . import SCHEMA_VERSION
 from .encodings import ENCODINGS, Encoding, Floats, decode_logits, encode_logits
 from .errors import DamagedError, IncompleteError, MismatchError
-from .fingerprint import Json
+from .fingerprint import Fingerprint, Json
 from .samples import KEY_LENGTH
 from .view_params import COLOR_FACTORS, Views, columns, from_columns, to_columns
 
@@ -154,6 +154,26 @@ def create_arrays(root: zarr.Group, spec: StoreSpec, description: Json) -> None:
             create("logits_max", (rows, spec.num_views), (shard, spec.num_views), "float32", ("sample", "view"),
                    float("nan"), plain, {"meaning": "add to `logits` (both in fp32) for the teacher's logits"})  # fmt: skip
     root.attrs["cache"] = {"spec": _spec_to_json(spec), **description}
+
+
+def check_described(root: zarr.Group, planned: Fingerprint, where: object) -> None:
+    """Refuse a store whose arrays were not created for the run in its ledger.
+
+    Raises:
+        DamagedError: the store's own description is lost.
+        MismatchError: it is another run's; names the field.
+    """
+    description: Any = root.attrs.asdict().get("cache")
+    if description is None:
+        raise DamagedError(
+            "the store has lost what describes its targets", where=f"{where}/zarr.json",
+            expected="the attribute `cache`, as in its ledger", found="none",
+            hint="restore zarr.json from a copy, or run `teachonce cache` with another --out",
+        )  # fmt: skip
+    planned.check(
+        description["fingerprint"], what="the arrays of this store were made for another run than its ledger's",
+        where=f"{where}/zarr.json", hint="restore the store from a copy, or run `teachonce cache` with another --out",
+    )  # fmt: skip
 
 
 def _views_per_chunk(spec: StoreSpec, target: TargetSpec) -> int:

@@ -17,6 +17,7 @@ from ...storage_schemas.errors import DamagedError, InputError, MismatchError
 from ...storage_schemas.samples import shard_name
 from ...storage_schemas.target_store import (
     StoreSpec,
+    check_described,
     check_version,
     open_root,
     read_rows,
@@ -58,12 +59,15 @@ def store_facts(store: Location) -> StoreFacts:
     Raises:
         InputError: no store there.
         IncompleteError: `teachonce cache` has not finished.
-        DamagedError: the store's receipts do not cover its shards.
+        DamagedError: the store's receipts do not cover its shards, or its description is lost.
+        MismatchError: its arrays are another run's than its ledger's.
     """
     root = open_store(store)
+    ledger = Ledger(store, "cache")
+    if (planned := ledger.plan()) is not None:
+        check_described(root, planned.fingerprint, where=store)
     spec = read_spec(root, where=store)
     description: Any = root.attrs.asdict()["cache"]
-    ledger = Ledger(store, "cache")
     plan = ledger.require_complete(hint="run the same `teachonce cache` command again")
     return StoreFacts(
         store=store,

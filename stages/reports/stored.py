@@ -16,7 +16,7 @@ from ...storage_schemas.class_vectors import ClassVectors, read_class_vectors
 from ...storage_schemas.errors import IncompleteError, MismatchError, TeachonceError
 from ...storage_schemas.manifest import Entry
 from ...storage_schemas.samples import shard_name
-from ...storage_schemas.target_store import StoreSpec, read_rows, read_spec, read_target
+from ...storage_schemas.target_store import StoreSpec, check_described, read_rows, read_spec, read_target
 from ..corpora.shards import ShardSet
 from ..pairs.join import open_store
 
@@ -54,6 +54,8 @@ class Stored:
         """
         location = Location.of(store)
         root = open_store(location)
+        if (plan := Ledger(location, "cache").plan()) is not None:
+            check_described(root, plan.fingerprint, where=location)
         spec = read_spec(root, where=location) if "cache" in root.attrs else None
         vectors = read_class_vectors(root, where=location) if "class_vectors" in root else None
         found, no_paths = _find_shards(location, root.attrs.asdict().get("cache"), shards)

@@ -10,7 +10,8 @@ import sys
 import pytest
 from teachonce.pipeline.driver import Driver, driver_of, only_driver
 from teachonce.pipeline.storage import Location
-from teachonce.storage_schemas.errors import BusyError
+from teachonce.stages.status import exit_code, folder_status, status_text
+from teachonce.storage_schemas.errors import BusyError, InputError
 
 HOLD = """
 import sys, time
@@ -56,6 +57,17 @@ def test_a_second_driver_is_told_who_the_first_is(holder, tmp_path) -> None:
         assert driver_of(out).pid == os.getpid()
     assert driver_of(out) is None
     assert not out.exists(), "nothing is left of it"
+
+
+def test_status_says_who_is_running(holder, tmp_path) -> None:
+    facts = folder_status(str(tmp_path / "out"))
+    assert facts["running"][str(Location.of(tmp_path / "out"))]["pid"] == holder.pid
+    assert (facts["state"], exit_code(facts)) == ("units left", 3)
+    assert f"running: teachonce cache, process {holder.pid} on " in status_text(facts)
+    holder.kill()
+    holder.wait()
+    with pytest.raises(InputError, match="no stage of teachonce has started here"):
+        folder_status(str(tmp_path / "out"))
 
 
 def test_a_killed_holder_holds_nothing(holder, tmp_path) -> None:

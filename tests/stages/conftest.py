@@ -102,7 +102,8 @@ def write_known_store(
         targets=tuple(TargetSpec(name=n, axes=("sample", "view", n), width=w) for n, w in widths.items()),
         encoding=ENCODINGS[encoding], colors=views.has_colors,
     )  # fmt: skip
-    fingerprint = Fingerprint(fields={"corpus_id": corpus.corpus_id, "encoding": encoding})
+    fields = {"corpus_id": corpus.corpus_id, "encoding": encoding}
+    fingerprint = Fingerprint(fields=(description or {}).get("fingerprint", fields))
     root = open_root(str(out), mode="a")
     if vectors is not None:
         write_class_vectors(root, vectors, {"teacher": "none"})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import open_clip
 import pytest
@@ -9,17 +11,28 @@ import safetensors.torch
 import timm
 import torch
 import xarray
+from click.testing import CliRunner
 from PIL import Image
+from teachonce.cli import main
 from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.ledger import Ledger
 from teachonce.pipeline.runner import run_stage
+from teachonce.pipeline.storage import Location
 from teachonce.stages.cache import plan_cache
 from teachonce.stages.compute import Compute
+from teachonce.stages.pairs.join import check_pair
 from teachonce.stages.teachers import TeacherConfig, load_teacher
 from teachonce.stages.vectors import plan_vectors
 from teachonce.stages.views import ViewSpec
 from teachonce.storage_schemas.encodings import ENCODINGS
-from teachonce.storage_schemas.errors import IncompleteError, InputError, MismatchError, UnitsFailed
+from teachonce.storage_schemas.errors import (
+    DamagedError,
+    IncompleteError,
+    InputError,
+    MismatchError,
+    TeachonceError,
+    UnitsFailed,
+)
 from torchvision.transforms import functional as tvf
 
 FP32 = Compute(device="cpu", precision="fp32", threads=1)
@@ -276,3 +289,58 @@ def test_a_fine_tuned_teacher_brings_its_own_classes(tmp_path):
         InputError, match="^timm does not know this model's classes: test_vit. Next: add --classes"
     ):
         teacher.class_names(None)
+
+
+# --- arrays of one run, books of another
+
+
+def test_a_store_with_the_arrays_of_another_run_is_refused_by_all(
+    picture_shards, tiny_clip_teacher, class_file, tmp_path
+):
+    """As two commands that raced made it: the plan of one, the arrays of the other."""
+    config = clip_config(tiny_clip_teacher)
+    for name, seed in (("a", 1), ("b", 2)):
+        vectors(config, tmp_path / name, class_file)
+        views = ViewSpec(kind="random_resized_crop", count=2, seed=seed)
+        cache(picture_shards, config, tmp_path / name, views=views, targets="both")
+    mixed = tmp_path / "a"
+    (mixed / "zarr.json").write_bytes((tmp_path / "b" / "zarr.json").read_bytes())
+    words = "^the arrays of this store were made for another run than its ledger's: .*zarr.json: field 'pixels'"
+    with pytest.raises(MismatchError, match=words):
+        cache(
+            picture_shards,
+            config,
+            mixed,
+            views=ViewSpec(kind="random_resized_crop", count=2, seed=1),
+            targets="both",
+        )
+    with pytest.raises(MismatchError, match=words):
+        check_pair(picture_shards, Location.of(mixed))
+    for command in (["inspect", mixed], ["distill", picture_shards.location, mixed, "--student", "timm:test_resnet", "--recipe",
+                    "kd", "--out", tmp_path / "b2"]):  # fmt: skip
+        result = CliRunner().invoke(main, [str(word) for word in command])
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert "made for another run than its ledger's" in result.stderr
+    stage = plan_cache(str(picture_shards.location), config, out=str(tmp_path / "c"), views=None, targets="embedding",
+                       encoding=ENCODINGS["fp32"], compute=FP32, batch_size=8)  # fmt: skip
+    (tmp_path / "c" / "zarr.json").write_bytes((tmp_path / "b" / "zarr.json").read_bytes())
+    with pytest.raises(TeachonceError, match="made for another run than its ledger's"):
+        run(stage)
+
+
+def test_a_store_that_lost_its_description_says_so(picture_shards, tiny_clip_teacher, tmp_path):
+    config = clip_config(tiny_clip_teacher)
+    cache(picture_shards, config, tmp_path / "s")
+    kept = (tmp_path / "s" / "zarr.json").read_bytes()
+    fields = json.loads(kept)
+    del fields["attributes"]["cache"]
+    (tmp_path / "s" / "zarr.json").write_text(json.dumps(fields))
+    words = "^the store has lost what describes its targets: .*zarr.json"
+    for read in (
+        lambda: cache(picture_shards, config, tmp_path / "s"),
+        lambda: check_pair(picture_shards, Location.of(tmp_path / "s")),
+    ):
+        with pytest.raises(DamagedError, match=words):
+            read()
+    (tmp_path / "s" / "zarr.json").write_bytes(kept)
+    check_pair(picture_shards, Location.of(tmp_path / "s"))

@@ -277,7 +277,9 @@ def test_other_versions_of_the_same_pixels_are_told(begun):
 def test_a_store_from_before_there_were_samples_is_refused_by_name(begun):
     stage = begun()
     root = zarr.open_group(str(stage.store), mode="r+")
-    root.attrs["cache"] = {k: v for k, v in root.attrs["cache"].items() if k != "pixels"}
+    recorded = {k: v for k, v in root.attrs["cache"].items() if k != "pixels"}
+    del recorded["fingerprint"]["pixels"]
+    root.attrs["cache"] = recorded
     location = stage.store / "ledger" / "cache" / "plan.json"
     fields = json.loads(location.read_bytes())
     del fields["fingerprint"]["pixels"]
