@@ -296,6 +296,12 @@ def split_view_options(options: dict[str, Any]) -> tuple[ViewSpec | None, str | 
     help="Larger images are recorded as unusable (default: 89 million).",
 )
 @click.option(
+    "--max-bytes",
+    type=click.IntRange(1, 1 << 30),
+    default=1 << 30,
+    help="Longer files are recorded as unusable; a URL's body is left there (default and most: 1 GiB).",
+)
+@click.option(
     "--give-up-on-unreachable",
     is_flag=True,
     help="Record images that cannot be read at the moment as unusable; without it they fail, and are tried again.",

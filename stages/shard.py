@@ -21,7 +21,7 @@ from ..storage_schemas.samples import content_digest, sample_metadata, shard_nam
 from ..storage_schemas.tar_file import TarFile
 from ..storage_schemas.tar_index import encode_index
 from .corpora.corpus import freeze_corpus
-from .corpora.images import MAX_PIXELS, BadImage, one_image, probe, shrink
+from .corpora.images import MAX_BYTES, MAX_PIXELS, BadImage, one_image, probe, shrink
 from .corpora.reading import read_image, unreachable_reason
 from .corpora.sources import Source, open_sources
 
@@ -147,6 +147,7 @@ def plan_shard(
     name: str | None = None,
     resize: int | None = None,
     max_pixels: int = MAX_PIXELS,
+    max_bytes: int = MAX_BYTES,
     give_up_on_unreachable: bool = False,
 ) -> ShardStage:
     """Freeze the corpus and return the stage that shards it.
@@ -158,6 +159,7 @@ def plan_shard(
         name: the corpus's name, part of every key; default: the sources' names.
         resize: shorter side in pixels to reduce images to; None keeps the original bytes.
         max_pixels: images with more pixels are recorded as unusable.
+        max_bytes: so are longer files; the body of a URL is left there.
         give_up_on_unreachable: so are images that cannot be read at the moment.
 
     Raises:
@@ -165,11 +167,11 @@ def plan_shard(
     """
     location = Location.of(out)
     check_output(location, ShardStage.name, inputs=corpus)
-    sources = open_sources(corpus)
+    sources = open_sources(corpus, max_bytes=max_bytes)
     claim_output(location, ShardStage.name)
     frozen = freeze_corpus(
         sources, location, name=name, shard_size=shard_size, resize=resize, max_pixels=max_pixels,
-        give_up_on_unreachable=give_up_on_unreachable,
+        max_bytes=max_bytes, give_up_on_unreachable=give_up_on_unreachable,
     )  # fmt: skip
     return ShardStage(
         out=location, sources=sources, corpus=frozen, give_up_on_unreachable=give_up_on_unreachable

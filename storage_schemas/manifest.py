@@ -69,6 +69,7 @@ class Corpus:
         num_samples, shard_size, num_shards: row = shard * shard_size + offset; only the last shard is shorter.
         resize: shorter side in pixels that images were reduced to, or None for the original bytes.
         max_pixels: larger images are recorded as unusable.
+        max_bytes: so are longer files; what came later is written only where it is not 1 GiB.
         skipped: files in the sources that are no images by their names.
     """
 
@@ -81,9 +82,13 @@ class Corpus:
     resize: int | None
     max_pixels: int
     skipped: int
+    max_bytes: int = 1 << 30
 
     def to_bytes(self) -> bytes:
-        return canonical_json({"schema_version": SCHEMA_VERSION, **self.__dict__}) + b"\n"
+        fields = {"schema_version": SCHEMA_VERSION, **self.__dict__}
+        if self.max_bytes == 1 << 30:
+            del fields["max_bytes"]
+        return canonical_json(fields) + b"\n"
 
     @staticmethod
     def from_bytes(data: bytes, where: object) -> Corpus:

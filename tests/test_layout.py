@@ -19,7 +19,7 @@ PACKAGES = ("pipeline", "stages", "storage_schemas")
 SCRIPTS = {"stages/demo/train_weights.py"}
 
 OPEN_TO_STAGES = tuple(
-    f"pipeline.{name}" for name in ("types", "storage", "ledger", "progress", "output", "contents")
+    f"pipeline.{name}" for name in ("types", "storage", "ledger", "progress", "output", "contents", "driver")
 )
 
 #: What the modules of each package may import of ours, as dotted prefixes.

@@ -15,7 +15,7 @@ from ...storage_schemas.fingerprint import Fingerprint, canonical_json
 from ...storage_schemas.manifest import Corpus, Entry, write_manifest
 from ...storage_schemas.samples import content_digest, sample_key
 from .draft import Draft
-from .images import BadImage
+from .images import MAX_BYTES, BadImage
 from .reading import is_unreachable, read_image, unreachable_reason
 from .sources import Found, Source
 
@@ -31,6 +31,7 @@ def freeze_corpus(
     shard_size: int,
     resize: int | None,
     max_pixels: int,
+    max_bytes: int = MAX_BYTES,
     give_up_on_unreachable: bool = False,
 ) -> Corpus:
     """Write `manifest.parquet`, then `corpus.json` under `out`; or check that the frozen ones still describe `sources`.
@@ -44,7 +45,8 @@ def freeze_corpus(
         MismatchError: `out` holds another corpus or other settings, or the sources have changed since.
     """
     name = name or "+".join(source.name for source in sources)
-    settings = {"name": name, "shard_size": shard_size, "resize": resize, "max_pixels": max_pixels}
+    settings = {"name": name, "shard_size": shard_size, "resize": resize, "max_pixels": max_pixels,
+                "max_bytes": max_bytes}  # fmt: skip
     frozen = out / "corpus.json"
     if frozen.exists():
         corpus = Corpus.from_bytes(frozen.read_bytes(), where=frozen)
@@ -66,7 +68,7 @@ def freeze_corpus(
     listing, missed = _Listing(sources), _Missed()
     draft = Draft(out / "manifest.parquet")
     with Progress("manifest", None) as bar, (out / "manifest.parquet").create() as file:
-        shards = missed.watch(_entries(listing, sources, name, shard_size, draft, bar))
+        shards = missed.watch(_entries(listing, sources, name, shard_size, max_bytes, draft, bar))
         digest, count = write_manifest(file, shards)
         if count == 0:
             raise _no_images(sources, listing.skipped)
@@ -137,6 +139,7 @@ def _entries(
     sources: Sequence[Source],
     name: str,
     shard_size: int,
+    max_bytes: int,
     draft: Draft,
     bar: Progress,
 ) -> Iterator[list[Entry]]:
@@ -148,6 +151,8 @@ def _entries(
         try:
             if known is not None:
                 size, digest, problem = known.size, known.digest, known.problem
+            elif found.size > max_bytes:
+                problem = f"file too large: {found.size} bytes, more than {max_bytes}"
             else:
                 data = read_image(sources[index], found.path, found.offset, found.size)
                 size, digest = len(data), content_digest(data)

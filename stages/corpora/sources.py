@@ -15,7 +15,7 @@ from typing import Protocol
 
 from ...pipeline.storage import Location, is_url, read_url
 from ...storage_schemas.errors import InputError
-from .images import image_extensions
+from .images import MAX_BYTES, image_extensions
 
 #: Sidecar members of a WebDataset sample that may carry its label are read up to this size.
 _SIDECAR_BYTES = 1 << 16
@@ -165,10 +165,15 @@ class TarSource:
 @dataclass(frozen=True, kw_only=True)
 class ListSource:
     """A text file (one path or URL a line, a tab and a label if wanted; # for comments) or a Parquet table with a
-    column `path` or `url` and perhaps `label`. Relative paths start at the list's folder."""
+    column `path` or `url` and perhaps `label`. Relative paths start at the list's folder.
+
+    Attributes:
+        max_bytes: longer bodies of URLs are left before they are read whole.
+    """
 
     name: str
     file: Location
+    max_bytes: int = MAX_BYTES
 
     def walk(self) -> Iterator[Found]:
         rows = self._parquet_rows() if self.file.name.endswith(".parquet") else self._text_rows()
@@ -218,21 +223,24 @@ class ListSource:
         return Location(self.file.path.parent / path)
 
     def read(self, path: str, offset: int, size: int) -> bytes:
-        return read_url(path) if is_url(path) else self._resolve(path).read_bytes()
+        if is_url(path):
+            return read_url(path, max_bytes=self.max_bytes)
+        return self._resolve(path).read_bytes()
 
 
-def open_sources(arguments: Sequence[str]) -> tuple[Source, ...]:
+def open_sources(arguments: Sequence[str], *, max_bytes: int = MAX_BYTES) -> tuple[Source, ...]:
     """The sources that CORPUS arguments name, in bytewise order of their names.
 
     Args:
         arguments: each `PATH`, or `coop:NAME/SPLIT=DATA` for a split of a data set, or one of these after `NAME=`.
+        max_bytes: what a URL of a list may hold.
 
     Raises:
         InputError: one is missing or of no known kind, or two have the same name.
     """
     sources: dict[str, Source] = {}
     for argument in arguments:
-        source = _open_source(argument)
+        source = _open_source(argument, max_bytes)
         if source.name in sources:
             raise InputError(
                 "two sources have the same name", where=source.name,
@@ -255,7 +263,7 @@ def is_dataset(what: str) -> bool:
     return what.startswith(DATASET_PREFIX)
 
 
-def _open_source(argument: str) -> Source:
+def _open_source(argument: str, max_bytes: int) -> Source:
     given, rest = split_name(argument)
     if is_dataset(rest):
         from ..datasets.source import open_split  # it is made of sources itself
@@ -269,7 +277,7 @@ def _open_source(argument: str) -> Source:
     name = given or location.name.partition(".")[0]
     if ".tar" in location.name or location.name.endswith(".tgz"):
         return TarSource(name=name, file=location)
-    return ListSource(name=name, file=location)
+    return ListSource(name=name, file=location, max_bytes=max_bytes)
 
 
 def is_image_name(name: str) -> bool:

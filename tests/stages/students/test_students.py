@@ -198,7 +198,8 @@ def test_a_timm_student_of_another_size(tmp_path) -> None:
     loaded = create("timm:test_vit", str(tmp_path / "vit.pt"), size=64)  # position embeddings are resampled
     assert loaded.module.pos_embed.shape == vit.module.pos_embed.shape
     with pytest.raises(
-        InputError, match="this model cannot take images of that size: timm:test_vit, --student-size: found 24 "
+        InputError,
+        match="this model cannot take images of that size: timm:test_vit, --student-size: found 24 ",
     ):
         create("timm:test_vit", size=24)
 
@@ -408,7 +409,7 @@ def test_what_is_no_bundle(tiny_clip, tmp_path, monkeypatch) -> None:
     with pytest.raises(InputError) as missing:
         load_student("b")
     assert str(missing.value) == (
-        "no student bundle here: b. Next: teachonce distill SHARDS STORE --student … --out b"
+        "no student bundle here: b: expected a student bundle, found nothing. Next: teachonce distill SHARDS STORE --student … --out b"
     )
     (tmp_path / "b" / "run").mkdir(parents=True)
     with pytest.raises(IncompleteError, match=r"the student is not finished: b\. Next: run the same"):
