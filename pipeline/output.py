@@ -63,8 +63,8 @@ def check_output(
     for given, path in paths:
         if path is not None and _holds(out, path):
             raise InputError(
-                "the output folder is or holds an input", where=out, expected=_expected(command), found=given,
-                hint=_elsewhere(out, command),
+                "the output folder is or holds an input", where=out, expected="a folder apart from the inputs",
+                found=given, hint=_elsewhere(out, command),
             )  # fmt: skip
     if is_begun(out, command):
         return
