@@ -169,9 +169,8 @@ def plan_vectors(
     teacher = load_teacher(config)
     names = teacher.class_names(names)
     base_C = None if base is None else base_classes(base, names)
-    notes = teacher.name_notes(
-        names, texts
-    )  # whoever lacks the tokenizer learns it before anything is written
+    # Whoever lacks the tokenizer learns it before anything is written.
+    notes = teacher.name_notes(names, texts)
     claim_output(store, VectorsStage.name)
     check_version(open_root(str(store.path), mode="a"), where=store)
     return VectorsStage(

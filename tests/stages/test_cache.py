@@ -305,7 +305,9 @@ def test_a_store_with_the_arrays_of_another_run_is_refused_by_all(
         cache(picture_shards, config, tmp_path / name, views=views, targets="both")
     mixed = tmp_path / "a"
     (mixed / "zarr.json").write_bytes((tmp_path / "b" / "zarr.json").read_bytes())
-    words = "^the arrays of this store were made for another run than its ledger's: .*zarr.json: field 'pixels'"
+    words = (
+        "^the arrays of this store were made for another run than its ledger's: .*zarr.json: field 'pixels'"
+    )
     with pytest.raises(MismatchError, match=words):
         cache(
             picture_shards,

@@ -374,7 +374,9 @@ def test_the_commands_print_tables_or_json(bundle, pictures):
     assert facts["accuracy"]["top1"]["total"] == 46
     code, out, err = run("evaluate", pictures, pictures)
     assert (code, out) == (1, "")
-    assert err.startswith(f"Error: no student bundle here: {pictures}: expected a student bundle, found a folder of images. ")
+    assert err.startswith(
+        f"Error: no student bundle here: {pictures}: expected a student bundle, found a folder of images. "
+    )
 
 
 # predict

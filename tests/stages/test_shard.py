@@ -163,7 +163,10 @@ def test_empty_corpora_and_folders_without_shards_are_errors(tmp_path):
         "Next: for a folder of tars, name the tars: teachonce shard FOLDER/*.tar --out …"
     )
     assert not (tmp_path / "out" / "manifest.parquet").exists()
-    with pytest.raises(InputError, match="no shards here: .*empty: .* found an empty folder. Next: teachonce shard CORPUS --out "):
+    with pytest.raises(
+        InputError,
+        match="no shards here: .*empty: .* found an empty folder. Next: teachonce shard CORPUS --out ",
+    ):
         ShardSet.open(str(tmp_path / "empty"))
 
 

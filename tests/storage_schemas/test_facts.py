@@ -38,7 +38,8 @@ def test_receipts_round_trip_and_refuse_other_bytes():
     )  # fmt: skip
     assert Receipt.from_bytes(receipt.to_bytes(), "here") == receipt
     with pytest.raises(
-        DamagedError, match="^not a receipt: here. Next: restore it from a copy, or mv here here.old, then run the same command again$"
+        DamagedError,
+        match="^not a receipt: here. Next: restore it from a copy, or mv here here.old, then run the same command again$",
     ):
         Receipt.from_bytes(receipt.to_bytes()[:-9], "here")
 

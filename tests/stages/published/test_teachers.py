@@ -69,7 +69,9 @@ def test_a_whole_file_computes_what_its_authors_ran(
     assert found.frozen.tensors == 85
     assert found.frozen.relative == pytest.approx(max(drift, 1e-4), rel=2)
     assert found.left_out == {"fixed token embeddings": 2, "of the frozen copy of the image tower": 44}
-    assert bool(changes.get("quick_gelu", True)) == (not any("is built with GELU" in note for note in found.notes))
+    assert bool(changes.get("quick_gelu", True)) == (
+        not any("is built with GELU" in note for note in found.notes)
+    )
 
 
 def test_only_its_prompts_in_the_backbone(tiny, make_teacher, classes, images, normalized, tmp_path) -> None:
@@ -267,7 +269,9 @@ def test_which_classes_it_was_learned_on(tiny, make_teacher, classes, tmp_path) 
 
     def config(out: str, **options) -> tuple[list[str], tuple[str, ...]]:
         stage = bring(tmp_path / "m.pth", tiny, classes, tmp_path / out, **options)
-        return json.loads((tmp_path / out / "config.json").read_bytes())["base_classes"], stage.found.notes[1:]
+        return json.loads((tmp_path / out / "config.json").read_bytes())["base_classes"], stage.found.notes[
+            1:
+        ]
 
     # "house cat" and "house-cat" are other tokens.
     assert config("a") == (
