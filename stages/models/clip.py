@@ -7,7 +7,7 @@ import copy
 import importlib.util
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -73,8 +73,12 @@ def build_clip(source: ClipSource, *, size: int | None = None) -> BuiltClip:
             hint="choose a CLIP-like model; classifiers of timm's are named timm:NAME",
         )  # fmt: skip
 
+    from open_clip.model import resize_pos_embed
+
     def fill(model: Any, weights: Tensors) -> None:
-        weights = _converted(model, weights, resize=size is not None)
+        weights = _converted(model, weights)
+        if size is not None:
+            resize_pos_embed(weights, model)
         fit_weights(model, weights, what=source.name, where=source.weights, consume=True)
 
     return _build(source, size, 0, make_model, lambda model: model.visual, fill)
@@ -86,6 +90,8 @@ def build_tower(source: ClipSource, *, size: int | None = None, seed: int = 0) -
     Raises:
         InputError: weights of another model, or a size that the model cannot take.
     """
+    from open_clip.model import resize_pos_embed
+
     scale = float(source.model_cfg.get("init_logit_scale", math.log(1 / 0.07)))
 
     def fill(tower: nn.Module, weights: Tensors) -> None:
@@ -93,9 +99,11 @@ def build_tower(source: ClipSource, *, size: int | None = None, seed: int = 0) -
         whole = SimpleNamespace(visual=tower)  # all that open_clip's conversions look at
         if "logit_scale" in weights:
             scale = float(weights["logit_scale"].float())
-        if not any(name.startswith("visual.") for name in _converted(whole, weights, resize=False)):
+        weights = _converted(whole, weights)
+        if not any(name.startswith("visual.") for name in weights):
             weights = {f"visual.{name}": value for name, value in weights.items()}  # a tower's own file
-        weights = _converted(whole, weights, resize=size is not None)
+        if size is not None:
+            resize_pos_embed(weights, whole)
         visual = {n.removeprefix("visual."): v for n, v in weights.items() if n.startswith("visual.")}
         what = f"the image tower of {source.name}"
         fit_weights(tower, visual, what=what, where=source.weights, consume=True)
@@ -103,7 +111,7 @@ def build_tower(source: ClipSource, *, size: int | None = None, seed: int = 0) -
     built = _build(source, size, seed, make_tower, lambda tower: tower, fill)
     features = try_images(built.module, built.preprocess.size, f"{source.name}, --{source.role}-size")
     check_width(features, int(built.model_cfg["embed_dim"]), source.name)
-    return BuiltClip(**{**built.__dict__, "logit_scale": math.exp(scale)})
+    return replace(built, logit_scale=math.exp(scale))
 
 
 def make_tower(model_cfg: Mapping[str, Any]) -> nn.Module:
@@ -216,15 +224,15 @@ def _building(source: ClipSource, model_cfg: Mapping[str, Any]) -> Iterator[None
         yield
 
 
-def _converted(whole: Any, weights: Tensors, *, resize: bool) -> Tensors:
+def _converted(whole: Any, weights: Tensors) -> Tensors:
     """A file's tensors under the names of open_clip's classes, as its `load_checkpoint` has them.
 
-    Position embeddings are interpolated only where another size was asked for: weights of another size are another
-    model's. A missing bias stays missing, for the same reason. What the model computes itself, such as the attention mask
+    Position embeddings stay as they are; callers interpolate them only where another size was asked for, since weights of
+    another size are another model's. A missing bias stays missing, for the same reason. What the model computes itself, such as the attention mask
     that TorchScript stores, is left out.
     """
     from open_clip.convert import convert_state_dict
-    from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed
+    from open_clip.model import convert_to_custom_text_state_dict
 
     weights = convert_state_dict(whole, weights)
     if hasattr(whole, "text") and "positional_embedding" in weights:
@@ -237,8 +245,6 @@ def _converted(whole: Any, weights: Tensors, *, resize: bool) -> Tensors:
         own = whole.state_dict()
         computed = {name for name, _ in whole.named_buffers()} | _GONE
         weights = {n: v for n, v in weights.items() if n in own or n not in computed}
-    if resize:
-        resize_pos_embed(weights, whole)
     return weights
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError
 from .hub import hub_access, quiet_libraries
-from .names import HUB_PREFIX, LOCAL_PREFIX, RANDOM, TIMM_PREFIX, Role, unknown_name
+from .names import HUB_PREFIX, LOCAL_PREFIX, RANDOM, TIMM_PREFIX, Role, one_of, unknown_name, weights_file
 from .weights import looks_like_path
 
 _CONFIG = "open_clip_config.json"
@@ -73,7 +73,7 @@ def resolve_clip(name: str, pretrained: str | None, *, role: Role) -> ClipSource
     if pretrained == RANDOM:
         path, weights = None, RANDOM
     elif pretrained is not None:
-        path, weights = _weights_file(pretrained, f"{label} brings its own weights", role)
+        path, weights = pretrained, weights_file(pretrained, role, f"{label} brings its own weights")
     elif path is None:
         raise InputError(
             "no weights beside the model's configuration", where=name,
@@ -103,7 +103,7 @@ def _built_in(name: str, pretrained: str | None, role: Role) -> ClipSource:
     if pretrained is None:
         raise InputError(
             f"a {role} needs weights", where=name,
-            hint=f"add --{role}-pretrained: {_one_of(tags)}; `{RANDOM}` gives seeded random weights for trying things out",
+            hint=f"add --{role}-pretrained: {one_of(tags)}; `{RANDOM}` gives seeded random weights for trying things out",
         )  # fmt: skip
     tag = {} if pretrained == RANDOM else get_pretrained_cfg(name, pretrained)
     path: str | None
@@ -119,17 +119,13 @@ def _built_in(name: str, pretrained: str | None, role: Role) -> ClipSource:
     elif pretrained == RANDOM:
         path, weights = None, RANDOM
     elif looks_like_path(pretrained):
-        path, weights = _weights_file(pretrained, _one_of(tags), role)
+        path, weights = pretrained, weights_file(pretrained, role, one_of(tags))
     else:
-        raise unknown_name(f"{name} has no such weights", pretrained, tags, _one_of(tags))
+        raise unknown_name(f"{name} has no such weights", pretrained, tags, one_of(tags))
     return ClipSource(
         name=name, typed=name, role=role, model_cfg=model_cfg, preprocess_cfg=_preprocess(tag), weights_path=path,
         weights=weights, configured=bool(tag),
     )  # fmt: skip
-
-
-def _one_of(tags: list[str]) -> str:
-    return f"one of {', '.join(tags)}, or a weights file" if tags else "a weights file"
 
 
 def _preprocess(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,13 +135,6 @@ def _preprocess(config: Mapping[str, Any]) -> dict[str, Any]:
 
     merged: dict[str, Any] = merge_preprocess_dict(asdict(PreprocessCfg()), dict(config))
     return merged
-
-
-def _weights_file(path: str, otherwise: str, role: Role) -> tuple[str, str]:
-    location = Location.of(path)
-    if not location.exists() or location.is_dir():
-        raise InputError("no such file of weights", where=f"--{role}-pretrained {path}", hint=otherwise)
-    return path, location.name
 
 
 def _local_folder(name: str, role: Role) -> tuple[dict[str, Any], str | None, str]:

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Sequence
 from typing import Literal
 
+from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError
 
 #: Which model is named; options and errors carry it (`--teacher-pretrained`, `--student-pretrained`).
@@ -25,6 +26,28 @@ def unknown_name(what: str, name: str, known: Sequence[str], hint: str) -> Input
     """The error for a misspelt model or tag, with the nearest names."""
     near = near_names(name, known)
     return InputError(what, where=name, hint=f"did you mean {', '.join(near)}?" if near else hint)
+
+
+def one_of(tags: Sequence[str]) -> str:
+    """What `--…-pretrained` may be, for hints."""
+    return f"one of {', '.join(tags)}, or a weights file" if tags else "a weights file"
+
+
+def weights_file(path: str, role: Role, hint: str) -> str:
+    """The name of a weights file that a user named.
+
+    Raises:
+        InputError: there is none.
+    """
+    location = Location.of(path)
+    if not location.exists() or location.is_dir():
+        raise InputError("no such file of weights", where=f"--{role}-pretrained {path}", hint=hint)
+    return location.name
+
+
+def loaded_text(name: str, weights: str, digest: str, *facts: str) -> str:
+    """The line that says what was loaded; facts that are '' are left out."""
+    return f"{name}: {', '.join(filter(None, (f'weights {weights}', f'digest {digest[:12]}', *facts)))}"
 
 
 def near_names(name: str, known: Sequence[str]) -> list[str]:

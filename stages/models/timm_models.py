@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Json
 from .building import unfilled
 from .hub import hub_access, one_line
-from .names import RANDOM, TIMM_PREFIX, Role, unknown_name
+from .names import RANDOM, TIMM_PREFIX, Role, one_of, unknown_name, weights_file
 from .weights import Tensors, fit_weights, looks_like_path, names_in_order, read_weights_file
 
 #: `pretrained` for the weights that timm itself prefers for a model.
@@ -88,26 +87,23 @@ def resolve_timm(name: str, pretrained: str | None, *, role: Role) -> TimmSource
     if pretrained is None and not tag:
         raise InputError(
             f"a {role} needs weights", where=f"{TIMM_PREFIX}{architecture}",
-            hint=f"add --{role}-pretrained: `{DEFAULT}` (timm's own), {_one_of(tags)}, or `{RANDOM}` for trying things out",
+            hint=f"add --{role}-pretrained: `{DEFAULT}` (timm's own), {one_of(tags)}, or `{RANDOM}` for trying things out",
         )  # fmt: skip
     of_file = pretrained is not None and pretrained != RANDOM and looks_like_path(pretrained)
     if pretrained not in (None, RANDOM, DEFAULT) and not of_file:
         tag = str(pretrained)
     if tag and tag not in tags:
-        raise unknown_name(f"{TIMM_PREFIX}{architecture} has no such weights", tag, tags, _one_of(tags))
+        raise unknown_name(f"{TIMM_PREFIX}{architecture} has no such weights", tag, tags, one_of(tags))
     from_hub = pretrained != RANDOM and not of_file
     full = f"{architecture}.{tag}" if tag else architecture
-    if of_file:
-        location = Location.of(str(pretrained))
-        if not location.exists() or location.is_dir():
-            raise InputError(
-                "no such file of weights", where=f"--{role}-pretrained {pretrained}",
-                hint=f"`{DEFAULT}` (timm's own), or {_one_of(tags)}",
-            )  # fmt: skip
-    return TimmSource(
-        name=full, role=role, from_hub=from_hub, path=str(pretrained) if of_file else None,
-        weights=full if from_hub else Location.of(str(pretrained)).name if of_file else RANDOM,
-    )  # fmt: skip
+    if from_hub:
+        path, weights = None, full
+    elif of_file:
+        path = str(pretrained)
+        weights = weights_file(path, role, f"`{DEFAULT}` (timm's own), or {one_of(tags)}")
+    else:
+        path, weights = None, RANDOM
+    return TimmSource(name=full, role=role, from_hub=from_hub, path=path, weights=weights)
 
 
 def build_timm(
@@ -143,10 +139,6 @@ def classifiers(module: Any) -> tuple[str, ...]:
     """Names of a model's classifying layers, as its `pretrained_cfg` says; most have one, distilled ones two."""
     names: Any = module.pretrained_cfg.get("classifier") or ()
     return (names,) if isinstance(names, str) else tuple(names)
-
-
-def _one_of(tags: list[str]) -> str:
-    return f"one of {', '.join(tags)}, or a weights file" if tags else "a weights file"
 
 
 def _building(source: TimmSource, where: str) -> contextlib.AbstractContextManager[None]:

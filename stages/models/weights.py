@@ -92,15 +92,6 @@ class WeightsFile:
     openai: bool = False
 
 
-def read_weights(path: str) -> Tensors:
-    """The tensors of a `.safetensors` or torch file, on the CPU, by name.
-
-    Raises:
-        InputError: as `read_weights_file`.
-    """
-    return read_weights_file(path).weights
-
-
 def read_weights_file(path: str) -> WeightsFile:
     """A `.safetensors` or torch file, TorchScript archives included. Nothing in a file is run.
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from ...storage_schemas.errors import DamagedError
 from ...storage_schemas.fingerprint import Json
-from ..models.names import TIMM_PREFIX
+from ..models.names import TIMM_PREFIX, loaded_text
 from ..models.preprocess import Preprocess
 
 
@@ -38,8 +38,7 @@ class Backbone:
 
     def to_text(self, name: str, digest: str) -> str:
         """One line for people: model, weights, digest of them, activation, input size, preprocessing."""
-        facts = [f"weights {self.weights}", f"digest {digest[:12]}", self.loaded, self.preprocess.to_text()]
-        return f"{name}: {', '.join(filter(None, facts))}"
+        return loaded_text(name, self.weights, digest, self.loaded, self.preprocess.to_text())
 
 
 class Family(Protocol):

@@ -13,7 +13,7 @@ import torch
 from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Json
-from ..models.names import LOCAL_PREFIX, TIMM_PREFIX
+from ..models.names import LOCAL_PREFIX, TIMM_PREFIX, loaded_text
 from ..models.preprocess import Preprocess
 
 #: Prefix of `--teacher` that names a folder of learned prompts.
@@ -102,6 +102,11 @@ class TeacherSpec:
     def to_json(self) -> Json:
         return {**self.__dict__, "preprocess": self.preprocess.to_json()}
 
+    def to_text(self, weights: str, entry: str, activation: str = "") -> str:
+        """The line that says what was loaded: from where, and which entry of the file ('' where there is but one)."""
+        of_file = f"{weights} ({entry})" if entry else weights
+        return loaded_text(self.model, of_file, self.weights_digest, activation, self.preprocess.to_text())
+
 
 class Teacher(Protocol):
     """A frozen model that says something of an image."""
@@ -160,25 +165,6 @@ def load_teacher(config: TeacherConfig) -> Teacher:
 def freeze(module: Any) -> Any:
     """Eval mode, no gradients."""
     return module.eval().requires_grad_(False)
-
-
-def loaded_text(spec: TeacherSpec, weights: str, entry: str, activation: str) -> str:
-    """The line that says what was loaded.
-
-    Args:
-        spec: of the loaded teacher.
-        weights: where its weights come from.
-        entry: which entry of their file; '' where there is but one.
-        activation: of open_clip's own towers; '' elsewhere.
-    """
-    preprocess = spec.preprocess
-    facts = [
-        f"weights {weights}" + (f" ({entry})" if entry else ""),
-        f"digest {spec.weights_digest[:12]}",
-        activation,
-        preprocess.to_text(),
-    ]
-    return f"{spec.model}: {', '.join(filter(None, facts))}"
 
 
 def refuse_templates(config: TeacherConfig, templates: str | None) -> None:

@@ -19,7 +19,7 @@ from ..models.preprocess import Normalize
 from ..models.probe import few_images, run_once, tried
 from ..models.tokenizer import Tokenizer, load_tokenizer, name_notes
 from ..models.weights import weights_digest
-from .base import Teacher, TeacherConfig, TeacherSpec, freeze, loaded_text
+from .base import Teacher, TeacherConfig, TeacherSpec, freeze
 from .contract import check_contract
 
 
@@ -63,7 +63,7 @@ class OpenClipTeacher:
             preprocess=preprocess,
             takes_templates=True,
         )
-        loaded = loaded_text(spec, source.weights, built.entry, built.activation)
+        loaded = spec.to_text(source.weights, built.entry, built.activation)
         teacher = OpenClipTeacher(built.module, source.typed, spec, loaded)
         teacher._check()
         return teacher

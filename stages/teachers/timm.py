@@ -19,7 +19,7 @@ from ..models.preprocess import Normalize, Preprocess
 from ..models.probe import few_images, tried
 from ..models.timm_models import build_timm, classifiers, resolve_timm
 from ..models.weights import weights_digest
-from .base import Teacher, TeacherConfig, TeacherSpec, freeze, loaded_text
+from .base import Teacher, TeacherConfig, TeacherSpec, freeze
 from .contract import check_contract, not_linear
 
 
@@ -59,7 +59,7 @@ class TimmTeacher:
             preprocess=config.preprocess(own),
             takes_templates=False,
         )
-        teacher = TimmTeacher(model, spec, loaded_text(spec, source.weights, built.entry, ""))
+        teacher = TimmTeacher(model, spec, spec.to_text(source.weights, built.entry))
         teacher._check()
         return teacher
 

@@ -17,12 +17,16 @@ import pytest
 import safetensors.torch
 import torch
 from open_clip.model import convert_weights_to_lp
-from teachonce.stages.models.weights import fit_weights, read_weights, read_weights_file
+from teachonce.stages.models.weights import fit_weights, read_weights_file
 from teachonce.storage_schemas.errors import InputError
 from torch import Tensor, nn
 
 WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.ones((), dtype=torch.float16)}
 OTHER = {name: value + 1 for name, value in WEIGHTS.items()}
+
+
+def read_weights(path: str) -> dict[str, Tensor]:
+    return read_weights_file(path).weights
 
 
 @pytest.fixture
