@@ -17,7 +17,7 @@ from ...storage_schemas.samples import content_digest, sample_key
 from .draft import Draft
 from .images import MAX_BYTES, BadImage
 from .reading import is_unreachable, read_image, unreachable_reason
-from .sources import Found, Source
+from .source import Found, Source
 
 #: Files that a reading thread takes at once.
 _FILES_A_TASK = 64

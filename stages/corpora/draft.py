@@ -11,7 +11,7 @@ from ...pipeline.storage import Location
 from ...storage_schemas.errors import TeachonceError
 from ...storage_schemas.manifest import Entry, ManifestReader
 from .reading import is_unreachable
-from .sources import Found
+from .source import Found
 
 
 class Draft:

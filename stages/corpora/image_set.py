@@ -12,7 +12,8 @@ from ...storage_schemas.samples import sample_key
 from .images import MAX_PIXELS, BadImage
 from .reading import read_image
 from .shards import ShardReader, ShardSet
-from .sources import Found, Source, is_dataset, open_sources, split_name
+from .source import Found, Source
+from .sources import is_dataset, open_sources, split_name
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError
-from ..corpora.sources import Found
+from ..corpora.source import Found
 from .aircraft import read_aircraft
 from .layouts import LAYOUTS, Kind, Layout
 from .listing import Listing

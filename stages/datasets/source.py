@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError
-from ..corpora.sources import DATASET_PREFIX, Found
+from ..corpora.source import Found
+from ..corpora.sources import DATASET_PREFIX
 from .dataset import Dataset
 from .layouts import LAYOUTS
 

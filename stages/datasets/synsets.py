@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError
 from ..classes import told_apart
-from ..corpora.sources import FolderSource, Found, is_image_name
+from ..corpora.folder import FolderSource
+from ..corpora.names import is_image_name
+from ..corpora.source import Found
 from .layouts import Kind
 from .listing import class_name, read_lines
 

@@ -1,0 +1,42 @@
+"""Owns what every kind of source gives: the files found in it, one after another, and their bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A file in a source.
+
+    Attributes:
+        path: POSIX path relative to the source; unique within it.
+        offset: first byte within a tar; -1 for a file of its own.
+        size: bytes; -1 where only reading tells (URLs).
+        label: class name, where the source says one.
+        is_image: whether its name says that it is an image.
+        place: its position, from 0 on, in the order that the source itself gives its images; -1 where it gives none.
+    """
+
+    path: str
+    offset: int = -1
+    size: int
+    label: str | None
+    is_image: bool = True
+    place: int = -1
+
+
+class Source(Protocol):
+    """One thing that the user brought."""
+
+    @property
+    def name(self) -> str:
+        """Short name; the first part of its samples' paths where there are several sources."""
+
+    def walk(self) -> Iterator[Found]:
+        """All files, in bytewise order of their paths."""
+
+    def read(self, path: str, offset: int, size: int) -> bytes:
+        """The bytes of one file that `walk` found."""
