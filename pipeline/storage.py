@@ -12,6 +12,7 @@ import fcntl
 import os
 import re
 import shutil
+import stat
 import uuid
 import weakref
 from collections.abc import Iterator
@@ -36,6 +37,14 @@ _DISK_ERRORS = {
 
 #: Names of unfinished files: ours (`create`) and those of zarr's local store.
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp|.*\.[0-9a-f]{32}\.partial")
+
+#: What can be opened and is no file.
+_KINDS = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
 
 
 def is_temporary(name: str) -> bool:
@@ -114,10 +123,17 @@ class Location:
     def read_bytes(self) -> bytes:
         return self.path.read_bytes()
 
+    def read_file(self) -> bytes:
+        """All bytes of this file, which must be one: pipes and devices give bytes for ever, or none and no end.
+
+        Raises:
+            InputError: a pipe, a device or a socket.
+        """
+        return _read_file(self.path)
+
     def read_below(self, relative: str) -> bytes:
-        """All bytes of a file below this folder, without the cost of a new location for each of many."""
-        with open(f"{self.path}/{relative}", "rb", buffering=0) as file:  # noqa: PTH123
-            return file.read()
+        """`read_file` of a file below this folder, without the cost of a new location for each of many."""
+        return _read_file(f"{self.path}/{relative}")
 
     def read_range(self, offset: int, size: int) -> bytes:
         """Up to `size` bytes from `offset` on, in one opening; shorter only where the file ends."""
@@ -306,6 +322,19 @@ class RangeReader:
 
     def close(self) -> None:
         self._close()
+
+
+def _read_file(path: str | Path) -> bytes:
+    with open(path, "rb", buffering=0, opener=_open_at_once) as file:
+        kind = _KINDS.get(stat.S_IFMT(os.fstat(file.fileno()).st_mode))
+        if kind is not None:
+            raise InputError(f"{kind}, not a file")
+        return file.read()
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    # Opening a pipe that nobody writes to waits, but for this flag; for files it means nothing.
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _read_at(descriptor: int, offset: int, size: int) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import http.server
+import os
 import threading
 
 import pytest
@@ -35,6 +36,27 @@ def test_only_our_own_and_zarrs_temporaries_are_swept(tmp_path):
         (deep / name).touch()
     Location.of(tmp_path).remove_temporaries()
     assert sorted(p.name for p in deep.iterdir()) == sorted(kept)
+
+
+def test_only_files_are_read_as_files_and_nothing_waits(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "zero.jpg").symlink_to("/dev/zero")
+    (tmp_path / "self.jpg").symlink_to("self.jpg")
+    (tmp_path / "a.jpg").write_bytes(b"a")
+    folder = Location.of(tmp_path)
+    for read in (folder.read_below, lambda name: (folder / name).read_file()):
+        assert read("a.jpg") == b"a"
+        for name, line in {"pipe.jpg": "a pipe, not a file", "zero.jpg": "a device, not a file"}.items():
+            with pytest.raises(InputError, match=f"^{line}$"):
+                read(name)
+        for name, code in {
+            "self.jpg": errno.ELOOP,
+            ".": errno.EISDIR,
+            "a.jpg/b": errno.ENOTDIR,
+            "x" * 300: errno.ENAMETOOLONG,
+        }.items():
+            with pytest.raises(OSError, match=rf"^\[Errno {code}\]"):
+                read(name)
 
 
 def test_pipe_and_urls_are_refused_as_folders():
