@@ -916,7 +916,7 @@ def inference_options(command: Command) -> Command:
 @click.option(
     "--store",
     type=click.Path(),
-    help="Also measure agreement with this target store's teacher, where keys match.",
+    help="Also measure agreement with this target store's teacher, on the pictures that it saw.",
 )
 @click.option(
     "--base-classes",
@@ -949,7 +949,8 @@ def evaluate(
     and left out. No teacher is loaded.
 
     Base images are judged among base classes only and novel images among novel classes only, as in PromptKD.
-    Agreement is measured on the store's first view: the student sees the box that the teacher saw.
+    Agreement is measured on the store's first view: the student sees the box that the teacher saw. Images that are
+    no shards of the store's corpus are compared by content with the shards that it was made from.
     """
     from .stages.compute import resolve_compute
     from .stages.evaluate import evaluate as measure

@@ -19,6 +19,7 @@ from .corpora.images import decode
 from .reports.class_match import ClassMatcher, Match, base_classes
 from .reports.infer import Pixels, Ready, prepare, student_logits
 from .reports.metrics import Accuracy, Agreement
+from .reports.same_pictures import SamePictures
 from .reports.stored_teacher import StoredTeacher
 from .students import LoadedStudent, load_student
 from .views import CENTER, draw, fill_planes
@@ -34,8 +35,9 @@ class Evaluation:
         labels: images by label; `unlabelled` have none.
         matches: what became of each label.
         accuracy: over the images whose label is a class.
-        agreement: over the images that the store knows; None where no store was given.
+        agreement: over the images that the store's teacher saw; None where no store was given.
         not_in_store: usable images that it does not know.
+        other_pictures: usable images of names that it knows, with other content than the teacher saw.
         notes: lines that a person should see.
     """
 
@@ -48,6 +50,7 @@ class Evaluation:
     accuracy: Accuracy
     agreement: Agreement | None = None
     not_in_store: int = 0
+    other_pictures: int = 0
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -62,6 +65,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class _Job:
+    index: int
     picture: Picture
     class_id: int
     row: int
@@ -89,7 +93,8 @@ def evaluate(
         bundle: the student.
         images: a folder of class folders, a tar, a list, or a folder of shards.
         compute: device, precision, threads.
-        store: target store whose teacher the student is compared with, where keys match.
+        store: target store whose teacher the student is compared with, on the pictures that this teacher saw: see
+            `SamePictures`.
         base: base classes, see `class_match.base_classes`; None for those that the bundle marks, if any.
         name: corpus name that was given to `teachonce shard`, for the keys of images that are not in shards.
         batch_size: images in a forward pass.
@@ -97,7 +102,8 @@ def evaluate(
 
     Raises:
         InputError: no bundle, no images, nothing to measure, a bad list of base classes.
-        MismatchError: the store's classes are not the student's, or its views have other pixels here.
+        MismatchError: the store's classes are not the student's, or its views have other pixels here, or the images have
+            its names and are other pictures.
         DamagedError: bundle, shards or store are damaged, or the student says NaN.
     """
     refuse_swapped("evaluate", bundle, images, is_first=Kind.BUNDLE, is_second=None)
@@ -108,32 +114,33 @@ def evaluate(
     image_set = open_images(images, name=name)
     result = Evaluation(class_names=names, accuracy=Accuracy(len(names), base_C))
     keys_N = _survey(result, image_set, images)
-    rows_N = np.full(len(keys_N), -1, np.int64)
+    same = None
     if teacher is not None:
-        note = teacher.check_pixels(accept_other=accept_other_pixels)
+        same = SamePictures(teacher, image_set, keys_N)
+        note = teacher.check_pixels(same.of_the_store, accept_other=accept_other_pixels)
         result.notes += [note] if note else []
         result.agreement = Agreement()
-        rows_N = teacher.find(keys_N)
-        _refuse_nothing_in_common(teacher, image_set, rows_N)
     _refuse_nothing_to_measure(result, images)
-    work = _Renderer(student, image_set, teacher)
+    work = _Renderer(student, image_set, teacher, same)
     with Progress("evaluate", result.found) as bar:
         batch: list[Ready[_Job]] = []
-        jobs = _jobs(image_set, result, teacher, keys_N, rows_N)
+        jobs = _jobs(image_set, result, teacher, keys_N, same)
         for ready in prepare(jobs, work, compute.threads, 2 * batch_size):
             if ready.pixels is None:
                 result.unusable.append((ready.item.picture.path, ready.reason))
             else:
                 batch.append(ready)
             if len(batch) == batch_size:
-                _count(result, batch, student, teacher, compute)
+                _count(result, batch, student, teacher, same, compute)
                 batch.clear()
             bar.advance(1)
         if batch:
-            _count(result, batch, student, teacher, compute)
+            _count(result, batch, student, teacher, same, compute)
     if not result.usable:
         path, reason = result.unusable[0]
         raise InputError("none of the images can be used", where=images, found=f"{path}: {reason}")
+    if same is not None and same.others:
+        result.notes.append(same.note())
     return result
 
 
@@ -156,18 +163,6 @@ def _survey(result: Evaluation, image_set: ImageSet, images: str) -> NDArray[np.
     return np.frombuffer(bytes(keys), f"S{KEY_LENGTH}")
 
 
-def _refuse_nothing_in_common(teacher: StoredTeacher, image_set: ImageSet, rows_N: NDArray[np.int64]) -> None:
-    if (rows_N >= 0).any():
-        return
-    cached = teacher.corpus_name()
-    raise InputError(
-        "none of the images has a key in the store", where=teacher.location,
-        expected="a corpus with another name" if cached is None else f"corpus '{cached}'",
-        found=f"corpus '{image_set.name}'",
-        hint="pass the shards that were cached, or --name with their corpus's name, or leave out --store",
-    )  # fmt: skip
-
-
 def _refuse_nothing_to_measure(result: Evaluation, images: str) -> None:
     if result.agreement is not None or any(m.class_id is not None for m in result.matches.values()):
         return
@@ -181,7 +176,7 @@ def _refuse_nothing_to_measure(result: Evaluation, images: str) -> None:
 
 def _jobs(
     image_set: ImageSet, result: Evaluation, teacher: StoredTeacher | None, keys_N: NDArray[np.bytes_],
-    rows_N: NDArray[np.int64],
+    same: SamePictures | None,
 ) -> Iterator[_Job]:  # fmt: skip
     for index, picture in enumerate(image_set.pictures()):
         if index >= len(keys_N) or keys_N[index] != picture.key.encode("ascii"):
@@ -189,24 +184,28 @@ def _jobs(
                 "the images changed while they were measured", where=picture.path, hint="run it again"
             )
         match = result.matches.get(picture.label) if picture.label is not None else None
-        row = int(rows_N[index])
+        row = -1 if same is None else int(same.rows_N[index])
         box = teacher.box(row) if teacher is not None and row >= 0 else CENTER
         class_id = match.class_id if match is not None else None
-        yield _Job(picture, -1 if class_id is None else class_id, row, box)
+        yield _Job(index, picture, -1 if class_id is None else class_id, row, box)
 
 
 class _Renderer:
     """Pixels of an image: the student's own centre view, then, if it is another, the view to compare on."""
 
-    def __init__(self, student: LoadedStudent, image_set: ImageSet, teacher: StoredTeacher | None) -> None:
+    def __init__(
+        self, student: LoadedStudent, image_set: ImageSet, teacher: StoredTeacher | None, same: SamePictures | None
+    ) -> None:  # fmt: skip
         self._size, self._own = student.preprocess.size, student.preprocess.center_view()
         self._theirs = teacher.views if teacher is not None and teacher.views != self._own else None
-        self._max_pixels = image_set.max_pixels
+        self._max_pixels, self._same = image_set.max_pixels, same
 
     def __call__(self, job: _Job) -> Pixels:
-        image = decode(job.picture.read(), self._max_pixels)
+        data = job.picture.read()
+        image = decode(data, self._max_pixels)
         views = [(self._own, CENTER)]
-        if self._theirs is not None and job.row >= 0:
+        is_same = self._same is not None and self._same.is_same(job.index, job.picture, data)
+        if self._theirs is not None and is_same:
             views.append((self._theirs, job.box))
         pixels = np.empty((len(views), 3, self._size, self._size), np.uint8)
         for planes, (spec, box) in zip(pixels, views, strict=True):
@@ -219,6 +218,7 @@ def _count(
     batch: list[Ready[_Job]],
     student: LoadedStudent,
     teacher: StoredTeacher | None,
+    same: SamePictures | None,
     compute: Compute,
 ) -> None:
     pixels = [ready.pixels for ready in batch if ready.pixels is not None]
@@ -227,10 +227,12 @@ def _count(
     labelled = class_ids >= 0
     if labelled.any():
         result.accuracy.add(own_NC[labelled], class_ids[labelled])
-    if teacher is None or result.agreement is None:
+    if teacher is None or same is None or result.agreement is None:
         return
-    known = [i for i, ready in enumerate(batch) if ready.item.row >= 0]
-    result.not_in_store += len(batch) - len(known)
+    rows = [ready.item.row for ready in batch]
+    known = [i for i, row in enumerate(rows) if row >= 0 and row not in same.others]
+    result.not_in_store += rows.count(-1)
+    result.other_pictures += len(rows) - rows.count(-1) - len(known)
     if known:
         other = len(pixels[known[0]]) > 1
         theirs_NC = (
@@ -238,4 +240,4 @@ def _count(
             if other
             else own_NC[known]
         )
-        result.agreement.add(teacher.logits([batch[i].item.row for i in known]), theirs_NC)
+        result.agreement.add(teacher.logits([rows[i] for i in known]), theirs_NC)

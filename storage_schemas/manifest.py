@@ -150,6 +150,10 @@ class ManifestReader:
         for shard in range(self._file.num_row_groups):
             yield from self.shard(shard)
 
+    def digests(self, shard: int) -> list[str]:
+        """The content digests of one shard's samples in row order, without reading the other columns."""
+        return self._file.read_row_group(shard, columns=["digest"]).to_pydict()["digest"]  # type: ignore[no-any-return]
+
     def labels(self) -> Iterator[tuple[str, str | None]]:
         """(key, label) of every sample in row order, without reading the other columns."""
         for shard in range(self._file.num_row_groups):

@@ -26,6 +26,7 @@ class Picture:
         label: class name, where the set says one.
         read: returns its bytes, or raises `BadImage` with the reason, or `Unreachable`; safe in any thread.
         place: its position in the set's own order, as in `Found`; -1 where it has none. Shards keep none.
+        digest: of the original file, as in the manifest, where the set knows it unread; what `read` gives may be reduced.
     """
 
     path: str
@@ -33,13 +34,23 @@ class Picture:
     label: str | None
     read: Callable[[], bytes]
     place: int = -1
+    digest: str | None = None
 
 
 class ImageSet(Protocol):
-    """Images in a fixed order. `pictures` may be walked several times."""
+    """Images in a fixed order. `pictures` may be walked several times.
+
+    Attributes:
+        name: of the corpus, as in the keys.
+        max_pixels: larger images are not used.
+    """
 
     name: str
     max_pixels: int
+
+    @property
+    def shards(self) -> ShardSet | None:
+        """The shards that the images are in; None where they are in none."""
 
     def pictures(self) -> Iterator[Picture]:
         """All images in order; nothing is read yet."""
@@ -70,6 +81,8 @@ def open_images(images: str, *, name: str | None = None) -> ImageSet:
 
 
 class _SourceImages:
+    shards: ShardSet | None = None
+
     def __init__(self, source: Source, name: str) -> None:
         self.name, self.max_pixels, self._source = name, MAX_PIXELS, source
 
@@ -84,16 +97,16 @@ class _SourceImages:
 
 class _ShardImages:
     def __init__(self, shards: ShardSet) -> None:
-        self.name, self.max_pixels, self._shards = shards.corpus.name, shards.corpus.max_pixels, shards
+        self.name, self.max_pixels, self.shards = shards.corpus.name, shards.corpus.max_pixels, shards
 
     def pictures(self) -> Iterator[Picture]:
-        manifest = self._shards.manifest()
-        for shard in range(self._shards.corpus.num_shards):
-            reader = self._shards.reader(shard)
-            rows = self._shards.corpus.shard_rows(shard)
+        manifest = self.shards.manifest()
+        for shard in range(self.shards.corpus.num_shards):
+            reader = self.shards.reader(shard)
+            rows = self.shards.corpus.shard_rows(shard)
             for row, entry in zip(rows, manifest.shard(shard), strict=True):
                 yield Picture(
-                    path=entry.path, key=entry.key, label=entry.label, read=_read_row(reader, row)
+                    path=entry.path, key=entry.key, label=entry.label, read=_read_row(reader, row), digest=entry.digest
                 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from ...pipeline.contents import Kind, how_to_shard, kind_of
 from ...pipeline.ledger import Ledger
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import DamagedError, InputError
+from ...storage_schemas.fingerprint import Json
 from ...storage_schemas.manifest import Corpus, ManifestReader
 from ...storage_schemas.receipt import Receipt
 from ...storage_schemas.samples import TAR_BLOCK, member_key, shard_name
@@ -49,6 +50,13 @@ class ShardSet:
     def corpus(self) -> Corpus:
         location = self.location / "corpus.json"
         return Corpus.from_bytes(location.read_bytes(), where=location)
+
+    @cached_property
+    def reduced(self) -> dict[str, Json]:
+        """How images were reduced: `resize` and the version of `pillow`; empty where they are the original files."""
+        plan = self.ledger.plan()
+        fields = {} if plan is None else plan.fingerprint.fields
+        return {name: fields[name] for name in ("resize", "pillow") if name in fields}
 
     @property
     def ledger(self) -> Ledger:

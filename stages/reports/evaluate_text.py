@@ -62,6 +62,7 @@ def evaluation_json(result: Evaluation) -> Json:
         facts["agreement"] = {
             "images": agreement.top1.total,
             "not_in_store": result.not_in_store,
+            "other_pictures": result.other_pictures,
             "top1": _rate_json(agreement.top1),
             "kl_nats": _mean_json(agreement.kl),
         }
@@ -163,9 +164,12 @@ def _agreement_text(facts: Mapping[str, Any]) -> str:
         ["KL(teacher ‖ student), nats", mean, spread, f"{kl['total']} images"],
     ]
     title = "Agreement with the stored teacher, on the store's first view"
-    left = agreement["not_in_store"]
-    note = f"  {left} images are not in the store" if left else ""
-    return section(title, table(rows, head=("", "", "± s.e.", "of"), align="lrrr"), note)
+    notes = [
+        f"  {what}: {agreement[left]} images"
+        for left, what in (("not_in_store", "not in the store"), ("other_pictures", "other pictures than the store's"))
+        if agreement[left]
+    ]  # fmt: skip
+    return section(title, table(rows, head=("", "", "± s.e.", "of"), align="lrrr"), "\n".join(notes))
 
 
 def _classes_text(facts: Mapping[str, Any]) -> str:

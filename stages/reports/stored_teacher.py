@@ -12,6 +12,7 @@ from ...pipeline.storage import Location
 from ...storage_schemas.errors import DamagedError, IncompleteError, MismatchError
 from ...storage_schemas.target_store import read_rows
 from ...storage_schemas.view_params import Views
+from ..corpora.shards import ShardSet
 from ..pixels import PixelSample, check_sample
 from ..views import ViewSpec
 from .stored import Stored
@@ -68,24 +69,29 @@ class StoredTeacher:
             hint="compare with the store that the student was distilled from",
         )  # fmt: skip
 
-    def check_pixels(self, *, accept_other: bool) -> str:
-        """Check that this machine renders the store's views as its teacher saw them, where the shards are at hand.
+    def check_pixels(self, measured: ShardSet | None, *, accept_other: bool) -> str:
+        """Check that this machine renders the store's views as its teacher saw them.
+
+        Args:
+            measured: what is measured, where it is shards of the store's corpus; else its shards as `cache` found them.
+            accept_other: only note that it renders them otherwise.
 
         Returns a line for people, or ''.
 
         Raises:
             MismatchError: see `pixels.check_pixels`.
+            DamagedError: a tar that is measured is not what its receipt vouches for.
         """
-        unchecked = "whether this machine renders the store's views alike was not checked"
-        if self._stored.shards is None:
-            return f"{unchecked}: {self._stored.no_paths.partition(';')[0]}"
+        shards = self.shards if measured is None else measured
+        assert shards is not None, "nothing is measured whose pictures are not known"
         sample = PixelSample.of_store(self._stored.description)
         try:
-            return check_sample(
-                self._stored.shards, sample, self.views, where=self.location, accept_other=accept_other
-            )
-        except DamagedError as error:  # those tars need not be what is measured
-            return f"{unchecked}: {error}"
+            return check_sample(shards, sample, self.views, where=self.location, accept_other=accept_other)
+        except DamagedError as error:
+            if measured is not None:
+                raise
+            # Those tars are not what is measured.
+            return f"whether this machine renders the store's views alike was not checked: {error}"
 
     def find(self, keys_N: NDArray[np.bytes_]) -> NDArray[np.int64]:
         """Rows of these keys (`S32`), int64 (sample,); -1 where the store has no usable sample of a key."""
@@ -113,9 +119,19 @@ class StoredTeacher:
         shards = [divmod(row, self._spec.shard_size) for row in rows_N]
         return np.stack([self._logits(shard)[offset] for shard, offset in shards])
 
-    def corpus_name(self) -> str | None:
-        """The name of the corpus that was cached, where its shards can still be found."""
-        return self._stored.shards.corpus.name if self._stored.shards is not None else None
+    @property
+    def corpus_id(self) -> str:
+        """Of the corpus that was cached."""
+        return str(self._stored.description["fingerprint"]["corpus_id"])
+
+    @property
+    def shards(self) -> ShardSet | None:
+        """The shards that were cached, where they can still be found; else `no_shards` says why not."""
+        return self._stored.shards
+
+    @property
+    def no_shards(self) -> str:
+        return self._stored.no_paths.partition(";")[0]
 
     def _read_rows(self, shard: int) -> Views:
         return read_rows(self._stored.root, self._spec, shard, VIEW)[2]

@@ -276,8 +276,31 @@ def test_a_teacher_of_other_classes_is_refused(bundle, picture_shards, vectors, 
         )
 
 
+def test_agreement_leaves_out_other_pictures_of_known_names(
+    bundle, pictures, picture_shards, vectors, make_store, tmp_path
+):
+    known = make_store(picture_shards, tmp_path / "s", widths={"logits": 8}, vectors=vectors)
+    whole = evaluate(str(bundle), str(pictures), compute=COMPUTE, store=str(known.location), name="pictures")
+    mixed = tmp_path / "pictures"
+    shutil.copytree(pictures, mixed)
+    files = usable_files(mixed)
+    for i in (3, 10, 30):
+        Image.open(files[i]).transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(files[i])
+    result = evaluate(str(bundle), str(mixed), compute=COMPUTE, store=str(known.location), batch_size=7)
+    assert (whole.agreement.top1.total, whole.other_pictures, whole.notes[1:]) == (46, 0, [])
+    assert (result.agreement.top1.total, result.other_pictures, result.not_in_store) == (43, 3, 0)
+    assert result.accuracy.top1.total == 46
+    assert result.notes[1:] == [
+        "other pictures than the store's under its names, left out of the agreement: "
+        f"3 ({files[3].relative_to(mixed)} is the first)"
+    ]
+    facts = evaluation_json(result)
+    assert facts["agreement"]["other_pictures"] == 3
+    assert "  other pictures than the store's: 3 images" in evaluation_text(facts)
+
+
 def test_a_store_whose_views_have_other_pixels_here_is_refused(
-    bundle, picture_shards, vectors, make_store, tmp_path, monkeypatch
+    bundle, pictures, picture_shards, vectors, make_store, tmp_path, monkeypatch
 ):
     spec = ViewSpec(kind="random_resized_crop", count=2)
     sample = PixelSample.take(picture_shards, spec, 32)
@@ -304,15 +327,13 @@ def test_a_store_whose_views_have_other_pixels_here_is_refused(
     assert f"evaluate: accepted: {wrong} {several}, with the same versions" in stderr
     assert "Agreement with the stored teacher" in stdout
     (tmp_path / "shards" / "000000.tar").write_bytes(b"")  # not the tars that are measured
-    code, _, stderr = run(*arguments)
+    code, _, stderr = run("evaluate", bundle, pictures, "--name", "pictures", *arguments[3:])
     unchecked = "evaluate: whether this machine renders the store's views alike was not checked: "
     assert code == 0
     assert f"{unchecked}a shard's file was cut or replaced: {tmp_path / 'shards' / '000000.tar'}" in stderr
     (tmp_path / "shards" / "corpus.json").unlink()
     code, _, stderr = run(*arguments)
-    assert code == 0
-    gone = f"{tmp_path / 'shards'}, where the shards were, is of no use (no shards here)"
-    assert f"{unchecked}{gone}\n" in stderr
+    assert (code, stderr[: len(wrong) + 7]) == (1, f"Error: {wrong}")  # what is measured was looked at
 
 
 def test_nothing_to_measure_is_an_error(
