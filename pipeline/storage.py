@@ -38,6 +38,9 @@ _DISK_ERRORS = {
 #: Names of unfinished files: ours (`create`) and those of zarr's local store.
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp|.*\.[0-9a-f]{32}\.partial")
 
+#: Nothing there, or a name that nothing can have: too long, below a file, a link to itself.
+_NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EBADF}
+
 #: What can be opened and is no file.
 _KINDS = {
     stat.S_IFIFO: "a pipe",
@@ -101,17 +104,32 @@ class Location:
         return self.path.name
 
     def exists(self) -> bool:
-        return self.path.exists()
+        return self._stat() is not None
 
     def is_dir(self) -> bool:
-        return self.path.is_dir()
+        found = self._stat()
+        return found is not None and stat.S_ISDIR(found.st_mode)
+
+    def is_device(self) -> bool:
+        """Whether this is a terminal, a disk, or another device."""
+        found = self._stat()
+        return found is not None and _KINDS.get(stat.S_IFMT(found.st_mode)) == "a device"
 
     def size(self) -> int | None:
         """Bytes, or None where there is no such file."""
+        found = self._stat()
+        return None if found is None else found.st_size
+
+    def _stat(self) -> os.stat_result | None:
+        """None where there is nothing, and for a name that nothing can have."""
         try:
-            return self.path.stat().st_size
-        except FileNotFoundError:
+            return self.path.stat()
+        except ValueError:
             return None
+        except OSError as error:
+            if error.errno in _NO_FILE:
+                return None
+            raise
 
     def names(self) -> list[str]:
         """Names in this folder in bytewise order; none where there is no such folder."""

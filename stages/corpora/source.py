@@ -18,6 +18,8 @@ class Found:
         label: class name, where the source says one.
         is_image: whether its name says that it is an image.
         place: its position, from 0 on, in the order that the source itself gives its images; -1 where it gives none.
+        no_label: what stands where its label should and is none, as in `Label.problem`; empty where nothing does.
+        problem: why it cannot be read, where that is known already; it is then not read.
     """
 
     path: str
@@ -26,6 +28,8 @@ class Found:
     label: str | None
     is_image: bool = True
     place: int = -1
+    no_label: str = ""
+    problem: str | None = None
 
 
 class Source(Protocol):

@@ -105,3 +105,16 @@ def test_notes_replace_each_other_and_leave_nothing_behind(tmp_path):
         Location.of(tmp_path / "notes" / "a.json").write_note(text)
     assert [p.name for p in (tmp_path / "notes").iterdir()] == ["a.json"]
     assert (tmp_path / "notes" / "a.json").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("name", ["nothing", "a.jpg/b", "x" * 300, "self.jpg", "n\0l"])
+def test_names_that_no_file_can_have_are_not_there(name, tmp_path):
+    (tmp_path / "self.jpg").symlink_to("self.jpg")
+    (tmp_path / "a.jpg").write_bytes(b"a")
+    location = Location.of(tmp_path) / name
+    assert (location.exists(), location.is_dir(), location.is_device(), location.size()) == (
+        False,
+        False,
+        False,
+        None,
+    )

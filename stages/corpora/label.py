@@ -1,0 +1,98 @@
+"""Owns what a label is: text or a whole number, whatever it was read from. Everything else is none, and says so."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from decimal import Decimal
+from numbers import Integral, Real
+
+from ..text_file import decode_text, json_value
+
+#: Whole numbers up to here are exact in floating point.
+_EXACT = 1 << 53
+
+#: Larger files beside an image are not read for its label.
+MOST_SIDECAR_BYTES = 1 << 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class Label:
+    """What was found where a label may stand.
+
+    Attributes:
+        text: the label; None where there is none.
+        problem: what stands there instead of one, such as "a truth value"; empty where nothing does.
+    """
+
+    text: str | None = None
+    problem: str = ""
+
+
+def label_of(value: object) -> Label:
+    """The label that a value of JSON, Parquet, a list or a folder's name is.
+
+    Text loses the blanks around it. A whole number is its digits, also where its type has fractions (1.0 is 1, as tables
+    with missing labels write it). None, and an empty cell of a list or table, is no label and no problem.
+    """
+    if value is None:
+        return Label()
+    if isinstance(value, bytes | bytearray | memoryview):
+        return _of_bytes(bytes(value))
+    if isinstance(value, str):
+        return _of_text(value)
+    if isinstance(value, bool):
+        return Label(problem="a truth value")
+    if isinstance(value, Integral):
+        return Label(text=str(int(value)))
+    if isinstance(value, Decimal):
+        return _of_fraction(value)
+    if isinstance(value, Real):  # numpy's too
+        return _of_fraction(float(value))
+    return Label(problem=f"a value of type {type(value).__name__}")
+
+
+def cls_label(data: bytes) -> Label:
+    """The label in a `.cls` file."""
+    return _of_bytes(data)
+
+
+def json_label(data: bytes) -> Label:
+    """The label in a `.json` file: what stands under "label" in its object. Other JSON has none."""
+    try:
+        value = json_value(decode_text(data))
+    except UnicodeDecodeError:
+        return Label(problem="a file that is not UTF-8")
+    except ValueError:
+        return Label(problem="a file that is not JSON")
+    return label_of(value.get("label")) if isinstance(value, dict) else Label()
+
+
+def _of_bytes(data: bytes) -> Label:
+    try:
+        return _of_text(decode_text(data))
+    except UnicodeDecodeError:
+        return Label(problem="bytes that are not UTF-8")
+
+
+def _of_text(text: str) -> Label:
+    text = text.strip()
+    if not text:
+        return Label(problem="empty text")
+    if "\0" in text:
+        return Label(problem="text with a NUL character")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return Label(problem="text with a lone surrogate")
+    return Label(text=text)
+
+
+def _of_fraction(value: float | Decimal) -> Label:
+    if not math.isfinite(value):
+        return Label(problem="NaN" if math.isnan(value) else "infinity")
+    if value != int(value):
+        return Label(problem="a number with a fraction")
+    if isinstance(value, float) and abs(value) > _EXACT:
+        return Label(problem="a number too large to be exact")
+    return Label(text=str(int(value)))
