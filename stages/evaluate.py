@@ -16,6 +16,7 @@ from ..storage_schemas.samples import KEY_LENGTH
 from .compute import Compute
 from .corpora.image_set import ImageSet, Picture, open_images
 from .corpora.images import decode
+from .corpora.label import NoLabels, no_labels_text
 from .reports.class_match import ClassMatcher, Match, base_classes
 from .reports.infer import Pixels, Ready, prepare, student_logits
 from .reports.metrics import Accuracy, Agreement
@@ -33,6 +34,7 @@ class Evaluation:
         class_names: C names in the order of the logits.
         found: images in the set; `unusable` of them have (path, reason) instead of a prediction.
         labels: images by label; `unlabelled` have none.
+        no_labels: images with something else where a label should stand.
         matches: what became of each label.
         accuracy: over the images whose label is a class.
         agreement: over the images that the store's teacher saw; None where no store was given.
@@ -46,6 +48,7 @@ class Evaluation:
     unusable: list[tuple[str, str]] = field(default_factory=list)
     labels: Counter[str] = field(default_factory=Counter)
     unlabelled: int = 0
+    no_labels: NoLabels = field(default_factory=NoLabels)
     matches: dict[str, Match] = field(default_factory=dict)
     accuracy: Accuracy
     agreement: Agreement | None = None
@@ -114,6 +117,7 @@ def evaluate(
     image_set = open_images(images, name=name)
     result = Evaluation(class_names=names, accuracy=Accuracy(len(names), base_C))
     keys_N = _survey(result, image_set, images)
+    result.notes += [told] if (told := no_labels_text(result.no_labels.to_json())) else []
     same = None
     if teacher is not None:
         same = SamePictures(teacher, image_set, keys_N)
@@ -149,6 +153,8 @@ def _survey(result: Evaluation, image_set: ImageSet, images: str) -> NDArray[np.
     keys = bytearray()
     for picture in image_set.pictures():
         result.found += 1
+        if picture.no_label:
+            result.no_labels.add(picture.no_label, picture.path)
         if picture.label is None:
             result.unlabelled += 1
         else:
@@ -166,7 +172,8 @@ def _survey(result: Evaluation, image_set: ImageSet, images: str) -> NDArray[np.
 def _refuse_nothing_to_measure(result: Evaluation, images: str) -> None:
     if result.agreement is not None or any(m.class_id is not None for m in result.matches.values()):
         return
-    some = ", ".join(repr(label) for label in sorted(result.labels)[:3]) or "no labels"
+    some = ", ".join(repr(label) for label in sorted(result.labels)[:3])
+    some = some or no_labels_text(result.no_labels.to_json()) or "no labels"
     raise InputError(
         "no label is the name of a class, so there is nothing to measure", where=images,
         expected=f"names like {result.class_names[0]!r}", found=some,

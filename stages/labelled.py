@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ..storage_schemas.errors import InputError
 from .corpora.image_set import ImageSet, Picture, open_images
 from .corpora.images import decode
+from .corpora.label import NoLabels, no_labels_text
 from .models.preprocess import Preprocess
 from .reports.class_match import ClassMatcher, Match
 from .reports.infer import Pixels, prepare
@@ -48,12 +49,14 @@ class LabelledImages:
         image_set: all images there.
         class_ids_N: int32 (image,), in the order of the set; -1 for images that are left out.
         unknown: labels that are no class, with the reason.
+        no_labels: one line of what stands where labels should and is none; empty where all are labels.
     """
 
     images: str
     image_set: ImageSet
     class_ids_N: NDArray[np.int32]
     unknown: Mapping[str, str]
+    no_labels: str = ""
 
     @staticmethod
     def open(
@@ -72,8 +75,11 @@ class LabelledImages:
         """
         image_set, matcher = open_images(images), ClassMatcher(class_names)
         matches: dict[str, Match] = {}
+        no_labels = NoLabels()
         ids = array("i")
         for picture in image_set.pictures():
+            if picture.no_label:
+                no_labels.add(picture.no_label, picture.path)
             if picture.label is not None and picture.label not in matches:
                 matches[picture.label] = matcher.match(picture.label)
             class_id = None if picture.label is None else matches[picture.label].class_id
@@ -81,12 +87,13 @@ class LabelledImages:
         labelled = LabelledImages(
             images=images, image_set=image_set, class_ids_N=np.frombuffer(ids, np.int32) if ids else np.empty(0, np.int32),
             unknown={label: match.reason for label, match in sorted(matches.items()) if match.class_id is None},
+            no_labels=no_labels_text(no_labels.to_json()),
         )  # fmt: skip
         if not len(labelled):
             raise InputError(
                 f"no label of the {what} images is the name of a class", where=images,
                 expected=f"names like {class_names[0]!r}",
-                found=", ".join(repr(label) for label in sorted(matches)[:3]) or f"{len(ids)} images, no labels",
+                found=", ".join(repr(label) for label in sorted(matches)[:3]) or labelled.no_labels or f"{len(ids)} images, no labels",
                 hint="name the folders as the classes are named" + (f", or leave out {option}" if option else ""),
             )  # fmt: skip
         return labelled

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from . import SCHEMA_VERSION
 from .errors import DamagedError
-from .fingerprint import Fingerprint, canonical_json
+from .fingerprint import Fingerprint, Json, canonical_json
 
 _COLUMNS: list[Any] = [
     pa.field("key", pa.string(), nullable=False),
@@ -71,6 +71,8 @@ class Corpus:
         max_pixels: larger images are recorded as unusable.
         max_bytes: so are longer files; what came later is written only where it is not 1 GiB.
         skipped: files in the sources that are no images by their names.
+        no_labels: what stood where labels should and was none: kind, number of images, path of the first; written only
+            where there is any.
     """
 
     name: str
@@ -83,11 +85,14 @@ class Corpus:
     max_pixels: int
     skipped: int
     max_bytes: int = 1 << 30
+    no_labels: Sequence[Mapping[str, Json]] = ()
 
     def to_bytes(self) -> bytes:
         fields = {"schema_version": SCHEMA_VERSION, **self.__dict__}
         if self.max_bytes == 1 << 30:
             del fields["max_bytes"]
+        if not self.no_labels:
+            del fields["no_labels"]
         return canonical_json(fields) + b"\n"
 
     @staticmethod

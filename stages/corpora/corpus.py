@@ -16,6 +16,7 @@ from ...storage_schemas.manifest import Corpus, Entry, write_manifest
 from ...storage_schemas.samples import content_digest, sample_key
 from .draft import Draft
 from .images import MAX_BYTES, BadImage
+from .label import NoLabels
 from .reading import is_unreachable, read_image, unreachable_reason
 from .source import Found, Source
 
@@ -81,6 +82,7 @@ def freeze_corpus(
         num_samples=count,
         num_shards=-(-count // shard_size),
         skipped=listing.skipped,
+        no_labels=listing.no_labels.to_json(),
     )
     frozen.write_bytes(corpus.to_bytes())
     return corpus
@@ -94,6 +96,7 @@ class _Listing:
         self._state = hashlib.blake2b(digest_size=16)
         self.count = 0
         self.skipped = 0
+        self.no_labels = NoLabels()
 
     @property
     def digest(self) -> str:
@@ -108,6 +111,8 @@ class _Listing:
                 path = found.path if len(self._sources) == 1 else f"{source.name}/{found.path}"
                 self._state.update(canonical_json([path, found.size]))
                 self.count += 1
+                if found.no_label:
+                    self.no_labels.add(found.no_label, path)
                 yield index, path, found
 
 
@@ -151,6 +156,8 @@ def _entries(
         try:
             if known is not None:
                 size, digest, problem = known.size, known.digest, known.problem
+            elif found.problem is not None:
+                problem = found.problem
             elif found.size > max_bytes:
                 problem = f"file too large: {found.size} bytes, more than {max_bytes}"
             else:

@@ -26,6 +26,7 @@ class Picture:
         label: class name, where the set says one.
         read: returns its bytes, or raises `BadImage` with the reason, or `Unreachable`; safe in any thread.
         place: its position in the set's own order, as in `Found`; -1 where it has none. Shards keep none.
+        no_label: what stands where its label should and is none, as in `Found`. Shards keep none.
         digest: of the original file, as in the manifest, where the set knows it unread; what `read` gives may be reduced.
     """
 
@@ -35,6 +36,7 @@ class Picture:
     read: Callable[[], bytes]
     place: int = -1
     digest: str | None = None
+    no_label: str = ""
 
 
 class ImageSet(Protocol):
@@ -91,7 +93,7 @@ class _SourceImages:
             if found.is_image:
                 yield Picture(
                     path=found.path, key=sample_key(self.name, found.path), label=found.label,
-                    read=_read_found(self._source, found), place=found.place,
+                    read=_read_found(self._source, found), place=found.place, no_label=found.no_label,
                 )  # fmt: skip
 
 
@@ -112,6 +114,8 @@ class _ShardImages:
 
 def _read_found(source: Source, found: Found) -> Callable[[], bytes]:
     def read() -> bytes:
+        if found.problem is not None:
+            raise BadImage(found.problem)
         return read_image(source, found.path, found.offset, found.size)
 
     return read

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
 from numbers import Integral, Real
 
+from ...storage_schemas.fingerprint import Json
 from ..text_file import decode_text, json_value
 
 #: Whole numbers up to here are exact in floating point.
@@ -27,6 +29,30 @@ class Label:
 
     text: str | None = None
     problem: str = ""
+
+
+@dataclass(frozen=True)
+class NoLabels:
+    """The images with something else where a label may stand: how many of each kind, and the first of them."""
+
+    kinds: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+    def add(self, kind: str, path: str) -> None:
+        count, first = self.kinds.get(kind, (0, path))
+        self.kinds[kind] = (count + 1, first)
+
+    def to_json(self) -> list[dict[str, Json]]:
+        return [
+            {"kind": kind, "images": n, "first": first} for kind, (n, first) in sorted(self.kinds.items())
+        ]
+
+
+def no_labels_text(no_labels: Sequence[Mapping[str, Json]]) -> str:
+    """One line of what `NoLabels.to_json` gave; empty where all labels are labels."""
+    if not no_labels:
+        return ""
+    kinds = ", ".join(f"{k['images']} × {k['kind']} (first: {k['first']})" for k in no_labels)
+    return f"labels are text or whole numbers; left out as none: {kinds}"
 
 
 def label_of(value: object) -> Label:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError
@@ -83,9 +83,7 @@ class Dataset:
         prefix = f"{folder}/" if folder else ""
         if self._has_folders:
             for found in self._folders(split).walk():
-                yield Found(
-                    path=prefix + found.path, size=found.size, label=found.label, is_image=found.is_image
-                )
+                yield replace(found, path=prefix + found.path)
             return
         images = self._listing().images[split]
         for place in sorted(range(len(images)), key=lambda i: images[i][0].encode()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError
@@ -85,7 +85,7 @@ class ClassFolders:
                     "an image lies in no class folder", where=self.images / found.path,
                     hint="sort the images into class folders as CoOp's DATASETS.md says",
                 )  # fmt: skip
-            yield Found(path=found.path, size=found.size, label=class_of.get(folder), is_image=found.is_image)
+            yield replace(found, label=class_of.get(folder), no_label="")
 
     def count(self) -> int:
         """Number of images, by their names alone."""

@@ -35,6 +35,7 @@ def evaluation_json(result: Evaluation) -> Json:
                 for label, reason in result.unmatched.items()
             ],
             "unlabelled_images": result.unlabelled,
+            "no_labels": result.no_labels.to_json(),
         },
         "accuracy": None,
         "base_novel": None,
