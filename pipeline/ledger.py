@@ -5,14 +5,14 @@ Receipts are facts and byte-identical on every run; timings and failures lie bes
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from ..storage_schemas.errors import DamagedError, IncompleteError
 from ..storage_schemas.fingerprint import Fingerprint, canonical_json
+from ..storage_schemas.json_file import Count, Positive, read_json
 from ..storage_schemas.receipt import Receipt
 from .contents import LEDGER
 from .output import check_output
@@ -27,6 +27,14 @@ class Plan:
     fingerprint: Fingerprint
     units: int
     rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PlanFile:
+    stage: str
+    fingerprint: dict[str, Any]
+    units: Positive
+    rows: Count
 
 
 @dataclass(frozen=True)
@@ -52,17 +60,16 @@ class Ledger:
         location = self.folder / "plan.json"
         if not location.exists():
             return None
-        try:
-            fields = json.loads(location.read_bytes())
-            fingerprint = Fingerprint(fields=fields["fingerprint"])
-            return Plan(
-                stage=fields["stage"], fingerprint=fingerprint, units=fields["units"], rows=fields["rows"]
-            )
-        except (ValueError, KeyError, TypeError) as error:
-            raise DamagedError(
-                "not a plan", where=location,
-                hint=f"restore it from a copy, or run `teachonce {self.stage}` with another --out",
-            ) from error  # fmt: skip
+        found = read_json(
+            location.read_bytes(), _PlanFile, what="not a plan", where=location,
+            hint=f"restore it from a copy, or run `teachonce {self.stage}` with another --out",
+        )  # fmt: skip
+        return Plan(
+            stage=found.stage,
+            fingerprint=Fingerprint(fields=found.fingerprint),
+            units=found.units,
+            rows=found.rows,
+        )
 
     def begin(self, plan: Plan, hint: str) -> None:
         """Record `plan`, or check it against the recorded one, and sweep up what killed writers left.
@@ -93,19 +100,39 @@ class Ledger:
         self.out.remove_temporaries()
 
     def receipt(self, key: str) -> Receipt | None:
-        """The unit's receipt, or None where it is not done."""
-        location = self.folder / "receipts" / f"{key}.json"
-        try:
-            return Receipt.from_bytes(location.read_bytes(), where=location)
-        except FileNotFoundError:
-            return None
+        """The unit's receipt, or None where it is not done.
+
+        Raises:
+            DamagedError: not a receipt, or another unit's, or another run's than the plan's.
+        """
+        return self._receipt(key, self.plan())
 
     def receipts(self) -> Iterator[Receipt]:
-        """All receipts in key order, one at a time."""
+        """All receipts in key order, one at a time.
+
+        Raises:
+            DamagedError: as `receipt`.
+        """
+        plan = self.plan()
         for key in self.done_keys():
-            receipt = self.receipt(key)
+            receipt = self._receipt(key, plan)
             if receipt is not None:
                 yield receipt
+
+    def _receipt(self, key: str, plan: Plan | None) -> Receipt | None:
+        location = self.folder / "receipts" / f"{key}.json"
+        try:
+            receipt = Receipt.from_bytes(location.read_bytes(), where=location)
+        except FileNotFoundError:
+            return None
+        expected = key if plan is None else f"{key} of {plan.fingerprint.digest}"
+        found = receipt.key if plan is None else f"{receipt.key} of {receipt.fingerprint}"
+        if found != expected:
+            raise DamagedError(
+                "a receipt of another unit, or of another run", where=location, expected=expected, found=found,
+                hint=f"restore it from a copy, or {self.redo_hint(key)}",
+            )  # fmt: skip
+        return receipt
 
     def done_keys(self) -> list[str]:
         """Keys of the units that have a receipt, in order."""
@@ -139,16 +166,14 @@ class Ledger:
     def failures(self) -> dict[str, dict[str, Any]]:
         """Recorded failures by unit key."""
         folder = self.folder / "failures"
-        return {key: json.loads((folder / f"{key}.json").read_bytes()) for key in _json_keys(folder)}
+        return {key: _note(folder / f"{key}.json", dict[str, Any]) for key in _json_keys(folder)}
 
     def timings(self) -> dict[str, float]:
         """Seconds by kind, summed over the units done."""
         total: dict[str, float] = {}
         folder = self.folder / "timings"
         for key in _json_keys(folder):
-            # Notes are not synced: a machine that lost power may have left an empty one.
-            data = (folder / f"{key}.json").read_bytes().strip(b"\0")
-            for kind, seconds in json.loads(data or b"{}").items():
+            for kind, seconds in _note(folder / f"{key}.json", dict[str, float]).items():
                 total[kind] = total.get(kind, 0.0) + seconds
         return total
 
@@ -170,6 +195,24 @@ class Ledger:
                 hint=hint,
             )
         return plan
+
+
+Fields = TypeVar("Fields")
+
+
+def _note(location: Location, schema: type[dict[str, Fields]]) -> dict[str, Fields]:
+    """A note beside the receipts. Notes are not synced: a machine that lost power may have left an empty one.
+
+    Raises:
+        DamagedError: it holds something else; it can be deleted.
+    """
+    data = location.read_bytes().strip(b"\0")
+    if not data:
+        return {}
+    return read_json(
+        data, schema, what="not a note of this ledger", where=location,
+        hint=f"rm {shlex.quote(str(location))}: nothing depends on it",
+    )  # fmt: skip
 
 
 def _json_keys(folder: Location) -> list[str]:

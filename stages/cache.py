@@ -17,16 +17,14 @@ from ..pipeline.output import check_output, claim_output
 from ..pipeline.storage import Location
 from ..pipeline.types import Resources, RunUnit, Timer, Unit
 from ..storage_schemas import SCHEMA_VERSION
-from ..storage_schemas.class_vectors import ClassVectors, read_class_vectors
+from ..storage_schemas.class_vectors import ClassVectors
 from ..storage_schemas.errors import DamagedError, InputError, MismatchError
 from ..storage_schemas.fingerprint import Fingerprint, Json
 from ..storage_schemas.receipt import InvalidRow, Receipt
 from ..storage_schemas.samples import shard_name
+from ..storage_schemas.store_description import StoreDescription, StoreSpec, TargetSpec
 from ..storage_schemas.target_store import (
-    StoreSpec,
     TargetBlock,
-    TargetSpec,
-    check_described,
     check_version,
     create_arrays,
     open_root,
@@ -36,6 +34,7 @@ from ..storage_schemas.view_params import Views, no_views
 from .compute import Compute, keep_freed_memory
 from .corpora.images import BadImage, decode, one_image
 from .corpora.shards import ShardReader, ShardSet
+from .pairs.store import read_description, read_vectors
 from .pixels import PixelSample
 from .teachers import TeacherConfig, TeacherSpec, load_teacher
 from .vectors import vouch
@@ -103,15 +102,16 @@ class CacheStage:
 
     def create(self) -> None:
         """Make the store's arrays. The driver's work, before any worker starts; never once the ledger has a plan."""
-        description = {
-            "fingerprint": dict(self.fingerprint.fields),
-            "views": self.views.to_json(),
-            "teacher": self.teacher.to_json(),
-            "shards": str(self.shards.location.path),
-            "pixels": self.pixels.to_json(),
-            "versions": other_versions(),
-        }
-        create_arrays(open_root(str(self.store.path), mode="a"), self.spec, description)
+        description = StoreDescription(
+            spec=self.spec,
+            fingerprint=self.fingerprint.fields,
+            views=self.views.to_json(),
+            teacher=self.teacher.to_json(),
+            shards=str(self.shards.location.path),
+            pixels=self.pixels.to_json(),
+            versions=other_versions(),
+        )
+        create_arrays(open_root(str(self.store.path), mode="a"), description)
 
     def open(self) -> RunUnit:
         import torch
@@ -131,7 +131,7 @@ class CacheStage:
         device = torch.device(self.compute.device)
         teacher.to(device)
         root = open_root(str(self.store.path), mode="a")
-        check_described(root, self.fingerprint, where=self.store)
+        read_description(root, self.store).check_planned(self.fingerprint, where=self.store)
         threads = ThreadPoolExecutor(self.compute.threads, thread_name_prefix="decode")
         one_at_a_time = threading.Lock()
         vectors_CD = bias_C = None
@@ -334,7 +334,8 @@ def plan_cache(
         colors=views.has_colors,
     )
     plan = Ledger(store, CacheStage.name).plan()
-    recorded = None if plan is None else PixelSample.of_store(root.attrs.asdict().get("cache", {}))
+    described = None if plan is None else read_description(root, store)
+    recorded = None if described is None else PixelSample.of_store(described)
     stage = CacheStage(
         shards=shard_set,
         store=store,
@@ -348,16 +349,15 @@ def plan_cache(
         pixels=recorded or PixelSample.take(shard_set, views, teacher.preprocess.size),
         notes=(f"teacher {loaded.loaded}",),
     )
-    if plan is None:
+    if plan is None or described is None:
         stage.create()
         return stage
-    check_described(root, plan.fingerprint, where=store)
     if recorded is not None and not stage.fingerprint.differences(plan.fingerprint.fields):
         recorded.check(
             shard_set, views, where=store,
             hint="give another --out; a store is finished by machines that render as the first one",
         )  # fmt: skip
-        stage = replace(stage, notes=stage.notes + _other_versions(root, recorded))
+        stage = replace(stage, notes=stage.notes + _other_versions(described, recorded))
     return stage
 
 
@@ -372,9 +372,9 @@ def _refuse_unusable(shards: ShardSet) -> None:
     )  # fmt: skip
 
 
-def _other_versions(root: Any, recorded: PixelSample) -> tuple[str, ...]:
+def _other_versions(described: StoreDescription, recorded: PixelSample) -> tuple[str, ...]:
     """What to say where a store was begun with other versions of the libraries."""
-    there = {**recorded.versions, **root.attrs.asdict()["cache"].get("versions", {})}
+    there = {**recorded.versions, **(described.versions or {})}
     here = {**pixel_versions(), **other_versions()}
     if there == here:
         return ()
@@ -387,7 +387,7 @@ def _other_versions(root: Any, recorded: PixelSample) -> tuple[str, ...]:
 def _vectors_for(root: Any, store: Location, teacher: TeacherSpec, targets: str) -> ClassVectors | None:
     if targets == "embedding" or (targets == "auto" and "class_vectors" not in root):
         return None
-    vectors = read_class_vectors(root, where=store)
+    vectors = read_vectors(root, store)
     origin = root["class_vectors"].attrs["origin"]["teacher"]
     if origin["weights_digest"] != teacher.weights_digest:
         raise MismatchError(

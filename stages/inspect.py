@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..pipeline.progress import Progress
-from ..storage_schemas.errors import TeachonceError
+from ..storage_schemas.errors import DamagedError, TeachonceError
 from ..storage_schemas.fingerprint import Json, digest_json
 from ..storage_schemas.samples import shard_name
 from ..storage_schemas.target_store import read_target
@@ -49,12 +49,12 @@ def inspect_store(stored: Stored, *, top: int = 5) -> dict[str, Json]:
     coverage = _coverage(stored, top)
     facts |= {
         "arrays": _arrays(stored, coverage["rows_done"] / coverage["rows"]),
-        "fingerprint": description["fingerprint"],
-        "fingerprint_digest": digest_json(description["fingerprint"]),
-        "teacher": description["teacher"],
-        "views": description["views"],
+        "fingerprint": dict(description.fingerprint),
+        "fingerprint_digest": digest_json(dict(description.fingerprint)),
+        "teacher": dict(description.teacher),
+        "views": dict(description.views),
         "pixels": _pixels(stored),
-        "versions": {**description.get("pixels", {}).get("versions", {}), **description.get("versions", {})},
+        "versions": {**(description.pixels or {}).get("versions", {}), **(description.versions or {})},
         "encoding": {"name": stored.spec.encoding.name, "kl_budget": stored.spec.encoding.kl_budget},
         "corpus_name": stored.shards.corpus.name if stored.shards else None,
         "coverage": coverage,
@@ -110,7 +110,7 @@ def _pixels(stored: Stored) -> Json:
     }  # fmt: skip
     if stored.shards is not None:
         try:
-            found = sample.differences(stored.shards, ViewSpec.from_json(stored.description["views"]))
+            found = sample.differences(stored.shards, ViewSpec.from_json(stored.description.views, stored.location))
         except TeachonceError as error:  # a damaged tar is no fault of the store
             facts["not_compared"] = str(error)
             return facts
@@ -158,18 +158,21 @@ def _measure(stored: Stored, facts: dict[str, Json], top: int) -> None:
     with Progress("inspect", facts["coverage"]["rows_done"]) as bar:
         for shard in stored.shards_done():
             start = spec.rows(shard).start
-            keys_N, valid_N = stored.who(shard)
-            problems += _row_problems(stored, shard, keys_N, valid_N)
-            usable_N = valid_N.copy()
-            for name in values:
-                for said in _views(stored, shard, name):
-                    values[name].add(said[valid_N], shard)
-                    usable_N &= np.isfinite(said).all(axis=1)
-            if not stored.no_logits:
-                logits = (said[usable_N] for said in _views(stored, shard, "logits"))
-                soft = soft or SoftLabels(_num_classes(stored), top)
-                soft.add(np.flatnonzero(usable_N) + start, logits)
-            bar.advance(len(valid_N))
+            try:
+                keys_N, valid_N = stored.who(shard)
+                problems += _row_problems(stored, shard, keys_N, valid_N)
+                usable_N = valid_N.copy()
+                for name in values:
+                    for said in _views(stored, shard, name):
+                        values[name].add(said[valid_N], shard)
+                        usable_N &= np.isfinite(said).all(axis=1)
+                if not stored.no_logits:
+                    logits = (said[usable_N] for said in _views(stored, shard, "logits"))
+                    soft = soft or SoftLabels(_num_classes(stored), top)
+                    soft.add(np.flatnonzero(usable_N) + start, logits)
+            except DamagedError as error:
+                problems.append(str(error))
+            bar.advance(spec.rows(shard).stop - start)
     for name, value in values.items():
         if value.nan or value.infinite:
             shards = ", ".join(map(str, value.bad_shards[:top])) + (

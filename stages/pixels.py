@@ -8,17 +8,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..storage_schemas.errors import MismatchError
 from ..storage_schemas.fingerprint import Json, digest_json
+from ..storage_schemas.json_file import as_schema
+from ..storage_schemas.store_description import StoreDescription
 from .corpora.images import BadImage, decode
 from .corpora.shards import ShardReader, ShardSet
 from .versions import install_hint, pixel_versions, versions_text
 from .views import ViewSpec, render
 
 if TYPE_CHECKING:
-    from .pairs.join import StoreFacts
+    from .pairs.store import StoreFacts
 
 #: Rows in a sample, spread evenly over the corpus; all usable ones where there are fewer.
 SAMPLE_ROWS = 16
@@ -145,15 +147,18 @@ class PixelSample:
         }  # fmt: skip
 
     @staticmethod
-    def of_store(description: Any) -> PixelSample | None:
-        """The sample in a store's attribute `cache`, or None where it records none."""
-        fields = description.get("pixels")
-        if fields is None:
+    def of_store(description: StoreDescription) -> PixelSample | None:
+        """The sample that a store records, or None where it records none.
+
+        Raises:
+            DamagedError: what is recorded is no such sample.
+        """
+        if description.pixels is None:
             return None
-        digests = tuple(tuple(views) for views in fields["digests"])
-        return PixelSample(
-            rows=tuple(fields["rows"]), size=fields["size"], digests=digests, versions=fields["versions"]
-        )
+        return as_schema(
+            description.pixels, PixelSample, what="not a sample of rendered views",
+            where="the store's attribute `cache.pixels`", hint="restore the store's zarr.json from a copy",
+        )  # fmt: skip
 
 
 def check_pixels(shards: ShardSet, facts: StoreFacts, *, accept_other: bool = False) -> str:

@@ -6,7 +6,6 @@ import functools
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,7 @@ from PIL import Image
 
 from ..storage_schemas.errors import InputError
 from ..storage_schemas.fingerprint import Json
+from ..storage_schemas.json_file import as_schema
 from ..storage_schemas.view_params import NO_COLOR, VIEW, Views
 from .centering import CENTERED, Color, center_box, cut, draw_center
 from .colors import ORDERS, recolor
@@ -148,9 +148,19 @@ class ViewSpec:
         return facts | ({"grayscale": self.grayscale} if self.grayscale else {})
 
     @staticmethod
-    def from_json(fields: Any) -> ViewSpec:
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-        return ViewSpec(**values)
+    def from_json(fields: Json, where: object) -> ViewSpec:
+        """What `to_json` gave.
+
+        Raises:
+            DamagedError: something else.
+        """
+        return as_schema(
+            fields,
+            ViewSpec,
+            what="not a description of views",
+            where=where,
+            hint="restore the store from a copy",
+        )
 
     def params(self, key: str, width: int, height: int) -> Views:
         """Parameters of one sample's views, VIEW (view,); boxes in pixels of the image.

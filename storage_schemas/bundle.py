@@ -5,19 +5,19 @@ That folder alone is all that inference needs.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import safetensors.numpy
 
-from . import SCHEMA_VERSION
 from .class_vectors import ClassVectors
-from .errors import DamagedError, MismatchError
 from .fingerprint import Json, canonical_json
+from .folder_config import read_config, sealed_config
 
 CONFIG, WEIGHTS, VECTORS = "config.json", "model.safetensors", "class_vectors.safetensors"
+
+_KIND = "student bundle"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,7 @@ class BundleConfig:
         preprocess: size, mean, std, interpolation, resize ratio of the student's images.
         class_names: in the order of the logits.
         base_classes: those of them that are base classes, the others being novel; None where nothing says so.
+        files: sha256 (hexadecimal) of the two other files, by name; None in bundles of early versions.
         logit_scale, normalized: how embeddings become logits with the class vectors (see `ClassVectors`).
         origin: how it was made: recipe and its settings, corpus id, teacher in words, store fingerprint. Facts only.
     """
@@ -42,34 +43,28 @@ class BundleConfig:
     normalized: bool
     origin: Mapping[str, Json]
     base_classes: tuple[str, ...] | None = None
+    files: Mapping[str, str] | None = None
 
     def to_bytes(self) -> bytes:
-        fields = {"kind": "student bundle", "schema_version": SCHEMA_VERSION, **self.__dict__}
-        fields["class_names"] = list(self.class_names)
-        if self.base_classes is None:
-            del fields["base_classes"]
-        return json.dumps(fields, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
+        """Indented JSON for people, sealed with its digest."""
+        return sealed_config(_KIND, {k: v for k, v in self.__dict__.items() if v is not None})
 
     @staticmethod
     def from_bytes(data: bytes, where: object) -> BundleConfig:
         """Read what `to_bytes` wrote.
 
         Raises:
-            DamagedError: not a bundle's config.
+            DamagedError: not a bundle's config, or one that changed since it was written.
             MismatchError: another schema version.
         """
-        try:
-            fields = json.loads(data)
-            kind, version = fields.pop("kind"), fields.pop("schema_version")
-            for name in ("class_names", "base_classes"):
-                if name in fields:
-                    fields[name] = tuple(fields[name])
-            config = BundleConfig(**fields)
-        except (ValueError, KeyError, TypeError) as error:
-            raise DamagedError("not a student bundle", where=where, hint="point to the folder that `teachonce distill` wrote") from error  # fmt: skip
-        if (kind, version) != ("student bundle", SCHEMA_VERSION):
-            raise MismatchError("a bundle of another version", where=where, expected=f"student bundle {SCHEMA_VERSION}", found=f"{kind} {version}")  # fmt: skip
-        return config
+        return read_config(
+            data,
+            _KIND,
+            BundleConfig,
+            called="a student bundle",
+            where=where,
+            hint="point to the folder that `teachonce distill` wrote",
+        )
 
 
 def encode_vectors(vectors: ClassVectors) -> bytes:

@@ -5,13 +5,11 @@ It holds a few hundred kilobytes: the model that the prompts were learned for is
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from . import SCHEMA_VERSION
-from .errors import DamagedError, MismatchError
 from .fingerprint import Json
+from .folder_config import read_config, sealed_config
 
 #: Names in the folder. TOWERS is there only where the prompts go with other weights of the towers.
 CONFIG, PROMPTS, TOWERS = "config.json", "prompts.safetensors", "towers.safetensors"
@@ -31,6 +29,7 @@ class PromptsConfig:
         class_names: all classes, base and novel, in order.
         base_classes: those of them that the prompts were learned on.
         origin: how they came about: settings, samples, seed; or the file that they were taken from. Facts only.
+        files: sha256 (hexadecimal) of the other files, by name; None in folders of early versions.
     """
 
     backbone: Mapping[str, Json]
@@ -39,32 +38,25 @@ class PromptsConfig:
     class_names: tuple[str, ...]
     base_classes: tuple[str, ...]
     origin: Mapping[str, Json]
+    files: Mapping[str, str] | None = None
 
     def to_bytes(self) -> bytes:
-        fields = {"kind": _KIND, "schema_version": SCHEMA_VERSION, **self.__dict__}
-        fields["class_names"], fields["base_classes"] = list(self.class_names), list(self.base_classes)
-        return json.dumps(fields, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
+        """Indented JSON for people, sealed with its digest."""
+        return sealed_config(_KIND, {k: v for k, v in self.__dict__.items() if v is not None})
 
     @staticmethod
     def from_bytes(data: bytes, where: object) -> PromptsConfig:
         """Read what `to_bytes` wrote.
 
         Raises:
-            DamagedError: not a config of prompts.
+            DamagedError: not a config of prompts, or one that changed since it was written.
             MismatchError: another schema version.
         """
-        hint = "point to the folder that `teachonce pretrain` wrote"
-        try:
-            fields = json.loads(data)
-            kind, version = fields.pop("kind"), fields.pop("schema_version")
-            for name in ("class_names", "base_classes"):
-                fields[name] = tuple(fields[name])
-            config = PromptsConfig(**fields)
-        except (ValueError, KeyError, TypeError) as error:
-            raise DamagedError("not a folder of prompts", where=where, hint=hint) from error
-        if (kind, version) != (_KIND, SCHEMA_VERSION):
-            raise MismatchError(
-                "prompts of another version", where=where, expected=f"{_KIND} {SCHEMA_VERSION}",
-                found=f"{kind} {version}", hint=hint,
-            )  # fmt: skip
-        return config
+        return read_config(
+            data,
+            _KIND,
+            PromptsConfig,
+            called="a folder of prompts",
+            where=where,
+            hint="point to the folder that `teachonce pretrain` wrote",
+        )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import shlex
 from dataclasses import asdict, dataclass
 
-from .errors import DamagedError
 from .fingerprint import canonical_json
+from .json_file import Count, read_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +14,7 @@ class Output:
     """One file that a receipt vouches for: path relative to the stage's output folder, size, sha256 (hex)."""
 
     path: str
-    bytes: int
+    bytes: Count
     sha256: str
 
 
@@ -22,7 +22,7 @@ class Output:
 class InvalidRow:
     """A sample that could not be used: it keeps its row, and this says why."""
 
-    row: int
+    row: Count
     path: str
     reason: str
 
@@ -47,7 +47,7 @@ class Receipt:
 
     key: str
     outputs: tuple[Output, ...]
-    rows: int
+    rows: Count
     invalid_rows: tuple[InvalidRow, ...]
     digest: str
     fingerprint: str
@@ -63,18 +63,8 @@ class Receipt:
         Raises:
             DamagedError: the bytes are not a receipt.
         """
-        try:
-            fields = json.loads(data)
-            return Receipt(
-                key=str(fields["key"]),
-                outputs=tuple(Output(**o) for o in fields["outputs"]),
-                rows=int(fields["rows"]),
-                invalid_rows=tuple(InvalidRow(**r) for r in fields["invalid_rows"]),
-                digest=str(fields["digest"]),
-                fingerprint=str(fields["fingerprint"]),
-            )
-        except (ValueError, KeyError, TypeError) as error:
-            raise DamagedError(
-                "not a receipt", where=where,
-                hint=f"restore it from a copy, or mv {where} {where}.old, then run the same command again",
-            ) from error  # fmt: skip
+        old = shlex.quote(str(where))
+        return read_json(
+            data, Receipt, what="not a receipt", where=where,
+            hint=f"restore it from a copy, or mv {old} {old}.old, then run the same command again",
+        )  # fmt: skip

@@ -4,57 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import zarr
 import zarr.errors
 from numpy.typing import NDArray
+from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from . import SCHEMA_VERSION
-from .encodings import ENCODINGS, Encoding, Floats, decode_logits, encode_logits
-from .errors import DamagedError, IncompleteError, MismatchError
-from .fingerprint import Fingerprint, Json
+from .encodings import Floats, decode_logits, encode_logits
+from .errors import DamagedError, MismatchError
+from .fingerprint import Json
 from .samples import KEY_LENGTH
+from .store_description import StoreDescription, StoreSpec, TargetSpec
 from .view_params import COLOR_FACTORS, Views, columns, from_columns, to_columns
 
 #: Aim for chunks of a few MiB: object stores and file systems both like them.
 CHUNK_BYTES = 4 << 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class TargetSpec:
-    """A named target with named axes: `embedding` (sample, view, channel) or `logits` (sample, view, class)."""
-
-    name: str
-    axes: tuple[str, ...]
-    width: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoreSpec:
-    """The shape of a store's rows. Lies, with the fingerprint, in the root group's attribute `cache`.
-
-    `colors` says that views have colours of their own, hence arrays for them.
-    """
-
-    num_samples: int
-    shard_size: int
-    num_views: int
-    targets: tuple[TargetSpec, ...]
-    encoding: Encoding
-    colors: bool = False
-
-    @property
-    def num_shards(self) -> int:
-        return -(-self.num_samples // self.shard_size)
-
-    def rows(self, shard: int) -> slice:
-        start = shard * self.shard_size
-        return slice(start, min(start + self.shard_size, self.num_samples))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,15 +53,22 @@ class TargetBlock:
         return state.hexdigest()
 
 
-def open_root(store: Any, *, mode: str = "r") -> zarr.Group:
+def open_root(store: str | Store, *, mode: Literal["r", "a"] = "r") -> zarr.Group:
     """The store's root group; `mode='a'` makes it (and the group that hides the ledger from Zarr) if need be.
 
     Raises:
+        DamagedError: its zarr.json cannot be read.
         MismatchError: `mode='a'` on a Zarr group that teachonce did not make.
     """
+    try:
+        root = zarr.open_group(store, mode=mode, zarr_format=3)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise DamagedError(
+            "the store's zarr.json cannot be read", where=store, found=" ".join(str(error).split()) or type(error).__name__,
+            hint="restore zarr.json from a copy",
+        ) from error  # fmt: skip
     if mode == "r":
-        return zarr.open_group(store, mode="r", zarr_format=3)
-    root = zarr.open_group(store, mode="a", zarr_format=3)
+        return root
     if "teachonce" not in root.attrs:
         # A killed run may have made the root and its ledger, and no attribute yet.
         with warnings.catch_warnings():
@@ -123,99 +100,93 @@ def check_version(root: zarr.Group, where: object) -> None:
         )  # fmt: skip
 
 
-def create_arrays(root: zarr.Group, spec: StoreSpec, description: Json) -> None:
-    """Create every row array, then the attribute `cache`, whose presence means that they are all there."""
+@dataclass(frozen=True, kw_only=True)
+class _RowArray:
+    """One array of the store, whose first axis is `sample`."""
+
+    name: str
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+    dtype: str
+    axes: tuple[str, ...]
+    fill: Any
+    codecs: list[Any]
+    attributes: dict[str, Json] | None = None
+
+
+def _row_arrays(spec: StoreSpec) -> Iterator[_RowArray]:
+    """Every row array of a store."""
     rows, shard = spec.num_samples, min(spec.shard_size, spec.num_samples)
     small = [ZstdCodec(level=1), Crc32cCodec()]
     plain = [Crc32cCodec()]
     blosc = [BloscCodec(cname="lz4", shuffle="bitshuffle"), Crc32cCodec()]
+    yield _RowArray(
+        name="keys", shape=(rows, KEY_LENGTH), chunks=(shard, KEY_LENGTH), dtype="uint8", axes=("sample", "key_character"),
+        fill=0, codecs=small, attributes={"meaning": "sample key in ASCII"},
+    )  # fmt: skip
+    yield _RowArray(
+        name="valid", shape=(rows,), chunks=(shard,), dtype="bool", axes=("sample",), fill=False, codecs=small
+    )
 
-    def create(name: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: str, axes: tuple[str, ...],
-               fill: Any, codecs: list[Any], attributes: dict[str, Json] | None = None) -> None:  # fmt: skip
-        root.create_array(name, shape=shape, chunks=chunks, dtype=dtype, dimension_names=axes, fill_value=fill,
-                          compressors=codecs, attributes=attributes, overwrite=True)  # fmt: skip
+    def per_view(name: str, columns: Sequence[str], dtype: str, axis: str, fill: Any) -> _RowArray:
+        return _RowArray(
+            name=name, shape=(rows, spec.num_views, len(columns)), chunks=(shard, spec.num_views, len(columns)),
+            dtype=dtype, axes=("sample", "view", axis), fill=fill, codecs=small, attributes={"columns": list(columns)},
+        )  # fmt: skip
 
-    create("keys", (rows, KEY_LENGTH), (shard, KEY_LENGTH), "uint8", ("sample", "key_character"), 0, small,
-           {"meaning": "sample key in ASCII"})  # fmt: skip
-    create("valid", (rows,), (shard,), "bool", ("sample",), False, small)
-    params = columns(spec.colors)
-    create("view_params", (rows, spec.num_views, len(params)), (shard, spec.num_views, len(params)),
-           "int32", ("sample", "view", "view_param"), -1, small, {"columns": list(params)})  # fmt: skip
+    yield per_view("view_params", columns(spec.colors), "int32", "view_param", -1)
     if spec.colors:
-        factors = len(COLOR_FACTORS)
-        create("view_colors", (rows, spec.num_views, factors), (shard, spec.num_views, factors), "float32",
-               ("sample", "view", "view_color"), float("nan"), small, {"columns": list(COLOR_FACTORS)})  # fmt: skip
+        yield per_view("view_colors", COLOR_FACTORS, "float32", "view_color", float("nan"))
     for target in spec.targets:
         views = _views_per_chunk(spec, target)
         is_logits = target.name == "logits"
-        create(target.name, (rows, spec.num_views, target.width), (shard, views, target.width),
-               spec.encoding.dtype, target.axes, float("nan"), blosc if is_logits else plain)  # fmt: skip
+        yield _RowArray(
+            name=target.name, shape=(rows, spec.num_views, target.width), chunks=(shard, views, target.width),
+            dtype=spec.encoding.dtype, axes=target.axes, fill=float("nan"), codecs=blosc if is_logits else plain,
+        )  # fmt: skip
         if is_logits and spec.encoding.separate_max:
-            create("logits_max", (rows, spec.num_views), (shard, spec.num_views), "float32", ("sample", "view"),
-                   float("nan"), plain, {"meaning": "add to `logits` (both in fp32) for the teacher's logits"})  # fmt: skip
-    root.attrs["cache"] = {"spec": _spec_to_json(spec), **description}
+            yield _RowArray(
+                name="logits_max", shape=(rows, spec.num_views), chunks=(shard, spec.num_views), dtype="float32",
+                axes=("sample", "view"), fill=float("nan"), codecs=plain,
+                attributes={"meaning": "add to `logits` (both in fp32) for the teacher's logits"},
+            )  # fmt: skip
 
 
-def check_described(root: zarr.Group, planned: Fingerprint, where: object) -> None:
-    """Refuse a store whose arrays were not created for the run in its ledger.
+def create_arrays(root: zarr.Group, description: StoreDescription) -> None:
+    """Create every row array, then the description, whose presence means that they are all there."""
+    for array in _row_arrays(description.spec):
+        root.create_array(
+            array.name, shape=array.shape, chunks=array.chunks, dtype=array.dtype, dimension_names=array.axes,
+            fill_value=array.fill, compressors=array.codecs, attributes=array.attributes, overwrite=True,
+        )  # fmt: skip
+    description.write(root)
+
+
+def check_arrays(root: zarr.Group, spec: StoreSpec, where: object) -> None:
+    """Refuse a store whose arrays are not those that its description speaks of. Reads their metadata only.
 
     Raises:
-        DamagedError: the store's own description is lost.
-        MismatchError: it is another run's; names the field.
+        DamagedError: an array is missing, or has another shape, other chunks or another type.
     """
-    description: Any = root.attrs.asdict().get("cache")
-    if description is None:
-        raise DamagedError(
-            "the store has lost what describes its targets", where=f"{where}/zarr.json",
-            expected="the attribute `cache`, as in its ledger", found="none",
-            hint="restore zarr.json from a copy, or run `teachonce cache` with another --out",
-        )  # fmt: skip
-    planned.check(
-        description["fingerprint"], what="the arrays of this store were made for another run than its ledger's",
-        where=f"{where}/zarr.json", hint="restore the store from a copy, or run `teachonce cache` with another --out",
-    )  # fmt: skip
+    for array in _row_arrays(spec):
+        expected = f"shape {array.shape}, chunks {array.chunks}, {np.dtype(array.dtype)}"
+        try:
+            found: Any = root[array.name]
+            kind = f"shape {found.shape}, chunks {found.chunks}, {found.dtype}"
+        except KeyError:
+            kind = "no array"
+        except (ValueError, TypeError, AttributeError) as error:  # zarr.json of a group, or of nothing
+            kind = " ".join(str(error).split())
+        if kind != expected:
+            raise DamagedError(
+                "an array of the store is not as its description has it", where=f"{where}/{array.name}/zarr.json",
+                expected=expected, found=kind, hint="restore it from a copy",
+            )  # fmt: skip
 
 
 def _views_per_chunk(spec: StoreSpec, target: TargetSpec) -> int:
     row_bytes = target.width * np.dtype(spec.encoding.dtype).itemsize
     return max(1, min(spec.num_views, CHUNK_BYTES // (spec.shard_size * row_bytes)))
-
-
-def read_spec(root: zarr.Group, where: object) -> StoreSpec:
-    """The spec of a store's rows.
-
-    Raises:
-        IncompleteError: nothing was cached here yet.
-    """
-    if "cache" not in root.attrs:
-        raise IncompleteError(
-            "the store holds no targets yet",
-            where=where,
-            hint=f"teachonce cache SHARDS --teacher … --out {where}",
-        )
-    fields: Any = root.attrs["cache"]["spec"]  # type: ignore[index,call-overload]
-    return StoreSpec(
-        num_samples=fields["num_samples"],
-        shard_size=fields["shard_size"],
-        num_views=fields["num_views"],
-        targets=tuple(
-            TargetSpec(name=t["name"], axes=tuple(t["axes"]), width=t["width"]) for t in fields["targets"]
-        ),
-        encoding=ENCODINGS[fields["encoding"]],
-        colors=fields.get("colors", False),
-    )
-
-
-def _spec_to_json(spec: StoreSpec) -> Json:
-    return {
-        "num_samples": spec.num_samples,
-        "shard_size": spec.shard_size,
-        "num_views": spec.num_views,
-        "targets": [{"name": t.name, "axes": list(t.axes), "width": t.width} for t in spec.targets],
-        "encoding": spec.encoding.name,
-        "kl_budget": spec.encoding.kl_budget,
-        **({"colors": True} if spec.colors else {}),
-    }
 
 
 def write_block(root: zarr.Group, spec: StoreSpec, shard: int, block: TargetBlock) -> list[str]:

@@ -19,13 +19,14 @@ from task import Task
 from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.runner import run_stage
 from teachonce.stages.distill import DistillStage
-from teachonce.stages.pairs.join import open_store
+from teachonce.stages.pairs.store import open_store
 from teachonce.stages.pairs.stream import Batch
 from teachonce.stages.recipes import recipe_named
 from teachonce.stages.students.student import ClassHead
 from teachonce.stages.training.starting import BuiltStudent, build_student
 from teachonce.stages.training.trainer import Stream
-from teachonce.storage_schemas.target_store import read_spec, read_target
+from teachonce.storage_schemas.store_description import StoreDescription
+from teachonce.storage_schemas.target_store import read_target
 from trial import plan
 
 #: What is compared with the online training: targets in fp32; in the default encoding; in fp32 with the last bit of
@@ -86,7 +87,7 @@ def next_view(stage: DistillStage) -> Change:
 def stored_logits(stage: DistillStage) -> torch.Tensor:
     """All logits of the store that a stage reads, decoded: fp32 (sample, view, class)."""
     root = open_store(stage.store)
-    spec = read_spec(root, where=stage.store)
+    spec = StoreDescription.read(root, where=stage.store).spec
     shards = [
         np.stack([read_target(root, spec, shard, "logits", view) for view in range(spec.num_views)], axis=1)
         for shard in range(spec.num_shards)

@@ -10,6 +10,7 @@ import torch
 
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Json
+from ...storage_schemas.json_file import as_schema
 from ..centering import CENTERED, Color
 from ..views import INTERPOLATIONS, ViewSpec
 
@@ -99,9 +100,19 @@ class Preprocess:
         return {k: v for k, v in facts.items() if (k, v) not in (("crop_mode", "center"), ("fill", None))}
 
     @staticmethod
-    def from_json(fields: Any) -> Preprocess:
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-        return Preprocess(**values)
+    def from_json(fields: Json, where: object) -> Preprocess:
+        """What `to_json` gave.
+
+        Raises:
+            DamagedError: something else.
+        """
+        return as_schema(
+            fields,
+            Preprocess,
+            what="not a preprocessing of images",
+            where=where,
+            hint="copy the bundle again",
+        )
 
     def override(self, **changes: Any) -> Preprocess:
         """A copy with the given fields replaced; None means: as it is. A given `crop_mode` pads with the mean colour."""

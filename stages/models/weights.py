@@ -326,10 +326,16 @@ def _some(texts: Iterable[str], count: int) -> str:
 
 def weights_digest(module: nn.Module) -> str:
     """blake2b-128 over names, types, shapes and bytes of all weights and buffers, in hexadecimal."""
+    return tensors_digest(module.state_dict())
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """The same over any named tensors."""
     state = hashlib.blake2b(digest_size=16)
-    for name, value in sorted(module.state_dict().items()):
+    for name, value in sorted(tensors.items()):
         state.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        state.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        data: Any = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        state.update(data)
     return state.hexdigest()
 
 

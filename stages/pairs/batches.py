@@ -17,9 +17,10 @@ from ...storage_schemas.errors import DamagedError, TeachonceError
 from ..corpora.images import BadImage, decode
 from ..corpora.shards import ShardSet
 from ..views import draw, fill_planes
-from .join import JoinedShard, StoreFacts, open_store
+from .join import JoinedShard
 from .order import EpochOrder, window_shards
 from .slabs import Layout, Slab, SlabWriter, carve, num_bytes
+from .store import StoreFacts, open_store
 
 #: A batch to make: epoch, its first sample in the epoch's order, and the one behind its last.
 Request = tuple[int, int, int]

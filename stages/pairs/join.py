@@ -3,81 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from ...pipeline.contents import Kind, how_to_make, kind_of
 from ...pipeline.ledger import Ledger
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import DamagedError, InputError, MismatchError
 from ...storage_schemas.samples import shard_name
-from ...storage_schemas.target_store import (
-    StoreSpec,
-    check_described,
-    check_version,
-    open_root,
-    read_rows,
-    read_spec,
-    read_target,
-)
+from ...storage_schemas.target_store import read_rows, read_target
 from ...storage_schemas.view_params import Views
 from ..corpora.shards import ShardReader, ShardSet
-from ..pixels import PixelSample
-from ..views import ViewSpec
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoreFacts:
-    """What a reader of pairs must know of a store before it opens any row.
-
-    Attributes:
-        store: where it is.
-        fingerprint: digest of everything that decided its bytes.
-        corpus_id: of the images.
-        spec: shape of the rows.
-        views: how the stored boxes were drawn, and the filter that renders them.
-        valid_rows: number of usable rows of each shard, int64 (shard,).
-        pixels: rendered views to compare with; None where the store recorded none.
-    """
-
-    store: Location
-    fingerprint: str
-    corpus_id: str
-    spec: StoreSpec
-    views: ViewSpec
-    valid_rows: NDArray[np.int64]
-    pixels: PixelSample | None
-
-
-def store_facts(store: Location) -> StoreFacts:
-    """What to know of a finished store.
-
-    Raises:
-        InputError: no store there.
-        IncompleteError: `teachonce cache` has not finished.
-        DamagedError: the store's receipts do not cover its shards, or its description is lost.
-        MismatchError: its arrays are another run's than its ledger's.
-    """
-    root = open_store(store)
-    ledger = Ledger(store, "cache")
-    if (planned := ledger.plan()) is not None:
-        check_described(root, planned.fingerprint, where=store)
-    spec = read_spec(root, where=store)
-    description: Any = root.attrs.asdict()["cache"]
-    plan = ledger.require_complete(hint="run the same `teachonce cache` command again")
-    return StoreFacts(
-        store=store,
-        fingerprint=plan.fingerprint.digest,
-        corpus_id=description["fingerprint"]["corpus_id"],
-        spec=spec,
-        views=ViewSpec.from_json(description["views"]),
-        valid_rows=_valid_rows(ledger, spec),
-        pixels=PixelSample.of_store(description),
-    )
+from .store import StoreFacts, store_facts
 
 
 def check_pair(shards: ShardSet, store: Location) -> StoreFacts:
@@ -139,33 +77,6 @@ def check_views(facts: StoreFacts, views: int | None) -> int:
     return views or stored
 
 
-def open_store(store: Location) -> zarr.Group:
-    """The root group of a target store, for reading.
-
-    Raises:
-        InputError: nothing there.
-        MismatchError: not a target store of this schema version.
-    """
-    if not (store / "zarr.json").exists():
-        raise InputError(
-            "no target store here", where=store, expected=Kind.STORE, found=kind_of(store),
-            hint=how_to_make(store, "teachonce cache SHARDS --teacher …"),
-        )  # fmt: skip
-    root = open_root(str(store.path))
-    check_version(root, where=store)
-    return root
-
-
-def _valid_rows(ledger: Ledger, spec: StoreSpec) -> NDArray[np.int64]:
-    counts = [receipt.rows - len(receipt.invalid_rows) for receipt in ledger.receipts()]
-    if len(counts) != spec.num_shards:
-        raise DamagedError(
-            "the store's receipts do not cover its shards", where=ledger.folder,
-            expected=spec.num_shards, found=len(counts), hint="run the same `teachonce cache` command again",
-        )  # fmt: skip
-    return np.array(counts, np.int64)
-
-
 class JoinedShard:
     """One shard's images and targets of one view, aligned. Opened once, then gathered from in memory.
 
@@ -205,7 +116,6 @@ class JoinedShard:
             name: values if len(positions) == len(values) else values[positions]
             for name, values in targets.items()
         }
-        self._check_presence()
         self._view = view
         return self
 
@@ -234,16 +144,6 @@ class JoinedShard:
                 keys_N[first].decode("ascii", "replace"),
                 in_tar[first].decode("ascii", "replace") or "no image",
             )
-
-    def _check_presence(self) -> None:
-        """A chunk file that is gone reads as fill values: usable rows must hold none."""
-        for name, values in self.targets.items():
-            if np.isnan(values[:, 0]).any():
-                raise self._damaged(f"usable rows without a value in '{name}'", "numbers", "NaN")
-        if (self.view_params["height"] < 1).any():
-            raise self._damaged("usable rows without a box in 'view_params'", "a height", "none")
-        if np.isnan(self.view_params["hue"]).any():
-            raise self._damaged("usable rows without colours in 'view_colors'", "numbers", "NaN")
 
     def _damaged(self, what: str, expected: object, found: object) -> DamagedError:
         return DamagedError(

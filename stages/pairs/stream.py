@@ -15,16 +15,17 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ...pipeline.storage import Location
-from ...storage_schemas.class_vectors import ClassVectors, read_class_vectors
+from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Fingerprint
 from ..corpora.shards import ShardSet
 from ..pixels import check_pixels
 from .batches import Batches, Item
-from .join import check_pair, check_views, open_store, targets_to_read
+from .join import check_pair, check_views, targets_to_read
 from .loading import Loading
 from .order import Spans, check_batch
 from .slabs import Slab
+from .store import open_store, read_vectors
 
 
 class Batch(NamedTuple):
@@ -133,7 +134,7 @@ class TargetStream(IterableDataset[Batch]):
         Raises:
             IncompleteError: it has none.
         """
-        return read_class_vectors(open_store(self._facts.store), where=self._facts.store)
+        return read_vectors(open_store(self._facts.store), self._facts.store)
 
     def __len__(self) -> int:
         """Batches in a whole epoch."""

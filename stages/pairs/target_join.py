@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...pipeline.storage import Location
-from ...storage_schemas.class_vectors import read_class_vectors
 from ...storage_schemas.errors import DamagedError, InputError
 from ...storage_schemas.target_store import read_rows, read_target
 from ..corpora.images import MAX_PIXELS, BadImage, decode
 from ..views import render_views
-from .join import check_views, open_store, store_facts, targets_to_read
+from .join import check_views, targets_to_read
+from .store import open_store, read_vectors, store_facts
 
 #: Shards whose targets are kept at hand: as many as a pipeline mixes after the join costs nothing.
 OPEN_SHARDS = 4
@@ -76,7 +76,7 @@ class TargetJoin:
         check_views(facts, view + 1)
         self._view, self._size, self._targets = view, size, targets
         self._names, forms_logits = targets_to_read(facts, targets)
-        self._vectors = read_class_vectors(open_store(store), where=store) if forms_logits else None
+        self._vectors = read_vectors(open_store(store), store) if forms_logits else None
 
     def __call__(self, samples: Iterable[Sample]) -> Iterator[dict[str, Any]]:
         """The samples with their targets, in their order."""
@@ -109,12 +109,6 @@ class TargetJoin:
             )  # fmt: skip
         keys_N, valid_N, views_N = read_rows(root, self._facts.spec, shard, self._view)
         targets = {n: read_target(root, self._facts.spec, shard, n, self._view) for n in self._names}
-        for name, values in targets.items():
-            if np.isnan(values[valid_N]).any():
-                raise DamagedError(
-                    f"usable rows without a value in '{name}'", where=f"{self._facts.store}, shard {shard}",
-                    hint="run `teachonce inspect` to see what is missing",
-                )  # fmt: skip
         if self._vectors is not None:
             targets["logits"] = self._vectors.logits(targets["embedding"])
         return _Block(keys_N, valid_N, views_N, targets)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import safetensors
 import safetensors.torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from ...pipeline.contents import Kind, how_to_make, kind_of
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import DamagedError, IncompleteError, InputError
+from ...storage_schemas.folder_config import check_file, file_digest
 from ...storage_schemas.prompts import CONFIG, PROMPTS, TOWERS, PromptsConfig
 from .clip import PromptShape
 
@@ -42,13 +43,16 @@ def write_prompts(
     towers: Mapping[str, Tensor] | None = None,
 ) -> tuple[str, ...]:
     """Write the files, `config.json` last, since it alone makes a folder one of prompts. Returns their names."""
+    files = {PROMPTS: _encode(prompts)}
+    if towers is not None:
+        files[TOWERS] = _encode(towers)
     (location / CONFIG).remove()
     (location / TOWERS).remove()
-    (location / PROMPTS).write_bytes(_encode(prompts))
-    if towers is not None:
-        (location / TOWERS).write_bytes(_encode(towers))
-    (location / CONFIG).write_bytes(config.to_bytes())
-    return (CONFIG, PROMPTS) if towers is None else (CONFIG, PROMPTS, TOWERS)
+    for name, data in files.items():
+        (location / name).write_bytes(data)
+    digests = {name: file_digest(data) for name, data in files.items()}
+    (location / CONFIG).write_bytes(replace(config, files=digests).to_bytes())
+    return (CONFIG, *files)
 
 
 def read_prompts(location: Location | str) -> LoadedPrompts:
@@ -72,8 +76,9 @@ def read_prompts(location: Location | str) -> LoadedPrompts:
             hint=how_to_make(folder, "teachonce pretrain IMAGES --teacher …"),
         )  # fmt: skip
     config = PromptsConfig.from_bytes((folder / CONFIG).read_bytes(), where=folder / CONFIG)
-    prompts = _decode(folder / PROMPTS)
-    towers = _decode(folder / TOWERS) if (folder / TOWERS).exists() else None
+    prompts = _decode(folder / PROMPTS, config)
+    with_towers = TOWERS in config.files if config.files is not None else (folder / TOWERS).exists()
+    towers = _decode(folder / TOWERS, config) if with_towers else None
     loaded = LoadedPrompts(config=config, prompts=prompts, towers=towers)
     try:
         shape = loaded.shape
@@ -97,9 +102,14 @@ def _encode(tensors: Mapping[str, Tensor]) -> bytes:
     return data
 
 
-def _decode(location: Location) -> dict[str, Tensor]:
+def _decode(location: Location, config: PromptsConfig) -> dict[str, Tensor]:
     try:
-        return dict(safetensors.torch.load(location.read_bytes()))
+        data = location.read_bytes()
+        check_file(
+            data, location.name, config.files, where=location,
+            hint="copy the folder again, or run `teachonce pretrain` again",
+        )  # fmt: skip
+        return dict(safetensors.torch.load(data))
     except (FileNotFoundError, safetensors.SafetensorError) as error:
         raise DamagedError(
             "a file of prompts is missing or damaged", where=location, found=str(error),

@@ -8,11 +8,10 @@ from typing import Any
 from ...pipeline.storage import Location
 from ...storage_schemas import SCHEMA_VERSION
 from ...storage_schemas.bundle import CONFIG, VECTORS, WEIGHTS, BundleConfig
-from ...storage_schemas.class_vectors import read_class_vectors
 from ...storage_schemas.errors import InputError, MismatchError
 from ..models.names import RANDOM
 from ..models.weights import WeightsFile, weights_digest
-from ..pairs.join import open_store
+from ..pairs.store import open_store, read_vectors
 from ..students.bundle import write_bundle
 from ..students.family import family_of
 from .layout import Layout
@@ -44,7 +43,7 @@ def import_student(
         )  # fmt: skip
     backbone = family.create(name, pretrained, seed=0, size=None)
     root = open_store(store)
-    vectors = read_class_vectors(root, where=store)
+    vectors = read_vectors(root, store)
     taken = take_student(layout, file.weights, backbone, name, where=location.name)
     head = taken.student.head
     if (vectors.embed_dim, vectors.normalized) != (head.embed_dim, True) or vectors.bias_C is not None:

@@ -63,7 +63,7 @@ def inspect_sample(stored: Stored, name: str, *, top: int = 5) -> dict[str, Json
 
 def _describe(stored: Stored, facts: dict[str, Json], shard: int, offset: int, top: int) -> None:
     probabilities = []
-    spec = ViewSpec.from_json(stored.description["views"])
+    spec = ViewSpec.from_json(stored.description.views, stored.location)
     for view in range(stored.rows.num_views):
         _, _, params_N = read_rows(stored.root, stored.rows, shard, view)
         said = {"view": view, **_view(params_N[offset], spec)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import zarr
@@ -12,13 +11,14 @@ from numpy.typing import NDArray
 
 from ...pipeline.ledger import Ledger
 from ...pipeline.storage import Location
-from ...storage_schemas.class_vectors import ClassVectors, read_class_vectors
+from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import IncompleteError, MismatchError, TeachonceError
 from ...storage_schemas.manifest import Entry
 from ...storage_schemas.samples import shard_name
-from ...storage_schemas.target_store import StoreSpec, check_described, read_rows, read_spec, read_target
+from ...storage_schemas.store_description import ATTRIBUTE, StoreDescription, StoreSpec
+from ...storage_schemas.target_store import read_rows, read_target
 from ..corpora.shards import ShardSet
-from ..pairs.join import open_store
+from ..pairs.store import open_store, read_description, read_vectors
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -26,7 +26,7 @@ class Stored:
     """An open target store, with the shards it was made from where they can be found.
 
     Attributes:
-        spec: None where only class vectors are stored so far.
+        recorded: what `cache` recorded; None where only class vectors are stored so far.
         vectors: None where there are none yet.
         shards: None where they are not at hand; then rows have keys, but no paths.
         no_paths: why `shards` is None.
@@ -34,7 +34,7 @@ class Stored:
 
     location: Location
     root: zarr.Group
-    spec: StoreSpec | None
+    recorded: StoreDescription | None
     vectors: ClassVectors | None
     shards: ShardSet | None
     no_paths: str
@@ -54,13 +54,12 @@ class Stored:
         """
         location = Location.of(store)
         root = open_store(location)
-        if (plan := Ledger(location, "cache").plan()) is not None:
-            check_described(root, plan.fingerprint, where=location)
-        spec = read_spec(root, where=location) if "cache" in root.attrs else None
-        vectors = read_class_vectors(root, where=location) if "class_vectors" in root else None
-        found, no_paths = _find_shards(location, root.attrs.asdict().get("cache"), shards)
+        begun = ATTRIBUTE in root.attrs or Ledger(location, "cache").plan() is not None
+        description = read_description(root, location) if begun else None
+        vectors = read_vectors(root, location) if "class_vectors" in root else None
+        found, no_paths = _find_shards(location, description, shards)
         return Stored(
-            location=location, root=root, spec=spec, vectors=vectors, shards=found, no_paths=no_paths
+            location=location, root=root, recorded=description, vectors=vectors, shards=found, no_paths=no_paths
         )
 
     @property
@@ -68,10 +67,18 @@ class Stored:
         return Ledger(self.location, "cache")
 
     @property
-    def description(self) -> dict[str, Any]:
-        """What `cache` recorded beside the spec: fingerprint, views, teacher, shards."""
-        description: Any = self.root.attrs.asdict()["cache"]
-        return dict(description)
+    def spec(self) -> StoreSpec | None:
+        """The spec of the rows; None where there are none yet."""
+        return None if self.recorded is None else self.recorded.spec
+
+    @property
+    def description(self) -> StoreDescription:
+        """What `cache` recorded.
+
+        Raises:
+            IncompleteError: there are no rows yet.
+        """
+        return self.recorded or StoreDescription.read(self.root, where=self.location)
 
     @property
     def rows(self) -> StoreSpec:
@@ -80,7 +87,7 @@ class Stored:
         Raises:
             IncompleteError: there are none yet.
         """
-        return self.spec if self.spec is not None else read_spec(self.root, where=self.location)
+        return self.description.spec
 
     def shards_done(self) -> list[int]:
         """Shards whose rows are all there, in order."""
@@ -152,7 +159,7 @@ def _entries(shards: ShardSet, shard: int) -> list[Entry]:
 
 
 def _find_shards(
-    store: Location, description: Any, given: Location | str | None
+    store: Location, description: StoreDescription | None, given: Location | str | None
 ) -> tuple[ShardSet | None, str]:
     """(shards, '') or (None, why not). What the user names must be right; what was recorded may be stale."""
     if description is None:
@@ -161,7 +168,7 @@ def _find_shards(
         shards = ShardSet.open(given)
         _check_corpus(store, description, shards)
         return shards, ""
-    recorded = Location.of(description["shards"])
+    recorded = Location.of(description.shards)
     try:
         shards = ShardSet.open(recorded)
         _check_corpus(store, description, shards)
@@ -173,8 +180,8 @@ def _find_shards(
     return shards, ""
 
 
-def _check_corpus(store: Location, description: Any, shards: ShardSet) -> None:
-    expected = description["fingerprint"]["corpus_id"]
+def _check_corpus(store: Location, description: StoreDescription, shards: ShardSet) -> None:
+    expected = description.corpus_id
     if shards.corpus.corpus_id != expected:
         raise MismatchError(
             "these shards are another corpus's", where=f"{shards.location}: field 'corpus_id'",

@@ -46,7 +46,7 @@ class StoredTeacher:
                 "the store gives no logits to compare with", where=self.location, found=self._stored.no_logits
             )
         self._check_classes(class_names)
-        self.views = ViewSpec.from_json(self._stored.description["views"])
+        self.views = ViewSpec.from_json(self._stored.description.views, self._stored.location)
         self._rows = functools.lru_cache(maxsize=_SHARDS_KEPT)(self._read_rows)
         self._logits = functools.lru_cache(maxsize=_SHARDS_KEPT)(self._read_logits)
 
@@ -122,7 +122,7 @@ class StoredTeacher:
     @property
     def corpus_id(self) -> str:
         """Of the corpus that was cached."""
-        return str(self._stored.description["fingerprint"]["corpus_id"])
+        return self._stored.description.corpus_id
 
     @property
     def shards(self) -> ShardSet | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 import safetensors
@@ -15,6 +15,7 @@ from ...pipeline.storage import Location
 from ...storage_schemas.bundle import CONFIG, VECTORS, WEIGHTS, BundleConfig, decode_vectors, encode_vectors
 from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import DamagedError, IncompleteError, InputError
+from ...storage_schemas.folder_config import check_file, file_digest
 from ..models.preprocess import Preprocess
 from ..models.weights import fit_weights
 from ..views import CENTER, draw, fill_planes
@@ -67,10 +68,12 @@ def write_bundle(location: Location, student: Student, vectors: ClassVectors, co
     weights = {
         name: value.detach().cpu().contiguous().clone() for name, value in student.state_dict().items()
     }
+    files = {WEIGHTS: safetensors.torch.save(weights), VECTORS: encode_vectors(vectors)}
     (location / CONFIG).remove()
-    (location / WEIGHTS).write_bytes(safetensors.torch.save(weights))
-    (location / VECTORS).write_bytes(encode_vectors(vectors))
-    (location / CONFIG).write_bytes(config.to_bytes())
+    for name, data in files.items():
+        (location / name).write_bytes(data)
+    digests = {name: file_digest(data) for name, data in files.items()}
+    (location / CONFIG).write_bytes(replace(config, files=digests).to_bytes())
 
 
 def load_student(location: Location | str, *, device: str = "cpu") -> LoadedStudent:
@@ -106,8 +109,8 @@ def load_student(location: Location | str, *, device: str = "cpu") -> LoadedStud
         )
     config = BundleConfig.from_bytes((folder / CONFIG).read_bytes(), where=folder / CONFIG)
     try:
-        vectors = decode_vectors((folder / VECTORS).read_bytes(), config)
-        weights = safetensors.torch.load((folder / WEIGHTS).read_bytes())
+        vectors = decode_vectors(_checked(folder, VECTORS, config), config)
+        weights = safetensors.torch.load(_checked(folder, WEIGHTS, config))
     except (FileNotFoundError, safetensors.SafetensorError, KeyError) as error:
         raise DamagedError(
             "a bundle's file is missing or damaged",
@@ -115,9 +118,11 @@ def load_student(location: Location | str, *, device: str = "cpu") -> LoadedStud
             found=str(error),
             hint="copy the bundle again",
         ) from error
-    preprocess = Preprocess.from_json(config.preprocess)
+    preprocess = Preprocess.from_json(config.preprocess, folder / CONFIG)
     with torch.random.fork_rng(devices=[]):
-        student = Student(rebuild_backbone(config.student), preprocess, Head.from_json(config.head))
+        student = Student(
+            rebuild_backbone(config.student), preprocess, Head.from_json(config.head, folder / CONFIG)
+        )
     try:
         fit_weights(student, weights, what="the bundle's model", where=folder / WEIGHTS)
     except InputError as error:
@@ -131,3 +136,9 @@ def load_student(location: Location | str, *, device: str = "cpu") -> LoadedStud
         config=config,
         preprocess=preprocess,
     )
+
+
+def _checked(folder: Location, name: str, config: BundleConfig) -> bytes:
+    data = (folder / name).read_bytes()
+    check_file(data, name, config.files, where=folder, hint="copy the bundle again")
+    return data

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +11,7 @@ from torch.nn import functional as F
 from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Json
+from ...storage_schemas.json_file import Count, Positive, as_schema
 from ..models.layout import use_channels_last
 from ..models.preprocess import Normalize, Preprocess
 from ..prompts.vision import PromptedVisionTransformer
@@ -32,19 +31,26 @@ class Head:
         normalized: whether embeddings are L2-normalised.
     """
 
-    width: int
-    embed_dim: int
+    width: Positive
+    embed_dim: Positive
     projector: str
-    prompt_length: int = 0
-    prompt_depth: int = 0
+    prompt_length: Count = 0
+    prompt_depth: Count = 0
     normalized: bool
 
     def to_json(self) -> Json:
         return asdict(self)
 
     @staticmethod
-    def from_json(fields: Mapping[str, Any]) -> Head:
-        return Head(**fields)
+    def from_json(fields: Json, where: object) -> Head:
+        """What `to_json` gave.
+
+        Raises:
+            DamagedError: something else.
+        """
+        return as_schema(
+            fields, Head, what="not a head of a student", where=where, hint="copy the bundle again"
+        )
 
 
 class Student(nn.Module):

@@ -8,10 +8,9 @@ need no state.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import safetensors
 import safetensors.torch
@@ -20,7 +19,9 @@ from torch import Tensor, nn
 
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import DamagedError
-from ...storage_schemas.fingerprint import Fingerprint, canonical_json
+from ...storage_schemas.fingerprint import Fingerprint, Json, canonical_json
+from ...storage_schemas.json_file import Count, as_schema, read_sealed, seal
+from ..models.weights import tensors_digest
 
 #: Name of the checkpoint in the run's folder.
 CHECKPOINT = "checkpoint.safetensors"
@@ -29,12 +30,18 @@ _WEIGHT, _AVERAGE, _STATE = "weights/", "average/", "optimizer/"
 _START_ANEW = "restore it from a copy, or train from the start with another --out"
 
 
+#: Where in a file's metadata lies what it is.
+_METADATA = "checkpoint"
+
+About = TypeVar("About")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Best:
     """The epoch (from 0) after which the student was best on the validation images, and its figure there."""
 
-    epoch: int
-    step: int
+    epoch: Count
+    step: Count
     accuracy: float
 
 
@@ -44,6 +51,13 @@ class Reached:
 
     step: int = 0
     best: Best | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _About:
+    step: Count
+    best: Best | None
+    fingerprint: dict[str, Any]
 
 
 class Trainee(Protocol):
@@ -111,14 +125,10 @@ def load_checkpoint(folder: Location, training: Training, fingerprint: Fingerpri
     location = folder / CHECKPOINT
     if not location.exists():
         return Reached()
-    tensors, about = _read(location)
-    try:
-        fields, best = about["fingerprint"], about["best"]
-        reached = Reached(step=int(about["step"]), best=None if best is None else Best(**best))
-    except (KeyError, TypeError, ValueError) as error:
-        raise _not_ours(location, error) from error
+    tensors, about = _read(location, _About)
+    reached = Reached(step=about.step, best=about.best)
     fingerprint.check(
-        fields, what="a checkpoint of another run", where=location,
+        about.fingerprint, what="a checkpoint of another run", where=location,
         hint="use the options of the run that wrote it, or another --out",
     )  # fmt: skip
     _copy(_part(tensors, _WEIGHT), training.trainee.changing(), location)
@@ -148,7 +158,7 @@ def load_best(folder: Location, training: Training, best: Best) -> None:
         DamagedError: they are not there, or not all of them.
     """
     location = folder / _best_name(best)
-    tensors, _ = _read(location)
+    tensors, _ = _read(location, Best)
     _copy(tensors, training.trainee.changing(), location)
 
 
@@ -163,24 +173,33 @@ def _best_name(best: Best) -> str:
     return f"best-{best.step:09d}.safetensors"
 
 
-def _write(location: Location, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+def _write(location: Location, tensors: Mapping[str, Tensor], about: Mapping[str, Json]) -> None:
+    """One file: the tensors; what they are, their digest, and the digest of that. (One key of metadata: safetensors
+    keeps several in any order, and equal runs write equal bytes.)"""
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    location.write_bytes(safetensors.torch.save(plain, {"checkpoint": canonical_json(about).decode()}))
+    sealed = seal({**about, "tensors": tensors_digest(plain)})
+    location.write_bytes(safetensors.torch.save(plain, {_METADATA: canonical_json(sealed).decode()}))
 
 
-def _read(location: Location) -> tuple[dict[str, Tensor], Any]:
+def _read(location: Location, schema: type[About]) -> tuple[dict[str, Tensor], About]:
+    what = "not a checkpoint of a training run"
     try:
         with safetensors.safe_open(location.path, "pt") as file:
-            about = json.loads(file.metadata()["checkpoint"])
-            return {name: file.get_tensor(name) for name in list(file.keys())}, about
-    except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise _not_ours(location, error) from error
-
-
-def _not_ours(location: Location, error: Exception) -> DamagedError:
-    return DamagedError(
-        "not a checkpoint of a training run", where=location, found=str(error), hint=_START_ANEW
-    )
+            data = (file.metadata() or {})[_METADATA].encode()
+            tensors = {name: file.get_tensor(name) for name in list(file.keys())}
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
+        raise DamagedError(what, where=location, found=str(error), hint=_START_ANEW) from error
+    about = read_sealed(data, what=what, where=location, hint=_START_ANEW)
+    expected = about.get("tensors")  # none in those of early versions
+    if expected is not None and (found := tensors_digest(tensors)) != expected:
+        raise DamagedError(
+            "a checkpoint changed since it was written",
+            where=location,
+            expected=expected,
+            found=found,
+            hint=_START_ANEW,
+        )
+    return tensors, as_schema(about, schema, what=what, where=location, hint=_START_ANEW)
 
 
 @torch.no_grad()

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...pipeline.storage import Location
-from ...storage_schemas.class_vectors import ClassVectors, read_class_vectors
+from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import MismatchError
 from ...storage_schemas.fingerprint import Json
-from ...storage_schemas.target_store import read_spec
-from ..pairs.join import open_store
+from ..pairs.store import open_store, read_description, read_vectors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,13 +43,12 @@ def choose_targets(store: Location, vectors: str | None, *, needs_embedding: boo
             embeddings.
     """
     root = open_store(store)
-    spec = read_spec(root, where=store)
-    about: Any = root.attrs.asdict()["cache"]
+    about = read_description(root, store)
     source = store if vectors is None else Location.of(vectors)
     other = root if vectors is None else open_store(source)
-    class_vectors = read_class_vectors(other, where=source)
+    class_vectors = read_vectors(other, source)
     described: Any = other["class_vectors"].attrs.asdict()
-    spoke, asked = about["fingerprint"]["teacher"], described["origin"]["teacher"]
+    spoke, asked = about.fingerprint["teacher"], described["origin"]["teacher"]
     if spoke["weights"] != asked["weights_digest"]:
         raise MismatchError(
             "the class vectors are another teacher's than the cached targets",
@@ -59,11 +57,11 @@ def choose_targets(store: Location, vectors: str | None, *, needs_embedding: boo
             found=f"{asked['model']} {asked['weights_digest']}",
             hint=f"teachonce vectors --teacher {spoke['model']} … --out OTHER, then --vectors OTHER",
         )  # fmt: skip
-    widths = {target.name: target.width for target in spec.targets}
-    formed_with = about["fingerprint"].get("class_vectors")
+    widths = {target.name: target.width for target in about.spec.targets}
+    formed_with = about.fingerprint.get("class_vectors")
     if "logits" in widths and formed_with == class_vectors.digest:
         targets = ("logits", "embedding") if needs_embedding else ("logits",)
-        return Taught(vectors=class_vectors, targets=targets, teacher=about["teacher"])
+        return Taught(vectors=class_vectors, targets=targets, teacher=about.teacher)
     if "embedding" not in widths:
         raise MismatchError(
             "the cached logits were formed with other class vectors",
@@ -76,4 +74,4 @@ def choose_targets(store: Location, vectors: str | None, *, needs_embedding: boo
             expected=f"{widths['embedding']} channels", found=class_vectors.embed_dim,
             hint="use the teacher that was cached",
         )  # fmt: skip
-    return Taught(vectors=class_vectors, targets=("embedding",), teacher=about["teacher"])
+    return Taught(vectors=class_vectors, targets=("embedding",), teacher=about.teacher)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +19,16 @@ from teachonce.pipeline.storage import Location
 from teachonce.stages.corpora.images import decode
 from teachonce.stages.corpora.shards import ShardSet
 from teachonce.stages.shard import plan_shard
+from teachonce.stages.vectors import vouch
 from teachonce.stages.views import ViewSpec
+from teachonce.storage_schemas.bundle import BundleConfig
 from teachonce.storage_schemas.class_vectors import ClassVectors, write_class_vectors
 from teachonce.storage_schemas.encodings import ENCODINGS
 from teachonce.storage_schemas.fingerprint import Fingerprint
 from teachonce.storage_schemas.receipt import InvalidRow, Receipt
 from teachonce.storage_schemas.samples import shard_name
-from teachonce.storage_schemas.target_store import (
-    StoreSpec,
-    TargetBlock,
-    TargetSpec,
-    create_arrays,
-    open_root,
-    write_block,
-)
+from teachonce.storage_schemas.store_description import StoreDescription, StoreSpec, TargetSpec
+from teachonce.storage_schemas.target_store import TargetBlock, create_arrays, open_root, write_block
 from teachonce.storage_schemas.view_params import no_views
 
 PICTURE_CLASSES = ("red fox", "Blue_Jay", "house-cat")
@@ -64,6 +61,34 @@ def shard_folder(folder: Path, out: Path, *, shard_size: int = 13, name: str = "
     stage = plan_shard([str(folder)], out=str(out), shard_size=shard_size, name=name)
     run_stage(stage, stage.out, SerialExecutor(), progress=False)
     return ShardSet.open(str(out))
+
+
+@pytest.fixture(scope="session")
+def revouch():
+    """`revouch(store)`: see `revouch_chunks`."""
+    return revouch_chunks
+
+
+@pytest.fixture(scope="session")
+def revouch_bundle():
+    """`revouch_bundle(folder)` makes a bundle's config vouch for the files that are there now."""
+
+    def revouched(folder: Path) -> None:
+        config = BundleConfig.from_bytes((folder / "config.json").read_bytes(), folder)
+        files = {
+            name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in config.files or {}
+        }
+        (folder / "config.json").write_bytes(replace(config, files=files).to_bytes())
+
+    return revouched
+
+
+def revouch_chunks(store: Location) -> None:
+    """Make the receipts of a store vouch for the chunks that are there now."""
+    ledger = Ledger(store, "cache")
+    for receipt in ledger.receipts():
+        outputs = vouch(store, [output.path for output in receipt.outputs])
+        ledger.commit(replace(receipt, outputs=outputs), {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +135,7 @@ def write_known_store(
     recorded = {
         "fingerprint": dict(fingerprint.fields), "views": views.to_json(), "shards": str(shards.location.path),
     }  # fmt: skip
-    create_arrays(root, spec, recorded | (description or {}))
+    create_arrays(root, StoreDescription(spec=spec, **{**recorded, "teacher": {}, **(description or {})}))
     ledger = Ledger(Location.of(out), "cache")
     plan = Plan(stage="cache", fingerprint=fingerprint, units=corpus.num_shards, rows=corpus.num_samples)
     ledger.begin(plan, hint="")
@@ -137,9 +162,9 @@ def write_known_store(
             keys=[e.key for e in entries], valid=valid[here], view_params=params,
             targets={n: v[here] for n, v in known.items()},
         )  # fmt: skip
-        write_block(root, spec, shard, block)
+        outputs = vouch(Location.of(out), write_block(root, spec, shard, block))
         invalid = tuple(InvalidRow(row=row, path="", reason=reason) for row, reason in bad.items())
-        receipt = Receipt(key=shard_name(shard), outputs=(), rows=len(rows), invalid_rows=invalid,
+        receipt = Receipt(key=shard_name(shard), outputs=outputs, rows=len(rows), invalid_rows=invalid,
                           digest=block.digest, fingerprint=fingerprint.digest)  # fmt: skip
         ledger.commit(receipt, {})
     return KnownStore(location=Location.of(out), shards=shards, views=views, targets=known, valid=valid)

@@ -29,7 +29,8 @@ from teachonce.stages.versions import pixel_versions
 from teachonce.stages.views import INTERPOLATIONS, ViewSpec
 from teachonce.storage_schemas.encodings import ENCODINGS
 from teachonce.storage_schemas.errors import DamagedError, InputError, MismatchError
-from teachonce.storage_schemas.target_store import open_root, read_block, read_spec
+from teachonce.storage_schemas.store_description import StoreDescription
+from teachonce.storage_schemas.target_store import open_root, read_block
 from teachonce.storage_schemas.view_params import VIEW, from_columns
 
 JITTER = (0.4, 0.6, 0.3, 0.2)
@@ -123,7 +124,7 @@ def test_a_student_of_another_size_sees_the_same_boxes_and_colours(
 
 
 def test_colours_that_are_gone_are_noticed(colored, picture_shards, tmp_path):
-    """A chunk file that is gone reads as fill values."""
+    """A chunk file that is gone would read as fill values."""
     shutil.copytree(colored, tmp_path / "s")
     (tmp_path / "s" / "view_colors" / "c" / "1" / "0" / "0").unlink()
     stream = TargetStream(picture_shards, tmp_path / "s", size=8, batch_size=8, targets=["embedding"])
@@ -131,15 +132,16 @@ def test_colours_that_are_gone_are_noticed(colored, picture_shards, tmp_path):
         list(stream)
     receipt = tmp_path / "s/ledger/cache/receipts/000001.json"
     assert str(caught.value) == (
-        f"usable rows without colours in 'view_colors': {tmp_path / 's'}, shard 1: expected numbers, found NaN. "
-        "Next: restore the tar or the store from a copy; or, to ask the teacher about this shard again, "
+        "a chunk of the store is not the one that the receipt of shard 1 vouches for: "
+        f"{tmp_path / 's'}/view_colors/c/1/0/0: found no such chunk. "
+        "Next: restore the store from a copy; or, to ask the teacher about this shard again, "
         f"mv {receipt} {receipt}.old, then run the same `teachonce cache` command again"
     )
 
 
 def test_blocks_with_colours_come_back(colored, picture_shards):
     root = open_root(str(colored))
-    spec = read_spec(root, "here")
+    spec = StoreDescription.read(root, "here").spec
     assert spec.colors
     data = xarray.open_zarr(str(colored), consolidated=False)
     block = read_block(root, spec, 1)
@@ -259,11 +261,11 @@ def test_a_store_is_not_finished_by_a_machine_that_renders_otherwise(begun, monk
 
 def test_other_versions_of_the_same_pixels_are_told(begun):
     stage = begun()
-    root = zarr.open_group(str(stage.store), mode="r+")
-    recorded = root.attrs["cache"]
-    old = {**recorded["pixels"], "versions": {**recorded["pixels"]["versions"], "Pillow": "1.0"}}
-    root.attrs["cache"] = {**recorded, "pixels": old, "versions": {**recorded["versions"], "torch": "0.9"}}
-    here = {**pixel_versions(), **recorded["versions"]}
+    root = open_root(str(stage.store), mode="a")
+    recorded = StoreDescription.read(root, stage.store)
+    old = {**recorded.pixels, "versions": {**recorded.pixels["versions"], "Pillow": "1.0"}}
+    replace(recorded, pixels=old, versions={**recorded.versions, "torch": "0.9"}).write(root)
+    here = {**pixel_versions(), **recorded.versions}
     resumed = begun()
     assert resumed.notes[1:] == (
         f"the store was begun with other versions (Pillow 1.0 there, {here['Pillow']} here; torch 0.9 there, "
@@ -276,10 +278,10 @@ def test_other_versions_of_the_same_pixels_are_told(begun):
 
 def test_a_store_from_before_there_were_samples_is_refused_by_name(begun):
     stage = begun()
-    root = zarr.open_group(str(stage.store), mode="r+")
-    recorded = {k: v for k, v in root.attrs["cache"].items() if k != "pixels"}
-    del recorded["fingerprint"]["pixels"]
-    root.attrs["cache"] = recorded
+    root = open_root(str(stage.store), mode="a")
+    recorded = StoreDescription.read(root, stage.store)
+    before = {name: value for name, value in recorded.fingerprint.items() if name != "pixels"}
+    replace(recorded, pixels=None, fingerprint=before).write(root)
     location = stage.store / "ledger" / "cache" / "plan.json"
     fields = json.loads(location.read_bytes())
     del fields["fingerprint"]["pixels"]

@@ -367,7 +367,7 @@ def test_nothing_to_measure_is_an_error(
     )
 
 
-def test_a_student_that_says_nan_is_never_right(bundle, pictures, tmp_path):
+def test_a_student_that_says_nan_is_never_right(bundle, pictures, tmp_path, revouch_bundle):
     import shutil
 
     from safetensors.numpy import load_file, save_file
@@ -376,6 +376,7 @@ def test_a_student_that_says_nan_is_never_right(bundle, pictures, tmp_path):
     weights = load_file(tmp_path / "b" / "class_vectors.safetensors")
     weights["vectors"] = weights["vectors"] * np.float32("nan")
     save_file(weights, tmp_path / "b" / "class_vectors.safetensors")
+    revouch_bundle(tmp_path / "b")
     assert error_of(DamagedError, tmp_path / "b", pictures) == (
         "the student says NaN or infinity: logits. Next: try --precision fp32, or distill it again"
     )

@@ -39,7 +39,7 @@ def test_receipts_round_trip_and_refuse_other_bytes():
     assert Receipt.from_bytes(receipt.to_bytes(), "here") == receipt
     with pytest.raises(
         DamagedError,
-        match="^not a receipt: here. Next: restore it from a copy, or mv here here.old, then run the same command again$",
+        match="^not a receipt: here: found Input data was truncated. Next: restore it from a copy, or mv here here.old, then run the same command again$",
     ):
         Receipt.from_bytes(receipt.to_bytes()[:-9], "here")
 

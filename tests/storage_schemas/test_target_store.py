@@ -11,22 +11,24 @@ import zarr
 from teachonce.storage_schemas.class_vectors import ClassVectors, read_class_vectors, write_class_vectors
 from teachonce.storage_schemas.encodings import ENCODINGS
 from teachonce.storage_schemas.errors import DamagedError, IncompleteError, MismatchError
+from teachonce.storage_schemas.store_description import StoreDescription, StoreSpec, TargetSpec
 from teachonce.storage_schemas.target_store import (
-    StoreSpec,
     TargetBlock,
-    TargetSpec,
     check_version,
     create_arrays,
     open_root,
     read_block,
     read_rows,
-    read_spec,
     read_target,
     write_block,
 )
 from teachonce.storage_schemas.view_params import NO_VIEW, from_columns, no_views
 
 ROWS, SHARD, VIEWS, CLASSES, CHANNELS = 7, 3, 2, 5, 4
+
+
+def described(spec: StoreSpec) -> StoreDescription:
+    return StoreDescription(spec=spec, fingerprint={}, views={}, teacher={}, shards="shards")
 
 
 def make_spec(encoding: str, colors: bool = False) -> StoreSpec:
@@ -63,7 +65,7 @@ def store(request, tmp_path):
     spec = make_spec(encoding, colors)
     path = str(tmp_path / "store")
     root = open_root(path, mode="a")
-    create_arrays(root, spec, {"fingerprint": {}})
+    create_arrays(root, described(spec))
     blocks = [make_block(min(SHARD, ROWS - i * SHARD), i, colors) for i in range(spec.num_shards)]
     written = [write_block(root, spec, i, block) for i, block in enumerate(blocks)]
     return path, spec, blocks, written
@@ -72,7 +74,7 @@ def store(request, tmp_path):
 def test_blocks_come_back(store):
     path, spec, blocks, _ = store
     root = open_root(path)
-    assert read_spec(root, path) == spec
+    assert StoreDescription.read(root, path) == described(spec)
     tolerance = 0 if spec.encoding.name == "fp32" else 2e-3
     for shard, block in enumerate(blocks):
         found = read_block(root, spec, shard)
@@ -130,7 +132,7 @@ def test_a_flipped_bit_is_noticed(store, tmp_path):
 def test_an_all_invalid_shard_still_writes_its_chunks(tmp_path):
     spec = make_spec("fp32")
     root = open_root(str(tmp_path / "s"), mode="a")
-    create_arrays(root, spec, {})
+    create_arrays(root, described(spec))
     empty = TargetBlock(
         keys=["0" * 32] * SHARD, valid=np.zeros(SHARD, bool), view_params=no_views(SHARD, VIEWS),
         targets={"embedding": np.full((SHARD, VIEWS, CHANNELS), np.nan, np.float32),
@@ -167,7 +169,7 @@ def test_another_zarr_group_is_refused(tmp_path):
     with pytest.raises(MismatchError, match="not a target store of this version of teachonce"):
         check_version(other, "other")
     with pytest.raises(IncompleteError, match="the store holds no targets yet"):
-        read_spec(other, "other")
+        StoreDescription.read(other, "other")
 
 
 def test_threads_that_write_at_once_leave_no_chunk_out(tmp_path):
@@ -177,7 +179,7 @@ def test_threads_that_write_at_once_leave_no_chunk_out(tmp_path):
         targets=(TargetSpec(name="embedding", axes=("sample", "view", "channel"), width=2),),
     )  # fmt: skip
     root = open_root(str(tmp_path / "s"), mode="a")
-    create_arrays(root, spec, {})
+    create_arrays(root, described(spec))
     block = TargetBlock(
         keys=["0" * 32], valid=np.zeros(1, bool), view_params=no_views(1, 1),
         targets={"embedding": np.full((1, 1, 2), np.nan, np.float32)},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -332,22 +333,29 @@ def test_a_store_without_usable_samples_is_refused(picture_shards, make_store, t
 # Damage.
 
 
-def damage(store, name, change):
-    array = zarr.open_group(str(store), mode="r+")[name]
-    values = array[:]
-    change(values)
-    array[:] = values
+@pytest.fixture
+def damage(revouch):
+    """Changes an array as a writer with a fault would leave it: its receipts vouch for it."""
+
+    def damaged(store, name, change):
+        array = zarr.open_group(str(store), mode="r+")[name]
+        values = array[:]
+        change(values)
+        array[:] = values
+        revouch(store)
+
+    return damaged
 
 
-def again(store: object) -> str:
+def again(store: object, what: str = "the tar or the store") -> str:
     receipt = f"{store}/ledger/cache/receipts/000001.json"
     return (
-        "restore the tar or the store from a copy; or, to ask the teacher about this shard again, "
+        f"restore {what} from a copy; or, to ask the teacher about this shard again, "
         f"mv {receipt} {receipt}.old, then run the same `teachonce cache` command again"
     )
 
 
-def test_a_key_that_differs_is_refused(copy, known_store):
+def test_a_key_that_differs_is_refused(copy, known_store, damage):
     shards, store = copy
     mine = shards.reader(1).key(14)
 
@@ -363,7 +371,7 @@ def test_a_key_that_differs_is_refused(copy, known_store):
     )
 
 
-def test_a_sample_that_the_tar_lacks_is_refused(copy, known_store):
+def test_a_sample_that_the_tar_lacks_is_refused(copy, known_store, damage):
     shards, store = copy
     bad = next(row for shard in range(4) for row in shards.reader(shard).invalid)
     shard = bad // 13
@@ -384,7 +392,7 @@ def test_a_sample_that_the_tar_lacks_is_refused(copy, known_store):
     assert ", found no image. Next: restore the tar or the store from a copy; or, " in text
 
 
-def test_valid_rows_that_the_receipt_does_not_know_are_refused(copy, known_store):
+def test_valid_rows_that_the_receipt_does_not_know_are_refused(copy, known_store, damage):
     shards, store = copy
 
     def unmark(valid):
@@ -399,37 +407,62 @@ def test_valid_rows_that_the_receipt_does_not_know_are_refused(copy, known_store
     )
 
 
-@pytest.mark.parametrize(
-    ("chunk", "what", "found"),
-    [
-        ("logits/c/1/0/0", "usable rows without a value in 'logits'", "expected numbers, found NaN"),
-        (
-            "view_params/c/1/0/0",
-            "usable rows without a box in 'view_params'",
-            "expected a height, found none",
-        ),
-        ("valid/c/1", "the store's valid rows are not those of its receipt", "expected 13, found 0"),
-        ("keys/c/1/0", "the key in the tar is not the key in the store, at 13 rows, the first is 0", None),
-    ],
-)
-def test_a_chunk_that_is_gone_is_never_taken_for_values(copy, known_store, chunk, what, found):
-    shards, store = copy
-    assert (store / chunk).exists()
+def gone(store, chunk):
     (store / chunk).remove()
-    found = found or f"expected , found {shards.reader(1).key(13)}"
-    text = error_of(DamagedError, lambda: flat(open_stream(known_store, shards=shards, location=store), 0))
-    assert text == f"{what}: {store}, shard 1: {found}. Next: {again(store)}"
 
 
-@pytest.mark.parametrize("chunk", ["logits/c/1/0/0", "view_params/c/1/0/0", "valid/c/1"])
-def test_a_flipped_bit_is_refused(copy, known_store, chunk):
-    shards, store = copy
+def flipped(store, chunk):
     data = bytearray((store / chunk).read_bytes())
     data[len(data) // 2] ^= 4
     (store / chunk).path.write_bytes(data)
+
+
+def of_another_shard(store, chunk):
+    (store / chunk).path.write_bytes((store / chunk.replace("/c/1", "/c/2")).read_bytes())
+
+
+@pytest.mark.parametrize("chunk", ["logits/c/1/0/0", "view_params/c/1/0/0", "valid/c/1", "keys/c/1/0"])
+@pytest.mark.parametrize("change", [gone, flipped, of_another_shard])
+def test_a_chunk_that_is_not_the_one_that_was_written_is_refused(copy, known_store, chunk, change):
+    shards, store = copy
+    before = (store / chunk).read_bytes()
+    change(store, chunk)
+    if (store / chunk).exists() and (store / chunk).read_bytes() == before:
+        pytest.skip("the chunks of both shards say the same")
+    found = (
+        "no such chunk"
+        if change is gone
+        else f"sha256 {hashlib.sha256((store / chunk).read_bytes()).hexdigest()}"
+    )
     text = error_of(DamagedError, lambda: flat(open_stream(known_store, shards=shards, location=store), 0))
-    assert text.startswith("a chunk of the store is damaged: ")
-    assert f"shard 1{', view 0' if 'logits' in chunk else ''}: " in text
+    assert text == (
+        f"a chunk of the store is not the one that the receipt of shard 1 vouches for: {store}/{chunk}: found {found}. "
+        f"Next: {again(store, 'the store')}"
+    )
+
+
+def test_a_shard_of_a_store_with_other_views_is_refused(copy, known_store, make_store, tmp_path):
+    """Its chunks and its receipt fit each other, and each checksum is right."""
+    shards, store = copy
+    other = make_store(shards, tmp_path / "other", views=ViewSpec(kind="random_resized_crop", count=3, seed=6),
+                              description={"fingerprint": {"corpus_id": shards.corpus.corpus_id, "seed": 6}})  # fmt: skip
+    for name in ("keys", "valid", "view_params", "logits", "embedding", "ledger/cache/receipts"):
+        for file in (other.location / name).path.rglob("*"):
+            if file.is_file() and ("/c/1" in str(file) or file.name == "000001.json"):
+                shutil.copy(file, store.path / file.relative_to(other.location.path))
+    text = error_of(DamagedError, lambda: open_stream(known_store, shards=shards, location=store))
+    assert text.startswith(
+        f"a receipt of another unit, or of another run: {store}/ledger/cache/receipts/000001.json: "
+    )
+
+
+def test_a_receipt_under_another_name_is_refused(copy, known_store):
+    shards, store = copy
+    receipts = store / "ledger/cache/receipts"
+    (receipts / "000001.json").path.write_bytes((receipts / "000002.json").read_bytes())
+    plan = Ledger(store, "cache").plan().fingerprint.digest
+    text = error_of(DamagedError, lambda: open_stream(known_store, shards=shards, location=store))
+    assert f"expected 000001 of {plan}, found 000002 of {plan}. Next: restore it from a copy, or mv " in text
 
 
 def test_an_image_that_changed_in_the_tar_is_refused(copy, known_store):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,7 +36,10 @@ def test_round_trip(tmp_path: Path, towers) -> None:
     names = write_prompts(Location.of(tmp_path / "p"), prompts(), CONFIG, towers)
     assert sorted(names) == sorted(f.name for f in (tmp_path / "p").iterdir())
     loaded = read_prompts(str(tmp_path / "p"))
-    assert loaded.config == CONFIG
+    assert replace(loaded.config, files=None) == CONFIG
+    assert loaded.config.files == {
+        name: hashlib.sha256((tmp_path / "p" / name).read_bytes()).hexdigest() for name in names[1:]
+    }
     assert loaded.shape.to_json() == SHAPE
     assert loaded.prompts.keys() == prompts().keys()
     assert all(torch.equal(loaded.prompts[name], value) for name, value in prompts().items())
@@ -62,7 +67,8 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
     file = tmp_path / "towers.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(
-        DamagedError, match=r"^a file of prompts is missing or damaged: .*towers\.safetensors"
+        DamagedError,
+        match=r"^towers\.safetensors is not the file that its config\.json was written with: .*: expected sha256",
     ):
         read_prompts(str(tmp_path))
     deep = {**prompts(), "text_prompts_LPD": torch.zeros(2, 4, 6)}
@@ -76,7 +82,7 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
         read_prompts(str(tmp_path))
     fields = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**fields, "schema_version": 0}))
-    with pytest.raises(MismatchError, match=r"^prompts of another version: "):
+    with pytest.raises(MismatchError, match=r"^a folder of prompts of another version, or something else: "):
         read_prompts(str(tmp_path))
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(DamagedError, match=r"^not a folder of prompts: "):

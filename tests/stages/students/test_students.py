@@ -404,7 +404,7 @@ def test_a_bundle_gives_the_same_logits_without_network_or_original_weights(
     assert names == set(student.state_dict())
 
 
-def test_what_is_no_bundle(tiny_clip, tmp_path, monkeypatch) -> None:
+def test_what_is_no_bundle(tiny_clip, tmp_path, monkeypatch, revouch_bundle) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError) as missing:
         load_student("b")
@@ -420,11 +420,15 @@ def test_what_is_no_bundle(tiny_clip, tmp_path, monkeypatch) -> None:
     weights = tmp_path / "b" / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-100])
-    with pytest.raises(DamagedError, match="a bundle's file is missing or damaged: b: found "):
+    with pytest.raises(
+        DamagedError,
+        match="model.safetensors is not the file that its config.json was written with: b: expected sha256 ",
+    ):
         load_student("b")
     state = safetensors.torch.load(whole)
     del state["projector.bias"]
     weights.write_bytes(safetensors.torch.save(state))
+    revouch_bundle(tmp_path / "b")
     with pytest.raises(DamagedError) as unfit:
         load_student("b")
     assert str(unfit.value) == (
@@ -433,5 +437,5 @@ def test_what_is_no_bundle(tiny_clip, tmp_path, monkeypatch) -> None:
     )
     config = tmp_path / "b" / "config.json"
     config.write_text(config.read_text().replace('"schema_version": 1', '"schema_version": 99'))
-    with pytest.raises(MismatchError, match="a bundle of another version"):
+    with pytest.raises(MismatchError, match="a student bundle of another version, or something else"):
         load_student("b")

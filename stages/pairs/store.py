@@ -1,0 +1,160 @@
+"""Owns opening a target store for reading: whatever is read of it is compared with what was written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.storage import LocalStore
+
+from ...pipeline.contents import Kind, how_to_make, kind_of
+from ...pipeline.ledger import Ledger
+from ...pipeline.storage import Location
+from ...storage_schemas.class_vectors import ClassVectors, read_class_vectors
+from ...storage_schemas.errors import DamagedError, InputError
+from ...storage_schemas.receipt import Output
+from ...storage_schemas.samples import shard_name
+from ...storage_schemas.store_description import ATTRIBUTE, StoreDescription, StoreSpec, lost_description
+from ...storage_schemas.target_store import check_arrays, check_version, open_root
+from ...storage_schemas.vouched import VouchedStore
+from ..pixels import PixelSample
+from ..views import ViewSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreFacts:
+    """What a reader of pairs must know of a store before it opens any row.
+
+    Attributes:
+        store: where it is.
+        fingerprint: digest of everything that decided its bytes.
+        corpus_id: of the images.
+        spec: shape of the rows.
+        views: how the stored boxes were drawn, and the filter that renders them.
+        valid_rows: number of usable rows of each shard, int64 (shard,).
+        pixels: rendered views to compare with; None where the store recorded none.
+    """
+
+    store: Location
+    fingerprint: str
+    corpus_id: str
+    spec: StoreSpec
+    views: ViewSpec
+    valid_rows: NDArray[np.int64]
+    pixels: PixelSample | None
+
+
+@dataclass(frozen=True)
+class _Receipts:
+    """What the receipts of a store's shards vouch for (see `Vouchers`)."""
+
+    store: Location
+
+    @property
+    def _ledger(self) -> Ledger:
+        return Ledger(self.store, "cache")
+
+    def outputs(self, shard: int) -> Mapping[str, Output]:
+        receipt = self._ledger.receipt(shard_name(shard))
+        if receipt is None:
+            raise DamagedError(
+                "rows of a shard that has no receipt", where=f"{self.store}, shard {shard}",
+                hint="run the same `teachonce cache` command again",
+            )  # fmt: skip
+        return {output.path: output for output in receipt.outputs}
+
+    def damaged(self, path: str, shard: int, found: str) -> DamagedError:
+        return DamagedError(
+            f"a chunk of the store is not the one that the receipt of shard {shard} vouches for",
+            where=self.store / path, found=found, hint="restore the store from a copy; or, to ask the teacher about "
+            f"this shard again, {self._ledger.redo_hint(shard_name(shard))}",
+        )  # fmt: skip
+
+
+def open_store(store: Location) -> zarr.Group:
+    """The root group of a target store, for reading; every chunk of rows is compared with its shard's receipt.
+
+    Raises:
+        InputError: nothing there.
+        MismatchError: not a target store of this schema version.
+        DamagedError: its zarr.json cannot be read. Later, from arrays: a chunk is not the one that was written.
+    """
+    if not (store / "zarr.json").exists():
+        raise InputError(
+            "no target store here", where=store, expected=Kind.STORE, found=kind_of(store),
+            hint=how_to_make(store, "teachonce cache SHARDS --teacher …"),
+        )  # fmt: skip
+    root = open_root(VouchedStore(LocalStore(store.path, read_only=True), _Receipts(store)))
+    check_version(root, where=store)
+    return root
+
+
+def read_description(root: zarr.Group, store: Location) -> StoreDescription:
+    """What the store says of its rows; it is that of the run in its ledger, and of the arrays that are there.
+
+    Raises:
+        IncompleteError: nothing was cached here yet.
+        DamagedError: the description is lost or changed, or the arrays are others.
+        MismatchError: it is of another run than the ledger's; names the field.
+    """
+    plan = Ledger(store, "cache").plan()
+    if plan is not None and ATTRIBUTE not in root.attrs:
+        raise lost_description(store)
+    description = StoreDescription.read(root, where=store)
+    if plan is not None:
+        description.check_planned(plan.fingerprint, where=store)
+    check_arrays(root, description.spec, where=store)
+    return description
+
+
+def read_vectors(root: zarr.Group, store: Location) -> ClassVectors:
+    """The store's class vectors; they are those that `teachonce vectors` wrote there.
+
+    Raises:
+        IncompleteError: there are none.
+        DamagedError: they changed since, or are another store's.
+    """
+    vectors = read_class_vectors(root, where=store)
+    receipt = Ledger(store, "vectors").receipt("class_vectors")
+    if receipt is not None and receipt.digest != vectors.digest:
+        raise DamagedError(
+            "the class vectors are not those that `teachonce vectors` wrote here", where=store,
+            expected=receipt.digest, found=vectors.digest, hint="restore them from a copy",
+        )  # fmt: skip
+    return vectors
+
+
+def store_facts(store: Location) -> StoreFacts:
+    """What to know of a finished store.
+
+    Raises:
+        InputError: no store there.
+        IncompleteError: `teachonce cache` has not finished.
+        DamagedError: the store's receipts do not cover its shards, or its description is lost.
+        MismatchError: its arrays are another run's than its ledger's.
+    """
+    description = read_description(open_store(store), store)
+    ledger = Ledger(store, "cache")
+    plan = ledger.require_complete(hint="run the same `teachonce cache` command again")
+    return StoreFacts(
+        store=store,
+        fingerprint=plan.fingerprint.digest,
+        corpus_id=description.corpus_id,
+        spec=description.spec,
+        views=ViewSpec.from_json(description.views, where=store),
+        valid_rows=_valid_rows(ledger, description.spec),
+        pixels=PixelSample.of_store(description),
+    )
+
+
+def _valid_rows(ledger: Ledger, spec: StoreSpec) -> NDArray[np.int64]:
+    counts = [receipt.rows - len(receipt.invalid_rows) for receipt in ledger.receipts()]
+    if len(counts) != spec.num_shards:
+        raise DamagedError(
+            "the store's receipts do not cover its shards", where=ledger.folder,
+            expected=spec.num_shards, found=len(counts), hint="run the same `teachonce cache` command again",
+        )  # fmt: skip
+    return np.array(counts, np.int64)

@@ -1,0 +1,94 @@
+"""Owns reading our own JSON: against its schema, and against the digest that was written into it.
+
+A schema is a dataclass; msgspec compares types with it, and says where another one lies. Files of ours may come from
+a stranger, so nothing in them is taken on trust: neither types, nor depth, nor what is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from .errors import DamagedError
+from .fingerprint import Json, digest_json
+
+Schema = TypeVar("Schema")
+
+#: Where a sealed object carries the digest of everything else in it.
+SEAL = "digest"
+
+#: A whole number from 1 to 2^53 (what every reader of JSON can hold).
+Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 53)]
+
+#: A whole number from 0 to 2^53.
+Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+
+
+def read_json(data: bytes, schema: type[Schema], *, what: str, where: object, hint: str) -> Schema:
+    """Bytes of JSON as `schema` wants them. Fields that it does not know are passed over.
+
+    Args:
+        data: the bytes.
+        schema: a dataclass, or a type of JSON such as `dict[str, Any]`.
+        what, where, hint: of the error.
+
+    Raises:
+        DamagedError: not JSON, nested too deeply, or of other types; `found` says where.
+    """
+    try:
+        return msgspec.json.decode(data, type=schema)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise DamagedError(what, where=where, found=_brief(error), hint=hint) from error
+
+
+def as_schema(value: Json, schema: type[Schema], *, what: str, where: object, hint: str) -> Schema:
+    """The same for JSON that is parsed already.
+
+    Raises:
+        DamagedError: of other types; `found` says where.
+    """
+    try:
+        return msgspec.convert(value, schema)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise DamagedError(what, where=where, found=_brief(error), hint=hint) from error
+
+
+def seal(fields: Mapping[str, Json]) -> dict[str, Json]:
+    """The fields, and beside them the digest (blake2b-128, hexadecimal) of their canonical JSON."""
+    return {**fields, SEAL: digest_json(dict(fields))}
+
+
+def unseal(fields: Mapping[str, Json], *, where: object, hint: str) -> dict[str, Json]:
+    """What `seal` was given. Objects without a digest pass: earlier versions wrote them so.
+
+    Raises:
+        DamagedError: something in it changed since.
+    """
+    rest = {name: value for name, value in fields.items() if name != SEAL}
+    if SEAL in fields and fields[SEAL] != (found := digest_json(rest)):
+        raise DamagedError(
+            "a description that changed since it was written",
+            where=f"{where}: field '{SEAL}'",
+            expected=fields[SEAL],
+            found=found,
+            hint=hint,
+        )
+    return rest
+
+
+def read_sealed(data: bytes, *, what: str, where: object, hint: str) -> dict[str, Json]:
+    """The fields of a sealed JSON file, still without a schema.
+
+    Raises:
+        DamagedError: no JSON object, or one that changed since it was sealed.
+    """
+    fields = read_json(data, dict[str, Any], what=what, where=where, hint=hint)
+    return unseal(fields, where=where, hint=hint)
+
+
+def _brief(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "JSON that is nested too deeply"
+    return " ".join(str(error).split())

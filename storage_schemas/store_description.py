@@ -1,0 +1,171 @@
+"""Owns the description of a target store: what its rows are and what decided them; the root group's attribute `cache`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import zarr
+
+from .encodings import ENCODINGS, Encoding
+from .errors import DamagedError, IncompleteError
+from .fingerprint import Fingerprint, Json
+from .json_file import Positive, as_schema, seal, unseal
+
+#: The attribute of the root group. Written last, so its presence means that all arrays are there.
+ATTRIBUTE = "cache"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetSpec:
+    """A named target with named axes: `embedding` (sample, view, channel) or `logits` (sample, view, class)."""
+
+    name: str
+    axes: tuple[str, ...]
+    width: Positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreSpec:
+    """The shape of a store's rows.
+
+    `colors` says that views have colours of their own, hence arrays for them.
+    """
+
+    num_samples: int
+    shard_size: int
+    num_views: int
+    targets: tuple[TargetSpec, ...]
+    encoding: Encoding
+    colors: bool = False
+
+    @property
+    def num_shards(self) -> int:
+        return -(-self.num_samples // self.shard_size)
+
+    def rows(self, shard: int) -> slice:
+        start = shard * self.shard_size
+        return slice(start, min(start + self.shard_size, self.num_samples))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreDescription:
+    """What `cache` records of a store when it creates the arrays.
+
+    Attributes:
+        spec: shape of the rows.
+        fingerprint: everything that decides the store's bytes; the ledger's plan holds the same.
+        views: how views are drawn (`ViewSpec.to_json`).
+        teacher: who gave the targets (`TeacherSpec.to_json`).
+        shards: folder of the shards, as it was called.
+        pixels: sample of rendered views (`PixelSample.to_json`); None in stores of early versions.
+        versions: of libraries that decide nothing by themselves.
+    """
+
+    spec: StoreSpec
+    fingerprint: Mapping[str, Json]
+    views: Mapping[str, Json]
+    teacher: Mapping[str, Json]
+    shards: str
+    pixels: Mapping[str, Json] | None = None
+    versions: Mapping[str, Json] | None = None
+
+    @property
+    def corpus_id(self) -> str:
+        return str(self.fingerprint["corpus_id"])
+
+    def write(self, root: zarr.Group) -> None:
+        """Set the attribute, sealed with its digest."""
+        fields = {
+            "spec": _spec_to_json(self.spec), "fingerprint": dict(self.fingerprint), "views": dict(self.views),
+            "teacher": dict(self.teacher), "shards": self.shards, "pixels": self.pixels, "versions": self.versions,
+        }  # fmt: skip
+        root.attrs[ATTRIBUTE] = seal({name: value for name, value in fields.items() if value is not None})
+
+    @staticmethod
+    def read(root: zarr.Group, where: object) -> StoreDescription:
+        """The description of a store.
+
+        Raises:
+            IncompleteError: nothing was cached here yet.
+            DamagedError: not a description, or one that changed since it was written.
+        """
+        found: Any = root.attrs.asdict().get(ATTRIBUTE)
+        if found is None:
+            raise IncompleteError(
+                "the store holds no targets yet",
+                where=where,
+                hint=f"teachonce cache SHARDS --teacher … --out {where}",
+            )
+        file = f"{where}/zarr.json"
+        fields = unseal(as_schema(found, dict[str, Any], **_about(file)), where=file, hint=_RESTORE)
+        raw = as_schema(fields, _Fields, **_about(file))
+        return StoreDescription(
+            spec=StoreSpec(
+                num_samples=raw.spec.num_samples, shard_size=raw.spec.shard_size, num_views=raw.spec.num_views,
+                targets=raw.spec.targets, encoding=ENCODINGS[raw.spec.encoding], colors=raw.spec.colors,
+            ),
+            fingerprint=raw.fingerprint, views=raw.views, teacher=raw.teacher, shards=raw.shards,
+            pixels=raw.pixels, versions=raw.versions,
+        )  # fmt: skip
+
+    def check_planned(self, planned: Fingerprint, where: object) -> None:
+        """Refuse a store whose arrays were not created for the run in its ledger.
+
+        Raises:
+            MismatchError: names the field.
+        """
+        planned.check(
+            self.fingerprint, what="the arrays of this store were made for another run than its ledger's",
+            where=f"{where}/zarr.json", hint=_RESTORE,
+        )  # fmt: skip
+
+
+_RESTORE = "restore zarr.json from a copy, or run `teachonce cache` with another --out"
+
+
+def _about(where: str) -> dict[str, Any]:
+    return {"what": "not a description of targets", "where": where, "hint": _RESTORE}
+
+
+def lost_description(where: object) -> DamagedError:
+    """For a store that has a ledger of targets, but nothing that describes them."""
+    return DamagedError(
+        "the store has lost what describes its targets", where=f"{where}/zarr.json",
+        expected=f"the attribute `{ATTRIBUTE}`, as in its ledger", found="none", hint=_RESTORE,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SpecFields:
+    num_samples: Positive
+    shard_size: Positive
+    num_views: Positive
+    targets: tuple[TargetSpec, ...]
+    encoding: Literal["fp32", "fp16"]
+    kl_budget: float
+    colors: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Fields:
+    spec: _SpecFields
+    fingerprint: dict[str, Any]
+    views: dict[str, Any]
+    teacher: dict[str, Any]
+    shards: str
+    pixels: dict[str, Any] | None = None
+    versions: dict[str, Any] | None = None
+
+
+def _spec_to_json(spec: StoreSpec) -> Json:
+    return {
+        "num_samples": spec.num_samples,
+        "shard_size": spec.shard_size,
+        "num_views": spec.num_views,
+        "targets": [{"name": t.name, "axes": list(t.axes), "width": t.width} for t in spec.targets],
+        "encoding": spec.encoding.name,
+        "kl_budget": spec.encoding.kl_budget,
+        **({"colors": True} if spec.colors else {}),
+    }

@@ -1,0 +1,93 @@
+"""Owns the check of a store's chunks as they are read: each against what its shard's receipt vouches for.
+
+A receipt names every chunk file of its shard by path, with size and sha256, and carries the fingerprint of the run. So a
+chunk of another shard, of another array, or of a store with other options is found as surely as a flipped bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from zarr.abc.store import ByteRequest, Store
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.storage import WrapperStore
+
+from .errors import DamagedError
+from .receipt import Output
+
+#: Shards whose receipts are kept at hand: a window of shards, and some.
+_SHARDS_AT_HAND = 64
+
+
+class Vouchers(Protocol):
+    """Who knows what the receipts of a store vouch for."""
+
+    def outputs(self, shard: int) -> Mapping[str, Output]:
+        """The files of one shard, by path within the store; raises where there is no receipt."""
+
+    def damaged(self, path: str, shard: int, found: str) -> DamagedError:
+        """The error for a chunk that is not as its receipt has it."""
+
+
+class VouchedStore(WrapperStore[Store]):
+    """A Zarr store for reading, whose row chunks are compared with receipts.
+
+    Arrays whose names begin with `class_` are not of rows: class vectors carry a digest of their own.
+    """
+
+    def __init__(self, store: Store, vouchers: Vouchers) -> None:
+        super().__init__(store)
+        self._vouchers = vouchers
+        self._at_hand: OrderedDict[int, Mapping[str, Output]] = OrderedDict()
+
+    def _with_store(self, store: Store) -> VouchedStore:
+        return VouchedStore(store, self._vouchers)
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """The bytes of one file, if there is one.
+
+        Raises:
+            DamagedError: a chunk is missing, or is not the one that the shard's receipt vouches for.
+        """
+        shard = _shard_of(key)
+        if shard is None:
+            return await super().get(key, prototype, byte_range)
+        output = self._outputs(shard).get(key)
+        data = await super().get(key, prototype)
+        if output is None or data is None:
+            raise self._vouchers.damaged(
+                key, shard, "no such chunk" if data is None else "none in the receipt"
+            )
+        content: Any = data.as_array_like()
+        if (found := hashlib.sha256(content).hexdigest()) != output.sha256:
+            raise self._vouchers.damaged(key, shard, f"sha256 {found}")
+        # Nothing of ours asks for a part of a chunk.
+        return data if byte_range is None else await super().get(key, prototype, byte_range)
+
+    async def getsize(self, key: str) -> int:
+        """Size in bytes of one file. (By default a wrapper reads the whole file for it.)"""
+        return await self._store.getsize(key)
+
+    async def getsize_prefix(self, prefix: str) -> int:
+        """Size in bytes of all files under a prefix."""
+        return await self._store.getsize_prefix(prefix)
+
+    def _outputs(self, shard: int) -> Mapping[str, Output]:
+        if shard not in self._at_hand:
+            self._at_hand[shard] = self._vouchers.outputs(shard)
+            if len(self._at_hand) > _SHARDS_AT_HAND:
+                self._at_hand.popitem(last=False)
+        return self._at_hand[shard]
+
+
+def _shard_of(key: str) -> int | None:
+    """The shard whose rows a file holds: chunks are named ARRAY/c/SHARD/…; None for every other file."""
+    parts = key.split("/")
+    if len(parts) < 3 or parts[1] != "c" or parts[0].startswith("class_") or not parts[2].isdecimal():
+        return None
+    return int(parts[2])
