@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 
@@ -10,13 +9,14 @@ from ..pipeline.contents import Kind, kind_of
 from ..pipeline.storage import Location
 from ..storage_schemas.errors import InputError
 from .corpora.sources import is_dataset
+from .name_list import read_names
 
 #: Used where no templates are named; CLIP's own for a single prompt.
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 
 
 def read_classes(source: str) -> tuple[str, ...]:
-    """Class names in order: from a text file (one a line), a JSON list, `imagenet`, `coop:NAME=DATA` for those of a
+    """Class names in order: from a file as `read_names` takes it, `imagenet`, `coop:NAME=DATA` for those of a
     data set, or the labels of finished shards.
 
     Raises:
@@ -33,7 +33,7 @@ def read_classes(source: str) -> tuple[str, ...]:
     location = Location.of(source)
     if not location.exists():
         raise InputError("no such class list", where=location, hint="one name a line, a JSON list, `imagenet`, `coop:NAME=DATA`, or a folder of shards")  # fmt: skip
-    return _checked(_labels(location) if location.is_dir() else _lines(location), location)
+    return _checked(_labels(location) if location.is_dir() else read_names(location), location)
 
 
 def classes_of(images: str, classes: str | None) -> tuple[str, ...]:
@@ -106,29 +106,13 @@ def read_templates(source: str | None) -> tuple[str, ...]:
         raise InputError(
             "no such templates", where=source, hint="a file, `openai-imagenet` or `simple-imagenet`"
         )
-    templates = _lines(location)
+    templates = read_names(location, what="template")
+    if not templates:
+        raise InputError("no templates", where=location)
     for number, template in enumerate(templates, 1):
         if "{}" not in template:
             raise InputError("a template without {}", where=f"{location}, entry {number}: {template}")
-    if not templates:
-        raise InputError("no templates", where=location)
     return tuple(templates)
-
-
-def _lines(location: Location) -> list[str]:
-    try:
-        text = location.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError("not a text file", where=location) from error
-    if not location.name.endswith(".json"):
-        return [line.strip() for line in text.splitlines() if line.strip()]
-    try:
-        values = json.loads(text)
-    except ValueError as error:
-        raise InputError("not JSON", where=f"{location}: {error}") from error
-    if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
-        raise InputError("not a JSON list of names", where=location)
-    return values
 
 
 def _labels(location: Location) -> list[str]:

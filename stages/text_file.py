@@ -30,11 +30,19 @@ def decode_text(data: bytes) -> str:
     return data.decode(encoding)
 
 
-def lines_of(text: str) -> list[str]:
+def text_lines(file: Location, text: str) -> list[str]:
     """The lines, which end at a newline or at carriage return and newline, and nowhere else.
 
     Files that were joined bring a byte-order mark in the middle; it is no part of its line.
+
+    Raises:
+        InputError: carriage returns alone, as Macintosh computers had them.
     """
+    if "\n" not in text and "\r" in text.rstrip("\r"):
+        raise InputError(
+            "lines that end at carriage returns", where=file,
+            hint=f"tr '\\r' '\\n' < {shlex.quote(str(file))} > {_beside(file, 'lines')}",
+        )  # fmt: skip
     lines = text.split("\n")
     return [line.removesuffix("\r").removeprefix("\ufeff") for line in (lines if lines[-1] else lines[:-1])]
 
@@ -65,7 +73,7 @@ def read_text(file: Location) -> str:
     try:
         text = decode_text(data)
     except UnicodeDecodeError as error:
-        raise not_utf8(file, data[: error.start].count(b"\n") + 1) from error
+        raise not_utf8(file, data[: error.start].count(b"\n") + 1, error) from error
     if "\0" in text:
         raise no_text(file, data)
     return text
@@ -77,32 +85,41 @@ def read_lines(file: Location) -> list[tuple[int, str]]:
     Raises:
         InputError: as in `read_text`.
     """
-    lines = enumerate(lines_of(read_text(file)), 1)
+    lines = enumerate(text_lines(file, read_text(file)), 1)
     return [(number, line.strip()) for number, line in lines if line.strip()]
 
 
-def not_utf8(file: Location, line: int) -> InputError:
+def not_utf8(file: Location, line: int, error: UnicodeDecodeError | None = None) -> InputError:
     """What is said of a file in another encoding."""
-    name, suffix = file.path.stem, file.path.suffix
+    if error is not None and error.encoding != "utf-8":
+        what = error.encoding.upper()
+        return InputError(
+            f"not text in {what}, as its byte-order mark says", where=file, hint="save it as UTF-8"
+        )
     return InputError(
         "not text in UTF-8", where=f"{file}, line {line}",
-        hint="save it as UTF-8; if it is Latin-1: "
-        f"iconv -f LATIN1 -t UTF-8 {shlex.quote(str(file))} > {shlex.quote(f'{name}-utf8{suffix}')}",
+        hint=f"save it as UTF-8; if it is Latin-1: iconv -f LATIN1 -t UTF-8 {shlex.quote(str(file))} > {_beside(file, 'utf8')}",
     )  # fmt: skip
 
 
 def no_text(file: Location, data: bytes) -> InputError:
     """What is said of a file with NUL bytes."""
-    wide = next((name for name, odd in (("UTF-16LE", 1), ("UTF-16BE", 0)) if not any(data[odd:64:2])), None)
+    wide = next(
+        (name for name, first in (("UTF-16LE", 1), ("UTF-16BE", 0)) if not any(data[first:64:2])), None
+    )
     if wide is None:
         return InputError(
             "not a text file: it holds NUL bytes", where=file, hint="give a file with one entry a line"
         )
-    name, suffix = file.path.stem, file.path.suffix
     return InputError(
         f"not text in UTF-8: it looks like {wide} without a byte-order mark", where=file,
-        hint=f"iconv -f {wide} -t UTF-8 {shlex.quote(str(file))} > {shlex.quote(f'{name}-utf8{suffix}')}",
+        hint=f"iconv -f {wide} -t UTF-8 {shlex.quote(str(file))} > {_beside(file, 'utf8')}",
     )  # fmt: skip
+
+
+def _beside(file: Location, what: str) -> str:
+    """A name for another file of the same kind, quoted for a shell."""
+    return shlex.quote(f"{file.path.stem}-{what}{file.path.suffix}")
 
 
 def json_value(text: str) -> Any:
@@ -117,7 +134,7 @@ def json_value(text: str) -> Any:
         raise ValueError("nested too deeply") from error
 
 
-def read_user_json(file: Location) -> Any:
+def read_user_json(file: Location, *, hint: str | None = None) -> Any:
     """What a JSON file of the user's says; none of ours, which have schemas.
 
     Raises:
@@ -126,4 +143,4 @@ def read_user_json(file: Location) -> Any:
     try:
         return json_value(read_text(file))
     except ValueError as error:
-        raise InputError("not JSON", where=file, found=error) from error
+        raise InputError("not JSON", where=file, found=error, hint=hint) from error

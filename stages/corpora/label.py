@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ _EXACT = 1 << 53
 MOST_SIDECAR_BYTES = 1 << 24
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Label:
     """What was found where a label may stand.
 
@@ -101,6 +102,7 @@ def _of_bytes(data: bytes) -> Label:
         return Label(problem="bytes that are not UTF-8")
 
 
+@functools.lru_cache(maxsize=1 << 12)  # tables name the same classes again and again
 def _of_text(text: str) -> Label:
     text = text.strip()
     if not text:

@@ -1,20 +1,26 @@
-"""Owns reading a list of images: text, one path or URL a line, or a Parquet table."""
+"""Owns reading a list of images: what its rows name, and the bytes of that."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ...pipeline.storage import Location, is_url, read_url
 from ...storage_schemas.errors import InputError
 from .images import MAX_BYTES
-from .source import Found
+from .list_row import ListRow
+from .list_tables import csv_rows, json_line_rows, json_rows, parquet_rows
+from .list_text import list_text, refuse_joined_label, text_rows
+from .source import Found, listed_size
+
+#: Archives and compressed files.
+_PACKED = (".zip", ".7z", ".rar", ".gz", ".bz2", ".xz", ".zst")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ListSource:
-    """A text file (one path or URL a line, a tab and a label if wanted; # for comments) or a Parquet table with a
-    column `path` or `url` and perhaps `label`. Relative paths start at the list's folder.
+    """Text (one path or URL a line, a tab and a label if wanted; # for comments), or CSV, JSON, JSON lines or Parquet with
+    a column `path` or `url` and perhaps `label`. Relative paths start at the list's folder.
 
     Attributes:
         max_bytes: longer bodies of URLs are left before they are read whole.
@@ -25,48 +31,49 @@ class ListSource:
     max_bytes: int = MAX_BYTES
 
     def walk(self) -> Iterator[Found]:
-        rows = self._parquet_rows() if self.file.name.endswith(".parquet") else self._text_rows()
+        """
+        Raises:
+            InputError: not a list of a known form, an image that stands twice in it, or a `pipe:`.
+        """
         previous = None
-        for path, label in sorted(rows, key=lambda row: row[0].encode()):
-            if path == previous:
-                raise InputError("a list names the same image twice", where=f"{self.file}: {path}")
-            previous = path
-            if path.startswith("pipe:"):
+        for row in sorted(self._rows(), key=lambda row: row.path.encode()):
+            if row.path == previous:
+                raise InputError("a list names the same image twice", where=f"{self.file}: {row.path}")
+            previous = row.path
+            if row.path.startswith("pipe:"):
                 raise InputError(
-                    "pipe: runs a command from data and is refused", where=f"{self.file}: {path}"
+                    "pipe: runs a command from data and is refused", where=f"{self.file}: {row.path}"
                 )
-            size = -1 if is_url(path) else (self._resolve(path).size() or 0)
-            yield Found(path=path, size=size, label=label)
-
-    def _text_rows(self) -> list[tuple[str, str | None]]:
-        try:
-            lines = self.file.read_bytes().decode("utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            raise InputError("neither a folder, a tar nor a text list", where=self.file) from error
-        rows = (line.partition("\t") for line in lines if line.strip() and not line.startswith("#"))
-        return [(path.strip(), label.strip() or None) for path, _, label in rows]
-
-    def _parquet_rows(self) -> list[tuple[str, str | None]]:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            table = pq.read_table(self.file.path)
-        except pa.ArrowInvalid as error:
-            raise InputError("not a Parquet file", where=self.file) from error
-        column = next((c for c in ("path", "url") if c in table.column_names), None)
-        if column is None:
-            raise InputError(
-                "a Parquet list needs a column",
-                where=self.file,
-                expected="path or url",
-                found=table.column_names,
+            size = 0 if row.problem is not None else self._size(row.path)
+            if row.line and size <= 0:
+                refuse_joined_label(self.file, row)
+            yield Found(
+                path=row.path,
+                size=size,
+                label=row.label.text,
+                no_label=row.label.problem,
+                problem=row.problem,
             )
-        paths = table[column].to_pylist()
-        labels = table["label"].to_pylist() if "label" in table.column_names else [None] * len(paths)
-        return [
-            (str(p), None if label is None else str(label)) for p, label in zip(paths, labels, strict=True)
-        ]
+
+    def _rows(self) -> Iterable[ListRow]:
+        kind = self.file.path.suffix.lower()
+        if kind == ".parquet":
+            return parquet_rows(self.file)
+        if kind == ".json":
+            return json_rows(self.file)
+        if kind in _PACKED:
+            raise InputError(
+                "a packed file is no list", where=self.file, hint="unpack it, then give what was in it"
+            )
+        text = list_text(self.file)
+        if kind == ".csv":
+            return csv_rows(self.file, text)
+        if kind in (".jsonl", ".ndjson"):
+            return json_line_rows(self.file, text)
+        return text_rows(self.file, text)
+
+    def _size(self, path: str) -> int:
+        return -1 if is_url(path) else listed_size(self._resolve(path))
 
     def _resolve(self, path: str) -> Location:
         return Location(self.file.path.parent / path)
@@ -74,4 +81,4 @@ class ListSource:
     def read(self, path: str, offset: int, size: int) -> bytes:
         if is_url(path):
             return read_url(path, max_bytes=self.max_bytes)
-        return self._resolve(path).read_bytes()
+        return self._resolve(path).read_file()

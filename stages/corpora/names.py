@@ -25,3 +25,8 @@ def utf8(path: str, where: Location) -> str:
     except UnicodeEncodeError as error:
         raise InputError("a file name is not UTF-8", where=f"{where}: {path!r}", hint="rename it") from error
     return path
+
+
+def shown(raw: bytes) -> str:
+    """A name's bytes as text; those that are no UTF-8 as `\\xNN`."""
+    return raw.decode("utf-8", "backslashreplace")

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError
-from .listing import Listing, check_each_once, class_name, image_path, read_lines, shown
+from ..text_file import read_lines
+from .listing import Listing, check_each_once, class_name, image_path, shown
 
 
 def read_aircraft(folder: Location, splits: Sequence[str]) -> Listing:

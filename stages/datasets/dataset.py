@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError
-from ..corpora.source import Found
+from ..corpora.source import Found, listed_size
 from .aircraft import read_aircraft
 from .layouts import LAYOUTS, Kind, Layout
 from .listing import Listing
@@ -88,7 +88,7 @@ class Dataset:
         images = self._listing().images[split]
         for place in sorted(range(len(images)), key=lambda i: images[i][0].encode()):
             path = prefix + images[place][0]
-            yield Found(path=path, size=self._size(path), label=images[place][1], place=place)
+            yield Found(path=path, size=listed_size(self.root / path), label=images[place][1], place=place)
 
     @property
     def _has_folders(self) -> bool:
@@ -104,9 +104,3 @@ class Dataset:
         if self.layout.kind is Kind.AIRCRAFT:
             return read_aircraft(self.root, tuple(self.layout.images))
         return read_split_file(self.root / self.layout.files[0])
-
-    def _size(self, path: str) -> int:
-        try:
-            return (self.root / path).size() or 0
-        except OSError:
-            return 0  # a path that no file can have: reading it will say so

@@ -9,7 +9,6 @@ import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError
 
 _SHORT = reprlib.Repr()
@@ -74,16 +73,3 @@ def check_each_once(paths: Sequence[str], where: str) -> None:
                 "an image stands twice in a split", where=f"{where}, entry {number}", found=shown(path)
             )
         seen.add(path)
-
-
-def read_lines(file: Location) -> list[tuple[int, str]]:
-    """(number from 1 on, text) of each line that is not blank.
-
-    Raises:
-        InputError: no text.
-    """
-    try:
-        lines = file.read_bytes().decode("utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError("not a text file", where=file) from error
-    return [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]

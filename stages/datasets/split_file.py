@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError
+from ..text_file import read_user_json
 from .layouts import SPLITS
 from .listing import Listing, check_each_once, class_name, image_path, shown
 
@@ -14,13 +13,10 @@ def read_split_file(file: Location) -> Listing:
     """What a split file says.
 
     Raises:
-        InputError: another shape; a path that leaves the images' folder or stands twice in a split; ids and names of
+        InputError: no JSON; another shape; a path that leaves the images' folder or stands twice in a split; ids and names of
             classes that contradict each other, or ids with gaps.
     """
-    try:
-        whole = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise InputError("not JSON", where=file) from error
+    whole = read_user_json(file)
     if not isinstance(whole, dict) or not all(isinstance(whole.get(split), list) for split in SPLITS):
         raise InputError(
             "not a split file of CoOp's", where=file, expected="lists under train, val and test",

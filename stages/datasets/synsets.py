@@ -11,8 +11,9 @@ from ..classes import told_apart
 from ..corpora.folder import FolderSource
 from ..corpora.names import is_image_name
 from ..corpora.source import Found
+from ..text_file import read_lines
 from .layouts import Kind
-from .listing import class_name, read_lines
+from .listing import class_name
 
 
 @dataclass(frozen=True, kw_only=True)

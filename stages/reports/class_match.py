@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError
+from ..name_list import read_names
 
 #: What `--base-classes` takes for the first ⌈C/2⌉ class ids, as PromptKD (and CoOp before it) splits.
 FIRST_HALF = ("@half", "first-half")
@@ -71,8 +71,8 @@ def base_classes(spec: str, class_names: Sequence[str]) -> NDArray[np.bool_]:
     """Which classes are base classes, bool (class,); the others are novel.
 
     Args:
-        spec: `@half` or `first-half` for the first ⌈C/2⌉ ids; a file with one name a line or a JSON list; or
-            names with commas between them.
+        spec: `@half` or `first-half` for the first ⌈C/2⌉ ids; a file as `read_names` takes it; or names
+            with commas between them.
         class_names: C names in the order of the logits.
 
     Raises:
@@ -99,16 +99,7 @@ def base_classes(spec: str, class_names: Sequence[str]) -> NDArray[np.bool_]:
 def _listed_names(spec: str, matcher: ClassMatcher) -> Iterable[str]:
     location = Location.of(spec)
     if location.exists() and not location.is_dir():
-        text = location.read_bytes().decode("utf-8", "replace")
-        if location.name.endswith(".json"):
-            try:
-                names = json.loads(text)
-            except ValueError as error:
-                raise InputError("not JSON", where=f"{location}: {error}") from error
-            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-                raise InputError("not a JSON list of names", where=location)
-            return names
-        return [line.strip() for line in text.splitlines() if line.strip()]
+        return read_names(location)
     if "," not in spec and matcher.match(spec).class_id is None:
         raise InputError(
             "no such file, and no class of that name", where=f"--base-classes {spec}",

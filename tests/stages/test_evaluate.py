@@ -181,6 +181,20 @@ def test_labels_that_are_no_class_are_left_out_loudly(bundle, pictures, tmp_path
     assert "3 images of 2 labels are left out of every accuracy: their labels are no class." in err
 
 
+def test_what_is_no_label_is_told(bundle, pictures, tmp_path):
+    good = usable_files(pictures)[:3]
+    lines = [
+        {"path": str(file), "label": label} for file, label in zip(good, ("red fox", True, None), strict=True)
+    ]
+    (tmp_path / "l.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    code, out, err = run("evaluate", bundle, tmp_path / "l.jsonl", "--json")
+    assert code == 0
+    labels = json.loads(out)["labels"]
+    assert labels["no_labels"] == [{"kind": "a truth value", "images": 1, "first": str(good[1])}]
+    assert (labels["matched"], labels["unlabelled_images"]) == ({"red fox": NAMES[2]}, 2)
+    assert f"left out as none: 1 × a truth value (first: {good[1]})" in err
+
+
 def known_view_logits(known, plain, pictures, view=0):
     """Logits of the student on the stored boxes, by plain Pillow."""
     params = zarr.open_group(str(known.location), mode="r")["view_params"][:, view]

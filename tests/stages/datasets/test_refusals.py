@@ -103,9 +103,9 @@ KIND = "not a split file of CoOp's: …/s.json: expected lists under train, val 
 @pytest.mark.parametrize(
     ("content", "line"),
     [
-        ("{", "not JSON: …/s.json"),
-        ("[" * 100_000, "not JSON: …/s.json"),
-        (b"\xff\xfe{", "not JSON: …/s.json"),
+        ("{", "not JSON: …/s.json: found Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
+        ("[" * 100_000, "not JSON: …/s.json: found nested too deeply"),
+        (b"\xff\xfe{", "not text in UTF-16-LE, as its byte-order mark says: …/s.json. Next: save it as UTF-8"),
         ([], f"{KIND}[]"),
         ({}, f"{KIND}{{}}"),
         ({"train": [], "test": []}, f"{KIND}train, test"),
@@ -174,7 +174,8 @@ def test_the_same_image_may_stand_in_two_splits_and_a_class_in_one(miniature, tm
     [
         ("variants.txt", "cat\ndog\ncat\n", "a class name stands twice: …/variants.txt, line 3: found 'cat'"),
         ("variants.txt", "\n", "an empty class list: …/variants.txt"),
-        ("variants.txt", b"\xff\n", "not a text file: …/variants.txt"),
+        ("variants.txt", b"\xff\n", "not text in UTF-8: …/variants.txt, line 1. Next: save it as UTF-8; if it is Latin-1: "
+         "iconv -f LATIN1 -t UTF-8 …/variants.txt > variants-utf8.txt"),
         ("variants.txt", "c\x1bat\n", "not a class name: …/variants.txt, line 1: found 'c\\x1bat'"),
         ("images_variant_test.txt", "1 F/A-18\n2 F-16\n",
          "a class that variants.txt lacks: …/images_variant_test.txt, line 2: found 'F-16'"),
@@ -200,7 +201,8 @@ def test_aircraft(file, content, line, miniature, tmp_path):
          "get classnames.txt as CoOp's DATASETS.md says: the order of its lines is that of the labels"),
         ("n1 cat\nn2\n", "not a class name: …/classnames.txt, line 2: found ''"),
         ("", "an empty class list: …/classnames.txt"),
-        (b"\xff", "not a text file: …/classnames.txt"),
+        (b"\xff", "not text in UTF-8: …/classnames.txt, line 1. Next: save it as UTF-8; if it is Latin-1: iconv -f LATIN1 -t "
+         "UTF-8 …/classnames.txt > classnames-utf8.txt"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["imagenet", "imagenetv2", "imagenet_a"])
@@ -249,3 +251,20 @@ def test_folders_and_classes_must_fit(miniature, tmp_path):
             )
     # A variant has the classes that it has folders of.
     assert read_classes(f"coop:imagenet_r={tmp_path}") == ("goldfish", "great white shark")
+
+
+def test_files_of_windows_and_names_with_odd_blanks(miniature, tmp_path):
+    known = miniature.build(tmp_path, "fgvc_aircraft", per_class={"test": 1})
+    names = (known.folder / "variants.txt").read_text().split("\n")[:-1]
+    (known.folder / "variants.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(names).encode())
+    assert read_classes(f"coop:fgvc_aircraft={tmp_path}") == tuple(names)
+    for mark in ("\x85", "\u2028", "\x0b", "\x1c"):
+        (known.folder / "variants.txt").write_text(f"A{mark}B\n", encoding="utf-8")
+        line = f"not a class name: …/fgvc_aircraft/variants.txt, line 1: found {f'A{mark}B'!r}"
+        assert refusal(read_classes, "coop:fgvc_aircraft=…", tmp_path) == line
+    known = miniature.build(tmp_path, "oxford_pets", per_class={"train": 1})
+    file = known.folder / "split_zhou_OxfordPets.json"
+    before = read_classes(f"coop:oxford_pets={tmp_path}")
+    for data in (b"\xef\xbb\xbf" + file.read_bytes(), file.read_text().encode("utf-16")):
+        file.write_bytes(data)
+        assert read_classes(f"coop:oxford_pets={tmp_path}") == before

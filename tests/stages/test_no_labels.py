@@ -1,0 +1,73 @@
+"""What stands where a label should and is none: counted in the corpus, told by whoever needs labels, and no image lost by it."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from teachonce.cli import main
+from teachonce.stages.corpora.shards import ShardSet
+from teachonce.stages.labelled import LabelledImages
+from teachonce.storage_schemas.errors import InputError
+
+TOLD = "labels are text or whole numbers; left out as none: 2 × NaN (first: 1.png), 1 × a number with a fraction (first: 4.png)"
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Seven images with labels 1, NaN, 2, NaN, 0.5, none, 1."""
+    labels = [1.0, float("nan"), 2.0, float("nan"), 0.5, None, 1.0]
+    for i in range(len(labels)):
+        buffer = io.BytesIO()
+        Image.new("RGB", (8, 8), (i, i, i)).save(buffer, "PNG")
+        (tmp_path / f"{i}.png").write_bytes(buffer.getvalue())
+    pq.write_table(
+        pa.table({"path": [f"{i}.png" for i in range(len(labels))], "label": labels}), tmp_path / "t.parquet"
+    )
+    return tmp_path / "t.parquet"
+
+
+def shard(corpus, out):
+    result = CliRunner().invoke(
+        main, ["shard", str(corpus), "--out", str(out), "--shard-size", "4", "--executor", "serial"]
+    )
+    assert result.exit_code == 0, result.output
+    return result.stderr.splitlines()
+
+
+def test_shard_counts_and_tells_them_again_and_again(table, tmp_path):
+    out = tmp_path / "s"
+    for _ in range(2):
+        assert shard(table, out)[-1] == f"Warning: {TOLD}."
+    shards = ShardSet.open(str(out))
+    assert [label for _, label in shards.manifest().labels()] == ["1", None, "2", None, None, None, "1"]
+    assert json.loads((out / "corpus.json").read_bytes())["no_labels"] == [
+        {"kind": "NaN", "images": 2, "first": "1.png"},
+        {"kind": "a number with a fraction", "images": 1, "first": "4.png"},
+    ]
+    assert sum(len(shards.receipt(i).invalid_rows) for i in range(2)) == 0
+
+
+def test_a_corpus_whose_labels_are_labels_says_nothing_of_them(tmp_path):
+    (tmp_path / "c" / "cat").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "c" / "cat" / "a.png")
+    assert not [line for line in shard(tmp_path / "c", tmp_path / "s") if "labels" in line.split(". Output")[0]]
+    assert "no_labels" not in json.loads((tmp_path / "s" / "corpus.json").read_bytes())
+
+
+def test_labelled_images_say_so(table):
+    labelled = LabelledImages.open(str(table), ("1", "2"), what="check")
+    assert labelled.class_ids_N.tolist() == [0, -1, 1, -1, -1, -1, 0]
+    assert labelled.no_labels == TOLD
+    pq.write_table(pa.table({"path": ["1.png"], "label": [True]}), table)
+    with pytest.raises(InputError) as caught:
+        LabelledImages.open(str(table), ("1", "2"), what="check")
+    assert (
+        "found labels are text or whole numbers; left out as none: 1 × a truth value (first: 1.png)."
+        in str(caught.value)
+    )
