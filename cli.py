@@ -322,12 +322,13 @@ def shard(
     from .pipeline.runner import run_stage
     from .stages.corpora.images import MAX_PIXELS
     from .stages.corpora.label import no_labels_text
+    from .stages.corpora.left_out import left_out_text
     from .stages.shard import plan_shard
 
     stage = plan_shard(corpus, out=out, max_pixels=max_pixels or MAX_PIXELS, **options)
     report(run_stage(stage, stage.out, make_executor(executor, ray_address, workers)), stage.out, as_json)
-    if stage.corpus.skipped:
-        say(f"{stage.corpus.skipped} files were left out: their names are no image names.")
+    if told := left_out_text(stage.corpus.skipped, stage.corpus.left_out):
+        say(f"{told[0].upper()}{told[1:]}.")
     if told := no_labels_text(stage.corpus.no_labels):
         say(f"Warning: {told}.")
 

@@ -63,6 +63,11 @@ def as_storage_error(error: OSError) -> StorageError | None:
     return StorageError(what, where=error.filename or "while writing", hint=hint)
 
 
+def kind_of_no_file(mode: int) -> str | None:
+    """What the mode of something that can be opened says it is, such as "a pipe"; None for a file and a folder."""
+    return _KINDS.get(stat.S_IFMT(mode))
+
+
 def is_url(text: str) -> bool:
     """True for `scheme://…`."""
     return "://" in text
@@ -140,6 +145,16 @@ class Location:
 
     def read_bytes(self) -> bytes:
         return self.path.read_bytes()
+
+    def check_is_file(self) -> None:
+        """Check, without opening it, that this is no pipe, device or socket.
+
+        Raises:
+            InputError: it is.
+        """
+        kind = kind_of_no_file(self.path.stat().st_mode)
+        if kind is not None:
+            raise InputError(f"{kind}, not a file", where=self)
 
     def read_file(self) -> bytes:
         """All bytes of this file, which must be one: pipes and devices give bytes for ever, or none and no end.
@@ -344,7 +359,7 @@ class RangeReader:
 
 def _read_file(path: str | Path) -> bytes:
     with open(path, "rb", buffering=0, opener=_open_at_once) as file:
-        kind = _KINDS.get(stat.S_IFMT(os.fstat(file.fileno()).st_mode))
+        kind = kind_of_no_file(os.fstat(file.fileno()).st_mode)
         if kind is not None:
             raise InputError(f"{kind}, not a file")
         return file.read()

@@ -71,6 +71,7 @@ class Corpus:
         max_pixels: larger images are recorded as unusable.
         max_bytes: so are longer files; what came later is written only where it is not 1 GiB.
         skipped: files in the sources that are no images by their names.
+        left_out: what else was left out: kind, number of entries, path of the first; written only where there is any.
         no_labels: what stood where labels should and was none: kind, number of images, path of the first; written only
             where there is any.
     """
@@ -86,13 +87,15 @@ class Corpus:
     skipped: int
     max_bytes: int = 1 << 30
     no_labels: Sequence[Mapping[str, Json]] = ()
+    left_out: Sequence[Mapping[str, Json]] = ()
 
     def to_bytes(self) -> bytes:
         fields = {"schema_version": SCHEMA_VERSION, **self.__dict__}
         if self.max_bytes == 1 << 30:
             del fields["max_bytes"]
-        if not self.no_labels:
-            del fields["no_labels"]
+        for name in ("no_labels", "left_out"):
+            if not fields[name]:
+                del fields[name]
         return canonical_json(fields) + b"\n"
 
     @staticmethod

@@ -17,7 +17,8 @@ from ...storage_schemas.samples import content_digest, sample_key
 from .draft import Draft
 from .images import MAX_BYTES, BadImage
 from .label import NoLabels
-from .reading import is_unreachable, read_image, unreachable_reason
+from .left_out import LeftOut, left_out_text
+from .reading import is_unreachable, read_found, unreachable_reason
 from .source import Found, Source
 
 #: Files that a reading thread takes at once.
@@ -72,7 +73,7 @@ def freeze_corpus(
         shards = missed.watch(_entries(listing, sources, name, shard_size, max_bytes, draft, bar))
         digest, count = write_manifest(file, shards)
         if count == 0:
-            raise _no_images(sources, listing.skipped)
+            raise _no_images(sources, listing.left_out)
     if missed.count and not give_up_on_unreachable:
         raise missed.error(count)
     corpus = Corpus(
@@ -81,7 +82,8 @@ def freeze_corpus(
         listing_id=listing.digest,
         num_samples=count,
         num_shards=-(-count // shard_size),
-        skipped=listing.skipped,
+        skipped=listing.left_out.skipped,
+        left_out=listing.left_out.to_json(),
         no_labels=listing.no_labels.to_json(),
     )
     frozen.write_bytes(corpus.to_bytes())
@@ -95,7 +97,7 @@ class _Listing:
         self._sources = sources
         self._state = hashlib.blake2b(digest_size=16)
         self.count = 0
-        self.skipped = 0
+        self.left_out = LeftOut()
         self.no_labels = NoLabels()
 
     @property
@@ -105,10 +107,10 @@ class _Listing:
     def __iter__(self) -> Iterator[tuple[int, str, Found]]:
         for index, source in enumerate(self._sources):
             for found in source.walk():
-                if not found.is_image:
-                    self.skipped += 1
-                    continue
                 path = found.path if len(self._sources) == 1 else f"{source.name}/{found.path}"
+                if not found.is_image:
+                    self.left_out.add(found.left_out, path)
+                    continue
                 self._state.update(canonical_json([path, found.size]))
                 self.count += 1
                 if found.no_label:
@@ -156,12 +158,10 @@ def _entries(
         try:
             if known is not None:
                 size, digest, problem = known.size, known.digest, known.problem
-            elif found.problem is not None:
-                problem = found.problem
             elif found.size > max_bytes:
                 problem = f"file too large: {found.size} bytes, more than {max_bytes}"
             else:
-                data = read_image(sources[index], found.path, found.offset, found.size)
+                data = read_found(sources[index], found)
                 size, digest = len(data), content_digest(data)
         except BadImage as bad:
             problem = str(bad)
@@ -183,8 +183,8 @@ def _entries(
             yield entries
 
 
-def _no_images(sources: Sequence[Source], skipped: int) -> InputError:
+def _no_images(sources: Sequence[Source], left_out: LeftOut) -> InputError:
     names = ", ".join(source.name for source in sources)
-    found = f"{skipped} other files" if skipped else "nothing"
+    found = left_out_text(left_out.skipped, left_out.to_json()).partition(": ")[2] or "nothing"
     return InputError("no images", where=names, expected="at least one image file", found=found,
                       hint="for a folder of tars, name the tars: teachonce shard FOLDER/*.tar --out …")  # fmt: skip

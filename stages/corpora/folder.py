@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-from ...pipeline.storage import Location
-from .names import is_image_name, utf8
+from ...pipeline.storage import Location, kind_of_no_file
+from ...storage_schemas.errors import Unreachable
+from .reading import reason_of
 from .source import Found
+from .tree import Entered, File, walk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,30 +22,57 @@ class FolderSource:
     root: Location
 
     def walk(self) -> Iterator[Found]:
-        yield from self._walk(self.root.path, "", ())
+        """As in `tree.walk`.
 
-    def _walk(self, folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[Found]:
-        stat = folder.stat()
-        identity = (stat.st_dev, stat.st_ino)
-        if identity in above:
-            return  # a link to a folder above itself
-        # Names alone, as bytes: a folder of millions of files is held at once, so that it can be sorted.
-        # "a/" sorts where a walk of full paths would put it, so paths come out in bytewise order.
-        with os.scandir(os.fsencode(folder)) as scan:
-            entries = [e.name + b"/" if e.is_dir() else e.name for e in scan if not e.name.startswith(b".")]
-        entries.sort(reverse=True)
-        label = prefix.rstrip("/").rpartition("/")[2] or None
-        while entries:
-            name = os.fsdecode(entries.pop())
-            if name.endswith("/"):
-                yield from self._walk(folder / name[:-1], prefix + name, (*above, identity))
-                continue
-            try:
-                size = (folder / name).stat().st_size
-            except FileNotFoundError:
-                size = 0  # a link to nothing: reading it will say so
-            path = utf8(prefix + name, self.root)
-            yield Found(path=path, size=size, label=label, is_image=is_image_name(name))
+        Raises:
+            Unreachable: the folder cannot be listed at the moment.
+        """
+        try:
+            yield from walk(_Disk(os.fsencode(self.root.path)))
+        except OSError as error:
+            raise Unreachable(
+                "a folder cannot be read at the moment", where=self.root, found=error.strerror or error,
+                hint="mend the cause, then run the same command again",
+            ) from error  # fmt: skip
 
     def read(self, path: str, offset: int, size: int) -> bytes:
         return self.root.read_below(path)
+
+
+@dataclass(frozen=True)
+class _Disk:
+    """A folder's files and folders; a folder is called by its path. Nothing is opened but folders."""
+
+    root: bytes
+
+    def top(self) -> Entered[bytes]:
+        return self._entered(self.root)
+
+    def enter(self, folder: bytes, name: bytes) -> Entered[bytes]:
+        return self._entered(folder + b"/" + name)
+
+    def _entered(self, path: bytes) -> Entered[bytes]:
+        there = os.stat(path)  # noqa: PTH116  # names are bytes
+        by_link = stat.S_ISLNK(os.lstat(path).st_mode)
+        return Entered(folder=path, identity=(there.st_dev, there.st_ino), by_link=by_link)
+
+    def names(self, folder: bytes) -> list[bytes]:
+        with os.scandir(folder) as entries:
+            return [entry.name + b"/" if _leads_to_folder(entry) else entry.name for entry in entries]
+
+    def file(self, folder: bytes, name: bytes) -> File:
+        try:
+            there = os.stat(folder + b"/" + name)  # noqa: PTH116
+        except OSError as error:
+            return File(problem=reason_of(error))
+        kind = kind_of_no_file(there.st_mode)
+        if kind is not None:
+            return File(problem=f"cannot be read: {kind}, not a file")
+        return File(size=there.st_size)
+
+
+def _leads_to_folder(entry: os.DirEntry[bytes]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False  # a link to itself, or into a folder that may not be entered: what a file's name says will be asked

@@ -10,7 +10,7 @@ from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.samples import sample_key
 from .images import MAX_PIXELS, BadImage
-from .reading import read_image
+from .reading import read_found
 from .shards import ShardReader, ShardSet
 from .source import Found, Source
 from .sources import is_dataset, open_sources, split_name
@@ -114,9 +114,7 @@ class _ShardImages:
 
 def _read_found(source: Source, found: Found) -> Callable[[], bytes]:
     def read() -> bytes:
-        if found.problem is not None:
-            raise BadImage(found.problem)
-        return read_image(source, found.path, found.offset, found.size)
+        return read_found(source, found)
 
     return read
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Integral, Real
 
 from ...storage_schemas.fingerprint import Json
 from ..text_file import decode_text, json_value
+from .tally import Tally
 
 #: Whole numbers up to here are exact in floating point.
 _EXACT = 1 << 53
@@ -32,15 +33,8 @@ class Label:
     problem: str = ""
 
 
-@dataclass(frozen=True)
-class NoLabels:
+class NoLabels(Tally):
     """The images with something else where a label may stand: how many of each kind, and the first of them."""
-
-    kinds: dict[str, tuple[int, str]] = field(default_factory=dict)
-
-    def add(self, kind: str, path: str) -> None:
-        count, first = self.kinds.get(kind, (0, path))
-        self.kinds[kind] = (count + 1, first)
 
     def to_json(self) -> list[dict[str, Json]]:
         return [

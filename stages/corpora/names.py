@@ -1,30 +1,36 @@
-"""Owns what the names of files say: which are images, and which no path can be made of."""
+"""Owns what names say, the same in folders and tars: which files are images, which are junk, how a name becomes a path."""
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
-
-from ...pipeline.storage import Location
-from ...storage_schemas.errors import InputError
 from .images import image_extensions
 
+#: Longer paths no file system takes.
+MOST_PATH_BYTES = 4096
 
-def is_image_name(name: str) -> bool:
+
+def is_image_name(path: str) -> bool:
     """Whether a file's name says that Pillow reads it as an image."""
-    return PurePosixPath(name).suffix.lower() in image_extensions()
+    stem, _, extension = path.rpartition("/")[2].rpartition(".")
+    return bool(stem) and f".{extension.lower()}" in image_extensions()
 
 
-def utf8(path: str, where: Location) -> str:
-    """The path itself.
+def is_hidden_name(name: str) -> bool:
+    """Whether one part of a path is what file managers and tools keep for themselves: `.ipynb_checkpoints`, `._x.jpg`, `__MACOSX`."""
+    return (name.startswith(".") and name != "..") or name == "__MACOSX"
 
-    Raises:
-        InputError: it is not UTF-8.
+
+def plain_path(name: str) -> str:
+    """A tar member's name as a path below the folder that was packed: `./a//b.jpg`, `/a/b.jpg` and `a/c/../b.jpg` are `a/b.jpg`.
+
+    Where it leads out of the folder, it begins with `..` (nothing is opened by such a path). A name of nothing is `.`.
     """
-    try:
-        path.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise InputError("a file name is not UTF-8", where=f"{where}: {path!r}", hint="rename it") from error
-    return path
+    parts: list[str] = []
+    for part in name.split("/"):
+        if part == ".." and parts and parts[-1] != "..":
+            parts.pop()
+        elif part not in {"", "."}:
+            parts.append(part)
+    return "/".join(parts) or "."
 
 
 def shown(raw: bytes) -> str:

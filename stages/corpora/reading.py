@@ -11,12 +11,15 @@ from typing import Protocol
 
 from ...storage_schemas.errors import InputError, TeachonceError, Unreachable
 from .images import BadImage, out_of_memory
+from .source import Found
 
 #: Errors that a name itself brings about: nothing there, no file, no possible name. All others (permissions, an input or
 #: output error, a mount that is gone, too many open files) may pass.
 _OF_THE_IMAGE = {
     errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENXIO,
 }  # fmt: skip
+
+_UNREACHABLE = "unreachable: "
 
 
 class Readable(Protocol):
@@ -37,11 +40,8 @@ def read_image(source: Readable, path: str, offset: int, size: int) -> bytes:
         return source.read(path, offset, size)
     except OSError as error:
         if error.errno in _OF_THE_IMAGE:
-            raise BadImage(f"cannot be read: {error.strerror}") from error
-        raise Unreachable(
-            "cannot be read at the moment", where=path, found=error.strerror or error,
-            hint="mend the cause, then run the same command again",
-        ) from error  # fmt: skip
+            raise BadImage(reason_of(error)) from error
+        raise _unreachable(path, error.strerror or error) from error
     except InputError as error:
         raise BadImage(f"cannot be read: {error}") from error
     except TeachonceError:
@@ -53,11 +53,38 @@ def read_image(source: Readable, path: str, offset: int, size: int) -> bytes:
         raise BadImage(f"cannot be read: {type(error).__name__}: {text}") from error
 
 
+def read_found(source: Readable, found: Found) -> bytes:
+    """The bytes of an image's file, or what its walk knew already.
+
+    Raises:
+        BadImage, Unreachable: as in `read_image`.
+    """
+    if found.problem is None:
+        return read_image(source, found.path, found.offset, found.size)
+    if is_unreachable(found.problem):
+        raise _unreachable(found.path, found.problem.removeprefix(_UNREACHABLE))
+    raise BadImage(found.problem)
+
+
+def reason_of(error: OSError) -> str:
+    """What is recorded of an image, or a folder of images, that cannot be read."""
+    if error.errno in _OF_THE_IMAGE:
+        return f"cannot be read: {error.strerror}"
+    return unreachable_reason(_unreachable(None, error.strerror or error))
+
+
+def _unreachable(path: str | None, found: object) -> Unreachable:
+    return Unreachable(
+        "cannot be read at the moment", where=path, found=found,
+        hint="mend the cause, then run the same command again",
+    )  # fmt: skip
+
+
 def unreachable_reason(error: Unreachable) -> str:
     """What is recorded where one gives up on an image that may be well."""
-    return f"unreachable: {' '.join(str(error.found or error.what).split())}"
+    return f"{_UNREACHABLE}{' '.join(str(error.found or error.what).split())}"
 
 
 def is_unreachable(reason: str | None) -> bool:
     """Whether a recorded reason is one of `unreachable_reason`."""
-    return reason is not None and reason.startswith("unreachable: ")
+    return reason is not None and reason.startswith(_UNREACHABLE)

@@ -18,7 +18,7 @@ class Found:
         offset: first byte within a tar; -1 for a file of its own.
         size: bytes; -1 where only reading tells (URLs).
         label: class name, where the source says one.
-        is_image: whether its name says that it is an image.
+        left_out: the kind (of `left_out`) that it is left out as; empty for an image.
         place: its position, from 0 on, in the order that the source itself gives its images; -1 where it gives none.
         no_label: what stands where its label should and is none, as in `Label.problem`; empty where nothing does.
         problem: why it cannot be read, where that is known already; it is then not read.
@@ -28,10 +28,15 @@ class Found:
     offset: int = -1
     size: int
     label: str | None
-    is_image: bool = True
+    left_out: str = ""
     place: int = -1
     no_label: str = ""
     problem: str | None = None
+
+    @property
+    def is_image(self) -> bool:
+        """Whether it has a row."""
+        return not self.left_out
 
 
 class Source(Protocol):

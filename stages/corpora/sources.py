@@ -65,5 +65,6 @@ def _open_source(argument: str, max_bytes: int) -> Source:
         return FolderSource(name=given or location.name, root=location)
     name = given or location.name.partition(".")[0]
     if ".tar" in location.name or location.name.endswith(".tgz"):
+        location.check_is_file()  # it is read several times
         return TarSource(name=name, file=location)
     return ListSource(name=name, file=location, max_bytes=max_bytes)

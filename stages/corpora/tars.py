@@ -1,91 +1,259 @@
 """Owns reading a tar of images, plain or WebDataset.
 
-Nothing is ever extracted to disk, so names inside a tar cannot point anywhere.
+Nothing is ever extracted to disk, so names and links inside a tar cannot point anywhere outside it.
 """
 
 from __future__ import annotations
 
-import json
-import tarfile
-from collections.abc import Iterator
+import errno
+import os
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from ...pipeline.storage import Location
+from ...pipeline.storage import Location, RangeReader
 from ...storage_schemas.errors import InputError
-from .names import is_image_name, utf8
+from .label import MOST_SIDECAR_BYTES, Label, cls_label, json_label
+from .names import is_hidden_name, is_image_name, plain_path, shown
 from .source import Found
+from .tar_members import tar_members
+from .tree import Entered, File, walk
 
-#: Sidecar members of a WebDataset sample that may carry its label are read up to this size.
-_SIDECAR_BYTES = 1 << 16
+#: Members that may carry the label of the image beside them. Where both do, the first counts.
+_SIDECARS = {b".json": json_label, b".cls": cls_label}
+
+#: Links on the way to one file, as Linux counts them.
+_MOST_HOPS = 40
+
+#: Parts of a link that are looked at: the path of a file has no more.
+_MOST_PARTS = 2048
+
+_DIRECTORIES = {b"5", b"D"}  # the second is GNU's, of incremental archives
 
 
 @dataclass(frozen=True, kw_only=True)
 class TarSource:
-    """An uncompressed tar. Labels come from `.cls` or `.json` members beside the image, else from folders."""
+    """An uncompressed tar. Labels come from `.json` or `.cls` members beside the image, else from folders."""
 
     name: str
     file: Location
 
     def walk(self) -> Iterator[Found]:
-        images: list[Found] = []
-        labels: dict[str, str] = {}
-        seen: set[str] = set()
-        try:
-            with self.file.open() as raw, tarfile.open(fileobj=raw, mode="r:") as tar:
-                for member in tar:
-                    tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all, a kilobyte each
-                    if not member.isreg():
-                        continue
-                    path = utf8(member.name, self.file)
-                    if path in seen:
-                        raise InputError("a tar holds the same name twice", where=f"{self.file}: {path}")
-                    seen.add(path)
-                    label = self._sidecar_label(tar, member)
-                    if label is not None:
-                        labels[_stem(path)] = label
-                    folder = path.rpartition("/")[0].rpartition("/")[2]
-                    images.append(Found(
-                        path=path, offset=member.offset_data, size=member.size, label=folder or None,
-                        is_image=is_image_name(path) and not member.issparse(),
-                    ))  # fmt: skip
-                raw.seek(tar.offset)
-                if raw.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
-                    raise InputError("a tar ends without its end mark: it was cut", where=self.file)
-        except tarfile.TarError as error:
-            hint = (
-                "decompress it first"
-                if self.file.name.endswith((".gz", ".tgz", ".bz2", ".xz", ".zst"))
-                else None
-            )
-            raise InputError(
-                "not a whole, uncompressed tar", where=f"{self.file}: {error}", hint=hint
-            ) from error
-        images.sort(key=lambda f: f.path.encode())
-        for found in images:
-            label = labels.get(_stem(found.path), found.label)
-            yield Found(
-                path=found.path, offset=found.offset, size=found.size, label=label, is_image=found.is_image
-            )
+        """As in `tree.walk`, of the folder that would lie there if the tar were unpacked.
 
-    def _sidecar_label(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> str | None:
-        if not member.name.endswith((".cls", ".json")) or member.size > _SIDECAR_BYTES:
-            return None
-        file = tar.extractfile(member)
-        data = file.read() if file is not None else b""
-        if member.name.endswith(".cls"):
-            return data.decode("utf-8", "replace").strip() or None
+        Raises:
+            InputError: no whole tar, or two images or sidecars of one name.
+            Unreachable: the disk or the mount gives an error.
+        """
+        members = _Members(self.file)
+        reader = self.file.open_ranges()
         try:
-            value = json.loads(data)
-        except ValueError:
-            return None
-        label = value.get("label") if isinstance(value, dict) else None
-        return str(label) if isinstance(label, str | int) else None
+            yield from walk(_Tar(members, reader))
+        finally:
+            reader.close()
 
     def read(self, path: str, offset: int, size: int) -> bytes:
         return self.file.read_range(offset, size)
 
 
-def _stem(path: str) -> str:
-    """WebDataset's sample key: the path up to the first dot of its last part."""
-    folder, slash, name = path.rpartition("/")
-    return folder + slash + name.partition(".")[0]
+@dataclass(frozen=True, slots=True)
+class _Data:
+    """A file's bytes in the tar."""
+
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """A link; where it is a hard one, `target` is a member's path, else it starts at the link's folder."""
+
+    target: bytes
+    hard: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Broken:
+    """A member that has no bytes to read, with the reason."""
+
+    problem: str
+
+
+_Node = _Data | _Link | _Broken
+
+
+class _Members:
+    """What is in a tar: the node of each path, and all paths in bytewise order, folders' with a slash.
+
+    Memory: a few hundred bytes a member; the paths are held flat, so that deep ones cost their bytes alone.
+    """
+
+    def __init__(self, file: Location) -> None:
+        self._file = file
+        self.nodes: dict[bytes, _Node] = {}
+        folders: set[bytes] = set()
+        for member in tar_members(file):
+            path = _encoded(plain_path(member.name))
+            if member.type in _DIRECTORIES:
+                if path != b".":
+                    folders.add(path + b"/")
+                continue
+            node: _Node
+            if member.islnk():
+                node = _Link(_encoded(plain_path(member.linkname)), hard=True)
+            elif member.issym():
+                node = _Link(_encoded(member.linkname), hard=False)
+            elif member.issparse():
+                node = _Broken("stored as a sparse file: pack it without --sparse")
+            elif member.isreg():
+                node = _Data(member.offset_data, member.size)
+            else:
+                node = _Broken(f"cannot be read: {_kind(member.type)}, not a file")
+            self._add(path, node)
+        self.paths = sorted([*self.nodes, *folders])
+
+    def _add(self, path: bytes, node: _Node) -> None:
+        if path in self.nodes and isinstance(node, _Link) and node.hard and node.target == path:
+            return  # GNU tar packs a file that it was given twice as a link to itself
+        if path in self.nodes and _matters(shown(path)):
+            raise InputError(
+                "a tar holds the same name twice", where=f"{self._file}: {shown(path)}",
+                hint="unpack it and name the folder, where the later one stays; or pack each image under its own name",
+            )  # fmt: skip
+        self.nodes[path] = node
+
+    def has_folder(self, prefix: bytes) -> bool:
+        """Whether anything lies below this path, which ends with a slash."""
+        at = bisect_left(self.paths, prefix)
+        return at < len(self.paths) and self.paths[at].startswith(prefix)
+
+    def names(self, prefix: bytes) -> list[bytes]:
+        """What lies in a folder; names of folders end with a slash."""
+        names, at = [], bisect_left(self.paths, prefix)
+        while at < len(self.paths) and self.paths[at].startswith(prefix):
+            name, slash, _ = self.paths[at][len(prefix) :].partition(b"/")
+            if slash:
+                # What follows a folder's slash in bytewise order.
+                at = bisect_left(self.paths, prefix + name + b"0", at)
+            else:
+                at += 1
+            if name:
+                names.append(name + slash)
+        return names
+
+    def resolve(self, path: bytes) -> _Data | _Broken | bytes:
+        """What is at a member's path, or where a link there leads: a file, a folder (its path with a slash, or empty), or
+        the reason why to none of them.
+
+        Links are followed part by part, as a file system does; none leads out of the tar.
+        """
+        node = self.nodes[path]
+        if not isinstance(node, _Link):
+            return node
+        said, at, hops = shown(node.target)[:200], list[bytes](), 0
+        to_do = deque(path.split(b"/"))
+        while to_do:
+            part = to_do.popleft()
+            if part == b"..":
+                if at and at[-1] != b"..":
+                    at.pop()
+                else:
+                    at.append(part)  # there may be members with such names
+                continue
+            here = b"/".join([*at, part])
+            there = self.nodes.get(here)
+            if (to_do or not isinstance(there, _Data)) and self.has_folder(here + b"/"):
+                at.append(part)
+            elif isinstance(there, _Link) and there.target:
+                hops += 1
+                if hops > _MOST_HOPS:
+                    return _Broken(f"cannot be read: {os.strerror(errno.ELOOP)}")
+                if there.hard:
+                    at.clear()
+                elif there.target.startswith(b"/"):
+                    return _Broken(f"cannot be read: a link out of the tar: {said}")
+                parts = [part for part in there.target.split(b"/") if part not in {b"", b"."}]
+                to_do.extendleft(reversed(parts[:_MOST_PARTS]))
+            elif there is None or isinstance(there, _Link) or to_do:
+                return self._broken(at, said)
+            else:
+                return there
+        folder = b"".join(part + b"/" for part in at)
+        return folder if self.has_folder(folder) else self._broken(at, said)
+
+    def _broken(self, at: list[bytes], said: str) -> _Broken:
+        what = "a link out of the tar" if at[:1] == [b".."] else "a link to nothing in the tar"
+        return _Broken(f"cannot be read: {what}: {said}")
+
+
+@dataclass(frozen=True)
+class _Tar:
+    """A tar as a tree; a folder is called by its path with a slash, the top by nothing."""
+
+    members: _Members
+    reader: RangeReader
+
+    def top(self) -> Entered[bytes]:
+        return Entered(folder=b"", identity=b"")
+
+    def enter(self, folder: bytes, name: bytes) -> Entered[bytes]:
+        path = folder + name
+        if self.members.has_folder(path + b"/"):
+            return Entered(folder=path + b"/", identity=path + b"/")
+        target = self.members.resolve(path)
+        assert isinstance(target, bytes)
+        return Entered(folder=target, identity=target, by_link=True)
+
+    def names(self, folder: bytes) -> list[bytes]:
+        return [
+            name + b"/" if self._leads_to_folder(folder + name) else name
+            for name in self.members.names(folder)
+        ]
+
+    def _leads_to_folder(self, path: bytes) -> bool:
+        is_link = isinstance(self.members.nodes.get(path), _Link)
+        return (
+            is_link
+            and not self.members.has_folder(path + b"/")
+            and isinstance(self.members.resolve(path), bytes)
+        )
+
+    def file(self, folder: bytes, name: bytes) -> File:
+        target, label = self.members.resolve(folder + name), self._label(folder, name)
+        if isinstance(target, _Data):
+            return File(size=target.size, offset=target.offset, label=label)
+        if isinstance(target, _Broken):
+            return File(problem=target.problem, label=label)
+        return File(problem=f"cannot be read: {os.strerror(errno.EISDIR)}", label=label)
+
+    def _label(self, folder: bytes, name: bytes) -> Label | None:
+        """What the sidecar of exactly this name says, else that of WebDataset's key, which ends at the first dot."""
+        for stem in dict.fromkeys((name.rpartition(b".")[0], name.partition(b".")[0])):
+            said = [self._said(folder + stem + extension, read) for extension, read in _SIDECARS.items()]
+            labels = [label for label in said if label.text is not None or label.problem]
+            if labels:
+                return next((label for label in labels if label.text is not None), labels[0])
+        return None
+
+    def _said(self, path: bytes, read: Callable[[bytes], Label]) -> Label:
+        target = self.members.resolve(path) if path in self.members.nodes else None
+        if isinstance(target, _Data) and target.size <= MOST_SIDECAR_BYTES:
+            return read(self.reader.read(target.offset, target.size))
+        return Label()
+
+
+def _matters(path: str) -> bool:
+    """Whether it makes a difference which of two members of one name counts."""
+    parts = path.split("/")
+    is_sidecar = path.endswith(tuple(map(bytes.decode, _SIDECARS)))
+    return (is_sidecar or is_image_name(parts[-1])) and not any(map(is_hidden_name, parts))
+
+
+def _encoded(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
+
+
+def _kind(member_type: bytes) -> str:
+    kinds = {b"3": "a device", b"4": "a device", b"6": "a pipe"}
+    return kinds.get(member_type) or f"a tar member of type {shown(member_type)!r}"

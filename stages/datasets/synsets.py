@@ -9,7 +9,7 @@ from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError
 from ..classes import told_apart
 from ..corpora.folder import FolderSource
-from ..corpora.names import is_image_name
+from ..corpora.names import is_hidden_name, is_image_name
 from ..corpora.source import Found
 from ..text_file import read_lines
 from .layouts import Kind
@@ -52,7 +52,7 @@ class ClassFolders:
         """
         known = self._known()
         folders = {
-            name for name in self.images.names() if not name.startswith(".") and (self.images / name).is_dir()
+            name for name in self.images.names() if not is_hidden_name(name) and (self.images / name).is_dir()
         }
         stranger = min(folders - set(known), default=None)
         if stranger is not None:
@@ -81,7 +81,7 @@ class ClassFolders:
         class_of = self.class_of()
         for found in FolderSource(name="", root=self.images).walk():
             folder, _, rest = found.path.partition("/")
-            if found.is_image and (not rest or "/" in rest):
+            if found.is_image and is_image_name(found.path) and (not rest or "/" in rest):
                 raise InputError(
                     "an image lies in no class folder", where=self.images / found.path,
                     hint="sort the images into class folders as CoOp's DATASETS.md says",
@@ -91,7 +91,7 @@ class ClassFolders:
     def count(self) -> int:
         """Number of images, by their names alone."""
         return sum(
-            not name.startswith(".") and is_image_name(name)
+            not is_hidden_name(name) and is_image_name(name)
             for folder in self.class_of()
             for name in (self.images / folder).names()
         )

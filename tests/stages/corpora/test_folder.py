@@ -33,7 +33,7 @@ def test_folders_come_in_bytewise_order_of_full_paths(tmp_path):
     assert paths(source) == expected
     assert labels(source)["a/b/c.png"] == "b"
     assert labels(source)["a.jpg"] is None
-    assert [f.path for f in source.walk() if not f.is_image] == ["notes.txt"]
+    assert [f.path for f in source.walk() if not f.is_image] == [".hidden", "notes.txt"]
 
 
 def test_a_link_to_a_folder_above_ends(tmp_path):

@@ -1,0 +1,140 @@
+"""Owns reading the members of a stranger's tar one after another, through all archives that stand one behind another in it.
+
+Headers are hostile: none makes a read of more than `_LONGEST_HEADER`, and none leads back.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+from ...pipeline.storage import Location
+from ...storage_schemas.errors import InputError, Unreachable
+
+#: Bytes of what a header carries: a long name, attributes. Linux's attributes of one file take up to 64 KiB.
+_LONGEST_HEADER = 1 << 18
+
+_PIECE_BYTES = 1 << 20
+
+#: What compressed files and other archives begin with, with what is typed to get at the tar.
+_NO_TARS = {
+    b"\x1f\x8b": ("compressed by gzip", "gunzip"),
+    b"BZh": ("compressed by bzip2", "bunzip2"),
+    b"\xfd7zXZ\0": ("compressed by xz", "unxz"),
+    b"\x28\xb5\x2f\xfd": ("compressed by zstd", "unzstd"),
+    b"PK\3\4": ("a zip archive", "unzip"),
+}
+
+
+def tar_members(file: Location) -> Iterator[tarfile.TarInfo]:
+    """All members in the order of the file, those behind an end mark too; nothing is read but headers.
+
+    Raises:
+        InputError: no tar, a compressed one, one that was cut, or something that is no tar after an end mark.
+        Unreachable: the disk or the mount gives an error.
+    """
+    try:
+        with file.open() as raw:
+            yield from _members(raw, file)
+    except OSError as error:
+        raise Unreachable(
+            "a tar cannot be read at the moment", where=file, found=error.strerror or error,
+            hint="mend the cause, then run the same command again",
+        ) from error  # fmt: skip
+
+
+def _members(raw: BinaryIO, file: Location) -> Iterator[tarfile.TarInfo]:
+    start: int | None = 0
+    while start is not None:
+        raw.seek(start)
+        archive = _Archive(raw, file)
+        while (member := archive.next()) is not None:
+            yield member
+        if archive.end == start > 0:
+            raise InputError(
+                "something that is no tar follows a tar's end mark", where=f"{file}, byte {start}",
+                hint=f"to keep what is before it: head -c {start} {file.name} > whole.tar",
+            )  # fmt: skip
+        start = _behind_end_mark(raw, archive.end, file)
+
+
+class _Archive:
+    """One archive in the file, from the file's position on."""
+
+    def __init__(self, raw: BinaryIO, file: Location) -> None:
+        self._raw, self._file = raw, file
+        self.end = raw.tell()
+        self._tar: tarfile.TarFile | None = None
+
+    def next(self) -> tarfile.TarInfo | None:
+        """The next member, or None at the first header that is none; `end` is where that lies."""
+        try:
+            if self._tar is None:
+                headers: Any = _Headers(self._raw)  # it has all that tarfile asks of a file
+                self._tar = tarfile.TarFile(fileobj=headers, encoding="utf-8", errors="surrogateescape")
+            member = self._tar.next()
+            self._tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all, a kilobyte each
+            end = self._tar.offset
+            if member is not None and (end <= self.end or member.size < 0):
+                raise tarfile.ReadError("a header that leads back")
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # its parsers raise whatever they meet
+            raise self._refusal(error) from error
+        self.end = end
+        return member
+
+    def _refusal(self, error: Exception) -> InputError:
+        self._raw.seek(0)
+        begins = self._raw.read(8) if self._tar is None else b""
+        for magic, (kind, command) in _NO_TARS.items():
+            if begins.startswith(magic):
+                return InputError(
+                    "not an uncompressed tar", where=self._file, found=f"a file {kind}" if " by " in kind else kind,
+                    hint=f"unpack it first: {command} {self._file.name}",
+                )  # fmt: skip
+        text = str(error) if isinstance(error, tarfile.TarError) else f"{type(error).__name__}: {error}"
+        return InputError(
+            "not a whole, uncompressed tar", where=f"{self._file}, byte {self.end}: {text[:120]}",
+            hint="get it again from where it came",
+        )  # fmt: skip
+
+
+class _Headers:
+    """A file of which `tarfile` may read headers alone."""
+
+    def __init__(self, raw: BinaryIO) -> None:
+        self._raw = raw
+        self.seek, self.tell = raw.seek, raw.tell
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= _LONGEST_HEADER:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return self._raw.read(size)
+
+
+def _behind_end_mark(raw: BinaryIO, end: int, file: Location) -> int | None:
+    """Where the next archive begins; None where only zeros follow.
+
+    Raises:
+        InputError: there is no end mark.
+    """
+    raw.seek(end)
+    mark = raw.read(tarfile.BLOCKSIZE)
+    if len(mark) < tarfile.BLOCKSIZE:
+        raise InputError(
+            "a tar ends without its end mark: it was cut", where=file, hint="get it again from where it came"
+        )
+    if any(mark):
+        raise InputError(
+            "a damaged header in a tar", where=f"{file}, byte {end}", expected="a member or the end mark",
+            found="neither", hint="get it again from where it came",
+        )  # fmt: skip
+    at = end + len(mark)
+    while piece := raw.read(_PIECE_BYTES):
+        zeros = len(piece) - len(piece.lstrip(b"\0"))
+        if zeros < len(piece):
+            return at + zeros - zeros % tarfile.BLOCKSIZE
+        at += len(piece)
+    return None
