@@ -49,8 +49,10 @@ def read_runfile(location: Location) -> RunFile:
         raise InputError("no such run file", where=location)
     try:
         content = yaml.safe_load(location.read_bytes())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # a date that is none is a ValueError
         raise InputError("not a YAML file", where=f"{location}: {error}") from error
+    except RecursionError as error:
+        raise InputError("not a run file: it is nested too deeply", where=location) from error
     example = "stages: [{shard: {corpus: photos, out: shards}}]"
     if not isinstance(content, dict) or not isinstance(content.get("stages"), list) or not content["stages"]:
         raise InputError("a run file needs a list of stages", where=location, hint=f"for example `{example}`")

@@ -55,6 +55,8 @@ def test_stages_run_in_order_relative_to_the_file_and_are_skipped_when_done(fold
     ("content", "message"),
     [
         ("a: [", "not a YAML file: "),
+        ("stages: [{shard: {corpus: 2024-13-45, out: s}}]", "not a YAML file: {file}: month must be in 1..12"),
+        pytest.param("[" * 60_000, "not a run file: it is nested too deeply: {file}", id="deep"),
         ("stages: []", "a run file needs a list of stages: "),
         ("stages: [{shard: {corpus: photos, out: s}, cache: {}}]", "a stage is one command with its options: "),
         ("stages: [{bake: {}}]", "unknown stage: {file}, stage 1 (bake). Next: one of cache, "),

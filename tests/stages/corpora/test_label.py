@@ -89,8 +89,10 @@ def test_cls_files(data, label):
         (b'{"caption": "x"}', Label()),
         (b'["cat"]', Label()),
         (b"cat", Label(problem="a file that is not JSON")),
-        (b"[" * 60_000, Label(problem="a file that is not JSON")),
-        (b'{"label": ' + b"9" * 5000 + b"}", Label(problem="a file that is not JSON")),
+        pytest.param(b"[" * 60_000, Label(problem="a file that is not JSON"), id="deep"),
+        pytest.param(
+            b'{"label": ' + b"9" * 5000 + b"}", Label(problem="a file that is not JSON"), id="digits"
+        ),
         (b'{"label": "\xe9"}', Label(problem="a file that is not UTF-8")),
     ],
 )
