@@ -315,7 +315,7 @@ def shard(
 ) -> None:  # fmt: skip
     """Write a corpus as WebDataset tars with a frozen manifest.
 
-    CORPUS is one or more folders, tars (plain or WebDataset), or lists of paths and URLs (text or Parquet), each
+    CORPUS is one or more folders, tars (plain or WebDataset), or lists of paths and URLs (text, CSV, JSON, Parquet), each
     PATH or NAME=PATH; or coop:NAME/SPLIT=DATA for a split of a data set (see `teachonce datasets`). Labels, where
     folder names, sidecar files or splits give them, are kept as metadata; nothing needs them.
     """
