@@ -41,7 +41,7 @@ def text_lines(file: Location, text: str) -> list[str]:
     if "\n" not in text and "\r" in text.rstrip("\r"):
         raise InputError(
             "lines that end at carriage returns", where=file,
-            hint=f"tr '\\r' '\\n' < {shlex.quote(str(file))} > {_beside(file, 'lines')}",
+            hint=f"tr '\\r' '\\n' < {shlex.quote(str(file))} > {beside(file, 'lines')}",
         )  # fmt: skip
     lines = text.split("\n")
     return [line.removesuffix("\r").removeprefix("\ufeff") for line in (lines if lines[-1] else lines[:-1])]
@@ -98,7 +98,7 @@ def not_utf8(file: Location, line: int, error: UnicodeDecodeError | None = None)
         )
     return InputError(
         "not text in UTF-8", where=f"{file}, line {line}",
-        hint=f"save it as UTF-8; if it is Latin-1: iconv -f LATIN1 -t UTF-8 {shlex.quote(str(file))} > {_beside(file, 'utf8')}",
+        hint=f"save it as UTF-8; if it is Latin-1: iconv -f LATIN1 -t UTF-8 {shlex.quote(str(file))} > {beside(file, 'utf8')}",
     )  # fmt: skip
 
 
@@ -113,13 +113,13 @@ def no_text(file: Location, data: bytes) -> InputError:
         )
     return InputError(
         f"not text in UTF-8: it looks like {wide} without a byte-order mark", where=file,
-        hint=f"iconv -f {wide} -t UTF-8 {shlex.quote(str(file))} > {_beside(file, 'utf8')}",
+        hint=f"iconv -f {wide} -t UTF-8 {shlex.quote(str(file))} > {beside(file, 'utf8')}",
     )  # fmt: skip
 
 
-def _beside(file: Location, what: str) -> str:
-    """A name for another file of the same kind, quoted for a shell."""
-    return shlex.quote(f"{file.path.stem}-{what}{file.path.suffix}")
+def beside(file: Location, what: str) -> str:
+    """A name for another file of the same kind in the same folder, quoted for a shell."""
+    return shlex.quote(str(Location(file.path.with_name(f"{file.path.stem}-{what}{file.path.suffix}"))))
 
 
 def json_value(text: str) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from ...pipeline.storage import Location, is_url
 from ...storage_schemas.errors import InputError
-from ..text_file import decode_text, json_value, no_text, not_utf8, read_user_file, text_lines
+from ..text_file import beside, decode_text, json_value, no_text, not_utf8, read_user_file, text_lines
 from .list_row import ListRow, is_utf8, row_of_text
 from .list_tables import csv_rows, names_columns
 from .names import is_image_name
@@ -91,8 +91,7 @@ def _how_to_part(file: Location, line: str, mark: str) -> str:
         return f"name it {file.path.stem}.csv, with a first line path{mark}label"
     if line.count(mark) > 1:
         return "write a tab between path and label, in all lines"
-    new = shlex.quote(f"{file.path.stem}-tabs{file.path.suffix}")
-    return f"tr '{mark}' '\\t' < {shlex.quote(str(file))} > {new}"
+    return f"tr '{mark}' '\\t' < {shlex.quote(str(file))} > {beside(file, 'tabs')}"
 
 
 def _refuse_json(file: Location, first: str) -> None:

@@ -57,11 +57,11 @@ HINT = "Next: keep the column of the names alone, in the order of their ids; quo
     ("name", "content", "line"),
     [
         ("c.txt", "cat\nBär\n".encode("latin-1"), "not text in UTF-8: …/c.txt, line 2. Next: save it as UTF-8; if it is "
-         "Latin-1: iconv -f LATIN1 -t UTF-8 …/c.txt > c-utf8.txt"),
+         "Latin-1: iconv -f LATIN1 -t UTF-8 …/c.txt > …/c-utf8.txt"),
         ("c.txt", "cat\n".encode("utf-16-be"), "not text in UTF-8: it looks like UTF-16BE without a byte-order mark: …/c.txt. "
-         "Next: iconv -f UTF-16BE -t UTF-8 …/c.txt > c-utf8.txt"),
+         "Next: iconv -f UTF-16BE -t UTF-8 …/c.txt > …/c-utf8.txt"),
         ("c.parquet", b"PAR1\x15\0\0PAR1", "not a text file: it holds NUL bytes: …/c.parquet. Next: give a file with one entry a line"),
-        ("c.txt", "cat\rdog\r", r"lines that end at carriage returns: …/c.txt. Next: tr '\r' '\n' < …/c.txt > c-lines.txt"),
+        ("c.txt", "cat\rdog\r", r"lines that end at carriage returns: …/c.txt. Next: tr '\r' '\n' < …/c.txt > …/c-lines.txt"),
         ("c.txt", "n1\tcat\nn2\tdog\n", r"a class name with a tab in it: this is a table: …/c.txt, line 1: n1 cat: expected "
          "one name a line, found 2 columns. Next: keep the column of the names alone, as with `cut -f 2`"),
         ("c.txt", '["cat", "dog"]\n', "JSON in a file that is not named so: …/c.txt. Next: name it c.json"),

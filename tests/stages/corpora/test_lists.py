@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from decimal import Decimal
 
 import pyarrow as pa
@@ -199,7 +200,7 @@ def test_labels_of_json_lines(folder):
     assert list(no_labels(found).values()) == ["a truth value", "NaN", "text with a lone surrogate"]
 
 
-LATIN = "iconv -f LATIN1 -t UTF-8 …/list.txt > list-utf8.txt"
+LATIN = "iconv -f LATIN1 -t UTF-8 …/list.txt > …/list-utf8.txt"
 CSV = "Next: name it list.csv, with a first line path,label"
 JOINED = "expected a path, or a path, a tab and a label, found"
 
@@ -215,25 +216,25 @@ JOINED = "expected a path, or a path, a tab and a label, found"
          f"not text in UTF-8: …/list.txt, line 1. Next: save it as UTF-8; if it is Latin-1: {LATIN}"),
         ("list.txt", "im/0.jpg\nim/1.jpg\n".encode("utf-16-le"),
          "not text in UTF-8: it looks like UTF-16LE without a byte-order mark: …/list.txt. "
-         "Next: iconv -f UTF-16LE -t UTF-8 …/list.txt > list-utf8.txt"),
+         "Next: iconv -f UTF-16LE -t UTF-8 …/list.txt > …/list-utf8.txt"),
         ("list.txt", b"\xff\xfei\0m",
          "not text in UTF-16-LE, as its byte-order mark says: …/list.txt. Next: save it as UTF-8"),
         ("list.txt", b"im/0.jpg\0im/1.jpg\0",
          "not a text file: it holds NUL bytes: …/list.txt. Next: give a file with one entry a line"),
         ("list.txt", "im/0.jpg\rim/1.jpg\r",
-         r"lines that end at carriage returns: …/list.txt. Next: tr '\r' '\n' < …/list.txt > list-lines.txt"),
+         r"lines that end at carriage returns: …/list.txt. Next: tr '\r' '\n' < …/list.txt > …/list-lines.txt"),
         ("photo.jpg", b"\xff\xd8\xff\xe0\0\x10JFIF",
          "an image is no corpus: …/photo.jpg. Next: give the folder that it lies in, or a list of paths"),
         ("photos.zip", b"PK\3\4", "a packed file is no list: …/photos.zip. Next: unpack it, then give what was in it"),
         ("list.txt", "im/9.jpg cat\nim/0.jpg cat\n",
          f"a line of a list is no file, but its beginning is: …/list.txt, line 2: im/0.jpg cat: {JOINED} ' ' between "
-         r"them. Next: tr ' ' '\t' < …/list.txt > list-tabs.txt"),
+         r"them. Next: tr ' ' '\t' < …/list.txt > …/list-tabs.txt"),
         ("list.txt", "im/0.jpg red fox\n",
          f"a line of a list is no file, but its beginning is: …/list.txt, line 1: im/0.jpg red fox: {JOINED} ' ' between "
          "them. Next: write a tab between path and label, in all lines"),
         ("list.txt", "https://x.org/a.jpg 7\n",
          "a line of a list is no file, but its beginning is: …/list.txt, line 1: https://x.org/a.jpg 7: "
-         rf"{JOINED} ' ' between them. Next: tr ' ' '\t' < …/list.txt > list-tabs.txt"),
+         rf"{JOINED} ' ' between them. Next: tr ' ' '\t' < …/list.txt > …/list-tabs.txt"),
         ("list.txt", "path,label\nim/0.jpg,cat\n",
          f"a line of a list is no file, but its beginning is: …/list.txt, line 2: im/0.jpg,cat: {JOINED} ',' between them. {CSV}"),
         ("list.txt", "im/0.jpg\tcat\t7\n",
@@ -290,3 +291,26 @@ def test_folders_and_devices_are_no_lists(tmp_path):
     (source,) = open_sources(["/dev/zero"])
     with pytest.raises(InputError, match=r"^a device, not a file: /dev/zero$"):
         list(source.walk())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "im/0.jpg cat\nim/ä.jpg dog\n".encode(),
+        "im/0.jpg\tcat\nim/ä.jpg\tdog\n".encode("latin-1"),
+        "im/0.jpg\tcat\nim/ä.jpg\tdog\n".encode("utf-16-le"),
+        "im/0.jpg\tcat\rim/ä.jpg\tdog\r".encode(),
+    ],
+)
+def test_what_a_refusal_says_to_type_gives_the_list(folder, content):
+    elsewhere = folder / "else where"
+    elsewhere.mkdir()
+    (folder / "im").rename(elsewhere / "im")
+    hint = (
+        refused(folder, "else where/my list.txt", content).replace("…", str(folder)).partition(". Next: ")[2]
+    )
+    command = hint.removeprefix("save it as UTF-8; if it is Latin-1: ")
+    subprocess.run(["sh", "-c", command], check=True, cwd=folder)
+    (new,) = elsewhere.glob("my list-*.txt")
+    (source,) = open_sources([str(new)])
+    assert labels(source.walk()) == {"im/0.jpg": "cat", "im/ä.jpg": "dog"}

@@ -175,7 +175,7 @@ def test_the_same_image_may_stand_in_two_splits_and_a_class_in_one(miniature, tm
         ("variants.txt", "cat\ndog\ncat\n", "a class name stands twice: …/variants.txt, line 3: found 'cat'"),
         ("variants.txt", "\n", "an empty class list: …/variants.txt"),
         ("variants.txt", b"\xff\n", "not text in UTF-8: …/variants.txt, line 1. Next: save it as UTF-8; if it is Latin-1: "
-         "iconv -f LATIN1 -t UTF-8 …/variants.txt > variants-utf8.txt"),
+         "iconv -f LATIN1 -t UTF-8 …/variants.txt > …/variants-utf8.txt"),
         ("variants.txt", "c\x1bat\n", "not a class name: …/variants.txt, line 1: found 'c\\x1bat'"),
         ("images_variant_test.txt", "1 F/A-18\n2 F-16\n",
          "a class that variants.txt lacks: …/images_variant_test.txt, line 2: found 'F-16'"),
@@ -202,7 +202,7 @@ def test_aircraft(file, content, line, miniature, tmp_path):
         ("n1 cat\nn2\n", "not a class name: …/classnames.txt, line 2: found ''"),
         ("", "an empty class list: …/classnames.txt"),
         (b"\xff", "not text in UTF-8: …/classnames.txt, line 1. Next: save it as UTF-8; if it is Latin-1: iconv -f LATIN1 -t "
-         "UTF-8 …/classnames.txt > classnames-utf8.txt"),
+         "UTF-8 …/classnames.txt > …/classnames-utf8.txt"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["imagenet", "imagenetv2", "imagenet_a"])
