@@ -105,7 +105,7 @@ def _read(image: str) -> bytes:
         location = Location.of(image)
         if location.is_dir():
             raise BadImage("a folder, not an image; measure folders with `teachonce evaluate`")
-        return location.read_bytes()
+        return location.read_file()
     except FileNotFoundError as error:
         raise BadImage("no such file") from error
     except OSError as error:

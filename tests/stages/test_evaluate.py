@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -436,14 +437,18 @@ def test_predictions_are_those_of_plain_arithmetic(bundle, pictures, expected):
 def test_a_bad_image_is_named_and_the_others_are_done(bundle, pictures, tmp_path):
     good = usable_files(pictures)[0]
     bad = pictures / "red fox" / "07b.jpg"
+    os.mkfifo(tmp_path / "pipe.jpg")
     code, out, err = run(
-        "predict", bundle, bad, good, tmp_path / "none.jpg", tmp_path, "pipe:cat x", "--top", 2
-    )
+        "predict", bundle, bad, good, tmp_path / "none.jpg", tmp_path, tmp_path / "pipe.jpg", "/dev/zero", "pipe:cat x",
+        "--top", 2,
+    )  # fmt: skip
     assert code == 1
     assert err.splitlines() == [
         f"{bad}: empty file",
         f"{tmp_path}/none.jpg: no such file",
         f"{tmp_path}: a folder, not an image; measure folders with `teachonce evaluate`",
+        f"{tmp_path}/pipe.jpg: a pipe, not a file",
+        "/dev/zero: a device, not a file",
         "pipe:cat x: pipe: runs a command from data and is refused: pipe:cat x",
     ]
     lines = out.splitlines()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tarfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -53,10 +54,34 @@ def test_shard_counts_and_tells_them_again_and_again(table, tmp_path):
     assert sum(len(shards.receipt(i).invalid_rows) for i in range(2)) == 0
 
 
+def test_sidecars_in_a_tar_cost_no_image_and_no_other_label(tmp_path):
+    sidecars = {
+        "0.cls": b"7\n", "1.cls": b"\xef\xbb\xbf3\r\n", "2.json": b'{"label": true}', "3.json": b'{"label": "smile \\ud83d"}',
+        "4.json": b"[" * 60_000, "5.cls": b"", "6.json": b'{"label": "red fox"}',
+    }  # fmt: skip
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "PNG")
+    with tarfile.open(tmp_path / "t.tar", "w") as tar:
+        for name, data in {**{f"{i}.png": buffer.getvalue() for i in range(7)}, **sidecars}.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    told = shard(tmp_path / "t.tar", tmp_path / "s")[-1]
+    assert [label for _, label in ShardSet.open(str(tmp_path / "s")).manifest().labels()] == [
+        "7", "3", None, None, None, None, "red fox",
+    ]  # fmt: skip
+    assert told == (
+        "Warning: labels are text or whole numbers; left out as none: 1 × a file that is not JSON (first: 4.png), "
+        "1 × a truth value (first: 2.png), 1 × empty text (first: 5.png), 1 × text with a lone surrogate (first: 3.png)."
+    )
+
+
 def test_a_corpus_whose_labels_are_labels_says_nothing_of_them(tmp_path):
     (tmp_path / "c" / "cat").mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(tmp_path / "c" / "cat" / "a.png")
-    assert not [line for line in shard(tmp_path / "c", tmp_path / "s") if "labels" in line.split(". Output")[0]]
+    assert not [
+        line for line in shard(tmp_path / "c", tmp_path / "s") if "labels" in line.split(". Output")[0]
+    ]
     assert "no_labels" not in json.loads((tmp_path / "s" / "corpus.json").read_bytes())
 
 
