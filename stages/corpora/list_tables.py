@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError
 from ..text_file import json_value, read_user_json, text_lines
 from .list_row import PATHS, ListRow, bad_row, find_columns, is_utf8, row_of, row_of_text
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _NOT_JSON = object()
 
@@ -88,12 +91,23 @@ def parquet_rows(file: Location) -> Iterator[ListRow]:
         names = table.schema_arrow.names
         paths, labels = find_columns(file, names)
         columns = table.read(columns=[names[i] for i in (paths, labels) if i is not None])
-    except (pa.ArrowException, OSError) as error:
+        values = _values(columns.column(names[paths]))
+        beside = _values(columns.column("label")) if labels is not None else [None] * len(values)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError("not a Parquet file that can be read", where=file, found=error) from error
-    values = columns.column(names[paths]).to_pylist()
-    beside = columns.column("label").to_pylist() if labels is not None else [None] * len(values)
     for number, (path, label) in enumerate(zip(values, beside, strict=True), 1):
         yield row_of(f"row {number}", path, label)
+
+
+def _values(column: pa.ChunkedArray[Any]) -> list[Any]:
+    """The values of a column. Text is bytes: nobody has checked that it is UTF-8."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        column = column.cast(pa.large_binary())
+    return column.to_pylist()
 
 
 def _value_rows(file: Location, values: Iterable[tuple[str, Any]]) -> Iterator[ListRow]:

@@ -154,6 +154,8 @@ def test_a_bad_line_costs_its_row_and_nothing_else(folder):
          {"(entry 2)": "no path", "(entry 3)": "a value of type bool, not a path"}),
         ("p.parquet", pa.table({"path": ["im/0.jpg", None, None, "im/1.jpg", ""]}),
          {f"(row {i})": "no path" for i in (2, 3, 5)}),
+        ("p.parquet", pa.table({"path": pa.Array.from_buffers(pa.string(), 3, pa.array([b"im/0.jpg", b"im/\xff.jpg", b"im/1.jpg"]).buffers())}),
+         {r"im/\xff.jpg": "a name that is not UTF-8"}),
         ("p.parquet", pa.table({"path": [b"im/0.jpg", b"im/\xff.jpg", b"im/1.jpg"]}),
          {r"im/\xff.jpg": "a name that is not UTF-8"}),
     ],
