@@ -31,6 +31,9 @@ _DISK_ERRORS = {
     errno.EDQUOT: ("the disk quota is used up", "free some space, then run the same command again"),
     errno.EROFS: ("the file system is read-only", "choose another --out"),
     errno.EACCES: ("permission denied", "choose another --out, or change the folder's permissions"),
+    errno.ENAMETOOLONG: ("a name is too long for a file or folder", "choose a shorter one"),
+    errno.ENOTDIR: ("a path that goes on below a file", "check the path"),
+    errno.ELOOP: ("a link that leads to itself", "check the path"),
     errno.EPERM: ("permission denied", "choose another --out, or change the folder's permissions"),
 }
 
