@@ -12,9 +12,16 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 from teachonce.cli import main
+from teachonce.stages.compute import Compute
 from teachonce.stages.corpora.shards import ShardSet
+from teachonce.stages.distill import plan_distill
 from teachonce.stages.labelled import LabelledImages
+from teachonce.stages.pretrain import plan_pretrain
+from teachonce.stages.teachers import TeacherConfig
+from teachonce.stages.training.starting import StudentConfig
 from teachonce.storage_schemas.errors import InputError
+
+CPU = Compute(device="cpu", precision="fp32", threads=1)
 
 TOLD = "labels are text or whole numbers; left out as none: 2 × NaN (first: 1.png), 1 × a number with a fraction (first: 4.png)"
 
@@ -96,3 +103,29 @@ def test_labelled_images_say_so(table):
         "found labels are text or whole numbers; left out as none: 1 × a truth value (first: 1.png)."
         in str(caught.value)
     )
+
+
+def test_pretrain_and_distill_say_so_before_they_begin(
+    table, tiny_clip_teacher, tiny_clip, taught_store, tmp_path
+):
+    paths = [f"{i}.png" for i in range(7)]
+    odd = "labels are text or whole numbers; left out as none: 1 × a truth value (first: 2.png)"
+
+    def lines(labels):
+        file = tmp_path / "l.jsonl"
+        file.write_text(
+            "".join(json.dumps({"path": p, "label": v}) + "\n" for p, v in zip(paths, labels, strict=True))
+        )
+        return str(file)
+
+    tuned = plan_pretrain(
+        lines(["cat", "dog", True, "cat", None, "dog", None]), TeacherConfig(model=f"local-dir:{tiny_clip_teacher}"),
+        out=str(tmp_path / "p"), shots=1, options={"batch_size": 2}, compute=CPU,
+    )  # fmt: skip
+    assert odd in tuned.notes
+    trained = plan_distill(
+        str(taught_store.shards.location), str(taught_store.location), StudentConfig(model=f"local-dir:{tiny_clip}"),
+        out=str(tmp_path / "b"), recipe="kd", options={"epochs": 1, "batch_size": 8}, compute=CPU, show_progress=False,
+        validation=lines(["a", "b", True, "c", None, "d", None]),
+    )  # fmt: skip
+    assert odd in trained.notes
