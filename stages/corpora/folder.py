@@ -7,9 +7,9 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ...pipeline.storage import Location, kind_of_no_file
+from ...pipeline.storage import Location
 from ...storage_schemas.errors import Unreachable
-from .reading import reason_of
+from .reading import look_at
 from .source import Found
 from .tree import Entered, File, walk
 
@@ -61,14 +61,8 @@ class _Disk:
             return [entry.name + b"/" if _leads_to_folder(entry) else entry.name for entry in entries]
 
     def file(self, folder: bytes, name: bytes) -> File:
-        try:
-            there = os.stat(folder + b"/" + name)  # noqa: PTH116
-        except OSError as error:
-            return File(problem=reason_of(error))
-        kind = kind_of_no_file(there.st_mode)
-        if kind is not None:
-            return File(problem=f"cannot be read: {kind}, not a file")
-        return File(size=there.st_size)
+        size, problem = look_at(folder + b"/" + name)
+        return File(size=size, problem=problem)
 
 
 def _leads_to_folder(entry: os.DirEntry[bytes]) -> bool:

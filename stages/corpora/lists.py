@@ -11,7 +11,8 @@ from .images import MAX_BYTES
 from .list_row import ListRow
 from .list_tables import csv_rows, json_line_rows, json_rows, parquet_rows
 from .list_text import list_text, refuse_joined_label, text_rows
-from .source import Found, listed_size
+from .reading import look_at
+from .source import Found
 
 #: Archives and compressed files.
 _PACKED = (".zip", ".7z", ".rar", ".gz", ".bz2", ".xz", ".zst")
@@ -44,15 +45,15 @@ class ListSource:
                 raise InputError(
                     "pipe: runs a command from data and is refused", where=f"{self.file}: {row.path}"
                 )
-            size = 0 if row.problem is not None else self._size(row.path)
-            if row.line and size <= 0:
+            size, problem = (0, row.problem) if row.problem is not None else self._look_at(row.path)
+            if row.line and (size < 0 or problem is not None):
                 refuse_joined_label(self.file, row)
             yield Found(
                 path=row.path,
                 size=size,
                 label=row.label.text,
                 no_label=row.label.problem,
-                problem=row.problem,
+                problem=problem,
             )
 
     def _rows(self) -> Iterable[ListRow]:
@@ -72,8 +73,8 @@ class ListSource:
             return json_line_rows(self.file, text)
         return text_rows(self.file, text)
 
-    def _size(self, path: str) -> int:
-        return -1 if is_url(path) else listed_size(self._resolve(path))
+    def _look_at(self, path: str) -> tuple[int, str | None]:
+        return (-1, None) if is_url(path) else look_at(str(self._resolve(path).path))
 
     def _resolve(self, path: str) -> Location:
         return Location(self.file.path.parent / path)

@@ -7,8 +7,11 @@ at hand, and the same command tries again.
 from __future__ import annotations
 
 import errno
+import os
+import stat
 from typing import Protocol
 
+from ...pipeline.storage import kind_of_no_file
 from ...storage_schemas.errors import InputError, TeachonceError, Unreachable
 from .images import BadImage, out_of_memory
 from .source import Found
@@ -64,6 +67,18 @@ def read_found(source: Readable, found: Found) -> bytes:
     if is_unreachable(found.problem):
         raise _unreachable(found.path, found.problem.removeprefix(_UNREACHABLE))
     raise BadImage(found.problem)
+
+
+def look_at(path: str | bytes) -> tuple[int, str | None]:
+    """The size of a file, and why it cannot be read where that can be told unread; nothing is opened."""
+    try:
+        there = os.stat(path)  # noqa: PTH116  # names of folders are bytes
+    except OSError as error:
+        return 0, reason_of(error)
+    except ValueError:
+        return 0, "cannot be read: a name with a NUL character"
+    kind = "a folder" if stat.S_ISDIR(there.st_mode) else kind_of_no_file(there.st_mode)
+    return (there.st_size, None) if kind is None else (0, f"cannot be read: {kind}, not a file")
 
 
 def reason_of(error: OSError) -> str:

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from ...pipeline.storage import Location
-
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
@@ -51,11 +49,3 @@ class Source(Protocol):
 
     def read(self, path: str, offset: int, size: int) -> bytes:
         """The bytes of one file that `walk` found."""
-
-
-def listed_size(location: Location) -> int:
-    """Bytes of a file that a list names; 0 where that cannot be found out: reading it will say why."""
-    try:
-        return location.size() or 0
-    except OSError:
-        return 0

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError
-from ..corpora.source import Found, listed_size
+from ..corpora.reading import look_at
+from ..corpora.source import Found
 from .aircraft import read_aircraft
 from .layouts import LAYOUTS, Kind, Layout
 from .listing import Listing
@@ -88,7 +89,8 @@ class Dataset:
         images = self._listing().images[split]
         for place in sorted(range(len(images)), key=lambda i: images[i][0].encode()):
             path = prefix + images[place][0]
-            yield Found(path=path, size=listed_size(self.root / path), label=images[place][1], place=place)
+            size, problem = look_at(f"{self.root.path}/{path}")
+            yield Found(path=path, size=size, label=images[place][1], place=place, problem=problem)
 
     @property
     def _has_folders(self) -> bool:

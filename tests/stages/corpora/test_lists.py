@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from teachonce.stages.corpora.images import BadImage
-from teachonce.stages.corpora.reading import read_image
+from teachonce.stages.corpora.reading import read_found
 from teachonce.stages.corpora.sources import open_sources
 from teachonce.storage_schemas.errors import InputError
 
@@ -121,22 +121,28 @@ def test_a_bad_line_costs_its_row_and_nothing_else(folder):
     ]
     source, found = listed(folder, "list.txt", "".join(f"{name}\n" for name in names))
     assert [one.path for one in found] == sorted(names, key=str.encode)
-    reasons = {}
-    for one in found:
-        try:
-            assert read_image(source, one.path, one.offset, one.size) == bytes(range(one.size))
-        except BadImage as bad:
-            reasons[one.path] = str(bad)
-    assert reasons == {
+    assert {one.path: read_found(source, one) for one in found if one.problem is None} == {
+        "im/0.jpg": b"\0", "im/1.jpg": b"\0\1",
+    }  # fmt: skip
+    assert problems(found) == {
         "x" * 300 + ".jpg": "cannot be read: File name too long",
         "im/0.jpg/b.jpg": "cannot be read: Not a directory",
         "pipe.jpg": "cannot be read: a pipe, not a file",
         "self.jpg": "cannot be read: Too many levels of symbolic links",
         "gone.jpg": "cannot be read: No such file or directory",
         "/dev/zero": "cannot be read: a device, not a file",
-        "im": "cannot be read: Is a directory",
-        "n\0l.jpg": "cannot be read: ValueError: embedded null byte",
+        "im": "cannot be read: a folder, not a file",
+        "n\0l.jpg": "cannot be read: a name with a NUL character",
     }
+    assert sum(one.size for one in found) == 3
+
+
+def test_a_file_that_becomes_a_pipe_after_the_walk_costs_its_row_too(folder):
+    source, found = listed(folder, "list.txt", "im/0.jpg\n")
+    (folder / "im" / "0.jpg").unlink()
+    os.mkfifo(folder / "im" / "0.jpg")
+    with pytest.raises(BadImage, match="^cannot be read: a pipe, not a file$"):
+        read_found(source, found[0])
 
 
 @pytest.mark.parametrize(
