@@ -17,6 +17,7 @@ from .compute import Compute
 from .corpora.image_set import ImageSet, Picture, open_images
 from .corpora.images import decode
 from .corpora.label import NoLabels, no_labels_text
+from .corpora.left_out import LeftOut, left_out_text
 from .reports.class_match import ClassMatcher, Match, base_classes
 from .reports.infer import Pixels, Ready, prepare, student_logits
 from .reports.metrics import Accuracy, Agreement
@@ -33,6 +34,7 @@ class Evaluation:
     Attributes:
         class_names: C names in the order of the logits.
         found: images in the set; `unusable` of them have (path, reason) instead of a prediction.
+        left_out: entries of it that are no images.
         labels: images by label; `unlabelled` have none.
         no_labels: images with something else where a label should stand.
         matches: what became of each label.
@@ -46,6 +48,7 @@ class Evaluation:
     class_names: tuple[str, ...]
     found: int = 0
     unusable: list[tuple[str, str]] = field(default_factory=list)
+    left_out: LeftOut = field(default_factory=LeftOut)
     labels: Counter[str] = field(default_factory=Counter)
     unlabelled: int = 0
     no_labels: NoLabels = field(default_factory=NoLabels)
@@ -117,7 +120,8 @@ def evaluate(
     image_set = open_images(images, name=name)
     result = Evaluation(class_names=names, accuracy=Accuracy(len(names), base_C))
     keys_N = _survey(result, image_set, images)
-    result.notes += [told] if (told := no_labels_text(result.no_labels.to_json())) else []
+    told = no_labels_text(result.no_labels.to_json()), left_out_text(0, result.left_out.to_json())
+    result.notes += filter(None, told)
     same = None
     if teacher is not None:
         same = SamePictures(teacher, image_set, keys_N)
@@ -160,6 +164,7 @@ def _survey(result: Evaluation, image_set: ImageSet, images: str) -> NDArray[np.
         else:
             result.labels[picture.label] += 1
         keys += picture.key.encode("ascii")
+    result.left_out = image_set.left_out
     if not result.found:
         raise InputError(
             "no images here", where=images, hint="give a folder of class folders, a tar, a list or shards"

@@ -10,6 +10,7 @@ from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.samples import sample_key
 from .images import MAX_PIXELS, BadImage
+from .left_out import LeftOut
 from .reading import read_found
 from .shards import ShardReader, ShardSet
 from .source import Found, Source
@@ -45,10 +46,12 @@ class ImageSet(Protocol):
     Attributes:
         name: of the corpus, as in the keys.
         max_pixels: larger images are not used.
+        left_out: entries that the last walk passed over; shards have none.
     """
 
     name: str
     max_pixels: int
+    left_out: LeftOut
 
     @property
     def shards(self) -> ShardSet | None:
@@ -87,10 +90,14 @@ class _SourceImages:
 
     def __init__(self, source: Source, name: str) -> None:
         self.name, self.max_pixels, self._source = name, MAX_PIXELS, source
+        self.left_out = LeftOut()
 
     def pictures(self) -> Iterator[Picture]:
+        self.left_out = LeftOut()
         for found in self._source.walk():
-            if found.is_image:
+            if not found.is_image:
+                self.left_out.add(found.left_out, found.path)
+            else:
                 yield Picture(
                     path=found.path, key=sample_key(self.name, found.path), label=found.label,
                     read=_read_found(self._source, found), place=found.place, no_label=found.no_label,
@@ -100,6 +107,7 @@ class _SourceImages:
 class _ShardImages:
     def __init__(self, shards: ShardSet) -> None:
         self.name, self.max_pixels, self.shards = shards.corpus.name, shards.corpus.max_pixels, shards
+        self.left_out = LeftOut()
 
     def pictures(self) -> Iterator[Picture]:
         manifest = self.shards.manifest()

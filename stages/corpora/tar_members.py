@@ -15,6 +15,10 @@ from ...storage_schemas.errors import InputError, Unreachable
 #: Bytes of what a header carries: a long name, attributes. Linux's attributes of one file take up to 64 KiB.
 _LONGEST_HEADER = 1 << 18
 
+#: `tarfile` searches a header in a time that grows with the square of the digits in a row. No part of a path has so many.
+_MANY_DIGITS = b"0" * 1024
+_DIGITS_AS_0 = bytes(ord("0") if byte in b"0123456789" else 1 for byte in range(256))
+
 _PIECE_BYTES = 1 << 20
 
 #: What compressed files and other archives begin with, with what is typed to get at the tar.
@@ -111,7 +115,10 @@ class _Headers:
     def read(self, size: int) -> bytes:
         if not 0 <= size <= _LONGEST_HEADER:
             raise tarfile.ReadError(f"a header of {size} bytes")
-        return self._raw.read(size)
+        data = self._raw.read(size)
+        if size > tarfile.BLOCKSIZE and _MANY_DIGITS in data.translate(_DIGITS_AS_0):
+            raise tarfile.ReadError(f"a header of more than {len(_MANY_DIGITS)} digits")
+        return data
 
 
 def _behind_end_mark(raw: BinaryIO, end: int, file: Location) -> int | None:

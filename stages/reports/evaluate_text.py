@@ -24,6 +24,7 @@ def evaluation_json(result: Evaluation) -> Json:
             "usable": result.usable,
             "labelled": accuracy.top1.total,
             "unusable": [{"path": path, "reason": reason} for path, reason in result.unusable],
+            "left_out": result.left_out.to_json(),
         },
         "labels": {
             "matched": {

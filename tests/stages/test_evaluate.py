@@ -22,6 +22,7 @@ from teachonce.pipeline.storage import Location
 from teachonce.stages.compute import Compute
 from teachonce.stages.evaluate import evaluate
 from teachonce.stages.pixels import PixelSample
+from teachonce.stages.predict import predict
 from teachonce.stages.reports.evaluate_text import evaluation_json, evaluation_text
 from teachonce.stages.students import load_student
 from teachonce.stages.students.bundle import write_bundle
@@ -145,6 +146,7 @@ def test_accuracies_are_those_of_plain_arithmetic(bundle, pictures, expected):
             {"path": "Blue_Jay/20b.jpg", "reason": "truncated image"},
             {"path": "red fox/07b.jpg", "reason": "empty file"},
         ],
+        "left_out": [],
     }  # fmt: skip
     assert facts["labels"]["matched"] == {label: NAMES[i] for label, i in LABELS.items()}
 
@@ -152,7 +154,8 @@ def test_accuracies_are_those_of_plain_arithmetic(bundle, pictures, expected):
 def test_tar_list_and_shards_measure_the_same(bundle, pictures, picture_shards, tmp_path):
     whole = evaluation_json(evaluate(str(bundle), str(pictures), compute=COMPUTE))
     with tarfile.open(tmp_path / "p.tar", "w") as tar:
-        tar.add(pictures, arcname="")
+        tar.add(pictures, arcname=".")
+        tar.add(pictures / "red fox" / "03.jpg", arcname="./red fox/._03.jpg")
     files = [p for p in pictures.rglob("*.*") if p.is_file()]
     (tmp_path / "list.txt").write_text("".join(f"{p}\t{p.parent.name}\n" for p in files))
     for images in (tmp_path / "p.tar", tmp_path / "list.txt", picture_shards.location.path):
@@ -160,6 +163,11 @@ def test_tar_list_and_shards_measure_the_same(bundle, pictures, picture_shards, 
         for key in ("accuracy", "labels", "classes"):
             assert facts[key] == whole[key]
         assert [bad["reason"] for bad in facts["images"]["unusable"]] == ["truncated image", "empty file"]
+        left_out = (
+            [{"kind": "hidden", "entries": 1, "first": "red fox/._03.jpg"}] if images.suffix == ".tar" else []
+        )
+        assert facts["images"]["left_out"] == left_out
+    assert "left out: 1 × hidden (first: red fox/._03.jpg)" in run("evaluate", bundle, tmp_path / "p.tar")[2]
 
 
 def test_labels_that_are_no_class_are_left_out_loudly(bundle, pictures, tmp_path):
@@ -432,6 +440,17 @@ def test_predictions_are_those_of_plain_arithmetic(bundle, pictures, expected):
         best = np.argsort(-row)[:3]
         assert [t["class"] for t in entry["top"]] == [NAMES[i] for i in best]
         assert [t["probability"] for t in entry["top"]] == pytest.approx(row[best].tolist(), rel=1e-3)
+
+
+def test_an_image_of_eight_million_by_one_pixels_is_predicted(bundle, tmp_path):
+    """Resized whole, it would have 256 million pixels, or as many times more as its student's side is larger."""
+    Image.new("L", (1, 8_000_000), 77).save(tmp_path / "thin.png")
+    Image.new("RGB", (40, 40), (77, 77, 77)).save(tmp_path / "square.png")
+    thin, square = predict(
+        str(bundle), [str(tmp_path / f"{n}.png") for n in ("thin", "square")], top=2, compute=COMPUTE
+    )
+    assert thin.reason == ""
+    assert dict(thin.top) == pytest.approx(dict(square.top), rel=1e-4)
 
 
 def test_a_bad_image_is_named_and_the_others_are_done(bundle, pictures, tmp_path):
