@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from ..storage_schemas.errors import DamagedError, IncompleteError
 from ..storage_schemas.fingerprint import Fingerprint, canonical_json
-from ..storage_schemas.json_file import Count, Positive, read_json
+from ..storage_schemas.json_file import Count, Positive, read_json, read_sealed, seal
 from ..storage_schemas.receipt import Receipt
 from .contents import LEDGER
 from .output import check_output
@@ -60,7 +60,7 @@ class Ledger:
         location = self.folder / "plan.json"
         if not location.exists():
             return None
-        found = read_json(
+        found = read_sealed(
             location.read_bytes(), _PlanFile, what="not a plan", where=location,
             hint=f"restore it from a copy, or run `teachonce {self.stage}` with another --out",
         )  # fmt: skip
@@ -94,7 +94,7 @@ class Ledger:
                 "units": plan.units,
                 "rows": plan.rows,
             }
-            (self.folder / "plan.json").write_bytes(canonical_json(fields) + b"\n")
+            (self.folder / "plan.json").write_bytes(canonical_json(seal(fields)) + b"\n")
         for name in ("receipts", "timings", "failures"):
             (self.folder / name).make_dir()
         self.out.remove_temporaries()

@@ -335,7 +335,7 @@ def plan_cache(
     )
     plan = Ledger(store, CacheStage.name).plan()
     described = None if plan is None else read_description(root, store)
-    recorded = None if described is None else PixelSample.of_store(described)
+    recorded = None if described is None else PixelSample.of_store(described, store)
     stage = CacheStage(
         shards=shard_set,
         store=store,

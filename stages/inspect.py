@@ -101,7 +101,7 @@ def _class_vectors(stored: Stored) -> Json:
 
 def _pixels(stored: Stored) -> Json:
     """The recorded sample of rendered views, and whether this machine renders the same where the shards are at hand."""
-    sample = PixelSample.of_store(stored.description)
+    sample = PixelSample.of_store(stored.description, stored.location)
     if sample is None:
         return None
     facts: dict[str, Json] = {
@@ -110,7 +110,9 @@ def _pixels(stored: Stored) -> Json:
     }  # fmt: skip
     if stored.shards is not None:
         try:
-            found = sample.differences(stored.shards, ViewSpec.from_json(stored.description.views, stored.location))
+            found = sample.differences(
+                stored.shards, ViewSpec.from_json(stored.description.views, stored.location)
+            )
         except TeachonceError as error:  # a damaged tar is no fault of the store
             facts["not_compared"] = str(error)
             return facts

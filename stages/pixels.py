@@ -147,18 +147,24 @@ class PixelSample:
         }  # fmt: skip
 
     @staticmethod
-    def of_store(description: StoreDescription) -> PixelSample | None:
-        """The sample that a store records, or None where it records none.
+    def from_json(fields: Json, where: object = None) -> PixelSample:
+        """What `to_json` gave.
 
         Raises:
-            DamagedError: what is recorded is no such sample.
+            DamagedError: something else.
         """
-        if description.pixels is None:
-            return None
         return as_schema(
-            description.pixels, PixelSample, what="not a sample of rendered views",
-            where="the store's attribute `cache.pixels`", hint="restore the store's zarr.json from a copy",
-        )  # fmt: skip
+            fields,
+            PixelSample,
+            what="not a sample of rendered views",
+            where=where,
+            hint="restore the store from a copy",
+        )
+
+    @staticmethod
+    def of_store(description: StoreDescription, where: object) -> PixelSample | None:
+        """The sample that a store records, or None where it records none."""
+        return None if description.pixels is None else PixelSample.from_json(description.pixels, where)
 
 
 def check_pixels(shards: ShardSet, facts: StoreFacts, *, accept_other: bool = False) -> str:

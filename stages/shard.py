@@ -57,7 +57,7 @@ class ShardStage:
             )
 
     def open(self) -> RunUnit:
-        manifest = ManifestReader((self.out / "manifest.parquet").path)
+        manifest = ManifestReader((self.out / "manifest.parquet").path, self.corpus)
 
         def run(unit: Unit, timer: Timer) -> Receipt:
             shard = unit.inputs["shard"]

@@ -148,7 +148,7 @@ class ViewSpec:
         return facts | ({"grayscale": self.grayscale} if self.grayscale else {})
 
     @staticmethod
-    def from_json(fields: Json, where: object) -> ViewSpec:
+    def from_json(fields: Json, where: object = None) -> ViewSpec:
         """What `to_json` gave.
 
         Raises:

@@ -12,6 +12,7 @@ import numpy as np
 import safetensors.numpy
 
 from .class_vectors import ClassVectors
+from .errors import DamagedError
 from .fingerprint import Json, canonical_json
 from .folder_config import read_config, sealed_config
 
@@ -75,10 +76,21 @@ def encode_vectors(vectors: ClassVectors) -> bytes:
     return safetensors.numpy.save(tensors, {"digest": canonical_json(vectors.digest).decode()})
 
 
-def decode_vectors(data: bytes, config: BundleConfig) -> ClassVectors:
-    """Class vectors of a bundle, from its two files' content."""
+def decode_vectors(data: bytes, config: BundleConfig, where: object) -> ClassVectors:
+    """Class vectors of a bundle, from its two files' content.
+
+    Raises:
+        safetensors.SafetensorError: not such a file.
+        DamagedError: it does not belong to this config.
+    """
     tensors = safetensors.numpy.load(data)
-    return ClassVectors(
+    if "vectors" not in tensors or {value.dtype for value in tensors.values()} != {np.dtype(np.float32)}:
+        raise DamagedError(
+            "not the class vectors of a bundle", where=where, expected="'vectors' in fp32",
+            found=", ".join(f"'{name}' in {value.dtype}" for name, value in tensors.items()) or "nothing",
+            hint="copy the bundle again",
+        )  # fmt: skip
+    vectors = ClassVectors(
         names=config.class_names,
         vectors_CD=tensors["vectors"],
         bias_C=tensors.get("bias"),
@@ -86,3 +98,5 @@ def decode_vectors(data: bytes, config: BundleConfig) -> ClassVectors:
         normalized=config.normalized,
         base_C=None if config.base_classes is None else np.isin(config.class_names, config.base_classes),
     )
+    vectors.check(where)
+    return vectors

@@ -14,6 +14,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from .errors import DamagedError, IncompleteError
 from .fingerprint import Json, digest_json
+from .json_file import as_schema
 
 if TYPE_CHECKING:
     import torch
@@ -94,6 +95,26 @@ class ClassVectors:
             logits_NC = self.logit_scale * (embedding_ND.float() @ there(self.vectors_CD).T)
             return logits_NC if self.bias_C is None else logits_NC + there(self.bias_C)
 
+    def check(self, where: object) -> None:
+        """Refuse parts that do not belong together, as a file from elsewhere may hold them.
+
+        Raises:
+            DamagedError: there are other numbers of names, rows, biases or marks, or no class.
+        """
+        count, shape = len(self.names), self.vectors_CD.shape
+        others = [part.shape for part in (self.bias_C, self.base_C) if part is not None]
+        if (
+            not count
+            or len(shape) != 2
+            or shape[0] != count
+            or not shape[1]
+            or any(o != (count,) for o in others)
+        ):
+            raise DamagedError(
+                "class names and class vectors do not belong together", where=where, expected=f"({count}, channels)",
+                found=", ".join(map(str, (shape, *others))), hint="copy or write them again",
+            )  # fmt: skip
+
     def __repr__(self) -> str:
         """On one line: the arrays have thousands of numbers."""
         marked = "" if self.base_C is None else f", {int(self.base_C.sum())} of them base"
@@ -150,23 +171,51 @@ def read_class_vectors(group: zarr.Group, where: object) -> ClassVectors:
         IncompleteError: the store has none yet.
         DamagedError: their digest is not the recorded one.
     """
-    if "class_vectors" not in group or "class_names" not in group:
-        raise IncompleteError(
-            "the store has no class vectors", where=where, hint=f"teachonce vectors --teacher … --out {where}"
+    try:
+        if "class_vectors" not in group or "class_names" not in group:
+            raise IncompleteError(
+                "the store has no class vectors",
+                where=where,
+                hint=f"teachonce vectors --teacher … --out {where}",
+            )
+        array: Any = group["class_vectors"]
+        about = as_schema(
+            array.attrs.asdict(), _Attributes, what="not class vectors", where=where, hint=_AGAIN
         )
-    array = group["class_vectors"]
-    attributes = array.attrs.asdict()
-    vectors = ClassVectors(
-        names=tuple(str(name) for name in group["class_names"][:]),  # type: ignore[index,union-attr]
-        vectors_CD=np.asarray(array[:], np.float32),  # type: ignore[index]
-        bias_C=np.asarray(group["class_bias"][:], np.float32) if attributes["has_bias"] else None,  # type: ignore[index]
-        logit_scale=float(attributes["logit_scale"]),  # type: ignore[arg-type]
-        normalized=bool(attributes["normalized"]),
-        base_C=np.asarray(group["class_is_base"][:], np.bool_) if attributes.get("has_base") else None,  # type: ignore[index]
-    )
-    if vectors.digest != attributes["digest"]:
+        vectors = ClassVectors(
+            names=tuple(str(name) for name in group["class_names"][:]),  # type: ignore[index,union-attr]
+            vectors_CD=np.asarray(array[:], np.float32),
+            bias_C=np.asarray(group["class_bias"][:], np.float32) if about.has_bias else None,  # type: ignore[index]
+            logit_scale=about.logit_scale,
+            normalized=about.normalized,
+            base_C=np.asarray(group["class_is_base"][:], np.bool_) if about.has_base else None,  # type: ignore[index]
+        )
+        found = vectors.digest
+    except (ValueError, RuntimeError, LookupError, TypeError) as error:
         raise DamagedError(
-            "class vectors changed since they were written", where=where,
-            expected=attributes["digest"], found=vectors.digest, hint="run `teachonce vectors` into a new store",
-        )  # fmt: skip
+            "class vectors cannot be read", where=where, found=" ".join(str(error).split()), hint=_AGAIN
+        ) from error
+    if found != about.digest:
+        raise DamagedError(
+            "class vectors changed since they were written",
+            where=where,
+            expected=about.digest,
+            found=found,
+            hint=_AGAIN,
+        )
+    vectors.check(where)
     return vectors
+
+
+_AGAIN = "restore them from a copy, or run `teachonce vectors` into a new store"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Attributes:
+    """What lies beside the vectors, in the array's attributes."""
+
+    logit_scale: float
+    normalized: bool
+    has_bias: bool
+    digest: str
+    has_base: bool = False

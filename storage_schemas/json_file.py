@@ -17,7 +17,7 @@ from .fingerprint import Json, digest_json
 Schema = TypeVar("Schema")
 
 #: Where a sealed object carries the digest of everything else in it.
-SEAL = "digest"
+SEAL = "seal"
 
 #: A whole number from 1 to 2^53 (what every reader of JSON can hold).
 Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 53)]
@@ -78,14 +78,14 @@ def unseal(fields: Mapping[str, Json], *, where: object, hint: str) -> dict[str,
     return rest
 
 
-def read_sealed(data: bytes, *, what: str, where: object, hint: str) -> dict[str, Json]:
-    """The fields of a sealed JSON file, still without a schema.
+def read_sealed(data: bytes, schema: type[Schema], *, what: str, where: object, hint: str) -> Schema:
+    """A sealed JSON object, by its schema.
 
     Raises:
-        DamagedError: no JSON object, or one that changed since it was sealed.
+        DamagedError: no such object, or one that changed since it was sealed.
     """
     fields = read_json(data, dict[str, Any], what=what, where=where, hint=hint)
-    return unseal(fields, where=where, hint=hint)
+    return as_schema(unseal(fields, where=where, hint=hint), schema, what=what, where=where, hint=hint)
 
 
 def _brief(error: Exception) -> str:

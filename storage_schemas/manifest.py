@@ -5,8 +5,9 @@ It holds no absolute paths, so a corpus that moves keeps its identity.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 from . import SCHEMA_VERSION
 from .errors import DamagedError
 from .fingerprint import Fingerprint, Json, canonical_json
+from .json_file import Count, Positive, as_schema, read_json, seal, unseal
 
 _COLUMNS: list[Any] = [
     pa.field("key", pa.string(), nullable=False),
@@ -70,6 +72,8 @@ class Corpus:
         resize: shorter side in pixels that images were reduced to, or None for the original bytes.
         max_pixels: larger images are recorded as unusable.
         max_bytes: so are longer files; what came later is written only where it is not 1 GiB.
+        manifest_footer: blake2b-128 (hexadecimal) of the manifest's footer; pages carry checksums of their own, so that the
+            two cover all that is read of it. None for manifests of early versions, whose pages have no checksums.
         skipped: files in the sources that are no images by their names.
         left_out: what else was left out: kind, number of entries, path of the first; written only where there is any.
         no_labels: what stood where labels should and was none: kind, number of images, path of the first; written only
@@ -79,13 +83,14 @@ class Corpus:
     name: str
     corpus_id: str
     listing_id: str
-    num_samples: int
-    shard_size: int
-    num_shards: int
-    resize: int | None
-    max_pixels: int
-    skipped: int
-    max_bytes: int = 1 << 30
+    num_samples: Positive
+    shard_size: Positive
+    num_shards: Positive
+    resize: Positive | None
+    max_pixels: Positive
+    skipped: Count
+    max_bytes: Positive = 1 << 30
+    manifest_footer: str | None = None
     no_labels: Sequence[Mapping[str, Json]] = ()
     left_out: Sequence[Mapping[str, Json]] = ()
 
@@ -96,7 +101,9 @@ class Corpus:
         for name in ("no_labels", "left_out"):
             if not fields[name]:
                 del fields[name]
-        return canonical_json(fields) + b"\n"
+        if self.manifest_footer is None:
+            del fields["manifest_footer"]
+        return canonical_json(seal(fields)) + b"\n"
 
     @staticmethod
     def from_bytes(data: bytes, where: object) -> Corpus:
@@ -106,21 +113,17 @@ class Corpus:
             DamagedError: not a corpus file.
             MismatchError: written by another schema version.
         """
-        try:
-            fields = json.loads(data)
-            version = fields.pop("schema_version")
-            corpus = Corpus(**fields)
-        except (ValueError, KeyError, TypeError) as error:
-            raise DamagedError(
-                "not a corpus file", where=where,
-                hint="restore it from a copy, or run `teachonce shard` with another --out",
-            ) from error  # fmt: skip
+        about: dict[str, Any] = {
+            "what": "not a corpus file", "where": where,
+            "hint": "restore it from a copy, or run `teachonce shard` with another --out",
+        }  # fmt: skip
+        fields = read_json(data, dict[str, Any], **about)
+        # Before the seal: another version may seal in another way.
         Fingerprint(fields={"schema_version": SCHEMA_VERSION}).check(
-            {"schema_version": version},
-            what="shards of another version of teachonce", where=where,
-            hint="run `teachonce shard` with another --out",
+            {"schema_version": fields.get("schema_version")},
+            what="shards of another version of teachonce", where=where, hint="run `teachonce shard` with another --out",
         )  # fmt: skip
-        return corpus
+        return as_schema(unseal(fields, where=where, hint=about["hint"]), Corpus, **about)
 
     def shard_rows(self, shard: int) -> range:
         """Rows of one shard."""
@@ -132,7 +135,7 @@ def write_manifest(file: BinaryIO, shards: Iterable[list[Entry]]) -> tuple[str, 
     """Write one row group a shard. Returns (digest over all entries, number of entries)."""
     digest = hashlib.blake2b(digest_size=16)
     count = 0
-    with pq.ParquetWriter(file, MANIFEST_SCHEMA, compression="zstd") as writer:
+    with pq.ParquetWriter(file, MANIFEST_SCHEMA, compression="zstd", write_page_checksum=True) as writer:
         for entries in shards:
             columns = {name: [getattr(e, name) for e in entries] for name in MANIFEST_SCHEMA.names}
             writer.write_table(pa.table(columns, schema=MANIFEST_SCHEMA), row_group_size=max(len(entries), 1))
@@ -142,15 +145,70 @@ def write_manifest(file: BinaryIO, shards: Iterable[list[Entry]]) -> tuple[str, 
     return digest.hexdigest(), count
 
 
-class ManifestReader:
-    """Reads a manifest shard by shard; never more than one row group in memory."""
+def footer_digest(file: Path) -> str:
+    """blake2b-128 (hexadecimal) of a Parquet file's footer: schema, and where each page lies.
 
-    def __init__(self, file: Path) -> None:
-        self._file = pq.ParquetFile(file)
+    A Parquet file ends with the footer, its length in four bytes (little-endian), and `PAR1`.
+
+    Raises:
+        DamagedError: no Parquet file.
+    """
+    with file.open("rb") as opened:
+        size = opened.seek(0, os.SEEK_END)
+        opened.seek(max(0, size - 8))
+        end = opened.read(8)
+        length = int.from_bytes(end[:4], "little")
+        if len(end) < 8 or end[4:] != b"PAR1" or length > size - 12:
+            raise _damaged(file, "no Parquet footer")
+        opened.seek(size - 8 - length)
+        return hashlib.blake2b(opened.read(length), digest_size=16).hexdigest()
+
+
+def _damaged(file: Path, found: object) -> DamagedError:
+    return DamagedError(
+        "the manifest is damaged",
+        where=file,
+        found=" ".join(str(found).split()),
+        hint="restore it from a copy",
+    )
+
+
+class ManifestReader:
+    """Reads a manifest shard by shard; never more than one row group in memory.
+
+    Args:
+        file: the Parquet file.
+        corpus: what was written beside it; its footer's digest is compared. None compares nothing.
+
+    Raises:
+        DamagedError: at once or while reading: not a manifest, or bytes of it changed since it was written.
+    """
+
+    def __init__(self, file: Path, corpus: Corpus | None) -> None:
+        self._path = file
+        if corpus is not None and corpus.manifest_footer is not None:
+            found = footer_digest(file)
+            if found != corpus.manifest_footer:
+                raise _damaged(file, f"a footer of {found}, not of {corpus.manifest_footer}")
+        with self._readable():
+            self._file = pq.ParquetFile(file, page_checksum_verification=True)
+            if not self._file.schema_arrow.equals(MANIFEST_SCHEMA):
+                raise _damaged(file, "other columns than a manifest's")
+
+    @contextlib.contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
+            raise _damaged(self._path, error) from error
+
+    def _columns(self, shard: int, columns: list[str] | None = None) -> dict[str, list[Any]]:
+        with self._readable():
+            return self._file.read_row_group(shard, columns=columns).to_pydict()  # type: ignore[no-any-return]
 
     def shard(self, shard: int) -> list[Entry]:
         """The entries of one shard, in row order."""
-        columns = self._file.read_row_group(shard).to_pydict()
+        columns = self._columns(shard)
         return [Entry(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
 
     def __iter__(self) -> Iterator[Entry]:
@@ -160,10 +218,10 @@ class ManifestReader:
 
     def digests(self, shard: int) -> list[str]:
         """The content digests of one shard's samples in row order, without reading the other columns."""
-        return self._file.read_row_group(shard, columns=["digest"]).to_pydict()["digest"]  # type: ignore[no-any-return]
+        return self._columns(shard, ["digest"])["digest"]
 
     def labels(self) -> Iterator[tuple[str, str | None]]:
         """(key, label) of every sample in row order, without reading the other columns."""
         for shard in range(self._file.num_row_groups):
-            table = self._file.read_row_group(shard, columns=["key", "label"]).to_pydict()
+            table = self._columns(shard, ["key", "label"])
             yield from zip(table["key"], table["label"], strict=True)

@@ -6,7 +6,7 @@ import shlex
 from dataclasses import asdict, dataclass
 
 from .fingerprint import canonical_json
-from .json_file import Count, read_json
+from .json_file import Count, read_sealed, seal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,17 +54,15 @@ class Receipt:
 
     def to_bytes(self) -> bytes:
         """Canonical JSON with a final newline."""
-        return canonical_json(asdict(self)) + b"\n"
+        return canonical_json(seal(asdict(self))) + b"\n"
 
     @staticmethod
     def from_bytes(data: bytes, where: object) -> Receipt:
         """Read what `to_bytes` wrote.
 
         Raises:
-            DamagedError: the bytes are not a receipt.
+            DamagedError: the bytes are not a receipt, or they changed since they were written.
         """
         old = shlex.quote(str(where))
-        return read_json(
-            data, Receipt, what="not a receipt", where=where,
-            hint=f"restore it from a copy, or mv {old} {old}.old, then run the same command again",
-        )  # fmt: skip
+        hint = f"restore it from a copy, or mv {old} {old}.old, then run the same command again"
+        return read_sealed(data, Receipt, what="not a receipt", where=where, hint=hint)

@@ -12,7 +12,7 @@ from ...pipeline.progress import Progress
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError, MismatchError, Unreachable
 from ...storage_schemas.fingerprint import Fingerprint, canonical_json
-from ...storage_schemas.manifest import Corpus, Entry, write_manifest
+from ...storage_schemas.manifest import Corpus, Entry, footer_digest, write_manifest
 from ...storage_schemas.samples import content_digest, sample_key
 from .draft import Draft
 from .images import MAX_BYTES, BadImage
@@ -82,6 +82,7 @@ def freeze_corpus(
         listing_id=listing.digest,
         num_samples=count,
         num_shards=-(-count // shard_size),
+        manifest_footer=footer_digest((out / "manifest.parquet").path),
         skipped=listing.left_out.skipped,
         left_out=listing.left_out.to_json(),
         no_labels=listing.no_labels.to_json(),

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-import pyarrow as pa
-
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import TeachonceError
 from ...storage_schemas.manifest import Entry, ManifestReader
@@ -34,5 +32,5 @@ class Draft:
 def _draft_entries(location: Location) -> Iterator[Entry]:
     if location.exists():
         # One that cannot be read is no loss.
-        with contextlib.suppress(pa.ArrowException, OSError, TypeError, TeachonceError):
-            yield from ManifestReader(location.path)
+        with contextlib.suppress(OSError, TypeError, TeachonceError):
+            yield from ManifestReader(location.path, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from dataclasses import dataclass
 from functools import cached_property
@@ -63,7 +64,7 @@ class ShardSet:
         return Ledger(self.location, "shard")
 
     def manifest(self) -> ManifestReader:
-        return ManifestReader((self.location / "manifest.parquet").path)
+        return ManifestReader((self.location / "manifest.parquet").path, self.corpus)
 
     def receipt(self, shard: int) -> Receipt:
         """The receipt of one shard.
@@ -108,7 +109,14 @@ class ShardReader:
                     hint=f"run the same `teachonce shard … --out {shards.location}` again",
                 )  # fmt: skip
         index_location = shards.location / f"{shard_name(shard)}.index.npy"
-        self.index: NDArray[np.void] = decode_index(index_location.read_bytes(), where=index_location)
+        index = index_location.read_bytes()
+        vouched = next((o.sha256 for o in receipt.outputs if o.path == index_location.name), "none")
+        if (sha256 := hashlib.sha256(index).hexdigest()) != vouched:
+            raise DamagedError(
+                "an offset index changed since it was written", where=index_location, expected=f"sha256 {vouched}",
+                found=sha256, hint=f"restore it from a copy, or {self._redo}",
+            )  # fmt: skip
+        self.index: NDArray[np.void] = decode_index(index, where=index_location)
         self.invalid = {bad.row: bad.reason for bad in receipt.invalid_rows}
         if len(self.index) + len(self.invalid) != receipt.rows:
             raise DamagedError(

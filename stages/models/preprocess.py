@@ -100,7 +100,7 @@ class Preprocess:
         return {k: v for k, v in facts.items() if (k, v) not in (("crop_mode", "center"), ("fill", None))}
 
     @staticmethod
-    def from_json(fields: Json, where: object) -> Preprocess:
+    def from_json(fields: Json, where: object = None) -> Preprocess:
         """What `to_json` gave.
 
         Raises:

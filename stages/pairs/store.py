@@ -146,7 +146,7 @@ def store_facts(store: Location) -> StoreFacts:
         spec=description.spec,
         views=ViewSpec.from_json(description.views, where=store),
         valid_rows=_valid_rows(ledger, description.spec),
-        pixels=PixelSample.of_store(description),
+        pixels=PixelSample.of_store(description, store),
     )
 
 

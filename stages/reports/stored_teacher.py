@@ -84,7 +84,7 @@ class StoredTeacher:
         """
         shards = self.shards if measured is None else measured
         assert shards is not None, "nothing is measured whose pictures are not known"
-        sample = PixelSample.of_store(self._stored.description)
+        sample = PixelSample.of_store(self._stored.description, self._stored.location)
         try:
             return check_sample(shards, sample, self.views, where=self.location, accept_other=accept_other)
         except DamagedError as error:

@@ -109,7 +109,7 @@ def load_student(location: Location | str, *, device: str = "cpu") -> LoadedStud
         )
     config = BundleConfig.from_bytes((folder / CONFIG).read_bytes(), where=folder / CONFIG)
     try:
-        vectors = decode_vectors(_checked(folder, VECTORS, config), config)
+        vectors = decode_vectors(_checked(folder, VECTORS, config), config, folder / VECTORS)
         weights = safetensors.torch.load(_checked(folder, WEIGHTS, config))
     except (FileNotFoundError, safetensors.SafetensorError, KeyError) as error:
         raise DamagedError(

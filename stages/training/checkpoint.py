@@ -189,7 +189,7 @@ def _read(location: Location, schema: type[About]) -> tuple[dict[str, Tensor], A
             tensors = {name: file.get_tensor(name) for name in list(file.keys())}
     except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
         raise DamagedError(what, where=location, found=str(error), hint=_START_ANEW) from error
-    about = read_sealed(data, what=what, where=location, hint=_START_ANEW)
+    about = read_sealed(data, dict[str, Any], what=what, where=location, hint=_START_ANEW)
     expected = about.get("tensors")  # none in those of early versions
     if expected is not None and (found := tensors_digest(tensors)) != expected:
         raise DamagedError(

@@ -470,5 +470,5 @@ def test_a_damaged_plan_keeps_its_work(given, tmp_path):
     plan.write_text(json.dumps([]))
     code, lines = run(COMMANDS["shard"].format(**given), "--out", out)
     assert (code, lines[-1]) == (
-        1, f"Error: not a plan: {plan}. Next: restore it from a copy, or run `teachonce shard` with another --out"
+        1, f"Error: not a plan: {plan}: found Expected `object`, got `array`. Next: restore it from a copy, or run `teachonce shard` with another --out"
     )  # fmt: skip

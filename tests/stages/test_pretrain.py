@@ -232,7 +232,7 @@ def test_another_backbone_is_refused_and_a_moved_one_can_be_named(
 
 def test_damaged_and_unfinished_prompts_are_refused(tuned, tmp_path):
     (tuned / "prompts.safetensors").write_bytes(b"x")
-    with pytest.raises(DamagedError, match="a file of prompts is missing or damaged"):
+    with pytest.raises(DamagedError, match="prompts.safetensors is not the file that its config.json was written with"):
         load_teacher(TeacherConfig.of(f"teachonce:{tuned}"))
     (tuned / "config.json").unlink()
     with pytest.raises(Exception, match="the prompts are not finished"):

@@ -198,6 +198,16 @@ def test_damage_is_noticed(picture_shards, tmp_path):
     index = np.load(copy / "000001.index.npy")
     index["key"][[3, 4]] = index["key"][[4, 3]]
     np.save(copy / "000001.index.npy", index)
+    with pytest.raises(
+        DamagedError, match="an offset index changed since it was written: .*000001.index.npy: "
+    ):
+        shards.reader(1)
+
+    shards = fresh()
+    record = picture_shards.reader(1).index[3]
+    data = bytearray(tar.read_bytes())
+    data[int(record["offset"]) - 512] ^= 1  # in the member's name
+    tar.write_bytes(data)
     with pytest.raises(DamagedError, match="tar and index are out of line: "):
         shards.reader(1).read(row)
 
