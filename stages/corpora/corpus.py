@@ -18,7 +18,7 @@ from .draft import Draft
 from .images import MAX_BYTES, BadImage
 from .label import NoLabels
 from .left_out import LeftOut, left_out_text
-from .reading import is_unreachable, read_found, unreachable_reason
+from .reading import is_unreachable, read_found, unreachable, unreachable_reason
 from .source import Found, Source
 
 #: Files that a reading thread takes at once.
@@ -59,6 +59,8 @@ def freeze_corpus(
         listing = _Listing(sources)
         for _ in listing:
             pass
+        if listing.digest != corpus.listing_id and listing.missed is not None:
+            raise listing.missed
         if listing.digest != corpus.listing_id:
             raise MismatchError(
                 "the corpus has changed since its manifest was frozen", where=", ".join(s.name for s in sources),
@@ -100,6 +102,7 @@ class _Listing:
         self.count = 0
         self.left_out = LeftOut()
         self.no_labels = NoLabels()
+        self.missed: Unreachable | None = None
 
     @property
     def digest(self) -> str:
@@ -114,6 +117,8 @@ class _Listing:
                     continue
                 self._state.update(canonical_json([path, found.size]))
                 self.count += 1
+                if self.missed is None and is_unreachable(found.problem):
+                    self.missed = unreachable(path, found.problem)
                 if found.no_label:
                     self.no_labels.add(found.no_label, path)
                 yield index, path, found

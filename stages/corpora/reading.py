@@ -65,8 +65,13 @@ def read_found(source: Readable, found: Found) -> bytes:
     if found.problem is None:
         return read_image(source, found.path, found.offset, found.size)
     if is_unreachable(found.problem):
-        raise _unreachable(found.path, found.problem.removeprefix(_UNREACHABLE))
+        raise unreachable(found.path, found.problem)
     raise BadImage(found.problem)
+
+
+def unreachable(path: str, reason: object) -> Unreachable:
+    """The error of an image for which `unreachable_reason` was recorded."""
+    return _unreachable(path, str(reason).removeprefix(_UNREACHABLE))
 
 
 def look_at(path: str | bytes) -> tuple[int, str | None]:

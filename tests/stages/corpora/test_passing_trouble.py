@@ -20,6 +20,7 @@ from teachonce.cli import main
 from teachonce.pipeline import web
 from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.runner import run_stage
+from teachonce.stages.corpora import reading
 from teachonce.stages.corpora.folder import FolderSource
 from teachonce.stages.corpora.image_set import open_images
 from teachonce.stages.corpora.images import BadImage, probe
@@ -322,3 +323,28 @@ def test_memory_errors_fail_the_shard_and_name_the_image(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert shard(corpus, out)[0] == 0
     assert unusable(out) == {}
+
+
+def test_a_file_that_cannot_be_looked_at_for_a_moment_is_no_other_corpus(tmp_path, monkeypatch):
+    corpus, out = tmp_path / "c", tmp_path / "s"
+    corpus.mkdir()
+    for i in range(3):
+        (corpus / f"{i}.png").write_bytes(png(i))
+    (corpus / "list.txt").write_text("0.png\n1.png\n2.png\n")
+    look = reading.look_at
+
+    def fails(path):
+        return (0, "unreachable: Input/output error") if os.fsdecode(path).endswith("1.png") else look(path)
+
+    for source, module in ((corpus, "folder"), (corpus / "list.txt", "lists")):
+        assert shard(source, out)[0] == 0
+        monkeypatch.setattr(f"teachonce.stages.corpora.{module}.look_at", fails)
+        code, lines = shard(source, out)
+        assert (code, lines[-1]) == (
+            1,
+            "Error: cannot be read at the moment: 1.png: found Input/output error. "
+            "Next: mend the cause, then run the same command again",
+        )
+        monkeypatch.undo()
+        assert shard(source, out)[0] == 0
+        out = tmp_path / "t"
