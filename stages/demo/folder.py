@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from ...pipeline.contents import DEMO_NOTE as NOTE
 from ...pipeline.output import check_output
 from ...pipeline.storage import Location
-from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Fingerprint, Json, canonical_json
+from ...storage_schemas.json_file import read_json
 from . import images
 
 #: Names in the folder. What a stage makes is named after what it holds.
@@ -113,13 +113,10 @@ def _is_ready(root: Location, identity: dict[str, Json]) -> bool:
     note = root / NOTE
     if not note.exists():
         return False
-    try:
-        found = json.loads(note.read_bytes())
-        ready, facts = found["ready"], {name: found[name] for name in identity}
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError("not a demo's note", where=note, hint=another) from error
+    found = read_json(note.read_bytes(), dict[str, Any], what="not a demo's note", where=note, hint=another)
+    ready = found.pop("ready", None)
     Fingerprint(fields=identity).check(
-        facts, what=f"{root} holds the demo of another version", where=note, hint=another
+        found, what=f"{root} holds the demo of another version", where=note, hint=another
     )
     return bool(ready)
 

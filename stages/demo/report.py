@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import json
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
 from ...pipeline.ledger import Ledger
 from ...pipeline.storage import Location
 from ...storage_schemas.fingerprint import Json, canonical_json
+from ...storage_schemas.json_file import read_json
 from ..commands import Runner
 from ..compute import resolve_compute
 from ..evaluate import evaluate
@@ -88,8 +89,14 @@ def _measured(root: Location, bundle: str, runner: Runner) -> Json:
     assert receipt is not None  # it has just been trained
     kept = root / folder.RESULTS / f"{bundle}.json"
     if kept.exists():
-        found = json.loads(kept.read_bytes())
-        if found["student"] == receipt.digest:
+        found = read_json(
+            kept.read_bytes(),
+            dict[str, Any],
+            what="not a note of results",
+            where=kept,
+            hint=f"rm {shlex.quote(str(kept))}",
+        )
+        if found.get("student") == receipt.digest:
             return found["measured"]
     runner.say(f"$ {runner.line('evaluate', student, images, '--store', store, '--base-classes', base)}")
     compute = resolve_compute(precision="fp32")

@@ -137,7 +137,7 @@ def _identify(sample: Sample) -> tuple[str, int]:
         about = sample["json"]
         about = json.loads(about) if isinstance(about, bytes | str) else about
         return str(sample["__key__"]), int(about["row"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(
             "a sample without the members '__key__' and 'json' with its row", where=sample.get("__key__", "?"),
             found=", ".join(name for name in sample if not name.startswith("__")) or "nothing",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ from ...pipeline.ledger import Ledger
 from ...storage_schemas.bundle import CONFIG, BundleConfig
 from ...storage_schemas.errors import DamagedError, IncompleteError
 from ...storage_schemas.fingerprint import Json, canonical_json
+from ...storage_schemas.json_file import read_json
 from ..compute import resolve_compute
 from ..corpora.shards import ShardSet
 from ..evaluate import Evaluation, evaluate
@@ -75,8 +75,11 @@ def _evaluate(request: Request, dataset: str, bundle: str) -> Evaluation:
 
 def _kept(data: bytes, true_of: Mapping[str, str]) -> Json | None:
     """What was measured, if it is of this student and these images."""
-    found = json.loads(data)
-    return found["measured"] if all(found.get(name) == value for name, value in true_of.items()) else None
+    try:
+        found = read_json(data, dict[str, Any], what="not a note of results", where="measured", hint="")
+    except DamagedError:
+        return None  # it is measured again
+    return found.get("measured") if all(found.get(name) == value for name, value in true_of.items()) else None
 
 
 def _base(request: Request) -> str | None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from ...pipeline.contents import BENCHMARK_NOTE
 from ...pipeline.output import check_output
 from ...pipeline.storage import Location
-from ...storage_schemas.errors import InputError, MismatchError
+from ...storage_schemas.errors import MismatchError
 from ...storage_schemas.fingerprint import canonical_json
+from ...storage_schemas.json_file import read_json
 
 #: The data set whose prompts teach all others in the cross-dataset protocol.
 SOURCE = "imagenet"
@@ -86,12 +87,9 @@ def claim(
     if not note.exists():
         note.write_bytes(canonical_json({"kind": _KIND, "protocol": protocol}) + b"\n")
         return
-    try:
-        found = json.loads(note.read_bytes())
-        kind, other = found["kind"], found["protocol"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError("not a benchmark's note", where=note, hint=hint) from error
-    if (kind, other) != (_KIND, protocol):
+    found = read_json(note.read_bytes(), dict[str, Any], what="not a benchmark's note", where=note, hint=hint)
+    other = found.get("protocol")
+    if (found.get("kind"), other) != (_KIND, protocol):
         raise MismatchError(
             "the folder holds another benchmark", where=note, expected=protocol, found=other, hint=hint
         )
