@@ -48,6 +48,8 @@ class ListSource:
             size, problem = (0, row.problem) if row.problem is not None else self._look_at(row.path)
             if row.line and (size < 0 or problem is not None):
                 refuse_joined_label(self.file, row)
+            if problem is not None and "\\" in row.path:
+                self._refuse_backslashes(row.path)
             yield Found(
                 path=row.path,
                 size=size,
@@ -75,6 +77,14 @@ class ListSource:
 
     def _look_at(self, path: str) -> tuple[int, str | None]:
         return (-1, None) if is_url(path) else look_at(str(self._resolve(path).path))
+
+    def _refuse_backslashes(self, path: str) -> None:
+        slashes = path.replace("\\", "/")
+        if self._resolve(slashes).exists():
+            raise InputError(
+                "a list with the paths of Windows", where=f"{self.file}: {path}", expected=slashes, found="backslashes",
+                hint="write all paths with slashes",
+            )  # fmt: skip
 
     def _resolve(self, path: str) -> Location:
         return Location(self.file.path.parent / path)

@@ -275,6 +275,8 @@ JOINED = "expected a path, or a path, a tab and a label, found"
         ("t.parquet", b"PAR1", "not a Parquet file that can be read: …/t.parquet: found Parquet file size is 4 bytes, "
          "smaller than the minimum file footer (8 bytes)"),
         ("list.txt", "im/0.jpg\nim/1.jpg\nim/0.jpg\n", "a list names the same image twice: …/list.txt: im/0.jpg"),
+        ("list.txt", "im\\none.jpg\nim\\1.jpg\tcat\n", r"a list with the paths of Windows: …/list.txt: im\1.jpg: expected im/1.jpg, found "
+         "backslashes. Next: write all paths with slashes"),
         ("list.txt", "pipe:cat x\n", "pipe: runs a command from data and is refused: …/list.txt: pipe:cat x"),
     ],
 )  # fmt: skip
