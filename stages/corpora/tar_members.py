@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError, Unreachable
@@ -76,7 +76,9 @@ class _Archive:
         try:
             if self._tar is None:
                 headers: Any = _Headers(self._raw)  # it has all that tarfile asks of a file
-                self._tar = tarfile.TarFile(fileobj=headers, encoding="utf-8", errors="surrogateescape")
+                self._tar = tarfile.TarFile(
+                    fileobj=headers, tarinfo=_Member, encoding="utf-8", errors="surrogateescape"
+                )
             member = self._tar.next()
             self._tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all, a kilobyte each
             end = self._tar.offset
@@ -103,6 +105,19 @@ class _Archive:
             "not a whole, uncompressed tar", where=f"{self._file}, byte {self.end}: {text[:120]}",
             hint="get it again from where it came",
         )  # fmt: skip
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose name is read as the format of its header says."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        member = super().frombuf(buf, encoding, errors)
+        if buf[257:263] == b"ustar ":
+            # GNU's own header has times in it (of incremental archives) where POSIX's has the first part of a long name.
+            name = bytes(buf[:100]).partition(b"\0")[0].decode(encoding, errors)
+            member.name = name.rstrip("/") if member.isdir() else name
+        return member
 
 
 class _Headers:

@@ -262,6 +262,23 @@ def test_long_and_foreign_names_in_every_format(format_, tmp_path):
     assert set(labels(tar).values()) == {name.split("/")[-2] for name in names}
 
 
+def test_times_in_gnus_headers_are_no_part_of_a_name(tmp_path):
+    """Incremental archives of GNU tar have them where POSIX has the first part of a long name."""
+    tar = make_tar(
+        tmp_path / "t.tar", member("cat", type=b"D"), ("cat/1.jpg", b"one"), ("c/" * 60 + "2.jpg", b"two"),
+        format=tarfile.GNU_FORMAT,
+    )  # fmt: skip
+    data = bytearray(tar.read_bytes())
+    for at in range(0, len(data), 512):
+        if data[at + 257 : at + 263] == b"ustar ":
+            data[at + 345 : at + 369] = b"15302067676\0" * 2
+            data[at + 148 : at + 156] = b"%06o\0 " % (
+                sum(data[at : at + 148]) + 8 * 32 + sum(data[at + 156 : at + 512])
+            )
+    tar.write_bytes(data)
+    assert contents(tar) == {"cat/1.jpg": b"one", "c/" * 60 + "2.jpg": b"two"}
+
+
 def test_names_that_are_not_utf8_cost_their_rows(tmp_path):
     tar = make_tar(tmp_path / "t.tar", ("caf\udce9.jpg", b"x"), ("b\udcff/1.jpg", b"x"), ("b\udcff/1.txt", b"x"), ("c/1.jpg", b"one"),
                    format=tarfile.GNU_FORMAT)  # fmt: skip
