@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -63,6 +64,7 @@ def run(bench: Bench) -> Iterator[Line]:
         with stream(0) as reading:
             _check_same_pixels(reading, samples)
             yield _join_share(reading, name, bench.repeats)
+            yield _digest_share(reading, store, name, bench.repeats)
 
 
 def _read(stream: object, epoch: int) -> None:
@@ -96,6 +98,29 @@ def _join_share(stream: object, corpus: str, repeats: int) -> Line:
     return Line(
         what="label join, share of the stream's CPU", corpus=corpus, ratios=shares[1:], at_most=0.05,
         note="order, labels of 1,000 classes, checks and gathering; everything but reading, decoding, rendering",
+    )  # fmt: skip
+
+
+def _digest_share(stream: object, store: Path, corpus: str, repeats: int) -> Line:
+    """CPU of reading every receipt and hashing every file that it names, by that of an epoch of the stream.
+
+    An epoch of one view hashes no more than that; a step of `distill` adds training to it.
+    """
+    from teachonce.pipeline.ledger import Ledger
+    from teachonce.pipeline.storage import Location
+
+    def check() -> None:
+        ledger = Ledger(Location.of(store), "cache")
+        for key in ledger.done_keys():
+            receipt = ledger.receipt(key)
+            assert receipt is not None
+            for output in receipt.outputs:
+                assert hashlib.sha256((store / output.path).read_bytes()).hexdigest() == output.sha256
+
+    shares = [cost(check).cpu / cost(lambda e=2 * e: _read(stream, e)).cpu for e in range(repeats + 1)]
+    return Line(
+        what="digests of what is read, share of the stream's CPU", corpus=corpus, ratios=shares[1:], at_most=0.02,
+        note="receipts, and sha256 of every chunk of two views of 1,000 classes in fp16",
     )  # fmt: skip
 
 
