@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from . import __version__
+from .pipeline.terminal import clear, say, show, starting
 from .storage_schemas.errors import InputError, TeachonceError
-from .storage_schemas.plain_text import printable_lines
 
 if TYPE_CHECKING:
     from .pipeline.runner import Executor, Summary
@@ -39,10 +39,12 @@ class Program(click.Group):
         except OSError as error:
             from .pipeline.storage import as_storage_error
 
-            clear = as_storage_error(error)
-            if clear is None:
+            told = as_storage_error(error)
+            if told is None:
                 raise
-            raise click.ClickException(str(clear)) from error
+            raise click.ClickException(str(told)) from error
+        finally:
+            clear()
 
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -92,6 +94,7 @@ def one_driver(command: Command) -> Command:
         # The lock is a file in it. Plans, which know what else is an input, look again.
         check_output(Location.of(out), name, inputs)
         with only_driver(Location.of(out), f"teachonce {name}"):
+            starting(f"{name}: loading libraries, and what was given")
             command(*arguments, out=out, **options)
 
     return alone  # type: ignore[return-value,no-any-return]
@@ -144,16 +147,6 @@ def print_json(value: Any) -> None:
     text = json.dumps(value, indent=1, ensure_ascii=False)
     unsafe = {c for c in text if not c.isprintable()} - {"\n"}
     sys.stdout.write(text.translate({ord(c): json.dumps(c)[1:-1] for c in unsafe}) + "\n")
-
-
-def say(text: str) -> None:
-    """A line for people, on stderr."""
-    click.echo(printable_lines(text), err=True)
-
-
-def show(text: str) -> None:
-    """A report for people, on stdout."""
-    click.echo(printable_lines(text))
 
 
 def teacher_options(command: Command) -> Command:
@@ -960,6 +953,7 @@ def evaluate(
     from .stages.evaluate import evaluate as measure
     from .stages.reports.evaluate_text import evaluation_json, evaluation_text
 
+    starting("evaluate: loading the student")
     result = measure(
         bundle, images, compute=resolve_compute(device, precision, threads), store=store, base=base_classes,
         name=name, batch_size=batch_size, accept_other_pixels=accept_other_pixels,

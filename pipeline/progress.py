@@ -1,14 +1,26 @@
-"""Owns progress on stderr: a bar with rate and time left; plain lines now and then where stderr is no terminal."""
+"""Owns progress on stderr: what is starting, then a bar with rate and time left; plain lines now and then where stderr is no terminal."""
 
 from __future__ import annotations
 
 import sys
+import threading
 import time
+from functools import partial
 from types import TracebackType
+from typing import Any
+
+from . import terminal
+
+#: A rate over less time says nothing: workers report their samples in lots.
+_SECONDS_TO_TELL = 2.0
 
 
 class Progress:
-    """Counts samples towards a total (None: not known beforehand). Use as a context manager; `note` adds figures after the rate."""
+    """Counts samples towards a total (None: not known beforehand). Use as a context manager; any thread may call it.
+
+    Rate and time left are those of the work: the clock starts with the first samples, so neither what was done before
+    nor the time until then (Ray, models, the first batch) counts.
+    """
 
     def __init__(
         self, title: str, total: int | None, done: int = 0, unit: str = "img", *, every_seconds: float = 10.0
@@ -16,54 +28,109 @@ class Progress:
         self._title = title
         self._total = total
         self._count = done
-        self._started_at = done
         self._unit = unit
         self._every = every_seconds
         self._note = ""
+        self._bar: Any = None
+        self._clock: tuple[float, int] | None = None  # when the first samples came, and the count then
+        self._said = ""
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Progress:
-        from tqdm import tqdm
-
-        self._start = self._last_line = time.monotonic()
-        self._bar = (
-            tqdm(total=self._total, initial=self._count, desc=self._title, unit=self._unit, file=sys.stderr,
-                 dynamic_ncols=True, smoothing=0.1)
-            if sys.stderr.isatty() else None
-        )  # fmt: skip
+        self._last_line = time.monotonic()
+        self._is_terminal = sys.stderr.isatty()
         return self
+
+    def starting(self, what: str) -> None:
+        """Tell what takes time before there are samples. May be called often; once there are some, it is nothing.
+
+        On a terminal it is shown at once and replaced by what comes; elsewhere it is a line once it has taken a while.
+        """
+        with self._lock:
+            if self._clock is not None or what == self._said:
+                return
+            line = f"{self._title}: {what}"
+            if self._is_terminal:
+                terminal.starting(line)
+            elif self._is_time():
+                terminal.say(line)
+            else:
+                return
+            self._said = what
 
     def advance(self, count: int, note: str = "") -> None:
         """Add `count` samples; `note` replaces the figures shown after the rate."""
-        self._count += count
-        self._note = note or self._note
-        if self._bar is not None:
-            if note:
+        with self._lock:
+            self._reach(self._count + count, note)
+
+    def reach(self, count: int, note: str = "") -> None:
+        """There are `count` samples now, which may be fewer than before."""
+        with self._lock:
+            self._reach(count, note)
+
+    def _reach(self, count: int, note: str) -> None:
+        moved, self._count = count - self._count, count
+        if self._clock is None:
+            if not moved:
+                return
+            self._clock = time.monotonic(), count
+            if self._is_terminal:
+                self._show_bar()
+            moved = 0  # the bar begins with them
+        if note and note != self._note:
+            self._note = note
+            if self._bar is not None:
                 self._bar.set_postfix_str(note, refresh=False)
-            self._bar.update(count)
-        elif time.monotonic() - self._last_line >= self._every:
-            self._last_line = time.monotonic()
+        if self._bar is not None:
+            self._bar.update(moved)
+        elif not self._is_terminal and self._is_time():
             self._print_line()
 
+    def _show_bar(self) -> None:
+        from tqdm import tqdm
+
+        terminal.clear()
+        self._bar = tqdm(
+            total=self._total, initial=self._count, desc=self._title, unit=self._unit, file=sys.stderr,
+            smoothing=0.1, **terminal.bar_width(),
+        )  # fmt: skip
+        terminal.bar_shown(partial(tqdm.external_write_mode, file=sys.stderr))
+
     @property
-    def rate(self) -> float:
-        """Samples per second since the start, without those that were done before."""
-        return (self._count - self._started_at) / max(time.monotonic() - self._start, 1e-9)
+    def rate(self) -> float | None:
+        """Samples per second of this run since its first ones; None where that is too little to tell."""
+        if self._clock is None:
+            return None
+        start, count = self._clock
+        seconds = time.monotonic() - start
+        return (
+            (self._count - count) / seconds if self._count > count and seconds >= _SECONDS_TO_TELL else None
+        )
+
+    def _is_time(self) -> bool:
+        now = time.monotonic()
+        if now - self._last_line < self._every:
+            return False
+        self._last_line = now
+        return True
 
     def _print_line(self) -> None:
-        of_total = left = ""
-        if self._total is not None:
-            of_total = f"/{self._total}"
-            left = f", {(self._total - self._count) / self.rate:.0f} s left" if self.rate > 0 else ""
-        note = f", {self._note}" if self._note else ""
-        print(
-            f"{self._title}: {self._count}{of_total} {self._unit}, {self.rate:.1f} {self._unit}/s{left}{note}",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
+        of_total = f"/{self._total}" if self._total is not None else ""
+        line, rate = f"{self._title}: {self._count}{of_total} {self._unit}", self.rate
+        if rate is not None:
+            line += f", {rate:.1f} {self._unit}/s"
+            if self._total is not None:
+                line += f", {max(self._total - self._count, 0) / rate:.0f} s left"
+        line += f", {self._note}" if self._note else ""
+        terminal.say(line)
+        self._said = str(self._count)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        terminal.clear()
         if self._bar is not None:
             self._bar.close()
-        elif self._count != self._started_at:
+            terminal.bar_shown(None)
+        elif self._clock is not None and not self._is_terminal and self._said != str(self._count):
             self._print_line()

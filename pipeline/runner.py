@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..storage_schemas.errors import InputError, TeachonceError, UnitsFailed
+from .board import Board
 from .driver import only_driver
 from .ledger import Ledger, Plan
 from .output import another_output
@@ -23,8 +24,8 @@ LARGE_SHARE = 0.1
 class Executor(Protocol):
     """Runs units somewhere and yields what became of each, as they finish."""
 
-    def map(self, stage: Stage, ledger: Ledger, units: Iterable[Unit]) -> Iterator[Outcome]:
-        """Take units lazily, so that the driver's memory does not grow with the plan."""
+    def map(self, stage: Stage, ledger: Ledger, units: Iterable[Unit], board: Board) -> Iterator[Outcome]:
+        """Take units lazily, so that the driver's memory does not grow with the plan. The board is told what goes on."""
 
 
 @dataclass(kw_only=True)
@@ -97,10 +98,11 @@ def _run(stage: Stage, out: Location, executor: Executor, *, progress: bool) -> 
         done_rows = sum(unit.rows for unit in stage.plan() if unit.key in done)
         left = (unit for unit in stage.plan() if unit.key not in done)
         title = stage.name if not done else f"{stage.name} (resumed)"
-        with Progress(title, rows, done_rows) if progress else _Quiet() as bar:
-            for outcome in executor.map(stage, ledger, left):
+        with Progress(title, rows, done_rows) as bar:
+            board = Board(stage.name, bar, done_rows, counts=progress)
+            for outcome in executor.map(stage, ledger, left, board):
                 _count(summary, outcome)
-                bar.advance(outcome.rows, f"{len(summary.failed)} failed" if summary.failed else "")
+                board.settle(outcome)
     if summary.failed:
         raise _failure(summary, out)
     _count_unusable(summary, ledger)
@@ -142,16 +144,3 @@ def _failure(summary: Summary, out: Location) -> TeachonceError:
         if "Next: " in reason
         else f"see `teachonce status {out}`, mend the cause, run the same command again",
     )
-
-
-class _Quiet:
-    """A progress that shows nothing."""
-
-    def __enter__(self) -> _Quiet:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        return None
-
-    def advance(self, count: int, note: str = "") -> None:
-        return None

@@ -1,4 +1,4 @@
-"""Owns the types between stages and executors: Unit, Stage, Resources and the timer that units report to."""
+"""Owns the types between stages and executors: Unit, Stage, Resources, and what units report to while they work."""
 
 from __future__ import annotations
 
@@ -45,11 +45,25 @@ class Resources:
 
 
 class Timer:
-    """Seconds spent by kind (read, decode, forward, write), summed over threads. Never part of a receipt."""
+    """What a unit reports while it works: samples so far, and seconds spent by kind, summed over threads.
 
-    def __init__(self) -> None:
+    Never part of a receipt.
+
+    Args:
+        watch: is told how many samples the unit has done, as often as it says so. What it raises ends the unit.
+    """
+
+    def __init__(self, watch: Callable[[int], None] | None = None) -> None:
         self.seconds: dict[str, float] = {}
+        self._samples = 0
+        self._watch = watch
         self._lock = threading.Lock()
+
+    def advance(self, samples: int) -> None:
+        """So many more samples of the unit are done. Called by one thread of a unit, up to some thousand times a second."""
+        self._samples += samples
+        if self._watch is not None:
+            self._watch(self._samples)
 
     @contextmanager
     def __call__(self, kind: str) -> Iterator[None]:

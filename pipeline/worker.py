@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..storage_schemas.errors import TeachonceError
@@ -24,11 +25,18 @@ class Outcome:
 
 
 class Worker:
-    """Runs units of one stage in this process. `run` may be called from several threads at once."""
+    """Runs units of one stage in this process. `run` may be called from several threads at once.
 
-    def __init__(self, stage: Stage, ledger: Ledger) -> None:
+    Args:
+        at: is told the key of a unit and how many of its samples are done, as it works; what it raises ends the unit.
+    """
+
+    def __init__(
+        self, stage: Stage, ledger: Ledger, at: Callable[[str, int], None] = lambda key, samples: None
+    ) -> None:
         self._stage = stage
         self._ledger = ledger
+        self._at = at
         self._run_unit: RunUnit | None = None
         self._opening = threading.Lock()
 
@@ -45,11 +53,16 @@ class Worker:
 
     def attempt(self, unit: Unit, *, commit: bool = True) -> Outcome:
         """Do one unit, and commit it unless another process that does the same unit will. Failures are raised."""
-        timer = Timer()
+        timer = Timer(lambda samples: self._at(unit.key, samples))
         receipt = self._open()(unit, timer)
         if commit:
             self._ledger.commit(receipt, timer.seconds)
         return Outcome(key=unit.key, rows=receipt.rows, invalid_rows=len(receipt.invalid_rows))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the stage is opened, so that units are at work."""
+        return self._run_unit is not None
 
     def _open(self) -> RunUnit:
         """The stage, opened once. Not when the worker is made: Ray would wrap an error there in one of its own."""

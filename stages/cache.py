@@ -136,8 +136,9 @@ class CacheStage:
         one_at_a_time = threading.Lock()
         vectors_CD = bias_C = None
         if self.vectors is not None:
-            vectors_CD = torch.from_numpy(self.vectors.vectors_CD).to(device)
-            bias_C = None if self.vectors.bias_C is None else torch.from_numpy(self.vectors.bias_C).to(device)
+            # Copies: on Ray these arrays lie in memory that others share, which torch takes for an oversight.
+            vectors_CD = torch.tensor(self.vectors.vectors_CD, device=device)
+            bias_C = None if self.vectors.bias_C is None else torch.tensor(self.vectors.bias_C, device=device)
 
         def embed(images_NCHW: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
             with self.compute.inference():
@@ -229,6 +230,7 @@ class CacheStage:
                 said = embed(np.concatenate([images for _, images in batch]))
                 for name, values in said.items():
                     targets[name][offsets] = values.reshape(len(batch), views, -1)
+            timer.advance(len(batch))
             batch.clear()
 
         def chain() -> Iterator[tuple[int, _Rendered]]:
@@ -245,6 +247,7 @@ class CacheStage:
             offset = row - rows.start
             if isinstance(sample, str):
                 invalid.append(InvalidRow(row=row, path=entries[offset].path, reason=sample))
+                timer.advance(1)
                 continue
             if reader.key(row) != entries[offset].key:
                 raise DamagedError(

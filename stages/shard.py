@@ -90,11 +90,13 @@ class ShardStage:
                             raise
                         reason = unreachable_reason(bad) if isinstance(bad, Unreachable) else str(bad)
                         invalid.append(InvalidRow(row=row, path=entry.path, reason=reason))
+                        timer.advance(1)
                         lap("check")
                         continue
                     offset = writer.add(f"{entry.key}.{extension}", data)
                     writer.add(f"{entry.key}.json", metadata)
                     records.append((entry.key.encode(), row, offset, len(data), zlib.crc32(data)))
+                    timer.advance(1)
                     lap("write")
                 writer.finish()
             index_bytes = encode_index(records)

@@ -106,7 +106,7 @@ def _workers_of(driver: int) -> list[int]:
     found = []
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdecimal() and b"ray::Worker" in (entry / "cmdline").read_bytes():
+            if entry.name.isdecimal() and b"ray::RayWorker" in (entry / "cmdline").read_bytes():
                 found.append(int(entry.name))
         except (FileNotFoundError, ProcessLookupError):
             continue

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any
 
 from ...storage_schemas.errors import InputError, StorageError, TeachonceError
+from ..board import Board
 from ..ledger import Ledger
 from ..types import Stage, Unit
-from ..worker import Outcome, Worker
+from ..worker import Outcome
+from .crew import Crew, RayWorker
+from .head import ClusterEnded, Head, knock
+from .native_stderr import last_words, put_back, set_aside
 
 #: How Ray behaves unless the user's environment says otherwise. Ray reads some of it as it is imported, so this module
 #: says it first; nothing else in the package imports Ray.
@@ -33,41 +37,84 @@ for _name, _value in _SETTINGS.items():
 #: Whether this machine's Ray may be joined by others.
 _CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
+#: Bytes that the path of a socket may have, and those of a name such as
+#: /ray/session_2026-01-01_12-00-00_123456_4194304/sockets/plasma_store below Ray's folder.
+_SOCKET_LENGTH, _SOCKET_BELOW = (107 if sys.platform == "linux" else 103), 70
+
+#: Folders for sockets where the usual one has a long path.
+_SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
+
 #: How often Ray restarts a unit whose worker process died (out of memory, a killed node) before it counts as failed.
 RETRIES_AFTER_A_DEAD_WORKER = 3
 
 
-def connect(address: str | None, *, show_workers: bool = True) -> None:
+def connect(address: str | None) -> None:
     """Join the cluster at `address` (`auto` or host:port), or start Ray on this machine. Once per process.
 
-    What starts on this machine listens on loopback only; a cluster that is joined stays as it is.
-
-    `show_workers` says whether this process prints what workers and Ray's own helpers write to stdout and stderr.
+    What starts on this machine listens on loopback only; a cluster that is joined stays as it is. What workers and Ray's own
+    helpers write to stdout and stderr is in Ray's logs; what people should see, workers report.
 
     Raises:
-        InputError: no cluster answers at `address`.
+        InputError: no cluster answers at `address`, or it does not take this process in; Ray cannot start here.
     """
     import ray
 
     if ray.is_initialized():
         return
+    set_aside()
+    # Ray prints on the driver's stdout what went wrong on a node; what matters of it comes as an outcome.
+    worker: Any = sys.modules["ray._private.worker"]
+    worker._worker_logs_enabled = False
     if address is None:
         # A Ray of our own tells nobody that it is used.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         with _loopback_only():
             ray.init(
-                address="local", include_dashboard=False, logging_level="error", log_to_driver=show_workers
-            )
+                address="local", include_dashboard=False, logging_level="error", log_to_driver=False,
+                _temp_dir=_short_folder(),
+            )  # fmt: skip
         return
+    host = address.removeprefix("ray://")
+    if host.rpartition(":")[2].isdecimal() and not knock(host, seconds=10):
+        raise _no_cluster(address)  # at once; Ray itself would try for minutes
     try:
-        _knock(address)
-        ray.init(address=address, logging_level="error", log_to_driver=show_workers)
-    except OSError as error:  # ConnectionError among them
+        ray.init(address=address, logging_level="error", log_to_driver=False)
+    except (
+        Exception
+    ) as error:  # versions that differ are a RuntimeError, a token that is missing a ConnectionError
+        if address == "auto":
+            raise _no_cluster(address) from error
         raise InputError(
-            "no Ray cluster answers",
-            where=address,
-            hint="start one with `ray start --head`, or leave out --ray-address",
-        ) from error
+            "the Ray cluster does not take this command in", where=address, found=last_words() or error,
+            hint=f"give it Ray {ray.__version__} as here; where it asks for a token: export RAY_AUTH_MODE=token",
+        ) from error  # fmt: skip
+
+
+def _no_cluster(address: str) -> InputError:
+    return InputError(
+        "no Ray cluster answers",
+        where=address,
+        hint="start one with `ray start --head`, or leave out --ray-address",
+    )
+
+
+def _short_folder() -> str | None:
+    """Where a local Ray keeps its session; None for where it would itself. Paths of sockets must be short.
+
+    Raises:
+        InputError: no such folder can be written.
+    """
+    own = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    folders = (own, *_SHORT_FOLDERS)
+    for folder in folders:
+        if len(os.fsencode(folder)) + _SOCKET_BELOW <= _SOCKET_LENGTH and os.access(
+            folder, os.W_OK | os.X_OK
+        ):
+            return None if folder == own else f"{folder}/ray"
+    raise InputError(
+        "no folder for Ray's sockets", where=own, expected=f"a path of at most {_SOCKET_LENGTH - _SOCKET_BELOW} bytes",
+        found=len(os.fsencode(own)), hint="give it a short one: export RAY_TMPDIR=/short/folder",
+    )  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -92,18 +139,12 @@ def _loopback_only() -> Iterator[None]:
         constants.ENABLE_RAY_CLUSTER = before
 
 
-def _knock(address: str) -> None:
-    """Fail at once where nothing listens; Ray itself would try for minutes."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon and port.isdecimal():
-        socket.create_connection((host, int(port)), timeout=10).close()
-
-
 def disconnect() -> None:
     """Leave the cluster, or stop the local Ray that `connect` started."""
     import ray
 
     ray.shutdown()
+    put_back()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,40 +159,71 @@ class RayExecutor:
     address: str | None = None
     workers: int | None = None
 
-    def map(self, stage: Stage, ledger: Ledger, units: Iterable[Unit]) -> Iterator[Outcome]:
+    def map(self, stage: Stage, ledger: Ledger, units: Iterable[Unit], board: Board) -> Iterator[Outcome]:
         """Outcomes as units finish; at most workers x units_at_once units are in flight."""
         import ray
 
+        board.starting(what_starts(self.address))
         connect(self.address)
         needs = stage.resources
         count, cpus = place(room(), cpus=needs.cpus, gpus=needs.gpus, workers=self.workers)
-        actor_class = ray.remote(Worker).options(  # type: ignore[attr-defined]
+        start = what_waits(count, cpus)
+        board.starting(start)
+        actor_class = ray.remote(RayWorker).options(  # type: ignore[attr-defined]
             num_cpus=cpus,
             num_gpus=needs.gpus,
             scheduling_strategy="SPREAD",
-            max_concurrency=needs.units_at_once,
+            max_concurrency=needs.units_at_once + 1,  # one more to report
             max_restarts=-1,
             max_task_retries=RETRIES_AFTER_A_DEAD_WORKER,
         )
+        # Class vectors may be in a stage: as arguments that actors start with, Ray would fear for their restart.
+        given = [ray.put((stage, ledger))]
         pending = iter(units)
         slots = list(islice(pending, count * needs.units_at_once))
-        actors = [actor_class.remote(stage, ledger) for _ in range(min(count, len(slots)))]
+        crew = Crew([actor_class.remote() for _ in range(min(count, len(slots)))], start, board)
         in_flight: dict[Any, tuple[Any, Unit]] = {}
-        for actor, unit in zip(cycle(actors), slots, strict=False):
-            in_flight[actor.run.remote(unit)] = (actor, unit)
+
+        def send(actor: Any, unit: Unit) -> None:
+            in_flight[actor.run.remote(given, unit)] = (actor, unit)
+
+        for actor, unit in zip(cycle(crew.actors), slots, strict=False):
+            send(actor, unit)
+        head = Head(ray.get_runtime_context().gcs_address)
         try:
             while in_flight:
-                ready, _ = ray.wait(list(in_flight), num_returns=1)
-                actor, unit = in_flight.pop(ready[0])
-                yield _outcome(ray, ready[0], ledger, unit)
-                for unit in islice(pending, 1):
-                    in_flight[actor.run.remote(unit)] = (actor, unit)
-        finally:
-            for actor in actors:
-                ray.kill(actor)
+                ready, _ = ray.wait(list(in_flight), num_returns=1, timeout=crew.seconds_between_reports)
+                for reference in ready:
+                    actor, unit = in_flight.pop(reference)
+                    yield _outcome(ray, reference, ledger, unit, head)
+                    for unit in islice(pending, 1):
+                        send(actor, unit)
+                crew.listen(in_flight.values())
+                head.look()
+            crew.hear_last_words()
+        except ClusterEnded:
+            raise  # nobody is left to be told
+        except BaseException:
+            crew.dismiss()
+            raise
+        crew.dismiss()
 
 
-def _outcome(ray: Any, reference: Any, ledger: Ledger, unit: Unit) -> Outcome:
+def what_starts(address: str | None) -> str:
+    return "starting Ray on this machine" if address is None else f"joining the Ray cluster at {address}"
+
+
+def what_waits(workers: int, cpus: float) -> str:
+    """What is told while Ray has not started them; on a busy cluster that may take long."""
+    needs = "1 CPU" if cpus == 1 else f"{cpus:g} CPUs"
+    return (
+        f"starting {workers} workers with {needs} each on Ray"
+        if workers > 1
+        else f"starting a worker with {needs} on Ray"
+    )
+
+
+def _outcome(ray: Any, reference: Any, ledger: Ledger, unit: Unit, head: Head) -> Outcome:
     try:
         return ray.get(reference)  # type: ignore[no-any-return]
     except ray.exceptions.RayTaskError as error:
@@ -159,11 +231,23 @@ def _outcome(ray: Any, reference: Any, ledger: Ledger, unit: Unit) -> Outcome:
         if isinstance(cause, TeachonceError) and not isinstance(cause, StorageError):
             raise cause from error  # opening the stage failed: so will every other worker
         reason = f"{type(cause).__name__}: {cause}"
-    except ray.exceptions.RayActorError as error:
-        cause = getattr(error, "cause", None)
-        reason = " ".join(str(error).split())
-    ledger.fail(unit.key, reason, reason)
+    except ray.exceptions.RayError as error:
+        head.check()
+        cause, reason = error, str(_death(error))
+    ledger.fail(unit.key, reason, str(cause))
     return Outcome(key=unit.key, rows=unit.rows, error=reason)
+
+
+def _death(error: Exception) -> TeachonceError:
+    """What to say of a unit whose worker died each time; Ray says it in a page."""
+    if "OutOfMemory" in type(error).__name__ or "ran out of memory" in str(error):
+        return TeachonceError(
+            "its node ran out of memory", hint="use fewer --workers, then run the same command again"
+        )
+    return TeachonceError(
+        f"its worker process ended unforeseen {RETRIES_AFTER_A_DEAD_WORKER + 1} times (killed, or crashed)",
+        hint="use fewer --workers if memory is short, then run the same command again",
+    )  # fmt: skip
 
 
 def room() -> list[tuple[float, float]]:

@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from ...storage_schemas.errors import InputError, MissingDependency, TeachonceError
+from ..board import Board
 from ..ledger import Ledger
 from ..storage import Location
+from ..terminal import one_line_warnings
 from ..types import Stage, Unit
 from ..worker import Outcome, Worker, failed
-from .ray import connect, disconnect, place, room
+from .ray import connect, disconnect, place, room, what_starts, what_waits
 
 #: How often a unit starts again, from what its stage kept, after one of its processes died.
 RESTARTS_AFTER_A_DEAD_WORKER = 3
@@ -59,7 +61,7 @@ class RayTrainExecutor:
     workers: int
     address: str | None = None
 
-    def map(self, stage: Stage, ledger: Ledger, units: Iterable[Unit]) -> Iterator[Outcome]:
+    def map(self, stage: Stage, ledger: Ledger, units: Iterable[Unit], board: Board) -> Iterator[Outcome]:
         """Outcomes in the order of the units.
 
         Raises:
@@ -67,18 +69,19 @@ class RayTrainExecutor:
             InputError: no cluster answers, or it has too few GPUs.
         """
         _require_ray_train()
-        connect(self.address, show_workers=False)
+        board.starting(what_starts(self.address))
+        connect(self.address)
         for unit in units:
-            yield self._outcome(stage, ledger, unit)
+            yield self._outcome(stage, ledger, unit, board)
 
-    def _outcome(self, stage: Stage, ledger: Ledger, unit: Unit) -> Outcome:
+    def _outcome(self, stage: Stage, ledger: Ledger, unit: Unit, board: Board) -> Outcome:
         restarts = 0
-        while (error := self._attempt(stage, ledger, unit)) is not None:
+        while (error := self._attempt(stage, ledger, unit, board)) is not None:
             if not _is_death(error) or restarts == RESTARTS_AFTER_A_DEAD_WORKER:
                 return failed(ledger, unit, error)
             restarts += 1
-            _say(
-                f"{stage.name}: a worker died, so all start again from the last checkpoint "
+            board.say(
+                "a worker died, so all start again from the last checkpoint "
                 f"({restarts} of {RESTARTS_AFTER_A_DEAD_WORKER} times)"
             )
         receipt = ledger.receipt(unit.key)
@@ -86,13 +89,15 @@ class RayTrainExecutor:
             raise _not_shared("the first worker finished, but its receipt is not here", ledger.folder)
         return Outcome(key=unit.key, rows=receipt.rows, invalid_rows=len(receipt.invalid_rows))
 
-    def _attempt(self, stage: Stage, ledger: Ledger, unit: Unit) -> Exception | None:
+    def _attempt(self, stage: Stage, ledger: Ledger, unit: Unit, board: Board) -> Exception | None:
         """Do the unit once. Returns what went wrong: what a worker raised, else how one died."""
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
         needs = stage.resources
         count, cpus = place(room(), cpus=needs.cpus, gpus=needs.gpus, workers=self.workers)
+        waits = what_waits(count, cpus)
+        board.starting(waits)
         folder = ledger.folder / f"ray-{unit.key}"
         folder.remove_folder()
         folder.make_dir()
@@ -117,8 +122,7 @@ class RayTrainExecutor:
             ),
         )  # fmt: skip
         try:
-            late = f"{stage.name}: waiting for {count} workers with {cpus:g} CPUs each to start on Ray"
-            return _fit(trainer, folder / "said", late)
+            return _fit(trainer, folder / "said", waits, board)
         except BaseException:
             disconnect()  # Ctrl-C: nothing trains on
             raise
@@ -174,6 +178,7 @@ def _work(config: dict[str, Any]) -> None:
     """In each process: its part of the unit. What the first rank says on stderr goes to the file that the driver reads."""
     from ray.train import get_context
 
+    one_line_warnings()
     with contextlib.suppress(OSError):
         os.chdir(config["here"])  # what the user named relative to it, such as `local-dir:student`
     first = get_context().get_world_rank() == 0
@@ -187,10 +192,10 @@ def _work(config: dict[str, Any]) -> None:
         Worker(config["stage"], config["ledger"]).attempt(config["unit"], commit=first)
 
 
-def _fit(trainer: Any, said: Location, late: str) -> Exception | None:
+def _fit(trainer: Any, said: Location, late: str, board: Board) -> Exception | None:
     """Wait for the trainer, and print meanwhile what its first rank says. Returns the error that counts, if any."""
     done = threading.Event()
-    relay = threading.Thread(target=_relay, args=(said, late, done), name="relay", daemon=True)
+    relay = threading.Thread(target=_relay, args=(said, late, board, done), name="relay", daemon=True)
     relay.start()
     ctrl_c = signal.getsignal(signal.SIGINT)
     try:
@@ -207,22 +212,23 @@ def _fit(trainer: Any, said: Location, late: str) -> Exception | None:
     return None
 
 
-def _relay(said: Location, late: str, done: threading.Event) -> None:
+def _relay(said: Location, late: str, board: Board, done: threading.Event) -> None:
     printed, seconds, patience = 0, 0.0, PATIENCE_SECONDS
     while not done.wait(0.2):
-        printed += _print_from(said, printed)
+        printed += _say_from(said, printed, board)
         seconds += 0.2
         if seconds > patience and not said.exists():
-            _say(late)
+            board.say(late)
             patience *= 10
-    _print_from(said, printed)
+    _say_from(said, printed, board)
 
 
-def _print_from(said: Location, offset: int) -> int:
-    """Print whole lines; returns their bytes."""
+def _say_from(said: Location, offset: int, board: Board) -> int:
+    """Say whole lines; returns their bytes."""
     new = said.read_range(offset, size - offset) if (size := said.size() or 0) > offset else b""
     lines = new[: new.rfind(b"\n") + 1]
-    print(lines.decode(errors="replace"), end="", file=sys.stderr, flush=True)
+    for line in lines.decode(errors="replace").splitlines():
+        board.say(line)
     return len(lines)
 
 
@@ -252,10 +258,6 @@ def _is_rays(error: Exception) -> bool:
 
 def _not_shared(what: str, where: Location) -> InputError:
     return InputError(what, where=where, hint="give --out a folder on a file system that all nodes share")
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _require_ray_train() -> None:

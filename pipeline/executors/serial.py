@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
+from ..board import Board
 from ..ledger import Ledger
 from ..types import Stage, Unit
 from ..worker import Outcome, Worker
@@ -15,12 +17,20 @@ from ..worker import Outcome, Worker
 class SerialExecutor:
     """One worker in this process."""
 
-    def map(self, stage: Stage, ledger: Ledger, units: Iterable[Unit]) -> Iterator[Outcome]:
+    def map(self, stage: Stage, ledger: Ledger, units: Iterable[Unit], board: Board) -> Iterator[Outcome]:
         """Outcomes as units finish; never more than `units_at_once` units are taken from `units` ahead."""
-        worker = Worker(stage, ledger)
+        board.starting("loading what it needs")
         if stage.resources.units_at_once == 1:
-            yield from map(worker.run, units)
+            yield from map(Worker(stage, ledger, board.at).run, units)
             return
+        over = threading.Event()
+
+        def at(key: str, samples: int) -> None:
+            if over.is_set():
+                raise KeyboardInterrupt  # ends the unit at its next samples, where Ctrl-C would wait for its last
+            board.at(key, samples)
+
+        worker = Worker(stage, ledger, at)
         in_flight: set[Future[Outcome]] = set()
         with ThreadPoolExecutor(stage.resources.units_at_once) as threads:
             try:
@@ -31,4 +41,5 @@ class SerialExecutor:
                         yield from (future.result() for future in done)
                 yield from (future.result() for future in in_flight)
             finally:
+                over.set()
                 threads.shutdown(wait=True, cancel_futures=True)

@@ -66,7 +66,7 @@ if __name__ == "__main__":
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "workers"), [("apart", {"ray::Worker.run"}), ("together", {"ray::RayTrainWorker"})]
+    ("kind", "workers"), [("apart", {"ray::RayWorker.run"}), ("together", {"ray::RayTrainWorker"})]
 )
 def test_a_ray_of_our_own_listens_on_loopback_only(tmp_path, kind, workers):
     (tmp_path / "waiting_stage.py").write_text(STAGE)

@@ -1,0 +1,108 @@
+"""Owns stderr as people see it: plain lines, and on a terminal one more below them that the next thing said replaces."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, TextIO
+
+from ..storage_schemas.plain_text import printable, printable_lines
+
+#: Of a terminal that does not tell.
+_USUAL_COLUMNS = 80
+
+_lock = threading.RLock()
+#: Columns of the line that is to be replaced; 0 for none.
+_shown = 0
+#: Inside, the bar that is shown now (if any) is out of the way.
+_above_bar: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext
+
+
+def say(text: str) -> None:
+    """Print a line (or some) for people, above a bar if one is shown. What a terminal would obey is escaped."""
+    _print(sys.stderr, printable_lines(text))
+
+
+def show(text: str) -> None:
+    """Print a report for people on stdout."""
+    _print(sys.stdout, printable_lines(text))
+
+
+def starting(text: str) -> None:
+    """On a terminal, tell what takes its time now, on a line that whatever comes next replaces; elsewhere nothing."""
+    global _shown
+    if not sys.stderr.isatty():
+        return
+    with _lock:
+        clear()
+        # A line as wide as the terminal would wrap, and its first part stay.
+        line = printable(text)[: _columns() - 1]
+        print(line, end="", file=sys.stderr, flush=True)
+        _shown = len(line)
+
+
+def clear() -> None:
+    """Remove the line that `starting` left."""
+    global _shown
+    with _lock:
+        if _shown:
+            print("\r" + " " * _shown + "\r", end="", file=sys.stderr, flush=True)
+            _shown = 0
+
+
+def bar_width() -> dict[str, Any]:
+    """What tqdm is told of the width: to ask the terminal, unless that does not tell."""
+    try:
+        asks = os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    except (OSError, ValueError):
+        asks = False
+    return {"dynamic_ncols": True} if asks else {"ncols": _USUAL_COLUMNS}
+
+
+def _columns() -> int:
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or _USUAL_COLUMNS
+    except (OSError, ValueError):
+        return _USUAL_COLUMNS
+
+
+def one_line_warnings() -> None:
+    """From here on a Python warning is one line, without the line of source that gave rise to it."""
+    warnings.formatwarning = _one_line
+    warnings.showwarning = _show_warning
+
+
+def _one_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    place = filename.replace("\\", "/").rpartition("/")[2]
+    return f"{category.__name__}: {' '.join(str(message).split())} ({place}, line {lineno})\n"
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    _print(file or sys.stderr, printable(_one_line(message, category, filename, lineno).rstrip("\n")))
+
+
+def bar_shown(aside: Callable[[], AbstractContextManager[Any]] | None) -> None:
+    """A bar is shown from here on, and out of the way inside `aside()`; None: it is gone."""
+    global _above_bar
+    _above_bar = aside or contextlib.nullcontext
+
+
+def _print(file: TextIO, text: str) -> None:
+    with _lock:
+        clear()
+        with _above_bar():
+            print(text, file=file, flush=True)
