@@ -11,7 +11,7 @@ from .folder import FolderSource
 from .images import MAX_BYTES
 from .lists import ListSource
 from .source import Source
-from .tars import TarSource
+from .tars import TarSource, is_tar
 
 #: What the spelling `coop:NAME/SPLIT=DATA` of a data set begins with.
 DATASET_PREFIX = "coop:"
@@ -64,7 +64,7 @@ def _open_source(argument: str, max_bytes: int) -> Source:
     if location.is_dir():
         return FolderSource(name=given or location.name, root=location)
     name = given or location.name.partition(".")[0]
-    if ".tar" in location.name or location.name.endswith(".tgz"):
+    if is_tar(location):
         location.check_is_file()  # it is read several times
         return TarSource(name=name, file=location)
     return ListSource(name=name, file=location, max_bytes=max_bytes)

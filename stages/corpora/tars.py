@@ -5,6 +5,7 @@ Nothing is ever extracted to disk, so names and links inside a tar cannot point 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from bisect import bisect_left
@@ -30,6 +31,16 @@ _MOST_HOPS = 40
 _MOST_PARTS = 2048
 
 _DIRECTORIES = {b"5", b"D"}  # the second is GNU's, of incremental archives
+
+
+def is_tar(file: Location) -> bool:
+    """Whether a name says that this is a tar, or, where it says nothing, the first header of a file."""
+    name = file.name.lower()
+    if ".tar" in name or name.endswith(".tgz"):
+        return True
+    with contextlib.suppress(OSError):  # who reads it as something else will say so
+        return file.path.is_file() and file.read_range(257, 5) == b"ustar"
+    return False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -142,6 +142,9 @@ def test_what_is_no_plain_tar_is_refused_with_what_it_is(tmp_path):
         )
     (tmp_path / "plain.tar.gz").write_bytes(whole.read_bytes())
     assert list(found(tmp_path / "plain.tar.gz")) == ["1.jpg"]
+    for name in ("PLAIN.TAR", "plain.bin", "000.tar.backup"):
+        (tmp_path / name).write_bytes(whole.read_bytes())
+        assert list(found(tmp_path / name)) == ["1.jpg"]
     for data, text in ((b"", "byte 0: empty file"), (b"<html>" * 200, "byte 0: ")):
         (tmp_path / "no.tar").write_bytes(data)
         with pytest.raises(InputError, match=f"^not a whole, uncompressed tar: .*no.tar, {text}"):
