@@ -10,6 +10,7 @@ from ...storage_schemas.errors import InputError
 from .folder import FolderSource
 from .images import MAX_BYTES
 from .lists import ListSource
+from .reading import unreachable
 from .source import Source
 from .tars import TarSource, is_tar
 
@@ -26,10 +27,14 @@ def open_sources(arguments: Sequence[str], *, max_bytes: int = MAX_BYTES) -> tup
 
     Raises:
         InputError: one is missing or of no known kind, or two have the same name.
+        Unreachable: one cannot be looked at at the moment.
     """
     sources: dict[str, Source] = {}
     for argument in arguments:
-        source = _open_source(argument, max_bytes)
+        try:
+            source = _open_source(argument, max_bytes)
+        except OSError as error:
+            raise unreachable(argument, error.strerror or error) from error
         if source.name in sources:
             raise InputError(
                 "two sources have the same name", where=source.name,
