@@ -168,8 +168,11 @@ class Location:
         return _read_file(self.path)
 
     def read_below(self, relative: str) -> bytes:
-        """`read_file` of a file below this folder, without the cost of a new location for each of many."""
-        return _read_file(f"{self.path}/{relative}")
+        """`read_file` of a file below this folder, without the cost of a new location for each of many.
+
+        Its name is UTF-8, whatever the locale says.
+        """
+        return _read_file(os.fsencode(self.path) + b"/" + relative.encode())
 
     def read_range(self, offset: int, size: int) -> bytes:
         """Up to `size` bytes from `offset` on, in one opening; shorter only where the file ends."""
@@ -360,7 +363,7 @@ class RangeReader:
         self._close()
 
 
-def _read_file(path: str | Path) -> bytes:
+def _read_file(path: bytes | Path) -> bytes:
     with open(path, "rb", buffering=0, opener=_open_at_once) as file:
         kind = kind_of_no_file(os.fstat(file.fileno()).st_mode)
         if kind is not None:
@@ -368,7 +371,7 @@ def _read_file(path: str | Path) -> bytes:
         return file.read()
 
 
-def _open_at_once(path: str, flags: int) -> int:
+def _open_at_once(path: bytes | str, flags: int) -> int:
     # Opening a pipe that nobody writes to waits, but for this flag; for files it means nothing.
     return os.open(path, flags | os.O_NONBLOCK)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -127,6 +129,30 @@ def test_names_that_are_not_utf8_cost_their_rows(tmp_path):
         ("z\\xe9.jpg", "another entry has its path"),
     ]
     assert list(found(tmp_path)) == sorted(found(tmp_path), key=str.encode)
+
+
+READ = """
+import sys
+from teachonce.stages.corpora.sources import open_sources
+(source,) = open_sources(sys.argv[1:])
+sys.stdout.write(ascii([(f.path, f.label, source.read(f.path, f.offset, f.size)) for f in source.walk()]))
+"""
+
+
+def test_a_folder_is_the_same_in_every_locale(tmp_path):
+    put(tmp_path, "ö/ü.jpg")
+    locale = {
+        "LC_ALL": "C",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+    }  # file names are ASCII, says this one
+    run = subprocess.run(
+        [sys.executable, "-c", READ, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **locale},
+    )
+    assert run.stdout == ascii([("ö/ü.jpg", "ö", "ö/ü.jpg".encode())]), run.stderr
 
 
 def test_a_path_longer_than_systems_take_costs_its_row(tmp_path):
