@@ -320,7 +320,7 @@ def shard(
 
     stage = plan_shard(corpus, out=out, max_pixels=max_pixels or MAX_PIXELS, **options)
     report(run_stage(stage, stage.out, make_executor(executor, ray_address, workers)), stage.out, as_json)
-    if told := left_out_text(stage.corpus.skipped, stage.corpus.left_out):
+    if told := left_out_text(stage.corpus.left_out, skipped=stage.corpus.skipped):
         say(f"{told[0].upper()}{told[1:]}.")
     if told := no_labels_text(stage.corpus.no_labels):
         say(f"Warning: {told}.")

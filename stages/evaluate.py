@@ -120,7 +120,7 @@ def evaluate(
     image_set = open_images(images, name=name)
     result = Evaluation(class_names=names, accuracy=Accuracy(len(names), base_C))
     keys_N = _survey(result, image_set, images)
-    told = no_labels_text(result.no_labels.to_json()), left_out_text(0, result.left_out.to_json())
+    told = no_labels_text(result.no_labels.to_json()), left_out_text(result.left_out.to_json())
     result.notes += filter(None, told)
     same = None
     if teacher is not None:

@@ -75,7 +75,7 @@ class Corpus:
         manifest_footer: blake2b-128 (hexadecimal) of the manifest's footer; pages carry checksums of their own, so that the
             two cover all that is read of it. None for manifests of early versions, whose pages have no checksums.
         skipped: files in the sources that are no images by their names.
-        left_out: what else was left out: kind, number of entries, path of the first; written only where there is any.
+        left_out: what was left out, those too: kind, number of entries, path of the first; written only where there is any.
         no_labels: what stood where labels should and was none: kind, number of images, path of the first; written only
             where there is any.
     """

@@ -191,6 +191,6 @@ def _entries(
 
 def _no_images(sources: Sequence[Source], left_out: LeftOut) -> InputError:
     names = ", ".join(source.name for source in sources)
-    found = left_out_text(left_out.skipped, left_out.to_json()).partition(": ")[2] or "nothing"
+    found = left_out_text(left_out.to_json()).partition(": ")[2] or "nothing"
     return InputError("no images", where=names, expected="at least one image file", found=found,
                       hint="for a folder of tars, name the tars: teachonce shard FOLDER/*.tar --out …")  # fmt: skip

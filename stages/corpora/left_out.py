@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from ...storage_schemas.fingerprint import Json
 from .tally import Tally
 
-#: Files whose names are no image names. They are counted by themselves.
+#: Files whose names are no image names.
 NO_IMAGE_NAME = "no image name"
 
 #: Entries as in `names.is_hidden_name`, with all that is below them.
@@ -30,11 +30,9 @@ class LeftOut(Tally):
     """Entries that are neither images nor unusable ones."""
 
     def to_json(self) -> list[dict[str, Json]]:
-        """All kinds but `NO_IMAGE_NAME`."""
         return [
             {"kind": kind, "entries": count, "first": first}
             for kind, (count, first) in sorted(self.kinds.items())
-            if kind != NO_IMAGE_NAME
         ]
 
     @property
@@ -43,8 +41,13 @@ class LeftOut(Tally):
         return self.kinds.get(NO_IMAGE_NAME, (0, ""))[0]
 
 
-def left_out_text(skipped: int, left_out: Sequence[Mapping[str, Json]]) -> str:
-    """One line; empty where nothing was left out."""
-    kinds = [f"{skipped} × {NO_IMAGE_NAME}"] if skipped else []
-    kinds += [f"{k['entries']} × {k['kind']} (first: {k['first']})" for k in left_out]
+def left_out_text(left_out: Sequence[Mapping[str, Json]], *, skipped: int = 0) -> str:
+    """One line of what `LeftOut.to_json` gave; empty where nothing was left out.
+
+    Args:
+        skipped: all that early versions kept: how many files had no image name.
+    """
+    kinds = [f"{k['entries']} × {k['kind']} (first: {k['first']})" for k in left_out]
+    if not kinds and skipped:
+        kinds = [f"{skipped} × {NO_IMAGE_NAME}"]
     return f"left out: {', '.join(kinds)}" if kinds else ""

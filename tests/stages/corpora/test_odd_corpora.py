@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from PIL import Image
 from teachonce.cli import main
 from teachonce.stages.corpora.images import decode
+from teachonce.stages.corpora.left_out import left_out_text
 from teachonce.stages.corpora.shards import ShardSet
 from teachonce.storage_schemas.samples import sample_key
 
@@ -88,7 +89,7 @@ def test_every_member_of_an_odd_tar_is_a_row_or_is_counted(tmp_path):
         "tom/i.v1.jpg": ("tabby", jpeg(2)),
         "tom/i.v2.jpg": ("tom", jpeg(3)),
     }
-    told = "Left out: 3 × no image name, 1 × a link to a folder above it (first: loop), 2 × hidden (first: ._a.jpg)."
+    told = "Left out: 1 × a link to a folder above it (first: loop), 2 × hidden (first: ._a.jpg), 3 × no image name (first: cat/i.v1.json)."
     for _ in range(2):  # the same command again, which finds all done
         code, stderr = shard(tmp_path / "both.tar", tmp_path / "out")
         assert (code, stderr.splitlines()[-1]) == (0, told)
@@ -98,6 +99,7 @@ def test_every_member_of_an_odd_tar_is_a_row_or_is_counted(tmp_path):
     assert corpus["left_out"] == [
         {"kind": "a link to a folder above it", "entries": 1, "first": "loop"},
         {"kind": "hidden", "entries": 2, "first": "._a.jpg"},
+        {"kind": "no image name", "entries": 3, "first": "cat/i.v1.json"},
     ]
 
 
@@ -107,6 +109,11 @@ def test_a_corpus_with_nothing_left_out_is_written_as_ever(tmp_path):
     code, stderr = shard(tmp_path / "c", tmp_path / "out")
     assert (code, "eft out" in stderr) == (0, False)
     assert "left_out" not in json.loads((tmp_path / "out" / "corpus.json").read_bytes())
+
+
+def test_what_early_versions_counted_is_still_told():
+    assert left_out_text([], skipped=3) == "left out: 3 × no image name"
+    assert left_out_text([]) == ""
 
 
 def test_a_folder_of_odd_entries_ends_at_once(tmp_path):
@@ -127,7 +134,10 @@ def test_no_images_says_what_there_is(tmp_path):
     (tmp_path / "t.tar").write_bytes(tar_of(("._a.jpg", b""), ("notes.txt", b""), ("inner.tar", b"")))
     code, stderr = shard(tmp_path / "t.tar", tmp_path / "out")
     assert code == 1
-    assert "expected at least one image file, found 2 × no image name, 1 × hidden (first: ._a.jpg)." in stderr
+    assert (
+        "expected at least one image file, found 1 × hidden (first: ._a.jpg), 2 × no image name (first: inner.tar)."
+        in stderr
+    )
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["folder", "tar"])
