@@ -27,8 +27,8 @@ _SIDECARS = {b".json": json_label, b".cls": cls_label}
 #: Links on the way to one file, as Linux counts them.
 _MOST_HOPS = 40
 
-#: Parts of a link that are looked at: the path of a file has no more.
-_MOST_PARTS = 2048
+#: Parts of all their paths together.
+_MOST_PARTS = 4096
 
 _DIRECTORIES = {b"5", b"D"}  # the second is GNU's, of incremental archives
 
@@ -112,7 +112,10 @@ class _Members:
                 continue
             node: _Node
             if member.islnk():
-                node = _Link(_encoded(plain_path(member.linkname)), hard=True)
+                target = _encoded(plain_path(member.linkname))
+                there = self.nodes.get(target)
+                # What is there by now: a later member of that name replaces it there alone.
+                node = there if isinstance(there, _Data) else _Link(target, hard=True)
             elif member.issym():
                 node = _Link(_encoded(member.linkname), hard=False)
             elif member.issparse():
@@ -125,9 +128,10 @@ class _Members:
         self.paths = sorted([*self.nodes, *folders])
 
     def _add(self, path: bytes, node: _Node) -> None:
-        if path in self.nodes and isinstance(node, _Link) and node.hard and node.target == path:
+        before = self.nodes.get(path)
+        if before is node:
             return  # GNU tar packs a file that it was given twice as a link to itself
-        if path in self.nodes and _matters(shown(path)):
+        if before is not None and _matters(shown(path)):
             raise InputError(
                 "a tar holds the same name twice", where=f"{self._file}: {shown(path)}",
                 hint="unpack it and name the folder, where the later one stays; or pack each image under its own name",
@@ -162,10 +166,11 @@ class _Members:
         node = self.nodes[path]
         if not isinstance(node, _Link):
             return node
-        said, at, hops = shown(node.target)[:200], list[bytes](), 0
+        said, at, hops, done = shown(node.target)[:200], list[bytes](), 0, 0
         to_do = deque(path.split(b"/"))
         while to_do:
             part = to_do.popleft()
+            done += 1
             if part == b"..":
                 if at and at[-1] != b"..":
                     at.pop()
@@ -184,8 +189,11 @@ class _Members:
                     at.clear()
                 elif there.target.startswith(b"/"):
                     return _Broken(f"cannot be read: a link out of the tar: {said}")
-                parts = [part for part in there.target.split(b"/") if part not in {b"", b"."}]
-                to_do.extendleft(reversed(parts[:_MOST_PARTS]))
+                to_do.extendleft(
+                    part for part in reversed(there.target.split(b"/")) if part not in {b"", b"."}
+                )
+                if done + len(to_do) > _MOST_PARTS:
+                    return _Broken(f"cannot be read: {os.strerror(errno.ENAMETOOLONG)}")
             elif there is None or isinstance(there, _Link) or to_do:
                 return self._broken(at, said)
             else:

@@ -332,11 +332,13 @@ LINKED = [
     (hard("d/1.jpg", "d/1.jpg"), "Too many levels of symbolic links"),
     (hard("d/1.jpg", "none.jpg"), "a link to nothing in the tar: none.jpg"),
     (soft("d/1.jpg", "../pipe"), "a pipe, not a file"),
+    (soft("d/1.jpg", "../" + "cat/../" * 1600 + "cat/1.jpg"), b"one"),
+    (soft("d/1.jpg", "../" + "cat/../" * 3000 + "cat/1.jpg"), "File name too long"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("link", "expected"), LINKED, ids=[f"{link.type.decode()} {link.linkname}" for link, _ in LINKED]
+    ("link", "expected"), LINKED, ids=[f"{link.type.decode()} {link.linkname[:40]}" for link, _ in LINKED]
 )
 def test_links_are_followed_within_the_tar(link, expected, tmp_path):
     tar = make_tar(
@@ -348,6 +350,15 @@ def test_links_are_followed_within_the_tar(link, expected, tmp_path):
     got = contents(tar)["d/1.jpg"]
     assert got == (expected if isinstance(expected, bytes) else f"cannot be read: {expected}")
     assert labels(tar)["d/1.jpg"] == "d"
+
+
+def test_a_hard_link_is_to_what_was_there_when_it_was_packed(tmp_path):
+    """As where the tar is unpacked, where a later member of that name is another file."""
+    tar = make_tar(
+        tmp_path / "t.tar", ("blob", b"one"), hard("1.jpg", "blob"), ("blob", b"two"), hard("2.jpg", "blob"), ("3.jpg", b"3"),
+        hard("3.jpg", "3.jpg"),
+    )  # fmt: skip
+    assert contents(tar) == {"1.jpg": b"one", "2.jpg": b"two", "3.jpg": b"3"}
 
 
 def test_linked_folders_and_sidecars_are_as_in_a_folder(tmp_path):
