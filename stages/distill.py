@@ -409,7 +409,7 @@ def _notes(
             f"validation on {len(labelled)} of the {labelled.found} images in {labelled.images}, "
             f"whose labels are {'names of base classes' if checking.by == 'base' else 'class names'}"
         )
-        notes += [labelled.no_labels] if labelled.no_labels else []
+        notes += labelled.notes
     depth = built.student.head.prompt_depth
     if settings.prompt_depth and depth < settings.prompt_depth:
         notes.append(

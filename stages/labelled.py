@@ -14,6 +14,7 @@ from ..storage_schemas.errors import InputError
 from .corpora.image_set import ImageSet, Picture, open_images
 from .corpora.images import decode
 from .corpora.label import NoLabels, no_labels_text
+from .corpora.left_out import left_out_text
 from .models.preprocess import Preprocess
 from .reports.class_match import ClassMatcher, Match
 from .reports.infer import Pixels, prepare
@@ -49,14 +50,14 @@ class LabelledImages:
         image_set: all images there.
         class_ids_N: int32 (image,), in the order of the set; -1 for images that are left out.
         unknown: labels that are no class, with the reason.
-        no_labels: one line of what stands where labels should and is none; empty where all are labels.
+        notes: lines that a person should see: what was left out, and what stands where labels should and is none.
     """
 
     images: str
     image_set: ImageSet
     class_ids_N: NDArray[np.int32]
     unknown: Mapping[str, str]
-    no_labels: str = ""
+    notes: tuple[str, ...] = ()
 
     @staticmethod
     def open(
@@ -84,16 +85,17 @@ class LabelledImages:
                 matches[picture.label] = matcher.match(picture.label)
             class_id = None if picture.label is None else matches[picture.label].class_id
             ids.append(-1 if class_id is None else class_id)
+        told = no_labels_text(no_labels.to_json())
         labelled = LabelledImages(
             images=images, image_set=image_set, class_ids_N=np.frombuffer(ids, np.int32) if ids else np.empty(0, np.int32),
             unknown={label: match.reason for label, match in sorted(matches.items()) if match.class_id is None},
-            no_labels=no_labels_text(no_labels.to_json()),
+            notes=tuple(filter(None, (told, left_out_text(image_set.left_out.to_json())))),
         )  # fmt: skip
         if not len(labelled):
             raise InputError(
                 f"no label of the {what} images is the name of a class", where=images,
                 expected=f"names like {class_names[0]!r}",
-                found=", ".join(repr(label) for label in sorted(matches)[:3]) or labelled.no_labels or f"{len(ids)} images, no labels",
+                found=", ".join(repr(label) for label in sorted(matches)[:3]) or told or f"{len(ids)} images, no labels",
                 hint="name the folders as the classes are named" + (f", or leave out {option}" if option else ""),
             )  # fmt: skip
         return labelled

@@ -229,7 +229,7 @@ def draw_shots(
     return Shots(
         pictures=[(pictures[i][0], int(place_C[pictures[i][1]])) for i in drawn.tolist()],
         size=teacher.preprocess.size, views=views, max_pixels=labelled.image_set.max_pixels,
-        no_labels=labelled.no_labels,
+        notes=labelled.notes,
     )  # fmt: skip
 
 
@@ -317,8 +317,8 @@ def _notes(
     shape: PromptShape,
 ) -> tuple[str, ...]:
     count, steps = len(drawn.pictures), len(drawn.pictures) // settings.batch_size
-    notes = [drawn.no_labels] if drawn.no_labels else []
-    notes += [
+    notes = [
+        *drawn.notes,
         f"{count} images of {int(base_C.sum())} of {len(names)} classes, {steps} steps of {settings.batch_size} an "
         f"epoch, {settings.epochs} epochs",
     ]  # fmt: skip

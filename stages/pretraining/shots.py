@@ -28,14 +28,14 @@ class Shots:
         size: pixels of the square views.
         views: one view for each epoch.
         max_pixels: larger images cannot be used.
-        no_labels: as in `LabelledImages`.
+        notes: as in `LabelledImages`.
     """
 
     pictures: Sequence[tuple[Picture, int]]
     size: int
     views: ViewSpec
     max_pixels: int
-    no_labels: str = ""
+    notes: tuple[str, ...] = ()
 
     def check(self) -> str:
         """Look at every image once. Returns the blake2b-128 over keys, contents and classes, in hexadecimal.

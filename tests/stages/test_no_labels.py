@@ -95,7 +95,7 @@ def test_a_corpus_whose_labels_are_labels_says_nothing_of_them(tmp_path):
 def test_labelled_images_say_so(table):
     labelled = LabelledImages.open(str(table), ("1", "2"), what="check")
     assert labelled.class_ids_N.tolist() == [0, -1, 1, -1, -1, -1, 0]
-    assert labelled.no_labels == TOLD
+    assert labelled.notes == (TOLD,)
     pq.write_table(pa.table({"path": ["1.png"], "label": [True]}), table)
     with pytest.raises(InputError) as caught:
         LabelledImages.open(str(table), ("1", "2"), what="check")
@@ -103,6 +103,15 @@ def test_labelled_images_say_so(table):
         "found labels are text or whole numbers; left out as none: 1 × a truth value (first: 1.png)."
         in str(caught.value)
     )
+
+
+def test_labelled_images_say_what_their_folder_holds_that_is_left_out(tmp_path):
+    (tmp_path / "1").mkdir()
+    for name in ("1/a.png", "1/._a.png", "1/b.heic"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name, "PNG")
+    labelled = LabelledImages.open(str(tmp_path), ("1", "2"), what="check")
+    assert labelled.class_ids_N.tolist() == [0]
+    assert labelled.notes == ("left out: 1 × hidden (first: 1/._a.png), 1 × no image name (first: 1/b.heic)",)
 
 
 def test_pretrain_and_distill_say_so_before_they_begin(
