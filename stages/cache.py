@@ -17,7 +17,7 @@ from ..pipeline.output import check_output, claim_output
 from ..pipeline.storage import Location
 from ..pipeline.types import Resources, RunUnit, Timer, Unit
 from ..storage_schemas import SCHEMA_VERSION
-from ..storage_schemas.class_vectors import ClassVectors
+from ..storage_schemas.class_vectors import ClassVectors, origin_model
 from ..storage_schemas.errors import DamagedError, InputError, MismatchError
 from ..storage_schemas.fingerprint import Fingerprint, Json
 from ..storage_schemas.receipt import InvalidRow, Receipt
@@ -34,7 +34,7 @@ from ..storage_schemas.view_params import Views, no_views
 from .compute import Compute, keep_freed_memory
 from .corpora.images import BadImage, decode, one_image
 from .corpora.shards import ShardReader, ShardSet
-from .pairs.store import read_description, read_vectors
+from .pairs.store import read_description, read_vectors, vectors_if_any
 from .pixels import PixelSample
 from .teachers import TeacherConfig, TeacherSpec, load_teacher
 from .vectors import vouch
@@ -388,14 +388,16 @@ def _other_versions(described: StoreDescription, recorded: PixelSample) -> tuple
 
 
 def _vectors_for(root: Any, store: Location, teacher: TeacherSpec, targets: str) -> ClassVectors | None:
-    if targets == "embedding" or (targets == "auto" and "class_vectors" not in root):
+    if targets == "embedding":
         return None
-    vectors = read_vectors(root, store)
-    origin = root["class_vectors"].attrs["origin"]["teacher"]
-    if origin["weights_digest"] != teacher.weights_digest:
+    vectors = vectors_if_any(root, store) if targets == "auto" else read_vectors(root, store)
+    if vectors is None:
+        return None
+    origin = origin_model(root, store)
+    if origin.weights_digest != teacher.weights_digest:
         raise MismatchError(
             "the store's class vectors are another teacher's", where=f"{store}: field 'teacher.weights'",
-            expected=f"{teacher.model} {teacher.weights_digest}", found=f"{origin['model']} {origin['weights_digest']}",
+            expected=f"{teacher.model} {teacher.weights_digest}", found=f"{origin.model} {origin.weights_digest}",
             hint="use that teacher, or another --out",
         )  # fmt: skip
     return vectors

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..pipeline.progress import Progress
+from ..storage_schemas.class_vectors import read_origin
 from ..storage_schemas.errors import DamagedError, TeachonceError
 from ..storage_schemas.fingerprint import Json, digest_json
 from ..storage_schemas.samples import shard_name
-from ..storage_schemas.target_store import read_target
+from ..storage_schemas.target_store import all_arrays, read_target
 from .pixels import PixelSample
 from .reports.soft_labels import Floats, SoftLabels, Values
 from .reports.stored import Stored
@@ -68,7 +69,7 @@ def inspect_store(stored: Stored, *, top: int = 5) -> dict[str, Json]:
 def _arrays(stored: Stored, share_done: float) -> list[Json]:
     """Schema and size of every array, in name order. Ratios are over the rows that are there."""
     arrays = []
-    for name, array in sorted(stored.root.arrays()):
+    for name, array in sorted(all_arrays(stored.root, stored.location)):
         axes = array.metadata.dimension_names or ()  # type: ignore[union-attr]
         by_row = axes[:1] == ("sample",)
         raw = array.nbytes * (share_done if by_row else 1.0)
@@ -95,7 +96,7 @@ def _class_vectors(stored: Stored) -> Json:
         "bias": stored.vectors.bias_C is not None,
         "normalized": stored.vectors.normalized,
         "digest": stored.vectors.digest,
-        "origin": stored.root["class_vectors"].attrs.asdict()["origin"],
+        "origin": read_origin(stored.root, stored.location),
     }
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import Any
 
+from ..pipeline.contents import Kind, kind_of
 from ..pipeline.driver import Driver, driver_of
 from ..pipeline.ledger import Ledger
 from ..pipeline.storage import Location
-from ..storage_schemas.errors import InputError
+from ..storage_schemas.errors import DamagedError, InputError
 from ..storage_schemas.fingerprint import Json
+from ..storage_schemas.json_file import read_json
 from ..storage_schemas.plain_text import printable
 from ..storage_schemas.receipt import InvalidRow
 from .reports.tables import bar, seconds_text, section, table
@@ -42,6 +43,15 @@ _MISSING = {
 }
 
 
+#: What a folder is called in the report.
+_KINDS = {
+    Kind.SHARDS: "shards",
+    Kind.STORE: "target store",
+    Kind.BUNDLE: "student bundle",
+    Kind.PROMPTS: "prompts",
+}
+
+
 def folder_status(path: Location | str, *, examples: int = 5) -> dict[str, Json]:
     """What `status` reports, as JSON: `kind`, `stages`, `state`, `running`, `next`. A stage's `unusable` names all of them.
 
@@ -62,7 +72,7 @@ def folder_status(path: Location | str, *, examples: int = 5) -> dict[str, Json]
     stages = [
         _stage(Ledger(folder, stage), examples) for folder in folders for stage in Ledger.stages(folder)
     ]
-    kind = _kind(location)
+    kind = _KINDS.get(kind_of(location))
     drivers = {str(folder): driver for folder in folders if (driver := driver_of(folder)) is not None}
     if not stages and kind is None and not drivers:
         raise InputError(
@@ -91,22 +101,6 @@ def folder_status(path: Location | str, *, examples: int = 5) -> dict[str, Json]
 def exit_code(facts: dict[str, Json]) -> int:
     """0 where everything is done, `EXIT_UNITS_LEFT`, or `EXIT_UNITS_FAILED` (which wins)."""
     return {"complete": 0, "units left": EXIT_UNITS_LEFT, "failed units": EXIT_UNITS_FAILED}[facts["state"]]
-
-
-def _kind(location: Location) -> str | None:
-    """What a folder is by the file that vouches for it."""
-    if (location / "corpus.json").exists():
-        return "shards"
-    for name, kinds in (("zarr.json", {"target store"}), ("config.json", {"student bundle", "prompts"})):
-        if (location / name).exists():
-            try:
-                fields = json.loads((location / name).read_bytes())
-            except ValueError:
-                continue
-            ours: dict[str, Json] = fields.get("attributes", {}).get("teachonce", fields)
-            if ours.get("kind") in kinds:
-                return str(ours["kind"])
-    return None
 
 
 def _stage(ledger: Ledger, examples: int) -> dict[str, Json]:
@@ -157,10 +151,11 @@ def _training(out: Location) -> dict[str, Json] | None:
         return None
     for line in reversed(location.read_bytes().splitlines()):
         try:
-            found: dict[str, Json] = json.loads(line)
-        except ValueError:
+            return read_json(
+                line, dict[str, Any], what="not a line of a training log", where=location, hint=""
+            )
+        except DamagedError:
             continue  # the last line of a killed run
-        return found
     return None
 
 

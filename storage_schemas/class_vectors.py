@@ -15,6 +15,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from .errors import DamagedError, IncompleteError
 from .fingerprint import Json, digest_json
 from .json_file import as_schema
+from .zarr_damage import readable
 
 if TYPE_CHECKING:
     import torch
@@ -164,24 +165,23 @@ def write_class_vectors(group: zarr.Group, vectors: ClassVectors, origin: Json) 
     return written
 
 
+@dataclass(frozen=True, kw_only=True)
+class OriginModel:
+    """The teacher that class vectors come from, as far as others compare it."""
+
+    model: str
+    weights_digest: str
+
+
 def read_class_vectors(group: zarr.Group, where: object) -> ClassVectors:
     """The store's class vectors.
 
     Raises:
         IncompleteError: the store has none yet.
-        DamagedError: their digest is not the recorded one.
+        DamagedError: they cannot be read, or their digest is not the recorded one.
     """
-    try:
-        if "class_vectors" not in group or "class_names" not in group:
-            raise IncompleteError(
-                "the store has no class vectors",
-                where=where,
-                hint=f"teachonce vectors --teacher … --out {where}",
-            )
-        array: Any = group["class_vectors"]
-        about = as_schema(
-            array.attrs.asdict(), _Attributes, what="not class vectors", where=where, hint=_AGAIN
-        )
+    with readable(_UNREADABLE, where=where, hint=_AGAIN):
+        array, about = _described(group, where)
         vectors = ClassVectors(
             names=tuple(str(name) for name in group["class_names"][:]),  # type: ignore[index,union-attr]
             vectors_CD=np.asarray(array[:], np.float32),
@@ -191,10 +191,6 @@ def read_class_vectors(group: zarr.Group, where: object) -> ClassVectors:
             base_C=np.asarray(group["class_is_base"][:], np.bool_) if about.has_base else None,  # type: ignore[index]
         )
         found = vectors.digest
-    except (ValueError, RuntimeError, LookupError, TypeError) as error:
-        raise DamagedError(
-            "class vectors cannot be read", where=where, found=" ".join(str(error).split()), hint=_AGAIN
-        ) from error
     if found != about.digest:
         raise DamagedError(
             "class vectors changed since they were written",
@@ -207,7 +203,29 @@ def read_class_vectors(group: zarr.Group, where: object) -> ClassVectors:
     return vectors
 
 
+def read_origin(group: zarr.Group, where: object) -> Json:
+    """Where the class vectors come from, as `write_class_vectors` was told.
+
+    Raises:
+        IncompleteError, DamagedError: as `read_class_vectors`.
+    """
+    with readable(_UNREADABLE, where=where, hint=_AGAIN):
+        return _described(group, where)[1].origin
+
+
+def origin_model(group: zarr.Group, where: object) -> OriginModel:
+    """The teacher that the class vectors come from.
+
+    Raises:
+        IncompleteError, DamagedError: as `read_class_vectors`; or there is no word of a teacher.
+    """
+    origin = as_schema(read_origin(group, where), _Origin, what=_NO_TEACHER, where=where, hint=_AGAIN)
+    return origin.teacher
+
+
 _AGAIN = "restore them from a copy, or run `teachonce vectors` into a new store"
+_UNREADABLE = "class vectors cannot be read"
+_NO_TEACHER = "class vectors that do not say which teacher they are from"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,4 +236,21 @@ class _Attributes:
     normalized: bool
     has_bias: bool
     digest: str
+    origin: Any
     has_base: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Origin:
+    teacher: OriginModel
+
+
+def _described(group: zarr.Group, where: object) -> tuple[Any, _Attributes]:
+    if "class_vectors" not in group or "class_names" not in group:
+        raise IncompleteError(
+            "the store has no class vectors", where=where, hint=f"teachonce vectors --teacher … --out {where}"
+        )
+    array: Any = group["class_vectors"]
+    return array, as_schema(
+        array.attrs.asdict(), _Attributes, what="not class vectors", where=where, hint=_AGAIN
+    )

@@ -123,7 +123,13 @@ class Corpus:
             {"schema_version": fields.get("schema_version")},
             what="shards of another version of teachonce", where=where, hint="run `teachonce shard` with another --out",
         )  # fmt: skip
-        return as_schema(unseal(fields, where=where, hint=about["hint"]), Corpus, **about)
+        corpus = as_schema(unseal(fields, where=where, hint=about["hint"]), Corpus, **about)
+        if corpus.num_shards != -(-corpus.num_samples // corpus.shard_size):
+            raise DamagedError(
+                **about, expected=f"{-(-corpus.num_samples // corpus.shard_size)} shards for {corpus.num_samples} samples",
+                found=corpus.num_shards,
+            )  # fmt: skip
+        return corpus
 
     def shard_rows(self, shard: int) -> range:
         """Rows of one shard."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -50,6 +51,23 @@ class StoreSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CachedTeacher:
+    """The teacher as the fingerprint names it: how the user called it, and the digest of its weights."""
+
+    model: str
+    weights: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decided:
+    """The part of a fingerprint that readers compare; `class_vectors` are those that formed the logits, if any are stored."""
+
+    corpus_id: str
+    teacher: CachedTeacher
+    class_vectors: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class StoreDescription:
     """What `cache` records of a store when it creates the arrays.
 
@@ -73,7 +91,19 @@ class StoreDescription:
 
     @property
     def corpus_id(self) -> str:
-        return str(self.fingerprint["corpus_id"])
+        return self.decided_by.corpus_id
+
+    @functools.cached_property
+    def decided_by(self) -> Decided:
+        """What readers compare of the fingerprint.
+
+        Raises:
+            DamagedError: it does not say.
+        """
+        return as_schema(
+            dict(self.fingerprint), Decided, what="not a fingerprint of targets", where="the store's attribute `cache`",
+            hint=_RESTORE,
+        )  # fmt: skip
 
     def write(self, root: zarr.Group) -> None:
         """Set the attribute, sealed with its digest."""

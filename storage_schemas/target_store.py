@@ -22,6 +22,7 @@ from .fingerprint import Json
 from .samples import KEY_LENGTH
 from .store_description import StoreDescription, StoreSpec, TargetSpec
 from .view_params import COLOR_FACTORS, Views, columns, from_columns, to_columns
+from .zarr_damage import readable
 
 #: Aim for chunks of a few MiB: object stores and file systems both like them.
 CHUNK_BYTES = 4 << 20
@@ -60,13 +61,8 @@ def open_root(store: str | Store, *, mode: Literal["r", "a"] = "r") -> zarr.Grou
         DamagedError: its zarr.json cannot be read.
         MismatchError: `mode='a'` on a Zarr group that teachonce did not make.
     """
-    try:
+    with readable("the store's zarr.json cannot be read", where=store, hint="restore zarr.json from a copy"):
         root = zarr.open_group(store, mode=mode, zarr_format=3)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise DamagedError(
-            "the store's zarr.json cannot be read", where=store, found=" ".join(str(error).split()) or type(error).__name__,
-            hint="restore zarr.json from a copy",
-        ) from error  # fmt: skip
     if mode == "r":
         return root
     if "teachonce" not in root.attrs:
@@ -162,6 +158,21 @@ def create_arrays(root: zarr.Group, description: StoreDescription) -> None:
     description.write(root)
 
 
+def all_arrays(root: zarr.Group, where: object) -> list[tuple[str, Any]]:
+    """Every array of a store, by name. What is none is passed over.
+
+    Raises:
+        DamagedError: the metadata of one cannot be read.
+    """
+    hint = "restore the zarr.json of each array from a copy"
+    with (
+        readable("the metadata of an array cannot be read", where=where, hint=hint),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
+        return list(root.arrays())
+
+
 def check_arrays(root: zarr.Group, spec: StoreSpec, where: object) -> None:
     """Refuse a store whose arrays are not those that its description speaks of. Reads their metadata only.
 
@@ -169,19 +180,19 @@ def check_arrays(root: zarr.Group, spec: StoreSpec, where: object) -> None:
         DamagedError: an array is missing, or has another shape, other chunks or another type.
     """
     for array in _row_arrays(spec):
-        expected = f"shape {array.shape}, chunks {array.chunks}, {np.dtype(array.dtype)}"
-        try:
+        file, hint = f"{where}/{array.name}/zarr.json", "restore it from a copy"
+        with readable("an array of the store cannot be opened", where=file, hint=hint):
             found: Any = root[array.name]
             kind = f"shape {found.shape}, chunks {found.chunks}, {found.dtype}"
-        except KeyError:
-            kind = "no array"
-        except (ValueError, TypeError, AttributeError) as error:  # zarr.json of a group, or of nothing
-            kind = " ".join(str(error).split())
+        expected = f"shape {array.shape}, chunks {array.chunks}, {np.dtype(array.dtype)}"
         if kind != expected:
             raise DamagedError(
-                "an array of the store is not as its description has it", where=f"{where}/{array.name}/zarr.json",
-                expected=expected, found=kind, hint="restore it from a copy",
-            )  # fmt: skip
+                "an array of the store is not as its description has it",
+                where=file,
+                expected=expected,
+                found=kind,
+                hint=hint,
+            )
 
 
 def _views_per_chunk(spec: StoreSpec, target: TargetSpec) -> int:
@@ -231,13 +242,11 @@ def read_rows(
         DamagedError: a chunk's checksum does not match, or it cannot be decoded.
     """
     rows = spec.rows(shard)
-    try:
+    names = "keys, valid, view_params or view_colors" if spec.colors else "keys, valid or view_params"
+    with readable(_DAMAGED, where=f"{names}, shard {shard}", hint=_AGAIN):
         keys = np.ascontiguousarray(root["keys"][rows]).view(f"S{KEY_LENGTH}")[:, 0]  # type: ignore[index]
         valid, params = np.asarray(root["valid"][rows]), np.asarray(root["view_params"][rows, view])  # type: ignore[index]
         colors = np.asarray(root["view_colors"][rows, view]) if spec.colors else None  # type: ignore[index]
-    except (ValueError, RuntimeError) as error:
-        names = "keys, valid, view_params or view_colors" if spec.colors else "keys, valid or view_params"
-        raise _damaged_chunk(f"{names}, shard {shard}", error) from error
     return keys, valid, from_columns(params, colors)
 
 
@@ -248,21 +257,18 @@ def read_target(root: zarr.Group, spec: StoreSpec, shard: int, name: str, view: 
         DamagedError: a chunk's checksum does not match, or it cannot be decoded.
     """
     rows = spec.rows(shard)
-    try:
+    with readable(_DAMAGED, where=f"{name}, shard {shard}, view {view}", hint=_AGAIN):
         stored = np.asarray(root[name][rows, view])  # type: ignore[index]
         if name == "logits" and spec.encoding.separate_max:
             return decode_logits(stored, np.asarray(root["logits_max"][rows, view]))  # type: ignore[index]
-    except (ValueError, RuntimeError) as error:
-        raise _damaged_chunk(f"{name}, shard {shard}, view {view}", error) from error
     return stored.astype(np.float32)
 
 
-def _damaged_chunk(where: str, error: Exception) -> DamagedError:
-    return DamagedError(
-        "a chunk of the store is damaged", where=f"{where}: {error}",
-        hint="restore the store from a copy; or add .old to the name of the shard's receipt in ledger/cache/receipts and "
-        "run the same `teachonce cache` command again",
-    )  # fmt: skip
+_DAMAGED = "a chunk of the store is damaged"
+_AGAIN = (
+    "restore the store from a copy; or add .old to the name of the shard's receipt in ledger/cache/receipts and run the same "
+    "`teachonce cache` command again"
+)
 
 
 def read_block(root: zarr.Group, spec: StoreSpec, shard: int) -> TargetBlock:

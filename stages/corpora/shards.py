@@ -118,13 +118,22 @@ class ShardReader:
             )  # fmt: skip
         self.index: NDArray[np.void] = decode_index(index, where=index_location)
         self.invalid = {bad.row: bad.reason for bad in receipt.invalid_rows}
-        if len(self.index) + len(self.invalid) != receipt.rows:
-            raise DamagedError(
-                "an index does not fit its receipt", where=index_location,
-                expected=f"{receipt.rows - len(self.invalid)} images", found=len(self.index),
-            )  # fmt: skip
+        self._check_index(shards.corpus.shard_rows(shard), index_location)
         self._bytes = self._tar.open_ranges()
         self._position = {int(row): i for i, row in enumerate(self.index["row"])}
+
+    def _check_index(self, rows: range, where: object) -> None:
+        """Refuse an index that speaks of other rows than the shard's, or of bytes behind the end of its tar."""
+        size = self._tar.size() or 0
+        begin, length = self.index["offset"], self.index["length"]
+        fits = (begin >= TAR_BLOCK) & (length >= 0) & (begin <= size) & (length <= size - begin)
+        known = sorted([*self.index["row"].tolist(), *self.invalid])
+        if known != list(rows) or not fits.all():
+            raise DamagedError(
+                "an index does not fit its receipt or its tar", where=where, expected=f"rows {rows.start} to {rows.stop - 1}",
+                found=f"{len(self.index)} images and {len(self.invalid)} without, {int((~fits).sum())} of them outside the tar",
+                hint=f"restore it from a copy, or {self._redo}",
+            )  # fmt: skip
 
     def key(self, row: int) -> str:
         """The key of a row that has an image."""

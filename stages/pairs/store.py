@@ -14,7 +14,7 @@ from ...pipeline.contents import Kind, how_to_make, kind_of
 from ...pipeline.ledger import Ledger
 from ...pipeline.storage import Location
 from ...storage_schemas.class_vectors import ClassVectors, read_class_vectors
-from ...storage_schemas.errors import DamagedError, InputError
+from ...storage_schemas.errors import DamagedError, IncompleteError, InputError
 from ...storage_schemas.receipt import Output
 from ...storage_schemas.samples import shard_name
 from ...storage_schemas.store_description import ATTRIBUTE, StoreDescription, StoreSpec, lost_description
@@ -127,6 +127,14 @@ def read_vectors(root: zarr.Group, store: Location) -> ClassVectors:
     return vectors
 
 
+def vectors_if_any(root: zarr.Group, store: Location) -> ClassVectors | None:
+    """`read_vectors`, or None where the store has none."""
+    try:
+        return read_vectors(root, store)
+    except IncompleteError:
+        return None
+
+
 def store_facts(store: Location) -> StoreFacts:
     """What to know of a finished store.
 
@@ -151,7 +159,16 @@ def store_facts(store: Location) -> StoreFacts:
 
 
 def _valid_rows(ledger: Ledger, spec: StoreSpec) -> NDArray[np.int64]:
-    counts = [receipt.rows - len(receipt.invalid_rows) for receipt in ledger.receipts()]
+    counts = []
+    for shard, receipt in enumerate(ledger.receipts()):
+        rows, valid = spec.rows(shard), receipt.rows - len(receipt.invalid_rows)
+        if (receipt.key, receipt.rows) != (shard_name(shard), rows.stop - rows.start) or valid < 0:
+            raise DamagedError(
+                "a receipt does not fit the store", where=ledger.folder, expected=f"{rows.stop - rows.start} rows of shard {shard}",
+                found=f"{receipt.rows} rows of {receipt.key}, {len(receipt.invalid_rows)} of them unusable",
+                hint=f"restore it from a copy, or {ledger.redo_hint(receipt.key)}",
+            )  # fmt: skip
+        counts.append(valid)
     if len(counts) != spec.num_shards:
         raise DamagedError(
             "the store's receipts do not cover its shards", where=ledger.folder,

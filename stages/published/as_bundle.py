@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from ...pipeline.storage import Location
 from ...storage_schemas import SCHEMA_VERSION
 from ...storage_schemas.bundle import CONFIG, VECTORS, WEIGHTS, BundleConfig
+from ...storage_schemas.class_vectors import read_origin
 from ...storage_schemas.errors import InputError, MismatchError
 from ..models.names import RANDOM
 from ..models.weights import WeightsFile, weights_digest
@@ -58,13 +58,13 @@ def import_student(
         location, file, layout, prompt_sizes(taken.student.state_dict()), frozen=taken.drift, taken="checkpoint",
         projector=len(layout.projector), notes=(f"student {loaded}", *activation_note(backbone.module, "--student", name)),
     )  # fmt: skip
-    spoken: Any = root["class_vectors"].attrs.asdict()
+    origin = read_origin(root, store)
     config = BundleConfig(
         student=backbone.config, head=head.to_json(), preprocess=backbone.preprocess.to_json(),
         class_names=vectors.names, base_classes=vectors.base_names, logit_scale=taken.logit_scale, normalized=True,
         origin={
             "method": "PromptKD", "checkpoint": found.facts(), "class_vectors": vectors.digest,
-            "store": {"teacher": spoken["origin"]["teacher"]}, "student_weights": backbone.weights,
+            "store": {"teacher": origin["teacher"]}, "student_weights": backbone.weights,
         },
     )  # fmt: skip
     identity = {

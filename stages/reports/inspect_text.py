@@ -144,7 +144,7 @@ def _class_vectors(vectors: dict[str, Any]) -> list[list[str]]:
         templates = origin.get("templates", [])
         several = f"{len(templates)} templates, such as" if len(templates) > 1 else "the template"
         how = f"{several} '{templates[0]}'" if templates else "the weights of its classifier"
-        rows.append(["", f"from {origin['teacher']['family']} {origin['teacher']['model']}, {how}"])
+        rows.append(["", f"from {origin['teacher'].get('family')} {origin['teacher'].get('model')}, {how}"])
     else:
         rows.append(["", f"from {origin}"])
     names = vectors["names"]

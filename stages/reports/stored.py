@@ -18,7 +18,7 @@ from ...storage_schemas.samples import shard_name
 from ...storage_schemas.store_description import ATTRIBUTE, StoreDescription, StoreSpec
 from ...storage_schemas.target_store import read_rows, read_target
 from ..corpora.shards import ShardSet
-from ..pairs.store import open_store, read_description, read_vectors
+from ..pairs.store import open_store, read_description, vectors_if_any
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,7 +56,7 @@ class Stored:
         root = open_store(location)
         begun = ATTRIBUTE in root.attrs or Ledger(location, "cache").plan() is not None
         description = read_description(root, location) if begun else None
-        vectors = read_vectors(root, location) if "class_vectors" in root else None
+        vectors = vectors_if_any(root, location)
         found, no_paths = _find_shards(location, description, shards)
         return Stored(
             location=location, root=root, recorded=description, vectors=vectors, shards=found, no_paths=no_paths

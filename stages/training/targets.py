@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from ...pipeline.storage import Location
-from ...storage_schemas.class_vectors import ClassVectors
+from ...storage_schemas.class_vectors import ClassVectors, origin_model
 from ...storage_schemas.errors import MismatchError
 from ...storage_schemas.fingerprint import Json
 from ..pairs.store import open_store, read_description, read_vectors
@@ -47,18 +46,17 @@ def choose_targets(store: Location, vectors: str | None, *, needs_embedding: boo
     source = store if vectors is None else Location.of(vectors)
     other = root if vectors is None else open_store(source)
     class_vectors = read_vectors(other, source)
-    described: Any = other["class_vectors"].attrs.asdict()
-    spoke, asked = about.fingerprint["teacher"], described["origin"]["teacher"]
-    if spoke["weights"] != asked["weights_digest"]:
+    cached, asked = about.decided_by.teacher, origin_model(other, source)
+    if cached.weights != asked.weights_digest:
         raise MismatchError(
             "the class vectors are another teacher's than the cached targets",
             where=f"{source}: field 'teacher.weights'",
-            expected=f"{spoke['model']} {spoke['weights']}",
-            found=f"{asked['model']} {asked['weights_digest']}",
-            hint=f"teachonce vectors --teacher {spoke['model']} … --out OTHER, then --vectors OTHER",
+            expected=f"{cached.model} {cached.weights}",
+            found=f"{asked.model} {asked.weights_digest}",
+            hint=f"teachonce vectors --teacher {cached.model} … --out OTHER, then --vectors OTHER",
         )  # fmt: skip
     widths = {target.name: target.width for target in about.spec.targets}
-    formed_with = about.fingerprint.get("class_vectors")
+    formed_with = about.decided_by.class_vectors
     if "logits" in widths and formed_with == class_vectors.digest:
         targets = ("logits", "embedding") if needs_embedding else ("logits",)
         return Taught(vectors=class_vectors, targets=targets, teacher=about.teacher)

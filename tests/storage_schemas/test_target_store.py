@@ -28,7 +28,7 @@ ROWS, SHARD, VIEWS, CLASSES, CHANNELS = 7, 3, 2, 5, 4
 
 
 def described(spec: StoreSpec) -> StoreDescription:
-    return StoreDescription(spec=spec, fingerprint={}, views={}, teacher={}, shards="shards")
+    return StoreDescription(spec=spec, fingerprint={"corpus_id": "c"}, views={}, teacher={}, shards="shards")
 
 
 def make_spec(encoding: str, colors: bool = False) -> StoreSpec:
@@ -124,7 +124,7 @@ def test_a_flipped_bit_is_noticed(store, tmp_path):
     data[5] ^= 1
     chunk.write_bytes(data)
     with pytest.raises(
-        DamagedError, match="a chunk of the store is damaged: embedding, shard 1, view 0: .*checksum"
+        DamagedError, match="a chunk of the store is damaged: embedding, shard 1, view 0: found .*checksum"
     ):
         read_target(open_root(path), spec, 1, "embedding", 0)
 
