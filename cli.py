@@ -15,6 +15,7 @@ import click
 from . import __version__
 from .pipeline.terminal import clear, say, show, starting
 from .storage_schemas.errors import InputError, TeachonceError
+from .storage_schemas.plain_text import counted, typed
 
 if TYPE_CHECKING:
     from .pipeline.runner import Executor, Summary
@@ -134,12 +135,18 @@ def report(summary: Summary, out: object, as_json: bool) -> None:
     if as_json:
         print_json({"out": str(out), **summary.__dict__})
         return
-    done = f"{summary.stage}: {summary.done_before + summary.done_now} of {summary.units} units done"
+    done = (
+        f"{summary.stage}: {summary.done_before + summary.done_now} of {counted(summary.units, 'unit')} done"
+    )
     before = f", {summary.done_before} of them before" if summary.done_before else ""
-    bad = f", {summary.invalid_rows} unusable (see `teachonce status {out}`)" if summary.invalid_rows else ""
-    say(f"{done}{before}; {summary.rows} rows now{bad}. Output: {out}")
+    bad = (
+        f", {summary.invalid_rows} unusable (see `teachonce status {typed(out)}`)"
+        if summary.invalid_rows
+        else ""
+    )
+    say(f"{done}{before}; {counted(summary.rows, 'row')} now{bad}. Output: {out}")
     if summary.warning is not None:
-        say(f"Warning: {summary.warning}. See `teachonce status {out}`.")
+        say(f"Warning: {summary.warning}. See `teachonce status {typed(out)}`.")
 
 
 def print_json(value: Any) -> None:
@@ -968,10 +975,11 @@ def evaluate(
     if result.unmatched:
         count = sum(result.labels[label] for label in result.unmatched)
         say(
-            f"{count} images of {len(result.unmatched)} labels are left out of every accuracy: their labels are no class."
+            f"Left out of every accuracy, since their labels are no class: {counted(count, 'image')} of "
+            f"{counted(len(result.unmatched), 'label')}."
         )
     if result.unusable:
-        say(f"{len(result.unusable)} images could not be used.")
+        say(f"{counted(len(result.unusable), 'image')} could not be used.")
 
 
 @main.command()

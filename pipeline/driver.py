@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..storage_schemas.errors import BusyError
+from ..storage_schemas.plain_text import typed
 from .contents import DRIVER, LEDGER
 from .output import foreign_names
 from .storage import Location
@@ -99,7 +100,7 @@ def only_driver(out: Location, command: str) -> Iterator[None]:
     if held is None:
         raise BusyError(
             "another command is writing there", where=out, expected="one at a time",
-            found=Driver.from_bytes(lock.read_bytes()), hint=f"wait for it: teachonce status {out}",
+            found=Driver.from_bytes(lock.read_bytes()), hint=f"wait for it: teachonce status {typed(out)}",
         )  # fmt: skip
     _held.add(key)
     try:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from ..storage_schemas.errors import DamagedError, IncompleteError
 from ..storage_schemas.fingerprint import Fingerprint, canonical_json
 from ..storage_schemas.json_file import Count, Positive, read_json, read_sealed, seal
+from ..storage_schemas.plain_text import counted
 from ..storage_schemas.receipt import Receipt
 from .contents import LEDGER
 from .output import check_output
@@ -191,7 +192,7 @@ class Ledger:
             raise IncompleteError(
                 f"{self.stage} has not finished",
                 where=self.out,
-                found=f"{done} of {plan.units} units",
+                found=f"{done} of {counted(plan.units, 'unit')}",
                 hint=hint,
             )
         return plan

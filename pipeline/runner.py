@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..storage_schemas.errors import InputError, TeachonceError, UnitsFailed
+from ..storage_schemas.plain_text import counted, typed
 from .board import Board
 from .driver import only_driver
 from .ledger import Ledger, Plan
@@ -59,7 +60,7 @@ class Summary:
         bad = sum(self.unusable.values())
         if not bad or bad < LARGE_SHARE * self.all_rows:
             return None
-        return f"{bad} of {self.all_rows} images cannot be used: {self.reasons}"
+        return f"{bad} of {counted(self.all_rows, 'image')} cannot be used: {self.reasons}"
 
     @property
     def reasons(self) -> str:
@@ -109,7 +110,7 @@ def _run(stage: Stage, out: Location, executor: Executor, *, progress: bool) -> 
     if 0 < summary.all_rows == sum(summary.unusable.values()):
         raise InputError(
             "not one image can be used", where=out, expected="at least one usable image",
-            found=summary.reasons, hint=f"see `teachonce status {out}`",
+            found=summary.reasons, hint=f"see `teachonce status {typed(out)}`",
         )  # fmt: skip
     return summary
 
@@ -138,9 +139,9 @@ def _count(summary: Summary, outcome: Outcome) -> None:
 def _failure(summary: Summary, out: Location) -> TeachonceError:
     key, reason = min(summary.failed.items())
     return UnitsFailed(
-        f"{len(summary.failed)} of {summary.units} units of {summary.stage} failed, the first is {key}",
+        f"{len(summary.failed)} of {counted(summary.units, 'unit')} of {summary.stage} failed, the first is {key}",
         where=reason,
         hint=None
         if "Next: " in reason
-        else f"see `teachonce status {out}`, mend the cause, run the same command again",
+        else f"see `teachonce status {typed(out)}`, mend the cause, run the same command again",
     )

@@ -20,6 +20,7 @@ from ..storage_schemas import SCHEMA_VERSION
 from ..storage_schemas.class_vectors import ClassVectors, origin_model
 from ..storage_schemas.errors import DamagedError, InputError, MismatchError
 from ..storage_schemas.fingerprint import Fingerprint, Json
+from ..storage_schemas.plain_text import counted, typed
 from ..storage_schemas.receipt import InvalidRow, Receipt
 from ..storage_schemas.samples import shard_name
 from ..storage_schemas.store_description import StoreDescription, StoreSpec, TargetSpec
@@ -276,7 +277,7 @@ def _refuse_nonfinite(targets: dict[str, NDArray[np.float32]], valid: NDArray[np
         bad = int((~np.isfinite(values[valid])).any(axis=(1, 2)).sum()) if valid.any() else 0
         if bad:
             raise InputError(
-                "the teacher said NaN or infinity", where=f"{name} of {bad} samples in shard {shard}",
+                "the teacher said NaN or infinity", where=f"{name} of {counted(bad, 'sample')} in shard {shard}",
                 hint="run `teachonce cache` with --precision fp32",
             )  # fmt: skip
 
@@ -371,7 +372,7 @@ def _refuse_unusable(shards: ShardSet) -> None:
             return
     raise InputError(
         "not one image can be used", where=shards.location, expected="at least one usable image",
-        found=f"{shards.corpus.num_samples} unusable", hint=f"see `teachonce status {shards.location}`",
+        found=f"{shards.corpus.num_samples} unusable", hint=f"see `teachonce status {typed(shards.location)}`",
     )  # fmt: skip
 
 

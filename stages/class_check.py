@@ -11,6 +11,7 @@ import torch
 from ..storage_schemas.class_vectors import ClassVectors
 from ..storage_schemas.errors import DamagedError, InputError
 from ..storage_schemas.fingerprint import Json
+from ..storage_schemas.plain_text import counted
 from .compute import Compute
 from .labelled import LabelledImages
 from .reports.metrics import Accuracy, Rate
@@ -66,7 +67,7 @@ def check_spread(vectors: ClassVectors, where: object) -> None:
     raise DamagedError(
         "the class vectors have collapsed: they hardly differ", where=where,
         expected=f"a spread (1 - |mean|²) of {LEAST_SPREAD:g} or more, and few classes alike",
-        found=f"{spread:.2g}, and {same} of {vectors.num_classes} classes the same as their neighbour",
+        found=f"{spread:.2g}, and {same} of {counted(vectors.num_classes, 'class')} the same as their neighbour",
         hint="check the teacher's weights and the class names; names beyond the context length are cut",
     )  # fmt: skip
 

@@ -19,6 +19,7 @@ from ..storage_schemas.bundle import CONFIG, VECTORS, WEIGHTS, BundleConfig
 from ..storage_schemas.class_vectors import ClassVectors
 from ..storage_schemas.errors import InputError, MismatchError
 from ..storage_schemas.fingerprint import Fingerprint, Json
+from ..storage_schemas.plain_text import counted
 from ..storage_schemas.receipt import Output, Receipt
 from .compute import Compute, keep_freed_memory
 from .corpora.shards import ShardSet
@@ -398,15 +399,15 @@ def _notes(
     notes = [
         f"student {built.backbone.to_text(config.model, built.digest)}",
         f"{total:,} parameters, {trained:,} of them trained by recipe {recipe}",
-        f"{stream.num_samples} samples, {stream.steps_per_epoch} steps of {settings.batch_size} an epoch, "
-        f"{settings.epochs} epochs",
+        f"{counted(stream.num_samples, 'sample')}, {counted(stream.steps_per_epoch, 'step')} of {settings.batch_size} an epoch, "
+        f"{counted(settings.epochs, 'epoch')}",
     ]  # fmt: skip
     if stream.note:
         notes.append(stream.note)
     if checking is not None:
         labelled = checking.labelled
         notes.append(
-            f"validation on {len(labelled)} of the {labelled.found} images in {labelled.images}, "
+            f"validation on {len(labelled)} of the {counted(labelled.found, 'image')} in {labelled.images}, "
             f"whose labels are {'names of base classes' if checking.by == 'base' else 'class names'}"
         )
         notes += labelled.notes
@@ -425,7 +426,7 @@ def _reuse(stream: TargetStream, settings: Settings) -> str | None:
         return None
     uses = settings.epochs / stream.num_views
     return (
-        f"{stream.num_views} views served {settings.epochs} epochs, each about {uses:.3g} times; "
+        f"{counted(stream.num_views, 'view')} served {counted(settings.epochs, 'epoch')}, each about {uses:.3g} times; "
         "--reuse-views says that this is meant"
     )
 

@@ -18,6 +18,7 @@ from ..pipeline.types import Resources, RunUnit, Timer, Unit
 from ..storage_schemas import SCHEMA_VERSION
 from ..storage_schemas.errors import InputError, MismatchError
 from ..storage_schemas.fingerprint import Fingerprint, Json
+from ..storage_schemas.plain_text import counted
 from ..storage_schemas.prompts import PROMPTS, PromptsConfig
 from ..storage_schemas.receipt import Receipt
 from .classes import classes_of
@@ -319,8 +320,8 @@ def _notes(
     count, steps = len(drawn.pictures), len(drawn.pictures) // settings.batch_size
     notes = [
         *drawn.notes,
-        f"{count} images of {int(base_C.sum())} of {len(names)} classes, {steps} steps of {settings.batch_size} an "
-        f"epoch, {settings.epochs} epochs",
+        f"{counted(count, 'image')} of {int(base_C.sum())} of {counted(len(names), 'class')}, {counted(steps, 'step')} of {settings.batch_size} an "
+        f"epoch, {counted(settings.epochs, 'epoch')}",
     ]  # fmt: skip
     for tower, asked, real in (
         ("vision", settings.vision_depth, shape.vision_depth), ("text", settings.text_depth, shape.text_depth),

@@ -12,7 +12,7 @@ from ..pipeline.storage import Location
 from ..storage_schemas.errors import DamagedError, InputError
 from ..storage_schemas.fingerprint import Json
 from ..storage_schemas.json_file import read_json
-from ..storage_schemas.plain_text import printable
+from ..storage_schemas.plain_text import counted, printable
 from ..storage_schemas.receipt import InvalidRow
 from .reports.tables import bar, seconds_text, section, table
 
@@ -192,7 +192,7 @@ def status_text(facts: dict[str, Json]) -> str:
 
 def _stage_text(stage: dict[str, Any], path: str) -> str:
     things = _THINGS.get(stage["stage"], "images")
-    state = f"{stage['done']} of {stage['units']} units done"
+    state = f"{stage['done']} of {counted(stage['units'], 'unit')} done"
     state += "".join(f", {stage[word]} {word}" for word in ("failed", "left") if stage[word])
     invalid = f", {stage['invalid_rows']} of them invalid" if stage["invalid_rows"] else ""
     rows = [
@@ -201,7 +201,9 @@ def _stage_text(stage: dict[str, Any], path: str) -> str:
         ["fingerprint", stage["fingerprint"]],
     ]
     if stage["damaged"]:
-        rows.append(["damaged", f"{stage['damaged']} units have a receipt, but their files are gone or cut"])
+        rows.append(
+            ["damaged", f"{counted(stage['damaged'], 'unit')}: a receipt is there, but files are gone or cut"]
+        )
     if stage["training"] is not None:
         last = stage["training"]
         rows.append(["training", f"step {last['step']}, epoch {last['epoch'] + 1}, loss {last['loss']:.4g}"])

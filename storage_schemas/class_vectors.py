@@ -15,6 +15,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from .errors import DamagedError, IncompleteError
 from .fingerprint import Json, digest_json
 from .json_file import as_schema
+from .plain_text import counted, typed
 from .zarr_damage import readable
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class ClassVectors:
         marked = "" if self.base_C is None else f", {int(self.base_C.sum())} of them base"
         bias = "" if self.bias_C is None else ", with a bias"
         return (
-            f"ClassVectors({self.num_classes} classes{marked}, width {self.embed_dim}, "
+            f"ClassVectors({counted(self.num_classes, 'class')}{marked}, width {self.embed_dim}, "
             f"logit scale {self.logit_scale:.6g}{bias})"
         )
 
@@ -248,7 +249,7 @@ class _Origin:
 def _described(group: zarr.Group, where: object) -> tuple[Any, _Attributes]:
     if "class_vectors" not in group or "class_names" not in group:
         raise IncompleteError(
-            "the store has no class vectors", where=where, hint=f"teachonce vectors --teacher … --out {where}"
+            "the store has no class vectors", where=where, hint=f"teachonce vectors --teacher … --out {typed(where)}"
         )
     array: Any = group["class_vectors"]
     return array, as_schema(

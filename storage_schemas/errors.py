@@ -14,9 +14,12 @@ TeachonceError
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from .plain_text import printable
+
+_LINE_BREAKS = re.compile(r"[ \t]*[\t\r\n\f\v][\s]*")
 
 
 class TeachonceError(Exception):
@@ -58,7 +61,7 @@ class TeachonceError(Exception):
             line += f": found {self.found}"
         if self.hint:
             line += f". Next: {self.hint}"
-        return printable(" ".join(line.split()))
+        return printable(_LINE_BREAKS.sub(" ", line).strip())  # blanks stay: they may be a path's
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Keyword-only arguments are lost by the default; errors cross process borders (Ray, loader workers).

@@ -13,6 +13,7 @@ from .encodings import ENCODINGS, Encoding
 from .errors import DamagedError, IncompleteError
 from .fingerprint import Fingerprint, Json
 from .json_file import Positive, as_schema, seal, unseal
+from .plain_text import typed
 
 #: The attribute of the root group. Written last, so its presence means that all arrays are there.
 ATTRIBUTE = "cache"
@@ -126,7 +127,7 @@ class StoreDescription:
             raise IncompleteError(
                 "the store holds no targets yet",
                 where=where,
-                hint=f"teachonce cache SHARDS --teacher … --out {where}",
+                hint=f"teachonce cache SHARDS --teacher … --out {typed(where)}",
             )
         file = f"{where}/zarr.json"
         fields = unseal(as_schema(found, dict[str, Any], **_about(file)), where=file, hint=_RESTORE)

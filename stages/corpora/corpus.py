@@ -13,6 +13,7 @@ from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError, MismatchError, Unreachable
 from ...storage_schemas.fingerprint import Fingerprint, canonical_json
 from ...storage_schemas.manifest import Corpus, Entry, footer_digest, write_manifest
+from ...storage_schemas.plain_text import counted
 from ...storage_schemas.samples import content_digest, sample_key
 from .draft import Draft
 from .images import MAX_BYTES, BadImage
@@ -64,7 +65,7 @@ def freeze_corpus(
         if listing.digest != corpus.listing_id:
             raise MismatchError(
                 "the corpus has changed since its manifest was frozen", where=", ".join(s.name for s in sources),
-                expected=f"{corpus.num_samples} images", found=f"{listing.count} images with other names or sizes",
+                expected=counted(corpus.num_samples, "image"), found=f"{counted(listing.count, 'image')} with other names or sizes",
                 hint="write the changed corpus to another --out",
             )  # fmt: skip
         return corpus
@@ -141,7 +142,7 @@ class _Missed:
     def error(self, total: int) -> Unreachable:
         assert self._first is not None
         return Unreachable(
-            f"{self.count} of {total} images cannot be read at the moment", where=f"the first is {self._first.path}",
+            f"{self.count} of {counted(total, 'image')} cannot be read at the moment", where=f"the first is {self._first.path}",
             found=str(self._first.problem).partition(": ")[2],
             hint="run the same command again, or add --give-up-on-unreachable to leave such images out",
         )  # fmt: skip

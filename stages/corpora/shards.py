@@ -16,6 +16,7 @@ from ...pipeline.storage import Location
 from ...storage_schemas.errors import DamagedError, InputError
 from ...storage_schemas.fingerprint import Json
 from ...storage_schemas.manifest import Corpus, ManifestReader
+from ...storage_schemas.plain_text import typed
 from ...storage_schemas.receipt import Receipt
 from ...storage_schemas.samples import TAR_BLOCK, member_key, shard_name
 from ...storage_schemas.tar_index import decode_index
@@ -106,7 +107,7 @@ class ShardReader:
                 raise DamagedError(
                     "a shard's file was cut or replaced", where=shards.location / output.path,
                     expected=f"{output.bytes} bytes", found="no file" if found is None else f"{found} bytes",
-                    hint=f"run the same `teachonce shard … --out {shards.location}` again",
+                    hint=f"run the same `teachonce shard … --out {typed(shards.location)}` again",
                 )  # fmt: skip
         index_location = shards.location / f"{shard_name(shard)}.index.npy"
         index = index_location.read_bytes()

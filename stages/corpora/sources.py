@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError
+from ...storage_schemas.plain_text import typed
 from .folder import FolderSource
 from .images import MAX_BYTES
 from .lists import ListSource
@@ -38,7 +39,7 @@ def open_sources(arguments: Sequence[str], *, max_bytes: int = MAX_BYTES) -> tup
         if source.name in sources:
             raise InputError(
                 "two sources have the same name", where=source.name,
-                hint=f"name them apart: {source.name}-a=PATH {source.name}-b=PATH",
+                hint=f"name them apart: {typed(f'{source.name}-a')}=PATH {typed(f'{source.name}-b')}=PATH",
             )  # fmt: skip
         sources[source.name] = source
     return tuple(sources[name] for name in sorted(sources, key=lambda n: n.encode() + b"/"))

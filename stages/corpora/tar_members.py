@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, Self
 
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError, Unreachable
+from ...storage_schemas.plain_text import typed
 
 #: Bytes of what a header carries: a long name, attributes. Linux's attributes of one file take up to 64 KiB.
 _LONGEST_HEADER = 1 << 18
@@ -58,7 +59,7 @@ def _members(raw: BinaryIO, file: Location) -> Iterator[tarfile.TarInfo]:
         if archive.end == start > 0:
             raise InputError(
                 "something that is no tar follows a tar's end mark", where=f"{file}, byte {start}",
-                hint=f"to keep what is before it: head -c {start} {file.name} > whole.tar",
+                hint=f"to keep what is before it: head -c {start} {typed(file.name)} > whole.tar",
             )  # fmt: skip
         start = _behind_end_mark(raw, archive.end, file)
 
@@ -98,7 +99,7 @@ class _Archive:
             if begins.startswith(magic):
                 return InputError(
                     "not an uncompressed tar", where=self._file, found=f"a file {kind}" if " by " in kind else kind,
-                    hint=f"unpack it first: {command} {self._file.name}",
+                    hint=f"unpack it first: {command} {typed(self._file.name)}",
                 )  # fmt: skip
         text = str(error) if isinstance(error, tarfile.TarError) else f"{type(error).__name__}: {error}"
         return InputError(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ...pipeline.ledger import Ledger
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import DamagedError, InputError, MismatchError
+from ...storage_schemas.plain_text import counted, typed
 from ...storage_schemas.samples import shard_name
 from ...storage_schemas.target_store import read_rows, read_target
 from ...storage_schemas.view_params import Views
@@ -36,7 +37,7 @@ def check_pair(shards: ShardSet, store: Location) -> StoreFacts:
                 "the store was made from another corpus", where=f"{store}: field '{field}'",
                 expected=f"{expected} (as in {shards.location})", found=found,
                 hint="pass the shards that the store was made from, or run "
-                f"`teachonce cache {shards.location} --teacher … --out ANOTHER_STORE`",
+                f"`teachonce cache {typed(shards.location)} --teacher … --out ANOTHER_STORE`",
             )  # fmt: skip
     return facts
 
@@ -71,7 +72,7 @@ def check_views(facts: StoreFacts, views: int | None) -> int:
     if views is not None and not 1 <= views <= stored:
         raise InputError(
             "the store does not have these views", where=facts.store,
-            expected=f"1 to {stored} views ({facts.views.kind})", found=f"--views {views}",
+            expected=f"1 to {counted(stored, 'view')} ({facts.views.kind})", found=f"--views {views}",
             hint=f"leave out --views, or teachonce cache SHARDS --views {views} --teacher … --out ANOTHER_STORE",
         )  # fmt: skip
     return views or stored
@@ -140,7 +141,7 @@ class JoinedShard:
         if len(wrong):
             first = wrong[0]
             raise self._damaged(
-                f"the key in the tar is not the key in the store, at {len(wrong)} rows, the first is {first}",
+                f"the key in the tar is not the key in the store, at {counted(len(wrong), 'row')}, the first is {first}",
                 keys_N[first].decode("ascii", "replace"),
                 in_tar[first].decode("ascii", "replace") or "no image",
             )

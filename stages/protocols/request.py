@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError
+from ...storage_schemas.plain_text import typed
 from ...storage_schemas.prompts import CONFIG, PromptsConfig
 from ..datasets.dataset import Dataset
 from ..datasets.layouts import LAYOUTS
@@ -168,7 +169,9 @@ def choose_datasets(
     if given is None:
         absent = [name for name in usual if not Dataset.below(root, name).root.exists()]
         if len(absent) == len(usual):
-            raise InputError("no data set that can be used", where=root, hint=f"teachonce datasets {data}")
+            raise InputError(
+                "no data set that can be used", where=root, hint=f"teachonce datasets {typed(data)}"
+            )
         if absent:
             say(f"benchmark: left out, for they are not in {root}: {', '.join(absent)}")
         return tuple(name for name in usual if name not in absent)
@@ -184,7 +187,7 @@ def choose_datasets(
         if tuple(LAYOUTS[name].images) == ("test",):
             raise InputError(
                 "a data set with test images only", where=f"--datasets {name}",
-                hint=f"measure a finished student on it: teachonce evaluate BUNDLE coop:{name}/test={data}",
+                hint=f"measure a finished student on it: teachonce evaluate BUNDLE {typed(f'coop:{name}/test={data}')}",
             )  # fmt: skip
         if name not in usual:
             raise InputError(

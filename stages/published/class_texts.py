@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...storage_schemas.errors import InputError, MismatchError
+from ...storage_schemas.plain_text import counted
 from ..prompts.clip import class_ids
 from ..prompts.text import Tokenizer, text_tower
 from ..reports.class_match import base_classes
@@ -105,7 +106,9 @@ def learned_classes(
             return names, ("the file does not say which classes it was learned on: all of the list",)
         chosen = tuple(np.array(names, object)[texts.classes_C])
         strangers = texts.count - texts.known
-        notes = [f"learned on {len(chosen)} of {len(names)} classes, by the class texts in the file"]
+        notes = [
+            f"learned on {len(chosen)} of {counted(len(names), 'class')}, by the class texts in the file"
+        ]
         if strangers:
             notes.append(
                 f"{strangers} class texts in the file are none of the list's: other classes, other names, or another --context"

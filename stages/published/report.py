@@ -11,6 +11,7 @@ from torch import nn
 
 from ...pipeline.storage import Location
 from ...storage_schemas.fingerprint import Json
+from ...storage_schemas.plain_text import counted
 from ..models.weights import WeightsFile
 from ..reports.tables import section, table
 from .class_texts import ClassTexts
@@ -87,17 +88,20 @@ def found_text(found: Found) -> str:
     epoch = "" if found.epoch is None else f", epoch {found.epoch}"
     rows = [["kind", found.kind + epoch]]
     rows += [
-        [f"{tower} prompts", f"{layers} layers × {tokens} tokens × {channels} channels"]
+        [
+            f"{tower} prompts",
+            f"{counted(layers, 'layer')} × {counted(tokens, 'token')} × {counted(channels, 'channel')}",
+        ]
         for tower, (layers, tokens, channels) in found.prompts.items()
     ]
     if found.frozen is None:
         rows.append(["frozen weights", "none: the backbone's are used"])
     else:
         drift = found.frozen
-        rows.append(["frozen weights", f"{drift.tensors} tensors; the {found.taken}'s are used"])
+        rows.append(["frozen weights", f"{counted(drift.tensors, 'tensor')}; the {found.taken}'s are used"])
         rows.append(["", f"off the backbone's by {drift.relative:.2g} of their size, at most {drift.largest:.2g} ({drift.at})"])  # fmt: skip
     if found.projector:
-        rows.append(["projector", f"{found.projector} tensors"])
+        rows.append(["projector", f"{counted(found.projector, 'tensor')}"])
     if found.class_texts is not None:
         texts = found.class_texts
         rows.append(["class texts", f"{texts.count}, of which {texts.known} are in the class list"])

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...storage_schemas.fingerprint import Json
+from ...storage_schemas.plain_text import counted
 from ..evaluate import Evaluation
 from .metrics import Mean, Rate, harmonic_mean
 from .tables import section, table
@@ -126,7 +127,7 @@ def _images_text(facts: Mapping[str, Any]) -> str:
     if unmatched:
         rows = [[u["label"], str(u["images"]), u["reason"]] for u in unmatched]
         count = sum(u["images"] for u in unmatched)
-        title = f"LEFT OUT of every accuracy: {count} images of {len(unmatched)} labels that are no class"
+        title = f"LEFT OUT of every accuracy: {counted(count, 'image')} of {counted(len(unmatched), 'label')} that are no class"
         parts.append(
             section(title, table(rows[:_SHOWN], head=("label", "images", "why"), align="lrl"), _more(rows))
         )
@@ -143,12 +144,12 @@ def _accuracy_text(facts: Mapping[str, Any]) -> str:
     rows = [
         ["top-1", *_percent(accuracy["top1"])],
         ["top-5", *_percent(accuracy["top5"])],
-        ["mean over classes", *_percent(accuracy["mean_per_class"], "classes")],
+        ["mean over classes", *_percent(accuracy["mean_per_class"], "class")],
     ]
     if split is not None:
         rows += [
-            [f"base, among {split['base_classes']} base classes", *_percent(split["base"])],
-            [f"novel, among {split['novel_classes']} novel classes", *_percent(split["novel"])],
+            [f"base, among {counted(split['base_classes'], 'base class')}", *_percent(split["base"])],
+            [f"novel, among {counted(split['novel_classes'], 'novel class')}", *_percent(split["novel"])],
             ["harmonic mean of base and novel", *_percent(split["harmonic_mean"])],
         ]
     return section("Accuracy", table(rows, head=("", "%", "± s.e.", "of"), align="lrrr"))
@@ -163,11 +164,11 @@ def _agreement_text(facts: Mapping[str, Any]) -> str:
     spread = "" if kl["stderr"] is None else f"{kl['stderr']:.4f}"
     rows = [
         ["same first class, %", *_percent(agreement["top1"])],
-        ["KL(teacher ‖ student), nats", mean, spread, f"{kl['total']} images"],
+        ["KL(teacher ‖ student), nats", mean, spread, counted(kl["total"], "image")],
     ]
     title = "Agreement with the stored teacher, on the store's first view"
     notes = [
-        f"  {what}: {agreement[left]} images"
+        f"  {what}: {counted(agreement[left], 'image')}"
         for left, what in (("not_in_store", "not in the store"), ("other_pictures", "other pictures than the store's"))
         if agreement[left]
     ]  # fmt: skip
@@ -185,10 +186,10 @@ def _classes_text(facts: Mapping[str, Any]) -> str:
     return section("Classes", table(rows, head=head, align="lrrrll")) if rows else ""
 
 
-def _percent(value: Mapping[str, Any], unit: str = "images") -> list[str]:
+def _percent(value: Mapping[str, Any], unit: str = "image") -> list[str]:
     rate = value["rate"] if "rate" in value else value["mean"]
     shown, spread = ("" if number is None else f"{100 * number:.2f}" for number in (rate, value["stderr"]))
-    return [shown or "no images", spread, f"{value['total']} {unit}"]
+    return [shown or "no images", spread, counted(value["total"], unit)]
 
 
 def _more(rows: list[list[str]]) -> str:

@@ -14,6 +14,7 @@ from ...pipeline.storage import Location
 from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import IncompleteError, MismatchError, TeachonceError
 from ...storage_schemas.manifest import Entry
+from ...storage_schemas.plain_text import typed
 from ...storage_schemas.samples import shard_name
 from ...storage_schemas.store_description import ATTRIBUTE, StoreDescription, StoreSpec
 from ...storage_schemas.target_store import read_rows, read_target
@@ -59,7 +60,12 @@ class Stored:
         vectors = vectors_if_any(root, location)
         found, no_paths = _find_shards(location, description, shards)
         return Stored(
-            location=location, root=root, recorded=description, vectors=vectors, shards=found, no_paths=no_paths
+            location=location,
+            root=root,
+            recorded=description,
+            vectors=vectors,
+            shards=found,
+            no_paths=no_paths,
         )
 
     @property
@@ -123,7 +129,7 @@ class Stored:
         if "embedding" not in names:
             return f"logits cannot be derived from {', '.join(sorted(names))}"
         if self.vectors is None:
-            command = f"teachonce vectors --teacher … --out {self.location}"
+            command = f"teachonce vectors --teacher … --out {typed(self.location)}"
             return f"the store has embeddings but no class vectors yet. Next: {command}"
         width = next(target.width for target in self.spec.targets if target.name == "embedding")
         if width != self.vectors.embed_dim:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import DamagedError, IncompleteError, MismatchError
+from ...storage_schemas.plain_text import typed
 from ...storage_schemas.target_store import read_rows
 from ...storage_schemas.view_params import Views
 from ..corpora.shards import ShardSet
@@ -54,7 +55,7 @@ class StoredTeacher:
         if self._stored.vectors is None:
             raise IncompleteError(
                 "the store does not say which classes its logits are of", where=self.location,
-                hint=f"teachonce vectors --teacher … --out {self.location}",
+                hint=f"teachonce vectors --teacher … --out {typed(self.location)}",
             )  # fmt: skip
         theirs = self._stored.vectors.names
         if theirs == tuple(class_names):

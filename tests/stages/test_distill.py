@@ -128,7 +128,7 @@ def test_the_command(taught_store, tiny_clip, tmp_path, monkeypatch) -> None:
     again = CliRunner().invoke(main, [*command, "--reuse-views"])
     assert again.exit_code == 0
     assert "served" not in again.stderr
-    assert "1 of 1 units done, 1 of them before" in again.stderr
+    assert "1 of 1 unit done, 1 of them before" in again.stderr
     assert (tmp_path / "b" / "model.safetensors").stat().st_mtime_ns == before
 
 

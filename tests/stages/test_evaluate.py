@@ -187,7 +187,7 @@ def test_labels_that_are_no_class_are_left_out_loudly(bundle, pictures, tmp_path
     code, out, err = run("evaluate", bundle, tmp_path / "set")
     assert code == 0
     assert "LEFT OUT of every accuracy: 3 images of 2 labels that are no class" in out
-    assert "3 images of 2 labels are left out of every accuracy: their labels are no class." in err
+    assert "Left out of every accuracy, since their labels are no class: 3 images of 2 labels." in err
 
 
 def test_what_is_no_label_is_told(bundle, pictures, tmp_path):

@@ -150,7 +150,7 @@ def test_a_file_that_changes_between_manifest_and_tar_fails_its_unit(pictures, t
         UnitsFailed, match="a file has changed since the manifest was frozen: house-cat/02.jpg"
     ):
         run_stage(stage, stage.out, SerialExecutor(), progress=False)
-    with pytest.raises(IncompleteError, match=r"shard has not finished: .*: found 0 of 1 units"):
+    with pytest.raises(IncompleteError, match=r"shard has not finished: .*: found 0 of 1 unit"):
         ShardSet.open(str(tmp_path / "out"))
 
 

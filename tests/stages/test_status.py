@@ -159,7 +159,7 @@ def test_units_whose_files_were_cut_are_left_to_do(picture_shards, tmp_path):
     facts = folder_status(str(out))
     (stage,) = facts["stages"]
     assert (stage["done"], stage["damaged"], stage["left"], exit_code(facts)) == (3, 1, 1, 3)
-    assert "damaged 1 units have a receipt, but their files are gone or cut" in lines(facts)
+    assert "damaged 1 unit: a receipt is there, but files are gone or cut" in lines(facts)
 
 
 def test_a_store_with_class_vectors_only_is_not_finished(tmp_path):
@@ -203,7 +203,7 @@ def test_training_under_way(tmp_path):
     found = lines(facts)
     assert "training step 40, epoch 3, loss 0.1235" in found
     assert "rate 310.2 pairs/s in each worker" in found
-    assert "units 0 of 1 units done, 1 left" in found
+    assert "units 0 of 1 unit done, 1 left" in found
 
 
 def test_command(tmp_path, picture_shards):

@@ -387,7 +387,7 @@ def test_a_sample_that_the_tar_lacks_is_refused(copy, known_store, damage):
     stream = open_stream(known_store, shards=shards, location=store)
     text = error_of(DamagedError, lambda: flat(stream, 0))
     assert text.startswith(
-        f"the key in the tar is not the key in the store, at 1 rows, the first is {bad % 13}: "
+        f"the key in the tar is not the key in the store, at 1 row, the first is {bad % 13}: "
     )
     assert ", found no image. Next: restore the tar or the store from a copy; or, " in text
 

@@ -65,7 +65,7 @@ def test_an_error_is_told_at_once_and_a_killed_worker_changes_nothing(
         running.wait()
     said = (tmp_path / "stderr").read_text()
     before, error, after = said.partition(
-        "Error: 1 of 1 units of distill failed, the first is student: an image in a tar changed: "
+        "Error: 1 of 1 unit of distill failed, the first is student: an image in a tar changed: "
     )
     assert error, said
     assert after.splitlines()[0].endswith("run the same `teachonce shard` command again"), said
