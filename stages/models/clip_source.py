@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...pipeline.storage import Location
-from ...storage_schemas.errors import InputError
+from ...storage_schemas.errors import DamagedError, InputError
 from .hub import hub_access, quiet_libraries
 from .names import HUB_PREFIX, LOCAL_PREFIX, RANDOM, TIMM_PREFIX, Role, one_of, unknown_name, weights_file
+from .vision_config import check_vision_config
 from .weights import looks_like_path
 
 _CONFIG = "open_clip_config.json"
@@ -180,4 +181,8 @@ def _parse(data: bytes, where: object) -> dict[str, Any]:
             "not an open_clip configuration", where=where, expected="model_cfg with vision_cfg and embed_dim",
             found=f"{type(error).__name__}: {error}",
         ) from error  # fmt: skip
+    try:
+        check_vision_config(config["model_cfg"]["vision_cfg"], where=where, hint="choose another model")
+    except DamagedError as error:
+        raise InputError(error.what, where=error.where, expected=error.expected, found=error.found, hint=error.hint) from error  # fmt: skip
     return config

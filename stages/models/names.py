@@ -40,7 +40,7 @@ def weights_file(path: str, role: Role, hint: str) -> str:
         InputError: there is none.
     """
     location = Location.of(path)
-    if not location.exists() or location.is_dir():
+    if not location.path.is_file():  # a pipe or a device would never end
         raise InputError("no such file of weights", where=f"--{role}-pretrained {path}", hint=hint)
     return location.name
 

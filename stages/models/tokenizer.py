@@ -21,6 +21,10 @@ from .names import HUB_PREFIX, LOCAL_PREFIX, unknown_name
 #: A model folder may bring its own (smaller) BPE vocabulary under this name.
 BPE_FILE = "bpe_simple_vocab.txt.gz"
 
+#: What a configuration may set of its tokenizer. open_clip hands everything on to its own class, which would open
+#: `bpe_path`, or to transformers', which would open or fetch what other names say.
+_SETTINGS = {"clean": str, "strip_sep_token": bool, "language": str, "reduction_mask": str}
+
 #: How much of a name a note shows.
 _SHOWN = 60
 
@@ -60,6 +64,7 @@ def load_tokenizer(name: str) -> Tokenizer:
             "open_clip has no such model", name, open_clip.list_models(), "check the model's name"
         )
     text_cfg = config.get("text_cfg", {})
+    _check_settings(text_cfg.get("tokenizer_kwargs", {}), name)
     files = text_cfg.get("hf_tokenizer_name")
     if local and (vocabulary := Location.of(name.removeprefix(LOCAL_PREFIX)) / BPE_FILE).exists():
         own = {} if files else text_cfg.get("tokenizer_kwargs", {})
@@ -122,6 +127,19 @@ def name_notes(tokenizer: Tokenizer, names: Sequence[str], texts: Sequence[str])
             f"{count} of class names {verb} equal vectors{which} {', '.join(shown[:-1])} and {shown[-1]}"
         )
     return tuple(notes)
+
+
+def _check_settings(settings: Any, name: str) -> None:
+    if not isinstance(settings, dict):
+        raise InputError("not a tokenizer's settings", where=name, expected="an object", found=settings)
+    for key, value in settings.items():
+        kind = _SETTINGS.get(key)
+        if key == "trust_remote_code" or (kind is not None and isinstance(value, kind)):
+            continue  # the first is always answered by False
+        raise InputError(
+            "a tokenizer's setting that is not known", where=f"{name}: tokenizer_kwargs",
+            expected=", ".join(f"{k} ({v.__name__})" for k, v in _SETTINGS.items()), found=f"{key}: {value!r}",
+        )  # fmt: skip
 
 
 def _of_transformers(name: str, files: str) -> Tokenizer:

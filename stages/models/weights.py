@@ -101,7 +101,7 @@ def read_weights_file(path: str) -> WeightsFile:
         InputError: no such file, or not a file of weights.
     """
     location = Location.of(path)
-    if not location.exists() or location.is_dir():
+    if not location.path.is_file():  # a pipe or a device would never end
         raise InputError("no such file of weights", where=location)
     archive: TorchScript | None = None
     found: Any
@@ -294,6 +294,22 @@ def fit_weights(
     Raises:
         InputError: naming the first three weights of another shape, missing and unknown. Nothing is loaded then.
     """  # fmt: skip
+    check_fit(module, weights, what=what, where=where, partly=partly)
+    if consume:
+        assert isinstance(weights, dict)
+        take_weights(module, weights)
+    else:
+        module.load_state_dict(weights, strict=not partly)
+
+
+def check_fit(
+    module: nn.Module, weights: Mapping[str, Tensor], *, what: str, where: object, partly: bool = False
+) -> None:
+    """Compare names and shapes; nothing is loaded.
+
+    Raises:
+        InputError: as `fit_weights`.
+    """
     own = module.state_dict()
     wrong = [name for name in own if name in weights and own[name].shape != weights[name].shape]
     missing = [] if partly else [name for name in own if name not in weights]
@@ -307,12 +323,6 @@ def fit_weights(
             f"weights do not fit {what}", where=where, expected="; ".join(expected) or "no other weights",
             found="; ".join(found),
         )  # fmt: skip
-    if consume:
-        assert isinstance(weights, dict)
-        del own  # it holds the memory that the weights take the place of
-        take_weights(module, weights)
-    else:
-        module.load_state_dict(weights, strict=not partly)
 
 
 def _shapes(weights: Mapping[str, Tensor], names: list[str]) -> str:

@@ -17,9 +17,8 @@ from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import DamagedError, IncompleteError, InputError
 from ...storage_schemas.folder_config import check_file, file_digest
 from ..models.preprocess import Preprocess
-from ..models.weights import fit_weights
 from ..views import CENTER, draw, fill_planes
-from .family import rebuild_backbone
+from .rebuild import rebuild_student
 from .student import Head, Student
 
 if TYPE_CHECKING:
@@ -119,16 +118,14 @@ def load_student(location: Location | str, *, device: str = "cpu") -> LoadedStud
             hint="copy the bundle again",
         ) from error
     preprocess = Preprocess.from_json(config.preprocess, folder / CONFIG)
-    with torch.random.fork_rng(devices=[]):
-        student = Student(
-            rebuild_backbone(config.student), preprocess, Head.from_json(config.head, folder / CONFIG)
-        )
-    try:
-        fit_weights(student, weights, what="the bundle's model", where=folder / WEIGHTS)
-    except InputError as error:
+    head = Head.from_json(config.head, folder / CONFIG)
+    if vectors.embed_dim != head.embed_dim:
         raise DamagedError(
-            error.what, where=error.where, expected=error.expected, found=error.found
-        ) from error
+            "the bundle's class vectors are not for its student", where=folder,
+            expected=f"{head.embed_dim} channels, as the student gives", found=f"{vectors.embed_dim}",
+            hint="copy the bundle again",
+        )  # fmt: skip
+    student = rebuild_student(folder, config.student, preprocess, head, weights)
     student.requires_grad_(False)
     return LoadedStudent(
         student=cast("CalledStudent", student.eval().to(device)),

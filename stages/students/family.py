@@ -8,10 +8,10 @@ from typing import Protocol
 
 from torch import nn
 
-from ...storage_schemas.errors import DamagedError
 from ...storage_schemas.fingerprint import Json
 from ..models.names import TIMM_PREFIX, loaded_text
 from ..models.preprocess import Preprocess
+from .described import check_backbone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,19 +66,13 @@ def family_of(name: str) -> Family:
     return _family("timm" if name.startswith(TIMM_PREFIX) else "open_clip")
 
 
-def rebuild_backbone(config: Mapping[str, Json]) -> nn.Module:
-    """The module that a bundle's `student` entry describes.
+def rebuild_backbone(config: Mapping[str, Json], *, where: object = None) -> nn.Module:
+    """The module that a bundle's `student` entry describes; no file is opened, nothing fetched.
 
     Raises:
-        DamagedError: no such family.
+        DamagedError: it says what is not allowed, see `check_backbone`.
     """
-    if config.get("family") not in ("timm", "open_clip"):
-        raise DamagedError(
-            "a bundle of an unknown family of students",
-            expected="timm or open_clip",
-            found=config.get("family"),
-        )
-    return _family(config["family"]).rebuild(config)
+    return _family(check_backbone(config, where=where).family).rebuild(config)
 
 
 def _family(name: str) -> Family:

@@ -11,6 +11,7 @@ from ...storage_schemas.fingerprint import Json
 from ..models.clip import build_tower, make_tower, resize_trunk
 from ..models.clip_source import names_its_weights, resolve_clip
 from ..models.names import RANDOM
+from .described import check_backbone
 from .family import Backbone
 
 
@@ -28,6 +29,7 @@ class OpenClipFamily:
             # A timm trunk takes its weights at its own size and is resized then; open_clip's towers the other way round.
             "trunk_size": size if "timm_model_name" in vision_cfg else None,
         }  # fmt: skip
+        check_backbone(config, where=name)
         return Backbone(
             module=built.module,
             config=config,

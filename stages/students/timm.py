@@ -12,6 +12,7 @@ from ..models.names import RANDOM, TIMM_PREFIX
 from ..models.preprocess import Preprocess
 from ..models.probe import try_images
 from ..models.timm_models import build_timm, names_its_weights, resolve_timm
+from .described import check_backbone
 from .family import Backbone
 
 
@@ -32,9 +33,11 @@ class TimmFamily:
                 "this student gives no pooled features", where=f"--student {where}",
                 expected="one vector an image", found=f"shape {tuple(features_ND.shape)}", hint="choose another",
             )  # fmt: skip
+        config: dict[str, Json] = {"family": "timm", "name": source.name, "kwargs": dict(built.kwargs)}
+        check_backbone(config, where=name)
         return Backbone(
             module=built.module,
-            config={"family": "timm", "name": source.name, "kwargs": dict(built.kwargs)},
+            config=config,
             preprocess=preprocess,
             width=int(features_ND.shape[1]),
             logit_scale=None,

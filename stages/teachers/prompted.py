@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,6 +11,8 @@ import torch
 from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import MismatchError
 from ...storage_schemas.fingerprint import digest_json
+from ...storage_schemas.json_file import as_schema
+from ...storage_schemas.prompts import CONFIG
 from ..classes import DEFAULT_TEMPLATES
 from ..models.preprocess import Normalize
 from ..models.tokenizer import name_notes
@@ -25,6 +27,16 @@ from .open_clip import OpenClipTeacher
 _CLASSES_AT_ONCE = 64
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Backbone:
+    """What a folder says of the model that its prompts were learned for."""
+
+    model: str
+    pretrained: str | None
+    architecture: str
+    weights: str
+
+
 class PromptedTeacher:
     """`embed` and `class_vectors` as PromptSRC's evaluation has them, in fp32."""
 
@@ -33,10 +45,10 @@ class PromptedTeacher:
         # The draw of the prompts is overwritten; nobody else's random numbers may move for it.
         with torch.random.fork_rng(devices=[]):
             clip = PromptedClip(backbone.model, loaded.shape)
-        try:
-            clip.load_prompts(loaded.prompts)
-        except RuntimeError as error:
-            raise _another_backbone(name, "the width of its towers", str(error).split("\n")[0]) from error
+        for field, own in clip.prompts().items():  # one that is narrower would be stretched
+            if (found := tuple(loaded.prompts[field].shape)) != tuple(own.shape):
+                raise _another_backbone(name, f"{field} {tuple(own.shape)}", found)
+        clip.load_prompts(loaded.prompts)
         self._clip: PromptedClip = freeze(clip)
         self._backbone = backbone
         self._normalize = Normalize(backbone.spec.preprocess)
@@ -54,21 +66,26 @@ class PromptedTeacher:
 
         Raises:
             InputError: no prompts there, or whatever loading the model raises.
+            DamagedError: files that do not belong together, or that do not name the model.
             MismatchError: the model is not the one that the prompts were learned for.
         """
         folder = config.model.removeprefix(PROMPTS_PREFIX)
         loaded = read_prompts(folder)
         name = f"{PROMPTS_PREFIX}{folder.rstrip('/').rpartition('/')[2]}"
-        about = loaded.config.backbone
-        model = config.backbone or str(about["model"])
-        pretrained = config.pretrained or about["pretrained"]
+        about = as_schema(
+            dict(loaded.config.backbone), _Backbone, what="prompts that do not name their model", where=f"{folder}/{CONFIG}",
+            hint="copy the folder again",
+        )  # fmt: skip
+        model = config.backbone or about.model
+        pretrained = config.pretrained or about.pretrained
         backbone = OpenClipTeacher.load(replace(config, model=model, pretrained=pretrained, backbone=None))
-        for field, found in (
-            ("architecture", backbone.spec.architecture), ("weights", backbone.spec.weights_digest),
-        ):  # fmt: skip
-            if found != about[field]:
+        for field, expected, found in (
+            ("architecture", about.architecture, backbone.spec.architecture),
+            ("weights", about.weights, backbone.spec.weights_digest),
+        ):
+            if found != expected:
                 raise _another_backbone(
-                    name, f"{about['model']} with {field} {about[field]}", f"{model} with {field} {found}"
+                    name, f"{about.model} with {field} {expected}", f"{model} with {field} {found}"
                 )
         if loaded.towers is not None:
             fit_weights(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from teachonce.pipeline.storage import Location
 from teachonce.stages.prompts.folder import read_prompts, write_prompts
+from teachonce.stages.teachers import TeacherConfig, load_teacher
 from teachonce.storage_schemas.errors import DamagedError, IncompleteError, InputError, MismatchError
 from teachonce.storage_schemas.prompts import PromptsConfig
 
@@ -87,3 +89,45 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(DamagedError, match=r"^not a folder of prompts: "):
         read_prompts(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": None}, {"model": 5}, {"model": ["ViT-B-32"]}, {"pretrained": 5}, {"architecture": None}, {"weights": {}},
+    ],
+)  # fmt: skip
+def test_prompts_that_do_not_name_their_model(tmp_path: Path, changes) -> None:
+    backbone = {
+        key: value
+        for key, value in {**CONFIG.backbone, **changes}.items()
+        if key != "model" or value is not None
+    }
+    write_prompts(Location.of(tmp_path / "p"), prompts(), replace(CONFIG, backbone=backbone))
+    with pytest.raises(DamagedError, match="prompts that do not name their model: .*/p/config.json: found "):
+        load_teacher(TeacherConfig.of(f"teachonce:{tmp_path}/p"))
+
+
+def test_a_model_of_prompts_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pt")
+    backbone = {**CONFIG.backbone, "model": "ViT-B-32", "pretrained": str(tmp_path / "pipe.pt")}
+    write_prompts(Location.of(tmp_path / "p"), prompts(), replace(CONFIG, backbone=backbone))
+    with pytest.raises(InputError, match="no such file of weights"):
+        load_teacher(TeacherConfig.of(f"teachonce:{tmp_path}/p"))
+
+
+def test_prompts_of_another_width_are_not_stretched(tmp_path: Path, tiny_clip_teacher) -> None:
+    backbone = load_teacher(TeacherConfig.of(f"local-dir:{tiny_clip_teacher}"))
+    shape = {"vision_length": 2, "vision_depth": 1, "text_length": 4, "text_depth": 1}
+    narrow = {"vision_prompts_LPD": torch.ones(1, 2, 1), "text_prompts_LPD": torch.ones(1, 4, 16)}
+    about = {
+        "model": f"local-dir:{tiny_clip_teacher}", "pretrained": None, "architecture": backbone.spec.architecture,
+        "weights": backbone.spec.weights_digest,
+    }  # fmt: skip
+    write_prompts(Location.of(tmp_path / "p"), narrow, replace(CONFIG, backbone=about, shape=shape))
+    with pytest.raises(MismatchError) as error:
+        load_teacher(TeacherConfig.of(f"teachonce:{tmp_path}/p"))
+    assert (
+        "learned for another backbone: teachonce:p: expected vision_prompts_LPD (1, 2, 32), found (1, 2, 1). "
+        in str(error.value)
+    )
