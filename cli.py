@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,6 +16,7 @@ import click
 from . import __version__
 from .pipeline.terminal import clear, say, show, starting
 from .storage_schemas.errors import InputError, TeachonceError
+from .storage_schemas.near_names import did_you_mean
 from .storage_schemas.plain_text import counted, typed
 
 if TYPE_CHECKING:
@@ -23,11 +25,23 @@ if TYPE_CHECKING:
     from .stages.teachers import TeacherConfig
     from .stages.views import ViewSpec
 
+#: Where a path begins in a word of a command line: at once, behind `=`, or behind the prefix of a model in a folder.
+_HOME = re.compile(r"^((?:[^~/]*[=:]|[^~]*coop:[^=~]*=)?)~(?=/|$)")
+
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Stage(click.Command):
+    """A command whose arguments may begin with `~` where a shell leaves it: in `--out=~/x`, `NAME=~/x`, run files."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, [expand_homes(word) for word in args])
 
 
 class Program(click.Group):
     """Turns the errors that a user can act on into one line and an exit code; bugs keep their traceback."""
+
+    command_class, group_class = Stage, type
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -61,6 +75,13 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
+def expand_homes(word: str) -> str:
+    """A word of a command line with `~` in full, wherever in it a path begins."""
+    from .pipeline.storage import expand_home
+
+    return _HOME.sub(lambda found: found[1] + expand_home("~"), word)
+
+
 def executor_options(
     default: str, workers: str = "Worker processes on Ray (default: what fits)."
 ) -> Callable[[Command], Command]:
@@ -70,7 +91,7 @@ def executor_options(
         for option in (
             click.option("--workers", type=click.IntRange(1), help=workers),
             click.option("--ray-address", help="Join this Ray cluster: `auto` or HOST:PORT. Without it, Ray starts here."),
-            click.option("--executor", type=click.Choice(["ray", "serial"]), default=default, show_default=True,
+            click.option("--executor", type=Choice(["ray", "serial"]), default=default, show_default=True,
                          help="Where units of work run."),
         ):  # fmt: skip
             command = option(command)
@@ -160,15 +181,15 @@ def teacher_options(command: Command) -> Command:
     """The teacher and how it is run, for `pretrain`, `vectors` and `cache`."""
     for option in (
         click.option("--threads", type=click.IntRange(1), help="Torch threads of one worker (default: cores, at most 4)."),
-        click.option("--precision", type=click.Choice(["auto", "bf16", "fp32"]), default="auto", show_default=True,
+        click.option("--precision", type=Choice(["auto", "bf16", "fp32"]), default="auto", show_default=True,
                      help="bf16 autocast, or fp32. Logits are always formed in fp32."),
-        click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
+        click.option("--device", type=Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
                      help="Where the teacher runs."),
-        click.option("--teacher-crop-mode", type=click.Choice(["center", "squash", "border"]),
+        click.option("--teacher-crop-mode", type=Choice(["center", "squash", "border"]),
                      help="Override: resize the shorter side, both sides, or the longer side and pad with the mean colour."),
         click.option("--teacher-crop-pct", type=SHARE,
                      help="Override: share of the resized image that the centre crop keeps."),
-        click.option("--teacher-interpolation", type=click.Choice(["bicubic", "bilinear", "lanczos", "nearest"]),
+        click.option("--teacher-interpolation", type=Choice(["bicubic", "bilinear", "lanczos", "nearest"]),
                      help="Override: resampling filter."),
         click.option("--teacher-std", type=STDS, help="Override: R,G,B standard deviation, on a scale of 0 to 1."),
         click.option("--teacher-mean", type=MEANS, help="Override: R,G,B mean, on a scale of 0 to 1."),
@@ -189,6 +210,14 @@ def split_teacher_options(options: dict[str, Any]) -> TeacherConfig:
     fields = ("pretrained", "backbone", "size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
     chosen = {field: options.pop(f"teacher_{field}") for field in fields}
     return TeacherConfig.of(options.pop("teacher"), **chosen)
+
+
+class Choice(click.Choice):  # type: ignore[type-arg]  # generic from click 8.2 on
+    """One of several words; a misspelt one is answered with the nearest."""
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        near = did_you_mean(str(value), map(str, self.choices), "")
+        return f"{super().get_invalid_choice_message(value, ctx)}{near and ' D' + near[1:]}"
 
 
 class Finite(click.FloatRange):
@@ -233,7 +262,7 @@ SHARES, RATIOS = Numbers(SHARE, 2), Numbers(Finite(0.001, 1000), 2)
 def view_options(command: Command) -> Command:
     """Which views the teacher sees, for `cache`. No defaults: what is given with `--views center` is refused."""
     for option in (
-        click.option("--view-interpolation", type=click.Choice(["bicubic", "bilinear", "lanczos", "nearest"]),
+        click.option("--view-interpolation", type=Choice(["bicubic", "bilinear", "lanczos", "nearest"]),
                      help="Random views: resampling filter (the teacher's)."),
         click.option("--view-grayscale", type=PROBABILITY, metavar="P",
                      help="Random views: probability of a gray view (0)."),
@@ -405,9 +434,9 @@ def pretraining_options(command: Command) -> Command:
         click.option("--clip-norm", type=FROM_ZERO, help="Largest norm of the gradients (0: no limit)."),
         click.option("--weight-decay", type=FROM_ZERO, help="On all prompts (0.0005)."),
         click.option("--warmup-epochs", type=click.IntRange(0), help="Epochs of warm-up (1)."),
-        click.option("--schedule", type=click.Choice(["cosine", "coop", "constant"]),
+        click.option("--schedule", type=Choice(["cosine", "coop", "constant"]),
                      help="Learning rate: cosine by step, CoOp's by epoch, or constant (coop)."),
-        click.option("--optimizer", type=click.Choice(["sgd", "adamw"]), help="SGD with momentum 0.9, or AdamW (sgd)."),
+        click.option("--optimizer", type=Choice(["sgd", "adamw"]), help="SGD with momentum 0.9, or AdamW (sgd)."),
         click.option("--lr", type=ABOVE_ZERO, help="Highest learning rate (0.005; the papers' ViT-B/16: 0.0025)."),
         click.option("--batch-size", type=click.IntRange(1), help="Images a step (8; the papers' ViT-B/16: 4)."),
         click.option("--epochs", type=click.IntRange(1), help="Passes over the shots (20)."),
@@ -547,14 +576,14 @@ def vectors(
 @view_options
 @click.option(
     "--targets",
-    type=click.Choice(["auto", "logits", "embedding", "both"]),
+    type=Choice(["auto", "logits", "embedding", "both"]),
     default="auto",
     show_default=True,
     help="auto: logits where there are class vectors and no more classes than channels, else the embedding.",
 )
 @click.option(
     "--encoding",
-    type=click.Choice(["fp16", "fp32"]),
+    type=Choice(["fp16", "fp32"]),
     default="fp16",
     show_default=True,
     help="How targets are stored. fp16 keeps logits relative to their maximum.",
@@ -616,7 +645,7 @@ def cache(
 @click.option("--context", help="PromptSRC: words that its text prompts start from (a photo of a).")
 @click.option(
     "--weights",
-    type=click.Choice(["checkpoint", "backbone"]),
+    type=Choice(["checkpoint", "backbone"]),
     help="PromptSRC: whose frozen weights to use: the file's, which its authors ran, or the model's (checkpoint).",
 )
 @click.option(
@@ -662,12 +691,12 @@ def import_checkpoint(
 def student_options(command: Command) -> Command:
     """The student and its preprocessing, for `distill`."""
     for option in (
-        click.option("--student-crop-mode", type=click.Choice(["center", "squash", "border"]),
+        click.option("--student-crop-mode", type=Choice(["center", "squash", "border"]),
                      help="Override: at test time, resize the shorter side, both sides, or the longer side and pad with the "
                      "mean colour."),
         click.option("--student-crop-pct", type=SHARE,
                      help="Override: share of the resized image that the test-time centre crop keeps."),
-        click.option("--student-interpolation", type=click.Choice(["bicubic", "bilinear", "lanczos", "nearest"]),
+        click.option("--student-interpolation", type=Choice(["bicubic", "bilinear", "lanczos", "nearest"]),
                      help="Override: resampling filter at test time."),
         click.option("--student-std", type=STDS, help="Override: R,G,B standard deviation, on a scale of 0 to 1."),
         click.option("--student-mean", type=MEANS, help="Override: R,G,B mean, on a scale of 0 to 1."),
@@ -684,11 +713,11 @@ def training_options(command: Command) -> Command:
     """What a recipe's defaults can be replaced by. Names are those of `recipes.Settings`."""
     for option in (
         click.option("--embedding-weight", type=FROM_ZERO, help="kd: factor of the embedding term (1)."),
-        click.option("--embedding-loss", type=click.Choice(["none", "cosine", "mse"]),
+        click.option("--embedding-loss", type=Choice(["none", "cosine", "mse"]),
                      help="kd: also draw embeddings to the teacher's, if they are cached (none)."),
         click.option("--prompt-depth", type=click.IntRange(1), help="promptkd: layers with prompts (9; at most the student's)."),
         click.option("--prompt-length", type=click.IntRange(0), help="promptkd: visual prompt tokens a layer (4)."),
-        click.option("--projector", type=click.Choice(["linear", "mlp", "none"]),
+        click.option("--projector", type=Choice(["linear", "mlp", "none"]),
                      help="From the student's features to the teacher's width (kd linear, promptkd mlp)."),
         click.option("--loss-weight", type=FROM_ZERO, help="Factor of the divergence (kd 1, promptkd 1000)."),
         click.option("--temperature", type=ABOVE_ZERO, help="Of the softmaxes (1)."),
@@ -698,9 +727,9 @@ def training_options(command: Command) -> Command:
         click.option("--accumulate", type=click.IntRange(1), metavar="PARTS",
                      help="Take each batch through the student in so many equal parts, to save memory (1)."),
         click.option("--warmup-epochs", type=click.IntRange(0), help="Epochs of warm-up (1)."),
-        click.option("--schedule", type=click.Choice(["cosine", "coop", "constant"]),
+        click.option("--schedule", type=Choice(["cosine", "coop", "constant"]),
                      help="Learning rate: cosine by step, CoOp's by epoch, or constant (kd cosine, promptkd coop)."),
-        click.option("--optimizer", type=click.Choice(["sgd", "adamw"]), help="kd adamw, promptkd sgd with momentum 0.9."),
+        click.option("--optimizer", type=Choice(["sgd", "adamw"]), help="kd adamw, promptkd sgd with momentum 0.9."),
         click.option("--weight-decay", type=FROM_ZERO, help="kd 0.05 on matrices, promptkd 0.0005 on all that trains."),
         click.option("--lr", type=ABOVE_ZERO, help="Highest learning rate (kd 0.001, promptkd 0.005)."),
         click.option("--batch-size", type=click.IntRange(1), help="Samples a step (kd 64, promptkd 8)."),
@@ -714,7 +743,7 @@ def training_options(command: Command) -> Command:
 @click.argument("shards", type=click.Path())
 @click.argument("store", type=click.Path())
 @student_options
-@click.option("--recipe", required=True, type=click.Choice(["kd", "promptkd"]), help="Distillation method.")
+@click.option("--recipe", required=True, type=Choice(["kd", "promptkd"]), help="Distillation method.")
 @click.option("--out", required=True, type=click.Path(), help="Folder for the student bundle.")
 @click.option(
     "--vectors", type=click.Path(), help="Use the class vectors of this other store; needs cached embeddings."
@@ -739,7 +768,7 @@ def training_options(command: Command) -> Command:
 )
 @click.option(
     "--validation-by",
-    type=click.Choice(["top1", "base", "harmonic-mean"]),
+    type=Choice(["top1", "base", "harmonic-mean"]),
     default="top1",
     show_default=True,
     help="What the best epoch is best by: accuracy over all classes, of base images among base classes, or the harmonic "
@@ -757,14 +786,14 @@ def training_options(command: Command) -> Command:
 )
 @click.option(
     "--precision",
-    type=click.Choice(["auto", "bf16", "fp32"]),
+    type=Choice(["auto", "bf16", "fp32"]),
     default="auto",
     show_default=True,
     help="Of the student's backbone; logits and loss are always fp32. auto: bf16 on CUDA, fp32 on the CPU.",
 )
 @click.option(
     "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
+    type=Choice(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
     help="Where the student trains.",
@@ -905,9 +934,9 @@ def inference_options(command: Command) -> Command:
     """How a student bundle is run, for `evaluate` and `predict`."""
     for option in (
         click.option("--threads", type=click.IntRange(1), help="Threads that decode and compute (default: cores, at most 4)."),
-        click.option("--precision", type=click.Choice(["auto", "bf16", "fp32"]), default="fp32", show_default=True,
+        click.option("--precision", type=Choice(["auto", "bf16", "fp32"]), default="fp32", show_default=True,
                      help="Of the student's backbone; auto: bf16 where it is faster."),
-        click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
+        click.option("--device", type=Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
                      help="Where the student runs."),
     ):  # fmt: skip
         command = option(command)
@@ -1047,9 +1076,8 @@ def run_file(ctx: click.Context, file: str, as_json: bool) -> None:
         for stage in runfile.stages:
             command = commands.get(stage.command)
             if command is None:
-                raise InputError(
-                    "unknown stage", where=stage.where, hint=f"one of {', '.join(sorted(commands))}"
-                )
+                hint = did_you_mean(stage.command, commands, f"one of {', '.join(sorted(commands))}")
+                raise InputError("unknown stage", where=stage.where, hint=hint)
             takes = {p.name for p in command.params}
             options = {**{k: v for k, v in runfile.defaults.items() if k in takes}, **stage.options}
             if as_json and any("--json" in p.opts for p in command.params):
@@ -1103,7 +1131,7 @@ def promptkd_options(command: Command) -> Command:
     """What `benchmark promptkd` is asked for."""
     options = (
         click.option("--data", required=True, type=click.Path(), help="Folder of the data sets, as CoOp's DATASETS.md lays them out."),
-        click.option("--protocol", required=True, type=click.Choice(["base2novel", "cross-dataset"]),
+        click.option("--protocol", required=True, type=Choice(["base2novel", "cross-dataset"]),
                      help="base2novel: prompts learned on each data set's base classes. cross-dataset: prompts learned on "
                      "ImageNet teach on the others."),
         click.option("--datasets", metavar="NAMES",
@@ -1127,8 +1155,8 @@ def promptkd_options(command: Command) -> Command:
                      help="As the authors' code does: keep the epoch that is best ON THE TEST IMAGES. Optimistic: only for comparison "
                      "with the paper. Without it, the validation split decides, by its base classes (cross-dataset: all classes), or "
                      "the last epoch counts where there is none."),
-        click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where teacher and students run (auto)."),
-        click.option("--precision", type=click.Choice(["auto", "bf16", "fp32"]),
+        click.option("--device", type=Choice(["auto", "cpu", "cuda"]), help="Where teacher and students run (auto)."),
+        click.option("--precision", type=Choice(["auto", "bf16", "fp32"]),
                      help="Of pretrain, cache and distill (auto). Class vectors are computed, and students measured, in fp32."),
         click.option("--threads", type=click.IntRange(1), help="Torch threads of one worker (default: cores, at most 4)."),
         click.option("--pretrain-options", metavar="TEXT", help="Options to append to every `teachonce pretrain`."),

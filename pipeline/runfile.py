@@ -16,7 +16,8 @@ from typing import Any
 import yaml
 
 from ..storage_schemas.errors import InputError
-from .storage import Location
+from ..storage_schemas.near_names import did_you_mean
+from .storage import Location, missing_hint
 
 #: Keys beside `stages`: defaults for every stage that has such an option.
 DEFAULTS = ("executor", "ray_address", "workers")
@@ -46,7 +47,7 @@ def read_runfile(location: Location) -> RunFile:
         InputError: missing, not YAML, or of another shape; says where.
     """
     if not location.exists() or location.is_dir():
-        raise InputError("no such run file", where=location)
+        raise InputError("no such run file", where=location, hint=missing_hint(location, "check the path"))
     try:
         content = yaml.safe_load(location.read_bytes())
     except (yaml.YAMLError, ValueError) as error:  # a date that is none is a ValueError
@@ -64,6 +65,7 @@ def read_runfile(location: Location) -> RunFile:
                 where=f"{location}: {name}",
                 expected=", ".join(("stages", *DEFAULTS)),
                 found=name,
+                hint=did_you_mean(name, ("stages", *DEFAULTS), "") or None,
             )
     stages = tuple(_stage(item, f"{location}, stage {i}") for i, item in enumerate(content["stages"], 1))
     return RunFile(stages=stages, defaults=defaults)

@@ -17,10 +17,13 @@ import uuid
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
 from ..storage_schemas.errors import InputError, StorageError, Unreachable
+from ..storage_schemas.near_names import near_names
+from ..storage_schemas.plain_text import typed
 from .web import read_url as read_url  # stages know locations, and nothing of what is behind them
 
 _DISK_ERRORS = {
@@ -41,6 +44,9 @@ _DISK_ERRORS = {
 #: Names of unfinished files: ours (`create`) and those of zarr's local store.
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp|.*\.[0-9a-f]{32}\.partial")
 
+#: So many names of a folder are looked at for one that was meant.
+_LOOK_BESIDE = 10_000
+
 #: Nothing there, or a name that nothing can have: too long, below a file, a link to itself.
 _NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EBADF}
 
@@ -56,6 +62,12 @@ _KINDS = {
 def is_temporary(name: str) -> bool:
     """Whether this is a name of an unfinished file."""
     return _TEMPORARY.fullmatch(name) is not None
+
+
+def missing_hint(location: Location, otherwise: str) -> str:
+    """What to do where something was named that is not there: what lies beside it may have been meant."""
+    near = [] if location.exists() else location.near()
+    return f"did you mean {', '.join(near)}?" if near else otherwise
 
 
 def as_storage_error(error: OSError) -> StorageError | None:
@@ -74,6 +86,14 @@ def kind_of_no_file(mode: int) -> str | None:
 def is_url(text: str) -> bool:
     """True for `scheme://…`."""
     return "://" in text
+
+
+def expand_home(text: str) -> str:
+    """A path that begins with `~` or `~NAME` in full, as a shell has it; what names no home stays as it is."""
+    try:
+        return str(Path(text).expanduser()) if text.startswith("~") else text
+    except RuntimeError:
+        return text
 
 
 @dataclass(frozen=True, order=True)
@@ -96,7 +116,16 @@ class Location:
             raise InputError("pipe: runs a command from data and is refused", where=text)
         if is_url(text):
             raise InputError("only local folders can be used here", where=text, hint="mount or copy it first")
-        return Location(Path(text).absolute())
+        return Location(Path(expand_home(text)).absolute())
+
+    def near(self) -> list[str]:
+        """Names of what lies beside it and may have been meant, where there is nothing here."""
+        try:
+            beside = [path.name for path in islice(self.path.parent.iterdir(), _LOOK_BESIDE)]
+        except (OSError, ValueError):
+            return []
+        parent = Location(self.path.parent)
+        return [typed(parent / name) for name in near_names(self.name, beside)]
 
     def __truediv__(self, name: str) -> Location:
         return Location(self.path / name)

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ..pipeline.contents import Kind, kind_of
-from ..pipeline.storage import Location
+from ..pipeline.storage import Location, missing_hint
 from ..storage_schemas.errors import InputError
+from ..storage_schemas.near_names import did_you_mean
 from .corpora.sources import is_dataset
 from .name_list import read_names
 
@@ -32,7 +33,9 @@ def read_classes(source: str) -> tuple[str, ...]:
         return _checked(dataset_classes(source), source)
     location = Location.of(source)
     if not location.exists():
-        raise InputError("no such class list", where=location, hint="one name a line, a JSON list, `imagenet`, `coop:NAME=DATA`, or a folder of shards")  # fmt: skip
+        kinds = "one name a line, a JSON list, `imagenet`, `coop:NAME=DATA`, or a folder of shards"
+        hint = did_you_mean(source, ["imagenet"], "") or missing_hint(location, kinds)
+        raise InputError("no such class list", where=location, hint=hint)
     return _checked(_labels(location) if location.is_dir() else read_names(location), location)
 
 
@@ -103,9 +106,11 @@ def read_templates(source: str | None) -> tuple[str, ...]:
         return tuple(function("{}") for function in functions)
     location = Location.of(source)
     if not location.exists():
-        raise InputError(
-            "no such templates", where=source, hint="a file, `openai-imagenet` or `simple-imagenet`"
+        kinds = ("openai-imagenet", "simple-imagenet")
+        hint = did_you_mean(source, kinds, "") or missing_hint(
+            location, f"a file, `{kinds[0]}` or `{kinds[1]}`"
         )
+        raise InputError("no such templates", where=source, hint=hint)
     templates = read_names(location, what="template")
     if not templates:
         raise InputError("no templates", where=location)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...pipeline.storage import Location, is_url
+from ...pipeline.storage import Location, expand_home, is_url
 from ...storage_schemas.errors import InputError
 from ..text_file import not_utf8
 from .label import Label, label_of
@@ -117,7 +117,7 @@ def is_utf8(text: str) -> bool:
 def _is_there_in_another_encoding(file: Location, path: str) -> bool:
     raw = path.encode("utf-8", "surrogateescape")
     names = (raw.decode(encoding, "replace") for encoding in _OTHER_ENCODINGS)
-    return any(Location(file.path.parent / name).exists() for name in names)
+    return any(Location(file.path.parent / expand_home(name)).exists() for name in names)
 
 
 def _shown(path: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
-from ...pipeline.storage import Location, is_url
+from ...pipeline.storage import Location, expand_home, is_url
 from ...storage_schemas.errors import InputError
 from ..text_file import beside, decode_text, json_value, no_text, not_utf8, read_user_file, text_lines
 from .list_row import ListRow, is_utf8, row_of_text
@@ -77,7 +77,7 @@ def refuse_joined_label(file: Location, row: ListRow) -> None:
         return
     for mark in marks:
         for path in (row.path.partition(mark)[0], row.path.rpartition(mark)[0]):
-            there = mark == " " if is_url(path) else Location(file.path.parent / path).exists()
+            there = mark == " " if is_url(path) else Location(file.path.parent / expand_home(path)).exists()
             if is_image_name(path) and there:
                 raise InputError(
                     "a line of a list is no file, but its beginning is", where=f"{file}, line {row.line}: {row.path}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from ...pipeline.storage import Location, is_url, read_url
+from ...pipeline.storage import Location, expand_home, is_url, read_url
 from ...storage_schemas.errors import InputError
 from .images import MAX_BYTES
 from .list_row import ListRow
@@ -87,7 +87,7 @@ class ListSource:
             )  # fmt: skip
 
     def _resolve(self, path: str) -> Location:
-        return Location(self.file.path.parent / path)
+        return Location(self.file.path.parent / expand_home(path))
 
     def read(self, path: str, offset: int, size: int) -> bytes:
         if is_url(path):

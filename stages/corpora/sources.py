@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...pipeline.storage import Location
+from ...pipeline.storage import Location, missing_hint
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.plain_text import typed
 from .folder import FolderSource
@@ -66,7 +66,7 @@ def _open_source(argument: str, max_bytes: int) -> Source:
         return open_split(rest, name=given)
     location = Location.of(rest)
     if not location.exists():
-        raise InputError("no such corpus", where=location, hint="check the path")
+        raise InputError("no such corpus", where=location, hint=missing_hint(location, "check the path"))
     if location.is_dir():
         return FolderSource(name=given or location.name, root=location)
     name = given or location.name.partition(".")[0]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError
+from ...storage_schemas.near_names import did_you_mean
 from ..corpora.source import Found
 from ..corpora.sources import DATASET_PREFIX
 from .dataset import Dataset
@@ -67,11 +68,15 @@ def _parse(spelling: str) -> tuple[Dataset, str]:
             found=f"no {'DATA' if not data else 'SPLIT'}", hint="as in coop:oxford_pets/train=FOLDER",
         )  # fmt: skip
     if name not in LAYOUTS:
-        raise InputError("no such data set", where=spelling, hint=f"one of {', '.join(LAYOUTS)}")
+        raise InputError(
+            "no such data set",
+            where=spelling,
+            hint=did_you_mean(name, LAYOUTS, f"one of {', '.join(LAYOUTS)}"),
+        )
     root = Location.of(data)
     dataset = Dataset.below(root, name)
     if split and split not in dataset.layout.images:
-        hint = None
+        hint = did_you_mean(split, dataset.layout.images, "") or None
         if (name, split) == ("imagenet", "val"):
             hint = "go on without a validation set: what CoOp takes for ImageNet's is its test set"
         raise InputError(

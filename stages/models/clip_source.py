@@ -10,7 +10,17 @@ from typing import Any
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import DamagedError, InputError
 from .hub import hub_access, quiet_libraries
-from .names import HUB_PREFIX, LOCAL_PREFIX, RANDOM, TIMM_PREFIX, Role, one_of, unknown_name, weights_file
+from .names import (
+    HUB_PREFIX,
+    LOCAL_PREFIX,
+    RANDOM,
+    TIMM_PREFIX,
+    Role,
+    one_of,
+    unknown_name,
+    weights_file,
+    without_prefix_error,
+)
 from .vision_config import check_vision_config
 from .weights import looks_like_path
 
@@ -69,7 +79,7 @@ def resolve_clip(name: str, pretrained: str | None, *, role: Role) -> ClipSource
     elif name.startswith(HUB_PREFIX):
         config, found, label = _hub_repository(name, role, weights_wanted=pretrained is None)
     else:
-        return _built_in(name.replace("/", "-"), pretrained, role)
+        return _built_in(name, pretrained, role)
     path, weights = found, f"those of {label}"
     if pretrained == RANDOM:
         path, weights = None, RANDOM
@@ -87,19 +97,20 @@ def resolve_clip(name: str, pretrained: str | None, *, role: Role) -> ClipSource
     )  # fmt: skip
 
 
-def _built_in(name: str, pretrained: str | None, role: Role) -> ClipSource:
+def _built_in(typed: str, pretrained: str | None, role: Role) -> ClipSource:
     import open_clip
     import timm
     from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
 
-    model_cfg = open_clip.get_model_config(name)
+    name = typed.replace("/", "-")
+    model_cfg = None if ":" in name else open_clip.get_model_config(name)
     if model_cfg is None:
         if timm.is_model(name.partition(".")[0]):
             raise InputError(
                 "open_clip has no such model", where=name, hint=f"did you mean {TIMM_PREFIX}{name}?"
             )
         hint = f"`teachonce models --{role}` lists all of them; timm models are named timm:NAME"
-        raise unknown_name("open_clip has no such model", name, open_clip.list_models(), hint)
+        raise without_prefix_error(typed, open_clip.list_models(), hint, role=role)
     tags = list_pretrained_tags_by_model(name)
     if pretrained is None:
         raise InputError(

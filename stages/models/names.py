@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Literal
 
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError
+from ...storage_schemas.near_names import did_you_mean, near_names
 
 #: Which model is named; options and errors carry it (`--teacher-pretrained`, `--student-pretrained`).
 Role = Literal["teacher", "student"]
@@ -18,14 +18,26 @@ TIMM_PREFIX = "timm:"
 #: Prefixes of open_clip's spelling for a model in a local folder, and for one on the hub.
 LOCAL_PREFIX, HUB_PREFIX = "local-dir:", "hf-hub:"
 
+#: Prefix of `--teacher` that names a folder of learned prompts.
+PROMPTS_PREFIX = "teachonce:"
+
 #: `--…-pretrained` for seeded random weights: for tests and benchmarks, or a student that starts from nothing.
 RANDOM = "random"
 
 
 def unknown_name(what: str, name: str, known: Sequence[str], hint: str) -> InputError:
     """The error for a misspelt model or tag, with the nearest names."""
-    near = near_names(name, known)
-    return InputError(what, where=name, hint=f"did you mean {', '.join(near)}?" if near else hint)
+    return InputError(what, where=name, hint=did_you_mean(name, known, hint))
+
+
+def without_prefix_error(name: str, known: Sequence[str], hint: str, *, role: Role) -> InputError:
+    """The error for a name that is none of open_clip's: what stands before its colon may be misspelt."""
+    before, colon, rest = name.partition(":")
+    prefixes = [TIMM_PREFIX, LOCAL_PREFIX, HUB_PREFIX, *([PROMPTS_PREFIX] if role == "teacher" else [])]
+    near = [f"{prefix}{rest}" for prefix in near_names(before + colon, prefixes)] if colon else []
+    if near:
+        return InputError("open_clip has no such model", where=name, hint=f"did you mean {', '.join(near)}?")
+    return unknown_name("open_clip has no such model", name, known, hint)
 
 
 def one_of(tags: Sequence[str]) -> str:
@@ -48,15 +60,3 @@ def weights_file(path: str, role: Role, hint: str) -> str:
 def loaded_text(name: str, weights: str, digest: str, *facts: str) -> str:
     """The line that says what was loaded; facts that are '' are left out."""
     return f"{name}: {', '.join(filter(None, (f'weights {weights}', f'digest {digest[:12]}', *facts)))}"
-
-
-def near_names(name: str, known: Sequence[str]) -> list[str]:
-    """Up to three names that `name` may have meant, the nearest first; case and separators count little."""
-    plain: dict[str, str] = {}
-    for other in known:
-        plain.setdefault(_plain(other), other)
-    return [plain[near] for near in difflib.get_close_matches(_plain(name), list(plain), n=3, cutoff=0.6)]
-
-
-def _plain(name: str) -> str:
-    return name.lower().replace("_", "-").replace("/", "-")

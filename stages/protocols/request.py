@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError
+from ...storage_schemas.near_names import did_you_mean
 from ...storage_schemas.plain_text import typed
 from ...storage_schemas.prompts import CONFIG, PromptsConfig
 from ..datasets.dataset import Dataset
@@ -182,7 +183,9 @@ def choose_datasets(
     for name in names:
         if name not in LAYOUTS:
             raise InputError(
-                "no such data set", where=f"--datasets {name}", hint=f"one of {', '.join(usual)}"
+                "no such data set",
+                where=f"--datasets {name}",
+                hint=did_you_mean(name, usual, f"one of {', '.join(usual)}"),
             )
         if tuple(LAYOUTS[name].images) == ("test",):
             raise InputError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..commands import words
 from ..datasets.layouts import LAYOUTS
-from ..teachers.base import PROMPTS_PREFIX
+from ..models.names import PROMPTS_PREFIX
 from .places import SOURCE, Places
 from .request import BASE2NOVEL, CROSS, Model, Request
 

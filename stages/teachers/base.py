@@ -10,14 +10,12 @@ from typing import Any, Protocol
 
 import torch
 
+from ...pipeline.storage import expand_home
 from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Json
-from ..models.names import LOCAL_PREFIX, TIMM_PREFIX, loaded_text
+from ..models.names import LOCAL_PREFIX, PROMPTS_PREFIX, TIMM_PREFIX, loaded_text
 from ..models.preprocess import Preprocess
-
-#: Prefix of `--teacher` that names a folder of learned prompts.
-PROMPTS_PREFIX = "teachonce:"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +46,8 @@ class TeacherConfig:
         Raises:
             InputError: a backbone for a teacher that is no folder of prompts.
         """
-        if pretrained is not None and Path(pretrained).exists():
-            pretrained = str(Path(pretrained).absolute())
+        if pretrained is not None and (file := Path(expand_home(pretrained))).exists():
+            pretrained = str(file.absolute())
         backbone = overrides.pop("backbone", None)
         if backbone is not None and not model.startswith(PROMPTS_PREFIX):
             raise InputError(
@@ -196,5 +194,5 @@ def require_open_clip(model: str, hint: str = "name the model without prompts") 
 def _absolute(model: str) -> str:
     for prefix in (LOCAL_PREFIX, PROMPTS_PREFIX):
         if model.startswith(prefix):
-            return prefix + str(Path(model.removeprefix(prefix)).absolute())
+            return prefix + str(Path(expand_home(model.removeprefix(prefix))).absolute())
     return model

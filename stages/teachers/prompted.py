@@ -14,13 +14,14 @@ from ...storage_schemas.fingerprint import digest_json
 from ...storage_schemas.json_file import as_schema
 from ...storage_schemas.prompts import CONFIG
 from ..classes import DEFAULT_TEMPLATES
+from ..models.names import PROMPTS_PREFIX
 from ..models.preprocess import Normalize
 from ..models.tokenizer import name_notes
 from ..models.weights import fit_weights, weights_digest
 from ..prompts.clip import PromptedClip, class_ids
 from ..prompts.folder import LoadedPrompts, read_prompts
 from ..prompts.text import prompt_texts
-from .base import PROMPTS_PREFIX, Teacher, TeacherConfig, freeze
+from .base import Teacher, TeacherConfig, freeze
 from .open_clip import OpenClipTeacher
 
 #: Classes in a forward pass of the text tower.

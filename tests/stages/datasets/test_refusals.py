@@ -38,9 +38,10 @@ def refusal(call: Callable[[str], object], argument: str, root: Path) -> str:
          "Next: as in coop:oxford_pets/train=FOLDER"),
         ("coop:dtd/=…", "not the name of a data set: coop:dtd/=…: expected coop:NAME/SPLIT=DATA, found no SPLIT. "
          "Next: as in coop:oxford_pets/train=FOLDER"),
-        ("coop:pets/train=…", f"no such data set: coop:pets/train=…. Next: one of {NAMES}"),
+        ("coop:pets/train=…", "no such data set: coop:pets/train=…. Next: did you mean oxford_pets?"),
         ("coop:dtd/training=…",
-         "dtd has no such split: coop:dtd/training=…: expected train, val, test, found training"),
+         "dtd has no such split: coop:dtd/training=…: expected train, val, test, found training. Next: did you mean train?"),
+        ("coop:birds/train=…", f"no such data set: coop:birds/train=…. Next: one of {NAMES}"),
         ("coop:imagenet/val=…", "imagenet has no such split: coop:imagenet/val=…: expected train, test, found val. "
          "Next: go on without a validation set: what CoOp takes for ImageNet's is its test set"),
         ("coop:imagenet_a/train=…",
