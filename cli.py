@@ -1058,15 +1058,16 @@ def predict(
 def run_file(ctx: click.Context, file: str, as_json: bool) -> None:
     """Run the stages that a YAML file describes, skipping what is done.
 
-    Each stage is a command of this program with its options; paths are relative to the file. All options are
-    checked before the first stage starts. See docs/run-files.md. With --json each stage prints a document.
+    Each stage is a command of this program with its options; paths are relative to the file. All options, and
+    whether all that is read is there, are checked before the first stage starts. See docs/run-files.md. With --json each stage prints a document.
     """
     import contextlib
 
     from .pipeline.runfile import as_arguments, read_runfile
     from .pipeline.storage import Location
+    from .stages.run_inputs import RunInputs
 
-    location = Location.of(file)
+    location, inputs = Location.of(file), RunInputs()
     runfile = read_runfile(location)
     commands = {
         n: c for n, c in main.commands.items() if not isinstance(c, click.Group) and c is not run_file
@@ -1092,6 +1093,7 @@ def run_file(ctx: click.Context, file: str, as_json: bool) -> None:
                     "a stage's options are wrong", where=stage.where, found=error.format_message().rstrip("."),
                     hint=f"teachonce {stage.command} --help",
                 ) from error  # fmt: skip
+            inputs.check(stage.command, calls[-1].params, stage.where)
         for number, call in enumerate(calls, 1):
             say(f"[{number}/{len(calls)}] {call.info_name}")
             with call:

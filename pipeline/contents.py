@@ -56,6 +56,11 @@ _MADE_BY = {
 }  # fmt: skip
 
 
+def made_by(command: str) -> Kind | None:
+    """What a command's `--out` becomes; None for one that makes several kinds, or nothing."""
+    return _MADE_BY.get(command)
+
+
 def kind_of(location: Location) -> Kind:
     """What a path is: by the files that mark what teachonce makes, else by the names of the first files in it."""
     if not location.exists():

@@ -60,6 +60,29 @@ def test_stages_run_in_order_relative_to_the_file_and_are_skipped_when_done(fold
         ("stages: []", "a run file needs a list of stages: "),
         ("stages: [{shard: {corpus: photos, out: s}, cache: {}}]", "a stage is one command with its options: "),
         ("stages: [{bake: {}}]", "unknown stage: {file}, stage 1 (bake). Next: one of cache, "),
+        ("stages: [{cahce: {}}]", "unknown stage: {file}, stage 1 (cahce). Next: did you mean cache?"),
+        ("worker: 3\nstages: [{shard: {}}]", "unknown key in a run file: {file}: worker: expected stages, executor, ray_address, workers, "
+         "found worker. Next: did you mean workers?"),
+        ("stages: [{shard: {corpus: fotos, out: s}}]", "a stage reads what is not there: {file}, stage 1 (shard): corpus: expected a file "
+         "or a folder, or the --out of an earlier stage, found no fotos. Next: did you mean photos?"),
+        ("stages: [{shard: {corpus: [photos, 'more=other'], out: s}}]", "a stage reads what is not there: {file}, stage 1 (shard): corpus: "),
+        ("stages: [{shard: {corpus: photos, out: s}}, {vectors: {teacher: RN50, classes: clases.txt, out: t}}]",
+         "a stage reads what is not there: {file}, stage 2 (vectors): classes: "),
+        ("stages: [{shard: {corpus: photos, out: shards}}, {cache: {shards: shrads, teacher: RN50, out: t}}]",
+         "a stage reads what is not there: {file}, stage 2 (cache): shards: expected a folder of shards, or the --out of an earlier stage, "
+         "found no shrads. Next: did you mean shards?"),
+        ("stages: [{shard: {corpus: photos, out: s}}, {distill: {shards: s, store: t, student: RN50, recipe: kd, out: b}}]",
+         "a stage reads what is not there: {file}, stage 2 (distill): store: expected a target store, "),
+        ("stages: [{shard: {corpus: photos, out: s}}, {distill: {shards: s, store: s, student: RN50, recipe: kd, out: b}}]",
+         "a stage reads another kind of folder: {file}, stage 2 (distill): store: expected a target store, found s, a folder of shards. "),
+        ("stages: [{cache: {shards: photos, teacher: RN50, out: t}}]", "a stage reads another kind of folder: {file}, stage 1 (cache): "
+         "shards: expected a folder of shards, found photos, a folder of images. Next: teachonce shard photos --out photos-shards, "),
+        ("stages: [{cache: {shards: photos, teacher: 'teachonce:prompts', out: t}}]", "a stage reads "),
+        ("stages: [{vectors: {teacher: 'local-dir:model', classes: imagenet, out: t}}]", "a stage reads what is not there: {file}, stage 1 "
+         "(vectors): teacher: expected a file or a folder, "),
+        ("stages: [{vectors: {teacher: RN50, teacher-pretrained: w.pt, classes: imagenet, out: t}}]",
+         "a stage reads what is not there: {file}, stage 1 (vectors): teacher-pretrained: "),
+        ("stages: [{shard: {corpus: 'coop:dtd/train=data', out: s}}]", "a stage reads what is not there: {file}, stage 1 (shard): corpus: "),
         ("speed: 3\nstages: [{shard: {}}]", "unknown key in a run file: {file}: speed: expected stages, executor, "),
         ("stages: [{shard: {corpus: photos, out: s, colour: 1}}]",
          "a stage's options are wrong: {file}, stage 1 (shard): found No such option"),
@@ -92,3 +115,20 @@ def test_arguments_say_what_the_file_says():
         "a",
         "-b",
     ]
+
+
+def test_every_path_of_a_stage_is_known_to_the_check():
+    import click
+    from teachonce.stages.run_inputs import KNOWN
+
+    written = {"out", "file"}
+    for command in main.commands.values():
+        paths = {p.name for p in command.params if isinstance(p.type, click.Path)}
+        assert paths <= KNOWN | written, command.name
+
+
+def test_what_earlier_stages_write_is_no_missing_input(folder):
+    stages = "{shard: {corpus: photos, out: made/s}}, {status: {path: made/s}}, {status: {path: made}}, {evaluate: {bundle: no, images: photos}}"
+    code, _, err = run(folder, f"stages: [{stages}]")
+    assert code == 1
+    assert "stage 4 (evaluate): bundle: expected a student bundle" in err
