@@ -6,7 +6,7 @@ Receipts are facts and byte-identical on every run; timings and failures lie bes
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -138,6 +138,11 @@ class Ledger:
     def done_keys(self) -> list[str]:
         """Keys of the units that have a receipt, in order."""
         return _json_keys(self.folder / "receipts")
+
+    def done_at(self, keys: Sequence[str]) -> list[float]:
+        """When these units were done, as seconds since 1970; those whose receipt has gone are left out."""
+        times = [(self.folder / "receipts" / f"{key}.json").changed_at() for key in keys]
+        return [at for at in times if at is not None]
 
     def is_intact(self, receipt: Receipt) -> bool:
         """True if every file that the receipt vouches for is there with the right size. One stat a file."""

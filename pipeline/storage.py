@@ -157,6 +157,11 @@ class Location:
         found = self._stat()
         return None if found is None else found.st_size
 
+    def changed_at(self) -> float | None:
+        """When it was written last, as seconds since 1970; None where there is no such file."""
+        found = self._stat()
+        return None if found is None else found.st_mtime
+
     def _stat(self) -> os.stat_result | None:
         """None where there is nothing, and for a name that nothing can have."""
         try:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import datetime
 from dataclasses import asdict
 from typing import Any
 
 from ..pipeline.contents import Kind, kind_of
-from ..pipeline.driver import Driver, driver_of
+from ..pipeline.driver import driver_of
 from ..pipeline.ledger import Ledger
 from ..pipeline.storage import Location
 from ..storage_schemas.errors import DamagedError, InputError
 from ..storage_schemas.fingerprint import Json
 from ..storage_schemas.json_file import read_json
-from ..storage_schemas.plain_text import counted, printable
+from ..storage_schemas.plain_text import counted, printable, typed
 from ..storage_schemas.receipt import InvalidRow
 from .reports.tables import bar, seconds_text, section, table
+from .running import running_json, running_text
 
 #: Exit codes of `status`, beside 1 for an error and 2 for wrong usage.
 EXIT_UNITS_LEFT, EXIT_UNITS_FAILED = 3, 4
@@ -28,6 +30,9 @@ _NOTES = {"wait": "for the next images"}
 
 #: Unusable images that are named for each kind of reason; `--json` names all.
 _EXAMPLES = 3
+
+#: Stages in the order in which they follow each other.
+_ORDER = ("shard", "import", "pretrain", "vectors", "cache", "distill")
 
 #: The stage that makes each kind of folder, and what comes after it.
 _MAKERS = {"shards": ("shard",), "target store": ("cache",)}
@@ -52,12 +57,15 @@ _KINDS = {
 }
 
 
-def folder_status(path: Location | str, *, examples: int = 5) -> dict[str, Json]:
+def folder_status(
+    path: Location | str, *, examples: int = 5, now: datetime.datetime | None = None
+) -> dict[str, Json]:
     """What `status` reports, as JSON: `kind`, `stages`, `state`, `running`, `next`. A stage's `unusable` names all of them.
 
     Args:
         path: a folder of shards, of prompts, a target store, a student bundle, or a run folder that holds some of these.
         examples: how many failures to name for each stage; all are counted.
+        now: with its offset; None for this moment. It is what `running` is told by.
 
     Raises:
         InputError: nothing there, or nothing that a stage of teachonce started.
@@ -69,11 +77,10 @@ def folder_status(path: Location | str, *, examples: int = 5) -> dict[str, Json]
             "no such folder", where=location, hint="give a folder of shards, a store, a bundle or a run"
         )
     folders = [location, *(location / name for name in location.names() if (location / name).is_dir())]
-    stages = [
-        _stage(Ledger(folder, stage), examples) for folder in folders for stage in Ledger.stages(folder)
-    ]
+    ledgers = [Ledger(folder, stage) for folder in folders for stage in Ledger.stages(folder)]
+    stages = [_stage(ledger, examples) for ledger in sorted(ledgers, key=_place)]
     kind = _KINDS.get(kind_of(location))
-    drivers = {str(folder): driver for folder in folders if (driver := driver_of(folder)) is not None}
+    drivers = {folder: driver for folder in folders if (driver := driver_of(folder)) is not None}
     if not stages and kind is None and not drivers:
         raise InputError(
             "no stage of teachonce has started here", where=location,
@@ -91,16 +98,28 @@ def folder_status(path: Location | str, *, examples: int = 5) -> dict[str, Json]
     return {
         "path": str(location),
         "kind": kind or "run folder",
-        "running": {folder: asdict(driver) for folder, driver in drivers.items()},
+        "running": {
+            str(folder): running_json(driver, folder, _training(folder), now=now or _this_moment())
+            for folder, driver in drivers.items()
+        },
         "state": state,
         "stages": stages,
-        "next": follow.format(path=location) if follow and not drivers else None,
+        "next": follow.format(path=typed(location)) if follow and not drivers else None,
     }
 
 
 def exit_code(facts: dict[str, Json]) -> int:
     """0 where everything is done, `EXIT_UNITS_LEFT`, or `EXIT_UNITS_FAILED` (which wins)."""
     return {"complete": 0, "units left": EXIT_UNITS_LEFT, "failed units": EXIT_UNITS_FAILED}[facts["state"]]
+
+
+def _place(ledger: Ledger) -> tuple[int, str]:
+    """Stages come in the order in which they follow each other, of several outputs by name."""
+    return (_ORDER.index(ledger.stage) if ledger.stage in _ORDER else len(_ORDER), str(ledger.out))
+
+
+def _this_moment() -> datetime.datetime:
+    return datetime.datetime.now().astimezone()
 
 
 def _stage(ledger: Ledger, examples: int) -> dict[str, Json]:
@@ -182,7 +201,8 @@ def _bottleneck(seconds: dict[str, float]) -> str | None:
 
 def status_text(facts: dict[str, Json]) -> str:
     """`folder_status` for a terminal."""
-    running = [f"running: {Driver(**driver)}, in {folder}" for folder, driver in facts["running"].items()]
+    now = _this_moment()
+    running = [running_text(driver, folder, now=now) for folder, driver in facts["running"].items()]
     parts = ["\n".join([f"{facts['path']}: {facts['kind']}, {facts['state']}", *running])]
     parts += [_stage_text(stage, facts["path"]) for stage in facts["stages"]]
     if facts["next"]:
