@@ -1,0 +1,132 @@
+"""What earlier versions wrote opens, and says the same."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import zarr
+from click.testing import CliRunner
+from PIL import Image
+from teachonce.cli import main
+from teachonce.pipeline.storage import Location
+from teachonce.stages.pairs.stream import TargetStream
+from teachonce.stages.prompts.folder import read_prompts
+from teachonce.stages.students import load_student
+from teachonce.stages.training.checkpoint import Best, Training, load_best, load_checkpoint
+from teachonce.storage_schemas.fingerprint import Fingerprint
+
+DATA = Path(__file__).parent / "data"
+VERSIONS = sorted(path.name for path in DATA.iterdir() if path.is_dir())
+
+
+@pytest.fixture(params=VERSIONS)
+def old(request, tmp_path) -> Path:
+    """A copy: nothing writes to the files themselves."""
+    return Path(shutil.copytree(DATA / request.param, tmp_path / "old"))
+
+
+@pytest.fixture
+def expected(old) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((old / "expected.json").read_bytes())
+    return found
+
+
+def test_pairs(old):
+    """Against plain tarfile and zarr."""
+    images = {}
+    for tar in sorted((old / "shards").glob("*.tar")):
+        with tarfile.open(tar) as members:
+            for member in members:
+                if not member.name.endswith(".json"):
+                    file = members.extractfile(member)
+                    assert file is not None
+                    images[member.name.split(".")[0]] = file.read()
+    plain: Any = zarr.open_group(str(old / "store.zarr"), mode="r")
+    keys = [bytes(key).decode() for key in plain["keys"][:]]
+    assert (len(keys), len(images), int(plain["valid"][:].sum())) == (12, 11, 11)
+    rows = []
+    with TargetStream(
+        str(old / "shards"), str(old / "store.zarr"), size=16, batch_size=4, seed=0, targets=["logits", "embedding"],
+        drop_last=False, accept_other_pixels=True,
+    ) as stream:  # fmt: skip
+        for batch in stream.batches(0):
+            for place, row in enumerate(batch.rows_N.tolist()):
+                rows.append(row)
+                logits = plain["logits"][row, 0].astype(np.float32) + plain["logits_max"][row, 0]
+                np.testing.assert_array_equal(batch.targets["logits"][place].numpy(), logits)
+                embedding = plain["embedding"][row, 0].astype(np.float32)
+                np.testing.assert_array_equal(batch.targets["embedding"][place].numpy(), embedding)
+                assert Image.open(io.BytesIO(images[keys[row]])).size == (
+                    24 + int(_number(old, keys[row])),
+                    30,
+                )
+        assert stream.class_vectors.names == ("Blue_Jay", "house-cat", "red fox")
+    assert sorted(rows) == np.flatnonzero(plain["valid"][:]).tolist()
+
+
+def _number(old: Path, key: str) -> str:
+    for tar in sorted((old / "shards").glob("*.tar")):
+        with tarfile.open(tar) as members:
+            if f"{key}.json" in members.getnames():
+                file = members.extractfile(f"{key}.json")
+                assert file is not None
+                return Path(json.loads(file.read())["path"]).stem
+    raise KeyError(key)
+
+
+def test_a_student(old, expected):
+    loaded = load_student(str(old / "student"))
+    images_NCHW = (torch.arange(2 * 3 * 16 * 16) * 7 % 256).to(torch.uint8).reshape(2, 3, 16, 16)
+    logits_NC = loaded.vectors.logits(loaded.student(images_NCHW))
+    np.testing.assert_allclose(logits_NC.numpy(), expected["logits"], rtol=1e-4, atol=1e-4)
+
+
+def test_prompts(old, expected):
+    loaded = read_prompts(str(old / "prompts"))
+    assert {name: value.sum(-1).flatten().tolist() for name, value in loaded.prompts.items()} == {
+        name: pytest.approx(values) for name, values in expected["prompts"].items()
+    }
+
+
+class Line(torch.nn.Linear):
+    def trained(self) -> dict[str, torch.nn.Parameter]:
+        return dict(self.named_parameters())
+
+    def changing(self) -> dict[str, torch.Tensor]:
+        return dict(self.state_dict())
+
+
+def test_a_checkpoint(old, expected):
+    line = Line(3, 2)
+    training = Training(trainee=line, optimizer=torch.optim.AdamW(line.parameters(), lr=0.5), average=None)
+    run = Fingerprint(fields={"recipe": "kd", "lr": 0.5})
+    reached = load_checkpoint(Location.of(old / "run"), training, run)
+    assert (reached.step, reached.best) == (3, Best(epoch=1, step=2, accuracy=0.25))
+    assert {name: value.tolist() for name, value in line.changing().items()} == expected["weights"]
+    assert int(training.optimizer.state[line.weight]["step"]) == 2
+    load_best(Location.of(old / "run"), training, reached.best)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "status {old}/shards",
+        "status {old}/store.zarr",
+        "status {old}/student",
+        "inspect {old}/store.zarr --shards {old}/shards",
+        "evaluate {old}/student {old}/shards --store {old}/store.zarr --accept-other-pixels",
+        "distill {old}/shards {old}/store.zarr --student timm:test_resnet --student-pretrained random --recipe kd "
+        "--epochs 1 --batch-size 4 --accept-other-pixels --out {old}/new",
+    ],
+)
+def test_commands(old, command):
+    done = CliRunner().invoke(main, command.format(old=old).split())
+    assert done.exit_code == 0, done.output
