@@ -87,6 +87,7 @@ class Ledger:
                 what=f"{self.out} holds the output of another {self.stage}",
                 where=self.folder / "plan.json",
                 hint=hint,
+                whose=("this command", "the folder"),
             )
         else:
             fields = {

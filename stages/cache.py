@@ -126,7 +126,7 @@ class CacheStage:
         if teacher.spec.weights_digest != self.teacher.weights_digest:
             raise MismatchError(
                 "this machine has other weights of the teacher", where=self.config.model,
-                expected=self.teacher.weights_digest, found=teacher.spec.weights_digest,
+                expected=f"{self.teacher.weights_digest} (the plan)", found=f"{teacher.spec.weights_digest} (this machine)",
                 hint="give every node the same weights file",
             )  # fmt: skip
         device = torch.device(self.compute.device)
@@ -398,7 +398,8 @@ def _vectors_for(root: Any, store: Location, teacher: TeacherSpec, targets: str)
     if origin.weights_digest != teacher.weights_digest:
         raise MismatchError(
             "the store's class vectors are another teacher's", where=f"{store}: field 'teacher.weights'",
-            expected=f"{teacher.model} {teacher.weights_digest}", found=f"{origin.model} {origin.weights_digest}",
+            expected=f"{teacher.model} {teacher.weights_digest} (this teacher)",
+            found=f"{origin.model} {origin.weights_digest} (the class vectors)",
             hint="use that teacher, or another --out",
         )  # fmt: skip
     return vectors

@@ -101,7 +101,7 @@ class DistillStage:
         if built.digest != self.identity["student"]["weights"]:
             raise MismatchError(
                 "this machine starts from other weights of the student", where=self.config.model,
-                expected=self.identity["student"]["weights"], found=built.digest,
+                expected=f"{self.identity['student']['weights']} (the plan)", found=f"{built.digest} (this machine)",
                 hint="give every node the same weights file and the same version of torch",
             )  # fmt: skip
 
@@ -175,8 +175,8 @@ class DistillStage:
         expected = self.identity["validation"]
         if validation.digest != expected:
             raise MismatchError(
-                "the validation images changed", where=self.validation, expected=expected,
-                found=validation.digest, hint="give every node the same images, or restore them",
+                "the validation images changed", where=self.validation, expected=f"{expected} (the plan)",
+                found=f"{validation.digest} (now)", hint="give every node the same images, or restore them",
             )  # fmt: skip
         return validation
 

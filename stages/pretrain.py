@@ -123,7 +123,7 @@ class PretrainStage:
         if backbone.spec.weights_digest != self.teacher.weights_digest:
             raise MismatchError(
                 "this machine has other weights of the teacher", where=self.config.model,
-                expected=self.teacher.weights_digest, found=backbone.spec.weights_digest,
+                expected=f"{self.teacher.weights_digest} (the plan)", found=f"{backbone.spec.weights_digest} (this machine)",
                 hint="give every node the same weights file",
             )  # fmt: skip
         shots = draw_shots(
@@ -132,7 +132,7 @@ class PretrainStage:
         digest = shots.check()
         if digest != self.shots_digest:
             raise MismatchError(
-                "the images changed", where=self.images, expected=self.shots_digest, found=digest,
+                "the images changed", where=self.images, expected=f"{self.shots_digest} (the plan)", found=f"{digest} (now)",
                 hint="give every node the same images, or restore them",
             )  # fmt: skip
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import MismatchError
+from .plain_text import counted
 
 #: A JSON value: what fingerprints, receipts and store attributes are made of.
 Json = Any
@@ -63,8 +64,15 @@ class Fingerprint:
             if name not in mine or name not in theirs or mine[name] != theirs[name]
         ]  # fmt: skip
 
-    def check(self, found: Mapping[str, Json], *, what: str, where: object, hint: str) -> None:
+    def check(
+        self, found: Mapping[str, Json], *, what: str, where: object, hint: str, whose: tuple[str, str]
+    ) -> None:
         """Refuse `found` unless all of its fields equal these.
+
+        Args:
+            found: the other fields.
+            what, where, hint: of the error.
+            whose: what these fields are of, and what the others are of, as in ("this command", "the folder").
 
         Raises:
             MismatchError: naming the first differing field, both values, and how many more differ.
@@ -72,7 +80,8 @@ class Fingerprint:
         differences = self.differences(found)
         if differences:
             name, expected, other = differences[0]
-            more = f" (and {len(differences) - 1} more fields)" if len(differences) > 1 else ""
+            more = f" (and {counted(len(differences) - 1, 'more field')})" if len(differences) > 1 else ""
             raise MismatchError(
-                what, where=f"{where}: field '{name}'{more}", expected=expected, found=other, hint=hint
-            )
+                what, where=f"{where}: field '{name}'{more}", expected=f"{expected} ({whose[0]})", found=f"{other} ({whose[1]})",
+                hint=hint,
+            )  # fmt: skip

@@ -122,6 +122,7 @@ class Corpus:
         Fingerprint(fields={"schema_version": SCHEMA_VERSION}).check(
             {"schema_version": fields.get("schema_version")},
             what="shards of another version of teachonce", where=where, hint="run `teachonce shard` with another --out",
+            whose=("this version", "the shards"),
         )  # fmt: skip
         corpus = as_schema(unseal(fields, where=where, hint=about["hint"]), Corpus, **about)
         if corpus.num_shards != -(-corpus.num_samples // corpus.shard_size):

@@ -149,7 +149,7 @@ class StoreDescription:
         """
         planned.check(
             self.fingerprint, what="the arrays of this store were made for another run than its ledger's",
-            where=f"{where}/zarr.json", hint=_RESTORE,
+            where=f"{where}/zarr.json", hint=_RESTORE, whose=("the ledger", "the arrays"),
         )  # fmt: skip
 
 

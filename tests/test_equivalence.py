@@ -156,7 +156,8 @@ def test_the_table_resumes_and_refuses_other_settings(bench: Any, tmp_path: Path
     figures = [line for line in again.splitlines() if line.startswith("| online |")]
     assert figures == [line for line in first.splitlines() if line.startswith("| online |")]
     with pytest.raises(
-        MismatchError, match=r"^trials with other settings: .*field 'epochs': expected 3, found 2"
+        MismatchError,
+        match=r"^trials with other settings: .*field 'epochs': expected 3 .this command., found 2 .the folder.",
     ):
         CliRunner().invoke(bench.run.main, [*options, "--epochs", "3"], catch_exceptions=False)
 

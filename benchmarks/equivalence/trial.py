@@ -65,7 +65,7 @@ class TrialBook:
         if note.exists():
             Fingerprint(fields=settings).check(
                 json.loads(note.read_bytes()), what="trials with other settings", where=note,
-                hint="use the options of the first run, or another --out",
+                hint="use the options of the first run, or another --out", whose=("this command", "the folder"),
             )  # fmt: skip
         else:
             note.write_text(json.dumps(settings, indent=1) + "\n")

@@ -56,6 +56,7 @@ def freeze_corpus(
         Fingerprint(fields=settings).check(
             {k: getattr(corpus, k) for k in settings},
             what=f"{out} holds other shards", where=frozen, hint="use the options of the first run, or another --out",
+            whose=("this command", "the folder"),
         )  # fmt: skip
         listing = _Listing(sources)
         for _ in listing:
@@ -65,7 +66,8 @@ def freeze_corpus(
         if listing.digest != corpus.listing_id:
             raise MismatchError(
                 "the corpus has changed since its manifest was frozen", where=", ".join(s.name for s in sources),
-                expected=counted(corpus.num_samples, "image"), found=f"{counted(listing.count, 'image')} with other names or sizes",
+                expected=f"{counted(corpus.num_samples, 'image')}, as in the manifest",
+                found=f"{counted(listing.count, 'image')} with other names or sizes",
                 hint="write the changed corpus to another --out",
             )  # fmt: skip
         return corpus

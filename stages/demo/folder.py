@@ -116,7 +116,11 @@ def _is_ready(root: Location, identity: dict[str, Json]) -> bool:
     found = read_json(note.read_bytes(), dict[str, Any], what="not a demo's note", where=note, hint=another)
     ready = found.pop("ready", None)
     Fingerprint(fields=identity).check(
-        found, what=f"{root} holds the demo of another version", where=note, hint=another
+        found,
+        what=f"{root} holds the demo of another version",
+        where=note,
+        hint=another,
+        whose=("this version", "the folder"),
     )
     return bool(ready)
 

@@ -35,7 +35,7 @@ def check_pair(shards: ShardSet, store: Location) -> StoreFacts:
         if expected != found:
             raise MismatchError(
                 "the store was made from another corpus", where=f"{store}: field '{field}'",
-                expected=f"{expected} (as in {shards.location})", found=found,
+                expected=f"{expected} (as in {shards.location})", found=f"{found} (the store)",
                 hint="pass the shards that the store was made from, or run "
                 f"`teachonce cache {typed(shards.location)} --teacher … --out ANOTHER_STORE`",
             )  # fmt: skip

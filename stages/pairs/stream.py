@@ -179,7 +179,7 @@ class TargetStream(IterableDataset[Batch]):
         epoch, samples = fields.pop("epoch", None), fields.pop("samples", None)
         self._identity.check(
             fields, what="the state of another stream", where="load_state_dict",
-            hint="open the stream as it was, or start anew without this state",
+            hint="open the stream as it was, or start anew without this state", whose=("this stream", "the state"),
         )  # fmt: skip
         if not isinstance(epoch, int) or not isinstance(samples, int) or epoch < 0 or samples < 0:
             raise InputError("not a stream's state", where="load_state_dict", found=f"{epoch=}, {samples=}")

@@ -91,5 +91,9 @@ def claim(
     other = found.get("protocol")
     if (found.get("kind"), other) != (_KIND, protocol):
         raise MismatchError(
-            "the folder holds another benchmark", where=note, expected=protocol, found=other, hint=hint
+            "the folder holds another benchmark",
+            where=note,
+            expected=f"{protocol} (this command)",
+            found=f"{other} (the folder)",
+            hint=hint,
         )

@@ -50,7 +50,7 @@ def import_student(
         kind = "text features" if vectors.normalized and vectors.bias_C is None else "rows of a linear head"
         raise MismatchError(
             "these class vectors are not of the student's teacher", where=store,
-            expected=f"text features of {head.embed_dim} channels", found=f"{kind} of {vectors.embed_dim} channels",
+            expected=f"text features of {head.embed_dim} channels (the student)", found=f"{kind} of {vectors.embed_dim} channels (the store)",
             hint="teachonce import its teacher, then teachonce vectors --teacher teachonce:FOLDER",
         )  # fmt: skip
     loaded = backbone.to_text(name, weights_digest(backbone.module))

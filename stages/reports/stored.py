@@ -191,6 +191,6 @@ def _check_corpus(store: Location, description: StoreDescription, shards: ShardS
     if shards.corpus.corpus_id != expected:
         raise MismatchError(
             "these shards are another corpus's", where=f"{shards.location}: field 'corpus_id'",
-            expected=f"{expected} (as in {store})", found=shards.corpus.corpus_id,
+            expected=f"{expected} (as in {store})", found=f"{shards.corpus.corpus_id} (these shards)",
             hint="pass the shards that the store was made from",
         )  # fmt: skip

@@ -66,7 +66,7 @@ class StoredTeacher:
         raise MismatchError(
             "the store's teacher knows other classes than the student, or in another order",
             where=f"{self.location}: field '{field}'",
-            expected=mine or len(class_names), found=other or len(theirs),
+            expected=f"{mine or len(class_names)} (the student)", found=f"{other or len(theirs)} (the store)",
             hint="compare with the store that the student was distilled from",
         )  # fmt: skip
 

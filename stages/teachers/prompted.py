@@ -48,7 +48,7 @@ class PromptedTeacher:
             clip = PromptedClip(backbone.model, loaded.shape)
         for field, own in clip.prompts().items():  # one that is narrower would be stretched
             if (found := tuple(loaded.prompts[field].shape)) != tuple(own.shape):
-                raise _another_backbone(name, f"{field} {tuple(own.shape)}", found)
+                raise _another_backbone(name, f"{field} {found}", tuple(own.shape))
         clip.load_prompts(loaded.prompts)
         self._clip: PromptedClip = freeze(clip)
         self._backbone = backbone
@@ -133,6 +133,6 @@ class PromptedTeacher:
 
 def _another_backbone(name: str, expected: object, found: object) -> MismatchError:
     return MismatchError(
-        "these prompts were learned for another backbone", where=name, expected=expected, found=found,
+        "these prompts were learned for another backbone", where=name, expected=f"{expected} (the prompts)", found=f"{found} (the model)",
         hint="name it with --teacher-backbone MODEL and --teacher-pretrained WEIGHTS",
     )  # fmt: skip

@@ -129,7 +129,7 @@ def load_checkpoint(folder: Location, training: Training, fingerprint: Fingerpri
     reached = Reached(step=about.step, best=about.best)
     fingerprint.check(
         about.fingerprint, what="a checkpoint of another run", where=location,
-        hint="use the options of the run that wrote it, or another --out",
+        hint="use the options of the run that wrote it, or another --out", whose=("this run", "the checkpoint"),
     )  # fmt: skip
     _copy(_part(tensors, _WEIGHT), training.trainee.changing(), location)
     if training.average is not None:

@@ -51,8 +51,8 @@ def choose_targets(store: Location, vectors: str | None, *, needs_embedding: boo
         raise MismatchError(
             "the class vectors are another teacher's than the cached targets",
             where=f"{source}: field 'teacher.weights'",
-            expected=f"{cached.model} {cached.weights}",
-            found=f"{asked.model} {asked.weights_digest}",
+            expected=f"{cached.model} {cached.weights} (the cached targets)",
+            found=f"{asked.model} {asked.weights_digest} (the class vectors)",
             hint=f"teachonce vectors --teacher {cached.model} … --out OTHER, then --vectors OTHER",
         )  # fmt: skip
     widths = {target.name: target.width for target in about.spec.targets}
@@ -63,13 +63,14 @@ def choose_targets(store: Location, vectors: str | None, *, needs_embedding: boo
     if "embedding" not in widths:
         raise MismatchError(
             "the cached logits were formed with other class vectors",
-            where=f"{source}: field 'class_vectors'", expected=formed_with, found=class_vectors.digest,
+            where=f"{source}: field 'class_vectors'", expected=f"{formed_with} (the cached logits)",
+            found=f"{class_vectors.digest} (these class vectors)",
             hint="leave out --vectors, or cache embeddings (`--targets embedding`) for any class list",
         )  # fmt: skip
     if widths["embedding"] != class_vectors.embed_dim:
         raise MismatchError(
             "class vectors and cached embeddings differ in width", where=source,
-            expected=f"{widths['embedding']} channels", found=class_vectors.embed_dim,
+            expected=f"{widths['embedding']} channels (the embeddings)", found=f"{class_vectors.embed_dim} (the class vectors)",
             hint="use the teacher that was cached",
         )  # fmt: skip
     return Taught(vectors=class_vectors, targets=("embedding",), teacher=about.teacher)

@@ -183,7 +183,7 @@ def test_a_demo_of_another_size_is_refused(tmp_path: Path) -> None:
         prepare(Location.of(tmp_path), DemoSize(images=6, held_out=80), print)
     assert str(error.value) == (
         f"{tmp_path} holds the demo of another version: {tmp_path}/demo.json: field 'size.images': "
-        "expected 6, found 5. Next: teachonce demo --out ANOTHER_FOLDER"
+        "expected 6 (this version), found 5 (the folder). Next: teachonce demo --out ANOTHER_FOLDER"
     )
 
 

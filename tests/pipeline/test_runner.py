@@ -102,8 +102,8 @@ def test_another_fingerprint_is_refused_and_the_field_is_named(out):
     with pytest.raises(MismatchError) as caught:
         run(Squares(out=out, count=2, version=2))
     assert str(caught.value) == (
-        f"{out} holds the output of another squares: {out}/ledger/squares/plan.json: field 'version': expected 2, "
-        f"found 1. Next: use the options of the first run, or keep {out} and write elsewhere: --out {out}-2"
+        f"{out} holds the output of another squares: {out}/ledger/squares/plan.json: field 'version': expected 2 "
+        f"(this command), found 1 (the folder). Next: use the options of the first run, or keep {out} and write elsewhere: --out {out}-2"
     )
 
 

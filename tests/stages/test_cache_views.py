@@ -287,7 +287,8 @@ def test_a_store_from_before_there_were_samples_is_refused_by_name(begun):
     del fields["fingerprint"]["pixels"], fields["seal"]
     location.write_bytes(json.dumps(fields).encode())
     with pytest.raises(
-        MismatchError, match=f"field 'pixels': expected '{stage.pixels.digest}', found nothing"
+        MismatchError,
+        match=f"field 'pixels': expected '{stage.pixels.digest}' .this command., found nothing .the folder.",
     ):
         run(begun())
 

@@ -230,10 +230,13 @@ def test_a_folder_of_another_run(plan) -> None:
         run(plan(seed=3))
     assert "holds the output of another distill" in message(error)
     assert (
-        "field 'seed' (and 1 more fields): expected 3, found 0. Next: use the options of the first run"
+        "field 'seed' (and 1 more field): expected 3 (this command), found 0 (the folder). Next: use the options of the first run"
         in message(error)
     )
-    with pytest.raises(MismatchError, match=r"field 'settings\.lr': expected 0\.1, found 0\.001"):
+    with pytest.raises(
+        MismatchError,
+        match=r"field 'settings\.lr': expected 0\.1 \(this command\), found 0\.001 \(the folder\)",
+    ):
         run(plan(options={"lr": 0.1}))
 
 
@@ -250,7 +253,7 @@ def test_a_checkpoint_of_another_run(plan) -> None:
     checkpoint = stage.out / "run" / "checkpoint.safetensors"
     assert failure(plan(options={"temperature": 3.0})) == (
         f"a checkpoint of another run: {checkpoint}: "
-        "field 'settings.temperature': expected 3.0, found 1.0. "
+        "field 'settings.temperature': expected 3.0 (this run), found 1.0 (the checkpoint). "
         "Next: use the options of the run that wrote it, or another --out"
     )
     lose_plan(stage.out)
@@ -411,9 +414,15 @@ def test_class_vectors_of_another_store(plan, tmp_path) -> None:
     with pytest.raises(MismatchError) as error:
         plan(vectors=str(tmp_path / "foreign"))
     assert "the class vectors are another teacher's than the cached targets: " in message(error)
-    assert "field 'teacher.weights': expected T 0123, found U 4567" in message(error)
+    assert (
+        "field 'teacher.weights': expected T 0123 (the cached targets), found U 4567 (the class vectors)"
+        in message(error)
+    )
     other_vectors(tmp_path / "wide", width=9)
-    with pytest.raises(MismatchError, match=r"differ in width: .*expected 6 channels, found 9"):
+    with pytest.raises(
+        MismatchError,
+        match=r"differ in width: .*expected 6 channels .the embeddings., found 9 .the class vectors.",
+    ):
         plan(vectors=str(tmp_path / "wide"))
 
 
@@ -435,7 +444,10 @@ def test_a_class_list_that_changed_after_the_logits(
     with pytest.raises(MismatchError) as error:
         plan(store=str(copied_store))
     assert message(error).startswith("the cached logits were formed with other class vectors: ")
-    assert f"field 'class_vectors': expected {before.digest}, found {after.digest}" in message(error)
+    assert (
+        f"field 'class_vectors': expected {before.digest} (the cached logits), found {after.digest} (these class vectors)"
+        in message(error)
+    )
 
 
 def test_embeddings_that_a_loss_needs_must_be_cached(plan, copied_store) -> None:
@@ -463,5 +475,7 @@ def test_a_damaged_checkpoint_says_what_to_do(plan) -> None:
     (stage.out / "run" / "checkpoint.safetensors").write_bytes(b"nonsense")
     assert "Next: restore it from a copy, or train from the start with another --out" in failure(stage)
     (stage.out / "config.json").write_bytes(b"{}")
-    with pytest.raises(DamagedError, match="not a student bundle: .*: expected kind: student bundle, found no kind"):
+    with pytest.raises(
+        DamagedError, match="not a student bundle: .*: expected kind: student bundle, found no kind"
+    ):
         load_student(Location.of(stage.out))

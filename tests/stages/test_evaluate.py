@@ -294,7 +294,7 @@ def test_a_teacher_of_other_classes_is_refused(bundle, picture_shards, vectors, 
         ).location
         assert error_of(MismatchError, bundle, shards, store=str(store)) == (
             "the store's teacher knows other classes than the student, or in another order: "
-            f"{store}: field '{field}': expected {expected}, found {found}. "
+            f"{store}: field '{field}': expected {expected} (the student), found {found} (the store). "
             "Next: compare with the store that the student was distilled from"
         )
 

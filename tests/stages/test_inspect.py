@@ -472,7 +472,7 @@ def test_shards_of_another_corpus_are_refused(known, make_shards, pictures, tmp_
         Stored.open(known.location, other.location)
     assert str(caught.value) == (
         f"these shards are another corpus's: {other.location}: field 'corpus_id': "
-        f"expected {known.shards.corpus.corpus_id} (as in {known.location}), found {other.corpus.corpus_id}. "
+        f"expected {known.shards.corpus.corpus_id} (as in {known.location}), found {other.corpus.corpus_id} (these shards). "
         "Next: pass the shards that the store was made from"
     )
 

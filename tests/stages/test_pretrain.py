@@ -215,7 +215,7 @@ def test_another_backbone_is_refused_and_a_moved_one_can_be_named(
     recorded = json.loads((tuned / "config.json").read_bytes())["backbone"]["weights"]
     assert str(error.value).startswith(
         f"these prompts were learned for another backbone: teachonce:p: expected local-dir:{tiny_clip_teacher} with "
-        f"weights {recorded}, found local-dir:{moved} with weights "
+        f"weights {recorded} (the prompts), found local-dir:{moved} with weights "
     )
     assert str(error.value).endswith(
         "Next: name it with --teacher-backbone MODEL and --teacher-pretrained WEIGHTS"
@@ -232,7 +232,9 @@ def test_another_backbone_is_refused_and_a_moved_one_can_be_named(
 
 def test_damaged_and_unfinished_prompts_are_refused(tuned, tmp_path):
     (tuned / "prompts.safetensors").write_bytes(b"x")
-    with pytest.raises(DamagedError, match="prompts.safetensors is not the file that its config.json was written with"):
+    with pytest.raises(
+        DamagedError, match="prompts.safetensors is not the file that its config.json was written with"
+    ):
         load_teacher(TeacherConfig.of(f"teachonce:{tuned}"))
     (tuned / "config.json").unlink()
     with pytest.raises(Exception, match="the prompts are not finished"):

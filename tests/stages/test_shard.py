@@ -130,7 +130,7 @@ def test_a_changed_corpus_or_other_options_are_refused(pictures, tmp_path):
     with pytest.raises(MismatchError) as caught:
         shard(corpus, out, shard_size=21)
     assert str(caught.value) == (
-        f"{out} holds other shards: {out}/corpus.json: field 'shard_size': expected 21, found 20. "
+        f"{out} holds other shards: {out}/corpus.json: field 'shard_size': expected 21 (this command), found 20 (the folder). "
         "Next: use the options of the first run, or another --out"
     )
     (corpus / "house-cat" / "new.jpg").write_bytes(b"x")

@@ -23,11 +23,13 @@ def test_fingerprints_name_every_difference():
         ("teacher.weights", "'aa'", "'bb'"), ("seed", "nothing", "1"), ("views", "4", "nothing"),
     ]  # fmt: skip
     assert mine.digest == Fingerprint(fields={"views": 4, "teacher": {"size": 224, "weights": "aa"}}).digest
-    mine.check(mine.fields, what="x", where="y", hint="z")
+    mine.check(mine.fields, what="x", where="y", hint="z", whose=("mine", "theirs"))
     with pytest.raises(MismatchError) as caught:
-        mine.check(found, what="another store", where="out", hint="choose another --out")
+        mine.check(
+            found, what="another store", where="out", hint="choose another --out", whose=("mine", "theirs")
+        )
     assert str(caught.value) == (
-        "another store: out: field 'teacher.weights' (and 2 more fields): expected 'aa', found 'bb'. Next: choose another --out"
+        "another store: out: field 'teacher.weights' (and 2 more fields): expected 'aa' (mine), found 'bb' (theirs). Next: choose another --out"
     )
 
 

@@ -282,7 +282,7 @@ def test_a_store_of_another_corpus_is_refused(known_store, make_shards, pictures
     text = error_of(MismatchError, lambda: open_stream(known_store, shards=other))
     assert text == (
         f"the store was made from another corpus: {known_store.location}: field 'corpus_id': expected "
-        f"{other.corpus.corpus_id} (as in {other.location}), found {known_store.shards.corpus.corpus_id}. "
+        f"{other.corpus.corpus_id} (as in {other.location}), found {known_store.shards.corpus.corpus_id} (the store). "
         "Next: pass the shards that the store was made from, or run "
         f"`teachonce cache {other.location} --teacher … --out ANOTHER_STORE`"
     )

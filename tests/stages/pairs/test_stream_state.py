@@ -95,10 +95,10 @@ def test_a_state_of_another_stream_is_refused(known_store):
     with pytest.raises(MismatchError) as error:
         open_stream(known_store, seed=4).load_state_dict(stream.state_dict())
     assert str(error.value) == (
-        "the state of another stream: load_state_dict: field 'seed': expected 4, found 3. "
+        "the state of another stream: load_state_dict: field 'seed': expected 4 (this stream), found 3 (the state). "
         "Next: open the stream as it was, or start anew without this state"
     )
-    with pytest.raises(MismatchError, match="field 'views': expected 2, found 3"):
+    with pytest.raises(MismatchError, match="field 'views': expected 2 .this stream., found 3 .the state."):
         open_stream(known_store, views=2).load_state_dict(stream.state_dict())
     with pytest.raises(InputError, match="not a stream's state"):
         stream.load_state_dict(stream.state_dict() | {"epoch": "1"})

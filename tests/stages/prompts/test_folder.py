@@ -128,6 +128,6 @@ def test_prompts_of_another_width_are_not_stretched(tmp_path: Path, tiny_clip_te
     with pytest.raises(MismatchError) as error:
         load_teacher(TeacherConfig.of(f"teachonce:{tmp_path}/p"))
     assert (
-        "learned for another backbone: teachonce:p: expected vision_prompts_LPD (1, 2, 32), found (1, 2, 1). "
+        "learned for another backbone: teachonce:p: expected vision_prompts_LPD (1, 2, 1) (the prompts), found (1, 2, 32) (the model). "
         in str(error.value)
     )

@@ -191,8 +191,8 @@ def test_another_backbone_other_vectors_no_weights(
     )
     write_class_vectors(open_root(narrow, mode="a"), few, {"teacher": {}})
     assert line(MismatchError, tiny, narrow) == (
-        f"these class vectors are not of the student's teacher: {narrow}: expected text features of 24 channels, found "
-        "text features of 6 channels. Next: teachonce import its teacher, then teachonce vectors --teacher teachonce:FOLDER"
+        f"these class vectors are not of the student's teacher: {narrow}: expected text features of 24 channels (the "
+        "student), found text features of 6 channels (the store). Next: teachonce import its teacher, then teachonce vectors --teacher teachonce:FOLDER"
     )
     empty = str(tmp_path / "empty.zarr")
     open_root(empty, mode="a")
