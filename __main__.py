@@ -1,5 +1,23 @@
-"""`python -m teachonce`: the same program as the `teachonce` command."""
+"""The `teachonce` command, and `python -m teachonce`: the program as a process of its own."""
 
-from .cli import main
+from __future__ import annotations
 
-main()
+from .pipeline import interrupt
+
+
+def main() -> None:
+    """Run the program; ends the process."""
+    interrupt.install()  # before anything that takes time to import
+    from .cli import main as program
+    from .pipeline.terminal import one_line_warnings
+
+    one_line_warnings()
+    try:
+        program()
+    finally:
+        if interrupt.happened():
+            interrupt.leave()
+
+
+if __name__ == "__main__":
+    main()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from . import __version__
+from .pipeline import interrupt
 from .pipeline.terminal import clear, say, show, starting
 from .storage_schemas.errors import InputError, TeachonceError
 from .storage_schemas.near_names import did_you_mean
@@ -44,22 +45,34 @@ class Program(click.Group):
     command_class, group_class = Stage, type
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except TeachonceError as error:
-            raise click.ClickException(str(error)) from error
-        except KeyboardInterrupt as error:
-            click.echo("Interrupted. What was finished is kept; the same command resumes.", err=True)
-            raise click.exceptions.Exit(130) from error
-        except OSError as error:
-            from .pipeline.storage import as_storage_error
+        with interrupt.work():
+            try:
+                return super().invoke(ctx)
+            except BaseException as error:
+                clear()
+                shown = _as_people_see_it(error, self.commands.get(str(ctx.invoked_subcommand)))
+                if shown is error:
+                    raise
+                raise shown from error
+            finally:
+                clear()
 
-            told = as_storage_error(error)
-            if told is None:
-                raise
-            raise click.ClickException(str(told)) from error
-        finally:
-            clear()
+
+def _as_people_see_it(error: BaseException, command: click.Command | None) -> BaseException:
+    """One line for what a user can act on; itself for what is a bug, or no error."""
+    if isinstance(error, KeyboardInterrupt) or interrupt.happened():
+        only_looks = command is not None and all(p.name not in ("out", "file") for p in command.params)
+        say("Interrupted." if only_looks and not isinstance(command, click.Group) else interrupt.LINE)
+        interrupt.told()
+        return click.exceptions.Exit(interrupt.EXIT_CODE)
+    if isinstance(error, TeachonceError):
+        return click.ClickException(str(error))
+    if isinstance(error, OSError):
+        from .pipeline.storage import as_storage_error
+
+        told = as_storage_error(error)
+        return error if told is None else click.ClickException(str(told))
+    return error
 
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

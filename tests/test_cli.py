@@ -148,7 +148,11 @@ def test_bugs_keep_their_traceback() -> None:
     assert isinstance(result.exception, ZeroDivisionError)
 
 
-def test_ctrl_c_exits_with_130_and_says_that_work_is_kept() -> None:
-    result = CliRunner().invoke(failing(KeyboardInterrupt), ["fail"])
-    assert result.exit_code == 130
-    assert result.stderr.endswith("Interrupted. What was finished is kept; the same command resumes.\n")
+@pytest.mark.parametrize("writes", [True, False])
+def test_ctrl_c_exits_with_130_and_says_that_work_is_kept_where_there_is_some(writes: bool) -> None:
+    program = failing(KeyboardInterrupt)
+    if writes:
+        program.commands["fail"].params.append(click.Option(["--out"], expose_value=False))
+    result = CliRunner().invoke(program, ["fail"])
+    kept = " What was finished is kept; the same command resumes." if writes else ""
+    assert (result.exit_code, result.stderr) == (130, f"Interrupted.{kept}\n")

@@ -28,7 +28,7 @@ ALLOWED = {
     "pipeline": ("pipeline", "storage_schemas"),
     "stages": ("stages", "storage_schemas", *OPEN_TO_STAGES),
     "cli": ("", "cli", "pipeline", "stages", "storage_schemas"),
-    "__main__": ("cli",),
+    "__main__": ("cli", "pipeline"),
     "__init__": ("stages.pairs", "stages.students"),  # the public names
 }  # fmt: skip
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.forkserver
+import multiprocessing.resource_tracker
 import os
 import signal
 import sys
@@ -134,12 +136,11 @@ def _without_main() -> Iterator[None]:
 
 
 def _start_worker(worker: int) -> None:
-    """In a fresh loader process: Ctrl-C is the parent's business, which then stops its loaders.
+    """In a fresh loader process: it ends with its parent.
 
     A parent that is killed stops nobody. torch's loaders watch the process that forked them, which here is
     the server, and the server lives as long as a loader does: so each loader watches the parent itself.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, name="end with parent", daemon=True).start()
 
 
@@ -158,7 +159,15 @@ def _context() -> Any:
     its imports (a few seconds) once; every process after that starts in milliseconds, as with a plain fork.
     """
     context = torch.multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([Batches.__module__])
+    context.set_forkserver_preload([f"{__package__}.server"])
+    # Ctrl-C reaches every process of the terminal. The server and what it forks leave it to the parent from their first moment
+    # on; while they import, there would be a traceback. The tracker comes first: it lets signals through as it starts.
+    multiprocessing.resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
 
 

@@ -1,0 +1,109 @@
+"""Owns Ctrl-C: at any moment of a command it is one line and exit code 130, and never a traceback.
+
+While a command works it is a KeyboardInterrupt, so that what is at work cleans up; before and after that, and a second
+time, the process ends where it stands. That loses nothing: a killed command is resumed by the same one.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+EXIT_CODE = 130
+
+LINE = "Interrupted. What was finished is kept; the same command resumes."
+
+_working = False
+_happened = False
+_told = False
+_lost = False
+
+#: After a Ctrl-C that could not be raised; what it fell into must be over.
+_SECONDS_UNTIL_AGAIN = 0.05
+
+
+def install() -> None:
+    """For the program's own process, as early as it can be: from here on this module decides what Ctrl-C does.
+
+    Nothing where the signal is ignored, as by `nohup` and shells that start jobs in the background.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        return
+    signal.signal(signal.SIGINT, _on_signal)
+    sys.unraisablehook = _unraisable
+
+
+@contextlib.contextmanager
+def work() -> Iterator[None]:
+    """Inside, Ctrl-C is raised as KeyboardInterrupt."""
+    global _working
+    _working = True
+    try:
+        yield
+    finally:
+        _working = False
+
+
+def happened() -> bool:
+    """Whether there was a Ctrl-C. Libraries turn what it raised into errors of their own."""
+    return _happened
+
+
+def told() -> None:
+    """The line has been said."""
+    global _told
+    _told = True
+
+
+def leave() -> None:
+    """After Ctrl-C: stop helpers (Ray, loader processes), and end without taking libraries apart whose threads still run.
+
+    torch's were seen to end that with a segmentation fault.
+    """
+    _tell()
+    told()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(EXIT_CODE)
+
+
+def _on_signal(number: int, frame: object) -> None:
+    global _happened, _lost
+    if _working and (_lost or not _happened):
+        _happened, _lost = True, False
+        raise KeyboardInterrupt
+    _tell()
+    os._exit(EXIT_CODE)
+
+
+def _tell() -> None:
+    if not _told:
+        # No lock, no buffer: whatever was interrupted may hold it.
+        os.write(_stderr(), f"\n{LINE}\n".encode() if os.isatty(_stderr()) else f"{LINE}\n".encode())
+
+
+def _stderr() -> int:
+    try:
+        return sys.stderr.fileno()
+    except (OSError, ValueError, AttributeError):
+        return 2
+
+
+def _unraisable(what: Any) -> None:
+    """Where an exception cannot be raised (a destructor, a callback), Ctrl-C would be lost, with a traceback."""
+    global _lost
+    if what.exc_type is not None and issubclass(what.exc_type, KeyboardInterrupt):
+        _lost = True
+        again = threading.Timer(_SECONDS_UNTIL_AGAIN, os.kill, (os.getpid(), signal.SIGINT))
+        again.daemon = True  # where the command is over by then, nothing waits for it
+        again.start()
+    elif not _happened:
+        sys.__unraisablehook__(what)
