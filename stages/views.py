@@ -28,6 +28,9 @@ INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
 }
 
+#: Range of a test-time view's `crop_pct`. The libraries' weights have 0.875 to 1.15.
+LEAST_CROP, LARGEST_CROP = 0.1, 10.0
+
 #: Attempts at a random box before the central one is taken, as in torchvision's RandomResizedCrop.
 _ATTEMPTS = 10
 
@@ -83,6 +86,10 @@ class ViewSpec:
             raise InputError("impossible number of views", where="--views", found=self.count)
         if not 0 < self.scale[0] <= self.scale[1] <= 1 or not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
             raise InputError("impossible range of view scale or ratio", found=f"{self.scale}, {self.ratio}")
+        if not LEAST_CROP <= self.crop_pct <= LARGEST_CROP:
+            raise InputError(
+                "impossible share of a crop", where="crop_pct", expected=f"{LEAST_CROP} to {LARGEST_CROP}", found=self.crop_pct
+            )
         self._check_fill()
         self._check_colors()
 

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
 
 from .fingerprint import Json
 from .folder_config import read_config, sealed_config
@@ -35,8 +38,8 @@ class PromptsConfig:
     backbone: Mapping[str, Json]
     shape: Mapping[str, int]
     context: str
-    class_names: tuple[str, ...]
-    base_classes: tuple[str, ...]
+    class_names: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    base_classes: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
     origin: Mapping[str, Json]
     files: Mapping[str, str] | None = None
 

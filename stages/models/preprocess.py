@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import torch
 
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Json
 from ...storage_schemas.json_file import as_schema
 from ..centering import CENTERED, Color
-from ..views import INTERPOLATIONS, ViewSpec
+from ..views import INTERPOLATIONS, LARGEST_CROP, LEAST_CROP, ViewSpec
 
 #: open_clip's `resize_mode`, as kinds of centre views.
 _RESIZE_MODES = {"shortest": "center", "squash": "squash", "longest": "border"}
@@ -34,11 +35,11 @@ class Preprocess:
         fill: of `border`: the padding's red, green and blue in whole levels; None for the mean colour.
     """
 
-    size: int
+    size: Annotated[int, msgspec.Meta(ge=1, le=1 << 14)]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: str = "bicubic"
-    crop_pct: float = 1.0
+    crop_pct: Annotated[float, msgspec.Meta(ge=LEAST_CROP, le=LARGEST_CROP)] = 1.0
     crop_mode: str = "center"
     fill: Color | None = None
 

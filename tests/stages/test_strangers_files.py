@@ -7,12 +7,14 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.runner import run_stage
 from teachonce.pipeline.storage import Location
@@ -22,8 +24,10 @@ from teachonce.stages.corpora.shards import ShardSet
 from teachonce.stages.distill import plan_distill
 from teachonce.stages.inspect import inspect_store
 from teachonce.stages.pairs.stream import TargetStream
+from teachonce.stages.prompts.folder import read_prompts
 from teachonce.stages.reports.stored import Stored
 from teachonce.stages.status import folder_status
+from teachonce.stages.students import load_student
 from teachonce.stages.teachers import TeacherConfig
 from teachonce.stages.training.starting import StudentConfig
 from teachonce.stages.vectors import plan_vectors
@@ -162,3 +166,50 @@ def test_json_of_a_stranger(work, tmp_path):
     for read in readers(shards, store, tmp_path / "last"):
         read()
     assert Location.of(store).exists()
+
+
+def student(folder: Path) -> None:
+    """All that a bundle is used for: pixels of an image, logits, names."""
+    loaded = load_student(str(folder))
+    pixels_CHW = loaded.pixels(Image.new("RGB", (30, 20), (200, 30, 90)))
+    loaded.vectors.logits(loaded.student(pixels_CHW[None]))
+    assert repr(loaded)
+    assert list(loaded.vectors.names)
+    folder_status(str(folder))
+
+
+def prompts(folder: Path) -> None:
+    """All that prompts are read for, but for the model that they go with."""
+    loaded = read_prompts(str(folder))
+    assert loaded.shape
+    assert list(loaded.config.class_names)
+    assert loaded.config.backbone is not None
+    folder_status(str(folder))
+
+
+@pytest.mark.parametrize(("name", "read"), [("student", student), ("prompts", prompts)])
+def test_configs_of_a_stranger(tmp_path, monkeypatch, name, read):
+    """Those of 0.1.0 have no seal, so all that they say is read."""
+
+    def refuse(*_arguments: object, **_named: object) -> None:
+        raise AssertionError("the network was used")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    folder = Path(shutil.copytree(Path(__file__).parents[1] / "data/0.1.0" / name, tmp_path / name))
+    file = folder / "config.json"
+    whole = json.loads(file.read_bytes())
+    rng = np.random.default_rng([SEED, len(name)])
+    refused = 0
+    for _ in range(2 * CHANGES):
+        changed = change(whole, rng)
+        file.write_text(json.dumps(changed))
+        try:
+            read(folder)
+        except TeachonceError:
+            refused += 1
+        except Exception as error:
+            raise AssertionError(json.dumps(changed)[:3000]) from error
+    assert refused
+    file.write_text(json.dumps(whole))
+    read(folder)
