@@ -169,18 +169,17 @@ def report(summary: Summary, out: object, as_json: bool) -> None:
     if as_json:
         print_json({"out": str(out), **summary.__dict__})
         return
+    from .pipeline.ledger import noun_of
+
     done = (
         f"{summary.stage}: {summary.done_before + summary.done_now} of {counted(summary.units, 'unit')} done"
     )
     before = f", {summary.done_before} of them before" if summary.done_before else ""
-    bad = (
-        f", {summary.invalid_rows} unusable (see `teachonce status {typed(out)}`)"
-        if summary.invalid_rows
-        else ""
-    )
-    say(f"{done}{before}; {counted(summary.rows, 'row')} now{bad}. Output: {out}")
+    see = f"see `teachonce status {typed(out)}`"
+    bad = f", {summary.invalid_rows} unusable ({see})" if summary.invalid_rows else ""
+    say(f"{done}{before}; {counted(summary.rows, noun_of(summary.stage))} now{bad}. Output: {out}")
     if summary.warning is not None:
-        say(f"Warning: {summary.warning}. See `teachonce status {typed(out)}`.")
+        say(f"Warning: {summary.warning}. S{see[1:]}.")
 
 
 def print_json(value: Any) -> None:

@@ -19,6 +19,14 @@ from .contents import LEDGER
 from .output import check_output
 from .storage import Location
 
+#: What the rows of a stage are where they are no images.
+_NOUNS = {"vectors": "class", "distill": "pair", "import": "tensor"}
+
+
+def noun_of(stage: str) -> str:
+    """What a row of a stage is, in the singular."""
+    return _NOUNS.get(stage, "image")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:

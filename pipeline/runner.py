@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..storage_schemas.errors import InputError, TeachonceError, UnitsFailed
-from ..storage_schemas.plain_text import counted, typed
+from ..storage_schemas.plain_text import counted, plural, typed
 from .board import Board
 from .driver import only_driver
-from .ledger import Ledger, Plan
+from .ledger import Ledger, Plan, noun_of
 from .output import another_output
 from .progress import Progress
 from .storage import Location
@@ -99,7 +99,8 @@ def _run(stage: Stage, out: Location, executor: Executor, *, progress: bool) -> 
         done_rows = sum(unit.rows for unit in stage.plan() if unit.key in done)
         left = (unit for unit in stage.plan() if unit.key not in done)
         title = stage.name if not done else f"{stage.name} (resumed)"
-        with Progress(title, rows, done_rows) as bar:
+        noun = noun_of(stage.name)
+        with Progress(title, rows, done_rows, "img" if noun == "image" else plural(noun)) as bar:
             board = Board(stage.name, bar, done_rows, counts=progress)
             for outcome in executor.map(stage, ledger, left, board):
                 _count(summary, outcome)

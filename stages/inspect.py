@@ -13,6 +13,7 @@ from ..pipeline.progress import Progress
 from ..storage_schemas.class_vectors import read_origin
 from ..storage_schemas.errors import DamagedError, TeachonceError
 from ..storage_schemas.fingerprint import Json, digest_json
+from ..storage_schemas.plain_text import counted, typed
 from ..storage_schemas.samples import shard_name
 from ..storage_schemas.target_store import all_arrays, read_target
 from .pixels import PixelSample
@@ -43,7 +44,7 @@ def inspect_store(stored: Stored, *, top: int = 5) -> dict[str, Json]:
     if stored.spec is None:
         facts["arrays"] = _arrays(stored, 0.0)
         facts["notes"].append(
-            f"no targets are cached yet; run `teachonce cache SHARDS --teacher … --out {stored.location}`"
+            f"no targets are cached yet; run `teachonce cache SHARDS --teacher … --out {typed(stored.location)}`"
         )
         return facts
     description = stored.description
@@ -228,7 +229,7 @@ def _row_problems(
     if expected != found:
         problems.append(f"shard {shard} has {found} valid rows, but its receipt says {expected}. {again}")
     if nameless := int((keys_N == b"").sum()):
-        problems.append(f"shard {shard} has {nameless} rows without a key. {again}")
+        problems.append(f"shard {shard} has {counted(nameless, 'row')} without a key. {again}")
     return problems
 
 

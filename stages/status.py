@@ -8,12 +8,12 @@ from typing import Any
 
 from ..pipeline.contents import Kind, kind_of
 from ..pipeline.driver import driver_of
-from ..pipeline.ledger import Ledger
+from ..pipeline.ledger import Ledger, noun_of
 from ..pipeline.storage import Location
 from ..storage_schemas.errors import DamagedError, InputError
 from ..storage_schemas.fingerprint import Json
 from ..storage_schemas.json_file import read_json
-from ..storage_schemas.plain_text import counted, printable, typed
+from ..storage_schemas.plain_text import counted, plural, printable, typed
 from ..storage_schemas.receipt import InvalidRow
 from .reports.tables import bar, seconds_text, section, table
 from .running import running_json, running_text
@@ -24,8 +24,7 @@ EXIT_UNITS_LEFT, EXIT_UNITS_FAILED = 3, 4
 #: Kinds of time that pass in threads while the same unit also computes; `wait` is what they cost the rest.
 _BESIDE = ("read", "decode")
 
-#: What the rows of a stage are, where they are no images; what some kinds of time mean.
-_THINGS = {"vectors": "classes", "distill": "pairs", "import": "tensors"}
+#: What some kinds of time mean.
 _NOTES = {"wait": "for the next images"}
 
 #: Unusable images that are named for each kind of reason; `--json` names all.
@@ -211,7 +210,7 @@ def status_text(facts: dict[str, Json]) -> str:
 
 
 def _stage_text(stage: dict[str, Any], path: str) -> str:
-    things = _THINGS.get(stage["stage"], "images")
+    things = plural(noun_of(stage["stage"]))
     state = f"{stage['done']} of {counted(stage['units'], 'unit')} done"
     state += "".join(f", {stage[word]} {word}" for word in ("failed", "left") if stage[word])
     invalid = f", {stage['invalid_rows']} of them invalid" if stage["invalid_rows"] else ""

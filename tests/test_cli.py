@@ -156,3 +156,30 @@ def test_ctrl_c_exits_with_130_and_says_that_work_is_kept_where_there_is_some(wr
     result = CliRunner().invoke(program, ["fail"])
     kept = " What was finished is kept; the same command resumes." if writes else ""
     assert (result.exit_code, result.stderr) == (130, f"Interrupted.{kept}\n")
+
+
+def test_ctrl_c_exits_with_130_and_says_that_work_is_kept() -> None:
+    result = CliRunner().invoke(failing(KeyboardInterrupt), ["fail"])
+    assert result.exit_code == 130
+    assert result.stderr.endswith("Interrupted. What was finished is kept; the same command resumes.\n")
+
+
+def test_what_the_rows_of_a_stage_are_is_said_in_words(tmp_path):
+    out = str(tmp_path / "my store")
+    words = [
+        "vectors",
+        "--teacher",
+        "timm:test_vit",
+        "--teacher-pretrained",
+        "random",
+        "--executor",
+        "serial",
+    ]
+    result = CliRunner().invoke(main, [*words, "--out", out])
+    assert result.exit_code == 0, result.stderr
+    last = result.stderr.splitlines()[-1]
+    assert last == f"vectors: 1 of 1 unit done; 1000 classes now. Output: {out}"
+    assert "img" not in result.stderr
+    again = CliRunner().invoke(main, ["status", out])
+    assert "classes      1000 done" in again.stdout
+    assert f"Next: teachonce cache SHARDS --teacher … --out '{out}'" in again.stdout

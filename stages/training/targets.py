@@ -8,6 +8,7 @@ from ...pipeline.storage import Location
 from ...storage_schemas.class_vectors import ClassVectors, origin_model
 from ...storage_schemas.errors import MismatchError
 from ...storage_schemas.fingerprint import Json
+from ...storage_schemas.plain_text import typed
 from ..pairs.store import open_store, read_description, read_vectors
 
 
@@ -53,7 +54,7 @@ def choose_targets(store: Location, vectors: str | None, *, needs_embedding: boo
             where=f"{source}: field 'teacher.weights'",
             expected=f"{cached.model} {cached.weights} (the cached targets)",
             found=f"{asked.model} {asked.weights_digest} (the class vectors)",
-            hint=f"teachonce vectors --teacher {cached.model} … --out OTHER, then --vectors OTHER",
+            hint=f"teachonce vectors --teacher {typed(cached.model)} … --out OTHER, then --vectors OTHER",
         )  # fmt: skip
     widths = {target.name: target.width for target in about.spec.targets}
     formed_with = about.decided_by.class_vectors

@@ -344,7 +344,7 @@ def test_rows_that_contradict_their_receipt_are_a_problem(write, revouch):
 
     assert problems == [
         f"shard 0 has 11 valid rows, but its receipt says 12. {again('000000.json')}",
-        f"shard 1 has 1 rows without a key. {again('000001.json')}",
+        f"shard 1 has 1 row without a key. {again('000001.json')}",
     ]
 
 

@@ -65,7 +65,7 @@ def test_the_command(tiny, make_teacher, authors, classes, tmp_path: Path) -> No
     assert (code, stdout) == (0, "")
     assert "  kind            PromptSRC teacher, epoch 20\n" in stderr
     assert "import: learned on 3 of 5 classes, by the class texts in the file\n" in stderr
-    assert stderr.endswith(f"import: 1 of 1 unit done; {len(state)} rows now. Output: {out}\n")
+    assert stderr.endswith(f"import: 1 of 1 unit done; {len(state)} tensors now. Output: {out}\n")
     code, stdout, _ = run(*words, "--json")
     said = json.loads(stdout)
     assert (code, said["done_before"], said["done_now"]) == (0, 1, 0)
