@@ -158,12 +158,6 @@ def test_ctrl_c_exits_with_130_and_says_that_work_is_kept_where_there_is_some(wr
     assert (result.exit_code, result.stderr) == (130, f"Interrupted.{kept}\n")
 
 
-def test_ctrl_c_exits_with_130_and_says_that_work_is_kept() -> None:
-    result = CliRunner().invoke(failing(KeyboardInterrupt), ["fail"])
-    assert result.exit_code == 130
-    assert result.stderr.endswith("Interrupted. What was finished is kept; the same command resumes.\n")
-
-
 def test_what_the_rows_of_a_stage_are_is_said_in_words(tmp_path):
     out = str(tmp_path / "my store")
     words = [
