@@ -21,6 +21,7 @@ from .storage_schemas.near_names import did_you_mean
 from .storage_schemas.plain_text import counted, typed
 
 if TYPE_CHECKING:
+    from .pipeline.runfile import StageCall
     from .pipeline.runner import Executor, Summary
     from .stages.commands import Runner
     from .stages.teachers import TeacherConfig
@@ -1091,6 +1092,7 @@ def run_file(ctx: click.Context, file: str, as_json: bool) -> None:
             if command is None:
                 hint = did_you_mean(stage.command, commands, f"one of {', '.join(sorted(commands))}")
                 raise InputError("unknown stage", where=stage.where, hint=hint)
+            _refuse_unknown_keys(stage, command)
             takes = {p.name for p in command.params}
             options = {**{k: v for k, v in runfile.defaults.items() if k in takes}, **stage.options}
             if as_json and any("--json" in p.opts for p in command.params):
@@ -1110,6 +1112,18 @@ def run_file(ctx: click.Context, file: str, as_json: bool) -> None:
             say(f"[{number}/{len(calls)}] {call.info_name}")
             with call:
                 call.command.invoke(call)
+
+
+def _refuse_unknown_keys(stage: StageCall, command: click.Command) -> None:
+    """A stage's keys are the names of its command's arguments and options."""
+    known = {p.name or "" for p in command.params if isinstance(p, click.Argument)}
+    known |= {name.lstrip("-") for p in command.params if isinstance(p, click.Option) for name in p.opts}
+    for key in stage.options:
+        if key.replace("_", "-") not in known and key not in known:
+            hint = did_you_mean(key.replace("_", "-"), sorted(known), f"teachonce {stage.command} --help")
+            raise InputError(
+                "a stage has no such option", where=stage.where, found=key.replace("_", "-"), hint=hint
+            )
 
 
 @main.command()

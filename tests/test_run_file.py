@@ -85,7 +85,12 @@ def test_stages_run_in_order_relative_to_the_file_and_are_skipped_when_done(fold
         ("stages: [{shard: {corpus: 'coop:dtd/train=data', out: s}}]", "a stage reads what is not there: {file}, stage 1 (shard): corpus: "),
         ("speed: 3\nstages: [{shard: {}}]", "unknown key in a run file: {file}: speed: expected stages, executor, "),
         ("stages: [{shard: {corpus: photos, out: s, colour: 1}}]",
-         "a stage's options are wrong: {file}, stage 1 (shard): found No such option"),
+         "a stage has no such option: {file}, stage 1 (shard): found colour. Next: teachonce shard --help"),
+        ("stages: [{shard: {corpus: photos, out: s, shrad_size: 1}}]",
+         "a stage has no such option: {file}, stage 1 (shard): found shrad-size. Next: did you mean shard-size"),
+        ("stages: [{cache: {shard: photos, teacher: RN50, out: s}}]",
+         "a stage has no such option: {file}, stage 1 (cache): found shard. Next: did you mean shards?"),
+        ("stages: [{shard: {corpus: photos, out: s, shard-size: 0}}]", "a stage's options are wrong: {file}, stage 1 (shard): found Invalid value"),
         ("stages: [{shard: {corpus: photos, out: s}}, {shard: {corpus: photos}}]", "a stage's options are wrong: {file}, stage 2 (shard): found Missing option '--out'"),
     ],
 )  # fmt: skip

@@ -174,8 +174,9 @@ def _find_shards(
         shards = ShardSet.open(given)
         _check_corpus(store, description, shards)
         return shards, ""
-    recorded = Location.of(description.shards)
+    recorded: Location | str = description.shards
     try:
+        recorded = Location.of(recorded)
         shards = ShardSet.open(recorded)
         _check_corpus(store, description, shards)
     except TeachonceError as error:

@@ -50,8 +50,10 @@ def teacher_of(make_store, tmp_path):
         names=NAMES, vectors_CD=np.eye(2, 3, dtype=np.float32), bias_C=None, logit_scale=1.0, normalized=True
     )
 
-    def make(shards: ShardSet) -> StoredTeacher:
-        store = make_store(shards, tmp_path / "my store", num_views=1, widths={"logits": 2}, vectors=vectors)
+    def make(shards: ShardSet, **options) -> StoredTeacher:
+        store = make_store(
+            shards, tmp_path / "my store", num_views=1, widths={"logits": 2}, vectors=vectors, **options
+        )
         return StoredTeacher(store.location, NAMES)
 
     return make
@@ -150,3 +152,11 @@ def test_pictures_that_cannot_be_told_apart_are_refused(photos, teacher_of, tmp_
         "Next: pass the shards that were cached as IMAGES, or leave out --store"
     )
     assert same_rows(same(teacher, tmp_path / "moved"), tmp_path / "moved") == list(range(6))
+
+
+@pytest.mark.parametrize("recorded", ["https://host/shards", "pipe:cat x", "~", "/dev/null", ""])
+def test_where_a_stranger_says_that_the_shards_are(photos, teacher_of, tmp_path, recorded):
+    shards = shard(photos, tmp_path / "shards")
+    teacher = teacher_of(shards, description={"shards": recorded})
+    assert refusal(InputError, teacher, photos).startswith("whether these are the pictures ")
+    assert same_rows(same(teacher, shards.location.path), shards.location.path) == list(range(6))
