@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..storage_schemas.errors import InputError
+from ..storage_schemas.plain_text import typed
 from .storage import Location
 
 #: What a stage keeps its books in, below its output folder: `LEDGER/STAGE/`.
@@ -127,7 +128,7 @@ def how_to_shard(location: Location) -> str:
         return f"teachonce shard CORPUS {option('--out', location)}"
     if kind in (Kind.IMAGES, Kind.TARS, Kind.TAR):
         corpus = shlex.quote(str(location)) + ("/*.tar" if kind == Kind.TARS else "")
-        return f"teachonce shard {corpus} {option('--out', out)}, then give {out}"
+        return f"teachonce shard {corpus} {option('--out', out)}, then give {typed(out)}"
     return "give the folder that `teachonce shard` wrote"
 
 
