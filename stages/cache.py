@@ -16,10 +16,10 @@ from ..pipeline.ledger import Ledger
 from ..pipeline.output import check_output, claim_output
 from ..pipeline.storage import Location
 from ..pipeline.types import Resources, RunUnit, Timer, Unit
-from ..storage_schemas import SCHEMA_VERSION
 from ..storage_schemas.class_vectors import ClassVectors, origin_model
 from ..storage_schemas.errors import DamagedError, InputError, MismatchError
 from ..storage_schemas.fingerprint import Fingerprint, Json
+from ..storage_schemas.formats import TARGET_STORE
 from ..storage_schemas.plain_text import counted, typed
 from ..storage_schemas.receipt import InvalidRow, Receipt
 from ..storage_schemas.samples import shard_name
@@ -78,7 +78,7 @@ class CacheStage:
     @property
     def fingerprint(self) -> Fingerprint:
         fields: dict[str, Json] = {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": TARGET_STORE.version,
             "corpus_id": self.shards.corpus.corpus_id,
             "teacher": {
                 "model": self.teacher.model,

@@ -14,11 +14,11 @@ from ..pipeline.ledger import Ledger
 from ..pipeline.output import check_output
 from ..pipeline.storage import Location
 from ..pipeline.types import Resources, RunUnit, Timer, Unit
-from ..storage_schemas import SCHEMA_VERSION
 from ..storage_schemas.bundle import CONFIG, VECTORS, WEIGHTS, BundleConfig
 from ..storage_schemas.class_vectors import ClassVectors
 from ..storage_schemas.errors import InputError, MismatchError
 from ..storage_schemas.fingerprint import Fingerprint, Json
+from ..storage_schemas.formats import BUNDLE
 from ..storage_schemas.plain_text import counted
 from ..storage_schemas.receipt import Output, Receipt
 from .compute import Compute, keep_freed_memory
@@ -306,7 +306,7 @@ def plan_distill(
         **({"compiled": True} if compiled else {}),
     }
     identity = {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": BUNDLE.version,
         "corpus_id": shard_set.corpus.corpus_id,
         "store": cached.fingerprint.digest,
         "class_vectors": taught.vectors.digest,

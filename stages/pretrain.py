@@ -15,9 +15,9 @@ from ..pipeline.ledger import Ledger
 from ..pipeline.output import check_output
 from ..pipeline.storage import Location
 from ..pipeline.types import Resources, RunUnit, Timer, Unit
-from ..storage_schemas import SCHEMA_VERSION
 from ..storage_schemas.errors import InputError, MismatchError
 from ..storage_schemas.fingerprint import Fingerprint, Json
+from ..storage_schemas.formats import PROMPTS_FOLDER
 from ..storage_schemas.plain_text import counted
 from ..storage_schemas.prompts import PROMPTS, PromptsConfig
 from ..storage_schemas.receipt import Receipt
@@ -84,7 +84,7 @@ class PretrainStage:
     @property
     def fingerprint(self) -> Fingerprint:
         return Fingerprint(fields={
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": PROMPTS_FOLDER.version,
             "teacher": {
                 "model": self.teacher.model,
                 "architecture": self.teacher.architecture,

@@ -12,9 +12,9 @@ import PIL
 from ..pipeline.output import check_output, claim_output
 from ..pipeline.storage import Location
 from ..pipeline.types import Resources, RunUnit, Timer, Unit
-from ..storage_schemas import SCHEMA_VERSION
 from ..storage_schemas.errors import InputError, Unreachable
 from ..storage_schemas.fingerprint import Fingerprint
+from ..storage_schemas.formats import SHARDS
 from ..storage_schemas.manifest import Corpus, Entry, ManifestReader
 from ..storage_schemas.receipt import InvalidRow, Output, Receipt
 from ..storage_schemas.samples import content_digest, sample_metadata, shard_name
@@ -45,7 +45,7 @@ class ShardStage:
 
     @property
     def fingerprint(self) -> Fingerprint:
-        fields = {"schema_version": SCHEMA_VERSION, "corpus_id": self.corpus.corpus_id}
+        fields = {"schema_version": SHARDS.version, "corpus_id": self.corpus.corpus_id}
         if self.corpus.resize is not None:
             fields |= {"resize": self.corpus.resize, "pillow": PIL.__version__}
         return Fingerprint(fields=fields)

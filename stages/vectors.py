@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from ..pipeline.output import check_output, claim_output
 from ..pipeline.storage import Location
 from ..pipeline.types import Resources, RunUnit, Timer, Unit
-from ..storage_schemas import SCHEMA_VERSION
 from ..storage_schemas.class_vectors import ClassVectors, write_class_vectors
 from ..storage_schemas.errors import DamagedError
 from ..storage_schemas.fingerprint import Fingerprint, Json
+from ..storage_schemas.formats import CLASS_VECTORS
 from ..storage_schemas.receipt import Output, Receipt
 from ..storage_schemas.target_store import check_version, open_root
 from .class_check import Checked, check_accuracy, check_spread
@@ -55,7 +55,7 @@ class VectorsStage:
     @property
     def fingerprint(self) -> Fingerprint:
         fields: dict[str, Json] = {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": CLASS_VECTORS.version,
             "teacher": {
                 "model": self.teacher.model,
                 "architecture": self.teacher.architecture,

@@ -15,10 +15,9 @@ from .class_vectors import ClassVectors
 from .errors import DamagedError
 from .fingerprint import Json, canonical_json
 from .folder_config import read_config, sealed_config
+from .formats import BUNDLE
 
 CONFIG, WEIGHTS, VECTORS = "config.json", "model.safetensors", "class_vectors.safetensors"
-
-_KIND = "student bundle"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +47,7 @@ class BundleConfig:
 
     def to_bytes(self) -> bytes:
         """Indented JSON for people, sealed with its digest."""
-        return sealed_config(_KIND, {k: v for k, v in self.__dict__.items() if v is not None})
+        return sealed_config(BUNDLE, {k: v for k, v in self.__dict__.items() if v is not None})
 
     @staticmethod
     def from_bytes(data: bytes, where: object) -> BundleConfig:
@@ -60,9 +59,8 @@ class BundleConfig:
         """
         return read_config(
             data,
-            _KIND,
+            BUNDLE,
             BundleConfig,
-            called="a student bundle",
             where=where,
             hint="point to the folder that `teachonce distill` wrote",
         )

@@ -249,7 +249,9 @@ class _Origin:
 def _described(group: zarr.Group, where: object) -> tuple[Any, _Attributes]:
     if "class_vectors" not in group or "class_names" not in group:
         raise IncompleteError(
-            "the store has no class vectors", where=where, hint=f"teachonce vectors --teacher … --out {typed(where)}"
+            "the store has no class vectors",
+            where=where,
+            hint=f"teachonce vectors --teacher … --out {typed(where)}",
         )
     array: Any = group["class_vectors"]
     return array, as_schema(

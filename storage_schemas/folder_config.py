@@ -7,17 +7,18 @@ import json
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from . import SCHEMA_VERSION
-from .errors import DamagedError, MismatchError
+from .errors import DamagedError
 from .fingerprint import Json
+from .formats import Format
 from .json_file import as_schema, read_json, seal, unseal
 
 Config = TypeVar("Config")
 
 
-def sealed_config(kind: str, fields: Mapping[str, Json]) -> bytes:
+def sealed_config(format_: Format, fields: Mapping[str, Json]) -> bytes:
     """Indented JSON of the fields with kind and version, sealed with its digest; byte-identical for equal fields."""
-    plain = json.loads(json.dumps({"kind": kind, "schema_version": SCHEMA_VERSION, **fields}, default=_plain))
+    about = {"kind": format_.kind, "schema_version": format_.version}
+    plain = json.loads(json.dumps({**about, **fields}, default=_plain))
     return json.dumps(seal(plain), indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
 
 
@@ -27,25 +28,22 @@ def _plain(value: Any) -> Json:
     raise TypeError(f"no JSON: {value!r}")
 
 
-def read_config(
-    data: bytes, kind: str, schema: type[Config], *, called: str, where: object, hint: str
-) -> Config:
-    """What `sealed_config` wrote, by its schema. `called` is what errors call such a folder.
+def read_config(data: bytes, format_: Format, schema: type[Config], *, where: object, hint: str) -> Config:
+    """What `sealed_config` wrote, by its schema.
 
     Raises:
         DamagedError: not such a config, or one that changed since it was written.
-        MismatchError: of another version, or another kind of folder.
+        MismatchError: of a version that cannot be read here.
     """
-    what = f"not {called}"
+    what = f"not {format_.name}"
     fields = read_json(data, dict[str, Any], what=what, where=where, hint=hint)
-    if "kind" not in fields:
-        raise DamagedError(what, where=where, expected=f"kind: {kind}", found="no kind", hint=hint)
+    kind = fields.get("kind")
+    if kind != format_.kind:
+        raise DamagedError(
+            what, where=where, expected=f"kind: {format_.kind}", found=f"kind: {kind}", hint=hint
+        )
     # Before the seal: another version may seal in another way.
-    if (fields["kind"], fields.get("schema_version")) != (kind, SCHEMA_VERSION):
-        raise MismatchError(
-            f"{called} of another version, or something else", where=where, expected=f"{kind} {SCHEMA_VERSION}",
-            found=f"{fields['kind']} {fields.get('schema_version')}", hint=hint,
-        )  # fmt: skip
+    format_.check(fields.get("schema_version"), where=where, hint=hint)
     return as_schema(unseal(fields, where=where, hint=hint), schema, what=what, where=where, hint=hint)
 
 

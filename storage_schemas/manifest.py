@@ -16,9 +16,9 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from . import SCHEMA_VERSION
 from .errors import DamagedError
-from .fingerprint import Fingerprint, Json, canonical_json
+from .fingerprint import Json, canonical_json
+from .formats import SHARDS
 from .json_file import Count, Positive, as_schema, read_json, seal, unseal
 
 _COLUMNS: list[Any] = [
@@ -95,7 +95,7 @@ class Corpus:
     left_out: Sequence[Mapping[str, Json]] = ()
 
     def to_bytes(self) -> bytes:
-        fields = {"schema_version": SCHEMA_VERSION, **self.__dict__}
+        fields = {"schema_version": SHARDS.version, **self.__dict__}
         if self.max_bytes == 1 << 30:
             del fields["max_bytes"]
         for name in ("no_labels", "left_out"):
@@ -119,11 +119,7 @@ class Corpus:
         }  # fmt: skip
         fields = read_json(data, dict[str, Any], **about)
         # Before the seal: another version may seal in another way.
-        Fingerprint(fields={"schema_version": SCHEMA_VERSION}).check(
-            {"schema_version": fields.get("schema_version")},
-            what="shards of another version of teachonce", where=where, hint="run `teachonce shard` with another --out",
-            whose=("this version", "the shards"),
-        )  # fmt: skip
+        SHARDS.check(fields.get("schema_version"), where=where, hint="run `teachonce shard` with another --out")
         corpus = as_schema(unseal(fields, where=where, hint=about["hint"]), Corpus, **about)
         if corpus.num_shards != -(-corpus.num_samples // corpus.shard_size):
             raise DamagedError(

@@ -13,11 +13,10 @@ import msgspec
 
 from .fingerprint import Json
 from .folder_config import read_config, sealed_config
+from .formats import PROMPTS_FOLDER
 
 #: Names in the folder. TOWERS is there only where the prompts go with other weights of the towers.
 CONFIG, PROMPTS, TOWERS = "config.json", "prompts.safetensors", "towers.safetensors"
-
-_KIND = "prompts"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +44,7 @@ class PromptsConfig:
 
     def to_bytes(self) -> bytes:
         """Indented JSON for people, sealed with its digest."""
-        return sealed_config(_KIND, {k: v for k, v in self.__dict__.items() if v is not None})
+        return sealed_config(PROMPTS_FOLDER, {k: v for k, v in self.__dict__.items() if v is not None})
 
     @staticmethod
     def from_bytes(data: bytes, where: object) -> PromptsConfig:
@@ -57,9 +56,8 @@ class PromptsConfig:
         """
         return read_config(
             data,
-            _KIND,
+            PROMPTS_FOLDER,
             PromptsConfig,
-            called="a folder of prompts",
             where=where,
             hint="point to the folder that `teachonce pretrain` wrote",
         )

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
-from . import SCHEMA_VERSION
 from .encodings import Floats, decode_logits, encode_logits
 from .errors import DamagedError, MismatchError
 from .fingerprint import Json
+from .formats import TARGET_STORE
 from .samples import KEY_LENGTH
 from .store_description import StoreDescription, StoreSpec, TargetSpec
 from .view_params import COLOR_FACTORS, Views, columns, from_columns, to_columns
@@ -77,23 +77,24 @@ def open_root(store: str | Store, *, mode: Literal["r", "a"] = "r") -> zarr.Grou
             )  # fmt: skip
         # Zarr's listing warns of folders that are no nodes; the ledger of receipts is one, so make it a group.
         root.require_group("ledger")
-        root.attrs["teachonce"] = {"kind": "target store", "schema_version": SCHEMA_VERSION}
+        root.attrs["teachonce"] = {"kind": TARGET_STORE.kind, "schema_version": TARGET_STORE.version}
     return root
 
 
 def check_version(root: zarr.Group, where: object) -> None:
-    """Refuse what is no target store of this schema version.
+    """Refuse what is no target store, or one of a version that cannot be read.
 
     Raises:
         MismatchError: another version, or another kind of Zarr group.
     """
-    found = root.attrs.get("teachonce")
-    expected = {"kind": "target store", "schema_version": SCHEMA_VERSION}
-    if found != expected:
+    hint = "choose another store, or write a new one with `teachonce cache`"
+    found: Any = root.attrs.asdict().get("teachonce")
+    if not isinstance(found, dict) or found.get("kind") != TARGET_STORE.kind:
         raise MismatchError(
-            "not a target store of this version of teachonce", where=where,
-            expected=expected, found=found, hint="choose another store, or write a new one with `teachonce cache`",
+            "not a target store", where=where, expected=f"the attribute `teachonce` of kind '{TARGET_STORE.kind}'",
+            found=found, hint=hint,
         )  # fmt: skip
+    TARGET_STORE.check(found.get("schema_version"), where=f"{where}/zarr.json", hint=hint)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...pipeline.storage import Location
-from ...storage_schemas import SCHEMA_VERSION
 from ...storage_schemas.bundle import CONFIG, VECTORS, WEIGHTS, BundleConfig
 from ...storage_schemas.class_vectors import read_origin
 from ...storage_schemas.errors import InputError, MismatchError
+from ...storage_schemas.formats import BUNDLE
 from ..models.names import RANDOM
 from ..models.weights import WeightsFile, weights_digest
 from ..pairs.store import open_store, read_vectors
@@ -68,7 +68,7 @@ def import_student(
         },
     )  # fmt: skip
     identity = {
-        "schema_version": SCHEMA_VERSION, "checkpoint": found.sha256,
+        "schema_version": BUNDLE.version, "checkpoint": found.sha256,
         "student": {"model": dict(backbone.config), "preprocess": backbone.preprocess.to_json()},
         "class_vectors": vectors.digest,
     }  # fmt: skip

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ...pipeline.storage import Location
-from ...storage_schemas import SCHEMA_VERSION
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Json
+from ...storage_schemas.formats import PROMPTS_FOLDER
 from ...storage_schemas.prompts import PromptsConfig
 from ..models.weights import WeightsFile
 from ..prompts.folder import write_prompts
@@ -66,7 +66,7 @@ def import_teacher(
         origin={"method": "PromptSRC", "checkpoint": found.facts()},
     )  # fmt: skip
     identity = {
-        "schema_version": SCHEMA_VERSION, "checkpoint": found.sha256,
+        "schema_version": PROMPTS_FOLDER.version, "checkpoint": found.sha256,
         # Not `pretrained`, which may be a path: the digest of the weights says it.
         "teacher": {**{field: about[field] for field in ("architecture", "weights", "preprocess")}, "model": spec.model},
         "classes": list(names), "base_classes": list(base_names), "context": context, "weights": found.taken,

@@ -476,6 +476,6 @@ def test_a_damaged_checkpoint_says_what_to_do(plan) -> None:
     assert "Next: restore it from a copy, or train from the start with another --out" in failure(stage)
     (stage.out / "config.json").write_bytes(b"{}")
     with pytest.raises(
-        DamagedError, match="not a student bundle: .*: expected kind: student bundle, found no kind"
+        DamagedError, match="not a student bundle: .*: expected kind: student bundle, found kind: None"
     ):
         load_student(Location.of(stage.out))

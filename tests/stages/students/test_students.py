@@ -437,5 +437,5 @@ def test_what_is_no_bundle(tiny_clip, tmp_path, monkeypatch, revouch_bundle) -> 
     )
     config = tmp_path / "b" / "config.json"
     config.write_text(config.read_text().replace('"schema_version": 1', '"schema_version": 99'))
-    with pytest.raises(MismatchError, match="a student bundle of another version, or something else"):
+    with pytest.raises(MismatchError, match="a student bundle of a later version of teachonce: .*Next: update teachonce here"):
         load_student("b")

@@ -1,0 +1,65 @@
+"""Owns the versions of what is written to disk: one for each format, so that a change of one refuses nothing of another's.
+
+`docs/formats.md` says what each version holds. A version goes up when an older reader would misread the new files; a field
+that older readers may pass over changes none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .errors import MismatchError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """One kind of files that belong together.
+
+    Attributes:
+        name: in words, for errors.
+        kind: by which the files say what they are; None where their names do.
+        version: that is written.
+        oldest: that can still be read.
+    """
+
+    name: str
+    kind: str | None = None
+    version: int = 1
+    oldest: int = 1
+
+    def check(self, found: object, *, where: object, hint: str) -> None:
+        """Refuse files that this code cannot read.
+
+        Args:
+            found: what they say of their version.
+            where: the file that says it.
+            hint: what to do about files that are too old, or of no version at all.
+
+        Raises:
+            MismatchError: too old, too new, or no version.
+        """
+        is_version = isinstance(found, int) and not isinstance(found, bool)
+        if is_version and self.oldest <= found <= self.version:  # type: ignore[operator]
+            return
+        newer = is_version and found > self.version  # type: ignore[operator]
+        read = f"{self.version}" if self.oldest == self.version else f"{self.oldest} to {self.version}"
+        raise MismatchError(
+            f"{self.name} of {'a later' if newer else 'another'} version of teachonce", where=f"{where}: field 'schema_version'",
+            expected=f"{read} (this version)", found=f"{found} (the files)", hint="update teachonce here" if newer else hint,
+        )  # fmt: skip
+
+
+#: Manifest, `corpus.json`, tars and their indexes.
+SHARDS = Format(name="shards")
+
+#: Arrays of rows, and the root group that describes them.
+TARGET_STORE = Format(name="a target store", kind="target store")
+
+#: Arrays of classes, in a target store. They say no version of their own on disk; it is part of the fingerprint of `vectors`.
+CLASS_VECTORS = Format(name="class vectors")
+
+#: A folder of learned prompts.
+PROMPTS_FOLDER = Format(name="a folder of prompts", kind="prompts")
+
+#: A student with its class vectors.
+BUNDLE = Format(name="a student bundle", kind="student bundle")
