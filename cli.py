@@ -48,6 +48,7 @@ class Program(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         with interrupt.work():
             try:
+                _require_working_folder()
                 return super().invoke(ctx)
             except BaseException as error:
                 clear()
@@ -57,6 +58,14 @@ class Program(click.Group):
                 raise shown from error
             finally:
                 clear()
+
+
+def _require_working_folder() -> None:
+    """Libraries ask for it as they are imported, Ray as it starts, and say odd things."""
+    try:
+        os.getcwd()  # noqa: PTH109
+    except FileNotFoundError as error:
+        raise InputError("the working folder has been deleted", hint="cd to one that is there") from error
 
 
 def _as_people_see_it(error: BaseException, command: click.Command | None) -> BaseException:

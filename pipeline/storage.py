@@ -75,12 +75,34 @@ def as_storage_error(error: OSError) -> StorageError | None:
     if error.errno not in _DISK_ERRORS:
         return None
     what, hint = _DISK_ERRORS[error.errno]
+    if error.errno in (errno.EACCES, errno.EPERM) and error.filename:
+        unreadable = _unreadable(Path(os.fsdecode(error.filename)))
+        if unreadable is not None:
+            return StorageError(
+                "no permission to read", where=unreadable, hint=f"ask its owner, or: chmod u+rX {typed(str(unreadable))}"
+            )  # fmt: skip
     return StorageError(what, where=error.filename or "while writing", hint=hint)
 
 
 def kind_of_no_file(mode: int) -> str | None:
     """What the mode of something that can be opened says it is, such as "a pipe"; None for a file and a folder."""
     return _KINDS.get(stat.S_IFMT(mode))
+
+
+def _unreadable(path: Path) -> Path | None:
+    """The path, or the first folder on the way to it, that this process may not read; None where that is not what failed."""
+    path = path.absolute()
+    for place in reversed((path, *path.parents)):
+        if not _may(place, os.F_OK):
+            return None
+        needs = os.X_OK if place != path else os.R_OK | (os.X_OK if place.is_dir() else 0)
+        if not _may(place, needs):
+            return place
+    return None
+
+
+def _may(path: Path, mode: int) -> bool:
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
 def is_url(text: str) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -115,3 +117,61 @@ def test_mistakes_are_one_line_and_leave_nothing(arguments, line, tmp_path):
     code, lines = teachonce(*(a.format(out=tmp_path / "out") for a in arguments))
     assert (code, lines) == (1, [line])
     assert not (tmp_path / "out").exists()
+
+
+def test_a_deleted_working_folder_is_one_line(tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    for words in (("status", tmp_path), ("models", "vit"), ("shard", tmp_path, "--out", tmp_path / "out")):
+        assert teachonce(*words) == (
+            1, ["Error: the working folder has been deleted. Next: cd to one that is there"],
+        )  # fmt: skip
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="root alone can become somebody else")
+@pytest.mark.parametrize("what", ["store", "store/ledger", "store/ledger/shard/plan.json"])
+def test_an_input_that_may_not_be_read_is_not_answered_by_another_output(corpus, what):
+    # Not below pytest's folder, which is root's alone.
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        out = Path(folder) / "store"
+        assert teachonce("shard", corpus, "--out", out, "--executor", "serial")[0] == 0
+        assert (
+            teachonce("status", out)[0] == 0
+        )  # and all modules are imported, which somebody else may not read
+        (Path(folder) / what).chmod(0)
+        os.seteuid(65534)
+        try:
+            code, lines = teachonce("status", out)
+        finally:
+            os.seteuid(0)
+        assert (code, lines) == (
+            1, [f"Error: no permission to read: {Path(folder) / what}. Next: ask its owner, or: chmod u+rX {Path(folder) / what}"],
+        )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.getuid() != 0 or sys.platform != "linux", reason="mounting needs root on Linux")
+@pytest.mark.parametrize("room", ["4k", "1m"])
+def test_too_little_shared_memory_is_said_where_and_what_to_type(corpus, tmp_path, room):
+    shards, store = tmp_path / "shards", tmp_path / "store"
+    teacher = ("--teacher", "timm:test_vit", "--teacher-pretrained", "random", "--threads", 1, "--out", store)
+    assert teachonce("shard", corpus, "--out", shards, "--executor", "serial")[0] == 0
+    assert teachonce("vectors", *teacher)[0] == 0
+    assert teachonce("cache", shards, *teacher, "--executor", "serial")[0] == 0
+    command = [sys.executable, "-m", "teachonce", "distill", shards, store, "--student", "timm:test_vit", "--recipe", "kd",
+               "--epochs", 1, "--batch-size", 30, "--loader-workers", 1, "--out", tmp_path / "student"]  # fmt: skip
+    fill = "head -c 4k /dev/zero > /dev/shm/fill" if room == "4k" else "true"
+    script = f"mount -t tmpfs -o size={room} tmpfs /dev/shm; {fill}; exec {shlex.join(map(str, command))}"
+    done = subprocess.run(
+        ["unshare", "-m", "bash", "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert "shared memory is full, which loader processes need: /dev/shm: " in last
+    assert last.endswith(
+        "Next: use fewer --loader-workers (0 needs none); in a container, give it more: docker run --shm-size=2g …"
+    )
+    assert "Traceback" not in done.stderr

@@ -19,7 +19,8 @@ PACKAGES = ("pipeline", "stages", "storage_schemas")
 SCRIPTS = {"stages/demo/train_weights.py"}
 
 OPEN_TO_STAGES = tuple(
-    f"pipeline.{name}" for name in ("types", "storage", "ledger", "progress", "output", "contents", "driver")
+    f"pipeline.{name}"
+    for name in ("types", "storage", "ledger", "progress", "output", "contents", "driver", "sockets")
 )
 
 #: What the modules of each package may import of ours, as dotted prefixes.

@@ -18,6 +18,7 @@ from typing import Any
 from ...storage_schemas.errors import InputError, StorageError, TeachonceError
 from ..board import Board
 from ..ledger import Ledger
+from ..sockets import folder_for_sockets
 from ..types import Stage, Unit
 from ..worker import Outcome
 from .crew import Crew, RayWorker
@@ -37,12 +38,8 @@ for _name, _value in _SETTINGS.items():
 #: Whether this machine's Ray may be joined by others.
 _CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
-#: Bytes that the path of a socket may have, and those of a name such as
-#: /ray/session_2026-01-01_12-00-00_123456_4194304/sockets/plasma_store below Ray's folder.
-_SOCKET_LENGTH, _SOCKET_BELOW = (107 if sys.platform == "linux" else 103), 70
-
-#: Folders for sockets where the usual one has a long path.
-_SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
+#: Bytes of /ray/session_2026-01-01_12-00-00_123456_4194304/sockets/plasma_store, and some more.
+_SOCKET_BELOW = 70
 
 #: How often Ray restarts a unit whose worker process died (out of memory, a killed node) before it counts as failed.
 RETRIES_AFTER_A_DEAD_WORKER = 3
@@ -71,7 +68,7 @@ def connect(address: str | None) -> None:
         with _loopback_only():
             ray.init(
                 address="local", include_dashboard=False, logging_level="error", log_to_driver=False,
-                _temp_dir=_short_folder(),
+                _temp_dir=_session_folder(),
             )  # fmt: skip
         return
     host = address.removeprefix("ray://")
@@ -98,23 +95,15 @@ def _no_cluster(address: str) -> InputError:
     )
 
 
-def _short_folder() -> str | None:
-    """Where a local Ray keeps its session; None for where it would itself. Paths of sockets must be short.
+def _session_folder() -> str | None:
+    """Where a local Ray keeps its session; None for where it would itself.
 
     Raises:
-        InputError: no such folder can be written.
+        InputError: no folder has a path that is short enough for sockets.
     """
-    own = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
-    folders = (own, *_SHORT_FOLDERS)
-    for folder in folders:
-        if len(os.fsencode(folder)) + _SOCKET_BELOW <= _SOCKET_LENGTH and os.access(
-            folder, os.W_OK | os.X_OK
-        ):
-            return None if folder == own else f"{folder}/ray"
-    raise InputError(
-        "no folder for Ray's sockets", where=own, expected=f"a path of at most {_SOCKET_LENGTH - _SOCKET_BELOW} bytes",
-        found=len(os.fsencode(own)), hint="give it a short one: export RAY_TMPDIR=/short/folder",
-    )  # fmt: skip
+    usual = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    folder = folder_for_sockets(usual, _SOCKET_BELOW, "RAY_TMPDIR")
+    return None if folder == usual else f"{folder}/ray"
 
 
 @contextlib.contextmanager

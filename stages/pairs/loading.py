@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.forkserver
@@ -20,13 +21,17 @@ import torch
 import torch.multiprocessing
 from torch.utils.data import DataLoader, Sampler
 
+from ...pipeline.sockets import short_temporary_folder
 from ...storage_schemas.errors import TeachonceError
 from .batches import Batches, Item, Request
 from .order import Spans
-from .slabs import SlabReader
+from .slabs import SlabReader, shared_memory_full
 
 #: Batches that each loader process prepares ahead. The stream's memory is bounded by it.
 PREFETCH = 2
+
+#: Bytes of /pymp-12345678/listener-12345678.
+_SOCKET_BELOW = 32
 
 
 class Loading:
@@ -46,10 +51,15 @@ class Loading:
     def start(self, epoch: int, spans: Spans) -> None:
         """Begin with the batches of an epoch that hold these samples."""
         self._requests.set(epoch, spans)
-        if self._loader is None:
-            self._loader = self._make_loader()
-        with _without_main():
-            self._batches = iter(self._loader)
+        try:
+            if self._loader is None:
+                self._loader = self._make_loader()
+            with _without_main():
+                self._batches = iter(self._loader)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:  # semaphores are there too
+                raise shared_memory_full() from error
+            raise
 
     def next(self) -> Item:
         """The next batch.
@@ -165,7 +175,8 @@ def _context() -> Any:
     multiprocessing.resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        multiprocessing.forkserver.ensure_running()
+        with short_temporary_folder(_SOCKET_BELOW):
+            multiprocessing.forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context

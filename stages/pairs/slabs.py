@@ -7,6 +7,7 @@ So a loader process writes whole batches into slabs that it keeps, and a queue t
 from __future__ import annotations
 
 import math
+import os
 import weakref
 from collections import Counter, deque
 from collections.abc import Sequence
@@ -18,10 +19,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ...storage_schemas.errors import StorageError
+
 #: What a batch consists of: (dtype, shape) of each array.
 Layout = Sequence[tuple[str, tuple[int, ...]]]
 
 _ALIGNMENT = 64
+
+#: Where Linux keeps it; a container's has 64 MiB unless it is told otherwise.
+_SHARED_MEMORY = "/dev/shm"
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,20 @@ def _padded(dtype: str, shape: tuple[int, ...]) -> int:
     return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
+def shared_memory_full(needed: int | None = None) -> StorageError:
+    """What to say where there is no room for what loader processes share; `needed` is that of one more batch, in bytes."""
+    try:
+        room = os.statvfs(_SHARED_MEMORY)
+        found = f"{room.f_bavail * room.f_frsize:,} bytes free of {room.f_blocks * room.f_frsize:,}"
+    except OSError:
+        found = "no room"
+    return StorageError(
+        "shared memory is full, which loader processes need", where=_SHARED_MEMORY,
+        expected=None if needed is None else f"{needed:,} bytes for one more batch", found=found,
+        hint="use fewer --loader-workers (0 needs none); in a container, give it more: docker run --shm-size=2g …",
+    )  # fmt: skip
+
+
 class SlabWriter:
     """In a loader process: slabs of one size, as many as are in use at once."""
 
@@ -68,7 +88,12 @@ class SlabWriter:
         if self._free:
             number = self._free.pop()
             return Slab(self._worker, number, None), self._slabs[number]
-        storage = torch.UntypedStorage._new_shared(self._slab_bytes)  # type: ignore[no-untyped-call]
+        try:
+            storage = torch.UntypedStorage._new_shared(self._slab_bytes)  # type: ignore[no-untyped-call]
+        except RuntimeError as error:
+            if "No space left" not in str(error):
+                raise
+            raise shared_memory_full(self._slab_bytes) from error
         memory = torch.empty(0, dtype=torch.uint8).set_(storage)
         self._slabs.append(memory.numpy())
         return Slab(self._worker, len(self._slabs) - 1, memory), self._slabs[-1]

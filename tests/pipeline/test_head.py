@@ -11,9 +11,7 @@ from pathlib import Path
 
 import pytest
 from teachonce.pipeline.executors import head, native_stderr
-from teachonce.pipeline.executors import ray as ray_executor
 from teachonce.pipeline.executors.head import ClusterEnded, Head
-from teachonce.storage_schemas.errors import InputError
 
 
 class Clock:
@@ -57,20 +55,6 @@ def test_a_head_that_answers_again_in_time_ends_nothing(clock):
     )
     with pytest.raises(ClusterEnded):
         there.check()
-
-
-def test_ray_keeps_its_session_where_paths_are_short(tmp_path, monkeypatch):
-    long = tmp_path / ("x" * 60)
-    long.mkdir()
-    monkeypatch.setenv("RAY_TMPDIR", str(long))
-    assert ray_executor._short_folder() == "/tmp/ray"
-    monkeypatch.setattr(ray_executor, "_SHORT_FOLDERS", ("/nowhere",))
-    with pytest.raises(
-        InputError, match="no folder for Ray's sockets: .* Next: give it a short one: export RAY_TMPDIR="
-    ):
-        ray_executor._short_folder()
-    monkeypatch.setenv("RAY_TMPDIR", "/tmp")
-    assert ray_executor._short_folder() is None
 
 
 def test_native_code_writes_aside_and_python_does_not():

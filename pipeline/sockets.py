@@ -1,0 +1,61 @@
+"""Owns folders for sockets: the system takes paths of some hundred bytes only, and `TMPDIR` may be longer."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+
+from ..storage_schemas.errors import InputError
+
+#: Bytes that a socket's path may have.
+_LONGEST = 107 if sys.platform == "linux" else 103
+
+#: Where paths are short.
+_SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
+
+
+def folder_for_sockets(usual: str, below: int, variable: str) -> str:
+    """The usual folder, or a short one if paths of `below` bytes below it would be too long.
+
+    Args:
+        usual: a folder.
+        below: bytes of the longest path below it, with its first slash.
+        variable: names what a user sets for another folder.
+
+    Raises:
+        InputError: there is none that can be written.
+    """
+    for folder in (usual, *_SHORT_FOLDERS):
+        if len(os.fsencode(folder)) + below <= _LONGEST and os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    raise InputError(
+        "no folder for sockets", where=usual, expected=f"a path of at most {_LONGEST - below} bytes",
+        found=f"{len(os.fsencode(usual))}", hint=f"export {variable}=/short/folder",
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def short_temporary_folder(below: int) -> Iterator[None]:
+    """Inside, temporary folders of this process, and of those that it starts, lie where paths of sockets are short enough.
+
+    Raises:
+        InputError: there is no such folder.
+    """
+    usual = tempfile.gettempdir()
+    folder = folder_for_sockets(usual, below, "TMPDIR")
+    if folder == usual:
+        yield
+        return
+    variable = os.environ.get("TMPDIR")
+    tempfile.tempdir = os.environ["TMPDIR"] = folder
+    try:
+        yield
+    finally:
+        tempfile.tempdir = usual
+        if variable is None:
+            del os.environ["TMPDIR"]
+        else:
+            os.environ["TMPDIR"] = variable
