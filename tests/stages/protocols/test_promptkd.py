@@ -227,7 +227,8 @@ def test_another_protocol_in_the_folder_is_refused(whole, benchmark) -> None:
     result = benchmark(out, "--protocol", "cross-dataset", "--datasets", "dtd")
     assert result.exit_code == 1
     assert result.stderr == (
-        f"Error: the folder holds another benchmark: {out}/benchmark.json: expected cross-dataset, found base2novel. "
+        f"Error: the folder holds another benchmark: {out}/benchmark.json: expected cross-dataset (this command), "
+        "found base2novel (the folder). "
         "Next: give another --out\n"
     )  # fmt: skip
 
