@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 from ..pipeline.contents import Kind, kind_of
 from ..pipeline.storage import Location, missing_hint
 from ..storage_schemas.errors import InputError
 from ..storage_schemas.near_names import did_you_mean
-from .corpora.sources import is_dataset
-from .name_list import read_names
+from .corpora.spelling import is_dataset
+from .datasets.source import dataset_classes
+from .name_list import read_names, told_apart
 
 #: Used where no templates are named; CLIP's own for a single prompt.
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
@@ -28,8 +28,6 @@ def read_classes(source: str) -> tuple[str, ...]:
 
         return told_apart(open_clip.IMAGENET_CLASSNAMES)
     if is_dataset(source):
-        from .datasets.source import dataset_classes
-
         return _checked(dataset_classes(source), source)
     location = Location.of(source)
     if not location.exists():
@@ -49,8 +47,6 @@ def classes_of(images: str, classes: str | None) -> tuple[str, ...]:
     if classes is not None:
         return read_classes(classes)
     if is_dataset(images):
-        from .datasets.source import dataset_classes
-
         return _checked(dataset_classes(images), images)
     from .corpora.image_set import open_images
 
@@ -79,12 +75,6 @@ def _checked(names: Sequence[str], where: object) -> tuple[str, ...]:
             raise InputError("a class name stands twice", where=f"{where}, entry {number}: {name}")
         seen.add(name)
     return tuple(names)
-
-
-def told_apart(names: Sequence[str]) -> tuple[str, ...]:
-    """The names, with their index behind those that stand twice, as OpenAI's "missile" and "sunglasses" do."""
-    counts = Counter(names)
-    return tuple(name if counts[name] == 1 else f"{name} ({i})" for i, name in enumerate(names))
 
 
 def read_templates(source: str | None) -> tuple[str, ...]:

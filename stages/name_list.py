@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from ..pipeline.storage import Location
@@ -13,6 +15,12 @@ from .text_file import json_value, read_text, read_user_json, text_lines
 
 #: First lines of a CSV of one column that name the column.
 _HEADS = {"class", "class_name", "classname", "label", "name"}
+
+
+def told_apart(names: Sequence[str]) -> tuple[str, ...]:
+    """The names, with their index behind those that stand twice, as OpenAI's "missile" and "sunglasses" do."""
+    counts = Counter(names)
+    return tuple(name if counts[name] == 1 else f"{name} ({i})" for i, name in enumerate(names))
 
 
 def read_names(file: Location, *, what: str = "class name") -> list[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from ..storage_schemas.errors import MismatchError
 from ..storage_schemas.fingerprint import Json, digest_json
@@ -18,9 +17,6 @@ from .corpora.images import BadImage, decode
 from .corpora.shards import ShardReader, ShardSet
 from .versions import install_hint, pixel_versions, versions_text
 from .views import ViewSpec, render
-
-if TYPE_CHECKING:
-    from .pairs.store import StoreFacts
 
 #: Rows in a sample, spread evenly over the corpus; all usable ones where there are fewer.
 SAMPLE_ROWS = 16
@@ -167,22 +163,20 @@ class PixelSample:
         return None if description.pixels is None else PixelSample.from_json(description.pixels, where)
 
 
-def check_pixels(shards: ShardSet, facts: StoreFacts, *, accept_other: bool = False) -> str:
+def check_sample(
+    shards: ShardSet, sample: PixelSample | None, spec: ViewSpec, *, where: object, accept_other: bool
+) -> str:
     """Check that this machine renders a store's views as its teacher saw them, before anything is made of them.
 
     Returns a line for people: what differs, where that is accepted, or that the store recorded no sample; else ''.
+
+    Args:
+        where: the store.
 
     Raises:
         MismatchError: it does not; names row, view, digests and versions.
         DamagedError: a tar is not what its receipt vouches for.
     """
-    return check_sample(shards, facts.pixels, facts.views, where=facts.store, accept_other=accept_other)
-
-
-def check_sample(
-    shards: ShardSet, sample: PixelSample | None, spec: ViewSpec, *, where: object, accept_other: bool
-) -> str:
-    """`check_pixels` for those who have no `StoreFacts`. Args: `where` is the store."""
     if sample is None:
         return f"{where} records no rendered views: whether this machine renders the same pixels is not known"
     try:

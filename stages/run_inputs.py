@@ -10,7 +10,7 @@ from ..pipeline.contents import Kind, how_to_make, how_to_shard, kind_of, made_b
 from ..pipeline.storage import Location, is_url
 from ..storage_schemas.errors import InputError
 from ..storage_schemas.near_names import did_you_mean
-from .corpora.sources import is_dataset, split_name
+from .corpora.spelling import is_dataset, split_name
 from .models.names import LOCAL_PREFIX, PROMPTS_PREFIX
 from .models.weights import looks_like_path
 

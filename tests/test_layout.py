@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -133,6 +134,29 @@ def test_imports_point_one_way(source: str) -> None:
     if source == "cli.py":
         strangers = [n for n in strangers if n != "__version__"]
     assert strangers == []
+
+
+def test_no_import_goes_in_a_circle() -> None:
+    """Not even one that is put off until a function runs."""
+    modules = {module_name(source): source for source in sources()}
+    graph = {
+        name: {
+            found
+            for there, ours in imports(source)
+            if ours and (found := _module_of(there, modules)) not in (None, name)
+        }
+        for name, source in modules.items()
+    }
+    try:
+        order = list(graphlib.TopologicalSorter(graph).static_order())
+    except graphlib.CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+    assert set(order) == set(modules)
+
+
+def _module_of(name: str, modules: Mapping[str, str]) -> str | None:
+    """The module that a dotted name is, or is in; None for the package itself."""
+    return name if name in modules else next((n for n in (name.rpartition(".")[0],) if n in modules), None)
 
 
 @pytest.mark.parametrize("source", sources())

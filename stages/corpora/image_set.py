@@ -14,7 +14,8 @@ from .left_out import LeftOut
 from .reading import read_found
 from .shards import ShardReader, ShardSet
 from .source import Found, Source
-from .sources import is_dataset, open_sources, split_name
+from .sources import open_sources
+from .spelling import is_dataset, split_name
 
 
 @dataclass(frozen=True, kw_only=True)

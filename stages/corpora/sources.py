@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from ...pipeline.storage import Location, missing_hint
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.plain_text import typed
+from ..datasets.source import open_split
 from .folder import FolderSource
 from .images import MAX_BYTES
 from .lists import ListSource
 from .reading import unreachable
 from .source import Source
+from .spelling import is_dataset, split_name
 from .tars import TarSource, is_tar
-
-#: What the spelling `coop:NAME/SPLIT=DATA` of a data set begins with.
-DATASET_PREFIX = "coop:"
 
 
 def open_sources(arguments: Sequence[str], *, max_bytes: int = MAX_BYTES) -> tuple[Source, ...]:
@@ -45,24 +43,9 @@ def open_sources(arguments: Sequence[str], *, max_bytes: int = MAX_BYTES) -> tup
     return tuple(sources[name] for name in sorted(sources, key=lambda n: n.encode() + b"/"))
 
 
-def split_name(argument: str) -> tuple[str, str]:
-    """The two sides of `NAME=WHAT`; an argument without a name has an empty one."""
-    given, equals, rest = argument.partition("=")
-    if not equals or "/" in given or is_dataset(argument) or Path(argument).exists():
-        return "", argument
-    return given, rest
-
-
-def is_dataset(what: str) -> bool:
-    """Whether this is the spelling of a data set."""
-    return what.startswith(DATASET_PREFIX)
-
-
 def _open_source(argument: str, max_bytes: int) -> Source:
     given, rest = split_name(argument)
     if is_dataset(rest):
-        from ..datasets.source import open_split  # it is made of sources itself
-
         return open_split(rest, name=given)
     location = Location.of(rest)
     if not location.exists():

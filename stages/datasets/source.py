@@ -9,7 +9,7 @@ from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.near_names import did_you_mean
 from ..corpora.source import Found
-from ..corpora.sources import DATASET_PREFIX
+from ..corpora.spelling import DATASET_PREFIX
 from .dataset import Dataset
 from .layouts import LAYOUTS
 

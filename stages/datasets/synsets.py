@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError
-from ..classes import told_apart
 from ..corpora.folder import FolderSource
 from ..corpora.names import is_hidden_name, is_image_name
 from ..corpora.source import Found
+from ..name_list import told_apart
 from ..text_file import read_lines
 from .layouts import Kind
 from .listing import class_name

@@ -11,7 +11,7 @@ import torch
 
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Json
-from ...storage_schemas.json_file import as_schema
+from ...storage_schemas.json_file import Positive, as_schema
 from ..centering import CENTERED, Color
 from ..views import INTERPOLATIONS, LARGEST_CROP, LEAST_CROP, ViewSpec
 
@@ -35,7 +35,7 @@ class Preprocess:
         fill: of `border`: the padding's red, green and blue in whole levels; None for the mean colour.
     """
 
-    size: Annotated[int, msgspec.Meta(ge=1, le=1 << 14)]
+    size: Positive
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: str = "bicubic"

@@ -16,6 +16,7 @@ from ...storage_schemas.samples import shard_name
 from ...storage_schemas.target_store import read_rows, read_target
 from ...storage_schemas.view_params import Views
 from ..corpora.shards import ShardReader, ShardSet
+from ..pixels import check_sample
 from .store import StoreFacts, store_facts
 
 
@@ -76,6 +77,11 @@ def check_views(facts: StoreFacts, views: int | None) -> int:
             hint=f"leave out --views, or teachonce cache SHARDS --views {views} --teacher … --out ANOTHER_STORE",
         )  # fmt: skip
     return views or stored
+
+
+def check_pixels(shards: ShardSet, facts: StoreFacts, *, accept_other: bool = False) -> str:
+    """`check_sample` of what a store records."""
+    return check_sample(shards, facts.pixels, facts.views, where=facts.store, accept_other=accept_other)
 
 
 class JoinedShard:

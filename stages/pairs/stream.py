@@ -19,9 +19,8 @@ from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Fingerprint
 from ..corpora.shards import ShardSet
-from ..pixels import check_pixels
 from .batches import Batches, Item
-from .join import check_pair, check_views, targets_to_read
+from .join import check_pair, check_pixels, check_views, targets_to_read
 from .loading import Loading
 from .order import Spans, check_batch
 from .slabs import Slab
@@ -63,8 +62,9 @@ class TargetStream(IterableDataset[Batch]):
             vectors where the store holds no logits.
         views: read the first so many views of the store's K only.
         drop_last: leave out the last batch of an epoch if it is shorter.
-        rank, world: this process reads the rank-th of `world` equal parts of each batch. By default what
-            torch.distributed says, where it was initialised, else all of it.
+        rank: this process reads the rank-th of `world` equal parts of each batch. By default what torch.distributed says,
+            where it was initialised, else 0.
+        world: number of these parts. By default as `rank`, else 1.
         loader_workers: processes that prepare batches ahead; 0 prepares each here, when it is asked for.
         pin_memory: put batches into page-locked memory, for a model on a GPU.
         accept_other_pixels: read on even if this machine renders images otherwise than the teacher saw them.

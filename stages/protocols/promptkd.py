@@ -14,7 +14,7 @@ from ...pipeline.storage import Location
 from ...storage_schemas.errors import TeachonceError
 from ...storage_schemas.fingerprint import Json
 from ..commands import Runner
-from ..students.family import family_of
+from ..students.registry import family_of
 from ..teachers import load_teacher
 from .costs import costs_of
 from .measured import measure_student, measure_teacher

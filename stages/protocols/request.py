@@ -13,7 +13,7 @@ from ...storage_schemas.prompts import CONFIG, PromptsConfig
 from ..datasets.dataset import Dataset
 from ..datasets.layouts import LAYOUTS
 from ..models.names import TIMM_PREFIX
-from ..students.family import family_of
+from ..students.registry import family_of
 from ..teachers.base import require_open_clip
 from .places import SOURCE
 from .published import BASE_TO_NOVEL, CROSS_DATASET

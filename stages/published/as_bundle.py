@@ -13,7 +13,7 @@ from ..models.names import RANDOM
 from ..models.weights import WeightsFile, weights_digest
 from ..pairs.store import open_store, read_vectors
 from ..students.bundle import write_bundle
-from ..students.family import family_of
+from ..students.registry import family_of
 from .layout import Layout
 from .promptkd import take_student
 from .report import Import, activation_note, describe, prompt_sizes

@@ -9,9 +9,8 @@ from typing import Protocol
 from torch import nn
 
 from ...storage_schemas.fingerprint import Json
-from ..models.names import TIMM_PREFIX, loaded_text
+from ..models.names import loaded_text
 from ..models.preprocess import Preprocess
-from .described import check_backbone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,28 +58,3 @@ class Family(Protocol):
 
     def implies_weights(self, name: str) -> bool:
         """Whether a model's name alone says where its weights are."""
-
-
-def family_of(name: str) -> Family:
-    """The family that `--student NAME` belongs to: `timm:NAME`, or open_clip's spelling."""
-    return _family("timm" if name.startswith(TIMM_PREFIX) else "open_clip")
-
-
-def rebuild_backbone(config: Mapping[str, Json], *, where: object = None) -> nn.Module:
-    """The module that a bundle's `student` entry describes; no file is opened, nothing fetched.
-
-    Raises:
-        DamagedError: it says what is not allowed, see `check_backbone`.
-    """
-    return _family(check_backbone(config, where=where).family).rebuild(config)
-
-
-def _family(name: str) -> Family:
-    # Each family imports its library on first use: both take seconds.
-    if name == "timm":
-        from .timm import TimmFamily
-
-        return TimmFamily()
-    from .open_clip import OpenClipFamily
-
-    return OpenClipFamily()

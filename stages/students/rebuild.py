@@ -19,7 +19,7 @@ from ..models.probe import few_images
 from ..models.vision_config import MOST_PIXELS
 from ..models.weights import brief, check_fit, fit_weights
 from .described import OpenClipBackbone, check_backbone
-from .family import rebuild_backbone
+from .registry import rebuild_backbone
 from .student import Head, Student
 
 

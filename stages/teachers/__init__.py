@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from .base import Teacher, TeacherConfig, TeacherSpec, load_teacher
+from .base import Teacher, TeacherConfig, TeacherSpec
+from .registry import load_teacher
 
 __all__ = ["Teacher", "TeacherConfig", "TeacherSpec", "load_teacher"]

@@ -1,8 +1,7 @@
-"""Owns what every teacher family has in common: its configuration, its identity, its contract, and how it is loaded."""
+"""Owns what every teacher family has in common: its configuration, its identity and its contract."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,26 +137,6 @@ class Teacher(Protocol):
 
     def plain(self, names: Sequence[str]) -> list[tuple[Teacher, ClassVectors]]:
         """The same model without what it has learned, and its class vectors; empty where it has learned nothing more."""
-
-
-@functools.lru_cache(maxsize=1)
-def load_teacher(config: TeacherConfig) -> Teacher:
-    """Load a teacher on the CPU, frozen, in eval mode and fp32. The last one stays loaded in this process.
-
-    Raises:
-        InputError: unknown model, missing or unfitting weights.
-    """
-    if config.model.startswith(TIMM_PREFIX):
-        from .timm import TimmTeacher
-
-        return TimmTeacher.load(config)
-    if config.model.startswith(PROMPTS_PREFIX):
-        from .prompted import PromptedTeacher
-
-        return PromptedTeacher.load(config)
-    from .open_clip import OpenClipTeacher
-
-    return OpenClipTeacher.load(config)
 
 
 def freeze(module: Any) -> Any:

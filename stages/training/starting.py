@@ -12,7 +12,8 @@ from ...storage_schemas.errors import InputError
 from ..models.names import RANDOM
 from ..models.weights import weights_digest
 from ..recipes import Recipe, Settings
-from ..students.family import Backbone, family_of
+from ..students.family import Backbone
+from ..students.registry import family_of
 from ..students.student import Student
 
 

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from teachonce.stages import pixels
 from teachonce.stages.corpora.images import decode
-from teachonce.stages.pairs.join import check_pair
-from teachonce.stages.pixels import PixelSample, check_pixels
+from teachonce.stages.pairs.join import check_pair, check_pixels
+from teachonce.stages.pixels import PixelSample
 from teachonce.stages.versions import pixel_versions, versions_text
 from teachonce.stages.views import INTERPOLATIONS, ViewSpec
 from teachonce.storage_schemas.errors import DamagedError, MismatchError

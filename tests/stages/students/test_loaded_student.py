@@ -15,7 +15,7 @@ from teachonce.pipeline.storage import Location
 from teachonce.stages.compute import Compute
 from teachonce.stages.predict import predict
 from teachonce.stages.students.bundle import write_bundle
-from teachonce.stages.students.family import family_of
+from teachonce.stages.students.registry import family_of
 from teachonce.stages.students.student import Head, Student
 from teachonce.storage_schemas.bundle import BundleConfig
 from teachonce.storage_schemas.class_vectors import ClassVectors

@@ -12,7 +12,7 @@ import pytest
 import timm
 import torch
 from teachonce.stages.models.layout import overruns_channels_last, use_channels_last
-from teachonce.stages.students.family import family_of
+from teachonce.stages.students.registry import family_of
 from teachonce.stages.students.student import Head, Student
 from torch import nn
 
@@ -159,7 +159,7 @@ def test_a_student_on_such_a_trunk_trains_channels_last_in_full(mobile_clip) -> 
 TRAIN = """
 import json, sys, torch
 from torch.nn import functional as F
-from teachonce.stages.students.family import family_of
+from teachonce.stages.students.registry import family_of
 from teachonce.stages.students.student import Head, Student
 
 losses = []

@@ -18,7 +18,7 @@ from teachonce.stages.models.tokenizer import load_tokenizer
 from teachonce.stages.models.vision_config import VisionConfig, check_vision_config
 from teachonce.stages.students import load_student, rebuild
 from teachonce.stages.students.bundle import write_bundle
-from teachonce.stages.students.family import family_of
+from teachonce.stages.students.registry import family_of
 from teachonce.stages.students.student import Head, Student
 from teachonce.storage_schemas.bundle import BundleConfig
 from teachonce.storage_schemas.class_vectors import ClassVectors

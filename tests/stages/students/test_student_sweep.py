@@ -21,7 +21,8 @@ from teachonce.cli import main
 from teachonce.pipeline.storage import Location
 from teachonce.stages.students import load_student
 from teachonce.stages.students.bundle import write_bundle
-from teachonce.stages.students.family import Backbone, family_of
+from teachonce.stages.students.family import Backbone
+from teachonce.stages.students.registry import family_of
 from teachonce.stages.students.student import ClassHead, Head, Student
 from teachonce.storage_schemas.bundle import BundleConfig
 from teachonce.storage_schemas.class_vectors import ClassVectors

@@ -17,7 +17,8 @@ from teachonce.pipeline.storage import Location
 from teachonce.stages.models.weights import weights_digest
 from teachonce.stages.students import load_student
 from teachonce.stages.students.bundle import write_bundle
-from teachonce.stages.students.family import Backbone, family_of, rebuild_backbone
+from teachonce.stages.students.family import Backbone
+from teachonce.stages.students.registry import family_of, rebuild_backbone
 from teachonce.stages.students.student import ClassHead, Head, Student
 from teachonce.storage_schemas.bundle import BundleConfig
 from teachonce.storage_schemas.class_vectors import ClassVectors
@@ -437,5 +438,7 @@ def test_what_is_no_bundle(tiny_clip, tmp_path, monkeypatch, revouch_bundle) -> 
     )
     config = tmp_path / "b" / "config.json"
     config.write_text(config.read_text().replace('"schema_version": 1', '"schema_version": 99'))
-    with pytest.raises(MismatchError, match="a student bundle of a later version of teachonce: .*Next: update teachonce here"):
+    with pytest.raises(
+        MismatchError, match="a student bundle of a later version of teachonce: .*Next: update teachonce here"
+    ):
         load_student("b")

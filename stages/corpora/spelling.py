@@ -1,0 +1,21 @@
+"""Owns how a user spells a corpus: `PATH`, `NAME=PATH`, or `coop:NAME/SPLIT=DATA` for a split of a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+#: What the spelling of a data set begins with.
+DATASET_PREFIX = "coop:"
+
+
+def split_name(argument: str) -> tuple[str, str]:
+    """The two sides of `NAME=WHAT`; an argument without a name has an empty one."""
+    given, equals, rest = argument.partition("=")
+    if not equals or "/" in given or is_dataset(argument) or Path(argument).exists():
+        return "", argument
+    return given, rest
+
+
+def is_dataset(what: str) -> bool:
+    """Whether this is the spelling of a data set."""
+    return what.startswith(DATASET_PREFIX)
