@@ -26,7 +26,7 @@ from teachonce.stages.predict import predict
 from teachonce.stages.reports.evaluate_text import evaluation_json, evaluation_text
 from teachonce.stages.students import load_student
 from teachonce.stages.students.bundle import write_bundle
-from teachonce.stages.students.family import family_of
+from teachonce.stages.students.registry import family_of
 from teachonce.stages.students.student import Head, Student
 from teachonce.stages.views import INTERPOLATIONS, ViewSpec
 from teachonce.storage_schemas.bundle import BundleConfig
