@@ -37,6 +37,7 @@ from .corpora.images import BadImage, decode, one_image
 from .corpora.shards import ShardReader, ShardSet
 from .pairs.store import read_description, read_vectors, vectors_if_any
 from .pixels import PixelSample
+from .store_root import refuse_lost_root
 from .teachers import TeacherConfig, TeacherSpec, load_teacher
 from .vectors import vouch
 from .versions import other_versions, pixel_versions, versions_text
@@ -316,6 +317,7 @@ def plan_cache(
     store = Location.of(out)
     models = (config.model, config.pretrained, config.backbone)
     check_output(store, CacheStage.name, inputs=(shards,), names=models)
+    refuse_lost_root(store)
     shard_set = ShardSet.open(shards)
     _refuse_unusable(shard_set)
     loaded = load_teacher(config)

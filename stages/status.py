@@ -17,6 +17,7 @@ from ..storage_schemas.plain_text import counted, plural, printable, typed
 from ..storage_schemas.receipt import InvalidRow
 from .reports.tables import bar, seconds_text, section, table
 from .running import running_json, running_text
+from .store_root import refuse_lost_root
 
 #: Exit codes of `status`, beside 1 for an error and 2 for wrong usage.
 EXIT_UNITS_LEFT, EXIT_UNITS_FAILED = 3, 4
@@ -68,7 +69,7 @@ def folder_status(
 
     Raises:
         InputError: nothing there, or nothing that a stage of teachonce started.
-        DamagedError: a plan or receipt cannot be read.
+        DamagedError: a plan or receipt cannot be read, or a store has lost its root.
     """
     location = Location.of(path)
     if not location.is_dir():
@@ -76,6 +77,8 @@ def folder_status(
             "no such folder", where=location, hint="give a folder of shards, a store, a bundle or a run"
         )
     folders = [location, *(location / name for name in location.names() if (location / name).is_dir())]
+    for folder in folders:
+        refuse_lost_root(folder)
     ledgers = [Ledger(folder, stage) for folder in folders for stage in Ledger.stages(folder)]
     stages = [_stage(ledger, examples) for ledger in sorted(ledgers, key=_place)]
     kind = _KINDS.get(kind_of(location))

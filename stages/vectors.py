@@ -22,6 +22,7 @@ from .class_check import Checked, check_accuracy, check_spread
 from .classes import read_classes, read_templates
 from .compute import Compute, resolve_compute
 from .reports.class_match import base_classes
+from .store_root import refuse_lost_root
 from .teachers import TeacherConfig, TeacherSpec, load_teacher
 from .teachers.base import refuse_templates
 
@@ -163,6 +164,7 @@ def plan_vectors(
         store, VectorsStage.name, inputs=(check,),
         names=(classes, templates, base, config.model, config.pretrained, config.backbone),
     )  # fmt: skip
+    refuse_lost_root(store)
     names = read_classes(classes) if classes is not None else None
     refuse_templates(config, templates)
     texts = read_templates(templates)

@@ -21,6 +21,7 @@ from ...storage_schemas.store_description import ATTRIBUTE, StoreDescription, St
 from ...storage_schemas.target_store import check_arrays, check_version, open_root
 from ...storage_schemas.vouched import VouchedStore
 from ..pixels import PixelSample
+from ..store_root import refuse_lost_root
 from ..views import ViewSpec
 
 
@@ -80,8 +81,9 @@ def open_store(store: Location) -> zarr.Group:
     Raises:
         InputError: nothing there.
         MismatchError: not a target store of this schema version.
-        DamagedError: its zarr.json cannot be read. Later, from arrays: a chunk is not the one that was written.
+        DamagedError: its zarr.json is lost or cannot be read. Later, from arrays: a chunk is not the one that was written.
     """
+    refuse_lost_root(store)
     if not (store / "zarr.json").exists():
         raise InputError(
             "no target store here", where=store, expected=Kind.STORE, found=kind_of(store),

@@ -21,6 +21,8 @@ from teachonce.pipeline.storage import Location
 from teachonce.stages.cache import plan_cache
 from teachonce.stages.compute import Compute
 from teachonce.stages.pairs.join import check_pair
+from teachonce.stages.reports.stored import Stored
+from teachonce.stages.status import folder_status
 from teachonce.stages.teachers import TeacherConfig, load_teacher
 from teachonce.stages.vectors import plan_vectors
 from teachonce.stages.views import ViewSpec
@@ -346,3 +348,35 @@ def test_a_store_that_lost_its_description_says_so(picture_shards, tiny_clip_tea
             read()
     (tmp_path / "s" / "zarr.json").write_bytes(kept)
     check_pair(picture_shards, Location.of(tmp_path / "s"))
+
+
+@pytest.mark.parametrize("left", ["nothing", "another"])
+def test_a_store_that_lost_its_root_is_answered_the_same_by_everyone(
+    picture_shards, tiny_clip_teacher, tmp_path, left
+):
+    config, store = clip_config(tiny_clip_teacher), Location.of(tmp_path / "s")
+    cache(picture_shards, config, store.path)
+    kept = (store / "zarr.json").read_bytes()
+    (store / "zarr.json").remove()
+    if left == "another":  # what zarr makes of a folder where it finds none
+        (store / "zarr.json").write_bytes(b'{"zarr_format": 3, "node_type": "group", "attributes": {}}')
+    there = (store / "zarr.json").size()
+    said = set()
+    for use in (
+        lambda: cache(picture_shards, config, store.path),
+        lambda: plan_vectors(config, out=str(store.path), classes=None, templates=None),
+        lambda: check_pair(picture_shards, store),
+        lambda: folder_status(store),
+        lambda: folder_status(tmp_path),
+        lambda: Stored.open(str(store.path), None),
+    ):
+        with pytest.raises(DamagedError) as caught:
+            use()
+        said.add(str(caught.value))
+    assert said == {
+        f"the store has lost its root: {store}/zarr.json: expected that of the store that `teachonce cache` began, found {left}. "
+        "Next: restore it from a copy; the arrays beside it need it, and stay as they are"
+    }
+    assert (store / "zarr.json").size() == there
+    (store / "zarr.json").write_bytes(kept)
+    check_pair(picture_shards, store)
