@@ -218,10 +218,24 @@ def _building(source: ClipSource, model_cfg: Mapping[str, Any]) -> Iterator[None
     with contextlib.ExitStack() as stack:
         stack.enter_context(one_line(f"cannot build this {source.role}", source.name, hint))
         if text_model:
+            stack.enter_context(_no_code_of_repositories())
             stack.enter_context(
                 hub_access(f"{source.name}: its text tower {text_model}", "check the network")
             )
         yield
+
+
+@contextlib.contextmanager
+def _no_code_of_repositories() -> Iterator[None]:
+    """Inside, transformers neither runs code that a repository or a folder brings, nor asks at the terminal whether it may."""
+    from transformers import dynamic_module_utils
+
+    before = dynamic_module_utils.TIME_OUT_REMOTE_CODE
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
+    try:
+        yield
+    finally:
+        dynamic_module_utils.TIME_OUT_REMOTE_CODE = before
 
 
 def _converted(whole: Any, weights: Tensors) -> Tensors:

@@ -7,6 +7,7 @@ import socket
 
 import open_clip
 import pytest
+from teachonce.stages.models.clip import build_clip
 from teachonce.stages.models.clip_source import resolve_clip
 from teachonce.stages.models.timm_models import resolve_timm
 from teachonce.storage_schemas.errors import InputError
@@ -186,3 +187,25 @@ def test_what_is_in_the_hubs_cache_needs_no_network(tiny_clip, monkeypatch, tmp_
     source = resolve_clip("hf-hub:org/model", None, role="student")
     assert source.model_cfg == json.loads((tiny_clip / "open_clip_config.json").read_text())["model_cfg"]
     assert str(source.weights_path) == str(snapshot / "open_clip_model.safetensors")
+
+
+def test_a_text_tower_that_brings_code_is_refused_without_a_question(tmp_path, monkeypatch):
+    """transformers would ask at the terminal whether to run it."""
+    pytest.importorskip("transformers")
+    ran, folder, text = tmp_path / "ran", tmp_path / "model", tmp_path / "text"
+    for place in (folder, text):
+        place.mkdir()
+    (text / "config.json").write_text(
+        json.dumps({"model_type": "strange", "auto_map": {"AutoConfig": "code.Config"}})
+    )
+    (text / "code.py").write_text(
+        f"open({str(ran)!r}, 'w')\nfrom transformers import PretrainedConfig as Config\n"
+    )
+    vision = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 1, "head_width": 16}
+    config = {"embed_dim": 8, "vision_cfg": vision, "text_cfg": {"hf_model_name": str(text)}}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked at the terminal"))
+    with pytest.raises(InputError) as error:
+        build_clip(resolve_clip(f"local-dir:{folder}", "random", role="teacher"))
+    assert "contains custom code" in str(error.value.__cause__)
+    assert not ran.exists()
