@@ -64,6 +64,9 @@ class _Disk:
         size, problem = look_at(folder + b"/" + name)
         return File(size=size, problem=problem)
 
+    def is_label(self, folder: bytes, name: bytes) -> bool:
+        return False  # in a folder, folders alone say labels
+
 
 def _leads_to_folder(entry: os.DirEntry[bytes]) -> bool:
     try:

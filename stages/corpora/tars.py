@@ -143,6 +143,15 @@ class _Members:
         at = bisect_left(self.paths, prefix)
         return at < len(self.paths) and self.paths[at].startswith(prefix)
 
+    def beginning(self, prefix: bytes) -> Iterator[bytes]:
+        """What lies in one folder, no deeper, and begins so: the rest of each path behind the last slash of `prefix`."""
+        at, folder = bisect_left(self.paths, prefix), prefix.rpartition(b"/")[0]
+        skip = len(folder) + 1 if b"/" in prefix else 0
+        while at < len(self.paths) and self.paths[at].startswith(prefix):
+            if b"/" not in (rest := self.paths[at][skip:]):
+                yield rest
+            at += 1
+
     def names(self, prefix: bytes) -> list[bytes]:
         """What lies in a folder; names of folders end with a slash."""
         names, at = [], bisect_left(self.paths, prefix)
@@ -245,6 +254,12 @@ class _Tar:
         if isinstance(target, _Broken):
             return File(problem=target.problem, label=label)
         return File(problem=f"cannot be read: {os.strerror(errno.EISDIR)}", label=label)
+
+    def is_label(self, folder: bytes, name: bytes) -> bool:
+        stem, dot, extension = name.rpartition(b".")
+        if not stem or dot + extension not in _SIDECARS:
+            return False
+        return any(is_image_name(shown(other)) for other in self.members.beginning(folder + stem + b"."))
 
     def _label(self, folder: bytes, name: bytes) -> Label | None:
         """What the sidecar of exactly this name says, else that of WebDataset's key, which ends at the first dot."""

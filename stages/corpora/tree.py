@@ -77,6 +77,9 @@ class Tree(Protocol[Folder]):
     def file(self, folder: Folder, name: bytes) -> File:
         """What is known of a file; never raises for what is wrong with it."""
 
+    def is_label(self, folder: Folder, name: bytes) -> bool:
+        """Whether a file without an image's name is read as the label of an image beside it."""
+
 
 @dataclass(slots=True)
 class _Level(Generic[Folder]):
@@ -138,7 +141,8 @@ def walk(tree: Tree[Folder]) -> Iterator[Found]:
             if kind is not None:
                 yield _left_out(path, kind)
         elif not is_image_name(name):
-            yield _left_out(path, left_out.NO_IMAGE_NAME)
+            if not tree.is_label(level.entered.folder, as_shown):
+                yield _left_out(path, left_out.NO_IMAGE_NAME)
         elif level.problem is not None or as_shown in level.odd:
             yield _found(path, level, File(problem=_NOT_UTF8))
         else:

@@ -73,6 +73,17 @@ def make_tar(path: Path, *members: tarfile.TarInfo | tuple[str, bytes] | bytes, 
     return path
 
 
+def test_sidecars_of_images_are_not_left_out(tmp_path):
+    tar = make_tar(
+        tmp_path / "t.tar",
+        ("a/0.jpg", b"one"), ("a/0.json", b"{}"), ("a/0.txt", b""), ("a/1.cls", b"7"), ("a/k.v1.png", b"two"), ("a/k.cls", b"3"),
+        ("a/.json", b"{}"), ("b/0.json", b"{}"),
+    )  # fmt: skip
+    assert left_out(tar) == [
+        ("a/.json", "hidden"), ("a/0.txt", "no image name"), ("a/1.cls", "no image name"), ("b/0.json", "no image name"),
+    ]  # fmt: skip
+
+
 def test_members_are_read_in_place(tmp_path):
     tar = make_tar(
         tmp_path / "t.tar",
