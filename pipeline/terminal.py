@@ -13,8 +13,8 @@ from typing import Any, TextIO
 
 from ..storage_schemas.plain_text import printable, printable_lines
 
-#: Of a terminal that does not tell.
-_USUAL_COLUMNS = 80
+#: Of a terminal that does not tell, such as that of some containers.
+_USUAL_COLUMNS, _USUAL_ROWS = 80, 24
 
 _lock = threading.RLock()
 #: Columns of the line that is to be replaced; 0 for none.
@@ -61,7 +61,8 @@ def bar_width() -> dict[str, Any]:
         asks = os.get_terminal_size(sys.stderr.fileno()).columns > 0
     except (OSError, ValueError):
         asks = False
-    return {"dynamic_ncols": True} if asks else {"ncols": _USUAL_COLUMNS}
+    # tqdm shows nothing on a terminal without rows.
+    return {"dynamic_ncols": True} if asks else {"ncols": _USUAL_COLUMNS, "nrows": _USUAL_ROWS}
 
 
 def _columns() -> int:

@@ -179,3 +179,8 @@ def test_a_python_warning_is_one_line(capfd, monkeypatch):
         warnings.simplefilter("always")
         warnings.showwarning(UserWarning("two\nlines \x1b[2J"), UserWarning, "/far/away.py", 7)
     assert capfd.readouterr().err == "UserWarning: two lines \\x1b[2J (away.py, line 7)\n"
+
+
+def test_a_terminal_without_a_size_shows_a_bar():
+    """Some containers' have none, and tqdm then shows nothing."""
+    assert terminal.bar_width() == {"ncols": 80, "nrows": 24}
