@@ -7,6 +7,7 @@ import os
 import subprocess
 from decimal import Decimal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -181,7 +182,7 @@ def test_a_row_of_which_nothing_can_be_made_is_unusable(folder, name, content, b
         (pa.array([1.0, float("nan"), 2.0]), ["1", None, "2"], {1: "NaN"}),
         (pa.array([1.0, 0.5, None]), ["1", None, None], {1: "a number with a fraction"}),
         (pa.array([1, None, 2**40]), ["1", None, str(2**40)], {}),
-        (pa.array([1, 2, None], pa.float16()), ["1", "2", None], {}),
+        (pa.array([np.float16(1), np.float16(2), None], pa.float16()), ["1", "2", None], {}),
         (
             pa.array([Decimal("3.0"), Decimal("3.5"), None]),
             ["3", None, None],
