@@ -39,3 +39,9 @@ def published() -> ModuleType:
 def clip_kinds() -> ModuleType:
     """The module stages/teachers/clip_kinds.py: tiny configurations of every kind in open_clip's registry."""
     return _load("clip_kinds", HERE / "stages" / "teachers" / "clip_kinds.py")
+
+
+@pytest.fixture(scope="session")
+def stage_inputs() -> ModuleType:
+    """The module stages/conftest.py, for tests beside that folder: pictures, shards of them, stores with known numbers."""
+    return _load("stage_inputs", HERE / "stages" / "conftest.py")

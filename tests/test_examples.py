@@ -1,0 +1,93 @@
+"""The scripts of examples/ run as a user runs them, on shards, a store and a student that are there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from PIL import Image
+from teachonce.stages.pairs.stream import TargetStream
+from teachonce.storage_schemas.class_vectors import ClassVectors
+
+CHECKOUT = Path(__file__).parent.parent
+EXAMPLES = CHECKOUT / "examples"
+STUDENT = CHECKOUT / "tests" / "data" / "0.1.0" / "student"
+
+
+def run(script: str, *args: object, cwd: Path) -> str:
+    """What the script prints, with warnings of its own as errors."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error::DeprecationWarning:__main__", EXAMPLES / script, *map(str, args)],
+        cwd=cwd, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def pair(stage_inputs, tmp_path_factory):
+    """Shards of 20 pictures and an empty file, and a store of seven classes and two views."""
+    folder = tmp_path_factory.mktemp("pair")
+    for index in range(20):
+        stage_inputs.draw_picture(folder / "pictures" / f"{index}.png", index)
+    (folder / "pictures" / "empty.png").write_bytes(b"")
+    shards = stage_inputs.shard_folder(folder / "pictures", folder / "shards", shard_size=8)
+    vectors = ClassVectors(
+        names=tuple("abcdefg"),
+        vectors_CD=np.eye(7, 4, dtype=np.float32),
+        bias_C=None,
+        logit_scale=1.0,
+        normalized=True,
+    )
+    return stage_inputs.write_known_store(shards, folder / "store", num_views=2, vectors=vectors)
+
+
+def test_every_example_is_short_and_tested():
+    scripts = sorted(path.name for path in EXAMPLES.glob("*.py"))
+    assert scripts == sorted(re.findall(r'run\(\s*"(\w+\.py)"', Path(__file__).read_text()))
+    assert [s for s in scripts if len((EXAMPLES / s).read_text().splitlines()) > 60] == []
+
+
+def test_a_training_loop_of_your_own(pair, tmp_path):
+    printed = run(
+        "own_training_loop.py", pair.shards.location, pair.location, "--model", "test_byobnet", "--size", 32,
+        "--batch-size", 5, "--epochs", 6, cwd=tmp_path,
+    )  # fmt: skip
+    losses = [float(line.split()[-1]) for line in printed.splitlines()]
+    assert len(losses) == 6
+    assert losses[-1] < 0.9 * losses[0]
+    weights = safetensors.numpy.load_file(tmp_path / "model.safetensors")
+    assert weights["head.fc.weight"].shape[0] == 7
+
+
+def test_targets_in_a_webdataset_pipeline(pair, tmp_path):
+    printed = run(
+        "webdataset_pipeline.py", pair.shards.location, pair.location, "--views", 2, "--size", 8, "--batch-size", 6,
+        cwd=tmp_path,
+    )  # fmt: skip
+    lines = [
+        re.fullmatch(r"view (\d): (\d+) samples, cross-entropy ([\d.]+)", s) for s in printed.splitlines()
+    ]
+    assert [(m[1], m[2]) for m in lines if m] == [("0", "20"), ("1", "20")]
+    with TargetStream(pair.shards, pair.location, size=8, batch_size=20, targets=("logits",)) as stream:
+        logits_NC = next(stream.batches(0)).targets["logits"]
+    # Near the teacher's own entropy plus the linear model's error, never below the entropy.
+    entropy = -(logits_NC.softmax(1) * logits_NC.log_softmax(1)).sum(1).mean().item()
+    assert all(m and float(m[3]) > entropy for m in lines)
+
+
+def test_classifying_images(tmp_path):
+    for index in range(3):
+        picture = np.random.default_rng(index).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+        Image.fromarray(picture).save(tmp_path / f"{index}.png")
+    printed = run(
+        "classify.py", STUDENT, "0.png", "1.png", "2.png", "--top", 2, "--batch-size", 2, cwd=tmp_path
+    )
+    lines = [re.fullmatch(r"(\d)\.png: .+ (0\.\d{3}), .+ (0\.\d{3})", s) for s in printed.splitlines()]
+    assert [m and m[1] for m in lines] == ["0", "1", "2"]
+    assert all(m and float(m[2]) >= float(m[3]) for m in lines)
