@@ -31,19 +31,11 @@ def main() -> None:
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
         for epoch in range(args.epochs):
             total = 0.0
-            for (
-                images_NCHW,
-                targets,
-                _,
-            ) in stream:  # uint8 images, fp32 targets by name; each epoch reads the next view
-                student_NC = model(images_NCHW.to(device).float() / 127.5 - 1)
-                teacher_NC = targets["logits"].to(device)
-                loss = F.kl_div(
-                    student_NC.log_softmax(1),
-                    teacher_NC.log_softmax(1),
-                    log_target=True,
-                    reduction="batchmean",
-                )
+            # uint8 images, fp32 targets by name, row numbers; each epoch reads the next view
+            for images_NCHW, targets, _ in stream:
+                student_NC = model(images_NCHW.to(device).float() / 127.5 - 1).log_softmax(1)
+                teacher_NC = targets["logits"].to(device).log_softmax(1)
+                loss = F.kl_div(student_NC, teacher_NC, log_target=True, reduction="batchmean")
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
