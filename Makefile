@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 UV := $(BIN)/uv
 UV_INSTALL := $(UV) pip install --quiet --python $(BIN)/python
 
-.PHONY: demo test lint format wheel docs bench equivalence clean
+.PHONY: demo test lint format wheel docs lowest bench equivalence clean
 .DELETE_ON_ERROR:
 
 ## demo: the main job on small images, offline: shard, vectors, cache, distill, evaluate
@@ -36,9 +36,17 @@ wheel: $(VENV)/.test
 	rm -rf build
 	bash .ci/try-wheel $(BIN)/python dist
 
-## docs: rewrite the command reference
-docs: $(VENV)/.test
+## docs: rewrite the command reference; build the site into site/, where a link that leads nowhere is an error
+docs: $(VENV)/.docs
 	$(BIN)/python docs/make_cli_reference.py
+	rm -rf $(VENV)/docs && mkdir -p $(VENV)/docs/teachonce
+	for part in *.py */__init__.py; do \
+	  ln -s "../../../$${part%/__init__.py}" "$(VENV)/docs/teachonce/$${part%/__init__.py}"; done
+	$(BIN)/mkdocs build --quiet --strict
+
+## lowest: the quick tests on Python 3.11 with the lowest versions that pyproject.toml allows, in $(VENV)-lowest
+lowest: $(VENV)-lowest/.test
+	$(VENV)-lowest/bin/pytest -m "not slow" $(TEST_OPTIONS)
 
 ## bench: measure; see docs/performance.md
 bench: $(VENV)/.test
@@ -51,16 +59,25 @@ equivalence: $(VENV)/.test
 
 ## clean: remove everything that the targets above made
 clean:
-	rm -rf $(VENV) build dist teachonce.egg-info demo-run equivalence-run .hypothesis .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-lowest build dist site teachonce.egg-info demo-run equivalence-run .hypothesis .pytest_cache .mypy_cache .ruff_cache
 
 # One stamp a set of extras. uv resolves torch and torchvision together: builds that do not match fail on import.
 $(VENV)/.demo: EXTRAS := demo,tensorboard
 $(VENV)/.test: EXTRAS := test
 $(VENV)/.lint: EXTRAS := test,lint
+$(VENV)/.docs: EXTRAS := docs
 
-$(VENV)/.demo $(VENV)/.test $(VENV)/.lint: pyproject.toml | $(UV)
+$(VENV)/.demo $(VENV)/.test $(VENV)/.lint $(VENV)/.docs: pyproject.toml | $(UV)
 	@echo "Installing teachonce[$(EXTRAS)] into $(VENV); the first time takes some minutes." >&2
 	$(UV_INSTALL) -e '.[$(EXTRAS)]'
+	@touch $@
+
+# What pyproject.toml names comes in its lowest version, what these need in turn in the newest that fits. Made anew, since
+# an environment that is there keeps what it has.
+$(VENV)-lowest/.test: pyproject.toml | $(UV)
+	@echo "Installing the lowest versions into $(VENV)-lowest; the first time takes some minutes." >&2
+	$(UV) venv --quiet --clear --python 3.11 $(VENV)-lowest
+	$(UV) pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct -e '.[test]'
 	@touch $@
 
 $(UV):
