@@ -353,6 +353,12 @@ def split_view_options(options: dict[str, Any]) -> tuple[ViewSpec | None, str | 
     help="Longer files are recorded as unusable; a URL's body is left there (default and most: 1 GiB).",
 )
 @click.option(
+    "--order",
+    type=click.Choice(["hash", "source"]),
+    help="Order of rows: `hash` mixes classes and sources, `source` keeps the sources' own (default: hash; shards that were "
+    "begun keep theirs).",
+)
+@click.option(
     "--give-up-on-unreachable",
     is_flag=True,
     help="Record images that cannot be read at the moment as unusable; without it they fail, and are tried again.",

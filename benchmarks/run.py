@@ -19,7 +19,7 @@ from harness import Bench, Line, table
 
 NAMES = (
     "startup", "shard", "stream", "peer", "resume", "open_teacher", "cache", "distill", "pretrain", "many_students", "memory",
-    "batch_size",
+    "batch_size", "row_order",
 )  # fmt: skip
 
 PACKAGES = ("torch", "open_clip_torch", "timm", "pillow", "webdataset", "zarr", "numpy")

@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import io
 import os
 import re
 import shutil
 import stat
+import tempfile
 import uuid
 import weakref
 from collections.abc import Iterator
@@ -116,6 +118,15 @@ def expand_home(text: str) -> str:
         return str(Path(text).expanduser()) if text.startswith("~") else text
     except RuntimeError:
         return text
+
+
+def scratch_file(folder: Location | None = None) -> io.BufferedRandom:
+    """A new file to write and read, without a name: it is gone with the process that holds it open.
+
+    Args:
+        folder: it takes the space of this folder's disk; None: of the system's folder for such files (`TMPDIR`).
+    """
+    return tempfile.TemporaryFile(dir=None if folder is None else folder.path)
 
 
 @dataclass(frozen=True, order=True)

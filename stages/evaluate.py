@@ -127,6 +127,7 @@ def evaluate(
         same = SamePictures(teacher, image_set, keys_N)
         note = teacher.check_pixels(same.of_the_store, accept_other=accept_other_pixels)
         result.notes += [note] if note else []
+        teacher.expect(same.rows_N)
         result.agreement = Agreement()
     _refuse_nothing_to_measure(result, images)
     work = _Renderer(student, image_set, teacher, same)

@@ -221,7 +221,7 @@ def draw_shots(
             "a label of the images is not in the class list", where=f"{images}: {label!r}", found=reason,
             hint="add it to --classes, or take its images out",
         )  # fmt: skip
-    places_N = np.fromiter((p.place for p in labelled.image_set.pictures()), np.int64, labelled.found)
+    places_N = _places(labelled)
     ids_N = labelled.class_ids_N.astype(np.int64)
     drawn = sample_shots(ids_N, places_N, shots=shots, seed=seed, only_C=base_C, names=names)
     kept = labelled.keep(np.isin(np.arange(labelled.found), drawn))
@@ -232,6 +232,20 @@ def draw_shots(
         size=teacher.preprocess.size, views=views, max_pixels=labelled.image_set.max_pixels,
         notes=labelled.notes,
     )  # fmt: skip
+
+
+def _places(labelled: LabelledImages) -> NDArray[np.int64]:
+    """The place of each image in the order to draw in, int64 (image,): a split file's, else that of the paths.
+
+    Shards draw as their folder would, whatever the order of their rows.
+    """
+    pictures = labelled.image_set.pictures()
+    if labelled.image_set.shards is None:
+        return np.fromiter((picture.place for picture in pictures), np.int64, labelled.found)
+    paths = [picture.path.encode() for picture in pictures]
+    places_N = np.empty(labelled.found, np.int64)
+    places_N[sorted(range(len(paths)), key=paths.__getitem__)] = np.arange(len(paths))
+    return places_N
 
 
 def plan_pretrain(

@@ -15,7 +15,7 @@ from ..pipeline.types import Resources, RunUnit, Timer, Unit
 from ..storage_schemas.errors import InputError, Unreachable
 from ..storage_schemas.fingerprint import Fingerprint
 from ..storage_schemas.formats import SHARDS
-from ..storage_schemas.manifest import Corpus, Entry, ManifestReader
+from ..storage_schemas.manifest import Corpus, Entry, ManifestReader, Order
 from ..storage_schemas.receipt import InvalidRow, Output, Receipt
 from ..storage_schemas.samples import content_digest, sample_metadata, shard_name
 from ..storage_schemas.tar_file import TarFile
@@ -151,6 +151,7 @@ def plan_shard(
     resize: int | None = None,
     max_pixels: int = MAX_PIXELS,
     max_bytes: int = MAX_BYTES,
+    order: Order | None = None,
     give_up_on_unreachable: bool = False,
 ) -> ShardStage:
     """Freeze the corpus and return the stage that shards it.
@@ -163,7 +164,9 @@ def plan_shard(
         resize: shorter side in pixels to reduce images to; None keeps the original bytes.
         max_pixels: images with more pixels are recorded as unusable.
         max_bytes: so are longer files; the body of a URL is left there.
-        give_up_on_unreachable: so are images that cannot be read at the moment.
+        order: of the rows: `hash` mixes classes and sources, `source` keeps the sources' own; None takes that of the shards
+            in `out`, `hash` where there are none.
+        give_up_on_unreachable: images that cannot be read at the moment are recorded as unusable too.
 
     Raises:
         InputError, MismatchError, Unreachable: see `open_sources` and `freeze_corpus`.
@@ -174,7 +177,7 @@ def plan_shard(
     claim_output(location, ShardStage.name)
     frozen = freeze_corpus(
         sources, location, name=name, shard_size=shard_size, resize=resize, max_pixels=max_pixels,
-        max_bytes=max_bytes, give_up_on_unreachable=give_up_on_unreachable,
+        max_bytes=max_bytes, order=order, give_up_on_unreachable=give_up_on_unreachable,
     )  # fmt: skip
     return ShardStage(
         out=location, sources=sources, corpus=frozen, give_up_on_unreachable=give_up_on_unreachable

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,6 +33,10 @@ _COLUMNS: list[Any] = [
 ]
 
 MANIFEST_SCHEMA = pa.schema(_COLUMNS)
+
+#: Orders of rows: bytewise by the keys, which are hashes, so that classes and sources are mixed; or as the sources give them,
+#: bytewise by paths.
+Order = Literal["hash", "source"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +76,7 @@ class Corpus:
         resize: shorter side in pixels that images were reduced to, or None for the original bytes.
         max_pixels: larger images are recorded as unusable.
         max_bytes: so are longer files; what came later is written only where it is not 1 GiB.
+        order: of the rows; written only where it is not `source`, that of early versions.
         manifest_footer: blake2b-128 (hexadecimal) of the manifest's footer; pages carry checksums of their own, so that the
             two cover all that is read of it. None for manifests of early versions, whose pages have no checksums.
         skipped: files in the sources that are no images by their names.
@@ -90,6 +95,7 @@ class Corpus:
     max_pixels: Positive
     skipped: Count
     max_bytes: Positive = 1 << 30
+    order: Order = "source"
     manifest_footer: str | None = None
     no_labels: Sequence[Mapping[str, Json]] = ()
     left_out: Sequence[Mapping[str, Json]] = ()
@@ -98,6 +104,8 @@ class Corpus:
         fields = {"schema_version": SHARDS.version, **self.__dict__}
         if self.max_bytes == 1 << 30:
             del fields["max_bytes"]
+        if self.order == "source":
+            del fields["order"]
         for name in ("no_labels", "left_out"):
             if not fields[name]:
                 del fields[name]
@@ -119,7 +127,9 @@ class Corpus:
         }  # fmt: skip
         fields = read_json(data, dict[str, Any], **about)
         # Before the seal: another version may seal in another way.
-        SHARDS.check(fields.get("schema_version"), where=where, hint="run `teachonce shard` with another --out")
+        SHARDS.check(
+            fields.get("schema_version"), where=where, hint="run `teachonce shard` with another --out"
+        )
         corpus = as_schema(unseal(fields, where=where, hint=about["hint"]), Corpus, **about)
         if corpus.num_shards != -(-corpus.num_samples // corpus.shard_size):
             raise DamagedError(
@@ -146,6 +156,11 @@ def write_manifest(file: BinaryIO, shards: Iterable[list[Entry]]) -> tuple[str, 
                 digest.update(canonical_json([e.path, e.size, e.digest, e.label]) + b"\n")
             count += len(entries)
     return digest.hexdigest(), count
+
+
+def entries_of(columns: Mapping[str, list[Any]]) -> list[Entry]:
+    """The entries that columns of `MANIFEST_SCHEMA` hold."""
+    return [Entry(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
 
 
 def footer_digest(file: Path) -> str:
@@ -211,13 +226,27 @@ class ManifestReader:
 
     def shard(self, shard: int) -> list[Entry]:
         """The entries of one shard, in row order."""
-        columns = self._columns(shard)
-        return [Entry(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
+        return entries_of(self._columns(shard))
 
     def __iter__(self) -> Iterator[Entry]:
         """All entries in row order."""
         for shard in range(self._file.num_row_groups):
             yield from self.shard(shard)
+
+    def tables(self, rows: int) -> Iterator[pa.Table]:
+        """All entries in row order: tables of whole row groups, which hold so many or a few more.
+
+        (`iter_batches` keeps what it has read of all row groups.)
+        """
+        groups: list[int] = []
+        held = 0
+        for group in range(self._file.num_row_groups):
+            groups.append(group)
+            held += self._file.metadata.row_group(group).num_rows
+            if held >= rows or group == self._file.num_row_groups - 1:
+                with self._readable():
+                    yield self._file.read_row_groups(groups)
+                groups, held = [], 0
 
     def digests(self, shard: int) -> list[str]:
         """The content digests of one shard's samples in row order, without reading the other columns."""

@@ -8,20 +8,26 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import teachonce
 from PIL import Image
+from teachonce.pipeline.board import Board
 from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.ledger import Ledger
 from teachonce.pipeline.runner import run_stage
+from teachonce.pipeline.storage import Location, scratch_file
 from teachonce.pipeline.types import Stage, Unit
 from teachonce.pipeline.worker import Outcome, Worker
 from teachonce.stages.cache import plan_cache
 from teachonce.stages.compute import Compute
+from teachonce.stages.corpora.key_order import by_key
 from teachonce.stages.shard import plan_shard
 from teachonce.stages.teachers import TeacherConfig
 from teachonce.stages.views import ViewSpec
 from teachonce.storage_schemas.encodings import ENCODINGS
+from teachonce.storage_schemas.manifest import Entry, ManifestReader, write_manifest
+from teachonce.storage_schemas.samples import sample_key
 
 SMALL, TIMES, SHARD_SIZE = 100, 12, 50
 
@@ -32,7 +38,7 @@ class Elsewhere:
     def __init__(self) -> None:
         self.sizes: list[int] = []
 
-    def map(self, stage: Stage, ledger: Ledger, units: Iterable[Unit]) -> Iterator[Outcome]:
+    def map(self, stage: Stage, ledger: Ledger, units: Iterable[Unit], board: Board) -> Iterator[Outcome]:
         measured = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         worker = Worker(*self._sent((stage, ledger)))
@@ -105,3 +111,25 @@ def test_a_driver_holds_no_more_for_more_images(tmp_path):
         # a hundred bytes an image more would be 110 kB; a decoded image is 192 bytes
         assert many - few < 100 * (TIMES - 1) * SMALL, (name, few, many)
         assert abs(largest[name][1] - largest[name][0]) < 64, largest
+
+
+def test_sorting_a_manifest_takes_no_more_memory_for_more_entries(tmp_path):
+    """Arrow's memory, for 2,000 entries and for 20,000, of which 500 may be held."""
+    peaks = []
+    for count in (2_000, 20_000):
+        entries = [
+            Entry(key=sample_key("n", f"{i}"), path=f"{i:040d}.jpg", source=0, offset=-1, size=i, digest="d" * 32, label="l")
+            for i in range(count)
+        ]  # fmt: skip
+        with (tmp_path / "draft").open("wb") as file:
+            write_manifest(file, [entries[i : i + 50] for i in range(0, count, 50)])
+        system, counting = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
+        pa.set_memory_pool(counting)
+        try:
+            with scratch_file(Location.of(tmp_path)) as scratch:
+                rows = by_key(ManifestReader(tmp_path / "draft", None), count, scratch, rows_at_once=500)
+                assert sum(1 for _ in rows) == count
+        finally:
+            pa.set_memory_pool(system)
+        peaks.append(counting.max_memory())
+    assert peaks[1] < 1.5 * peaks[0], peaks

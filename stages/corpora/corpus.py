@@ -9,14 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 from ...pipeline.progress import Progress
-from ...pipeline.storage import Location
+from ...pipeline.storage import Location, scratch_file
 from ...storage_schemas.errors import InputError, MismatchError, Unreachable
-from ...storage_schemas.fingerprint import Fingerprint, canonical_json
-from ...storage_schemas.manifest import Corpus, Entry, footer_digest, write_manifest
+from ...storage_schemas.fingerprint import Fingerprint, Json, canonical_json
+from ...storage_schemas.manifest import Corpus, Entry, ManifestReader, Order, footer_digest, write_manifest
 from ...storage_schemas.plain_text import counted
 from ...storage_schemas.samples import content_digest, sample_key
-from .draft import Draft
+from .draft import DRAFT, Draft
 from .images import MAX_BYTES, BadImage
+from .key_order import by_key
 from .label import NoLabels
 from .left_out import LeftOut, left_out_text
 from .reading import is_unreachable, read_found, unreachable, unreachable_reason
@@ -35,12 +36,17 @@ def freeze_corpus(
     resize: int | None,
     max_pixels: int,
     max_bytes: int = MAX_BYTES,
+    order: Order | None = None,
     give_up_on_unreachable: bool = False,
 ) -> Corpus:
     """Write `manifest.parquet`, then `corpus.json` under `out`; or check that the frozen ones still describe `sources`.
 
-    Memory does not grow with the corpus, but for the names in one folder or one tar. Nothing is frozen while images cannot
-    be read at the moment; the manifest then keeps what URLs gave, so that the next call asks for the others alone.
+    Memory does not grow with the corpus, but for the names in one folder or one tar. Images are read in the sources' order,
+    whatever that of the rows. Nothing is frozen while images cannot be read at the moment; a draft of the manifest then keeps
+    what URLs gave, so that the next call asks for the others alone.
+
+    Args:
+        order: of the rows; None takes that of the frozen manifest, `hash` for a new one.
 
     Raises:
         InputError: no images.
@@ -50,8 +56,11 @@ def freeze_corpus(
     name = name or "+".join(source.name for source in sources)
     settings = {"name": name, "shard_size": shard_size, "resize": resize, "max_pixels": max_pixels,
                 "max_bytes": max_bytes}  # fmt: skip
+    if order is not None:
+        settings["order"] = order
     frozen = out / "corpus.json"
     if frozen.exists():
+        (out / DRAFT).remove()
         corpus = Corpus.from_bytes(frozen.read_bytes(), where=frozen)
         Fingerprint(fields=settings).check(
             {k: getattr(corpus, k) for k in settings},
@@ -72,28 +81,53 @@ def freeze_corpus(
             )  # fmt: skip
         return corpus
     out.make_dir()
+    settings["order"] = order = order or "hash"
     listing, missed = _Listing(sources), _Missed()
-    draft = Draft(out / "manifest.parquet")
-    with Progress("manifest", None) as bar, (out / "manifest.parquet").create() as file:
-        shards = missed.watch(_entries(listing, sources, name, shard_size, max_bytes, draft, bar))
+    manifest = out / "manifest.parquet"
+    with Progress("manifest", None) as bar, (manifest if order == "source" else out / DRAFT).create() as file:
+        shards = missed.watch(_entries(listing, sources, name, shard_size, max_bytes, Draft(out), bar))
         digest, count = write_manifest(file, shards)
         if count == 0:
             raise _no_images(sources, listing.left_out)
     if missed.count and not give_up_on_unreachable:
         raise missed.error(count)
+    identity: list[Json] = [name, shard_size, digest]
+    if order == "hash":
+        digest = _write_by_key(out, count, shard_size)
+        identity = [name, shard_size, digest, order]
     corpus = Corpus(
         **settings,  # type: ignore[arg-type]
-        corpus_id=hashlib.blake2b(canonical_json([name, shard_size, digest]), digest_size=16).hexdigest(),
+        corpus_id=hashlib.blake2b(canonical_json(identity), digest_size=16).hexdigest(),
         listing_id=listing.digest,
         num_samples=count,
         num_shards=-(-count // shard_size),
-        manifest_footer=footer_digest((out / "manifest.parquet").path),
+        manifest_footer=footer_digest(manifest.path),
         skipped=listing.left_out.skipped,
         left_out=listing.left_out.to_json(),
         no_labels=listing.no_labels.to_json(),
     )
     frozen.write_bytes(corpus.to_bytes())
+    (out / DRAFT).remove()
     return corpus
+
+
+def _write_by_key(out: Location, count: int, shard_size: int) -> str:
+    """Write the manifest from its draft, in order of the keys. Returns the digest over all entries."""
+    draft = ManifestReader((out / DRAFT).path, None)
+    with (
+        Progress("rows in order", count) as bar,
+        scratch_file(out) as scratch,
+        (out / "manifest.parquet").create() as file,
+    ):
+        rows = by_key(draft, count, scratch)
+
+        def shards() -> Iterator[list[Entry]]:
+            while entries := list(islice(rows, shard_size)):
+                yield entries
+                bar.advance(len(entries))
+
+        digest, _ = write_manifest(file, shards())
+    return digest
 
 
 class _Listing:

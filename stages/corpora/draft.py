@@ -1,4 +1,4 @@
-"""Owns a manifest that was written, but not frozen because some images could not be read at the moment."""
+"""Owns a manifest that was written, but not frozen: some images could not be read at the moment, or it was interrupted."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from ...storage_schemas.manifest import Entry, ManifestReader
 from .reading import is_unreachable
 from .source import Found
 
+#: Where it lies until it is frozen, in the sources' order. Where the rows are to have that, it is the manifest itself.
+DRAFT = "manifest.draft.parquet"
+
 
 class Draft:
-    """What it knows of URLs is not asked for again. Nothing, where there is no such manifest."""
+    """What it knows of URLs is not asked for again. Nothing, where the folder `out` holds no such manifest."""
 
-    def __init__(self, location: Location) -> None:
-        self._entries = _draft_entries(location)
+    def __init__(self, out: Location) -> None:
+        drafts = [out / name for name in (DRAFT, "manifest.parquet") if (out / name).exists()]
+        self._entries = _draft_entries(drafts[:1])
         self._next = next(self._entries, None)
 
     def known(self, path: str, found: Found) -> Entry | None:
@@ -29,8 +33,8 @@ class Draft:
         return entry
 
 
-def _draft_entries(location: Location) -> Iterator[Entry]:
-    if location.exists():
+def _draft_entries(drafts: list[Location]) -> Iterator[Entry]:
+    for location in drafts:
         # One that cannot be read is no loss.
         with contextlib.suppress(OSError, TypeError, TeachonceError):
             yield from ManifestReader(location.path, None)

@@ -27,12 +27,12 @@ def sample_shots(
     It is CoOp's own draw for this seed: CoOp seeds `random` with it and samples the training images before anything
     else, class by class in the order in which its split file first names them, base and novel classes alike; it
     takes the base classes out of what was drawn. That holds for images that know their place in a split file.
-    Others come in the order in which they are given, that of their paths: so do those of shards, which keep no place,
-    and ImageNet's, which CoOp takes as the file system lists them.
+    Others come in the order of their paths: so do those of shards, which keep no place, and ImageNet's, which CoOp takes
+    as the file system lists them.
 
     Args:
         class_ids_N: int64 (image,); -1 for images that are no class's.
-        places_N: int64 (image,), places in a split file; -1 where there is none.
+        places_N: int64 (image,), places in a split file, or in the order of paths; -1 where images come in that order.
         shots: images a class.
         seed: of the draw.
         only_C: bool (class,): classes to keep. Those left out are drawn too, so that the others' images do not depend

@@ -16,12 +16,13 @@ from ...storage_schemas.view_params import Views
 from ..corpora.shards import ShardSet
 from ..pixels import PixelSample, check_sample
 from ..views import ViewSpec
+from .brought_rows import BroughtRows
 from .stored import Stored
 
 #: Agreement is measured on this stored view, at its stored box: both see the same part of the image.
 VIEW = 0
 
-#: Shards whose rows stay in memory; images mostly come in the order of the rows.
+#: Shards whose rows stay in memory, where images come in the order of the rows.
 _SHARDS_KEPT = 4
 
 
@@ -48,6 +49,7 @@ class StoredTeacher:
             )
         self._check_classes(class_names)
         self.views = ViewSpec.from_json(self._stored.description.views, self._stored.location)
+        self._brought: BroughtRows | None = None
         self._rows = functools.lru_cache(maxsize=_SHARDS_KEPT)(self._read_rows)
         self._logits = functools.lru_cache(maxsize=_SHARDS_KEPT)(self._read_logits)
 
@@ -109,14 +111,28 @@ class StoredTeacher:
             rows_N[order[places[hit]]] = hit + self._spec.rows(shard).start
         return rows_N
 
+    def expect(self, rows_N: NDArray[np.int64]) -> None:
+        """Prepare for being asked about these rows in this order, int64 (sample,); -1 where there is none.
+
+        Shards come in the order of their rows, and are read as they come. A folder comes in the order of its paths, which
+        is any order of rows.
+        """
+        known_N = rows_N[rows_N >= 0]
+        if (np.diff(known_N) < 0).any():
+            self._brought = BroughtRows(known_N, self._spec.shard_size, self._read_rows, self._read_logits)
+
     def box(self, row: int) -> np.void:
         """The stored box and colours of a row in the view that is compared, a VIEW record."""
+        if self._brought is not None:
+            return self._brought.view(row)
         shard, offset = divmod(row, self._spec.shard_size)
         view: np.void = self._rows(shard)[offset]
         return view
 
     def logits(self, rows_N: Sequence[int]) -> NDArray[np.float32]:
         """The teacher's logits of these rows in that view, fp32 (sample, class)."""
+        if self._brought is not None:
+            return self._brought.logits(rows_N)
         shards = [divmod(row, self._spec.shard_size) for row in rows_N]
         return np.stack([self._logits(shard)[offset] for shard, offset in shards])
 

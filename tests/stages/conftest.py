@@ -57,8 +57,8 @@ def pictures(tmp_path_factory) -> Path:
 
 
 def shard_folder(folder: Path, out: Path, *, shard_size: int = 13, name: str = "pictures") -> ShardSet:
-    """Shards of a folder, made by the real stage."""
-    stage = plan_shard([str(folder)], out=str(out), shard_size=shard_size, name=name)
+    """Shards of a folder, made by the real stage; rows in the order of paths, so that tests can name them."""
+    stage = plan_shard([str(folder)], out=str(out), shard_size=shard_size, name=name, order="source")
     run_stage(stage, stage.out, SerialExecutor(), progress=False)
     return ShardSet.open(str(out))
 

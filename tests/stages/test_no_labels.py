@@ -42,7 +42,19 @@ def table(tmp_path):
 
 def shard(corpus, out):
     result = CliRunner().invoke(
-        main, ["shard", str(corpus), "--out", str(out), "--shard-size", "4", "--executor", "serial"]
+        main,
+        [
+            "shard",
+            str(corpus),
+            "--out",
+            str(out),
+            "--shard-size",
+            "4",
+            "--order",
+            "source",
+            "--executor",
+            "serial",
+        ],
     )
     assert result.exit_code == 0, result.output
     return result.stderr.splitlines()

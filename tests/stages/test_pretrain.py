@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,12 +18,14 @@ from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.runner import run_stage
 from teachonce.stages.class_check import check_spread
 from teachonce.stages.compute import Compute
-from teachonce.stages.pretrain import plan_pretrain
+from teachonce.stages.pretrain import draw_shots, plan_pretrain
 from teachonce.stages.pretraining.averaging import gaussian_weights
 from teachonce.stages.pretraining.tuner import Tuner
+from teachonce.stages.shard import plan_shard
 from teachonce.stages.status import folder_status, status_text
 from teachonce.stages.teachers import TeacherConfig, load_teacher
 from teachonce.stages.vectors import plan_vectors
+from teachonce.stages.views import ViewSpec
 from teachonce.storage_schemas.class_vectors import ClassVectors, read_class_vectors
 from teachonce.storage_schemas.errors import DamagedError, InputError, MismatchError
 
@@ -56,6 +59,21 @@ def plan(images, tiny_clip_teacher, tmp_path):
         )
 
     return make
+
+
+@pytest.mark.parametrize("order", ["hash", "source"])
+def test_shards_give_the_shots_of_their_folder(order, images, tmp_path):
+    stage = plan_shard([str(images)], out=str(tmp_path / "shards"), shard_size=6, order=order)
+    run_stage(stage, stage.out, SerialExecutor(), progress=False)
+    teacher = SimpleNamespace(preprocess=SimpleNamespace(size=16))
+    base_C = np.array([True, False, True, True])
+
+    def drawn(source) -> list[tuple[str, int]]:
+        shots = draw_shots(str(source), NAMES, base_C, 3, 7, teacher, ViewSpec(kind="random_resized_crop"))
+        return [(picture.path, class_id) for picture, class_id in shots.pictures]
+
+    assert drawn(tmp_path / "shards") == drawn(images)
+    assert len(drawn(images)) == 9
 
 
 def run(stage):

@@ -41,7 +41,7 @@ def teachonce(*arguments):
 
 
 def shard(folder, out, *options):
-    return teachonce("shard", folder, "--out", out, "--executor", "serial", *options)
+    return teachonce("shard", folder, "--out", out, "--order", "source", "--executor", "serial", *options)
 
 
 def cache(shards, out):

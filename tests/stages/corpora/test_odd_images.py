@@ -105,7 +105,7 @@ def test_an_unforeseen_exception_costs_one_row_with_its_path(tmp_path, monkeypat
         return turn(image)
 
     monkeypatch.setattr(images, "_turn", fails_once)
-    stage = plan_shard([str(tmp_path / "c")], out=str(tmp_path / "out"), resize=16)
+    stage = plan_shard([str(tmp_path / "c")], out=str(tmp_path / "out"), resize=16, order="source")
     summary = run_stage(stage, stage.out, SerialExecutor(), progress=False)
     assert (summary.rows, summary.invalid_rows) == (4, 1)
     (bad,) = ShardSet.open(str(tmp_path / "out")).receipt(0).invalid_rows

@@ -21,6 +21,7 @@ from teachonce.pipeline import web
 from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.runner import run_stage
 from teachonce.stages.corpora import reading
+from teachonce.stages.corpora.draft import DRAFT
 from teachonce.stages.corpora.folder import FolderSource
 from teachonce.stages.corpora.image_set import open_images
 from teachonce.stages.corpora.images import BadImage, probe
@@ -184,7 +185,9 @@ def test_one_gives_up_on_purpose_and_for_good(site, tmp_path):
 
 def test_a_server_that_goes_down_behind_the_manifest_fails_its_shards_alone(site, tmp_path):
     corpus, out = web_list(tmp_path / "c", site), tmp_path / "s"
-    stage = plan_shard([str(corpus)], out=str(out), name="n", shard_size=2)
+    stage = plan_shard(
+        [str(corpus)], out=str(out), name="n", shard_size=2, order="source"
+    )  # keys hold the port
     site.down = {"2.png"}
     with pytest.raises(UnitsFailed) as caught:
         run_stage(stage, stage.out, SerialExecutor(), progress=False)
@@ -200,7 +203,7 @@ def test_a_server_that_goes_down_behind_the_manifest_fails_its_shards_alone(site
     site.down = set()
     assert shard(corpus, out)[0] == 0
     assert unusable(out) == {}
-    assert shard(corpus, tmp_path / "undisturbed")[0] == 0
+    assert shard(corpus, tmp_path / "undisturbed", "--order", "source")[0] == 0
     assert_same(out, tmp_path / "undisturbed")
 
 
@@ -243,11 +246,26 @@ def test_a_file_that_cannot_be_read_for_a_moment(tmp_path, monkeypatch):
     assert_same(out, tmp_path / "undisturbed")
 
 
+@pytest.mark.parametrize("order", ["hash", "source"])
+def test_a_draft_serves_whatever_the_order(order, site, tmp_path):
+    """In the sources' order it is the manifest itself, as it was in early versions."""
+    corpus, out = web_list(tmp_path / "c", site), tmp_path / "s"
+    site.down = {"1.png"}
+    assert shard(corpus, out, "--order", order)[0] == 1
+    site.asked.clear()
+    assert shard(corpus, out)[0] == 1
+    site.down = set()
+    assert shard(corpus, out)[0] == 0
+    assert site.asked.count("0.png") == 1  # by the tar, not by the manifests
+    assert shard(corpus, tmp_path / "undisturbed")[0] == 0
+    assert_same(out, tmp_path / "undisturbed")
+
+
 def test_a_draft_that_is_damaged_is_no_loss(site, tmp_path):
     corpus, out = web_list(tmp_path / "c", site), tmp_path / "s"
     site.down = {"1.png"}
     assert shard(corpus, out)[0] == 1
-    (out / "manifest.parquet").write_bytes((out / "manifest.parquet").read_bytes()[:-100])
+    (out / DRAFT).write_bytes((out / DRAFT).read_bytes()[:-100])
     site.down = set()
     assert shard(corpus, out)[0] == 0
     assert unusable(out) == {}

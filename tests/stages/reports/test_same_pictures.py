@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 from PIL import Image
 from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.runner import run_stage
@@ -33,7 +34,7 @@ def put_photos(folder: Path, seed: int, number: int = 6) -> Path:
 
 
 def shard(folder: Path, out: Path, **options) -> ShardSet:
-    stage = plan_shard([str(folder)], out=str(out), **{"shard_size": 4, **options})
+    stage = plan_shard([str(folder)], out=str(out), **{"shard_size": 4, "order": "source", **options})
     run_stage(stage, stage.out, SerialExecutor(), progress=False)
     return ShardSet.open(str(out))
 
@@ -94,6 +95,43 @@ def test_other_pictures_under_the_same_names_are_refused(photos, teacher_of, tmp
     assert shlex.split(command) == [
         "teachonce", "evaluate", "BUNDLE", f"{tmp_path}/my shards", "--store", f"{tmp_path}/my store"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("order", ["hash", "source"])
+def test_each_shard_is_read_once_whatever_the_order_of_the_images(order, make_store, tmp_path, monkeypatch):
+    """Against the store as a whole; a folder's images come in the order of their paths, 12 shards in that of their rows."""
+    photos = put_photos(tmp_path / "photos", 0, number=24)
+    stage_shards = shard(photos, tmp_path / "shards", shard_size=2, order=order)
+    vectors = ClassVectors(
+        names=NAMES, vectors_CD=np.eye(2, 3, dtype=np.float32), bias_C=None, logit_scale=1.0, normalized=True
+    )
+    store = make_store(
+        stage_shards, tmp_path / "s", num_views=1, widths={"logits": 2}, vectors=vectors, also_invalid=(5,)
+    )
+    read: list[tuple[str, int]] = []
+    for name, original in (
+        ("_read_rows", StoredTeacher._read_rows),
+        ("_read_logits", StoredTeacher._read_logits),
+    ):
+
+        def counted(self, shard, original=original, name=name):
+            read.append((name, shard))
+            return original(self, shard)
+
+        monkeypatch.setattr(StoredTeacher, name, counted)
+    teacher = StoredTeacher(store.location, NAMES)
+    rows_N = same(teacher, photos).rows_N
+    teacher.expect(rows_N)
+    asked = rows_N[rows_N >= 0].tolist()
+    assert (len(asked), asked == sorted(asked)) == (23, order == "source")
+    boxes = np.asarray(zarr.open_group(str(tmp_path / "s"), mode="r")["view_params"][:])[:, 0]
+    for start in range(0, 23, 5):
+        some = asked[start : start + 5]
+        np.testing.assert_array_equal(teacher.logits(some), store.targets["logits"][some, 0])
+        for row in some:
+            box = teacher.box(row)
+            assert [box[name] for name in ("top", "left", "height", "width")] == boxes[row][:4].tolist()
+    assert sorted(read) == [(name, shard) for name in ("_read_logits", "_read_rows") for shard in range(12)]
 
 
 def test_the_same_files_are_the_same_pictures_wherever_they_are(photos, teacher_of, tmp_path):
