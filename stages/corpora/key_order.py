@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from io import BufferedRandom
 from itertools import pairwise
-from mmap import ACCESS_READ, mmap
+from mmap import ACCESS_READ, MADV_DONTNEED, mmap
 
 import pyarrow as pa
 
@@ -47,12 +47,11 @@ def by_key(
             for start, end in pairwise([0, *ends, len(keys)]):
                 writer.write_batch(stretch.slice(start, end - start))
     scratch.flush()
-    mapped = mmap(
-        scratch.fileno(), 0, access=ACCESS_READ
-    )  # batches are views of it: it closes with the last of them
+    mapped = mmap(scratch.fileno(), 0, access=ACCESS_READ)  # batches are views: the last one closes it
     with pa.ipc.open_file(pa.py_buffer(mapped)) as reader:
         for part in range(parts):
             batches = [reader.get_batch(i) for i in range(part, reader.num_record_batches, parts)]
             table = pa.Table.from_batches(batches, MANIFEST_SCHEMA).sort_by("key")
             for start in range(0, len(table), _ENTRIES_AT_ONCE):
                 yield from entries_of(table.slice(start, _ENTRIES_AT_ONCE).to_pydict())
+            mapped.madvise(MADV_DONTNEED)  # else all of the file ends up in the process's resident memory
