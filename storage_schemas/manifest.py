@@ -70,7 +70,7 @@ class Corpus:
 
     Attributes:
         name: part of every key.
-        corpus_id: blake2b-128 over all entries and the shard size: equal ids mean equal rows.
+        corpus_id: blake2b-128 over all entries, the shard size and the order: equal ids mean equal rows.
         listing_id: the same over paths and sizes only: tells cheaply whether a folder has changed.
         num_samples, shard_size, num_shards: row = shard * shard_size + offset; only the last shard is shorter.
         resize: shorter side in pixels that images were reduced to, or None for the original bytes.
