@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -45,3 +46,9 @@ def clip_kinds() -> ModuleType:
 def stage_inputs() -> ModuleType:
     """The module stages/conftest.py, for tests beside that folder: pictures, shards of them, stores with known numbers."""
     return _load("stage_inputs", HERE / "stages" / "conftest.py")
+
+
+@pytest.fixture(scope="session")
+def load_module() -> Callable[[str, Path], ModuleType]:
+    """`load_module(name, path)`: a script of the checkout as a module."""
+    return _load
