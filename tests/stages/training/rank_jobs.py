@@ -164,8 +164,9 @@ def run(rank: int, job: dict[str, Any]) -> None:
 def main() -> None:
     import timm  # noqa: F401  # imported once, so that each job starts at once
 
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # gloo, as in torch 2.10, greets on stdout
     for line in sys.stdin:
-        sys.stdout.flush()
         children = []
         for rank in range(WORLD):
             child = os.fork()
@@ -178,7 +179,7 @@ def main() -> None:
                 os._exit(0)
             children.append(child)
         codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-        print(json.dumps(codes), flush=True)
+        print(json.dumps(codes), file=answers, flush=True)
 
 
 if __name__ == "__main__":
