@@ -15,6 +15,7 @@ from teachonce.stages.running import running_json, running_text
 from teachonce.stages.status import folder_status
 from teachonce.storage_schemas.fingerprint import Fingerprint
 from teachonce.storage_schemas.receipt import Receipt
+from teachonce.storage_schemas.target_store import open_root
 
 ZONE = datetime.timezone(datetime.timedelta(hours=2))
 NOON = datetime.datetime(2026, 5, 4, 12, tzinfo=ZONE)
@@ -101,6 +102,7 @@ def test_stages_come_in_their_order_whatever_was_planned_first(tmp_path):
         ("z", "shard"),
     ):
         begin(tmp_path / name, stage, units=1, rows=1)
+    open_root(str(tmp_path / "targets"), mode="a")
     stages = [
         (stage["stage"], Path(stage["folder"]).name) for stage in folder_status(str(tmp_path))["stages"]
     ]

@@ -12,7 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
+from teachonce.pipeline.board import Board
 from teachonce.pipeline.executors import ray_train
+from teachonce.pipeline.progress import Progress
 from teachonce.pipeline.storage import Location
 from teachonce.stages.corpora.shards import ShardSet
 from teachonce.storage_schemas.errors import InputError, MissingDependency
@@ -153,14 +155,14 @@ def test_which_error_counts(failures, counts, again) -> None:
 
 
 def test_what_a_rank_says_is_printed_line_by_line(tmp_path, capsys) -> None:
-    said = Location.of(tmp_path / "said")
-    assert ray_train._print_from(said, 0) == 0
+    said, board = Location.of(tmp_path / "said"), Board("é", Progress("é", None))
+    assert ray_train._say_from(said, 0, board) == 0
     said.path.write_bytes("é: 1\né: 2".encode())
-    offset = ray_train._print_from(said, 0)
+    offset = ray_train._say_from(said, 0, board)
     assert capsys.readouterr().err == "é: 1\n"
     with said.append() as file:
         file.write(b"0\n")
-    assert ray_train._print_from(said, offset) == len("é: 20\n".encode())
+    assert ray_train._say_from(said, offset, board) == len("é: 20\n".encode())
     assert capsys.readouterr().err == "é: 20\n"
 
 
