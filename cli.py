@@ -354,7 +354,7 @@ def split_view_options(options: dict[str, Any]) -> tuple[ViewSpec | None, str | 
 )
 @click.option(
     "--order",
-    type=click.Choice(["hash", "source"]),
+    type=Choice(["hash", "source"]),
     help="Order of rows: `hash` mixes classes and sources, `source` keeps the sources' own (default: hash; shards that were "
     "begun keep theirs).",
 )

@@ -51,6 +51,15 @@ def test_every_command_has_help_and_says_what_its_options_mean() -> None:
                 assert parameter.help, f"{name} {parameter.opts[0]} has no help"
 
 
+def test_misspelt_choices_are_answered_with_the_nearest() -> None:
+    """Whatever takes a choice takes ours, which knows the nearest; one of them is tried."""
+    for name, command in main.commands.items():
+        for parameter in command.params:
+            assert type(parameter.type) is not click.Choice, f"{name} {parameter.name}"
+    answer = CliRunner().invoke(main, ["shard", ".", "--out", "o", "--order", "sorce"])
+    assert (answer.exit_code, answer.stderr.splitlines()[-1].rpartition(". ")[2]) == (2, "Did you mean source?")
+
+
 def test_the_contract_of_names_and_options() -> None:
     assert set(main.commands) >= UNIT_COMMANDS | REPORTS
     assert {
