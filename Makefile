@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 UV := $(BIN)/uv
 UV_INSTALL := $(UV) pip install --quiet --python $(BIN)/python
 
-.PHONY: demo test lint format wheel docs lowest bench equivalence clean
+.PHONY: demo test lint lint-style lint-format lint-types format wheel docs lowest bench equivalence clean
 .DELETE_ON_ERROR:
 
 ## demo: the main job on small images, offline: shard, vectors, cache, distill, evaluate
@@ -18,10 +18,16 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test
 	$(BIN)/pytest $(TEST_OPTIONS)
 
-## lint: style, format and types
-lint: $(VENV)/.lint $(VENV)/typing/teachonce
+## lint: style, format and types; lint-style, lint-format and lint-types do one of them
+lint: lint-style lint-format lint-types
+
+lint-style: $(VENV)/.lint
 	$(BIN)/ruff check .
+
+lint-format: $(VENV)/.lint
 	$(BIN)/ruff format --check .
+
+lint-types: $(VENV)/.lint $(VENV)/typing/teachonce
 	$(BIN)/mypy
 
 ## format: rewrite the sources as `make lint` wants them
@@ -36,9 +42,10 @@ wheel: $(VENV)/.test
 	rm -rf build
 	bash .ci/try-wheel $(BIN)/python dist
 
-## docs: rewrite the command reference; build the site into site/, where a link that leads nowhere is an error
+## docs: rewrite the pages that are generated; build the site into site/, where a link that leads nowhere is an error
 docs: $(VENV)/.docs
 	$(BIN)/python docs/make_cli_reference.py
+	$(BIN)/python docs/make_rooms.py
 	rm -rf $(VENV)/docs && mkdir -p $(VENV)/docs/teachonce
 	for part in *.py */__init__.py; do \
 	  ln -s "../../../$${part%/__init__.py}" "$(VENV)/docs/teachonce/$${part%/__init__.py}"; done
@@ -64,7 +71,7 @@ clean:
 # One stamp a set of extras. uv resolves torch and torchvision together: builds that do not match fail on import.
 $(VENV)/.demo: EXTRAS := demo,tensorboard
 $(VENV)/.test: EXTRAS := test
-$(VENV)/.lint: EXTRAS := test,lint
+$(VENV)/.lint: EXTRAS := test,lint,docs
 $(VENV)/.docs: EXTRAS := docs
 
 $(VENV)/.demo $(VENV)/.test $(VENV)/.lint $(VENV)/.docs: pyproject.toml | $(UV)
