@@ -43,13 +43,14 @@ wheel: $(VENV)/.test
 	bash .ci/try-wheel $(BIN)/python dist
 
 ## docs: rewrite the pages that are generated; build the site into site/, where a link that leads nowhere is an error
+# (mkdocs is not told to be quiet: it would then not count warnings either)
 docs: $(VENV)/.docs
 	$(BIN)/python docs/make_cli_reference.py
 	$(BIN)/python docs/make_rooms.py
 	rm -rf $(VENV)/docs && mkdir -p $(VENV)/docs/teachonce
 	for part in *.py */__init__.py; do \
 	  ln -s "../../../$${part%/__init__.py}" "$(VENV)/docs/teachonce/$${part%/__init__.py}"; done
-	$(BIN)/mkdocs build --quiet --strict
+	$(BIN)/mkdocs build --strict
 
 ## lowest: the quick tests on Python 3.11 with the lowest versions that pyproject.toml allows, in $(VENV)-lowest
 lowest: $(VENV)-lowest/.test
