@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--out", default="model.safetensors")
     args = parser.parse_args()
 
+    torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with TargetStream(args.shards, args.store, size=args.size, batch_size=args.batch_size, seed=0) as stream:
         model = timm.create_model(args.model, num_classes=stream.class_vectors.num_classes).to(device).train()

@@ -56,11 +56,11 @@ def test_every_example_is_short_and_tested():
 def test_a_training_loop_of_your_own(pair, tmp_path):
     printed = run(
         "own_training_loop.py", pair.shards.location, pair.location, "--model", "test_byobnet", "--size", 32,
-        "--batch-size", 5, "--epochs", 6, cwd=tmp_path,
+        "--batch-size", 5, "--epochs", 9, cwd=tmp_path,
     )  # fmt: skip
     losses = [float(line.split()[-1]) for line in printed.splitlines()]
-    assert len(losses) == 6
-    assert losses[-1] < 0.9 * losses[0]
+    assert len(losses) == 9
+    assert losses[8] < 0.9 * losses[0]  # the same one of the two views; about 0.7 with any seed
     weights = safetensors.numpy.load_file(tmp_path / "model.safetensors")
     assert weights["head.fc.weight"].shape[0] == 7
 
