@@ -88,7 +88,10 @@ class ViewSpec:
             raise InputError("impossible range of view scale or ratio", found=f"{self.scale}, {self.ratio}")
         if not LEAST_CROP <= self.crop_pct <= LARGEST_CROP:
             raise InputError(
-                "impossible share of a crop", where="crop_pct", expected=f"{LEAST_CROP} to {LARGEST_CROP}", found=self.crop_pct
+                "impossible share of a crop",
+                where="crop_pct",
+                expected=f"{LEAST_CROP} to {LARGEST_CROP}",
+                found=self.crop_pct,
             )
         self._check_fill()
         self._check_colors()

@@ -1,15 +1,15 @@
 """The errors a user can meet. Each is one clear line; anything else that escapes is a bug and shows a traceback.
 
-    TeachonceError
-    ├── InputError            what the user gave cannot be used (missing, empty, malformed)
-    ├── MismatchError         two things that must belong together do not (fingerprints, class lists, corpora)
-    ├── IncompleteError       an earlier stage has not finished
-    ├── DamagedError          bytes on disk are not the bytes that a receipt vouches for
-    ├── StorageError          the disk is full, read-only or forbidden
-    │   └── Unreachable       something to read cannot be had at the moment; the same command may get it later
-    ├── BusyError             another command writes to the same output at this moment
-    ├── MissingDependency     an optional package is needed
-    └── UnitsFailed           some units of work failed; the others are done and kept
+TeachonceError
+├── InputError            what the user gave cannot be used (missing, empty, malformed)
+├── MismatchError         two things that must belong together do not (fingerprints, class lists, corpora)
+├── IncompleteError       an earlier stage has not finished
+├── DamagedError          bytes on disk are not the bytes that a receipt vouches for
+├── StorageError          the disk is full, read-only or forbidden
+│   └── Unreachable       something to read cannot be had at the moment; the same command may get it later
+├── BusyError             another command writes to the same output at this moment
+├── MissingDependency     an optional package is needed
+└── UnitsFailed           some units of work failed; the others are done and kept
 """
 
 from __future__ import annotations

@@ -57,7 +57,10 @@ def test_misspelt_choices_are_answered_with_the_nearest() -> None:
         for parameter in command.params:
             assert type(parameter.type) is not click.Choice, f"{name} {parameter.name}"
     answer = CliRunner().invoke(main, ["shard", ".", "--out", "o", "--order", "sorce"])
-    assert (answer.exit_code, answer.stderr.splitlines()[-1].rpartition(". ")[2]) == (2, "Did you mean source?")
+    assert (answer.exit_code, answer.stderr.splitlines()[-1].rpartition(". ")[2]) == (
+        2,
+        "Did you mean source?",
+    )
 
 
 def test_the_contract_of_names_and_options() -> None:

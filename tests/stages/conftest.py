@@ -127,7 +127,11 @@ def write_known_store(
         targets=tuple(TargetSpec(name=n, axes=("sample", "view", n), width=w) for n, w in widths.items()),
         encoding=ENCODINGS[encoding], colors=views.has_colors,
     )  # fmt: skip
-    fields = {"corpus_id": corpus.corpus_id, "encoding": encoding, "teacher": {"model": "T", "weights": "0123"}}
+    fields = {
+        "corpus_id": corpus.corpus_id,
+        "encoding": encoding,
+        "teacher": {"model": "T", "weights": "0123"},
+    }
     fingerprint = Fingerprint(fields=(description or {}).get("fingerprint", fields))
     root = open_root(str(out), mode="a")
     if vectors is not None:

@@ -47,7 +47,18 @@ def names_in(value: Any) -> set[str]:
 
 
 #: Free in what they hold; the documentation says so of each.
-FREE = {"settings", "teacher", "student", "backbone", "origin", "versions", "preprocess", "compute", "views", "fingerprint"}
+FREE = {
+    "settings",
+    "teacher",
+    "student",
+    "backbone",
+    "origin",
+    "versions",
+    "preprocess",
+    "compute",
+    "views",
+    "fingerprint",
+}
 
 
 def closed(value: Any) -> Any:
@@ -75,8 +86,20 @@ def test_the_documentation_names_everything_that_is_written(tmp_path):
     for file in data.rglob("*.safetensors"):
         with safetensors.safe_open(file, "pt") as opened:
             names |= set(opened.metadata() or {}) if "run" in file.parts else set()
-            names |= set(opened.keys()) if file.parent.name == "prompts" or "class_vectors" in file.name else set()
-    names |= {"seal", "files", "manifest_footer", "tensors", "left_out", "no_labels", "max_bytes", "colors", "base_classes"}
+            names |= (
+                set(opened.keys()) if file.parent.name == "prompts" or "class_vectors" in file.name else set()
+            )
+    names |= {
+        "seal",
+        "files",
+        "manifest_footer",
+        "tensors",
+        "left_out",
+        "no_labels",
+        "max_bytes",
+        "colors",
+        "base_classes",
+    }
     names -= {"store.zarr"}
     missing = sorted(name for name in names if f"`{name}`" not in text)
     assert missing == []

@@ -166,7 +166,10 @@ def test_class_vectors_come_back_and_changes_are_noticed(tmp_path):
 
 def test_another_zarr_group_is_refused(tmp_path):
     other = zarr.open_group(str(tmp_path / "other"), mode="w")
-    with pytest.raises(MismatchError, match="not a target store: other: expected the attribute `teachonce` of kind 'target store', found None"):
+    with pytest.raises(
+        MismatchError,
+        match="not a target store: other: expected the attribute `teachonce` of kind 'target store', found None",
+    ):
         check_version(other, "other")
     with pytest.raises(IncompleteError, match="the store holds no targets yet"):
         StoreDescription.read(other, "other")

@@ -84,7 +84,9 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
         read_prompts(str(tmp_path))
     fields = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**fields, "schema_version": 0}))
-    with pytest.raises(MismatchError, match=r"^a folder of prompts of another version of teachonce: .*found 0 \(the files\)"):
+    with pytest.raises(
+        MismatchError, match=r"^a folder of prompts of another version of teachonce: .*found 0 \(the files\)"
+    ):
         read_prompts(str(tmp_path))
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(DamagedError, match=r"^not a folder of prompts: "):
