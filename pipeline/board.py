@@ -46,9 +46,9 @@ class Board:
             self._show()
 
     def say(self, line: str) -> None:
-        """A line for people."""
-        prefix = f"{self._title}: "
-        terminal.say(line if line.startswith(prefix) else prefix + line)
+        """A line for people; it begins with the stage, as a bar's own lines do ("distill: …", "distill (resumed): …")."""
+        begins = line.startswith((f"{self._title}: ", f"{self._title} ("))
+        terminal.say(line if begins else f"{self._title}: {line}")
 
     def _show(self) -> None:
         if self._counts:

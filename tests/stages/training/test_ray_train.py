@@ -161,9 +161,9 @@ def test_what_a_rank_says_is_printed_line_by_line(tmp_path, capsys) -> None:
     offset = ray_train._say_from(said, 0, board)
     assert capsys.readouterr().err == "é: 1\n"
     with said.append() as file:
-        file.write(b"0\n")
-    assert ray_train._say_from(said, offset, board) == len("é: 20\n".encode())
-    assert capsys.readouterr().err == "é: 20\n"
+        file.write("0\né (resumed): 3\n4\n".encode())
+    assert ray_train._say_from(said, offset, board) == len("é: 20\né (resumed): 3\n4\n".encode())
+    assert capsys.readouterr().err == "é: 20\né (resumed): 3\né: 4\n"
 
 
 def test_without_ray_trains_own_dependencies(monkeypatch) -> None:
