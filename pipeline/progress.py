@@ -20,11 +20,22 @@ class Progress:
 
     Rate and time left are those of the work: the clock starts with the first samples, so neither what was done before
     nor the time until then (Ray, models, the first batch) counts.
+
+    Args:
+        brief: for work that is over at once most of the time: where stderr is no terminal, a count is told only if it takes long.
     """
 
     def __init__(
-        self, title: str, total: int | None, done: int = 0, unit: str = "img", *, every_seconds: float = 10.0
+        self,
+        title: str,
+        total: int | None,
+        done: int = 0,
+        unit: str = "img",
+        *,
+        every_seconds: float = 10.0,
+        brief: bool = False,
     ) -> None:
+        self._brief = brief
         self._title = title
         self._total = total
         self._count = done
@@ -132,5 +143,10 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
             terminal.bar_shown(None)
-        elif self._clock is not None and not self._is_terminal and self._said != str(self._count):
+        elif (
+            self._clock is not None
+            and not self._is_terminal
+            and self._said != str(self._count)
+            and (self._said or not self._brief)
+        ):
             self._print_line()

@@ -85,16 +85,18 @@ def test_a_driver_holds_no_more_for_more_images(tmp_path):
     run_stage(
         plan := plan_shard([str(warm)], out=str(tmp_path / "w")), plan.out, SerialExecutor(), progress=False
     )
-    for count in (SMALL, TIMES * SMALL):
-        images, shards = draw(tmp_path / f"images{count}", count), str(tmp_path / f"shards{count}")
+    folders = {count: draw(tmp_path / f"images{count}", count) for count in (SMALL, TIMES * SMALL)}
+    # Each is measured twice, and the lower one counts: what happens once in a process, in any thread, is no growth.
+    for count, again in ((SMALL, 0), (TIMES * SMALL, 0), (SMALL, 1), (TIMES * SMALL, 1)):
+        images, shards = folders[count], str(tmp_path / f"shards{count}-{again}")
 
         def shard(executor, images=images, shards=shards):
             stage = plan_shard([str(images)], out=shards, shard_size=SHARD_SIZE)
             run_stage(stage, stage.out, executor, progress=False)
 
-        def cache(executor, shards=shards, count=count):
+        def cache(executor, shards=shards, count=count, again=again):
             stage = plan_cache(
-                shards, teacher, out=str(tmp_path / f"store{count}"),
+                shards, teacher, out=str(tmp_path / f"store{count}-{again}"),
                 views=ViewSpec(kind="random_resized_crop", count=2), targets="embedding",
                 encoding=ENCODINGS["fp16"], compute=compute, batch_size=64,
             )  # fmt: skip
@@ -107,7 +109,7 @@ def test_a_driver_holds_no_more_for_more_images(tmp_path):
             # fewer bytes than the pixels of one batch, so there are none among them
             assert max(elsewhere.sizes) < 16_384
     for name in peaks:
-        few, many = peaks[name]
+        few, many = (min(peaks[name][i::2]) for i in (0, 1))
         # a hundred bytes an image more would be 110 kB; a decoded image is 192 bytes
         assert many - few < 100 * (TIMES - 1) * SMALL, (name, few, many)
         assert abs(largest[name][1] - largest[name][0]) < 64, largest

@@ -115,7 +115,7 @@ def _write_by_key(out: Location, count: int, shard_size: int) -> str:
     """Write the manifest from its draft, in order of the keys. Returns the digest over all entries."""
     draft = ManifestReader((out / DRAFT).path, None)
     with (
-        Progress("rows in order", count) as bar,
+        Progress("rows in order", count, brief=True) as bar,
         scratch_file(out) as scratch,
         (out / "manifest.parquet").create() as file,
     ):

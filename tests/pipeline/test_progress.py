@@ -76,6 +76,15 @@ def test_no_line_comes_twice(clock, capfd):
     assert capfd.readouterr().err.splitlines() == ["vectors: 1000/1000 img"]
 
 
+@pytest.mark.parametrize(("seconds", "said"), [(0, []), (30, ["rows: 100/1000 img", "rows: 1000/1000 img"])])
+def test_brief_work_is_told_where_it_takes_long(clock, capfd, seconds, said):
+    with Progress("rows", 1000, brief=True) as bar:
+        clock.seconds += seconds
+        bar.advance(100)
+        bar.advance(900)
+    assert capfd.readouterr().err.splitlines() == said
+
+
 def test_nothing_done_says_nothing(clock, capfd):
     with Progress("cache", 10) as bar:
         bar.starting("starting Ray")
