@@ -21,11 +21,11 @@ from .storage_schemas.near_names import did_you_mean
 from .storage_schemas.plain_text import counted, typed
 
 if TYPE_CHECKING:
+    from .pipeline.command_runner import Runner
     from .pipeline.runfile import StageCall
     from .pipeline.runner import Executor, Summary
-    from .stages.commands import Runner
     from .stages.teachers import TeacherConfig
-    from .stages.views import ViewSpec
+    from .stages.views.spec import ViewSpec
 
 #: Where a path begins in a word of a command line: at once, behind `=`, or behind the prefix of a model in a folder.
 _HOME = re.compile(r"^((?:[^~/]*[=:]|[^~]*coop:[^=~]*=)?)~(?=/|$)")
@@ -306,7 +306,7 @@ def view_options(command: Command) -> Command:
 
 def split_view_options(options: dict[str, Any]) -> tuple[ViewSpec | None, str | None]:
     """Take the views' options out of `options`: the spec, None for centre views, and the filter if one was given."""
-    from .stages.views import ViewSpec
+    from .stages.views.spec import ViewSpec
 
     views = options.pop("views")
     fields = ("seed", "scale", "ratio", "flip", "jitter", "jitter_probability", "grayscale", "interpolation")
@@ -402,7 +402,7 @@ def datasets(data: str, as_json: bool) -> None:
 
     Exits with 1 if no data set is found.
     """
-    from .stages.datasets.overview import overview, overview_json, overview_text
+    from .stages.datasets import overview, overview_json, overview_text
 
     states = overview(data)
     if as_json:
@@ -528,7 +528,7 @@ def pretrain(
     teachonce:FOLDER. Options show the published value for ViT-L/14 in brackets.
     """
     from .pipeline.runner import run_stage
-    from .stages.compute import training_compute
+    from .stages.models.compute import training_compute
     from .stages.pretrain import plan_pretrain
 
     config = split_teacher_options(options)
@@ -582,7 +582,7 @@ def vectors(
 ) -> None:  # fmt: skip
     """Compute class vectors: text features of class names, or the rows of a classifier's head."""
     from .pipeline.runner import run_stage
-    from .stages.compute import resolve_compute
+    from .stages.models.compute import resolve_compute
     from .stages.vectors import plan_vectors
 
     config = split_teacher_options(options)
@@ -634,7 +634,7 @@ def cache(
     """
     from .pipeline.runner import run_stage
     from .stages.cache import plan_cache
-    from .stages.compute import resolve_compute
+    from .stages.models.compute import resolve_compute
     from .storage_schemas.encodings import ENCODINGS
 
     config = split_teacher_options(options)
@@ -862,9 +862,9 @@ def distill(
     Options of a recipe show its default in brackets.
     """
     from .pipeline.runner import run_stage
-    from .stages.compute import training_compute
     from .stages.distill import plan_distill
-    from .stages.training.starting import StudentConfig
+    from .stages.models.compute import training_compute
+    from .stages.training.build import StudentConfig
 
     together = workers is not None and workers > 1
     if use_gpu:
@@ -918,9 +918,9 @@ def inspect(store: str, keys: tuple[str, ...], shards: str | None, top: int, as_
     Exits with 1 if the store has problems, such as NaN in a valid row.
     """
     from .stages.inspect import inspect_store
+    from .stages.measures.stored import Stored
     from .stages.reports.inspect_sample import inspect_sample
     from .stages.reports.inspect_text import sample_text, store_text
-    from .stages.reports.stored import Stored
 
     stored = Stored.open(store, shards)
     if keys:
@@ -1013,8 +1013,8 @@ def evaluate(
     Agreement is measured on the store's first view: the student sees the box that the teacher saw. Images that are
     no shards of the store's corpus are compared by content with the shards that it was made from.
     """
-    from .stages.compute import resolve_compute
     from .stages.evaluate import evaluate as measure
+    from .stages.models.compute import resolve_compute
     from .stages.reports.evaluate_text import evaluation_json, evaluation_text
 
     starting("evaluate: loading the student")
@@ -1061,7 +1061,7 @@ def predict(
     BUNDLE is a folder that `teachonce distill` wrote. An image that cannot be used is named on stderr; the others
     are done, and the exit code is 1.
     """
-    from .stages.compute import resolve_compute
+    from .stages.models.compute import resolve_compute
     from .stages.predict import predict as look
     from .stages.predict import prediction_json, prediction_text
 
@@ -1091,9 +1091,9 @@ def run_file(ctx: click.Context, file: str, as_json: bool) -> None:
     """
     import contextlib
 
+    from .commands.run_inputs import RunInputs
     from .pipeline.runfile import as_arguments, read_runfile
     from .pipeline.storage import Location
-    from .stages.run_inputs import RunInputs
 
     location, inputs = Location.of(file), RunInputs()
     runfile = read_runfile(location)
@@ -1266,7 +1266,7 @@ def promptkd(
 
 def make_runner(ctx: click.Context, executor: str, ray_address: str | None, workers: int | None) -> Runner:
     """What a command that runs other commands needs: they run here, `shard` and `cache` where the options say."""
-    from .stages.commands import Runner
+    from .pipeline.command_runner import Runner
 
     if executor == "serial":
         make_executor(executor, ray_address, workers)  # refuses options that go with Ray only

@@ -30,9 +30,9 @@ def run(bench: Bench) -> Iterator[Line]:
     from teachonce.pipeline.executors.serial import SerialExecutor
     from teachonce.pipeline.runner import run_stage
     from teachonce.stages.cache import plan_cache
-    from teachonce.stages.compute import resolve_compute
+    from teachonce.stages.models.compute import resolve_compute
     from teachonce.stages.teachers import TeacherConfig
-    from teachonce.stages.views import ViewSpec
+    from teachonce.stages.views.spec import ViewSpec
     from teachonce.storage_schemas.encodings import ENCODINGS
 
     plain, own_teacher = Forward(bench.threads), OwnForward(bench.threads)
@@ -125,7 +125,7 @@ class OwnForward(Forward):
     """The same pass by teachonce's teacher."""
 
     def __init__(self, threads: int) -> None:
-        from teachonce.stages.compute import resolve_compute
+        from teachonce.stages.models.compute import resolve_compute
         from teachonce.stages.teachers import TeacherConfig, load_teacher
 
         self._teacher = load_teacher(TeacherConfig(model=MODEL, pretrained="random"))

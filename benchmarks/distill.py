@@ -65,10 +65,10 @@ def _distill(own: Path, student: str, steps: int, batch: int, threads: int, wait
     """The stage as the command runs it; counted are the steps behind the warm-up. Seconds of waiting go to `waiting`."""
     from teachonce.pipeline.executors.serial import SerialExecutor
     from teachonce.pipeline.runner import run_stage
-    from teachonce.stages.compute import Compute
     from teachonce.stages.distill import plan_distill
+    from teachonce.stages.models.compute import Compute
     from teachonce.stages.pairs.stream import TargetStream
-    from teachonce.stages.training.starting import StudentConfig
+    from teachonce.stages.training.build import StudentConfig
 
     asked: list[tuple[float, float]] = []
     got: list[float] = []

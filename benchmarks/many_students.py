@@ -60,7 +60,7 @@ class Work:
         from teachonce.pipeline.runner import run_stage
         from teachonce.stages.cache import plan_cache
         from teachonce.stages.vectors import plan_vectors
-        from teachonce.stages.views import ViewSpec
+        from teachonce.stages.views.spec import ViewSpec
         from teachonce.storage_schemas.encodings import ENCODINGS
 
         fresh(self.folder / "store")
@@ -85,7 +85,7 @@ class Work:
 
     @property
     def compute(self) -> Any:
-        from teachonce.stages.compute import Compute
+        from teachonce.stages.models.compute import Compute
 
         return Compute(device="cpu", precision="bf16", threads=self.threads)
 
@@ -97,7 +97,7 @@ class Work:
         from teachonce.pipeline.runner import run_stage
         from teachonce.pipeline.storage import Location
         from teachonce.stages.distill import plan_distill
-        from teachonce.stages.training.starting import StudentConfig
+        from teachonce.stages.training.build import StudentConfig
 
         out = fresh(self.folder / f"{student}-{seed}-{online}")
         stage = plan_distill(

@@ -75,7 +75,7 @@ def _cache(images: Path, shards: Path, store: Path, threads: int) -> None:
     from teachonce.pipeline.executors.serial import SerialExecutor
     from teachonce.pipeline.runner import run_stage
     from teachonce.stages.cache import plan_cache
-    from teachonce.stages.compute import Compute
+    from teachonce.stages.models.compute import Compute
     from teachonce.stages.teachers import TeacherConfig
     from teachonce.storage_schemas.encodings import ENCODINGS
 

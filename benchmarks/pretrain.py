@@ -82,7 +82,7 @@ class Step:
         import open_clip
         import torch
         from teachonce.pipeline.storage import Location
-        from teachonce.stages.compute import Compute, keep_freed_memory
+        from teachonce.stages.models.compute import Compute, keep_freed_memory
         from teachonce.stages.models.preprocess import Normalize
         from teachonce.stages.pretraining.settings import PretrainSettings
         from teachonce.stages.pretraining.tuner import Tuner, make_optimizer

@@ -29,10 +29,10 @@ def make_store(shards: Path, store: Path, *, views: int, threads: int) -> None:
     from teachonce.pipeline.executors.serial import SerialExecutor
     from teachonce.pipeline.runner import run_stage
     from teachonce.stages.cache import plan_cache
-    from teachonce.stages.compute import Compute
+    from teachonce.stages.models.compute import Compute
     from teachonce.stages.teachers import TeacherConfig
     from teachonce.stages.vectors import plan_vectors
-    from teachonce.stages.views import ViewSpec
+    from teachonce.stages.views.spec import ViewSpec
     from teachonce.storage_schemas.encodings import ENCODINGS
 
     config = TeacherConfig(model=SMALL_TEACHER, pretrained="random")

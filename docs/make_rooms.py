@@ -11,7 +11,7 @@ PAGE = Path(__file__).with_name("architecture.md")
 BEGIN, END = "<!-- written by make docs: rooms -->\n", "<!-- end -->\n"
 
 #: Tops of the package; a room is a folder below them, or a module in the root.
-TOPS = ("stages", "pipeline", "storage_schemas")
+TOPS = ("commands", "stages", "pipeline", "storage_schemas")
 Arrows = dict[str, set[str]]
 
 

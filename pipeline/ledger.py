@@ -5,6 +5,7 @@ Receipts are facts and byte-identical on every run; timings and failures lie bes
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from ..storage_schemas.errors import DamagedError, IncompleteError
 from ..storage_schemas.fingerprint import Fingerprint, canonical_json
 from ..storage_schemas.json_file import Count, Positive, read_json, read_sealed, seal
 from ..storage_schemas.plain_text import counted
-from ..storage_schemas.receipt import Receipt
+from ..storage_schemas.receipt import Output, Receipt
 from .contents import LEDGER
 from .output import check_output
 from .storage import Location
@@ -232,3 +233,20 @@ def _note(location: Location, schema: type[dict[str, Fields]]) -> dict[str, Fiel
 
 def _json_keys(folder: Location) -> list[str]:
     return [n.removesuffix(".json") for n in folder.names() if n.endswith(".json") and not n.startswith(".")]
+
+
+def record_outputs(folder: Location, paths: list[str]) -> tuple[Output, ...]:
+    """Flush the given files to the disk and return what a receipt says of them.
+
+    Raises:
+        DamagedError: a file that was just written is not there.
+    """
+    outputs = []
+    for path in paths:
+        location = folder / path
+        if not location.exists():
+            raise DamagedError("a chunk is missing right after it was written", where=location)
+        location.sync()
+        data = location.read_bytes()
+        outputs.append(Output(path=path, bytes=len(data), sha256=hashlib.sha256(data).hexdigest()))
+    return tuple(outputs)

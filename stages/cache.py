@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..pipeline.ledger import Ledger
+from ..pipeline.ledger import Ledger, record_outputs
 from ..pipeline.output import check_output, claim_output
 from ..pipeline.storage import Location
 from ..pipeline.types import Resources, RunUnit, Timer, Unit
@@ -32,16 +32,16 @@ from ..storage_schemas.target_store import (
     write_block,
 )
 from ..storage_schemas.view_params import Views, no_views
-from .compute import Compute, keep_freed_memory
 from .corpora.images import BadImage, decode, one_image
 from .corpora.shards import ShardReader, ShardSet
+from .models.compute import Compute, keep_freed_memory
 from .pairs.store import read_description, read_vectors, vectors_if_any
-from .pixels import PixelSample
-from .store_root import refuse_lost_root
+from .pairs.store_root import refuse_lost_root
 from .teachers import TeacherConfig, TeacherSpec, load_teacher
-from .vectors import vouch
-from .versions import other_versions, pixel_versions, versions_text
-from .views import ViewSpec, render_views
+from .views.pixel_sample import PixelSample
+from .views.render import render_views
+from .views.spec import ViewSpec
+from .views.versions import other_versions, pixel_versions, versions_text
 
 #: One sample as the decoding threads hand it over: its views' parameters and pixels (view, 3, size, size), or why not.
 _Rendered = tuple[Views, NDArray[np.uint8]] | str
@@ -166,7 +166,7 @@ class CacheStage:
             finally:
                 reader.close()
             with timer("write"):
-                outputs = vouch(self.store, write_block(root, self.spec, shard, block))
+                outputs = record_outputs(self.store, write_block(root, self.spec, shard, block))
             return Receipt(
                 key=unit.key, outputs=outputs, rows=unit.rows, invalid_rows=invalid,
                 digest=block.digest, fingerprint=self.fingerprint.digest,

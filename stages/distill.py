@@ -14,15 +14,15 @@ from ..pipeline.ledger import Ledger
 from ..pipeline.output import check_output
 from ..pipeline.storage import Location
 from ..pipeline.types import Resources, RunUnit, Timer, Unit
-from ..storage_schemas.bundle import CONFIG, VECTORS, WEIGHTS, BundleConfig
+from ..storage_schemas.bundle import CONFIG, RUN, VECTORS, WEIGHTS, BundleConfig
 from ..storage_schemas.class_vectors import ClassVectors
 from ..storage_schemas.errors import InputError, MismatchError
 from ..storage_schemas.fingerprint import Fingerprint, Json
 from ..storage_schemas.formats import BUNDLE
 from ..storage_schemas.plain_text import counted
 from ..storage_schemas.receipt import Output, Receipt
-from .compute import Compute, keep_freed_memory
 from .corpora.shards import ShardSet
+from .models.compute import Compute, keep_freed_memory
 from .models.names import RANDOM
 from .models.weights import weights_digest
 from .pairs.order import check_batch
@@ -30,15 +30,12 @@ from .pairs.stream import TargetStream
 from .recipes import Recipe, Settings, recipe_named
 from .students.bundle import write_bundle
 from .students.student import ClassHead
+from .training.build import BuiltStudent, StudentConfig, build_student
 from .training.checkpoint import Reached, discard
 from .training.ranks import Ranks
-from .training.starting import BuiltStudent, StudentConfig, build_student
 from .training.targets import choose_targets
 from .training.trainer import Stream, Trainer
 from .training.validation import Validation
-
-#: Folder under the bundle for what only the run needs: checkpoint, log, curves.
-RUN = "run"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,60 +12,21 @@ from ..pipeline.contents import Kind, refuse_swapped
 from ..pipeline.progress import Progress
 from ..storage_schemas.errors import InputError
 from ..storage_schemas.samples import KEY_LENGTH
-from .compute import Compute
-from .corpora.image_set import ImageSet, Picture, open_images
 from .corpora.images import decode
-from .corpora.label import NoLabels, no_labels_text
-from .corpora.left_out import LeftOut, left_out_text
-from .reports.class_match import ClassMatcher, Match, base_classes
-from .reports.infer import Pixels, Ready, prepare, student_logits
-from .reports.metrics import Accuracy, Agreement
-from .reports.same_pictures import SamePictures
-from .reports.stored_teacher import StoredTeacher
+from .corpora.label import no_labels_text
+from .corpora.left_out import left_out_text
+from .inputs.class_match import ClassMatcher, base_classes
+from .inputs.image_set import ImageSet, Picture, open_images
+from .measures.evaluation import Evaluation
+from .measures.metrics import Accuracy, Agreement
+from .measures.same_pictures import SamePictures
+from .measures.stored_teacher import StoredTeacher
+from .models.compute import Compute
 from .students import LoadedStudent, load_student
-from .views import CENTER, draw, fill_planes
-
-
-@dataclass(kw_only=True)
-class Evaluation:
-    """What was measured.
-
-    Attributes:
-        class_names: C names in the order of the logits.
-        found: images in the set; `unusable` of them have (path, reason) instead of a prediction.
-        left_out: entries of it that are no images.
-        labels: images by label; `unlabelled` have none.
-        no_labels: images with something else where a label should stand.
-        matches: what became of each label.
-        accuracy: over the images whose label is a class.
-        agreement: over the images that the store's teacher saw; None where no store was given.
-        not_in_store: usable images that it does not know.
-        other_pictures: usable images of names that it knows, with other content than the teacher saw.
-        notes: lines that a person should see.
-    """
-
-    class_names: tuple[str, ...]
-    found: int = 0
-    unusable: list[tuple[str, str]] = field(default_factory=list)
-    left_out: LeftOut = field(default_factory=LeftOut)
-    labels: Counter[str] = field(default_factory=Counter)
-    unlabelled: int = 0
-    no_labels: NoLabels = field(default_factory=NoLabels)
-    matches: dict[str, Match] = field(default_factory=dict)
-    accuracy: Accuracy
-    agreement: Agreement | None = None
-    not_in_store: int = 0
-    other_pictures: int = 0
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def usable(self) -> int:
-        return self.found - len(self.unusable)
-
-    @property
-    def unmatched(self) -> dict[str, str]:
-        """Labels that are no class, with the reason."""
-        return {label: m.reason for label, m in sorted(self.matches.items()) if m.class_id is None}
+from .students.infer import student_logits
+from .views.ahead import Pixels, Ready, prepare
+from .views.render import draw, fill_planes
+from .views.spec import CENTER
 
 
 @dataclass(frozen=True)

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from ..pipeline.ledger import record_outputs
 from ..pipeline.output import check_output
 from ..pipeline.storage import Location
 from ..pipeline.types import Resources, RunUnit, Timer, Unit
 from ..storage_schemas.errors import InputError
 from ..storage_schemas.fingerprint import Fingerprint, digest_json
 from ..storage_schemas.receipt import Receipt
-from .classes import read_classes
+from .inputs.classes import read_classes
 from .models.weights import read_weights_file
 from .published.as_bundle import import_student
 from .published.as_prompts import import_teacher
 from .published.layout import STUDENT, TEACHER, classify
 from .published.report import Found, Import
 from .teachers.base import TeacherConfig
-from .vectors import vouch
 
 #: Words that the authors' text prompts start from.
 CONTEXT = "a photo of a"
@@ -57,7 +57,7 @@ class ImportStage:
     def open(self) -> RunUnit:
         def run(unit: Unit, timer: Timer) -> Receipt:
             with timer("write"):
-                outputs = vouch(self.out, list(self.content.write(self.out)))
+                outputs = record_outputs(self.out, list(self.content.write(self.out)))
             return Receipt(
                 key=unit.key, outputs=outputs, rows=unit.rows, invalid_rows=(),
                 digest=digest_json([output.sha256 for output in outputs]), fingerprint=self.fingerprint.digest,

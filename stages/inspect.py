@@ -16,11 +16,11 @@ from ..storage_schemas.fingerprint import Json, digest_json
 from ..storage_schemas.plain_text import counted, typed
 from ..storage_schemas.samples import shard_name
 from ..storage_schemas.target_store import all_arrays, read_target
-from .pixels import PixelSample
-from .reports.soft_labels import Floats, SoftLabels, Values
-from .reports.stored import Stored
-from .versions import pixel_versions, versions_text
-from .views import ViewSpec
+from .measures.soft_labels import Floats, SoftLabels, Values
+from .measures.stored import Stored
+from .views.pixel_sample import PixelSample
+from .views.spec import ViewSpec
+from .views.versions import pixel_versions, versions_text
 
 
 def inspect_store(stored: Stored, *, top: int = 5) -> dict[str, Json]:

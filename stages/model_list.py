@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..pipeline.tables import clip, table
 from ..storage_schemas.errors import InputError
 from ..storage_schemas.near_names import near_names
 from .models.catalogue import Measures, Named, measure, open_clip_models, timm_models
 from .models.names import TIMM_PREFIX
-from .reports.tables import clip, table
 
 #: More models than this are listed without what takes a tenth of a second each to find out.
 MEASURED_AT_MOST = 100

@@ -8,16 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..pipeline.storage import Location, is_url, read_url
+from ..pipeline.tables import section, table
 from ..storage_schemas.errors import InputError, TeachonceError, Unreachable
 from ..storage_schemas.fingerprint import Json
 from ..storage_schemas.plain_text import printable
-from .compute import Compute
 from .corpora.images import BadImage, decode, one_image
-from .reports.infer import Pixels, prepare, student_logits
-from .reports.metrics import log_softmax
-from .reports.tables import section, table
+from .measures.metrics import log_softmax
+from .models.compute import Compute
 from .students import load_student
-from .views import CENTER, draw, fill_planes
+from .students.infer import student_logits
+from .views.ahead import Pixels, prepare
+from .views.render import draw, fill_planes
+from .views.spec import CENTER
 
 #: Images in one forward pass.
 BATCH_SIZE = 32

@@ -11,19 +11,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..pipeline.ledger import Ledger
+from ..pipeline.ledger import Ledger, record_outputs
 from ..pipeline.output import check_output
 from ..pipeline.storage import Location
 from ..pipeline.types import Resources, RunUnit, Timer, Unit
+from ..storage_schemas.bundle import RUN
 from ..storage_schemas.errors import InputError, MismatchError
 from ..storage_schemas.fingerprint import Fingerprint, Json
 from ..storage_schemas.formats import PROMPTS_FOLDER
 from ..storage_schemas.plain_text import counted
 from ..storage_schemas.prompts import PROMPTS, PromptsConfig
 from ..storage_schemas.receipt import Receipt
-from .classes import classes_of
-from .compute import Compute, keep_freed_memory
-from .labelled import LabelledImages
+from .inputs.class_match import base_classes
+from .inputs.classes import classes_of
+from .measures.labelled import LabelledImages
+from .models.compute import Compute, keep_freed_memory
 from .models.preprocess import Normalize
 from .models.tokenizer import name_notes
 from .pretraining.few_shot import sample_shots
@@ -35,15 +37,10 @@ from .prompts.clip import PromptedClip, PromptShape, class_ids
 from .prompts.folder import write_prompts
 from .prompts.text import check_text_tower, count_text_blocks, prompt_texts
 from .prompts.vision import check_tower, count_blocks
-from .reports.class_match import base_classes
 from .teachers.base import TeacherConfig, TeacherSpec, require_open_clip
 from .teachers.open_clip import OpenClipTeacher
 from .training.checkpoint import discard
-from .vectors import vouch
-from .views import ViewSpec
-
-#: Folder under the prompts for what only the run needs: checkpoint, log, curves.
-RUN = "run"
+from .views.spec import ViewSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +137,7 @@ class PretrainStage:
             clip = self._tune(backbone, shots, timer)
             with timer("write"):
                 names = write_prompts(self.out, clip.prompts(), self._config_of(backbone))
-                outputs = vouch(self.out, list(names))
+                outputs = record_outputs(self.out, list(names))
             learned = (self.out / PROMPTS).read_bytes()
             return Receipt(
                 key=unit.key, outputs=outputs, rows=unit.rows, invalid_rows=(),

@@ -24,7 +24,7 @@ from .corpora.corpus import freeze_corpus
 from .corpora.images import MAX_BYTES, MAX_PIXELS, BadImage, one_image, probe, shrink
 from .corpora.reading import read_image, unreachable_reason
 from .corpora.source import Source
-from .corpora.sources import open_sources
+from .inputs.sources import open_sources
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,14 +10,14 @@ from ..pipeline.contents import Kind, kind_of
 from ..pipeline.driver import driver_of
 from ..pipeline.ledger import Ledger, noun_of
 from ..pipeline.storage import Location
+from ..pipeline.tables import bar, seconds_text, section, table
 from ..storage_schemas.errors import DamagedError, InputError
 from ..storage_schemas.fingerprint import Json
 from ..storage_schemas.json_file import read_json
 from ..storage_schemas.plain_text import counted, plural, printable, typed
 from ..storage_schemas.receipt import InvalidRow
-from .reports.tables import bar, seconds_text, section, table
-from .running import running_json, running_text
-from .store_root import refuse_lost_root
+from .pairs.store_root import refuse_lost_root
+from .reports.running import running_json, running_text
 
 #: Exit codes of `status`, beside 1 for an error and 2 for wrong usage.
 EXIT_UNITS_LEFT, EXIT_UNITS_FAILED = 3, 4

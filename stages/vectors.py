@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..pipeline.ledger import record_outputs
 from ..pipeline.output import check_output, claim_output
 from ..pipeline.storage import Location
 from ..pipeline.types import Resources, RunUnit, Timer, Unit
 from ..storage_schemas.class_vectors import ClassVectors, write_class_vectors
-from ..storage_schemas.errors import DamagedError
 from ..storage_schemas.fingerprint import Fingerprint, Json
 from ..storage_schemas.formats import CLASS_VECTORS
 from ..storage_schemas.receipt import Output, Receipt
 from ..storage_schemas.target_store import check_version, open_root
-from .class_check import Checked, check_accuracy, check_spread
-from .classes import read_classes, read_templates
-from .compute import Compute, resolve_compute
-from .reports.class_match import base_classes
-from .store_root import refuse_lost_root
+from .inputs.class_match import base_classes
+from .inputs.classes import read_classes, read_templates
+from .models.compute import Compute, resolve_compute
+from .pairs.store_root import refuse_lost_root
 from .teachers import TeacherConfig, TeacherSpec, load_teacher
 from .teachers.base import refuse_templates
+from .teachers.class_check import Checked, check_accuracy, check_spread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +106,7 @@ class VectorsStage:
         if checked is not None:
             origin["check"] = checked.to_json()
         names = write_class_vectors(root, vectors, origin)
-        return vouch(
+        return record_outputs(
             self.store, [path for name in names for path in (f"{name}/zarr.json", *_chunks(self.store, name))]
         )
 
@@ -115,23 +114,6 @@ class VectorsStage:
 def _chunks(store: Location, name: str) -> list[str]:
     folder = (store / name).path
     return sorted(p.relative_to(store.path).as_posix() for p in (folder / "c").rglob("*") if p.is_file())
-
-
-def vouch(store: Location, paths: list[str]) -> tuple[Output, ...]:
-    """Flush the given files to the disk and return what a receipt says of them.
-
-    Raises:
-        DamagedError: a file that was just written is not there.
-    """
-    outputs = []
-    for path in paths:
-        location = store / path
-        if not location.exists():
-            raise DamagedError("a chunk is missing right after it was written", where=location)
-        location.sync()
-        data = location.read_bytes()
-        outputs.append(Output(path=path, bytes=len(data), sha256=hashlib.sha256(data).hexdigest()))
-    return tuple(outputs)
 
 
 def plan_vectors(

@@ -17,6 +17,9 @@ from .fingerprint import Json, canonical_json
 from .folder_config import read_config, sealed_config
 from .formats import BUNDLE
 
+#: Folder under a bundle, or under prompts, for what only the training needs: checkpoint, log, curves.
+RUN = "run"
+
 CONFIG, WEIGHTS, VECTORS = "config.json", "model.safetensors", "class_vectors.safetensors"
 
 

@@ -14,14 +14,25 @@ import teachonce
 
 ROOT = Path(teachonce.__file__).parent
 CHECKOUT = Path(__file__).parent.parent
-PACKAGES = ("pipeline", "stages", "storage_schemas")
+PACKAGES = ("commands", "pipeline", "stages", "storage_schemas")
 
 #: Scripts for developers that lie beside what they make; no command runs them.
 SCRIPTS = {"stages/demo/train_weights.py"}
 
 OPEN_TO_STAGES = tuple(
     f"pipeline.{name}"
-    for name in ("types", "storage", "ledger", "progress", "output", "contents", "driver", "sockets")
+    for name in (
+        "types",
+        "storage",
+        "ledger",
+        "progress",
+        "output",
+        "contents",
+        "driver",
+        "sockets",
+        "tables",
+        "command_runner",
+    )
 )
 
 #: What the modules of each package may import of ours, as dotted prefixes.
@@ -29,15 +40,52 @@ ALLOWED = {
     "storage_schemas": ("storage_schemas",),
     "pipeline": ("pipeline", "storage_schemas"),
     "stages": ("stages", "storage_schemas", *OPEN_TO_STAGES),
-    "cli": ("", "cli", "pipeline", "stages", "storage_schemas"),
+    "commands": ("", "commands", "pipeline", "stages", "storage_schemas"),
+    "cli": ("", "cli", "commands", "pipeline", "stages", "storage_schemas"),
     "__main__": ("cli", "pipeline"),
     "__init__": ("stages.pairs", "stages.students"),  # the public names
 }  # fmt: skip
 
+#: The rooms, which are the folders of the package, from the ground up: each may import those that stand before it.
+ROOMS = (
+    "storage_schemas",
+    "pipeline",
+    "pipeline/executors",
+    "stages/prompts",
+    "stages/corpora",
+    "stages/corpora/coop",
+    "stages/inputs",
+    "stages/views",
+    "stages/models",
+    "stages/students",
+    "stages/pairs",
+    "stages/measures",
+    "stages/teachers",
+    "stages/recipes",
+    "stages/training",
+    "stages/pretraining",
+    "stages/published",
+    "stages/reports",
+    "stages",
+    "stages/demo",
+    "stages/protocols",
+    "commands",
+)
+
 #: What never needs a teacher: nothing that these import, directly or through others, may be one.
 WITHOUT_TEACHER = tuple(
     f"stages/{name}"
-    for name in ("distill", "evaluate", "predict", "pairs", "training", "reports", "students", "recipes")
+    for name in (
+        "distill",
+        "evaluate",
+        "predict",
+        "pairs",
+        "training",
+        "reports",
+        "measures",
+        "students",
+        "recipes",
+    )
 )
 
 
@@ -152,6 +200,29 @@ def test_no_import_goes_in_a_circle() -> None:
     except graphlib.CycleError as error:
         pytest.fail(" -> ".join(error.args[1]))
     assert set(order) == set(modules)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_import_downwards(room: str) -> None:
+    """Not even by an import that is put off until a function runs."""
+    below = {*ROOMS[: ROOMS.index(room)], room}
+    upwards = [
+        f"{source} imports {there}"
+        for source in sources()
+        if _room(source) == room
+        for there in our_imports(source)
+        # Importing `stages.pairs.order` runs `stages/__init__.py`, which holds a docstring alone.
+        if not there.endswith("__init__.py") and _room(there) not in below
+    ]
+    assert upwards == []
+
+
+def test_every_room_has_its_floor() -> None:
+    assert {_room(s) for s in sources()} == {*ROOMS, "."}
+
+
+def _room(source: str) -> str:
+    return Path(source).parent.as_posix()
 
 
 def _module_of(name: str, modules: Mapping[str, str]) -> str | None:

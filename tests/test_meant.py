@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from teachonce.cli import expand_homes, main
 from teachonce.pipeline.storage import Location
-from teachonce.stages.corpora.image_set import open_images
+from teachonce.stages.inputs.image_set import open_images
 from teachonce.stages.models.clip_source import resolve_clip
 from teachonce.stages.models.timm_models import resolve_timm
 from teachonce.stages.teachers import TeacherConfig

@@ -179,7 +179,7 @@ def draws(seed: int) -> list[object]:
 
 def views(seed: int) -> object:
     """A sample's views as a store that was made with this seed describes them."""
-    from teachonce.stages.views import ViewSpec
+    from teachonce.stages.views.spec import ViewSpec
 
     stored = json.loads(json.dumps(ViewSpec(kind="random_resized_crop", count=2, seed=seed).to_json()))
     return ViewSpec.from_json(stored).params("key", 900, 800).tolist()

@@ -16,16 +16,16 @@ import torch
 from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.runner import run_stage
 from teachonce.stages.cache import plan_cache
-from teachonce.stages.compute import Compute
 from teachonce.stages.distill import plan_distill
+from teachonce.stages.models.compute import Compute
 from teachonce.stages.pretrain import plan_pretrain
 from teachonce.stages.pretraining.tuner import Tuner
 from teachonce.stages.shard import plan_shard
 from teachonce.stages.teachers import TeacherConfig
-from teachonce.stages.training.starting import StudentConfig
+from teachonce.stages.training.build import StudentConfig
 from teachonce.stages.training.trainer import Trainer
 from teachonce.stages.vectors import plan_vectors
-from teachonce.stages.views import ViewSpec
+from teachonce.stages.views.spec import ViewSpec
 from teachonce.storage_schemas.encodings import ENCODINGS
 
 CPU = Compute(device="cpu", precision="fp32", threads=1)

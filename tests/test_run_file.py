@@ -124,7 +124,7 @@ def test_arguments_say_what_the_file_says():
 
 def test_every_path_of_a_stage_is_known_to_the_check():
     import click
-    from teachonce.stages.run_inputs import KNOWN
+    from teachonce.commands.run_inputs import KNOWN
 
     written = {"out", "file"}
     for command in main.commands.values():

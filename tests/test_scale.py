@@ -23,11 +23,11 @@ from teachonce.pipeline.storage import Location, scratch_file
 from teachonce.pipeline.types import Stage, Unit
 from teachonce.pipeline.worker import Outcome, Worker
 from teachonce.stages.cache import plan_cache
-from teachonce.stages.compute import Compute
 from teachonce.stages.corpora.key_order import by_key
+from teachonce.stages.models.compute import Compute
 from teachonce.stages.shard import plan_shard
 from teachonce.stages.teachers import TeacherConfig
-from teachonce.stages.views import ViewSpec
+from teachonce.stages.views.spec import ViewSpec
 from teachonce.storage_schemas.encodings import ENCODINGS
 from teachonce.storage_schemas.manifest import Entry, ManifestReader, write_manifest
 from teachonce.storage_schemas.samples import sample_key

@@ -8,9 +8,9 @@ from cifar10_clip import train_clip
 from cifar10_images import CLASSES, labelled, write_held_out, write_images
 from cifar10_teacher import fit_teacher, teacher_config
 from task import Task, Training
-from teachonce.stages.compute import Compute
-from teachonce.stages.training.starting import StudentConfig
-from teachonce.stages.views import ViewSpec
+from teachonce.stages.models.compute import Compute
+from teachonce.stages.training.build import StudentConfig
+from teachonce.stages.views.spec import ViewSpec
 
 
 def cifar10_task(

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from cifar10_images import CLASSES, Labelled
 from PIL import Image
-from teachonce.stages.compute import Compute
+from teachonce.stages.models.compute import Compute
 from teachonce.stages.teachers import TeacherConfig, load_teacher
 from torch.nn import functional as F
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from teachonce.stages.reports.metrics import Agreement
+from teachonce.stages.measures.metrics import Agreement
 from trial import TrialBook
 
 #: Columns: head, name of the figure, factor, digits. The second one where there are base and novel classes.

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from task import Task, Training
-from teachonce.stages.compute import Compute
 from teachonce.stages.demo import images, tour
+from teachonce.stages.models.compute import Compute
 from teachonce.stages.teachers import TeacherConfig
-from teachonce.stages.training.starting import StudentConfig
-from teachonce.stages.views import ViewSpec
+from teachonce.stages.training.build import StudentConfig
+from teachonce.stages.views.spec import ViewSpec
 
 #: The models as they come with the package.
 MODELS = Path(images.__file__).parent

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from task import Task
 from teachonce.stages.corpora.images import decode
 from teachonce.stages.corpora.shards import ShardSet
+from teachonce.stages.inputs.class_match import base_classes
+from teachonce.stages.measures.metrics import Accuracy, Agreement, harmonic_mean
+from teachonce.stages.measures.stored import Stored
 from teachonce.stages.models.preprocess import Preprocess
-from teachonce.stages.reports.class_match import base_classes
-from teachonce.stages.reports.infer import student_logits
-from teachonce.stages.reports.metrics import Accuracy, Agreement, harmonic_mean
-from teachonce.stages.reports.stored import Stored
 from teachonce.stages.students import load_student
-from teachonce.stages.views import draw, fill_planes
+from teachonce.stages.students.infer import student_logits
+from teachonce.stages.views.render import draw, fill_planes
 
 _CENTER = np.zeros(5, np.int32)
 

@@ -11,14 +11,14 @@ from itertools import repeat
 from typing import TYPE_CHECKING
 
 import torch
-from teachonce.stages.compute import Compute
 from teachonce.stages.distill import DistillStage
+from teachonce.stages.models.compute import Compute
 from teachonce.stages.pairs.stream import Batch, TargetStream
 from teachonce.stages.teachers import Teacher, TeacherConfig, load_teacher
 
 if TYPE_CHECKING:
     from teachonce.pipeline.storage import Location
-    from teachonce.stages.training.starting import BuiltStudent
+    from teachonce.stages.training.build import BuiltStudent
     from teachonce.stages.training.trainer import Stream
 
 

@@ -23,7 +23,7 @@ from teachonce.stages.pairs.store import open_store
 from teachonce.stages.pairs.stream import Batch
 from teachonce.stages.recipes import recipe_named
 from teachonce.stages.students.student import ClassHead
-from teachonce.stages.training.starting import BuiltStudent, build_student
+from teachonce.stages.training.build import BuiltStudent, build_student
 from teachonce.stages.training.trainer import Stream
 from teachonce.storage_schemas.store_description import StoreDescription
 from teachonce.storage_schemas.target_store import read_target

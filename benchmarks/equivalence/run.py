@@ -155,7 +155,7 @@ def table(
 def _prepared(
     corpus: str, folder: Path, cifar10: Path | None, images: int, held_out: int, views: int, threads: int
 ) -> Task:
-    from teachonce.stages.compute import keep_freed_memory
+    from teachonce.stages.models.compute import keep_freed_memory
 
     keep_freed_memory()
     sizes: Any = {"num_images": images, "num_held_out": held_out, "views": views, "threads": threads}

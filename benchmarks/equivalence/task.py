@@ -10,13 +10,13 @@ from typing import Any
 from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.runner import run_stage
 from teachonce.stages.cache import plan_cache
-from teachonce.stages.compute import Compute
+from teachonce.stages.models.compute import Compute
 from teachonce.stages.models.names import RANDOM
 from teachonce.stages.shard import plan_shard
 from teachonce.stages.teachers import TeacherConfig
-from teachonce.stages.training.starting import StudentConfig
+from teachonce.stages.training.build import StudentConfig
 from teachonce.stages.vectors import plan_vectors
-from teachonce.stages.views import ViewSpec
+from teachonce.stages.views.spec import ViewSpec
 from teachonce.storage_schemas.encodings import ENCODINGS
 
 #: Images (views) in one of the teacher's batches, the command's default.

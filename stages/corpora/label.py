@@ -10,8 +10,8 @@ from decimal import Decimal
 from numbers import Integral, Real
 
 from ...storage_schemas.fingerprint import Json
-from ..text_file import decode_text, json_value
 from .tally import Tally
+from .text_file import decode_text, json_value
 
 #: Whole numbers up to here are exact in floating point.
 _EXACT = 1 << 53

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from ...pipeline.storage import Location, expand_home, is_url
 from ...storage_schemas.errors import InputError
-from ..text_file import not_utf8
 from .label import Label, label_of
 from .names import is_image_name, shown
+from .text_file import not_utf8
 
 #: The columns or keys that may hold the path of an image; `label` may stand beside them.
 PATHS = ("path", "url")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError
-from ..text_file import json_value, read_user_json, text_lines
 from .list_row import PATHS, ListRow, bad_row, find_columns, is_utf8, row_of, row_of_text
+from .text_file import json_value, read_user_json, text_lines
 
 if TYPE_CHECKING:
     import pyarrow as pa

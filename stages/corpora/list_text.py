@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 from ...pipeline.storage import Location, expand_home, is_url
 from ...storage_schemas.errors import InputError
-from ..text_file import beside, decode_text, json_value, no_text, not_utf8, read_user_file, text_lines
 from .list_row import ListRow, is_utf8, row_of_text
 from .list_tables import csv_rows, names_columns
 from .names import is_image_name
+from .text_file import beside, decode_text, json_value, no_text, not_utf8, read_user_file, text_lines
 
 #: What may stand between a path and a label in lists that come from elsewhere.
 _MARKS = (" ", ",", ";", "|")

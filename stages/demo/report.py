@@ -7,18 +7,18 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from ...pipeline.command_runner import Runner
 from ...pipeline.ledger import Ledger
 from ...pipeline.storage import Location
+from ...pipeline.tables import bytes_text, seconds_text, section, table
 from ...storage_schemas.fingerprint import Json, canonical_json
 from ...storage_schemas.json_file import read_json
-from ..commands import Runner
-from ..compute import resolve_compute
 from ..evaluate import evaluate
+from ..measures.stored import Stored
+from ..measures.stored_accuracy import stored_accuracy
+from ..measures.training_time import training_time
+from ..models.compute import resolve_compute
 from ..reports.evaluate_text import evaluation_json
-from ..reports.stored import Stored
-from ..reports.stored_accuracy import stored_accuracy
-from ..reports.tables import bytes_text, seconds_text, section, table
-from ..reports.training_time import training_time
 from . import folder
 
 #: Rows of the table. Models that stores tell of: the store, the model's name, and the folder of its training here.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ...pipeline.command_runner import Runner
 from ...pipeline.storage import Location
 from ...storage_schemas.fingerprint import Json
-from ..commands import Runner
 from . import folder
 from .folder import DemoSize, prepare
 from .report import tell

@@ -12,8 +12,8 @@ import torch
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Json
 from ...storage_schemas.json_file import Positive, as_schema
-from ..centering import CENTERED, Color
-from ..views import INTERPOLATIONS, LARGEST_CROP, LEAST_CROP, ViewSpec
+from ..views.centering import CENTERED, Color
+from ..views.spec import INTERPOLATIONS, LARGEST_CROP, LEAST_CROP, ViewSpec
 
 #: open_clip's `resize_mode`, as kinds of centre views.
 _RESIZE_MODES = {"shortest": "center", "squash": "squash", "longest": "border"}

@@ -16,7 +16,7 @@ from ...pipeline.storage import as_storage_error
 from ...storage_schemas.errors import DamagedError, TeachonceError
 from ..corpora.images import BadImage, decode
 from ..corpora.shards import ShardSet
-from ..views import draw, fill_planes
+from ..views.render import draw, fill_planes
 from .join import JoinedShard
 from .order import EpochOrder, window_shards
 from .slabs import Layout, Slab, SlabWriter, carve, num_bytes

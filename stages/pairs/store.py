@@ -20,9 +20,9 @@ from ...storage_schemas.samples import shard_name
 from ...storage_schemas.store_description import ATTRIBUTE, StoreDescription, StoreSpec, lost_description
 from ...storage_schemas.target_store import check_arrays, check_version, open_root
 from ...storage_schemas.vouched import VouchedStore
-from ..pixels import PixelSample
-from ..store_root import refuse_lost_root
-from ..views import ViewSpec
+from ..views.pixel_sample import PixelSample
+from ..views.spec import ViewSpec
+from .store_root import refuse_lost_root
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from ...pipeline.storage import Location
 from ...storage_schemas.errors import DamagedError, InputError
 from ...storage_schemas.target_store import read_rows, read_target
 from ..corpora.images import MAX_PIXELS, BadImage, decode
-from ..views import render_views
+from ..views.render import render_views
 from .join import check_views, targets_to_read
 from .store import open_store, read_vectors, store_facts
 

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.samples import content_digest
-from ..corpora.image_set import Picture
 from ..corpora.images import BadImage, decode, probe
+from ..inputs.image_set import Picture
 from ..pairs.order import permutation
-from ..reports.infer import Pixels, Ready, prepare
-from ..views import ViewSpec, render_views
+from ..views.ahead import Pixels, Ready, prepare
+from ..views.render import render_views
+from ..views.spec import ViewSpec
 
 
 @dataclass(frozen=True, kw_only=True)

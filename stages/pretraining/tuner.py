@@ -16,14 +16,14 @@ from ...pipeline.progress import Progress
 from ...pipeline.storage import Location
 from ...pipeline.types import Timer
 from ...storage_schemas.fingerprint import Fingerprint
-from ..compute import Compute
+from ..models.compute import Compute
 from ..models.preprocess import Normalize
 from ..prompts.clip import PromptedClip
+from ..recipes.schedule import learning_rate
 from ..training.checkpoint import Reached, Training, load_checkpoint, save_checkpoint
 from ..training.ema import put
 from ..training.ranks import Ranks
 from ..training.run_log import LOG_EVERY, RunLog
-from ..training.schedule import learning_rate
 from ..training.window import Window
 from .averaging import GaussianAverage
 from .promptsrc import Said, promptsrc_loss

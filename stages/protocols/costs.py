@@ -14,7 +14,7 @@ from statistics import fmean
 from ...pipeline.ledger import Ledger
 from ...pipeline.storage import Location
 from ...storage_schemas.fingerprint import Json
-from ..reports.training_time import training_time
+from ..measures.training_time import training_time
 from .places import SOURCE, Places
 from .request import CROSS, Request
 

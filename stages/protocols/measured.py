@@ -10,11 +10,12 @@ from ...storage_schemas.bundle import CONFIG, BundleConfig
 from ...storage_schemas.errors import DamagedError, IncompleteError
 from ...storage_schemas.fingerprint import Json, canonical_json
 from ...storage_schemas.json_file import read_json
-from ..compute import resolve_compute
 from ..corpora.shards import ShardSet
-from ..evaluate import Evaluation, evaluate
+from ..evaluate import evaluate
+from ..measures.evaluation import Evaluation
+from ..measures.stored_accuracy import stored_accuracy
+from ..models.compute import resolve_compute
 from ..reports.evaluate_text import evaluation_json
-from ..reports.stored_accuracy import stored_accuracy
 from .places import Places
 from .request import BASE2NOVEL, Model, Request
 from .results import Figures, StudentRun

@@ -9,11 +9,11 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from ...pipeline.command_runner import Runner
 from ...pipeline.ledger import Ledger
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import TeachonceError
 from ...storage_schemas.fingerprint import Json
-from ..commands import Runner
 from ..students.registry import family_of
 from ..teachers import load_teacher
 from .costs import costs_of

@@ -10,13 +10,13 @@ from ...storage_schemas.errors import InputError
 from ...storage_schemas.near_names import did_you_mean
 from ...storage_schemas.plain_text import typed
 from ...storage_schemas.prompts import CONFIG, PromptsConfig
-from ..datasets.dataset import Dataset
-from ..datasets.layouts import LAYOUTS
+from ..corpora.coop.dataset import Dataset
+from ..corpora.coop.layouts import LAYOUTS
+from ..corpora.coop.published import BASE_TO_NOVEL, CROSS_DATASET
 from ..models.names import TIMM_PREFIX
 from ..students.registry import family_of
 from ..teachers.base import require_open_clip
 from .places import SOURCE
-from .published import BASE_TO_NOVEL, CROSS_DATASET
 
 BASE2NOVEL, CROSS = "base2novel", "cross-dataset"
 PROTOCOLS = (BASE2NOVEL, CROSS)

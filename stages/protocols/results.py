@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from ...storage_schemas.fingerprint import Json
+from ..corpora.coop.published import BASE_TO_NOVEL, CROSS_DATASET
 from .costs import Costs, pretrain_seconds
-from .published import BASE_TO_NOVEL, CROSS_DATASET
 from .request import BASE2NOVEL, CROSS, Model, Request
 
 #: Figures of each protocol, in the order of the table's columns.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..commands import words
-from ..datasets.layouts import LAYOUTS
+from ...pipeline.command_runner import to_argv
+from ..corpora.coop.layouts import LAYOUTS
 from ..models.names import PROMPTS_PREFIX
 from .places import SOURCE, Places
 from .request import BASE2NOVEL, CROSS, Model, Request
@@ -27,7 +27,7 @@ def prompts_commands(request: Request, dataset: str) -> list[Command]:
     base = "@half" if request.protocol == BASE2NOVEL else None
     out = Places(root=request.out, dataset=dataset).prompts
     return [[
-        *words("pretrain", request.split(dataset, "train"), **_teacher(request.teacher), base_classes=base,
+        *to_argv("pretrain", request.split(dataset, "train"), **_teacher(request.teacher), base_classes=base,
                shots=request.shots, seed=request.teacher_seed, **depth, **request.compute, out=out),
         *request.more.get("pretrain", ()),
     ]]  # fmt: skip
@@ -58,13 +58,13 @@ def teacher_commands(request: Request, dataset: str, where: tuple[str, ...]) -> 
             {} if request.teacher.pretrained is None else {"teacher_pretrained": request.teacher.pretrained}
         )
     return [
-        [*words("shard", request.split(dataset, "train"), out=places.shards), *where],
-        words("vectors", **teacher, **about, check=check, out=places.targets),
-        [*words("cache", places.shards, **teacher, views=request.views, **request.compute, out=places.targets),
+        [*to_argv("shard", request.split(dataset, "train"), out=places.shards), *where],
+        to_argv("vectors", **teacher, **about, check=check, out=places.targets),
+        [*to_argv("cache", places.shards, **teacher, views=request.views, **request.compute, out=places.targets),
          *where, *request.more.get("cache", ())],
-        [*words("shard", request.split(dataset, "test"), out=places.test_shards), *where],
-        words("vectors", **teacher, **about, out=places.test_targets),
-        [*words("cache", places.test_shards, **teacher, **request.compute, out=places.test_targets), *where],
+        [*to_argv("shard", request.split(dataset, "test"), out=places.test_shards), *where],
+        to_argv("vectors", **teacher, **about, out=places.test_targets),
+        [*to_argv("cache", places.test_shards, **teacher, **request.compute, out=places.test_targets), *where],
     ]  # fmt: skip
 
 
@@ -77,7 +77,7 @@ def student_command(request: Request, dataset: str, student: Model, seed: int) -
         by = "harmonic-mean" if request.on_test else "base"
     weight = _CROSS_WEIGHT if request.protocol == CROSS else LAYOUTS[dataset].loss_weight
     return [
-        *words("distill", places.shards, places.targets, student=student.name, student_pretrained=student.pretrained,
+        *to_argv("distill", places.shards, places.targets, student=student.name, student_pretrained=student.pretrained,
                recipe="promptkd", prompt_depth=_PROMPT_DEPTH[request.protocol], loss_weight=weight,
                epochs=request.epochs, reuse_views=request.views < request.epochs, seed=seed,
                validation=split and request.split(dataset, split), validation_by=by, **request.compute,
@@ -90,7 +90,7 @@ def evaluate_command(request: Request, dataset: str, student: Model, seed: int) 
     """What measures it; `measured` does the same and keeps the result."""
     places = Places(root=request.out, dataset=dataset, on_test=request.on_test)
     base = "@half" if request.protocol == BASE2NOVEL else None
-    return words("evaluate", places.bundle(student.folder, seed), request.split(dataset, "test"), base_classes=base,
+    return to_argv("evaluate", places.bundle(student.folder, seed), request.split(dataset, "test"), base_classes=base,
                  **_without_precision(request))  # fmt: skip
 
 

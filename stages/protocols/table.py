@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...pipeline.tables import seconds_text, section, table
 from ...storage_schemas.plain_text import printable
-from ..reports.tables import seconds_text, section, table
 from .request import BASE2NOVEL
 from .results import FIGURES
 

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from ...storage_schemas.errors import InputError, MismatchError
 from ...storage_schemas.plain_text import counted
+from ..inputs.class_match import base_classes
 from ..prompts.clip import class_ids
 from ..prompts.text import Tokenizer, text_tower
-from ..reports.class_match import base_classes
 from .layout import PREFIX, SUFFIX, check_shape
 
 #: Distance of a token's embedding from the model's own, as a share of its length, up to which it is the same token.

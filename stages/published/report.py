@@ -10,10 +10,10 @@ from typing import Any
 from torch import nn
 
 from ...pipeline.storage import Location
+from ...pipeline.tables import section, table
 from ...storage_schemas.fingerprint import Json
 from ...storage_schemas.plain_text import counted
 from ..models.weights import WeightsFile
-from ..reports.tables import section, table
 from .class_texts import ClassTexts
 from .frozen import Drift
 from .layout import Layout

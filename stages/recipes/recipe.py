@@ -13,7 +13,7 @@ from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Json
 from ..students.family import Backbone
 from ..students.student import PROJECTORS, Head, Student
-from ..training.schedule import SCHEDULES
+from .schedule import SCHEDULES
 
 _CHOICES = {
     "optimizer": ("sgd", "adamw"),

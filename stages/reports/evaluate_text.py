@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from ...pipeline.tables import section, table
 from ...storage_schemas.fingerprint import Json
 from ...storage_schemas.plain_text import counted
-from ..evaluate import Evaluation
-from .metrics import Mean, Rate, harmonic_mean
-from .tables import section, table
+from ..measures.evaluation import Evaluation
+from ..measures.metrics import Mean, Rate, harmonic_mean
 
 #: Lists for people stop here; JSON holds everything.
 _SHOWN = 20

@@ -11,10 +11,10 @@ from ...storage_schemas.fingerprint import Json
 from ...storage_schemas.samples import KEY_LENGTH, shard_name
 from ...storage_schemas.target_store import read_rows
 from ...storage_schemas.view_params import BOX, COLOR_FACTORS
-from ..colors import ORDERS
-from ..views import ViewSpec
-from .soft_labels import softmax
-from .stored import Stored
+from ..measures.soft_labels import softmax
+from ..measures.stored import Stored
+from ..views.colors import ORDERS
+from ..views.spec import ViewSpec
 
 #: Shorter beginnings of keys are taken for paths.
 MIN_PREFIX = 6

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...pipeline.tables import bar, bytes_text, clip, section, table
 from ...storage_schemas.fingerprint import Json
 from ...storage_schemas.plain_text import printable
 from ...storage_schemas.view_params import COLOR_FACTORS
-from .tables import bar, bytes_text, clip, section, table
 
 #: What centre views take their share of, by kind.
 _CENTERED = {"center": "the shorter side", "squash": "both sides, squashed", "border": "the longer side"}

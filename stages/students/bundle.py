@@ -17,7 +17,8 @@ from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import DamagedError, IncompleteError, InputError
 from ...storage_schemas.folder_config import check_file, file_digest
 from ..models.preprocess import Preprocess
-from ..views import CENTER, draw, fill_planes
+from ..views.render import draw, fill_planes
+from ..views.spec import CENTER
 from .rebuild import rebuild_student
 from .student import Head, Student
 

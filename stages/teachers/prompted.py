@@ -13,7 +13,7 @@ from ...storage_schemas.errors import MismatchError
 from ...storage_schemas.fingerprint import digest_json
 from ...storage_schemas.json_file import as_schema
 from ...storage_schemas.prompts import CONFIG
-from ..classes import DEFAULT_TEMPLATES
+from ..inputs.classes import DEFAULT_TEMPLATES
 from ..models.names import PROMPTS_PREFIX
 from ..models.preprocess import Normalize
 from ..models.tokenizer import name_notes

@@ -19,16 +19,16 @@ from ...pipeline.progress import Progress
 from ...pipeline.storage import Location
 from ...pipeline.types import Timer
 from ...storage_schemas.fingerprint import Fingerprint
-from ..compute import Compute
+from ..models.compute import Compute
 from ..models.preprocess import Preprocess
 from ..recipes import Recipe, Said, Settings
+from ..recipes.schedule import learning_rate
 from ..students.student import ClassHead, Student
 from .checkpoint import Best, Reached, Training, load_best, load_checkpoint, save_best, save_checkpoint
 from .ema import Ema, put
 from .feed import Pairs, feed
 from .ranks import Ranks, accumulating
 from .run_log import LOG_EVERY, RunLog
-from .schedule import learning_rate
 from .validation import Validation
 from .window import Window
 

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from ...storage_schemas.errors import InputError
-from ..compute import Compute
-from ..labelled import LabelledImages
+from ..measures.labelled import LabelledImages
+from ..measures.metrics import Accuracy, harmonic_mean
+from ..models.compute import Compute
 from ..models.preprocess import Preprocess
-from ..reports.metrics import Accuracy, harmonic_mean
 from ..students.student import ClassHead, Student
 
 #: What the best epoch is best by: accuracy over all classes, of base images among base classes, or the harmonic mean

@@ -13,14 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from teachonce.pipeline.executors.serial import SerialExecutor
-from teachonce.pipeline.ledger import Ledger, Plan
+from teachonce.pipeline.ledger import Ledger, Plan, record_outputs
 from teachonce.pipeline.runner import run_stage
 from teachonce.pipeline.storage import Location
 from teachonce.stages.corpora.images import decode
 from teachonce.stages.corpora.shards import ShardSet
 from teachonce.stages.shard import plan_shard
-from teachonce.stages.vectors import vouch
-from teachonce.stages.views import ViewSpec
+from teachonce.stages.views.spec import ViewSpec
 from teachonce.storage_schemas.bundle import BundleConfig
 from teachonce.storage_schemas.class_vectors import ClassVectors, write_class_vectors
 from teachonce.storage_schemas.encodings import ENCODINGS
@@ -87,7 +86,7 @@ def revouch_chunks(store: Location) -> None:
     """Make the receipts of a store vouch for the chunks that are there now."""
     ledger = Ledger(store, "cache")
     for receipt in ledger.receipts():
-        outputs = vouch(store, [output.path for output in receipt.outputs])
+        outputs = record_outputs(store, [output.path for output in receipt.outputs])
         ledger.commit(replace(receipt, outputs=outputs), {})
 
 
@@ -166,7 +165,7 @@ def write_known_store(
             keys=[e.key for e in entries], valid=valid[here], view_params=params,
             targets={n: v[here] for n, v in known.items()},
         )  # fmt: skip
-        outputs = vouch(Location.of(out), write_block(root, spec, shard, block))
+        outputs = record_outputs(Location.of(out), write_block(root, spec, shard, block))
         invalid = tuple(InvalidRow(row=row, path="", reason=reason) for row, reason in bad.items())
         receipt = Receipt(key=shard_name(shard), outputs=outputs, rows=len(rows), invalid_rows=invalid,
                           digest=block.digest, fingerprint=fingerprint.digest)  # fmt: skip

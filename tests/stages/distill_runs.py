@@ -37,9 +37,9 @@ def dying(function: Callable[..., Any], n: int, *, before: bool) -> Callable[...
 def run(job: dict[str, Any]) -> None:
     from teachonce.pipeline.executors.serial import SerialExecutor
     from teachonce.pipeline.runner import run_stage
-    from teachonce.stages.compute import Compute
     from teachonce.stages.distill import plan_distill
-    from teachonce.stages.training.starting import StudentConfig
+    from teachonce.stages.models.compute import Compute
+    from teachonce.stages.training.build import StudentConfig
     from teachonce.stages.training.trainer import Trainer
 
     what, n = job.pop("kill") or ("nothing", 0)

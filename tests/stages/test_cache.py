@@ -19,13 +19,13 @@ from teachonce.pipeline.ledger import Ledger
 from teachonce.pipeline.runner import run_stage
 from teachonce.pipeline.storage import Location
 from teachonce.stages.cache import plan_cache
-from teachonce.stages.compute import Compute
+from teachonce.stages.measures.stored import Stored
+from teachonce.stages.models.compute import Compute
 from teachonce.stages.pairs.join import check_pair
-from teachonce.stages.reports.stored import Stored
 from teachonce.stages.status import folder_status
 from teachonce.stages.teachers import TeacherConfig, load_teacher
 from teachonce.stages.vectors import plan_vectors
-from teachonce.stages.views import ViewSpec
+from teachonce.stages.views.spec import ViewSpec
 from teachonce.storage_schemas.encodings import ENCODINGS
 from teachonce.storage_schemas.errors import (
     DamagedError,

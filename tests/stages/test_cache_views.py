@@ -18,15 +18,15 @@ from teachonce.cli import main
 from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.ledger import Ledger
 from teachonce.pipeline.runner import run_stage
-from teachonce.stages import pixels
 from teachonce.stages.cache import plan_cache
-from teachonce.stages.compute import Compute
+from teachonce.stages.models.compute import Compute
 from teachonce.stages.pairs.stream import TargetStream
-from teachonce.stages.pixels import PixelSample
 from teachonce.stages.reports.inspect_text import sample_text, store_text
 from teachonce.stages.teachers import TeacherConfig
-from teachonce.stages.versions import pixel_versions
-from teachonce.stages.views import INTERPOLATIONS, ViewSpec
+from teachonce.stages.views import pixel_sample as pixels
+from teachonce.stages.views.pixel_sample import PixelSample
+from teachonce.stages.views.spec import INTERPOLATIONS, ViewSpec
+from teachonce.stages.views.versions import pixel_versions
 from teachonce.storage_schemas.encodings import ENCODINGS
 from teachonce.storage_schemas.errors import DamagedError, InputError, MismatchError
 from teachonce.storage_schemas.store_description import StoreDescription
@@ -172,8 +172,8 @@ def test_records_and_columns_are_the_same_numbers():
 
 def test_inspect_tells_colours_and_versions(colored, picture_shards):
     from teachonce.stages.inspect import inspect_store
+    from teachonce.stages.measures.stored import Stored
     from teachonce.stages.reports.inspect_sample import inspect_sample
-    from teachonce.stages.reports.stored import Stored
 
     stored = Stored.open(str(colored))
     facts = inspect_store(stored)

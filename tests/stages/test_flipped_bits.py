@@ -19,14 +19,15 @@ from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.runner import run_stage
 from teachonce.pipeline.storage import Location
 from teachonce.stages.cache import plan_cache
-from teachonce.stages.compute import Compute
 from teachonce.stages.corpora.shards import ShardSet
 from teachonce.stages.distill import plan_distill
+from teachonce.stages.models.compute import Compute
 from teachonce.stages.pairs.stream import TargetStream
 from teachonce.stages.pretrain import plan_pretrain
 from teachonce.stages.prompts.folder import read_prompts
 from teachonce.stages.students import load_student
 from teachonce.stages.teachers import TeacherConfig
+from teachonce.stages.training.build import StudentConfig
 from teachonce.stages.training.checkpoint import (
     Best,
     Reached,
@@ -36,9 +37,8 @@ from teachonce.stages.training.checkpoint import (
     save_best,
     save_checkpoint,
 )
-from teachonce.stages.training.starting import StudentConfig
 from teachonce.stages.vectors import plan_vectors
-from teachonce.stages.views import ViewSpec
+from teachonce.stages.views.spec import ViewSpec
 from teachonce.storage_schemas.encodings import ENCODINGS
 from teachonce.storage_schemas.errors import TeachonceError
 from teachonce.storage_schemas.fingerprint import Fingerprint

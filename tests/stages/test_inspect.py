@@ -13,10 +13,10 @@ import zarr
 from click.testing import CliRunner
 from teachonce.cli import main
 from teachonce.stages.inspect import inspect_store
+from teachonce.stages.measures.soft_labels import Spread
+from teachonce.stages.measures.stored import Stored
 from teachonce.stages.reports.inspect_sample import find_row, inspect_sample
 from teachonce.stages.reports.inspect_text import sample_text, store_text
-from teachonce.stages.reports.soft_labels import Spread
-from teachonce.stages.reports.stored import Stored
 from teachonce.storage_schemas.class_vectors import ClassVectors, write_class_vectors
 from teachonce.storage_schemas.errors import IncompleteError, InputError, MismatchError
 from teachonce.storage_schemas.store_description import StoreDescription

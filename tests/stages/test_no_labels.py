@@ -12,13 +12,13 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 from teachonce.cli import main
-from teachonce.stages.compute import Compute
 from teachonce.stages.corpora.shards import ShardSet
 from teachonce.stages.distill import plan_distill
-from teachonce.stages.labelled import LabelledImages
+from teachonce.stages.measures.labelled import LabelledImages
+from teachonce.stages.models.compute import Compute
 from teachonce.stages.pretrain import plan_pretrain
 from teachonce.stages.teachers import TeacherConfig
-from teachonce.stages.training.starting import StudentConfig
+from teachonce.stages.training.build import StudentConfig
 from teachonce.storage_schemas.errors import InputError
 
 CPU = Compute(device="cpu", precision="fp32", threads=1)

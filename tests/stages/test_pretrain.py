@@ -16,16 +16,16 @@ from PIL import Image
 from teachonce.cli import main
 from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.runner import run_stage
-from teachonce.stages.class_check import check_spread
-from teachonce.stages.compute import Compute
+from teachonce.stages.models.compute import Compute
 from teachonce.stages.pretrain import draw_shots, plan_pretrain
 from teachonce.stages.pretraining.averaging import gaussian_weights
 from teachonce.stages.pretraining.tuner import Tuner
 from teachonce.stages.shard import plan_shard
 from teachonce.stages.status import folder_status, status_text
 from teachonce.stages.teachers import TeacherConfig, load_teacher
+from teachonce.stages.teachers.class_check import check_spread
 from teachonce.stages.vectors import plan_vectors
-from teachonce.stages.views import ViewSpec
+from teachonce.stages.views.spec import ViewSpec
 from teachonce.storage_schemas.class_vectors import ClassVectors, read_class_vectors
 from teachonce.storage_schemas.errors import DamagedError, InputError, MismatchError
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 from teachonce.stages.corpora import folder as folder_module
-from teachonce.stages.corpora.image_set import open_images
 from teachonce.stages.corpora.images import BadImage
 from teachonce.stages.corpora.names import is_hidden_name, is_image_name
-from teachonce.stages.corpora.sources import open_sources
+from teachonce.stages.inputs.image_set import open_images
+from teachonce.stages.inputs.sources import open_sources
 from teachonce.storage_schemas.errors import Unreachable
 
 

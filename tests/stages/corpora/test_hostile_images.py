@@ -14,10 +14,11 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
-from teachonce.stages import centering
 from teachonce.stages.corpora.images import BadImage, decode, image_extensions, probe, shrink
 from teachonce.stages.corpora.pillow_guard import FORMATS, formats, guard
-from teachonce.stages.views import ViewSpec, render_views
+from teachonce.stages.views import centering
+from teachonce.stages.views.render import render_views
+from teachonce.stages.views.spec import ViewSpec
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
 

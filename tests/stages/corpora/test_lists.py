@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from teachonce.stages.corpora.images import BadImage
 from teachonce.stages.corpora.reading import read_found
-from teachonce.stages.corpora.sources import open_sources
+from teachonce.stages.inputs.sources import open_sources
 from teachonce.storage_schemas.errors import InputError
 
 

@@ -23,10 +23,10 @@ from teachonce.pipeline.runner import run_stage
 from teachonce.stages.corpora import reading
 from teachonce.stages.corpora.draft import DRAFT
 from teachonce.stages.corpora.folder import FolderSource
-from teachonce.stages.corpora.image_set import open_images
 from teachonce.stages.corpora.images import BadImage, probe
 from teachonce.stages.corpora.reading import read_image
 from teachonce.stages.corpora.shards import ShardSet
+from teachonce.stages.inputs.image_set import open_images
 from teachonce.stages.shard import plan_shard
 from teachonce.storage_schemas.errors import InputError, StorageError, UnitsFailed, Unreachable
 

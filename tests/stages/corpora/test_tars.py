@@ -12,8 +12,8 @@ import pytest
 import webdataset
 from teachonce.pipeline.storage import Location
 from teachonce.stages.corpora.names import plain_path
-from teachonce.stages.corpora.sources import open_sources
 from teachonce.stages.corpora.tar_members import tar_members
+from teachonce.stages.inputs.sources import open_sources
 from teachonce.storage_schemas.errors import InputError, Unreachable
 
 

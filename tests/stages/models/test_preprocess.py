@@ -13,7 +13,8 @@ import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 from PIL import Image
 from teachonce.stages.models.preprocess import Normalize, Preprocess
-from teachonce.stages.views import ViewSpec, render_views
+from teachonce.stages.views.render import render_views
+from teachonce.stages.views.spec import ViewSpec
 from teachonce.storage_schemas.errors import InputError
 from timm.data import create_transform, resolve_data_config
 

@@ -21,7 +21,7 @@ from teachonce.pipeline.ledger import Ledger
 from teachonce.pipeline.storage import Location
 from teachonce.stages.corpora.shards import ShardSet
 from teachonce.stages.pairs.stream import TargetStream
-from teachonce.stages.views import ViewSpec
+from teachonce.stages.views.spec import ViewSpec
 from teachonce.storage_schemas.errors import (
     DamagedError,
     IncompleteError,

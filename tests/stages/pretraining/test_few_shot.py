@@ -6,7 +6,7 @@ import random
 
 import numpy as np
 import pytest
-from teachonce.stages.corpora.image_set import Picture, open_images
+from teachonce.stages.inputs.image_set import Picture, open_images
 from teachonce.stages.pretraining.few_shot import sample_shots
 from teachonce.storage_schemas.errors import InputError
 

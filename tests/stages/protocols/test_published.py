@@ -5,8 +5,8 @@ from __future__ import annotations
 from statistics import fmean
 
 import pytest
-from teachonce.stages.datasets.layouts import LAYOUTS
-from teachonce.stages.protocols.published import BASE_TO_NOVEL, CROSS_DATASET
+from teachonce.stages.corpora.coop.layouts import LAYOUTS
+from teachonce.stages.corpora.coop.published import BASE_TO_NOVEL, CROSS_DATASET
 from teachonce.stages.protocols.results import harmonic
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.runner import run_stage
-from teachonce.stages.compute import Compute
 from teachonce.stages.evaluate import evaluate
 from teachonce.stages.import_checkpoint import plan_import
+from teachonce.stages.models.compute import Compute
 from teachonce.stages.published.report import found_text
 from teachonce.stages.students.bundle import load_student
 from teachonce.stages.teachers import TeacherConfig

@@ -13,11 +13,11 @@ import timm
 import torch
 from teachonce.pipeline.storage import Location
 from teachonce.pipeline.types import Timer
-from teachonce.stages.compute import Compute
+from teachonce.stages.models.compute import Compute
 from teachonce.stages.recipes import RECIPES, Said, Settings, recipe_named
+from teachonce.stages.recipes.schedule import learning_rate
 from teachonce.stages.students.student import ClassHead
-from teachonce.stages.training.schedule import learning_rate
-from teachonce.stages.training.starting import BuiltStudent, StudentConfig, build_student
+from teachonce.stages.training.build import BuiltStudent, StudentConfig, build_student
 from teachonce.stages.training.trainer import Trainer, step_seed
 from teachonce.storage_schemas.class_vectors import ClassVectors
 from teachonce.storage_schemas.errors import InputError

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from teachonce import load_student
 from teachonce.pipeline.storage import Location
-from teachonce.stages.compute import Compute
+from teachonce.stages.models.compute import Compute
 from teachonce.stages.predict import predict
 from teachonce.stages.students.bundle import write_bundle
 from teachonce.stages.students.registry import family_of

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from teachonce.stages.teachers import Teacher
-from teachonce.stages.views import CENTER, render
+from teachonce.stages.views.render import render
+from teachonce.stages.views.spec import CENTER
 
 _PHOTOGRAPHS = (
     ("sklearn.datasets", "images/china.jpg"),

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from teachonce.cli import main
 from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.runner import run_stage
-from teachonce.stages.compute import Compute
+from teachonce.stages.models.compute import Compute
 from teachonce.stages.pretrain import plan_pretrain
 from teachonce.stages.teachers import Teacher, TeacherConfig, load_teacher
 from teachonce.storage_schemas.errors import InputError, MissingDependency

@@ -114,9 +114,9 @@ def distill(folder: Path, out: str, unit_options: dict[str, Any], stop_after: in
     from teachonce.pipeline.ledger import Ledger, Plan
     from teachonce.pipeline.types import Unit
     from teachonce.pipeline.worker import Worker
-    from teachonce.stages.compute import Compute
     from teachonce.stages.distill import plan_distill
-    from teachonce.stages.training.starting import StudentConfig
+    from teachonce.stages.models.compute import Compute
+    from teachonce.stages.training.build import StudentConfig
     from teachonce.stages.training.trainer import Trainer
 
     step = Trainer.step

@@ -13,10 +13,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.runner import run_stage
-from teachonce.stages.compute import Compute
 from teachonce.stages.distill import plan_distill
+from teachonce.stages.models.compute import Compute
+from teachonce.stages.training.build import StudentConfig
 from teachonce.stages.training.ranks import Ranks, accumulating
-from teachonce.stages.training.starting import StudentConfig
 from teachonce.storage_schemas.errors import InputError
 
 

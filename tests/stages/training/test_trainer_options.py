@@ -10,12 +10,12 @@ import pytest
 import torch
 from teachonce.pipeline.storage import Location
 from teachonce.pipeline.types import Timer
-from teachonce.stages.compute import Compute
+from teachonce.stages.models.compute import Compute
 from teachonce.stages.pairs.stream import Batch
 from teachonce.stages.recipes import recipe_named
 from teachonce.stages.students.student import ClassHead
+from teachonce.stages.training.build import StudentConfig, build_student
 from teachonce.stages.training.ema import Ema
-from teachonce.stages.training.starting import StudentConfig, build_student
 from teachonce.stages.training.trainer import Trainer
 from teachonce.storage_schemas.class_vectors import ClassVectors
 from teachonce.storage_schemas.errors import InputError

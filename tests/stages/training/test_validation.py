@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.runner import run_stage
-from teachonce.stages.compute import Compute
 from teachonce.stages.distill import plan_distill
 from teachonce.stages.evaluate import evaluate
+from teachonce.stages.models.compute import Compute
 from teachonce.stages.status import folder_status
 from teachonce.stages.students import load_student
-from teachonce.stages.training.starting import StudentConfig
+from teachonce.stages.training.build import StudentConfig
 from teachonce.stages.training.trainer import Trainer
 from teachonce.stages.training.validation import Validation
 from teachonce.storage_schemas.errors import InputError, MismatchError, UnitsFailed

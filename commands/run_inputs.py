@@ -1,0 +1,114 @@
+"""Owns what commands read, by the names of their arguments and options: a run is checked for it before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..pipeline.contents import Kind, how_to_make, how_to_shard, kind_of, made_by
+from ..pipeline.storage import Location, is_url
+from ..stages.corpora.spelling import is_dataset, split_name
+from ..stages.models.names import LOCAL_PREFIX, PROMPTS_PREFIX
+from ..stages.models.weights import looks_like_path
+from ..storage_schemas.errors import InputError
+from ..storage_schemas.near_names import did_you_mean
+
+#: Folders that another stage makes.
+_MADE = {"shards": Kind.SHARDS, "store": Kind.STORE, "vectors": Kind.STORE, "bundle": Kind.BUNDLE}
+
+#: Images in any form; lists of names, each with the words that are no file; models, and files of their weights.
+_IMAGES = {"corpus", "images", "validation", "check"}
+_LISTS = {"classes": ("imagenet",), "templates": ("openai-imagenet", "simple-imagenet")}
+_NAMES = {"base_classes"}
+_MODELS = {"teacher", "student", "teacher_backbone"}
+_WEIGHTS = {"teacher_pretrained", "student_pretrained"}
+
+#: Plain files and folders.
+_PATHS = {"checkpoint", "data", "path"}
+
+#: All names that this module knows.
+KNOWN = {*_MADE, *_IMAGES, *_LISTS, *_NAMES, *_MODELS, *_WEIGHTS, *_PATHS}
+
+_COMMANDS = {
+    Kind.STORE: "teachonce cache SHARDS --teacher …",
+    Kind.BUNDLE: "teachonce distill SHARDS STORE --student …",
+}
+
+
+class RunInputs:
+    """What the stages of a run read: it must be there, or be written by an earlier one."""
+
+    def __init__(self) -> None:
+        self._made: dict[Path, Kind | None] = {}
+
+    def check(self, command: str, values: Mapping[str, Any], where: str) -> None:
+        """Look at one stage; they come in their order.
+
+        Args:
+            command: its name.
+            values: of its arguments and options, by name; relative paths start at the working folder.
+            where: names the stage in errors.
+
+        Raises:
+            InputError: something that it reads is not there, and no earlier stage writes it; or it is of another kind.
+        """
+        for name, value in values.items():
+            for one in value if isinstance(value, list | tuple) else (value,):
+                for path, kind in _paths(name, one) if isinstance(one, str) else ():
+                    self._check_one(Location.of(path), kind, f"{where}: {name.replace('_', '-')}")
+        if isinstance(out := values.get("out"), str):
+            self._made[Location.of(out).path] = made_by(command)
+
+    def _check_one(self, location: Location, kind: Kind | None, where: str) -> None:
+        place = location.path
+        if place in self._made:
+            made = self._made[place]
+            if None not in (made, kind) and made != kind:
+                raise InputError(
+                    "a stage reads another kind of folder", where=where, expected=kind, found=f"{location}, {made}",
+                    hint="name the --out of the stage that makes it",
+                )  # fmt: skip
+            return
+        if any(made in place.parents or (kind is None and place in made.parents) for made in self._made):
+            return  # in the output of an earlier stage, or around it
+        found = kind_of(location)
+        if found == Kind.NOTHING:
+            raise InputError(
+                "a stage reads what is not there", where=where,
+                expected=f"{kind or 'a file or a folder'}, or the --out of an earlier stage", found=f"no {location}",
+                hint=did_you_mean(str(location), [*(str(Location(made)) for made in self._made), *location.near()], "check the path"),
+            )  # fmt: skip
+        if kind is not None and found != kind:
+            hint = (
+                how_to_shard(location)
+                if kind == Kind.SHARDS
+                else how_to_make(location, _COMMANDS.get(kind, "teachonce pretrain"))
+            )
+            raise InputError(
+                "a stage reads another kind of folder",
+                where=where,
+                expected=kind,
+                found=f"{location}, {found}",
+                hint=hint,
+            )
+
+
+def _paths(name: str, value: str) -> Iterator[tuple[str, Kind | None]]:
+    """Paths in the value of one argument or option, each with the kind that it must be of; None for any."""
+    if name in _MADE:
+        yield value, _MADE[name]
+    elif name in _PATHS:
+        yield value, None
+    elif name in _IMAGES:
+        what = split_name(value)[1]
+        if not is_url(what) and not what.startswith("pipe:"):
+            yield what.partition("=")[2] if is_dataset(what) else what, None
+    elif name in _LISTS and value not in _LISTS[name]:
+        yield value.partition("=")[2] if is_dataset(value) else value, None
+    elif name in _NAMES and "," not in value and ("/" in value or value.endswith((".txt", ".json", ".csv"))):
+        yield value, None
+    elif name in _MODELS and value.startswith((LOCAL_PREFIX, PROMPTS_PREFIX)):
+        yield value.partition(":")[2], Kind.PROMPTS if value.startswith(PROMPTS_PREFIX) else None
+    elif name in _WEIGHTS and looks_like_path(value):
+        yield value, None

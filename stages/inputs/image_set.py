@@ -1,0 +1,138 @@
+"""Owns the images that a student is measured on: a folder, a tar, a list, a data set, or finished shards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from ...pipeline.storage import Location
+from ...storage_schemas.errors import InputError
+from ...storage_schemas.samples import sample_key
+from ..corpora.images import MAX_PIXELS, BadImage
+from ..corpora.left_out import LeftOut
+from ..corpora.reading import read_found
+from ..corpora.shards import ShardReader, ShardSet
+from ..corpora.source import Found, Source
+from ..corpora.spelling import is_dataset, split_name
+from .sources import open_sources
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """One image.
+
+    Attributes:
+        path: within the set.
+        key: the sample key that it has, or would have, in shards.
+        label: class name, where the set says one.
+        read: returns its bytes, or raises `BadImage` with the reason, or `Unreachable`; safe in any thread.
+        place: its position in the set's own order, as in `Found`; -1 where it has none. Shards keep none.
+        no_label: what stands where its label should and is none, as in `Found`. Shards keep none.
+        digest: of the original file, as in the manifest, where the set knows it unread; what `read` gives may be reduced.
+    """
+
+    path: str
+    key: str
+    label: str | None
+    read: Callable[[], bytes]
+    place: int = -1
+    digest: str | None = None
+    no_label: str = ""
+
+
+class ImageSet(Protocol):
+    """Images in a fixed order. `pictures` may be walked several times.
+
+    Attributes:
+        name: of the corpus, as in the keys.
+        max_pixels: larger images are not used.
+        left_out: entries that the last walk passed over; shards have none.
+    """
+
+    name: str
+    max_pixels: int
+    left_out: LeftOut
+
+    @property
+    def shards(self) -> ShardSet | None:
+        """The shards that the images are in; None where they are in none."""
+
+    def pictures(self) -> Iterator[Picture]:
+        """All images in order; nothing is read yet."""
+
+
+def open_images(images: str, *, name: str | None = None) -> ImageSet:
+    """The images that IMAGES names.
+
+    Args:
+        images: a folder of shards (recognised by its corpus.json), or whatever `teachonce shard` takes.
+        name: corpus name for the keys of what is no shards; default: the folder's or file's own name, as
+            `shard` would take it.
+
+    Raises:
+        InputError: nothing there, or a name for shards, which have one.
+        IncompleteError: `teachonce shard` has not finished.
+    """
+    _, what = split_name(images)
+    if not is_dataset(what) and (Location.of(what) / "corpus.json").exists():
+        shards = ShardSet.open(Location.of(what))
+        if name is not None:
+            raise InputError(
+                "shards carry their own corpus name", where="--name", found=name, hint="leave out --name"
+            )
+        return _ShardImages(shards)
+    (source,) = open_sources([images])
+    return _SourceImages(source, name or source.name)
+
+
+class _SourceImages:
+    shards: ShardSet | None = None
+
+    def __init__(self, source: Source, name: str) -> None:
+        self.name, self.max_pixels, self._source = name, MAX_PIXELS, source
+        self.left_out = LeftOut()
+
+    def pictures(self) -> Iterator[Picture]:
+        self.left_out = LeftOut()
+        for found in self._source.walk():
+            if not found.is_image:
+                self.left_out.add(found.left_out, found.path)
+            else:
+                yield Picture(
+                    path=found.path, key=sample_key(self.name, found.path), label=found.label,
+                    read=_read_found(self._source, found), place=found.place, no_label=found.no_label,
+                )  # fmt: skip
+
+
+class _ShardImages:
+    def __init__(self, shards: ShardSet) -> None:
+        self.name, self.max_pixels, self.shards = shards.corpus.name, shards.corpus.max_pixels, shards
+        self.left_out = LeftOut()
+
+    def pictures(self) -> Iterator[Picture]:
+        manifest = self.shards.manifest()
+        for shard in range(self.shards.corpus.num_shards):
+            reader = self.shards.reader(shard)
+            rows = self.shards.corpus.shard_rows(shard)
+            for row, entry in zip(rows, manifest.shard(shard), strict=True):
+                yield Picture(
+                    path=entry.path, key=entry.key, label=entry.label, read=_read_row(reader, row), digest=entry.digest
+                )  # fmt: skip
+
+
+def _read_found(source: Source, found: Found) -> Callable[[], bytes]:
+    def read() -> bytes:
+        return read_found(source, found)
+
+    return read
+
+
+def _read_row(reader: ShardReader, row: int) -> Callable[[], bytes]:
+    # The reader lives as long as one of its pictures does.
+    def read() -> bytes:
+        if row in reader.invalid:
+            raise BadImage(reader.invalid[row])
+        return reader.read(row)
+
+    return read

@@ -1,0 +1,59 @@
+"""Owns what a user may bring as a corpus: folders, tars (plain or WebDataset), lists of paths or URLs, and data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...pipeline.storage import Location, missing_hint
+from ...storage_schemas.errors import InputError
+from ...storage_schemas.plain_text import typed
+from ..corpora.coop.source import open_split
+from ..corpora.folder import FolderSource
+from ..corpora.images import MAX_BYTES
+from ..corpora.lists import ListSource
+from ..corpora.reading import unreachable
+from ..corpora.source import Source
+from ..corpora.spelling import is_dataset, split_name
+from ..corpora.tars import TarSource, is_tar
+
+
+def open_sources(arguments: Sequence[str], *, max_bytes: int = MAX_BYTES) -> tuple[Source, ...]:
+    """The sources that CORPUS arguments name, in bytewise order of their names.
+
+    Args:
+        arguments: each `PATH`, or `coop:NAME/SPLIT=DATA` for a split of a data set, or one of these after `NAME=`.
+        max_bytes: what a URL of a list may hold.
+
+    Raises:
+        InputError: one is missing or of no known kind, or two have the same name.
+        Unreachable: one cannot be looked at at the moment.
+    """
+    sources: dict[str, Source] = {}
+    for argument in arguments:
+        try:
+            source = _open_source(argument, max_bytes)
+        except OSError as error:
+            raise unreachable(argument, error.strerror or error) from error
+        if source.name in sources:
+            raise InputError(
+                "two sources have the same name", where=source.name,
+                hint=f"name them apart: {typed(f'{source.name}-a')}=PATH {typed(f'{source.name}-b')}=PATH",
+            )  # fmt: skip
+        sources[source.name] = source
+    return tuple(sources[name] for name in sorted(sources, key=lambda n: n.encode() + b"/"))
+
+
+def _open_source(argument: str, max_bytes: int) -> Source:
+    given, rest = split_name(argument)
+    if is_dataset(rest):
+        return open_split(rest, name=given)
+    location = Location.of(rest)
+    if not location.exists():
+        raise InputError("no such corpus", where=location, hint=missing_hint(location, "check the path"))
+    if location.is_dir():
+        return FolderSource(name=given or location.name, root=location)
+    name = given or location.name.partition(".")[0]
+    if is_tar(location):
+        location.check_is_file()  # it is read several times
+        return TarSource(name=name, file=location)
+    return ListSource(name=name, file=location, max_bytes=max_bytes)

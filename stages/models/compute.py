@@ -1,0 +1,108 @@
+"""Owns how a model computes: device, bf16 or fp32, torch threads; and what of that decides bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+from ...storage_schemas.errors import InputError
+from ...storage_schemas.fingerprint import Json
+
+#: Options of glibc's mallopt, from malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """Resolved settings: no `auto` left.
+
+    Attributes:
+        device: `cpu` or `cuda`.
+        precision: `bf16` (autocast) or `fp32`.
+        threads: torch threads of one worker; in bf16 on the CPU they decide low bits, hence the bytes.
+    """
+
+    device: str
+    precision: str
+    threads: int
+
+    def to_json(self) -> Json:
+        """What decides bytes: threads only matter on the CPU."""
+        facts: dict[str, Json] = {"device": self.device, "precision": self.precision}
+        return facts | {"threads": self.threads} if self.device == "cpu" else facts
+
+    @contextlib.contextmanager
+    def inference(self) -> Iterator[None]:
+        """No gradients, autocast in bf16 where asked, deterministic kernels, and this many threads in this thread."""
+        torch.set_num_threads(self.threads)
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = True
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16"),
+        ):
+            yield
+
+
+def resolve_compute(
+    device: str = "auto", precision: str = "auto", threads: int | None = None, *, elsewhere: bool = False
+) -> Compute:
+    """Settle `auto`: CUDA where this machine has it; bf16 where it is faster; as many threads as cores, four at most.
+
+    `elsewhere` says that the work runs on other machines (Ray), so this one need not have the device.
+
+    Raises:
+        InputError: `cuda` was asked for where torch finds none.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    elif device == "cuda" and not elsewhere and not torch.cuda.is_available():
+        raise InputError("no CUDA device here", where="--device cuda", hint="use --device cpu")
+    if precision == "auto":
+        precision = "bf16" if _bf16_is_faster(device) else "fp32"
+    if device == "cpu" and not elsewhere:
+        keep_freed_memory()
+    return Compute(device=device, precision=precision, threads=threads or min(4, os.cpu_count() or 1))
+
+
+def training_compute(device: str, precision: str, threads: int | None, *, elsewhere: bool = False) -> Compute:
+    """Settle `auto` for training: bf16 on CUDA, fp32 on the CPU.
+
+    Raises:
+        InputError: `cuda` was asked for where torch finds none.
+    """
+    compute = resolve_compute(device, precision, threads, elsewhere=elsewhere)
+    if precision == "auto" and compute.device == "cpu":
+        return replace(compute, precision="fp32")
+    return compute
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep freed memory for its next batch, in one arena for all threads. Call it early.
+
+    torch allocates its activations anew in every forward pass. glibc gives large blocks back to the system at once,
+    whose pages are then zeroed and mapped again: a quarter of the CPU time of ViT-B/32 in bf16. Threads that have
+    allocated before this call stay in their own arenas. Without glibc it does nothing.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return
+    for option, value in (
+        (_M_MMAP_THRESHOLD, 1 << 30),
+        (_M_TRIM_THRESHOLD, (1 << 31) - 1),
+        (_M_ARENA_MAX, 1),
+    ):
+        mallopt(option, value)
+
+
+def _bf16_is_faster(device: str) -> bool:
+    if device == "cuda":
+        return not torch.cuda.is_available() or torch.cuda.is_bf16_supported()
+    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in checks)

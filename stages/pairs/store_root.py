@@ -1,0 +1,37 @@
+"""Owns the answer to a target store whose root is lost: the same whoever opens it, and nothing is written into it."""
+
+from __future__ import annotations
+
+import json
+
+from ...pipeline.ledger import Ledger
+from ...pipeline.storage import Location
+from ...storage_schemas.errors import DamagedError
+
+
+def refuse_lost_root(store: Location) -> None:
+    """Refuse a folder in which class vectors or targets were begun, and whose zarr.json is gone or another's.
+
+    Zarr would make a new one, without what it said of arrays that took a teacher a week.
+
+    Raises:
+        DamagedError: it is such a folder.
+    """
+    root = store / "zarr.json"
+    if root.exists() and not _is_a_strangers(root):
+        return
+    begun = [stage for stage in ("vectors", "cache") if Ledger(store, stage).plan() is not None]
+    if begun:
+        raise DamagedError(
+            "the store has lost its root", where=root, expected=f"that of the store that `teachonce {begun[-1]}` began",
+            found="another" if root.exists() else "nothing", hint="restore it from a copy; the arrays beside it need it, and stay as they are",
+        )  # fmt: skip
+
+
+def _is_a_strangers(root: Location) -> bool:
+    """Whether it is a group's, without our mark: such as one that Zarr made where there was none. What cannot be read is told later."""
+    try:
+        fields = json.loads(root.read_bytes())
+        return "teachonce" not in (fields.get("attributes") or {})
+    except (ValueError, AttributeError, RecursionError, IsADirectoryError):
+        return False

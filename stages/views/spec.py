@@ -1,0 +1,226 @@
+"""Owns the spec of views: how boxes and colours are drawn from (seed, key, view)."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from ...storage_schemas.errors import InputError
+from ...storage_schemas.fingerprint import Json
+from ...storage_schemas.json_file import as_schema
+from ...storage_schemas.view_params import NO_COLOR, VIEW, Views
+from .centering import CENTERED, Color, center_box
+from .colors import ORDERS
+
+#: The kind of random views.
+RANDOM_CROP = "random_resized_crop"
+
+INTERPOLATIONS = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "lanczos": Image.Resampling.LANCZOS,
+    "nearest": Image.Resampling.NEAREST,
+}
+
+#: Range of a test-time view's `crop_pct`. The libraries' weights have 0.875 to 1.15.
+LEAST_CROP, LARGEST_CROP = 0.1, 10.0
+
+#: Attempts at a random box before the central one is taken, as in torchvision's RandomResizedCrop.
+_ATTEMPTS = 10
+
+#: Parameters for a centre view, which needs none: its box follows from the image.
+CENTER: np.void = np.zeros(1, VIEW)[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewSpec:
+    """How the views of a sample are drawn. Stored with the targets: only a stored view has a valid target.
+
+    Attributes:
+        kind: `random_resized_crop`, or the model's own test-time view: `center` resizes the shorter side and crops,
+            `squash` resizes both sides whatever their ratio and crops, `border` resizes the longer side and pads.
+        count: number of views K.
+        seed: of the random boxes and colours.
+        scale, ratio: range of a box's share of the area and of its aspect ratio.
+        flip: probability of a mirrored view.
+        interpolation: resampling filter, by Pillow's name.
+        crop_pct: of a test-time view: sides are resized to size / crop_pct before the crop (1 for open_clip, 0.875
+            for many timm models).
+        fill: of `border`: the padding's red, green and blue, in whole levels of 0 to 255.
+        jitter: strengths of torchvision's `ColorJitter`: factors of brightness, contrast and saturation lie between
+            max(0, 1 - strength) and 1 + strength, the hue's shift between -strength and strength (at most 0.5 turns).
+        jitter_probability: of a view to be jittered at all.
+        grayscale: probability of a view to be gray.
+    """
+
+    kind: str = "center"
+    count: int = 1
+    seed: int = 0
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    interpolation: str = "bicubic"
+    crop_pct: float = 1.0
+    fill: Color = (0, 0, 0)
+    jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    jitter_probability: float = 1.0
+    grayscale: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in (*CENTERED, RANDOM_CROP):
+            raise InputError("unknown kind of views", where=self.kind, hint="--views K or --views center")
+        if self.interpolation not in INTERPOLATIONS:
+            raise InputError(
+                "unknown interpolation",
+                where=self.interpolation,
+                expected=sorted(INTERPOLATIONS),
+                found=self.interpolation,
+            )
+        if self.count < 1 or (not self.is_random and self.count != 1):
+            raise InputError("impossible number of views", where="--views", found=self.count)
+        if not 0 < self.scale[0] <= self.scale[1] <= 1 or not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
+            raise InputError("impossible range of view scale or ratio", found=f"{self.scale}, {self.ratio}")
+        if not LEAST_CROP <= self.crop_pct <= LARGEST_CROP:
+            raise InputError(
+                "impossible share of a crop",
+                where="crop_pct",
+                expected=f"{LEAST_CROP} to {LARGEST_CROP}",
+                found=self.crop_pct,
+            )
+        self._check_fill()
+        self._check_colors()
+
+    def _check_fill(self) -> None:
+        if self.kind != "border" and any(self.fill):
+            raise InputError("only border views are padded with a colour", where=self.kind, found=self.fill)
+        if len(self.fill) != 3 or not all(isinstance(v, int) and 0 <= v <= 255 for v in self.fill):
+            raise InputError(
+                "impossible colour of the padding",
+                expected="three whole numbers from 0 to 255",
+                found=self.fill,
+            )
+
+    def _check_colors(self) -> None:
+        *factors, hue = self.jitter
+        if not all(0 <= strength < math.inf for strength in factors) or not 0 <= hue <= 0.5:
+            raise InputError(
+                "impossible strengths of the colour jitter", where="--view-jitter",
+                expected="brightness, contrast, saturation of 0 or more, and a hue from 0 to 0.5",
+                found=", ".join(f"{strength:g}" for strength in self.jitter),
+            )  # fmt: skip
+        for option, probability in (("flip", self.flip), ("grayscale", self.grayscale)):
+            if not 0 <= probability <= 1:
+                raise InputError(
+                    "not a probability", where=f"--view-{option}", expected="0 to 1", found=probability
+                )
+        if not 0 < self.jitter_probability <= 1:
+            raise InputError(
+                "impossible probability of the colour jitter", where="--view-jitter-probability",
+                expected="more than 0, at most 1", found=self.jitter_probability,
+                hint="leave out the jitter to have none",
+            )  # fmt: skip
+        if self.jitter_probability < 1 and not any(self.jitter):
+            raise InputError(
+                "a probability of a colour jitter that there is not", where="--view-jitter-probability",
+                found=self.jitter_probability, hint="add --view-jitter, such as 0.4,0.4,0.2,0.1",
+            )  # fmt: skip
+        if not self.is_random and self.has_colors:
+            raise InputError(
+                "centre views keep their colours", where="--view-jitter, --view-grayscale",
+                hint="use --views K for random views",
+            )  # fmt: skip
+
+    @property
+    def is_random(self) -> bool:
+        """Whether boxes are drawn at random; else there is one view, which follows from the image."""
+        return self.kind == RANDOM_CROP
+
+    @functools.cached_property
+    def has_colors(self) -> bool:
+        """Whether views have other colours than their images, and the store has arrays for them."""
+        return any(self.jitter) or self.grayscale > 0
+
+    def to_json(self) -> Json:
+        """Only the facts that decide pixels: a centre view has no seed, scale, ratio or flip; colour where it is used."""
+        facts: dict[str, Json] = {"kind": self.kind, "count": self.count, "interpolation": self.interpolation}
+        if not self.is_random:
+            facts |= {"crop_pct": self.crop_pct}
+            return facts | ({"fill": list(self.fill)} if self.kind == "border" else {})
+        facts |= {"seed": self.seed, "scale": list(self.scale), "ratio": list(self.ratio), "flip": self.flip}
+        if any(self.jitter):
+            facts |= {"jitter": list(self.jitter), "jitter_probability": self.jitter_probability}
+        return facts | ({"grayscale": self.grayscale} if self.grayscale else {})
+
+    @staticmethod
+    def from_json(fields: Json, where: object = None) -> ViewSpec:
+        """What `to_json` gave.
+
+        Raises:
+            DamagedError: something else.
+        """
+        return as_schema(
+            fields,
+            ViewSpec,
+            what="not a description of views",
+            where=where,
+            hint="restore the store from a copy",
+        )
+
+    def params(self, key: str, width: int, height: int) -> Views:
+        """Parameters of one sample's views, VIEW (view,); boxes in pixels of the image.
+
+        Random boxes follow torchvision's `RandomResizedCrop.get_params`, colours its `ColorJitter.get_params`, drawn
+        from a Philox stream keyed by (seed, key, view): they need no order and no state.
+        """
+        if not self.is_random:
+            box = center_box(self.kind, self.crop_pct, width, height)
+            return np.array([(*box, 0, *NO_COLOR)], VIEW)
+        views = [self._random_view(key, view, width, height) for view in range(self.count)]
+        return np.array(views, VIEW)
+
+    def _random_view(self, key: str, view: int, width: int, height: int) -> tuple[float, ...]:
+        name = hashlib.blake2b(f"{self.seed}/{key}/{view}".encode(), digest_size=16).digest()
+        stream = np.random.Philox(key=int.from_bytes(name, "little"))
+        # Colour comes last, so that boxes are the same with it and without.
+        box = self._random_box(_uniform(stream, 4 * _ATTEMPTS + 1), width, height)
+        return box + (self._random_color(_uniform(stream, 7)) if self.has_colors else NO_COLOR)
+
+    def _random_box(self, uniform: list[float], width: int, height: int) -> tuple[int, ...]:
+        flip = int(uniform[-1] < self.flip)
+        low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
+        for attempt in range(_ATTEMPTS):
+            area, aspect, y, x = uniform[4 * attempt : 4 * attempt + 4]
+            target = width * height * (self.scale[0] + area * (self.scale[1] - self.scale[0]))
+            ratio = math.exp(low + aspect * (high - low))
+            w, h = round(math.sqrt(target * ratio)), round(math.sqrt(target / ratio))
+            if 0 < w <= width and 0 < h <= height:
+                return int(y * (height - h + 1)), int(x * (width - w + 1)), h, w, flip
+        if width / height < self.ratio[0]:
+            w, h = width, max(1, round(width / self.ratio[0]))
+        elif width / height > self.ratio[1]:
+            w, h = max(1, round(height * self.ratio[1])), height
+        else:
+            w, h = width, height
+        return (height - h) // 2, (width - w) // 2, h, w, flip
+
+    def _random_color(self, uniform: list[float]) -> tuple[float, ...]:
+        """The last six fields of a view. Every field has a number of its own: one strength never moves another's draw."""
+        jittered, order, *draws, gray = uniform
+        grayscale = int(gray < self.grayscale)
+        if not any(self.jitter) or jittered >= self.jitter_probability:
+            return -1, grayscale, *NO_COLOR[2:]
+        *strengths, hue = self.jitter
+        ranges = [(max(0.0, 1 - s), 1 + s) for s in strengths] + [(-hue, hue)]
+        factors = [low + u * (high - low) for u, (low, high) in zip(draws, ranges, strict=True)]
+        return int(order * len(ORDERS)), grayscale, *factors
+
+
+def _uniform(stream: np.random.Philox, count: int) -> list[float]:
+    """The stream's next numbers in [0, 1)."""
+    numbers: list[float] = ((stream.random_raw(count) >> np.uint64(11)) * 2.0**-53).tolist()
+    return numbers

@@ -1,0 +1,35 @@
+"""What a user may bring: several sources, named and told apart."""
+
+from __future__ import annotations
+
+import pytest
+from teachonce.pipeline.storage import Location
+from teachonce.stages.inputs.sources import open_sources
+from teachonce.storage_schemas.errors import InputError, Unreachable
+
+
+def test_sources_are_mixed_named_and_told_apart(tmp_path):
+    for name in ("x/a", "y/a"):
+        (tmp_path / name).mkdir(parents=True)
+    with pytest.raises(
+        InputError, match="^two sources have the same name: a. Next: name them apart: a-a=PATH a-b=PATH$"
+    ):
+        open_sources([str(tmp_path / "x/a"), str(tmp_path / "y/a")])
+    named = open_sources([f"two={tmp_path / 'x/a'}", f"one={tmp_path / 'y/a'}"])
+    assert [source.name for source in named] == ["one", "two"]
+    with pytest.raises(InputError, match="^no such corpus: .*nothing. Next: check the path$"):
+        open_sources([str(tmp_path / "nothing")])
+
+
+def test_a_source_that_cannot_be_looked_at_is_not_called_missing(tmp_path, monkeypatch):
+    """Who runs this may look at everything, so the system is made to refuse."""
+
+    def refuses(self):
+        raise PermissionError(13, "Permission denied", str(self.path))
+
+    monkeypatch.setattr(Location, "exists", refuses)
+    with pytest.raises(
+        Unreachable,
+        match=r"^cannot be read at the moment: .*/c: found Permission denied\. Next: mend the cause",
+    ):
+        open_sources([str(tmp_path / "c")])
