@@ -26,8 +26,8 @@ def _load(name: str, path: Path) -> ModuleType:
 
 @pytest.fixture(scope="session")
 def miniature() -> ModuleType:
-    """The module stages/datasets/miniature.py: `miniature.build(root, "oxford_pets", per_class={"train": 3, …})`."""
-    return _load("miniature", HERE / "stages" / "datasets" / "miniature.py")
+    """The module stages/corpora/coop/miniature.py: `miniature.build(root, "oxford_pets", per_class={"train": 3, …})`."""
+    return _load("miniature", HERE / "stages" / "corpora" / "coop" / "miniature.py")
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,7 @@ OPEN_TO_STAGES = tuple(
         "sockets",
         "tables",
         "command_runner",
+        "settings",
     )
 )
 

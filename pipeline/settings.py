@@ -1,0 +1,94 @@
+"""Owns settings: dataclass fields that say their range, help and unit once, for options, run files, checks and docs."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import operator
+from collections.abc import Iterator
+from dataclasses import MISSING, dataclass
+from typing import Any
+
+from ..storage_schemas.errors import InputError
+
+_KEY = "setting"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What a field of a settings class says of itself, beside its type and default.
+
+    Attributes:
+        help: one sentence for `--help`, without the default, which stands there too.
+        least, above: smallest value, and the value that it must be more than; None where there is no such end.
+        most, below: the same of the other end.
+        choices: the words that it may be; empty for any.
+        unit: what a value is, in capitals, for `--help`: `STEPS`, `CLASSES`; '' for the type's own word.
+        default: the default in words, where the field's own does not say it.
+        off: a value that means "none of that": it is left out of fingerprints. None where there is none.
+    """
+
+    help: str
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    below: float | None = None
+    choices: tuple[str, ...] = ()
+    unit: str = ""
+    default: str = ""
+    off: Any = None
+
+    def expected(self, value: Any) -> str | None:
+        """What was expected instead of a value that cannot be; None where it can."""
+        if isinstance(value, (tuple, list)):
+            return next((e for part in value if (e := self.expected(part)) is not None), None)
+        if self.choices:
+            return None if value in self.choices else ", ".join(self.choices)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return None
+        if not math.isfinite(value):
+            return "a finite number"
+        for bound, inside, words in (
+            (self.least, operator.ge, "at least"),
+            (self.above, operator.gt, "more than"),
+            (self.most, operator.le, "at most"),
+            (self.below, operator.lt, "less than"),
+        ):
+            if bound is not None and not inside(value, bound):
+                return f"{words} {bound:g}"
+        return None
+
+
+def setting(default: Any = MISSING, *, help: str, **said: Any) -> Any:
+    """A field of a settings class: its default, and the fields of `Setting`."""
+    return dataclasses.field(default=default, metadata={_KEY: Setting(help=help, **said)})
+
+
+def settings_of(cls: Any) -> Iterator[tuple[dataclasses.Field[Any], Setting]]:
+    """The fields of a settings class (or object) that a user can set, in their order, with what they say."""
+    for field in dataclasses.fields(cls):
+        if _KEY in field.metadata:
+            yield field, field.metadata[_KEY]
+
+
+def check(settings: Any) -> None:
+    """Refuse settings beyond their ranges, and words that are no choices. None is no value.
+
+    Raises:
+        InputError: naming the option.
+    """
+    for field, said in settings_of(settings):
+        value = getattr(settings, field.name)
+        expected = None if value is None else said.expected(value)
+        if expected is not None:
+            raise impossible(field.name, expected, value)
+
+
+def impossible(name: str, expected: str, found: object) -> InputError:
+    """The error for a setting that cannot be, by the name of its field."""
+    return InputError("impossible setting", where=option_name(name), expected=expected, found=found)
+
+
+def option_name(field: str) -> str:
+    """The option of a field: `loss_weight` is `--loss-weight`."""
+    return f"--{field.replace('_', '-')}"
