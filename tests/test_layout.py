@@ -41,8 +41,8 @@ ALLOWED = {
     "storage_schemas": ("storage_schemas",),
     "pipeline": ("pipeline", "storage_schemas"),
     "stages": ("stages", "storage_schemas", *OPEN_TO_STAGES),
-    "commands": ("", "commands", "pipeline", "stages", "storage_schemas"),
-    "cli": ("", "cli", "commands", "pipeline", "stages", "storage_schemas"),
+    "commands": ("commands", "pipeline", "stages", "storage_schemas"),
+    "cli": ("commands", "pipeline", "storage_schemas"),
     "__main__": ("cli", "pipeline"),
     "__init__": ("stages.pairs", "stages.students"),  # the public names
 }  # fmt: skip

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from teachonce.cli import expand_homes, main
+from teachonce.cli import main
+from teachonce.commands.command import expand_homes
 from teachonce.pipeline.storage import Location
 from teachonce.stages.inputs.image_set import open_images
 from teachonce.stages.models.clip_source import resolve_clip

@@ -12,7 +12,8 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from teachonce.cli import SEED, Finite, Numbers, main
+from teachonce.cli import main
+from teachonce.commands.types import SEED, Finite, Numbers
 
 #: Any finite numbers will do: the colours' scale is the model's own.
 WITHOUT_RANGE = {"--teacher-mean", "--student-mean"}

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from PIL import Image
-from teachonce.cli import main, print_json
+from teachonce.cli import main
+from teachonce.commands.output import print_json
 from teachonce.storage_schemas.errors import InputError
 from teachonce.storage_schemas.plain_text import printable, printable_lines
 

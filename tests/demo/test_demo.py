@@ -14,7 +14,8 @@ import pytest
 import teachonce
 from click.testing import CliRunner
 from PIL import Image
-from teachonce.cli import called_as, main
+from teachonce.cli import main
+from teachonce.commands.runner import called_as
 from teachonce.pipeline.storage import Location
 from teachonce.stages.demo import images, tiny_clip, tour
 from teachonce.stages.demo.folder import DemoSize, prepare

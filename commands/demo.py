@@ -1,0 +1,35 @@
+"""`teachonce demo`, on the command line."""
+
+from __future__ import annotations
+
+import click
+
+from ..pipeline.terminal import show
+from .command import Stage
+from .executor import executor_options
+from .output import json_option, print_json
+from .runner import make_runner
+
+
+@click.command(cls=Stage)
+@click.option("--out", default="demo-run", show_default=True, type=click.Path(), help="Folder for all of it.")
+@executor_options("ray")
+@json_option
+@click.pass_context
+def demo(
+    ctx: click.Context, out: str, executor: str, ray_address: str | None, workers: int | None, as_json: bool
+) -> None:
+    """Run every stage on small images with a tiny teacher and student, and compare what came out.
+
+    Takes less than 3 minutes on 2 cores, offline. It draws 3,000 images of coloured digits without labels, shows
+    the command of each stage as it runs it, and ends with accuracies on held-out images of base and novel classes.
+    Run again, it does what is left. --executor is for `shard` and `cache` of the images to train on.
+    """
+    from ..stages.demo.report import facts_text
+    from ..stages.demo.tour import run_demo
+
+    facts = run_demo(out, make_runner(ctx, executor, ray_address, workers))
+    if as_json:
+        print_json(facts)
+    else:
+        show(facts_text(facts))

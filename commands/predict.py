@@ -1,0 +1,50 @@
+"""`teachonce predict`, on the command line."""
+
+from __future__ import annotations
+
+import click
+
+from ..pipeline.terminal import say, show
+from .command import Stage
+from .options import inference_options
+from .output import json_option, print_json
+
+
+@click.command(cls=Stage)
+@click.argument("bundle", type=click.Path())
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE…")
+@click.option(
+    "--top", type=click.IntRange(1), default=5, show_default=True, metavar="K", help="Classes an image."
+)
+@inference_options
+@json_option
+def predict(
+    bundle: str,
+    images: tuple[str, ...],
+    top: int,
+    device: str,
+    precision: str,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Show the most probable classes of images (paths or URLs).
+
+    BUNDLE is a folder that `teachonce distill` wrote. An image that cannot be used is named on stderr; the others
+    are done, and the exit code is 1.
+    """
+    from ..stages.models.compute import resolve_compute
+    from ..stages.predict import predict as look
+    from ..stages.predict import prediction_json, prediction_text
+
+    failed, said = False, []
+    for prediction in look(bundle, images, top=top, compute=resolve_compute(device, precision, threads)):
+        if prediction.reason:
+            failed = True
+            say(f"{prediction.image}: {prediction.reason}")
+        if as_json:
+            said.append(prediction_json(prediction))
+        elif not prediction.reason:
+            show(prediction_text(prediction))
+    if as_json:
+        print_json(said)
+    click.get_current_context().exit(1 if failed else 0)

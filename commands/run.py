@@ -1,0 +1,80 @@
+"""`teachonce run`, on the command line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from ..pipeline.terminal import say
+from ..storage_schemas.errors import InputError
+from ..storage_schemas.near_names import did_you_mean
+from .command import Stage
+from .output import json_option
+
+if TYPE_CHECKING:
+    from ..pipeline.runfile import StageCall
+
+
+@click.command("run", cls=Stage)
+@click.argument("file", type=click.Path(), metavar="FILE.yaml")
+@json_option
+@click.pass_context
+def run_file(ctx: click.Context, file: str, as_json: bool) -> None:
+    """Run the stages that a YAML file describes, skipping what is done.
+
+    Each stage is a command of this program with its options; paths are relative to the file. All options, and
+    whether all that is read is there, are checked before the first stage starts. See docs/run-files.md. With --json each stage prints a document.
+    """
+    import contextlib
+
+    from ..pipeline.runfile import as_arguments, read_runfile
+    from ..pipeline.storage import Location
+    from .run_inputs import RunInputs
+
+    location, inputs = Location.of(file), RunInputs()
+    runfile = read_runfile(location)
+    program = ctx.find_root().command
+    assert isinstance(program, click.Group)
+    commands = {
+        n: c for n, c in program.commands.items() if not isinstance(c, click.Group) and c is not run_file
+    }
+    with contextlib.chdir(location.path.parent):
+        calls = []
+        for stage in runfile.stages:
+            command = commands.get(stage.command)
+            if command is None:
+                hint = did_you_mean(stage.command, commands, f"one of {', '.join(sorted(commands))}")
+                raise InputError("unknown stage", where=stage.where, hint=hint)
+            _refuse_unknown_keys(stage, command)
+            takes = {p.name for p in command.params}
+            options = {**{k: v for k, v in runfile.defaults.items() if k in takes}, **stage.options}
+            if as_json and any("--json" in p.opts for p in command.params):
+                options["json"] = True
+            positional = [p.name for p in command.params if isinstance(p, click.Argument) and p.name]
+            try:
+                calls.append(
+                    command.make_context(stage.command, as_arguments(options, positional), parent=ctx)
+                )
+            except click.UsageError as error:
+                raise InputError(
+                    "a stage's options are wrong", where=stage.where, found=error.format_message().rstrip("."),
+                    hint=f"teachonce {stage.command} --help",
+                ) from error  # fmt: skip
+            inputs.check(stage.command, calls[-1].params, stage.where)
+        for number, call in enumerate(calls, 1):
+            say(f"[{number}/{len(calls)}] {call.info_name}")
+            with call:
+                call.command.invoke(call)
+
+
+def _refuse_unknown_keys(stage: StageCall, command: click.Command) -> None:
+    """A stage's keys are the names of its command's arguments and options."""
+    known = {p.name or "" for p in command.params if isinstance(p, click.Argument)}
+    known |= {name.lstrip("-") for p in command.params if isinstance(p, click.Option) for name in p.opts}
+    for key in stage.options:
+        if key.replace("_", "-") not in known and key not in known:
+            hint = did_you_mean(key.replace("_", "-"), sorted(known), f"teachonce {stage.command} --help")
+            raise InputError(
+                "a stage has no such option", where=stage.where, found=key.replace("_", "-"), hint=hint
+            )

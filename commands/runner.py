@@ -1,0 +1,76 @@
+"""Owns how a command runs other commands of this program, as a person would type them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from ..pipeline.terminal import say
+from ..storage_schemas.errors import InputError
+from .executor import make_executor
+
+if TYPE_CHECKING:
+    from ..pipeline.command_runner import Runner
+
+
+def make_runner(ctx: click.Context, executor: str, ray_address: str | None, workers: int | None) -> Runner:
+    """What a command that runs other commands needs: they run here, `shard` and `cache` where the options say."""
+    from ..pipeline.command_runner import Runner
+
+    if executor == "serial":
+        make_executor(executor, ray_address, workers)  # refuses options that go with Ray only
+    root = ctx.find_root()
+    group = root.command
+    assert isinstance(group, click.Group)
+
+    def make_context(words: Sequence[str]) -> click.Context:
+        return group.commands[words[0]].make_context(words[0], list(words[1:]), parent=root)
+
+    def command(words: Sequence[str]) -> None:
+        with make_context(words) as call:
+            call.command.invoke(call)
+
+    def check(words: Sequence[str]) -> None:
+        try:
+            make_context(words)
+        except click.UsageError as error:
+            raise InputError(
+                "a command's options are wrong", where=f"teachonce {words[0]}", found=error.format_message().rstrip("."),
+                hint=f"teachonce {words[0]} --help",
+            ) from error  # fmt: skip
+
+    def leave() -> None:
+        if executor == "ray":
+            from ..pipeline.executors.ray import disconnect
+
+            disconnect()
+
+    where = ["--executor", executor]
+    for option, value in (("--ray-address", ray_address), ("--workers", workers)):
+        where += [option, str(value)] if value is not None else []
+    program, beside = called_as()
+    return Runner(
+        command=command, check=check, leave=leave, say=say, program=program, beside=beside, where=tuple(where)
+    )
+
+
+def called_as() -> tuple[str, str]:
+    """How a person calls this program, and what goes before the name of one installed beside it.
+
+    `teachonce` and nothing where PATH finds it; else as it was called: a path, or `python -m teachonce`.
+    """
+    import shlex
+    from pathlib import Path
+
+    script = Path(sys.argv[0])
+    if script.resolve() == Path(__file__).resolve().parents[1] / "__main__.py":
+        python = Path(sys.executable)
+        return f"{shlex.quote(str(python))} -m teachonce", shlex.quote(f"{python.parent}/")
+    on_path = str(script.absolute().parent) in os.environ.get("PATH", "").split(os.pathsep)
+    if script.name != "teachonce" or on_path:
+        return "teachonce", ""
+    return shlex.quote(str(script)), shlex.quote(f"{script.parent}/")

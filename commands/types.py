@@ -1,0 +1,57 @@
+"""Owns the types of options beside click's own: words, finite numbers, several numbers, seeds."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import click
+
+from ..storage_schemas.near_names import did_you_mean
+
+
+class Choice(click.Choice):  # type: ignore[type-arg]  # generic from click 8.2 on
+    """One of several words; a misspelt one is answered with the nearest."""
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        near = did_you_mean(str(value), map(str, self.choices), "")
+        return f"{super().get_invalid_choice_message(value, ctx)}{near and ' D' + near[1:]}"
+
+
+class Finite(click.FloatRange):
+    """A finite number in a range. click's own type lets NaN pass, and infinity where the range has no end."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
+
+
+class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
+    """Comma-separated numbers of one type: `count` of them, or as many as one likes."""
+
+    name = "numbers"
+
+    def __init__(self, each: click.FloatRange | click.IntRange, count: int | None = None) -> None:
+        self.each: Any = each
+        self.count = count
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[Any, ...]:
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).split(",")
+        if self.count not in (None, len(parts)):
+            self.fail(f"{value!r} is not {self.count} numbers with commas between them", param, ctx)
+        return tuple(self.each.convert(part, param, ctx) for part in parts)
+
+
+#: What all that takes a seed tells apart: torch's generator for the CPU looks at 32 bits, Python's takes -1 for 1.
+SEED = click.IntRange(0, 2**32 - 1)
+
+PROBABILITY, SHARE = Finite(0, 1), Finite(0, 1, min_open=True)
+FROM_ZERO, ABOVE_ZERO = Finite(0), Finite(0, min_open=True)
+MEANS, STDS, STRENGTHS = Numbers(Finite(), 3), Numbers(ABOVE_ZERO, 3), Numbers(FROM_ZERO, 4)
+SHARES, RATIOS = Numbers(SHARE, 2), Numbers(Finite(0.001, 1000), 2)
