@@ -64,6 +64,12 @@ def setting(default: Any = MISSING, *, help: str, **said: Any) -> Any:
     return dataclasses.field(default=default, metadata={_KEY: Setting(help=help, **said)})
 
 
+def with_default(cls: Any, name: str, default: Any) -> Any:
+    """The field of a base class once more, with another default: for a subclass."""
+    field = next(f for f in dataclasses.fields(cls) if f.name == name)
+    return dataclasses.field(default=default, metadata=field.metadata)
+
+
 def settings_of(cls: Any) -> Iterator[tuple[dataclasses.Field[Any], Setting]]:
     """The fields of a settings class (or object) that a user can set, in their order, with what they say."""
     for field in dataclasses.fields(cls):

@@ -22,7 +22,7 @@ from .measures.metrics import Accuracy, Agreement
 from .measures.same_pictures import SamePictures
 from .measures.stored_teacher import StoredTeacher
 from .models.compute import Compute
-from .students import LoadedStudent, load_student
+from .students.bundle import LoadedStudent, load_student
 from .students.infer import student_logits
 from .views.ahead import Pixels, Ready, prepare
 from .views.render import draw, fill_planes

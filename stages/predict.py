@@ -15,7 +15,7 @@ from ..storage_schemas.plain_text import printable
 from .corpora.images import BadImage, decode, one_image
 from .measures.metrics import log_softmax
 from .models.compute import Compute
-from .students import load_student
+from .students.bundle import load_student
 from .students.infer import student_logits
 from .views.ahead import Pixels, prepare
 from .views.render import draw, fill_planes

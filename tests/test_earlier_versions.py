@@ -19,7 +19,7 @@ from teachonce.cli import main
 from teachonce.pipeline.storage import Location
 from teachonce.stages.pairs.stream import TargetStream
 from teachonce.stages.prompts.folder import read_prompts
-from teachonce.stages.students import load_student
+from teachonce.stages.students.bundle import load_student
 from teachonce.stages.training.checkpoint import Best, Training, load_best, load_checkpoint
 from teachonce.storage_schemas.fingerprint import Fingerprint
 

@@ -14,7 +14,7 @@ from teachonce.stages.inputs.class_match import base_classes
 from teachonce.stages.measures.metrics import Accuracy, Agreement, harmonic_mean
 from teachonce.stages.measures.stored import Stored
 from teachonce.stages.models.preprocess import Preprocess
-from teachonce.stages.students import load_student
+from teachonce.stages.students.bundle import load_student
 from teachonce.stages.students.infer import student_logits
 from teachonce.stages.views.render import draw, fill_planes
 

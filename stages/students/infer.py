@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ...storage_schemas.errors import DamagedError
 from ..models.compute import Compute
-from . import LoadedStudent
+from .bundle import LoadedStudent
 
 
 def student_logits(

@@ -23,7 +23,7 @@ from teachonce.stages.evaluate import evaluate
 from teachonce.stages.models.compute import Compute
 from teachonce.stages.predict import predict
 from teachonce.stages.reports.evaluate_text import evaluation_json, evaluation_text
-from teachonce.stages.students import load_student
+from teachonce.stages.students.bundle import load_student
 from teachonce.stages.students.bundle import write_bundle
 from teachonce.stages.students.registry import family_of
 from teachonce.stages.students.student import Head, Student

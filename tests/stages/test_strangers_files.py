@@ -27,7 +27,7 @@ from teachonce.stages.models.compute import Compute
 from teachonce.stages.pairs.stream import TargetStream
 from teachonce.stages.prompts.folder import read_prompts
 from teachonce.stages.status import folder_status
-from teachonce.stages.students import load_student
+from teachonce.stages.students.bundle import load_student
 from teachonce.stages.teachers import TeacherConfig
 from teachonce.stages.training.build import StudentConfig
 from teachonce.stages.vectors import plan_vectors

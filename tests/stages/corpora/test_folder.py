@@ -133,7 +133,7 @@ def test_names_that_are_not_utf8_cost_their_rows(tmp_path):
 
 READ = """
 import sys
-from teachonce.stages.corpora.sources import open_sources
+from teachonce.stages.inputs.sources import open_sources
 (source,) = open_sources(sys.argv[1:])
 sys.stdout.write(ascii([(f.path, f.label, source.read(f.path, f.offset, f.size)) for f in source.walk()]))
 """

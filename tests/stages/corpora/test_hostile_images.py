@@ -162,7 +162,8 @@ import io, resource, sys
 import numpy as np
 from PIL import Image
 from teachonce.stages.corpora.images import decode
-from teachonce.stages.views import ViewSpec, render_views
+from teachonce.stages.views.render import render_views
+from teachonce.stages.views.spec import ViewSpec
 resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
 for size in ((1, 8_000_000), (8_000_000, 1)):
     buffer = io.BytesIO()

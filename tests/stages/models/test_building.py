@@ -149,7 +149,7 @@ def test_only_changes_of_values_are_left_out() -> None:
 _MEASURE = """
 import glob, os, sys
 import open_clip, safetensors.torch, torch
-from teachonce.stages.compute import keep_freed_memory
+from teachonce.stages.models.compute import keep_freed_memory
 from teachonce.stages.models.building import unfilled
 from teachonce.stages.models.weights import fit_weights, read_weights_file
 

@@ -16,7 +16,7 @@ from PIL import Image
 from teachonce.cli import main
 from teachonce.pipeline.ledger import Ledger
 from teachonce.pipeline.storage import Location
-from teachonce.stages.students import load_student
+from teachonce.stages.students.bundle import load_student
 
 pytestmark = pytest.mark.slow
 

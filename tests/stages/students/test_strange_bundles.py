@@ -16,7 +16,8 @@ import torch
 from teachonce.pipeline.storage import Location
 from teachonce.stages.models.tokenizer import load_tokenizer
 from teachonce.stages.models.vision_config import VisionConfig, check_vision_config
-from teachonce.stages.students import load_student, rebuild
+from teachonce.stages.students import rebuild
+from teachonce.stages.students.bundle import load_student
 from teachonce.stages.students.bundle import write_bundle
 from teachonce.stages.students.registry import family_of
 from teachonce.stages.students.student import Head, Student

@@ -19,7 +19,7 @@ import torch
 from click.testing import CliRunner
 from teachonce.cli import main
 from teachonce.pipeline.storage import Location
-from teachonce.stages.students import load_student
+from teachonce.stages.students.bundle import load_student
 from teachonce.stages.students.bundle import write_bundle
 from teachonce.stages.students.family import Backbone
 from teachonce.stages.students.registry import family_of

@@ -15,7 +15,7 @@ import timm
 import torch
 from teachonce.pipeline.storage import Location
 from teachonce.stages.models.weights import weights_digest
-from teachonce.stages.students import load_student
+from teachonce.stages.students.bundle import load_student
 from teachonce.stages.students.bundle import write_bundle
 from teachonce.stages.students.family import Backbone
 from teachonce.stages.students.registry import family_of, rebuild_backbone

@@ -12,7 +12,7 @@ import xarray
 from click.testing import CliRunner
 from PIL import Image
 from teachonce.cli import main
-from teachonce.stages.students import load_student
+from teachonce.stages.students.bundle import load_student
 
 NAMES = ("red fox", "Blue_Jay", "house-cat")
 

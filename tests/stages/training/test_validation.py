@@ -15,7 +15,7 @@ from teachonce.stages.distill import plan_distill
 from teachonce.stages.evaluate import evaluate
 from teachonce.stages.models.compute import Compute
 from teachonce.stages.status import folder_status
-from teachonce.stages.students import load_student
+from teachonce.stages.students.bundle import load_student
 from teachonce.stages.training.build import StudentConfig
 from teachonce.stages.training.trainer import Trainer
 from teachonce.stages.training.validation import Validation

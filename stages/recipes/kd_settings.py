@@ -1,0 +1,31 @@
+"""Owns the settings of the recipe `kd`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...pipeline.settings import setting, with_default
+from ..students.head import PROJECTORS
+from .settings import TrainSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class KdSettings(TrainSettings):
+    """As is usual for training a whole student."""
+
+    batch_size: int = with_default(TrainSettings, "batch_size", 64)
+    optimizer: str = with_default(TrainSettings, "optimizer", "adamw")
+    lr: float = with_default(TrainSettings, "lr", 1e-3)
+    weight_decay: float = with_default(TrainSettings, "weight_decay", 0.05)
+    schedule: str = with_default(TrainSettings, "schedule", "cosine")
+    temperature: float = setting(1.0, above=0, help="Temperature T of the softmaxes.")
+    loss_weight: float = setting(1.0, least=0, help="Factor of the divergence.")
+    projector: str = setting(
+        "linear", choices=PROJECTORS, help="From the student's features to the teacher's width."
+    )
+    embedding_loss: str = setting(
+        "none",
+        choices=("none", "cosine", "mse"),
+        help="Also draw embeddings to the teacher's, if they are cached.",
+    )
+    embedding_weight: float = setting(1.0, least=0, help="Factor of the embedding term.")

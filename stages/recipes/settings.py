@@ -1,0 +1,88 @@
+"""Owns the settings that every recipe has: the numbers of a training. Imports no torch, since options are made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, TypeVar
+
+from ...pipeline.settings import check, impossible, option_name, setting, settings_of
+from ...storage_schemas.errors import InputError
+from ...storage_schemas.fingerprint import Json
+from .schedule import SCHEDULES
+
+Some = TypeVar("Some", bound="TrainSettings")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """What a recipe's own settings build on: a subclass adds fields, and gives those without a default one.
+
+    Each field is an option of `teachonce distill`, by its name.
+    """
+
+    epochs: int = setting(20, least=1, help="Passes over the corpus; epoch e reads view e mod K.")
+    batch_size: int = setting(least=1, help="Samples a step; a last, shorter batch is left out.")
+    lr: float = setting(above=0, help="Highest learning rate.")
+    weight_decay: float = setting(least=0, help="Weight decay: kd on matrices, promptkd on all that trains.")
+    optimizer: str = setting(choices=("sgd", "adamw"), help="SGD with momentum 0.9, or AdamW.")
+    schedule: str = setting(
+        choices=SCHEDULES, help="Learning rate: cosine by step, CoOp's by epoch, or constant."
+    )
+    warmup_epochs: int = setting(1, least=0, help="Epochs of warm-up.")
+    accumulate: int = setting(
+        1, least=1, off=1, unit="PARTS", help="Take each batch through the student in so many equal parts, to save memory."
+    )  # fmt: skip
+    clip_norm: float = setting(0.0, least=0, off=0, help="Largest norm of the gradients; 0: no limit.")
+    ema: float = setting(
+        0.0, least=0, below=1, off=0, unit="DECAY",
+        help="Keep a moving average of the weights, and give the bundle that; 0: none.",
+    )  # fmt: skip
+    patience: int = setting(
+        0, least=0, off=0, unit="EPOCHS",
+        help="Stop after so many epochs without a better validation accuracy; 0: never.",
+    )  # fmt: skip
+
+    def to_json(self) -> dict[str, Json]:
+        """For fingerprint and origin: all but what is off."""
+        off = {field.name: said.off for field, said in settings_of(self) if said.off is not None}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
+            if value is not None and not (name in off and value == off[name])
+        }
+
+    def override(self: Some, recipe: str, options: Mapping[str, Any]) -> Some:
+        """A copy with the options that are not None.
+
+        Raises:
+            InputError: an option that means nothing to this recipe, or an impossible value.
+        """
+        given = {name: value for name, value in options.items() if value is not None}
+        own = {field.name for field in fields(self)}
+        for name in given:
+            if name not in own:
+                raise InputError(
+                    f"an option that recipe {recipe} does not have",
+                    where=option_name(name),
+                    hint="leave it out",
+                )
+        settings = replace(self, **given)
+        settings.check()
+        return settings
+
+    def check(self) -> None:
+        """Refuse values that cannot be, alone or together.
+
+        Raises:
+            InputError: naming the option.
+        """
+        check(self)
+        if self.batch_size % self.accumulate:
+            raise impossible(
+                "batch_size",
+                f"a multiple of {self.accumulate}, the parts of --accumulate",
+                self.batch_size,
+            )
+        if self.warmup_epochs > self.epochs:
+            raise impossible("warmup_epochs", f"at most {self.epochs}, the epochs", self.warmup_epochs)
