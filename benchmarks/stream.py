@@ -90,8 +90,12 @@ def _join_share(stream: object, corpus: str, repeats: int) -> Line:
     for _ in range(repeats + 1):
         whole = cost(lambda e=epoch: _read(stream, e)).cpu
         with ExitStack() as without:
-            for name in ("batches.decode", "batches.draw", "batches.fill_planes", "join.JoinedShard.read"):
-                without.enter_context(mock.patch(f"teachonce.stages.pairs.{name}", new=_nothing))
+            for name in (
+                "samples.images.Images.decode",
+                "samples.images.Images.draw",
+                "pairs.join.JoinedShard.read",
+            ):
+                without.enter_context(mock.patch(f"teachonce.stages.{name}", new=_nothing))
             rest = cost(lambda e=epoch + 1: _read(stream, e)).cpu
         shares.append(rest / whole)
         epoch += 2 + 1  # so that the views take turns

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,19 +32,21 @@ from ..storage_schemas.target_store import (
     write_block,
 )
 from ..storage_schemas.view_params import Views, no_views
-from .corpora.images import BadImage, decode, one_image
+from .corpora.images import BadImage, one_image
 from .corpora.shards import ShardReader, ShardSet
 from .models.compute import Compute, keep_freed_memory
 from .pairs.store import read_description, read_vectors, vectors_if_any
 from .pairs.store_root import refuse_lost_root
+from .samples.ahead import Pixels, Ready, decoding_threads, in_order
+from .samples.kind import SampleKind, draw_views
+from .samples.pixel_sample import PixelSample
+from .samples.registry import kind_named
 from .teachers import TeacherConfig, TeacherSpec, load_teacher
-from .views.pixel_sample import PixelSample
-from .views.render import render_views
 from .views.spec import ViewSpec
-from .views.versions import other_versions, pixel_versions, versions_text
+from .views.versions import other_versions, versions_text
 
-#: One sample as the decoding threads hand it over: its views' parameters and pixels (view, 3, size, size), or why not.
-_Rendered = tuple[Views, NDArray[np.uint8]] | str
+#: A row as the decoding threads hand it over: its views' parameters and arrays (view, …), or why there are none.
+_Rendered = Ready[int, tuple[Views, Pixels]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +114,7 @@ class CacheStage:
             shards=str(self.shards.location.path),
             pixels=self.pixels.to_json(),
             versions=other_versions(),
+            sample_kind=self.kind.name,
         )
         create_arrays(open_root(str(self.store.path), mode="a"), description)
 
@@ -134,7 +137,7 @@ class CacheStage:
         teacher.to(device)
         root = open_root(str(self.store.path), mode="a")
         read_description(root, self.store).check_planned(self.fingerprint, where=self.store)
-        threads = ThreadPoolExecutor(self.compute.threads, thread_name_prefix="decode")
+        threads = decoding_threads(self.compute.threads)
         one_at_a_time = threading.Lock()
         vectors_CD = bias_C = None
         if self.vectors is not None:
@@ -142,7 +145,7 @@ class CacheStage:
             vectors_CD = torch.tensor(self.vectors.vectors_CD, device=device)
             bias_C = None if self.vectors.bias_C is None else torch.tensor(self.vectors.bias_C, device=device)
 
-        def embed(images_NCHW: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        def embed(images_NCHW: Pixels) -> dict[str, NDArray[np.float32]]:
             with self.compute.inference():
                 embedding_ND = teacher.embed(torch.from_numpy(images_NCHW).to(device))
                 said = {"embedding": embedding_ND}
@@ -155,16 +158,14 @@ class CacheStage:
 
         def run(unit: Unit, timer: Timer) -> Receipt:
             shard = unit.inputs["shard"]
-            reader = self.shards.reader(shard)
-            try:
-                rendered = self._render(reader, shard, threads, timer)
-                first = next(
-                    rendered, None
-                )  # decoding starts here, while another unit may still be in the model
+            with (
+                closing(self.shards.reader(shard)) as reader,
+                closing(self._render(reader, shard, threads, timer)) as rendered,
+            ):
+                # Decoding starts here, while another unit may still be in the model.
+                first = next(rendered, None)
                 with one_at_a_time:
                     block, invalid = self._collect(reader, shard, first, rendered, embed, timer)
-            finally:
-                reader.close()
             with timer("write"):
                 outputs = record_outputs(self.store, write_block(root, self.spec, shard, block))
             return Receipt(
@@ -176,32 +177,27 @@ class CacheStage:
 
     def _render(
         self, reader: ShardReader, shard: int, threads: ThreadPoolExecutor, timer: Timer
-    ) -> Iterator[tuple[int, _Rendered]]:
-        """(row, its views) in row order; decoding runs a bounded window ahead of what the model takes."""
-        size = self.teacher.preprocess.size
+    ) -> Generator[_Rendered]:
+        """Rows with their views, in order; decoding runs a bounded window ahead of what the model takes."""
+        kind, size, limit = self.kind, self.teacher.preprocess.size, self.shards.corpus.max_pixels
 
-        def work(row: int) -> _Rendered:
+        def work(row: int) -> tuple[Views, Pixels]:
+            if row in reader.invalid:
+                raise BadImage(reader.invalid[row])
             with timer("read"):
                 key, data = reader.key(row), reader.read(row)
-            with timer("decode"):
-                try:
-                    with one_image(f"{self.shards.location}, row {row}"):
-                        image = decode(data, self.shards.corpus.max_pixels)
-                        params = self.views.params(key, *image.size)
-                        return params, render_views(image, params, size, self.views, range(self.views.count))
-                except BadImage as bad:
-                    return str(bad)
+            with timer("decode"), one_image(f"{self.shards.location}, row {row}"):
+                sample = kind.decode(data, limit)
+                params = kind.params(sample, key, self.views)
+                return params, draw_views(kind, sample, params, size, self.views)
 
         rows = self.spec.rows(shard)
-        window: deque[tuple[int, Future[_Rendered] | str]] = deque()
         ahead = 2 * self.samples_per_batch + self.compute.threads
-        for row in range(rows.start, rows.stop):
-            reason = reader.invalid.get(row)
-            window.append((row, threads.submit(work, row) if reason is None else reason))
-            if len(window) > ahead:
-                yield _settle(window.popleft())
-        while window:
-            yield _settle(window.popleft())
+        return in_order(range(rows.start, rows.stop), work, threads, ahead)
+
+    @property
+    def kind(self) -> SampleKind:
+        return kind_named(self.shards.corpus.sample_kind, where=self.shards.location)
 
     @property
     def samples_per_batch(self) -> int:
@@ -212,9 +208,9 @@ class CacheStage:
         self,
         reader: ShardReader,
         shard: int,
-        first: tuple[int, _Rendered] | None,
-        rendered: Iterator[tuple[int, _Rendered]],
-        embed: Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]],
+        first: _Rendered | None,
+        rendered: Iterator[_Rendered],
+        embed: Callable[[Pixels], dict[str, NDArray[np.float32]]],
         timer: Timer,
     ) -> tuple[TargetBlock, tuple[InvalidRow, ...]]:
         rows = self.spec.rows(shard)
@@ -224,7 +220,7 @@ class CacheStage:
         params = no_views(count, views)
         targets = {t.name: np.full((count, views, t.width), np.nan, np.float32) for t in self.spec.targets}
         invalid: list[InvalidRow] = []
-        batch: list[tuple[int, NDArray[np.uint8]]] = []
+        batch: list[tuple[int, Pixels]] = []
 
         def flush() -> None:
             with timer("forward"):
@@ -235,7 +231,7 @@ class CacheStage:
             timer.advance(len(batch))
             batch.clear()
 
-        def chain() -> Iterator[tuple[int, _Rendered]]:
+        def chain() -> Iterator[_Rendered]:
             if first is not None:
                 yield first
             while True:
@@ -245,10 +241,10 @@ class CacheStage:
                     return
                 yield item
 
-        for row, sample in chain():
-            offset = row - rows.start
-            if isinstance(sample, str):
-                invalid.append(InvalidRow(row=row, path=entries[offset].path, reason=sample))
+        for ready in chain():
+            row, offset = ready.item, ready.item - rows.start
+            if ready.result is None:
+                invalid.append(InvalidRow(row=row, path=entries[offset].path, reason=ready.reason))
                 timer.advance(1)
                 continue
             if reader.key(row) != entries[offset].key:
@@ -256,7 +252,7 @@ class CacheStage:
                     "tar and manifest are out of line", where=f"{self.shards.location}, row {row}",
                     expected=entries[offset].key, found=reader.key(row),
                 )  # fmt: skip
-            params[offset], images = sample
+            params[offset], images = ready.result
             valid[offset] = True
             batch.append((offset, images))
             if len(batch) == self.samples_per_batch:
@@ -266,11 +262,6 @@ class CacheStage:
         _refuse_nonfinite(targets, valid, shard)
         block = TargetBlock(keys=[e.key for e in entries], valid=valid, view_params=params, targets=targets)
         return block, tuple(invalid)
-
-
-def _settle(item: tuple[int, Future[_Rendered] | str]) -> tuple[int, _Rendered]:
-    row, sample = item
-    return row, sample if isinstance(sample, str) else sample.result()
 
 
 def _refuse_nonfinite(targets: dict[str, NDArray[np.float32]], valid: NDArray[np.bool_], shard: int) -> None:
@@ -363,7 +354,7 @@ def plan_cache(
             shard_set, views, where=store,
             hint="give another --out; a store is finished by machines that render as the first one",
         )  # fmt: skip
-        stage = replace(stage, notes=stage.notes + _other_versions(described, recorded))
+        stage = replace(stage, notes=stage.notes + _other_versions(described, recorded, stage.kind))
     return stage
 
 
@@ -378,10 +369,10 @@ def _refuse_unusable(shards: ShardSet) -> None:
     )  # fmt: skip
 
 
-def _other_versions(described: StoreDescription, recorded: PixelSample) -> tuple[str, ...]:
+def _other_versions(described: StoreDescription, recorded: PixelSample, kind: SampleKind) -> tuple[str, ...]:
     """What to say where a store was begun with other versions of the libraries."""
     there = {**recorded.versions, **(described.versions or {})}
-    here = {**pixel_versions(), **other_versions()}
+    here = {**kind.versions(), **other_versions()}
     if there == here:
         return ()
     return (

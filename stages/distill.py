@@ -191,6 +191,7 @@ class DistillStage:
             logit_scale=built.logit_scale,
             normalized=self.vectors.normalized,
             origin={**self.origin, **found},
+            sample_kind=self.shards.corpus.sample_kind,
         )
 
 

@@ -12,7 +12,6 @@ from ..pipeline.contents import Kind, refuse_swapped
 from ..pipeline.progress import Progress
 from ..storage_schemas.errors import InputError
 from ..storage_schemas.samples import KEY_LENGTH
-from .corpora.images import decode
 from .corpora.label import no_labels_text
 from .corpora.left_out import left_out_text
 from .inputs.class_match import ClassMatcher, base_classes
@@ -22,10 +21,10 @@ from .measures.metrics import Accuracy, Agreement
 from .measures.same_pictures import SamePictures
 from .measures.stored_teacher import StoredTeacher
 from .models.compute import Compute
+from .samples.ahead import Pixels, Ready, prepare
+from .samples.kind import draw_views
 from .students.bundle import LoadedStudent, load_student
 from .students.infer import student_logits
-from .views.ahead import Pixels, Ready, prepare
-from .views.render import draw, fill_planes
 from .views.spec import CENTER
 
 
@@ -77,7 +76,7 @@ def evaluate(
     names = student.config.class_names
     base_C = student.vectors.base_C if base is None else base_classes(base, names)
     teacher = None if store is None else StoredTeacher(store, names)
-    image_set = open_images(images, name=name)
+    image_set = open_images(images, name=name, kind=student.kind)
     result = Evaluation(class_names=names, accuracy=Accuracy(len(names), base_C))
     keys_N = _survey(result, image_set, images)
     told = no_labels_text(result.no_labels.to_json()), left_out_text(result.left_out.to_json())
@@ -92,10 +91,10 @@ def evaluate(
     _refuse_nothing_to_measure(result, images)
     work = _Renderer(student, image_set, teacher, same)
     with Progress("evaluate", result.found) as bar:
-        batch: list[Ready[_Job]] = []
+        batch: list[Ready[_Job, Pixels]] = []
         jobs = _jobs(image_set, result, teacher, keys_N, same)
         for ready in prepare(jobs, work, compute.threads, 2 * batch_size):
-            if ready.pixels is None:
+            if ready.result is None:
                 result.unusable.append((ready.item.picture.path, ready.reason))
             else:
                 batch.append(ready)
@@ -171,30 +170,28 @@ class _Renderer:
     ) -> None:  # fmt: skip
         self._size, self._own = student.preprocess.size, student.preprocess.center_view()
         self._theirs = teacher.views if teacher is not None and teacher.views != self._own else None
-        self._max_pixels, self._same = image_set.max_pixels, same
+        self._kind, self._limit, self._same = image_set.kind, image_set.max_pixels, same
 
     def __call__(self, job: _Job) -> Pixels:
         data = job.picture.read()
-        image = decode(data, self._max_pixels)
-        views = [(self._own, CENTER)]
+        kind, size = self._kind, self._size
+        sample = kind.decode(data, self._limit)
+        own = draw_views(kind, sample, kind.params(sample, "", self._own), size, self._own)
         is_same = self._same is not None and self._same.is_same(job.index, job.picture, data)
         if self._theirs is not None and is_same:
-            views.append((self._theirs, job.box))
-        pixels = np.empty((len(views), 3, self._size, self._size), np.uint8)
-        for planes, (spec, box) in zip(pixels, views, strict=True):
-            fill_planes(planes, draw(image, box, self._size, spec))
-        return pixels
+            return np.concatenate([own, draw_views(kind, sample, [job.box], size, self._theirs)])
+        return own
 
 
 def _count(
     result: Evaluation,
-    batch: list[Ready[_Job]],
+    batch: list[Ready[_Job, Pixels]],
     student: LoadedStudent,
     teacher: StoredTeacher | None,
     same: SamePictures | None,
     compute: Compute,
 ) -> None:
-    pixels = [ready.pixels for ready in batch if ready.pixels is not None]
+    pixels = [ready.result for ready in batch if ready.result is not None]
     own_NC = student_logits(student, np.stack([p[0] for p in pixels]), compute)
     class_ids = np.array([ready.item.class_id for ready in batch], np.int64)
     labelled = class_ids >= 0

@@ -18,9 +18,10 @@ from ..storage_schemas.samples import shard_name
 from ..storage_schemas.target_store import all_arrays, read_target
 from .measures.soft_labels import Floats, SoftLabels, Values
 from .measures.stored import Stored
-from .views.pixel_sample import PixelSample
+from .samples.pixel_sample import PixelSample
+from .samples.registry import kind_named
 from .views.spec import ViewSpec
-from .views.versions import pixel_versions, versions_text
+from .views.versions import versions_text
 
 
 def inspect_store(stored: Stored, *, top: int = 5) -> dict[str, Json]:
@@ -120,7 +121,8 @@ def _pixels(stored: Stored) -> Json:
             return facts
         facts["same_here"] = not found
         facts["differences"] = [difference.__dict__ for difference in found]
-        facts["versions_that_differ"] = versions_text(sample.versions, pixel_versions()) if found else None
+        here = kind_named(stored.description.sample_kind, where=stored.location).versions()
+        facts["versions_that_differ"] = versions_text(sample.versions, here) if found else None
     return facts
 
 

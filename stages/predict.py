@@ -12,14 +12,13 @@ from ..pipeline.tables import section, table
 from ..storage_schemas.errors import InputError, TeachonceError, Unreachable
 from ..storage_schemas.fingerprint import Json
 from ..storage_schemas.plain_text import printable
-from .corpora.images import BadImage, decode, one_image
+from .corpora.images import MAX_PIXELS, BadImage, one_image
 from .measures.metrics import log_softmax
 from .models.compute import Compute
+from .samples.ahead import Pixels, prepare
+from .samples.kind import draw_views
 from .students.bundle import load_student
 from .students.infer import student_logits
-from .views.ahead import Pixels, prepare
-from .views.render import draw, fill_planes
-from .views.spec import CENTER
 
 #: Images in one forward pass.
 BATCH_SIZE = 32
@@ -53,15 +52,15 @@ def predict(bundle: str, images: Sequence[str], *, top: int, compute: Compute) -
         )
     student = load_student(bundle, device=compute.device)
     size, view = student.preprocess.size, student.preprocess.center_view()
+    kind = student.kind
 
     def work(image: str) -> Pixels:
-        pixels = np.empty((1, 3, size, size), np.uint8)
         try:
             with one_image():
-                fill_planes(pixels[0], draw(decode(_read(image)), CENTER, size, view))
+                sample = kind.decode(_read(image), MAX_PIXELS)
+                return draw_views(kind, sample, kind.params(sample, "", view), size, view)
         except Unreachable as error:
             raise BadImage(f"{error.what}: {error.found}") from error
-        return pixels
 
     batch: list[tuple[str, Pixels | None, str]] = []
 
@@ -79,7 +78,7 @@ def predict(bundle: str, images: Sequence[str], *, top: int, compute: Compute) -
         batch.clear()
 
     for ready in prepare(images, work, compute.threads, 2 * BATCH_SIZE):
-        batch.append((ready.item, ready.pixels, ready.reason))
+        batch.append((ready.item, ready.result, ready.reason))
         if len(batch) == BATCH_SIZE:
             yield from settle()
     yield from settle()

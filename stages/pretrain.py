@@ -226,8 +226,8 @@ def draw_shots(
     place_C = np.cumsum(base_C) - 1
     return Shots(
         pictures=[(pictures[i][0], int(place_C[pictures[i][1]])) for i in drawn.tolist()],
-        size=teacher.preprocess.size, views=views, max_pixels=labelled.image_set.max_pixels,
-        notes=labelled.notes,
+        size=teacher.preprocess.size, views=views, kind=labelled.image_set.kind,
+        max_pixels=labelled.image_set.max_pixels, notes=labelled.notes,
     )  # fmt: skip
 
 

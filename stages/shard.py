@@ -7,8 +7,6 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import PIL
-
 from ..pipeline.output import check_output, claim_output
 from ..pipeline.storage import Location
 from ..pipeline.types import Resources, RunUnit, Timer, Unit
@@ -21,10 +19,12 @@ from ..storage_schemas.samples import content_digest, sample_metadata, shard_nam
 from ..storage_schemas.tar_file import TarFile
 from ..storage_schemas.tar_index import encode_index
 from .corpora.corpus import freeze_corpus
-from .corpora.images import MAX_BYTES, MAX_PIXELS, BadImage, one_image, probe, shrink
+from .corpora.images import MAX_BYTES, MAX_PIXELS, BadImage, one_image
 from .corpora.reading import read_image, unreachable_reason
 from .corpora.source import Source
 from .inputs.sources import open_sources
+from .samples.images import IMAGES
+from .samples.kind import SampleKind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,7 @@ class ShardStage:
     out: Location
     sources: tuple[Source, ...]
     corpus: Corpus
+    kind: SampleKind
     give_up_on_unreachable: bool = False
 
     name = "shard"
@@ -47,7 +48,7 @@ class ShardStage:
     def fingerprint(self) -> Fingerprint:
         fields = {"schema_version": SHARDS.version, "corpus_id": self.corpus.corpus_id}
         if self.corpus.resize is not None:
-            fields |= {"resize": self.corpus.resize, "pillow": PIL.__version__}
+            fields |= {"resize": self.corpus.resize, **self.kind.reducer()}
         return Fingerprint(fields=fields)
 
     def plan(self) -> Iterator[Unit]:
@@ -138,8 +139,8 @@ class ShardStage:
 
     def _check(self, data: bytes) -> tuple[bytes, str]:
         if self.corpus.resize is not None:
-            data = shrink(data, self.corpus.resize, self.corpus.max_pixels)
-        return data, probe(data, self.corpus.max_pixels)
+            data = self.kind.reduce(data, self.corpus.resize, self.corpus.max_pixels)
+        return data, self.kind.probe(data, self.corpus.max_pixels)
 
 
 def plan_shard(
@@ -152,6 +153,7 @@ def plan_shard(
     max_pixels: int = MAX_PIXELS,
     max_bytes: int = MAX_BYTES,
     order: Order | None = None,
+    kind: SampleKind = IMAGES,
     give_up_on_unreachable: bool = False,
 ) -> ShardStage:
     """Freeze the corpus and return the stage that shards it.
@@ -166,6 +168,7 @@ def plan_shard(
         max_bytes: so are longer files; the body of a URL is left there.
         order: of the rows: `hash` mixes classes and sources, `source` keeps the sources' own; None takes that of the shards
             in `out`, `hash` where there are none.
+        kind: what files count as samples, and how they are checked and reduced.
         give_up_on_unreachable: images that cannot be read at the moment are recorded as unusable too.
 
     Raises:
@@ -177,8 +180,8 @@ def plan_shard(
     claim_output(location, ShardStage.name)
     frozen = freeze_corpus(
         sources, location, name=name, shard_size=shard_size, resize=resize, max_pixels=max_pixels,
-        max_bytes=max_bytes, order=order, give_up_on_unreachable=give_up_on_unreachable,
+        max_bytes=max_bytes, order=order, sample_kind=kind.name, give_up_on_unreachable=give_up_on_unreachable,
     )  # fmt: skip
     return ShardStage(
-        out=location, sources=sources, corpus=frozen, give_up_on_unreachable=give_up_on_unreachable
+        out=location, sources=sources, corpus=frozen, kind=kind, give_up_on_unreachable=give_up_on_unreachable
     )

@@ -16,6 +16,7 @@ from .errors import DamagedError
 from .fingerprint import Json, canonical_json
 from .folder_config import read_config, sealed_config
 from .formats import BUNDLE
+from .samples import IMAGE
 
 #: Folder under a bundle, or under prompts, for what only the training needs: checkpoint, log, curves.
 RUN = "run"
@@ -35,6 +36,7 @@ class BundleConfig:
         base_classes: those of them that are base classes, the others being novel; None where nothing says so.
         files: sha256 (hexadecimal) of the two other files, by name; None in bundles of early versions.
         logit_scale, normalized: how embeddings become logits with the class vectors (see `ClassVectors`).
+        sample_kind: of the samples that it takes, as in `manifest.Corpus`; written only where they are no images.
         origin: how it was made: recipe and its settings, corpus id, teacher in words, store fingerprint. Facts only.
     """
 
@@ -47,10 +49,13 @@ class BundleConfig:
     origin: Mapping[str, Json]
     base_classes: tuple[str, ...] | None = None
     files: Mapping[str, str] | None = None
+    sample_kind: str = IMAGE
 
     def to_bytes(self) -> bytes:
         """Indented JSON for people, sealed with its digest."""
-        return sealed_config(BUNDLE, {k: v for k, v in self.__dict__.items() if v is not None})
+        return sealed_config(
+            BUNDLE, {k: v for k, v in self.__dict__.items() if v is not None and (k, v) != ("sample_kind", IMAGE)}
+        )
 
     @staticmethod
     def from_bytes(data: bytes, where: object) -> BundleConfig:

@@ -20,6 +20,7 @@ from .errors import DamagedError
 from .fingerprint import Json, canonical_json
 from .formats import SHARDS
 from .json_file import Count, Positive, as_schema, read_json, seal, unseal
+from .samples import IMAGE
 
 _COLUMNS: list[Any] = [
     pa.field("key", pa.string(), nullable=False),
@@ -76,6 +77,7 @@ class Corpus:
         resize: shorter side in pixels that images were reduced to, or None for the original bytes.
         max_pixels: larger images are recorded as unusable.
         max_bytes: so are longer files; what came later is written only where it is not 1 GiB.
+        sample_kind: of the samples, by the name that it has in `stages/samples/registry.py`; written only where they are no images.
         order: of the rows; written only where it is not `source`, that of early versions.
         manifest_footer: blake2b-128 (hexadecimal) of the manifest's footer; pages carry checksums of their own, so that the
             two cover all that is read of it. None for manifests of early versions, whose pages have no checksums.
@@ -95,6 +97,7 @@ class Corpus:
     max_pixels: Positive
     skipped: Count
     max_bytes: Positive = 1 << 30
+    sample_kind: str = IMAGE
     order: Order = "source"
     manifest_footer: str | None = None
     no_labels: Sequence[Mapping[str, Json]] = ()
@@ -104,6 +107,8 @@ class Corpus:
         fields = {"schema_version": SHARDS.version, **self.__dict__}
         if self.max_bytes == 1 << 30:
             del fields["max_bytes"]
+        if self.sample_kind == IMAGE:
+            del fields["sample_kind"]
         if self.order == "source":
             del fields["order"]
         for name in ("no_labels", "left_out"):

@@ -9,6 +9,9 @@ from .fingerprint import Json, canonical_json
 #: Characters of a key: blake2b-128 in hexadecimal. Fixed length, no dots, so WebDataset never splits or merges it.
 KEY_LENGTH = 32
 
+#: The kind of samples that there was first. Files name any other kind, and leave this one out.
+IMAGE = "image"
+
 #: Size of a tar block, and of a member's header.
 TAR_BLOCK = 512
 

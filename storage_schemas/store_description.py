@@ -14,6 +14,7 @@ from .errors import DamagedError, IncompleteError
 from .fingerprint import Fingerprint, Json
 from .json_file import Positive, as_schema, seal, unseal
 from .plain_text import typed
+from .samples import IMAGE
 
 #: The attribute of the root group. Written last, so its presence means that all arrays are there.
 ATTRIBUTE = "cache"
@@ -80,6 +81,7 @@ class StoreDescription:
         shards: folder of the shards, as it was called.
         pixels: sample of rendered views (`PixelSample.to_json`); None in stores of early versions.
         versions: of libraries that decide nothing by themselves.
+        sample_kind: of the samples, as in `Corpus`; written only where they are no images.
     """
 
     spec: StoreSpec
@@ -89,6 +91,7 @@ class StoreDescription:
     shards: str
     pixels: Mapping[str, Json] | None = None
     versions: Mapping[str, Json] | None = None
+    sample_kind: str = IMAGE
 
     @property
     def corpus_id(self) -> str:
@@ -111,6 +114,7 @@ class StoreDescription:
         fields = {
             "spec": _spec_to_json(self.spec), "fingerprint": dict(self.fingerprint), "views": dict(self.views),
             "teacher": dict(self.teacher), "shards": self.shards, "pixels": self.pixels, "versions": self.versions,
+            "sample_kind": None if self.sample_kind == IMAGE else self.sample_kind,
         }  # fmt: skip
         root.attrs[ATTRIBUTE] = seal({name: value for name, value in fields.items() if value is not None})
 
@@ -138,7 +142,7 @@ class StoreDescription:
                 targets=raw.spec.targets, encoding=ENCODINGS[raw.spec.encoding], colors=raw.spec.colors,
             ),
             fingerprint=raw.fingerprint, views=raw.views, teacher=raw.teacher, shards=raw.shards,
-            pixels=raw.pixels, versions=raw.versions,
+            pixels=raw.pixels, versions=raw.versions, sample_kind=raw.sample_kind,
         )  # fmt: skip
 
     def check_planned(self, planned: Fingerprint, where: object) -> None:
@@ -188,6 +192,7 @@ class _Fields:
     shards: str
     pixels: dict[str, Any] | None = None
     versions: dict[str, Any] | None = None
+    sample_kind: str = IMAGE
 
 
 def _spec_to_json(spec: StoreSpec) -> Json:

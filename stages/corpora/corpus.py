@@ -14,7 +14,7 @@ from ...storage_schemas.errors import InputError, MismatchError, Unreachable
 from ...storage_schemas.fingerprint import Fingerprint, Json, canonical_json
 from ...storage_schemas.manifest import Corpus, Entry, ManifestReader, Order, footer_digest, write_manifest
 from ...storage_schemas.plain_text import counted
-from ...storage_schemas.samples import content_digest, sample_key
+from ...storage_schemas.samples import IMAGE, content_digest, sample_key
 from .draft import DRAFT, Draft
 from .images import MAX_BYTES, BadImage
 from .key_order import by_key
@@ -35,6 +35,7 @@ def freeze_corpus(
     shard_size: int,
     resize: int | None,
     max_pixels: int,
+    sample_kind: str = IMAGE,
     max_bytes: int = MAX_BYTES,
     order: Order | None = None,
     give_up_on_unreachable: bool = False,
@@ -46,6 +47,7 @@ def freeze_corpus(
     what URLs gave, so that the next call asks for the others alone.
 
     Args:
+        sample_kind: of the samples, as in `Corpus`.
         order: of the rows; None takes that of the frozen manifest, `hash` for a new one.
 
     Raises:
@@ -55,7 +57,7 @@ def freeze_corpus(
     """
     name = name or "+".join(source.name for source in sources)
     settings = {"name": name, "shard_size": shard_size, "resize": resize, "max_pixels": max_pixels,
-                "max_bytes": max_bytes}  # fmt: skip
+                "max_bytes": max_bytes, "sample_kind": sample_kind}  # fmt: skip
     if order is not None:
         settings["order"] = order
     frozen = out / "corpus.json"
@@ -95,6 +97,8 @@ def freeze_corpus(
     if order == "hash":
         digest = _write_by_key(out, count, shard_size)
         identity = [name, shard_size, digest, order]
+    if sample_kind != IMAGE:
+        identity.append(sample_kind)
     corpus = Corpus(
         **settings,  # type: ignore[arg-type]
         corpus_id=hashlib.blake2b(canonical_json(identity), digest_size=16).hexdigest(),

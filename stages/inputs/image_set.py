@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ...pipeline.storage import Location
-from ...storage_schemas.errors import InputError
+from ...storage_schemas.errors import InputError, MismatchError
 from ...storage_schemas.samples import sample_key
 from ..corpora.images import MAX_PIXELS, BadImage
 from ..corpora.left_out import LeftOut
@@ -15,6 +15,9 @@ from ..corpora.reading import read_found
 from ..corpora.shards import ShardReader, ShardSet
 from ..corpora.source import Found, Source
 from ..corpora.spelling import is_dataset, split_name
+from ..samples.images import IMAGES
+from ..samples.kind import SampleKind
+from ..samples.registry import kind_named
 from .sources import open_sources
 
 
@@ -46,11 +49,13 @@ class ImageSet(Protocol):
 
     Attributes:
         name: of the corpus, as in the keys.
-        max_pixels: larger images are not used.
+        kind: of samples that they are.
+        max_pixels: larger ones are not used.
         left_out: entries that the last walk passed over; shards have none.
     """
 
     name: str
+    kind: SampleKind
     max_pixels: int
     left_out: LeftOut
 
@@ -62,16 +67,18 @@ class ImageSet(Protocol):
         """All images in order; nothing is read yet."""
 
 
-def open_images(images: str, *, name: str | None = None) -> ImageSet:
+def open_images(images: str, *, name: str | None = None, kind: SampleKind = IMAGES) -> ImageSet:
     """The images that IMAGES names.
 
     Args:
         images: a folder of shards (recognised by its corpus.json), or whatever `teachonce shard` takes.
         name: corpus name for the keys of what is no shards; default: the folder's or file's own name, as
             `shard` would take it.
+        kind: of samples to look for; shards must hold that kind.
 
     Raises:
         InputError: nothing there, or a name for shards, which have one.
+        MismatchError: shards of another kind.
         IncompleteError: `teachonce shard` has not finished.
     """
     _, what = split_name(images)
@@ -81,16 +88,21 @@ def open_images(images: str, *, name: str | None = None) -> ImageSet:
             raise InputError(
                 "shards carry their own corpus name", where="--name", found=name, hint="leave out --name"
             )
+        if shards.corpus.sample_kind != kind.name:
+            raise MismatchError(
+                "shards of another kind of samples", where=shards.location, expected=kind.name, found=shards.corpus.sample_kind,
+                hint="pass shards of that kind",
+            )  # fmt: skip
         return _ShardImages(shards)
     (source,) = open_sources([images])
-    return _SourceImages(source, name or source.name)
+    return _SourceImages(source, name or source.name, kind)
 
 
 class _SourceImages:
     shards: ShardSet | None = None
 
-    def __init__(self, source: Source, name: str) -> None:
-        self.name, self.max_pixels, self._source = name, MAX_PIXELS, source
+    def __init__(self, source: Source, name: str, kind: SampleKind) -> None:
+        self.name, self.kind, self.max_pixels, self._source = name, kind, MAX_PIXELS, source
         self.left_out = LeftOut()
 
     def pictures(self) -> Iterator[Picture]:
@@ -108,6 +120,7 @@ class _SourceImages:
 class _ShardImages:
     def __init__(self, shards: ShardSet) -> None:
         self.name, self.max_pixels, self.shards = shards.corpus.name, shards.corpus.max_pixels, shards
+        self.kind = kind_named(shards.corpus.sample_kind, where=shards.location)
         self.left_out = LeftOut()
 
     def pictures(self) -> Iterator[Picture]:

@@ -11,14 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...storage_schemas.errors import InputError
-from ..corpora.images import decode
 from ..corpora.label import NoLabels, no_labels_text
 from ..corpora.left_out import left_out_text
 from ..inputs.class_match import ClassMatcher, Match
 from ..inputs.image_set import ImageSet, Picture, open_images
 from ..models.preprocess import Preprocess
-from ..views.ahead import Pixels, prepare
-from ..views.render import render_views
+from ..samples.ahead import Pixels, prepare
+from ..samples.kind import draw_views
 
 #: Images in a batch to look at.
 BATCH_SIZE = 64
@@ -141,17 +140,18 @@ class LabelledImages:
     def center_views(self, preprocess: Preprocess, *, threads: int) -> Iterator[CenterViews]:
         """All images in order, at the centre view of a model, decoded ahead in threads; each once, usable or not."""
         view, size = preprocess.center_view(), preprocess.size
+        kind, limit = self.image_set.kind, self.image_set.max_pixels
 
         def work(item: tuple[Picture, int]) -> Pixels:
-            image = decode(item[0].read(), self.image_set.max_pixels)
-            return render_views(image, view.params("", *image.size), size, view, range(1))
+            sample = kind.decode(item[0].read(), limit)
+            return draw_views(kind, sample, kind.params(sample, "", view), size, view)
 
         pixels: list[Pixels] = []
         labels: list[int] = []
         unusable: list[int] = []
 
         def take() -> CenterViews:
-            images_NCHW = np.concatenate([np.empty((0, 3, size, size), np.uint8), *pixels])
+            images_NCHW = np.concatenate([np.empty((0, *kind.shape(size)), kind.dtype), *pixels])
             views = CenterViews(
                 images_NCHW=images_NCHW, labels_N=np.array(labels, np.int64), unusable=tuple(unusable)
             )
@@ -160,10 +160,10 @@ class LabelledImages:
             return views
 
         for ready in prepare(self, work, threads, 2 * BATCH_SIZE):
-            if ready.pixels is None:
+            if ready.result is None:
                 unusable.append(ready.item[1])
             else:
-                pixels.append(ready.pixels)
+                pixels.append(ready.result)
                 labels.append(ready.item[1])
             if len(labels) == BATCH_SIZE:
                 yield take()

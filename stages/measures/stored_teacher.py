@@ -14,7 +14,7 @@ from ...storage_schemas.plain_text import typed
 from ...storage_schemas.target_store import read_rows
 from ...storage_schemas.view_params import Views
 from ..corpora.shards import ShardSet
-from ..views.pixel_sample import PixelSample, check_sample
+from ..samples.pixel_sample import PixelSample, check_sample
 from ..views.spec import ViewSpec
 from .brought_rows import BroughtRows
 from .stored import Stored

@@ -14,9 +14,9 @@ from torch.utils.data import Dataset, get_worker_info
 
 from ...pipeline.storage import as_storage_error
 from ...storage_schemas.errors import DamagedError, TeachonceError
-from ..corpora.images import BadImage, decode
+from ..corpora.images import BadImage
 from ..corpora.shards import ShardSet
-from ..views.render import draw, fill_planes
+from ..samples.registry import kind_named
 from .join import JoinedShard
 from .order import EpochOrder, window_shards
 from .slabs import Layout, Slab, SlabWriter, carve, num_bytes
@@ -50,7 +50,8 @@ class Batches(Dataset[Any]):
                  num_views: int, names: tuple[str, ...]) -> None:  # fmt: skip
         self._shards, self._facts, self._num_views = shards, facts, num_views
         self._size, self._batch_size, self._seed, self.names = size, batch_size, seed, names
-        self._max_pixels = shards.corpus.max_pixels
+        self._limit = shards.corpus.max_pixels
+        self._kind = kind_named(shards.corpus.sample_kind, where=shards.location)
         self.window = window_shards(facts.valid_rows)
         self.queues: tuple[SimpleQueue[int], ...] = ()
         self._order: EpochOrder | None = None
@@ -83,7 +84,7 @@ class Batches(Dataset[Any]):
             )
         shards_N, positions_N = self._order.samples(start, stop)
         self._keep_open(self._order.open_shards(start, stop))
-        view = epoch % self._num_views
+        view, kind, spec = epoch % self._num_views, self._kind, self._facts.views
         item, (rows_N, pixels_NCHW, *values) = self._room(stop - start)
         targets = dict(zip(self.names, values, strict=True))
         for shard in np.unique(shards_N):
@@ -96,20 +97,20 @@ class Batches(Dataset[Any]):
             boxes = joined.view_params[positions]
             for place, row, box in zip(places, rows_N[places].tolist(), boxes, strict=True):
                 try:
-                    image = decode(joined.read(row), self._max_pixels)
+                    sample = kind.decode(joined.read(row), self._limit)
                 except BadImage as bad:
                     raise DamagedError(
                         "an image that the teacher saw cannot be read any more",
                         where=f"{self._shards.location}, row {row}", found=bad,
                         hint="restore the tar, or run `teachonce shard` again",
                     ) from bad  # fmt: skip
-                fill_planes(pixels_NCHW[place], draw(image, box, self._size, self._facts.views))
+                kind.draw(pixels_NCHW[place], sample, box, self._size, spec)
         return item
 
     def layout(self, count: int) -> Layout:
         """What a batch of `count` samples consists of: rows, images, and the targets in their order."""
         widths = {target.name: target.width for target in self._facts.spec.targets}
-        images = ("u1", (count, 3, self._size, self._size))
+        images = (np.dtype(self._kind.dtype).str, (count, *self._kind.shape(self._size)))
         return [("i8", (count,)), images, *(("f4", (count, widths[name])) for name in self.names)]
 
     def _room(self, count: int) -> tuple[Item, list[NDArray[Any]]]:

@@ -16,7 +16,7 @@ from ...storage_schemas.samples import shard_name
 from ...storage_schemas.target_store import read_rows, read_target
 from ...storage_schemas.view_params import Views
 from ..corpora.shards import ShardReader, ShardSet
-from ..views.pixel_sample import check_sample
+from ..samples.pixel_sample import check_sample
 from .store import StoreFacts, store_facts
 
 

@@ -20,7 +20,7 @@ from ...storage_schemas.samples import shard_name
 from ...storage_schemas.store_description import ATTRIBUTE, StoreDescription, StoreSpec, lost_description
 from ...storage_schemas.target_store import check_arrays, check_version, open_root
 from ...storage_schemas.vouched import VouchedStore
-from ..views.pixel_sample import PixelSample
+from ..samples.pixel_sample import PixelSample
 from ..views.spec import ViewSpec
 from .store_root import refuse_lost_root
 
@@ -32,7 +32,8 @@ class StoreFacts:
     Attributes:
         store: where it is.
         fingerprint: digest of everything that decided its bytes.
-        corpus_id: of the images.
+        corpus_id: of the samples.
+        sample_kind: of the samples, as in `Corpus`.
         spec: shape of the rows.
         views: how the stored boxes were drawn, and the filter that renders them.
         valid_rows: number of usable rows of each shard, int64 (shard,).
@@ -42,6 +43,7 @@ class StoreFacts:
     store: Location
     fingerprint: str
     corpus_id: str
+    sample_kind: str
     spec: StoreSpec
     views: ViewSpec
     valid_rows: NDArray[np.int64]
@@ -153,6 +155,7 @@ def store_facts(store: Location) -> StoreFacts:
         store=store,
         fingerprint=plan.fingerprint.digest,
         corpus_id=description.corpus_id,
+        sample_kind=description.sample_kind,
         spec=description.spec,
         views=ViewSpec.from_json(description.views, where=store),
         valid_rows=_valid_rows(ledger, description.spec),

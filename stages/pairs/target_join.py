@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import DamagedError, InputError
 from ...storage_schemas.target_store import read_rows, read_target
-from ..corpora.images import MAX_PIXELS, BadImage, decode
-from ..views.render import render_views
+from ..corpora.images import MAX_PIXELS, BadImage
+from ..samples.kind import draw_views
+from ..samples.registry import kind_named
 from .join import check_views, targets_to_read
 from .store import open_store, read_vectors, store_facts
 
@@ -75,6 +76,7 @@ class TargetJoin:
         self._facts = facts = store_facts(store)
         check_views(facts, view + 1)
         self._view, self._size, self._targets = view, size, targets
+        self._kind = kind_named(facts.sample_kind, where=store)
         self._names, forms_logits = targets_to_read(facts, targets)
         self._vectors = read_vectors(open_store(store), store) if forms_logits else None
 
@@ -119,7 +121,7 @@ class TargetJoin:
         found["view"] = view
         if self._size is not None:
             try:
-                image = decode(_image_bytes(sample), MAX_PIXELS)
+                decoded = self._kind.decode(_image_bytes(sample), MAX_PIXELS)
             except BadImage as bad:
                 raise DamagedError(
                     "an image that the teacher saw cannot be read any more",
@@ -127,7 +129,7 @@ class TargetJoin:
                     found=bad,
                 ) from bad
             params = block.views_N[position : position + 1]
-            found["image"] = render_views(image, params, self._size, self._facts.views, range(1))[0]
+            found["image"] = draw_views(self._kind, decoded, params, self._size, self._facts.views)[0]
         return {**sample, **found}
 
 

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.samples import content_digest
-from ..corpora.images import BadImage, decode, probe
+from ..corpora.images import BadImage
 from ..inputs.image_set import Picture
 from ..pairs.order import permutation
-from ..views.ahead import Pixels, Ready, prepare
-from ..views.render import render_views
+from ..samples.ahead import Pixels, Ready, prepare
+from ..samples.kind import SampleKind, draw_views
 from ..views.spec import ViewSpec
 
 
@@ -28,13 +28,14 @@ class Shots:
         pictures: with the place of each one's class among the classes that are learned on.
         size: pixels of the square views.
         views: one view for each epoch.
-        max_pixels: larger images cannot be used.
+        kind, max_pixels: as in `ImageSet`.
         notes: as in `LabelledImages`.
     """
 
     pictures: Sequence[tuple[Picture, int]]
     size: int
     views: ViewSpec
+    kind: SampleKind
     max_pixels: int
     notes: tuple[str, ...] = ()
 
@@ -48,7 +49,7 @@ class Shots:
         for picture, label in self.pictures:
             try:
                 data = picture.read()
-                probe(data, self.max_pixels)
+                self.kind.probe(data, self.max_pixels)
             except BadImage as bad:
                 raise InputError(
                     "one of the shots cannot be used", where=picture.path, found=str(bad),
@@ -70,9 +71,9 @@ class Shots:
 
         def work(item: tuple[Picture, int]) -> Pixels:
             picture, _ = item
-            image = decode(picture.read(), self.max_pixels)
-            params = self.views.params(picture.key, *image.size)
-            return render_views(image, params, self.size, self.views, [epoch])
+            sample = self.kind.decode(picture.read(), self.max_pixels)
+            params = self.kind.params(sample, picture.key, self.views)
+            return draw_views(self.kind, sample, params[epoch : epoch + 1], self.size, self.views)
 
         batch: list[tuple[Pixels, int]] = []
         for ready in prepare(items, work, threads, 2 * batch_size):
@@ -83,9 +84,9 @@ class Shots:
                 batch.clear()
 
 
-def _pixels(ready: Ready[tuple[Picture, int]]) -> Pixels:
-    if ready.pixels is None:
+def _pixels(ready: Ready[tuple[Picture, int], Pixels]) -> Pixels:
+    if ready.result is None:
         raise InputError(
             "one of the shots cannot be used", where=ready.item[0].path, found=ready.reason, hint="restore it"
         )
-    return ready.pixels
+    return ready.result

@@ -17,8 +17,9 @@ from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import DamagedError, IncompleteError, InputError
 from ...storage_schemas.folder_config import check_file, file_digest
 from ..models.preprocess import Preprocess
-from ..views.render import draw, fill_planes
-from ..views.spec import CENTER
+from ..samples.images import IMAGES
+from ..samples.kind import SampleKind, draw_views
+from ..samples.registry import kind_named
 from .rebuild import rebuild_student
 from .student import Head, Student
 
@@ -50,10 +51,17 @@ class LoadedStudent:
     def pixels(self, image: Image.Image) -> torch.Tensor:
         """What the student sees of an image: uint8 (3, size, size), resized and cropped as `evaluate` and `predict` do it."""
         size = self.preprocess.size
-        view = draw(image.convert("RGB"), CENTER, size, self.preprocess.center_view())
-        pixels_CHW = torch.empty((3, size, size), dtype=torch.uint8)
-        fill_planes(pixels_CHW.numpy(), view)
-        return pixels_CHW
+        view, rgb = self.preprocess.center_view(), image.convert("RGB")
+        return torch.from_numpy(draw_views(IMAGES, rgb, IMAGES.params(rgb, "", view), size, view)[0])
+
+    @property
+    def kind(self) -> SampleKind:
+        """The kind of samples that it takes.
+
+        Raises:
+            MismatchError: it is not known here.
+        """
+        return kind_named(self.config.sample_kind, where="config.json")
 
     def __repr__(self) -> str:
         model, size = str(self.config.student.get("name")), self.preprocess.size

@@ -22,9 +22,9 @@ from teachonce.stages.cache import plan_cache
 from teachonce.stages.models.compute import Compute
 from teachonce.stages.pairs.stream import TargetStream
 from teachonce.stages.reports.inspect_text import sample_text, store_text
+from teachonce.stages.samples import images
+from teachonce.stages.samples.pixel_sample import PixelSample
 from teachonce.stages.teachers import TeacherConfig
-from teachonce.stages.views import pixel_sample as pixels
-from teachonce.stages.views.pixel_sample import PixelSample
 from teachonce.stages.views.spec import INTERPOLATIONS, ViewSpec
 from teachonce.stages.views.versions import pixel_versions
 from teachonce.storage_schemas.encodings import ENCODINGS
@@ -212,7 +212,7 @@ def test_inspect_tells_colours_and_versions(colored, picture_shards):
 
 def test_inspect_says_where_this_machine_renders_otherwise(colored, monkeypatch):
     monkeypatch.setitem(INTERPOLATIONS, "bicubic", Image.Resampling.HAMMING)
-    monkeypatch.setattr(pixels, "pixel_versions", lambda: {"Pillow": "99.0.1"})
+    monkeypatch.setattr(images, "pixel_versions", lambda: {"Pillow": "99.0.1"})
     result = CliRunner().invoke(main, ["inspect", str(colored)])
     assert "THIS MACHINE RENDERS OTHERS: row 0, view 0 and 127 more; " in result.stdout
     facts = json.loads(CliRunner().invoke(main, ["inspect", str(colored), "--json"]).stdout)
@@ -238,7 +238,7 @@ def test_a_store_is_not_finished_by_a_machine_that_renders_otherwise(begun, monk
     assert recorded == stage.pixels.to_json()
     monkeypatch.setitem(INTERPOLATIONS, "bicubic", Image.Resampling.HAMMING)
     there = pixel_versions()["Pillow"]
-    monkeypatch.setattr(pixels, "pixel_versions", lambda: {**stage.pixels.versions, "Pillow": "99.0.1"})
+    monkeypatch.setattr(images, "pixel_versions", lambda: {**stage.pixels.versions, "Pillow": "99.0.1"})
     with pytest.raises(MismatchError) as caught:
         begun()
     assert str(caught.value) == (

@@ -331,7 +331,7 @@ def test_memory_errors_fail_the_shard_and_name_the_image(tmp_path, monkeypatch):
             raise MemoryError
         return probe(data, *limits)
 
-    monkeypatch.setattr("teachonce.stages.shard.probe", starved)
+    monkeypatch.setattr("teachonce.stages.samples.images.probe", starved)
     code, lines = shard(corpus, out)
     assert code == 1
     assert (

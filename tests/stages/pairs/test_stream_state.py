@@ -13,7 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from teachonce import TargetStream
-from teachonce.stages.pairs import batches as making
+from teachonce.stages.samples import images
 from teachonce.storage_schemas.errors import InputError, MismatchError
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -81,8 +81,8 @@ def test_a_trainer_may_count_instead_of_asking_for_the_end(known_store):
 
 def test_resuming_decodes_nothing_that_was_consumed(known_store, monkeypatch):
     decoded = []
-    decode = making.decode
-    monkeypatch.setattr(making, "decode", lambda *given: decoded.append(1) or decode(*given))
+    decode = images.decode
+    monkeypatch.setattr(images, "decode", lambda *given: decoded.append(1) or decode(*given))
     stream = open_stream(known_store)
     stream.load_state_dict(stream.state_dict() | {"epoch": 7, "samples": 24})
     next(iter(stream))

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from teachonce.stages.corpora.images import decode
 from teachonce.stages.pairs.join import check_pair, check_pixels
-from teachonce.stages.views import pixel_sample as pixels
-from teachonce.stages.views.pixel_sample import PixelSample
+from teachonce.stages.samples import images
+from teachonce.stages.samples.pixel_sample import PixelSample
 from teachonce.stages.views.spec import INTERPOLATIONS, ViewSpec
 from teachonce.stages.views.versions import pixel_versions, versions_text
 from teachonce.storage_schemas.errors import DamagedError, MismatchError
@@ -54,14 +54,14 @@ def other_decoder(monkeypatch):
             image = Image.merge("RGB", (red.point([*range(1, 256), 255]), green, blue))
         return image
 
-    monkeypatch.setattr(pixels, "decode", other)
+    monkeypatch.setattr(images, "decode", other)
 
 
 @pytest.fixture
 def other_pillow(monkeypatch):
     """What this machine says of its versions."""
     here = {**pixel_versions(), "Pillow": "99.0.1", "libjpeg_turbo": "9.9.9"}
-    monkeypatch.setattr(pixels, "pixel_versions", lambda: here)
+    monkeypatch.setattr(images, "pixel_versions", lambda: here)
 
 
 def test_the_digests_are_those_of_torchvision(picture_shards, pictures, sample, by_torchvision):
@@ -139,7 +139,7 @@ def test_a_changed_resampler_is_named(sampled_store, sample, picture_shards, oth
     facts = check_pair(picture_shards, sampled_store.location)
     with pytest.raises(MismatchError) as caught:
         check_pixels(picture_shards, facts)
-    there, here = sample.versions, pixels.pixel_versions()
+    there, here = sample.versions, images.pixel_versions()
     found = sample.differences(picture_shards, SPEC)
     assert len(found) == 128
     assert str(caught.value) == (
@@ -196,7 +196,7 @@ def test_an_image_that_no_longer_decodes_is_a_difference(picture_shards, sample,
     def refuses(data, max_pixels):
         raise BadImage("not an image that Pillow reads")
 
-    monkeypatch.setattr(pixels, "decode", refuses)
+    monkeypatch.setattr(images, "decode", refuses)
     with pytest.raises(
         MismatchError, match=re.escape("found no image (not an image that Pillow reads) (with the")
     ):

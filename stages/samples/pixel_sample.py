@@ -9,15 +9,18 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from ...storage_schemas.errors import MismatchError
 from ...storage_schemas.fingerprint import Json, digest_json
 from ...storage_schemas.json_file import as_schema
 from ...storage_schemas.store_description import StoreDescription
-from ..corpora.images import BadImage, decode
+from ..corpora.images import BadImage
 from ..corpora.shards import ShardReader, ShardSet
-from .render import render
-from .spec import ViewSpec
-from .versions import install_hint, pixel_versions, versions_text
+from ..views.spec import ViewSpec
+from ..views.versions import install_hint, versions_text
+from .kind import draw_views
+from .registry import kind_named
 
 #: Rows in a sample, spread evenly over the corpus; all usable ones where there are fewer.
 SAMPLE_ROWS = 16
@@ -48,8 +51,8 @@ class PixelSample:
     Attributes:
         rows: of the samples.
         size: pixels of the square views: the teacher's.
-        digests: for each row its first views', the centre view's alone: blake2b-64 of uint8 (height, width, 3),
-            hexadecimal.
+        digests: for each row its first views', the centre view's alone: blake2b-64 of its array with the channels last, for
+            an image uint8 (height, width, 3), hexadecimal.
         versions: of the libraries that decide pixels, by name.
     """
 
@@ -65,7 +68,7 @@ class PixelSample:
         From each of 16 places, evenly spaced, it takes the next usable row that it does not have, around the end of the
         corpus: so unusable rows are skipped in one order everywhere, and 16 usable ones are found where there are 16.
         """
-        corpus = shards.corpus
+        corpus, kind = shards.corpus, kind_named(shards.corpus.sample_kind, where=shards.location)
         rows: list[int] = []
         digests: list[tuple[str, ...]] = []
         seen: set[int] = set()
@@ -85,7 +88,7 @@ class PixelSample:
                     break
                 if len(rows) == before:
                     break  # the whole corpus was seen
-        return PixelSample(rows=tuple(rows), size=size, digests=tuple(digests), versions=pixel_versions())
+        return PixelSample(rows=tuple(rows), size=size, digests=tuple(digests), versions=kind.versions())
 
     def differences(self, shards: ShardSet, spec: ViewSpec) -> list[Difference]:
         """Render the same views here, and return those that come out otherwise.
@@ -116,7 +119,8 @@ class PixelSample:
         differences = self.differences(shards, spec)
         if not differences:
             return
-        first, more, here = differences[0], len(differences) - 1, pixel_versions()
+        here = kind_named(shards.corpus.sample_kind, where=shards.location).versions()
+        first, more = differences[0], len(differences) - 1
         others = f" (and {more} more of {self.num_views} views)" if more else ""
         raise MismatchError(
             "this machine renders other pixels than the teacher saw",
@@ -188,7 +192,8 @@ def check_sample(
     except MismatchError as error:
         if not accept_other:
             raise
-        return f"accepted: {error.what}: {error.where}, {versions_text(sample.versions, pixel_versions())}"
+        here = kind_named(shards.corpus.sample_kind, where=shards.location).versions()
+        return f"accepted: {error.what}: {error.where}, {versions_text(sample.versions, here)}"
     return ""
 
 
@@ -197,6 +202,7 @@ class _Renderer:
 
     def __init__(self, shards: ShardSet, spec: ViewSpec, size: int) -> None:
         self._shards, self._size = shards, size
+        self._kind = kind_named(shards.corpus.sample_kind, where=shards.location)
         self._spec = replace(spec, count=VIEWS_PER_ROW) if spec.is_random else spec
         self._shard = -1
         self._reader: ShardReader | None = None
@@ -216,7 +222,7 @@ class _Renderer:
         return self._reader
 
     def usable_rows(self, start: int) -> Iterator[int]:
-        """Rows whose files are images, from `start` on and around the end."""
+        """Rows whose files can be used, from `start` on and around the end."""
         corpus = self._shards.corpus
         first = start // corpus.shard_size
         for step in range(corpus.num_shards + 1):
@@ -236,9 +242,10 @@ class _Renderer:
         reader = self._open(row // self._shards.corpus.shard_size)
         if row in reader.invalid:
             raise BadImage(reader.invalid[row])
-        image = decode(reader.read(row), self._shards.corpus.max_pixels)
+        kind = self._kind
+        sample = kind.decode(reader.read(row), self._shards.corpus.max_pixels)
         if count is None:
-            count = max(1, min(VIEWS_PER_ROW, _PIXELS_PER_ROW // (image.width * image.height)))
-        views = self._spec.params(reader.key(row), *image.size)[:count]
-        pixels = (render(image, params, self._size, self._spec) for params in views)
-        return tuple(hashlib.blake2b(view.tobytes(), digest_size=8).hexdigest() for view in pixels)
+            count = max(1, min(VIEWS_PER_ROW, _PIXELS_PER_ROW // kind.positions(sample)))
+        params = kind.params(sample, reader.key(row), self._spec)[:count]
+        views = np.moveaxis(draw_views(kind, sample, params, self._size, self._spec), 1, -1)
+        return tuple(hashlib.blake2b(view.tobytes(), digest_size=8).hexdigest() for view in views)

@@ -1,0 +1,24 @@
+"""Owns the kinds of samples that there are, by the names that `corpus.json` and stores have for them."""
+
+from __future__ import annotations
+
+from ...storage_schemas.errors import MismatchError
+from .images import IMAGES
+from .kind import SampleKind
+
+#: Every kind, by its name.
+KINDS: dict[str, SampleKind] = {kind.name: kind for kind in (IMAGES,)}
+
+
+def kind_named(name: str, where: object) -> SampleKind:
+    """The kind of what `where` holds.
+
+    Raises:
+        MismatchError: another version's, or an add-on's that is not installed here.
+    """
+    if name not in KINDS:
+        raise MismatchError(
+            "samples of a kind that is not known here", where=where, expected=", ".join(sorted(KINDS)), found=name,
+            hint="install what knows it, as where this was made",
+        )  # fmt: skip
+    return KINDS[name]
