@@ -43,12 +43,12 @@ def run(bench: Bench) -> Iterator[Line]:
 
 def classes_in_a_batch(corpus: Path, out: Path, order: str) -> float:
     """The mean over an epoch."""
+    from teachonce.stages.corpora.manifest_file import open_manifest
     from teachonce.stages.pairs.order import EpochOrder, window_shards
     from teachonce.stages.shard import plan_shard
-    from teachonce.storage_schemas.manifest import ManifestReader
 
     stage = plan_shard([str(corpus)], out=str(out), shard_size=SHARD_SIZE, order=order)  # type: ignore[arg-type]
-    labels = [label for _, label in ManifestReader(out / "manifest.parquet", stage.corpus).labels()]
+    labels = [label for _, label in open_manifest(stage.out, stage.corpus).labels()]
     classes_N = np.unique(labels, return_inverse=True)[1]
     rows_S = np.array([len(stage.corpus.shard_rows(shard)) for shard in range(stage.corpus.num_shards)])
     epoch = EpochOrder(seed=0, epoch=0, rows_per_shard=rows_S, window=window_shards(rows_S))

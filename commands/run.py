@@ -29,10 +29,10 @@ def run_file(ctx: click.Context, file: str, as_json: bool) -> None:
     import contextlib
 
     from ..pipeline.runfile import as_arguments, read_runfile
-    from ..pipeline.storage import Location
+    from ..pipeline.user_files import UserFile
     from .run_inputs import RunInputs
 
-    location, inputs = Location.of(file), RunInputs()
+    location, inputs = UserFile.of(file), RunInputs()
     runfile = read_runfile(location)
     program = ctx.find_root().command
     assert isinstance(program, click.Group)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from ..pipeline.contents import Kind, how_to_make, how_to_shard, kind_of, made_by
@@ -40,7 +39,7 @@ class RunInputs:
     """What the stages of a run read: it must be there, or be written by an earlier one."""
 
     def __init__(self) -> None:
-        self._made: dict[Path, Kind | None] = {}
+        self._made: dict[Location, Kind | None] = {}
 
     def check(self, command: str, values: Mapping[str, Any], where: str) -> None:
         """Look at one stage; they come in their order.
@@ -58,26 +57,27 @@ class RunInputs:
                 for path, kind in _paths(name, one) if isinstance(one, str) else ():
                     self._check_one(Location.of(path), kind, f"{where}: {name.replace('_', '-')}")
         if isinstance(out := values.get("out"), str):
-            self._made[Location.of(out).path] = made_by(command)
+            self._made[Location.of(out)] = made_by(command)
 
     def _check_one(self, location: Location, kind: Kind | None, where: str) -> None:
-        place = location.path
-        if place in self._made:
-            made = self._made[place]
+        if location in self._made:
+            made = self._made[location]
             if None not in (made, kind) and made != kind:
                 raise InputError(
                     "a stage reads another kind of folder", where=where, expected=kind, found=f"{location}, {made}",
                     hint="name the --out of the stage that makes it",
                 )  # fmt: skip
             return
-        if any(made in place.parents or (kind is None and place in made.parents) for made in self._made):
+        if any(
+            made in location.parents or (kind is None and location in made.parents) for made in self._made
+        ):
             return  # in the output of an earlier stage, or around it
         found = kind_of(location)
         if found == Kind.NOTHING:
             raise InputError(
                 "a stage reads what is not there", where=where,
                 expected=f"{kind or 'a file or a folder'}, or the --out of an earlier stage", found=f"no {location}",
-                hint=did_you_mean(str(location), [*(str(Location(made)) for made in self._made), *location.near()], "check the path"),
+                hint=did_you_mean(str(location), [*map(str, self._made), *location.near()], "check the path"),
             )  # fmt: skip
         if kind is not None and found != kind:
             hint = (

@@ -7,7 +7,6 @@ import shlex
 from collections.abc import Iterator
 from enum import StrEnum
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from ..storage_schemas.errors import InputError
@@ -67,9 +66,9 @@ def kind_of(location: Location) -> Kind:
     if not location.exists():
         return Kind.NOTHING
     if not location.is_dir():
-        suffix = location.path.suffix.lower()
+        suffix = location.suffix
         return Kind.TAR if suffix == ".tar" else Kind.IMAGE if suffix in _IMAGES else Kind.FILE
-    return _marked(location) or _by_names(location.path)
+    return _marked(location) or _by_names(location)
 
 
 def is_shards(location: Location) -> bool:
@@ -90,8 +89,8 @@ def option(name: str, location: Location | str) -> str:
 
 def free_name(location: Location, ending: str) -> Location:
     """A path beside this one that is not taken; below it where it is the working folder."""
-    base = location / ending if str(location) == "." else Location(Path(f"{location.path}-{ending}"))
-    numbered = (Location(Path(f"{base.path}-{number}")) for number in range(2, 1000))
+    base = location / ending if str(location) == "." else location.sibling(f"{location.name}-{ending}")
+    numbered = (base.sibling(f"{base.name}-{number}") for number in range(2, 1000))
     return base if not base.exists() else next((place for place in numbered if not place.exists()), base)
 
 
@@ -109,7 +108,12 @@ def refuse_swapped(
     Raises:
         InputError: says how to put them right.
     """
-    places = [Location(Path(str(given)).absolute()) for given in (first, second)]
+    try:
+        places = [
+            Location.of(given if isinstance(given, Location) else str(given)) for given in (first, second)
+        ]
+    except InputError:
+        return  # a URL of no place
     if not all(place.exists() for place in places):
         return
     kinds = [kind_of(place) for place in places]
@@ -168,10 +172,10 @@ def _marked(folder: Location) -> Kind | None:
     return None
 
 
-def _by_names(folder: Path) -> Kind:
-    suffixes = [Path(name).suffix.lower() for name in islice(_file_names(folder, _DEEP), _LOOK_AT)]
+def _by_names(folder: Location) -> Kind:
+    suffixes = [file.suffix for file in islice(_files(folder, _DEEP), _LOOK_AT)]
     if not suffixes:
-        return Kind.EMPTY if next(iter(folder.iterdir()), None) is None else Kind.OTHER
+        return Kind.EMPTY if next(folder.entries(), None) is None else Kind.OTHER
     images, tars = sum(s in _IMAGES for s in suffixes), suffixes.count(".tar")
     # An image may come with its label and its metadata.
     if 4 * max(images, tars) < len(suffixes):
@@ -179,22 +183,22 @@ def _by_names(folder: Path) -> Kind:
     return Kind.IMAGES if images >= tars else Kind.TARS
 
 
-def _file_names(folder: Path, deep: int) -> Iterator[str]:
+def _files(folder: Location, deep: int) -> Iterator[Location]:
     try:
-        for path in folder.iterdir():
-            if path.name.startswith("."):
+        for name in folder.entries():
+            if name.startswith("."):
                 continue
-            if not path.is_dir():
-                yield path.name
+            if not name.endswith("/"):
+                yield folder / name
             elif deep:
-                yield from _file_names(path, deep - 1)
+                yield from _files(folder / name.rstrip("/"), deep - 1)
     except OSError:
         return  # a folder that cannot be read says nothing
 
 
 def _read_object(location: Location) -> dict[str, Any]:
     """The JSON object in a file; an empty one where there is none."""
-    if not location.path.is_file():
+    if not location.is_file():
         return {}
     try:
         return _as_object(json.loads(location.read_bytes()))

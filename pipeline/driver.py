@@ -2,8 +2,8 @@
 
 The lock is `OUT/ledger/driver.json`, held by the kernel (flock) for as long as its process lives, and removed by it. A
 process that was killed holds nothing: the next one takes the file over, whatever it says. On NFS the server does the
-same for a client that went away, once its lease has run out (90 seconds on Linux). Of file systems that cannot lock,
-this is said, and two commands are kept apart only by their plans. A store with put-if-absent in place of locks will need
+same for a client that went away, once its lease has run out (90 seconds on Linux). Of places that cannot lock,
+this is said, and two commands are kept apart only by their plans. A place with put-if-absent in place of locks will need
 the holder to renew what it wrote.
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import errno
 import json
 import os
 import socket
@@ -24,13 +23,10 @@ from ..storage_schemas.errors import BusyError
 from ..storage_schemas.plain_text import typed
 from .contents import DRIVER, LEDGER
 from .output import foreign_names
-from .storage import Location
-
-#: What file systems say that have no locks.
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+from .storage import Location, NoLocksError
 
 #: Locks of this process.
-_held: set[Path] = set()
+_held: set[Path | Location] = set()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,16 +77,14 @@ def only_driver(out: Location, command: str) -> Iterator[None]:
         BusyError: another one does; names it.
     """
     lock = out / LEDGER / DRIVER
-    key = lock.path.resolve()
+    path = lock.local_path()
+    key = lock if path is None else path.resolve()
     if key in _held or not _may_be_ours(out):
         yield
         return
-    made = not lock.path.parent.exists()
     try:
         held = lock.hold(Driver.here(command).to_bytes())
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
+    except NoLocksError:
         print(
             f"{out}: this file system has no locks: see to it that no other command writes there",
             file=sys.stderr,
@@ -108,8 +102,6 @@ def only_driver(out: Location, command: str) -> Iterator[None]:
     finally:
         _held.discard(key)
         held.release()
-        if made:
-            lock.remove_empty_folders(out)
 
 
 def _may_be_ours(out: Location) -> bool:

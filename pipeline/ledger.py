@@ -58,16 +58,20 @@ class Ledger:
     def folder(self) -> Location:
         return self.out / LEDGER / self.stage
 
+    @property
+    def _plan_file(self) -> Location:
+        return self.folder / "plan.json"
+
     @staticmethod
     def stages(out: Location) -> list[str]:
         """Names of the stages that have a ledger under `out`, in the order in which they were planned."""
         folder = out / LEDGER
         names = [n for n in folder.names() if (folder / n / "plan.json").exists()]
-        return sorted(names, key=lambda n: (folder / n / "plan.json").path.stat().st_mtime)
+        return sorted(names, key=lambda n: (folder / n / "plan.json").changed_at() or 0.0)
 
     def plan(self) -> Plan | None:
         """The recorded plan, or None where the stage has never started here."""
-        location = self.folder / "plan.json"
+        location = self._plan_file
         if not location.exists():
             return None
         found = read_sealed(
@@ -84,28 +88,30 @@ class Ledger:
     def begin(self, plan: Plan, hint: str) -> None:
         """Record `plan`, or check it against the recorded one, and sweep up what killed writers left.
 
+        Of two commands that a place without locks lets through at the same moment, one records its plan.
+
         Raises:
             MismatchError: the folder holds work that was done under another fingerprint.
             InputError: the folder holds what this stage did not make.
         """
         check_output(self.out, self.stage)
+        fields = {
+            "stage": plan.stage,
+            "fingerprint": dict(plan.fingerprint.fields),
+            "units": plan.units,
+            "rows": plan.rows,
+        }
         found = self.plan()
+        if found is None and not self._plan_file.write_if_absent(canonical_json(seal(fields)) + b"\n"):
+            found = self.plan()
         if found is not None:
             plan.fingerprint.check(
                 found.fingerprint.fields,
                 what=f"{self.out} holds the output of another {self.stage}",
-                where=self.folder / "plan.json",
+                where=self._plan_file,
                 hint=hint,
                 whose=("this command", "the folder"),
             )
-        else:
-            fields = {
-                "stage": plan.stage,
-                "fingerprint": dict(plan.fingerprint.fields),
-                "units": plan.units,
-                "rows": plan.rows,
-            }
-            (self.folder / "plan.json").write_bytes(canonical_json(seal(fields)) + b"\n")
         for name in ("receipts", "timings", "failures"):
             (self.folder / name).make_dir()
         self.out.remove_temporaries()

@@ -6,9 +6,9 @@ README, what a file manager leaves) is left alone.
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import Iterable
-from pathlib import Path
 
 from ..storage_schemas.errors import InputError
 from .contents import (
@@ -23,6 +23,7 @@ from .contents import (
     option,
 )
 from .storage import Location, is_temporary
+from .user_files import UserFile
 
 #: What file managers and file systems put into folders that a person calls empty.
 _LITTER = {".DS_Store", "Thumbs.db", "desktop.ini", "lost+found"}
@@ -59,9 +60,11 @@ def check_output(
     _check_place(out, command)
     if not out.exists():
         return
-    paths = [(given, _path_in(given)) for given in inputs] + [(given, _named_path(given)) for given in names]
-    for given, path in paths:
-        if path is not None and _holds(out, path):
+    named = [(given, _place_in(given)) for given in inputs] + [
+        (given, _named_place(given)) for given in names
+    ]
+    for given, place in named:
+        if place is not None and place.is_inside(out):
             raise InputError(
                 "the output folder is or holds an input", where=out, expected="a folder apart from the inputs",
                 found=given, hint=_elsewhere(out, command),
@@ -91,7 +94,7 @@ def is_begun(out: Location, command: str) -> bool:
         return (out / (DEMO_NOTE if command == "demo" else BENCHMARK_NOTE)).exists()
     books = [out / LEDGER / stage for stage in _TOGETHER.get(command, (command,))]
     # Somebody may keep a ledger of money; ours has a plan, or nothing yet.
-    if any((folder / "plan.json").exists() or _is_blank(folder.path) for folder in books):
+    if any((folder / "plan.json").exists() or _is_blank(folder) for folder in books):
         return True
     if command in _TOGETHER:
         return is_target_store(out)
@@ -105,7 +108,7 @@ def foreign_names(out: Location) -> list[str]:
         for name in out.names()
         if name not in _LITTER
         and not (is_temporary(name) and not (out / name).is_dir())
-        and not (name == LEDGER and _is_blank((out / name).path))
+        and not (name == LEDGER and _is_blank(out / name))
     ]
 
 
@@ -122,15 +125,12 @@ def another_output(out: Location, command: str) -> str:
 
 def _check_place(out: Location, command: str) -> None:
     """There is a folder, or one can be made."""
-    for place in (out.path, *out.path.parents):
-        if place.is_dir():
-            return
-        if place.exists() or place.is_symlink():
-            found = "a file" if place.exists() else "a link to nothing"
-            raise InputError(
-                "no folder can be here", where=Location(place), expected="a folder, or nothing", found=found,
-                hint=_elsewhere(out if place == out.path else Location(place), command),
-            )  # fmt: skip
+    obstacle = out.obstacle()
+    if obstacle is not None:
+        raise InputError(
+            "no folder can be here", where=obstacle[0], expected="a folder, or nothing", found=obstacle[1],
+            hint=_elsewhere(obstacle[0], command),
+        )  # fmt: skip
 
 
 def _expected(command: str) -> str:
@@ -141,46 +141,35 @@ def _elsewhere(out: Location, command: str) -> str:
     return f"teachonce {command} … {option('--out', free_name(out, _ENDINGS.get(command, 'output')))}"
 
 
-def _is_blank(folder: Path) -> bool:
+def _is_blank(folder: Location) -> bool:
     """Whether no file is below it but the lock of a driver, and what killed writers left."""
-    files = (p.name for p in folder.rglob("*") if not p.is_dir())
+    files = (name.rpartition("/")[2] for name in folder.entries(deep=True))
     return folder.is_dir() and all(name == DRIVER or is_temporary(name) for name in files)
 
 
-def _holds(out: Location, path: Path) -> bool:
-    identity = _identity(out.path)
-    # A link in the output folder would be replaced, and so would what a link elsewhere leads to.
-    for real in (path.resolve(), path.absolute().parent.resolve() / path.name):
-        if any(_identity(place) == identity for place in (real, *real.parents)):
-            return True
-    return False
-
-
-def _path_in(given: object) -> Path | None:
-    """The path that an input is, or ends with, if it is there."""
-    if given is None:
-        return None
-    if isinstance(given, Location):
-        return given.path
+def _place_in(given: object) -> Location | None:
+    """What an input is, or ends with, if it is there."""
+    if isinstance(given, UserFile):
+        return given.location
+    if given is None or isinstance(given, Location):
+        return given
     text = str(given)
-    found = (text, text.partition("=")[2])
-    return next((Path(path) for path in found if path and _identity(Path(path)) is not None), None)
+    return next(filter(None, (_there(part) for part in (text, text.partition("=")[2]))), None)
 
 
-def _named_path(given: str | None) -> Path | None:
-    """The path that a model, its weights or a list of names is, if it is one."""
+def _named_place(given: str | None) -> Location | None:
+    """The folder or file that a model, its weights or a list of names is, if it is one."""
     if not given:
         return None
     if given.startswith(_PATHS):
-        return Path(given.partition(":")[2])
-    path = _path_in(given)
-    return path if path is not None and path.is_file() else None
+        return Location.of(given.partition(":")[2])
+    place = _place_in(given)
+    return place if place is not None and place.is_file() else None
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Device and number of what is there; the same for all names that it has."""
-    try:
-        stat = path.stat()
-    except (OSError, ValueError):
-        return None
-    return stat.st_dev, stat.st_ino
+def _there(text: str) -> Location | None:
+    """What somebody typed, if it is there to be seen."""
+    with contextlib.suppress(InputError, OSError, ValueError):
+        place = Location.of(text) if text else None
+        return place if place is not None and place.exists() else None
+    return None

@@ -17,7 +17,8 @@ import yaml
 
 from ..storage_schemas.errors import InputError
 from ..storage_schemas.near_names import did_you_mean
-from .storage import Location, missing_hint
+from .storage import missing_hint
+from .user_files import UserFile
 
 #: Keys beside `stages`: defaults for every stage that has such an option.
 DEFAULTS = ("executor", "ray_address", "workers")
@@ -40,7 +41,7 @@ class RunFile:
     defaults: Mapping[str, Any]
 
 
-def read_runfile(location: Location) -> RunFile:
+def read_runfile(location: UserFile) -> RunFile:
     """Read and check a run file's shape; its commands and options are checked by whoever knows them.
 
     Raises:

@@ -1,110 +1,54 @@
-"""Owns locations: the only module that builds paths and opens files by name.
+"""Owns locations: what a user types, or a file of ours says, as a name in a place.
 
-Local paths today. A location is passed as a string or path and becomes a `Location` here; bytes that are about to
-be vouched for are written to a temporary name, flushed to the disk, and renamed into place.
+A location is passed as a string or path and becomes a `Location` here. What lies there is an artefact: see `places/place.py`. Files that
+a user brings are `UserFile`s.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
 import io
-import os
-import re
-import shutil
-import stat
 import tempfile
-import uuid
-import weakref
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
-from ..storage_schemas.errors import InputError, StorageError, Unreachable
+from ..storage_schemas.errors import InputError
 from ..storage_schemas.near_names import near_names
 from ..storage_schemas.plain_text import typed
-from .web import read_url as read_url  # stages know locations, and nothing of what is behind them
+from .places.disk_errors import as_storage_error as as_storage_error
+from .places.local import LOCAL
+from .places.local import is_temporary as is_temporary
+from .places.place import Held, NoLocksError, Place, RangeReader, Stat
+from .places.ranges import RangeFile
+from .places.schemes import opener
 
-_DISK_ERRORS = {
-    errno.ENOSPC: (
-        "the disk is full",
-        "free some space, then run the same command again; finished work is kept",
-    ),
-    errno.EDQUOT: ("the disk quota is used up", "free some space, then run the same command again"),
-    errno.EROFS: ("the file system is read-only", "choose another --out"),
-    errno.EACCES: ("permission denied", "choose another --out, or change the folder's permissions"),
-    errno.ENAMETOOLONG: ("a name is too long for a file or folder", "choose a shorter one"),
-    errno.ENOTDIR: ("a path that goes on below a file", "check the path"),
-    errno.ELOOP: ("a link that leads to itself", "check the path"),
-    errno.EPERM: ("permission denied", "choose another --out, or change the folder's permissions"),
-}
+if TYPE_CHECKING:
+    from zarr.abc.store import Store
 
-
-#: Names of unfinished files: ours (`create`) and those of zarr's local store.
-_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp|.*\.[0-9a-f]{32}\.partial")
+__all__ = [
+    "Held", "Location", "NoLocksError", "RangeReader", "as_storage_error", "expand_home", "is_temporary", "is_url", "missing_hint",
+    "scratch_file",
+]  # fmt: skip
 
 #: So many names of a folder are looked at for one that was meant.
-_LOOK_BESIDE = 10_000
-
-#: Nothing there, or a name that nothing can have: too long, below a file, a link to itself.
-_NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EBADF}
-
-#: What can be opened and is no file.
-_KINDS = {
-    stat.S_IFIFO: "a pipe",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-    stat.S_IFSOCK: "a socket",
-}
+LOOK_BESIDE = 10_000
 
 
-def is_temporary(name: str) -> bool:
-    """Whether this is a name of an unfinished file."""
-    return _TEMPORARY.fullmatch(name) is not None
+class Named(Protocol):
+    """What a user named, there or not: a `Location` or a `UserFile`."""
+
+    def exists(self) -> bool: ...
+
+    def near(self) -> list[str]: ...
 
 
-def missing_hint(location: Location, otherwise: str) -> str:
+def missing_hint(location: Named, otherwise: str) -> str:
     """What to do where something was named that is not there: what lies beside it may have been meant."""
     near = [] if location.exists() else location.near()
     return f"did you mean {', '.join(near)}?" if near else otherwise
-
-
-def as_storage_error(error: OSError) -> StorageError | None:
-    """The clear error for a disk that is full, read-only or forbidden; None for any other OSError."""
-    if error.errno not in _DISK_ERRORS:
-        return None
-    what, hint = _DISK_ERRORS[error.errno]
-    if error.errno in (errno.EACCES, errno.EPERM) and error.filename:
-        unreadable = _unreadable(Path(os.fsdecode(error.filename)))
-        if unreadable is not None:
-            return StorageError(
-                "no permission to read", where=unreadable, hint=f"ask its owner, or: chmod u+rX {typed(str(unreadable))}"
-            )  # fmt: skip
-    return StorageError(what, where=error.filename or "while writing", hint=hint)
-
-
-def kind_of_no_file(mode: int) -> str | None:
-    """What the mode of something that can be opened says it is, such as "a pipe"; None for a file and a folder."""
-    return _KINDS.get(stat.S_IFMT(mode))
-
-
-def _unreadable(path: Path) -> Path | None:
-    """The path, or the first folder on the way to it, that this process may not read; None where that is not what failed."""
-    path = path.absolute()
-    for place in reversed((path, *path.parents)):
-        if not _may(place, os.F_OK):
-            return None
-        needs = os.X_OK if place != path else os.R_OK | (os.X_OK if place.is_dir() else 0)
-        if not _may(place, needs):
-            return place
-    return None
-
-
-def _may(path: Path, mode: int) -> bool:
-    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
 def is_url(text: str) -> bool:
@@ -124,23 +68,29 @@ def scratch_file(folder: Location | None = None) -> io.BufferedRandom:
     """A new file to write and read, without a name: it is gone with the process that holds it open.
 
     Args:
-        folder: it takes the space of this folder's disk; None: of the system's folder for such files (`TMPDIR`).
+        folder: it takes the space of this folder's disk; None, or what is no local folder: of the system's for such files (`TMPDIR`).
     """
-    return tempfile.TemporaryFile(dir=None if folder is None else folder.path)
+    return tempfile.TemporaryFile(dir=None if folder is None else folder.local_path())
 
 
 @dataclass(frozen=True, order=True)
 class Location:
-    """A file or folder."""
+    """A name in a place: a file, a folder, or nothing yet.
 
-    path: Path
+    Attributes:
+        place: where it lies.
+        full_name: from the place's root on.
+    """
+
+    place: Place
+    full_name: str
 
     @staticmethod
     def of(location: Location | Path | str) -> Location:
-        """Resolve what a user typed.
+        """Resolve what a user typed, or `address` said.
 
         Raises:
-            InputError: a URL, which only image lists may hold so far, or a `pipe:`.
+            InputError: a URL of no place that there is, or a `pipe:`.
         """
         if isinstance(location, Location):
             return location
@@ -148,315 +98,202 @@ class Location:
         if text.startswith("pipe:"):
             raise InputError("pipe: runs a command from data and is refused", where=text)
         if is_url(text):
-            raise InputError("only local folders can be used here", where=text, hint="mount or copy it first")
-        return Location(Path(expand_home(text)).absolute())
+            scheme, _, rest = text.partition("://")
+            open_place = opener(scheme)
+            if open_place is None:
+                raise InputError(
+                    "only local folders can be used here", where=text, hint="mount or copy it first"
+                )
+            return Location(*open_place(rest))
+        return Location(LOCAL, str(Path(expand_home(text)).absolute()))
+
+    def __truediv__(self, name: str) -> Location:
+        if not name:
+            return self
+        return Location(self.place, f"{self.full_name.rstrip('/')}/{name}" if self.full_name else name)
+
+    def __str__(self) -> str:
+        return self.place.spell(self.full_name)
+
+    @property
+    def address(self) -> str:
+        """What `of` takes anywhere: a full path or a URL."""
+        return self.place.address(self.full_name)
+
+    @property
+    def name(self) -> str:
+        """The last part of the full name."""
+        return self.full_name.rstrip("/").rpartition("/")[2]
+
+    @property
+    def suffix(self) -> str:
+        """The name's ending with its dot, in lower case; '' where there is none."""
+        return Path(self.name).suffix.lower()
+
+    @property
+    def parents(self) -> list[Location]:
+        """The folders that it lies in, from the nearest on."""
+        names = [self.full_name[:i] or "/" for i, letter in enumerate(self.full_name) if letter == "/"]
+        return [Location(self.place, name) for name in reversed(names) if name != self.full_name]
+
+    @property
+    def folder(self) -> Location:
+        """The folder that it lies in."""
+        folder, slash, _ = self.full_name.rpartition("/")
+        return Location(self.place, folder or slash)
+
+    def sibling(self, name: str) -> Location:
+        """Another name in the same folder."""
+        return self.folder / name
+
+    def local_path(self) -> Path | None:
+        """What other programs know it by; None where they cannot reach it."""
+        return self.place.local_path(self.full_name)
+
+    @property
+    def path(self) -> Path:
+        """The same, for what works with local folders alone: nothing that may meet another place.
+
+        Raises:
+            InputError: it lies elsewhere.
+        """
+        path = self.local_path()
+        if path is None:
+            raise InputError("only local folders can be used here", where=self, hint="choose a local folder")
+        return path
 
     def near(self) -> list[str]:
         """Names of what lies beside it and may have been meant, where there is nothing here."""
         try:
-            beside = [path.name for path in islice(self.path.parent.iterdir(), _LOOK_BESIDE)]
+            beside = [name.rstrip("/") for name in islice(self.folder.entries(), LOOK_BESIDE)]
         except (OSError, ValueError):
             return []
-        parent = Location(self.path.parent)
-        return [typed(parent / name) for name in near_names(self.name, beside)]
+        return [typed(self.sibling(name)) for name in near_names(self.name, beside)]
 
-    def __truediv__(self, name: str) -> Location:
-        return Location(self.path / name)
-
-    def __str__(self) -> str:
-        try:
-            return str(self.path.relative_to(Path.cwd()))
-        except ValueError:
-            return str(self.path)
-
-    @property
-    def name(self) -> str:
-        return self.path.name
+    def stat(self) -> Stat | None:
+        """What is there, in one look; None where there is nothing, and for a name that nothing can have."""
+        return self.place.stat(self.full_name)
 
     def exists(self) -> bool:
-        return self._stat() is not None
+        return self.stat() is not None
 
     def is_dir(self) -> bool:
-        found = self._stat()
-        return found is not None and stat.S_ISDIR(found.st_mode)
+        found = self.stat()
+        return found is not None and found.is_folder
 
-    def is_device(self) -> bool:
-        """Whether this is a terminal, a disk, or another device."""
-        found = self._stat()
-        return found is not None and _KINDS.get(stat.S_IFMT(found.st_mode)) == "a device"
+    def is_file(self) -> bool:
+        found = self.stat()
+        return found is not None and not found.is_folder
 
     def size(self) -> int | None:
         """Bytes, or None where there is no such file."""
-        found = self._stat()
-        return None if found is None else found.st_size
+        found = self.stat()
+        return None if found is None else found.size
 
     def changed_at(self) -> float | None:
         """When it was written last, as seconds since 1970; None where there is no such file."""
-        found = self._stat()
-        return None if found is None else found.st_mtime
+        found = self.stat()
+        return None if found is None else found.changed_at
 
-    def _stat(self) -> os.stat_result | None:
-        """None where there is nothing, and for a name that nothing can have."""
-        try:
-            return self.path.stat()
-        except ValueError:
-            return None
-        except OSError as error:
-            if error.errno in _NO_FILE:
-                return None
-            raise
+    def entries(self, *, deep: bool = False) -> Iterator[str]:
+        """Names below this folder, streamed, in any order; see `Place.entries`."""
+        return self.place.entries(self.full_name, deep=deep)
 
     def names(self) -> list[str]:
         """Names in this folder in bytewise order; none where there is no such folder."""
-        try:
-            return sorted(entry.name for entry in self.path.iterdir())
-        except FileNotFoundError:
-            return []
+        return sorted(name.rstrip("/") for name in self.entries())
+
+    def folders(self) -> list[Location]:
+        """The folders in this folder, in bytewise order of their names."""
+        return [self / name for name in sorted(name[:-1] for name in self.entries() if name.endswith("/"))]
 
     def read_bytes(self) -> bytes:
-        return self.path.read_bytes()
-
-    def check_is_file(self) -> None:
-        """Check, without opening it, that this is no pipe, device or socket.
-
-        Raises:
-            InputError: it is.
-        """
-        kind = kind_of_no_file(self.path.stat().st_mode)
-        if kind is not None:
-            raise InputError(f"{kind}, not a file", where=self)
-
-    def read_file(self) -> bytes:
-        """All bytes of this file, which must be one: pipes and devices give bytes for ever, or none and no end.
-
-        Raises:
-            InputError: a pipe, a device or a socket.
-        """
-        return _read_file(self.path)
-
-    def read_below(self, relative: str) -> bytes:
-        """`read_file` of a file below this folder, without the cost of a new location for each of many.
-
-        Its name is UTF-8, whatever the locale says.
-        """
-        return _read_file(os.fsencode(self.path) + b"/" + relative.encode())
+        return self.place.read(self.full_name)
 
     def read_range(self, offset: int, size: int) -> bytes:
-        """Up to `size` bytes from `offset` on, in one opening; shorter only where the file ends."""
-        descriptor = os.open(self.path, os.O_RDONLY)
-        try:
-            return _read_at(descriptor, offset, size)
-        finally:
-            os.close(descriptor)
-
-    def open(self) -> BinaryIO:
-        """Open for reading."""
-        return self.path.open("rb")
-
-    def hold(self, content: bytes) -> Held | None:
-        """Hold this file, with `content` in it, for this process alone; None where another process holds it.
-
-        Raises:
-            OSError: the file system knows no locks (ENOLCK, EOPNOTSUPP, ENOSYS), or whatever else it says.
-        """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # Who held it before may have removed it between these two lines: then this is a lock on no file.
-                if os.path.samestat(os.fstat(descriptor), self.path.stat()):
-                    os.truncate(descriptor, 0)
-                    os.pwrite(descriptor, content, 0)
-                    return Held(self.path, descriptor)
-            except BlockingIOError:
-                os.close(descriptor)
-                return None
-            except FileNotFoundError:
-                pass
-            except BaseException:
-                os.close(descriptor)
-                raise
-            os.close(descriptor)
-
-    def is_held(self) -> bool:
-        """Whether a process holds this file."""
-        try:
-            descriptor = os.open(self.path, os.O_RDONLY)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError as error:
-            return isinstance(error, BlockingIOError)
-        finally:
-            os.close(descriptor)
-        return False
+        """Up to `size` bytes from `offset` on, in one request; shorter only where the file ends."""
+        return self.place.read_range(self.full_name, offset, size)
 
     def open_ranges(self) -> RangeReader:
         """Open for reading at any place, by any thread."""
-        return RangeReader(self)
+        return self.place.open_ranges(self.full_name)
 
-    def append(self) -> BinaryIO:
-        """Open for appending: for logs, which no receipt vouches for."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        return self.path.open("ab")
+    def open(self) -> BinaryIO:
+        """Open for a library that reads and seeks.
 
-    def remove(self) -> None:
-        """Remove this file if it is there."""
-        self.path.unlink(missing_ok=True)
-
-    def remove_folder(self) -> None:
-        """Remove this folder with all that is in it, if it is there."""
-        shutil.rmtree(self.path, ignore_errors=True)
-
-    def remove_empty_folders(self, above: Location) -> None:
-        """Remove the folders that this file lay in, up to `above` and it too, as far as they are empty."""
-        for folder in self.path.parents:
-            try:
-                folder.rmdir()
-            except OSError:
-                return
-            if folder == above.path:
-                return
-
-    def make_dir(self) -> Location:
-        self.path.mkdir(parents=True, exist_ok=True)
-        return self
-
-    @contextlib.contextmanager
-    def create(self, *, sync_folder: bool = True) -> Iterator[BinaryIO]:
-        """Write a whole new file: temporary name, flush to disk, rename. Nothing is left behind on failure.
-
-        `sync_folder=False` is for all but the last of several files in one folder: its sync serves them all.
+        Raises:
+            FileNotFoundError: there is no such file.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex[:8]}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        if sync_folder:
-            _sync_dir(self.path.parent)
+        ranges = self.open_ranges()
+        return cast("BinaryIO", RangeFile(ranges, self.size() or 0))
 
     def write_bytes(self, data: bytes) -> None:
         """Write a whole file durably and atomically."""
-        with self.create() as file:
-            file.write(data)
+        self.place.write(self.full_name, data)
 
     def write_note(self, data: bytes) -> None:
-        """Write a whole file atomically; the system decides when it reaches the disk. Nothing may rely on it."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex[:8]}.tmp")
-        try:
-            temporary.write_bytes(data)
-            temporary.replace(self.path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        """Write a whole file atomically; the system decides when it is kept. Nothing may rely on it."""
+        self.place.write(self.full_name, data, durable=False)
+
+    def write_if_absent(self, data: bytes) -> bool:
+        """Write a whole file durably, unless there is one; False where there is."""
+        return self.place.write_if_absent(self.full_name, data)
+
+    def create(self, *, settle: bool = True) -> AbstractContextManager[BinaryIO]:
+        """Write a whole new file piece by piece, as `write_bytes` does. Nothing is left behind on failure.
+
+        `settle=False` is for all but the last of several files in one folder.
+        """
+        return self.place.create(self.full_name, settle=settle)
+
+    def append(self) -> BinaryIO:
+        """Open for appending: for logs, which no receipt vouches for."""
+        return self.place.append(self.full_name)
 
     def sync(self) -> None:
-        """Flush a file that another library wrote, and its folder entry, to the disk."""
-        descriptor = os.open(self.path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        _sync_dir(self.path.parent)
+        """Make durable what Zarr wrote."""
+        self.place.sync(self.full_name)
+
+    def remove(self) -> None:
+        """Remove this file if it is there."""
+        self.place.remove(self.full_name)
+
+    def make_dir(self) -> Location:
+        self.place.make_folder(self.full_name)
+        return self
+
+    def remove_folder(self) -> None:
+        """Remove this folder with all that is in it, if it is there."""
+        self.place.remove_folder(self.full_name)
 
     def remove_temporaries(self) -> None:
         """Remove what killed writers (ours and zarr's) left below this folder.
 
         Only the driver calls this, before any work starts.
         """
-        for folder, _, names in os.walk(self.path):
-            for name in names:
-                if is_temporary(name):
-                    (Path(folder) / name).unlink(missing_ok=True)
+        self.place.sweep(self.full_name)
 
-
-class Held:
-    """A file that this process alone holds, by the kernel's lock on it (flock): a process that ends, however, holds nothing."""
-
-    def __init__(self, path: Path, descriptor: int) -> None:
-        self._path, self._descriptor = path, descriptor
-
-    def release(self) -> None:
-        """Remove the file, then let go."""
-        self._path.unlink(missing_ok=True)
-        os.close(self._descriptor)
-
-
-class RangeReader:
-    """An open file that is read at any place. A file that is cut meanwhile gives fewer bytes, where a mapped one ends the process.
-
-    Raises:
-        StorageError: this process has as many files open as it may.
-    """
-
-    def __init__(self, location: Location) -> None:
-        self._location = location
-        try:
-            self._descriptor = os.open(location.path, os.O_RDONLY)
-        except OSError as error:
-            if error.errno != errno.EMFILE:
-                raise
-            raise StorageError(
-                "too many files are open", where=location,
-                hint="make larger shards, or raise the limit: ulimit -n 65536",
-            ) from error  # fmt: skip
-        self._close = weakref.finalize(self, os.close, self._descriptor)
-
-    def read(self, offset: int, size: int) -> bytes:
-        """Up to `size` bytes from `offset` on; shorter only where the file ends. Thread-safe.
+    def hold(self, content: bytes) -> Held | None:
+        """Hold this file, with `content` in it, for this process alone; None where another process holds it.
 
         Raises:
-            Unreachable: the disk or the mount gives an error.
+            NoLocksError: the place knows no locks.
         """
-        try:
-            return _read_at(self._descriptor, offset, size)
-        except OSError as error:
-            raise Unreachable(
-                "cannot be read at the moment", where=self._location, found=error.strerror or error,
-                hint="check the disk or the mount, then run the same command again",
-            ) from error  # fmt: skip
+        return self.place.hold(self.full_name, content)
 
-    def close(self) -> None:
-        self._close()
+    def is_held(self) -> bool:
+        """Whether a process holds this file."""
+        return self.place.is_held(self.full_name)
 
+    def zarr_store(self, *, read_only: bool = False) -> Store:
+        """This folder as Zarr takes it."""
+        return self.place.zarr_store(self.full_name, read_only=read_only)
 
-def _read_file(path: bytes | Path) -> bytes:
-    with open(path, "rb", buffering=0, opener=_open_at_once) as file:
-        kind = kind_of_no_file(os.fstat(file.fileno()).st_mode)
-        if kind is not None:
-            raise InputError(f"{kind}, not a file")
-        return file.read()
+    def is_inside(self, folder: Location) -> bool:
+        """Whether it is this folder or lies in it, by whatever names the two are reached."""
+        return self.place == folder.place and self.place.is_inside(self.full_name, folder.full_name)
 
-
-def _open_at_once(path: bytes | str, flags: int) -> int:
-    # Opening a pipe that nobody writes to waits, but for this flag; for files it means nothing.
-    return os.open(path, flags | os.O_NONBLOCK)
-
-
-def _read_at(descriptor: int, offset: int, size: int) -> bytes:
-    data = os.pread(descriptor, size, offset)
-    # Linux reads at most 2 GiB at once.
-    while 0 < len(data) < size:
-        more = os.pread(descriptor, size - len(data), offset + len(data))
-        if not more:
-            break
-        data += more
-    return data
-
-
-def _sync_dir(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    def obstacle(self) -> tuple[Location, str] | None:
+        """What is in the way of files below this folder, with words for it; None where they can be written."""
+        found = self.place.obstacle(self.full_name)
+        return None if found is None else (Location(self.place, found[0]), found[1])

@@ -111,12 +111,12 @@ class CacheStage:
             fingerprint=self.fingerprint.fields,
             views=self.views.to_json(),
             teacher=self.teacher.to_json(),
-            shards=str(self.shards.location.path),
+            shards=self.shards.location.address,
             pixels=self.pixels.to_json(),
             versions=other_versions(),
             sample_kind=self.kind.name,
         )
-        create_arrays(open_root(str(self.store.path), mode="a"), description)
+        create_arrays(open_root(self.store.zarr_store(), mode="a", where=self.store), description)
 
     def open(self) -> RunUnit:
         import torch
@@ -135,7 +135,7 @@ class CacheStage:
             )  # fmt: skip
         device = torch.device(self.compute.device)
         teacher.to(device)
-        root = open_root(str(self.store.path), mode="a")
+        root = open_root(self.store.zarr_store(), mode="a", where=self.store)
         read_description(root, self.store).check_planned(self.fingerprint, where=self.store)
         threads = decoding_threads(self.compute.threads)
         one_at_a_time = threading.Lock()
@@ -275,10 +275,10 @@ def _refuse_nonfinite(targets: dict[str, NDArray[np.float32]], valid: NDArray[np
 
 
 def plan_cache(
-    shards: str,
+    shards: Location | str,
     config: TeacherConfig,
     *,
-    out: str,
+    out: Location | str,
     views: ViewSpec | None,
     targets: str,
     encoding: Any,
@@ -314,7 +314,7 @@ def plan_cache(
     loaded = load_teacher(config)
     teacher = loaded.spec
     claim_output(store, CacheStage.name)
-    root = open_root(str(store.path), mode="a")
+    root = open_root(store.zarr_store(), mode="a", where=store)
     check_version(root, where=store)
     vectors = _vectors_for(root, store, teacher, targets)
     names = _target_names(targets, teacher, vectors)

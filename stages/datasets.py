@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..pipeline.storage import Location
 from ..pipeline.tables import section, table
+from ..pipeline.user_files import UserFile
 from ..storage_schemas.errors import InputError
 from .corpora.coop.dataset import Dataset
 from .corpora.coop.layouts import LAYOUTS, SPLITS, Layout
@@ -46,7 +46,7 @@ def overview(data: str) -> list[DatasetState]:
     Raises:
         InputError: no such folder.
     """
-    root = Location.of(data)
+    root = UserFile.of(data)
     if not root.is_dir():
         raise InputError(
             "no such folder", where=root, hint="name the folder that holds the data sets' folders"

@@ -9,6 +9,7 @@ from ..pipeline.ledger import record_outputs
 from ..pipeline.output import check_output
 from ..pipeline.storage import Location
 from ..pipeline.types import Resources, RunUnit, Timer, Unit
+from ..pipeline.user_files import UserFile
 from ..storage_schemas.errors import InputError
 from ..storage_schemas.fingerprint import Fingerprint, digest_json
 from ..storage_schemas.receipt import Receipt
@@ -69,7 +70,7 @@ class ImportStage:
 def plan_import(
     checkpoint: str,
     *,
-    out: str,
+    out: Location | str,
     teacher: TeacherConfig | None = None,
     classes: str | None = None,
     base: str | None = None,
@@ -77,7 +78,7 @@ def plan_import(
     weights: str | None = None,
     student: str | None = None,
     student_pretrained: str | None = None,
-    vectors: str | None = None,
+    vectors: Location | str | None = None,
 ) -> ImportStage:
     """Read a checkpoint, and say what is to be written. Which kind it is, its keys tell.
 
@@ -97,7 +98,7 @@ def plan_import(
         MismatchError: base classes or class vectors that are not the file's.
         IncompleteError: the store has no class vectors.
     """
-    location = Location.of(checkpoint)
+    location = UserFile.of(checkpoint)
     models = (student, student_pretrained) if teacher is None else (teacher.model, teacher.pretrained)
     check_output(
         Location.of(out), ImportStage.name, inputs=(location, vectors), names=(classes, base, *models)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..pipeline.storage import Location, is_url, read_url
 from ..pipeline.tables import section, table
+from ..pipeline.user_files import UserFile, is_url, read_url
 from ..storage_schemas.errors import InputError, TeachonceError, Unreachable
 from ..storage_schemas.fingerprint import Json
 from ..storage_schemas.plain_text import printable
@@ -103,7 +103,7 @@ def _read(image: str) -> bytes:
     try:
         if is_url(image):
             return read_url(image)
-        location = Location.of(image)
+        location = UserFile.of(image)
         if location.is_dir():
             raise BadImage("a folder, not an image; measure folders with `teachonce evaluate`")
         return location.read_file()

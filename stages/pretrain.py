@@ -249,7 +249,7 @@ def plan_pretrain(
     images: str,
     config: TeacherConfig,
     *,
-    out: str,
+    out: Location | str,
     classes: str | None = None,
     base: str | None = None,
     shots: int = 16,

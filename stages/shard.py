@@ -13,13 +13,14 @@ from ..pipeline.types import Resources, RunUnit, Timer, Unit
 from ..storage_schemas.errors import InputError, Unreachable
 from ..storage_schemas.fingerprint import Fingerprint
 from ..storage_schemas.formats import SHARDS
-from ..storage_schemas.manifest import Corpus, Entry, ManifestReader, Order
+from ..storage_schemas.manifest import Corpus, Entry, Order
 from ..storage_schemas.receipt import InvalidRow, Output, Receipt
 from ..storage_schemas.samples import content_digest, sample_metadata, shard_name
 from ..storage_schemas.tar_file import TarFile
 from ..storage_schemas.tar_index import encode_index
 from .corpora.corpus import freeze_corpus
 from .corpora.images import MAX_BYTES, MAX_PIXELS, BadImage, one_image
+from .corpora.manifest_file import open_manifest
 from .corpora.reading import read_image, unreachable_reason
 from .corpora.source import Source
 from .inputs.sources import open_sources
@@ -58,7 +59,7 @@ class ShardStage:
             )
 
     def open(self) -> RunUnit:
-        manifest = ManifestReader((self.out / "manifest.parquet").path, self.corpus)
+        manifest = open_manifest(self.out, self.corpus)
 
         def run(unit: Unit, timer: Timer) -> Receipt:
             shard = unit.inputs["shard"]
@@ -72,7 +73,7 @@ class ShardStage:
         said = hashlib.blake2b(digest_size=16)
         tar, index = self.out / f"{shard_name(shard)}.tar", self.out / f"{shard_name(shard)}.index.npy"
         with timer.laps() as lap:
-            with tar.create(sync_folder=False) as file:
+            with tar.create(settle=False) as file:
                 writer = TarFile(file)
                 for row, entry in zip(self.corpus.shard_rows(shard), entries, strict=True):
                     said.update(f"{row} {entry.key} {entry.digest}\n".encode())
@@ -146,7 +147,7 @@ class ShardStage:
 def plan_shard(
     corpus: Sequence[str],
     *,
-    out: str,
+    out: Location | str,
     shard_size: int = 1000,
     name: str | None = None,
     resize: int | None = None,

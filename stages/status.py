@@ -76,7 +76,7 @@ def folder_status(
         raise InputError(
             "no such folder", where=location, hint="give a folder of shards, a store, a bundle or a run"
         )
-    folders = [location, *(location / name for name in location.names() if (location / name).is_dir())]
+    folders = [location, *location.folders()]
     for folder in folders:
         refuse_lost_root(folder)
     ledgers = [Ledger(folder, stage) for folder in folders for stage in Ledger.stages(folder)]

@@ -100,7 +100,7 @@ class VectorsStage:
         return run
 
     def _write(self, vectors: ClassVectors, checked: Checked | None) -> tuple[Output, ...]:
-        root = open_root(str(self.store.path), mode="a")
+        root = open_root(self.store.zarr_store(), mode="a", where=self.store)
         templates = list(self.templates) if self.teacher.takes_templates else []
         origin = {"teacher": self.teacher.to_json(), "templates": templates}
         if checked is not None:
@@ -112,14 +112,13 @@ class VectorsStage:
 
 
 def _chunks(store: Location, name: str) -> list[str]:
-    folder = (store / name).path
-    return sorted(p.relative_to(store.path).as_posix() for p in (folder / "c").rglob("*") if p.is_file())
+    return sorted(f"{name}/c/{chunk}" for chunk in (store / name / "c").entries(deep=True))
 
 
 def plan_vectors(
     config: TeacherConfig,
     *,
-    out: str,
+    out: Location | str,
     classes: str | None,
     templates: str | None,
     base: str | None = None,
@@ -156,7 +155,7 @@ def plan_vectors(
     # Whoever lacks the tokenizer learns it before anything is written.
     notes = teacher.name_notes(names, texts)
     claim_output(store, VectorsStage.name)
-    check_version(open_root(str(store.path), mode="a"), where=store)
+    check_version(open_root(store.zarr_store(), mode="a", where=store), where=store)
     return VectorsStage(
         store=store,
         config=config,

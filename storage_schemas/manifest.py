@@ -10,8 +10,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import IO, Any, BinaryIO, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -168,7 +167,7 @@ def entries_of(columns: Mapping[str, list[Any]]) -> list[Entry]:
     return [Entry(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
 
 
-def footer_digest(file: Path) -> str:
+def footer_digest(file: IO[bytes], where: object) -> str:
     """blake2b-128 (hexadecimal) of a Parquet file's footer: schema, and where each page lies.
 
     A Parquet file ends with the footer, its length in four bytes (little-endian), and `PAR1`.
@@ -176,21 +175,20 @@ def footer_digest(file: Path) -> str:
     Raises:
         DamagedError: no Parquet file.
     """
-    with file.open("rb") as opened:
-        size = opened.seek(0, os.SEEK_END)
-        opened.seek(max(0, size - 8))
-        end = opened.read(8)
-        length = int.from_bytes(end[:4], "little")
-        if len(end) < 8 or end[4:] != b"PAR1" or length > size - 12:
-            raise _damaged(file, "no Parquet footer")
-        opened.seek(size - 8 - length)
-        return hashlib.blake2b(opened.read(length), digest_size=16).hexdigest()
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 8))
+    end = file.read(8)
+    length = int.from_bytes(end[:4], "little")
+    if len(end) < 8 or end[4:] != b"PAR1" or length > size - 12:
+        raise _damaged(where, "no Parquet footer")
+    file.seek(size - 8 - length)
+    return hashlib.blake2b(file.read(length), digest_size=16).hexdigest()
 
 
-def _damaged(file: Path, found: object) -> DamagedError:
+def _damaged(where: object, found: object) -> DamagedError:
     return DamagedError(
         "the manifest is damaged",
-        where=file,
+        where=where,
         found=" ".join(str(found).split()),
         hint="restore it from a copy",
     )
@@ -200,30 +198,31 @@ class ManifestReader:
     """Reads a manifest shard by shard; never more than one row group in memory.
 
     Args:
-        file: the Parquet file.
+        file: the Parquet file, open for reading and seeking; it stays open for as long as it is read.
+        where: its name in errors.
         corpus: what was written beside it; its footer's digest is compared. None compares nothing.
 
     Raises:
         DamagedError: at once or while reading: not a manifest, or bytes of it changed since it was written.
     """
 
-    def __init__(self, file: Path, corpus: Corpus | None) -> None:
-        self._path = file
+    def __init__(self, file: IO[bytes], corpus: Corpus | None, *, where: object) -> None:
+        self._where = where
         if corpus is not None and corpus.manifest_footer is not None:
-            found = footer_digest(file)
+            found = footer_digest(file, where)
             if found != corpus.manifest_footer:
-                raise _damaged(file, f"a footer of {found}, not of {corpus.manifest_footer}")
+                raise _damaged(where, f"a footer of {found}, not of {corpus.manifest_footer}")
         with self._readable():
             self._file = pq.ParquetFile(file, page_checksum_verification=True)
             if not self._file.schema_arrow.equals(MANIFEST_SCHEMA):
-                raise _damaged(file, "other columns than a manifest's")
+                raise _damaged(where, "other columns than a manifest's")
 
     @contextlib.contextmanager
     def _readable(self) -> Iterator[None]:
         try:
             yield
         except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
-            raise _damaged(self._path, error) from error
+            raise _damaged(self._where, error) from error
 
     def _columns(self, shard: int, columns: list[str] | None = None) -> dict[str, list[Any]]:
         with self._readable():

@@ -54,14 +54,17 @@ class TargetBlock:
         return state.hexdigest()
 
 
-def open_root(store: str | Store, *, mode: Literal["r", "a"] = "r") -> zarr.Group:
+def open_root(store: str | Store, *, mode: Literal["r", "a"] = "r", where: object = None) -> zarr.Group:
     """The store's root group; `mode='a'` makes it (and the group that hides the ledger from Zarr) if need be.
+
+    `where` names the store in errors; None takes what Zarr calls it.
 
     Raises:
         DamagedError: its zarr.json cannot be read.
         MismatchError: `mode='a'` on a Zarr group that teachonce did not make.
     """
-    with readable("the store's zarr.json cannot be read", where=store, hint="restore zarr.json from a copy"):
+    where = store if where is None else where
+    with readable("the store's zarr.json cannot be read", where=where, hint="restore zarr.json from a copy"):
         root = zarr.open_group(store, mode=mode, zarr_format=3)
     if mode == "r":
         return root
@@ -72,7 +75,7 @@ def open_root(store: str | Store, *, mode: Literal["r", "a"] = "r") -> zarr.Grou
             strangers = sorted({*root.attrs.asdict(), *root.array_keys(), *root.group_keys()} - {"ledger"})
         if strangers:
             raise MismatchError(
-                "a Zarr group that is not teachonce's", where=store, expected="a new store, or one of teachonce's",
+                "a Zarr group that is not teachonce's", where=where, expected="a new store, or one of teachonce's",
                 found=f"'{strangers[0]}' in it", hint="give another --out",
             )  # fmt: skip
         # Zarr's listing warns of folders that are no nodes; the ledger of receipts is one, so make it a group.

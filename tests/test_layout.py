@@ -24,6 +24,7 @@ OPEN_TO_STAGES = tuple(
     for name in (
         "types",
         "storage",
+        "user_files",
         "ledger",
         "progress",
         "output",
@@ -35,6 +36,26 @@ OPEN_TO_STAGES = tuple(
         "settings",
     )
 )
+
+#: What opens local files: the local place, and what a user names on his own machine.
+OPENS_FILES = {"pipeline/places/local.py", "pipeline/places/files.py", "pipeline/user_files.py"}
+
+#: What may speak of paths of artefacts: what has to hand one to a program that knows nothing else. Each says why.
+KNOWS_PATHS = {
+    "pipeline/storage.py": "turns what a user types into names",
+    "pipeline/driver.py": "one lock whatever links lead to it",
+    "pipeline/places": "the local place",
+    "pipeline/user_files.py": "files of the user's",
+    "pipeline/executors/ray_train.py": "Ray Train keeps its books in a folder that all nodes share",
+    "stages/demo": "draws images for a user's folder",
+    "stages/corpora": "user files",
+    "stages/models": "user files",
+    "stages/teachers/base.py": "user files",
+    "stages/pairs/stream.py": "takes what users name",
+    "stages/pairs/target_join.py": "takes what users name",
+    "commands": "the working folder",
+    "cli.py": "the working folder",
+}
 
 #: What the modules of each package may import of ours, as dotted prefixes.
 ALLOWED = {
@@ -50,6 +71,7 @@ ALLOWED = {
 #: The rooms, which are the folders of the package, from the ground up: each may import those that stand before it.
 ROOMS = (
     "storage_schemas",
+    "pipeline/places",
     "pipeline",
     "pipeline/executors",
     "stages/prompts",
@@ -238,8 +260,8 @@ def test_only_its_executors_import_ray(source: str) -> None:
         assert [n for n, ours in imports(source) if not ours and n.split(".")[0] == "ray"] == []
 
 
-@pytest.mark.parametrize("source", sorted(set(sources()) - SCRIPTS - {"pipeline/storage.py"}))
-def test_only_locations_build_paths_and_open_files(source: str) -> None:
+@pytest.mark.parametrize("source", sorted(set(sources()) - SCRIPTS - OPENS_FILES))
+def test_only_places_and_user_files_open_files(source: str) -> None:
     by_name = {
         "open",
         "io.open",
@@ -265,6 +287,19 @@ def test_only_locations_build_paths_and_open_files(source: str) -> None:
         and node.attr != "splitext"
     ]
     assert found == []
+
+
+@pytest.mark.parametrize("source", sources())
+def test_artefacts_have_no_paths(source: str) -> None:
+    if not source.startswith(tuple(KNOWS_PATHS)):
+        assert [n for n, ours in imports(source) if not ours and n.split(".")[0] == "pathlib"] == []
+
+
+@pytest.mark.parametrize("source", sources())
+def test_only_the_registry_of_places_is_asked_for_one(source: str) -> None:
+    """Whoever needs a place needs `Location` alone, so another kind of place is one file and one line."""
+    if not source.startswith(("pipeline/places/", "pipeline/storage.py", "pipeline/user_files.py")):
+        assert [n for n, ours in imports(source) if ours and n.startswith("pipeline.places")] == []
 
 
 @pytest.mark.parametrize("source", sources())

@@ -24,12 +24,13 @@ from teachonce.pipeline.types import Stage, Unit
 from teachonce.pipeline.worker import Outcome, Worker
 from teachonce.stages.cache import plan_cache
 from teachonce.stages.corpora.key_order import by_key
+from teachonce.stages.corpora.manifest_file import open_manifest
 from teachonce.stages.models.compute import Compute
 from teachonce.stages.shard import plan_shard
 from teachonce.stages.teachers import TeacherConfig
 from teachonce.stages.views.spec import ViewSpec
 from teachonce.storage_schemas.encodings import ENCODINGS
-from teachonce.storage_schemas.manifest import Entry, ManifestReader, write_manifest
+from teachonce.storage_schemas.manifest import Entry, write_manifest
 from teachonce.storage_schemas.samples import sample_key
 
 SMALL, TIMES, SHARD_SIZE = 100, 12, 50
@@ -135,7 +136,9 @@ def test_sorting_a_manifest_takes_no_more_memory_for_more_entries(tmp_path):
         pa.set_memory_pool(counting)
         try:
             with scratch_file(Location.of(tmp_path)) as scratch:
-                rows = by_key(ManifestReader(tmp_path / "draft", None), count, scratch, rows_at_once=500)
+                rows = by_key(
+                    open_manifest(Location.of(tmp_path), None, "draft"), count, scratch, rows_at_once=500
+                )
                 assert sum(1 for _ in rows) == count
         finally:
             pa.set_memory_pool(system)

@@ -12,7 +12,7 @@ from ...pipeline.progress import Progress
 from ...pipeline.storage import Location, scratch_file
 from ...storage_schemas.errors import InputError, MismatchError, Unreachable
 from ...storage_schemas.fingerprint import Fingerprint, Json, canonical_json
-from ...storage_schemas.manifest import Corpus, Entry, ManifestReader, Order, footer_digest, write_manifest
+from ...storage_schemas.manifest import Corpus, Entry, Order, footer_digest, write_manifest
 from ...storage_schemas.plain_text import counted
 from ...storage_schemas.samples import IMAGE, content_digest, sample_key
 from .draft import DRAFT, Draft
@@ -20,6 +20,7 @@ from .images import MAX_BYTES, BadImage
 from .key_order import by_key
 from .label import NoLabels
 from .left_out import LeftOut, left_out_text
+from .manifest_file import MANIFEST, open_manifest
 from .reading import is_unreachable, read_found, unreachable, unreachable_reason
 from .source import Found, Source
 
@@ -85,7 +86,7 @@ def freeze_corpus(
     out.make_dir()
     settings["order"] = order = order or "hash"
     listing, missed = _Listing(sources), _Missed()
-    manifest = out / "manifest.parquet"
+    manifest = out / MANIFEST
     with Progress("manifest", None) as bar, (manifest if order == "source" else out / DRAFT).create() as file:
         shards = missed.watch(_entries(listing, sources, name, shard_size, max_bytes, Draft(out), bar))
         digest, count = write_manifest(file, shards)
@@ -105,7 +106,7 @@ def freeze_corpus(
         listing_id=listing.digest,
         num_samples=count,
         num_shards=-(-count // shard_size),
-        manifest_footer=footer_digest(manifest.path),
+        manifest_footer=_footer(manifest),
         skipped=listing.left_out.skipped,
         left_out=listing.left_out.to_json(),
         no_labels=listing.no_labels.to_json(),
@@ -115,13 +116,18 @@ def freeze_corpus(
     return corpus
 
 
+def _footer(manifest: Location) -> str:
+    with manifest.open() as file:
+        return footer_digest(file, manifest)
+
+
 def _write_by_key(out: Location, count: int, shard_size: int) -> str:
     """Write the manifest from its draft, in order of the keys. Returns the digest over all entries."""
-    draft = ManifestReader((out / DRAFT).path, None)
+    draft = open_manifest(out, None, DRAFT)
     with (
         Progress("rows in order", count, brief=True) as bar,
         scratch_file(out) as scratch,
-        (out / "manifest.parquet").create() as file,
+        (out / MANIFEST).create() as file,
     ):
         rows = by_key(draft, count, scratch)
 

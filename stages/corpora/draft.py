@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import TeachonceError
-from ...storage_schemas.manifest import Entry, ManifestReader
+from ...storage_schemas.manifest import Entry
+from .manifest_file import MANIFEST, open_manifest
 from .reading import is_unreachable
 from .source import Found
 
@@ -19,8 +20,8 @@ class Draft:
     """What it knows of URLs is not asked for again. Nothing, where the folder `out` holds no such manifest."""
 
     def __init__(self, out: Location) -> None:
-        drafts = [out / name for name in (DRAFT, "manifest.parquet") if (out / name).exists()]
-        self._entries = _draft_entries(drafts[:1])
+        drafts = [name for name in (DRAFT, MANIFEST) if (out / name).exists()]
+        self._entries = _draft_entries(out, drafts[:1])
         self._next = next(self._entries, None)
 
     def known(self, path: str, found: Found) -> Entry | None:
@@ -33,8 +34,8 @@ class Draft:
         return entry
 
 
-def _draft_entries(drafts: list[Location]) -> Iterator[Entry]:
-    for location in drafts:
+def _draft_entries(out: Location, drafts: list[str]) -> Iterator[Entry]:
+    for name in drafts:
         # One that cannot be read is no loss.
         with contextlib.suppress(OSError, TypeError, TeachonceError):
-            yield from ManifestReader(location.path, None)
+            yield from open_manifest(out, None, name)

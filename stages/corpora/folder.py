@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ...pipeline.storage import Location
+from ...pipeline.user_files import UserFile
 from ...storage_schemas.errors import Unreachable
 from .reading import look_at
 from .source import Found
@@ -19,7 +19,7 @@ class FolderSource:
     """A folder of images; a file's label is the name of the folder that it lies in."""
 
     name: str
-    root: Location
+    root: UserFile
 
     def walk(self) -> Iterator[Found]:
         """As in `tree.walk`.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...pipeline.storage import Location, expand_home, is_url
+from ...pipeline.user_files import UserFile, expand_home, is_url
 from ...storage_schemas.errors import InputError
 from .label import Label, label_of
 from .names import is_image_name, shown
@@ -60,7 +60,7 @@ def row_of(place: str, path: object, label: object = None, *, line: int = 0) -> 
     return ListRow(path=path, label=_NO_LABEL if label is None else label_of(label), line=line)
 
 
-def row_of_text(file: Location, line: int, path: str, label: str, *, alone: bool = False) -> ListRow:
+def row_of_text(file: UserFile, line: int, path: str, label: str, *, alone: bool = False) -> ListRow:
     """The row of a line of a text file.
 
     Args:
@@ -83,7 +83,7 @@ def bad_row(place: str, problem: str) -> ListRow:
     return ListRow(path=f"({place})", problem=problem)
 
 
-def find_columns(file: Location, names: Sequence[str]) -> tuple[int, int | None]:
+def find_columns(file: UserFile, names: Sequence[str]) -> tuple[int, int | None]:
     """Where the paths stand among a table's columns, and where the labels do.
 
     Raises:
@@ -114,10 +114,10 @@ def is_utf8(text: str) -> bool:
     return True
 
 
-def _is_there_in_another_encoding(file: Location, path: str) -> bool:
+def _is_there_in_another_encoding(file: UserFile, path: str) -> bool:
     raw = path.encode("utf-8", "surrogateescape")
     names = (raw.decode(encoding, "replace") for encoding in _OTHER_ENCODINGS)
-    return any(Location(file.path.parent / expand_home(name)).exists() for name in names)
+    return any(UserFile(file.path.parent / expand_home(name)).exists() for name in names)
 
 
 def _shown(path: str) -> str:

@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from ...pipeline.storage import Location
+from ...pipeline.user_files import UserFile
 from ...storage_schemas.errors import InputError
 from .list_row import PATHS, ListRow, bad_row, find_columns, is_utf8, row_of, row_of_text
 from .text_file import json_value, read_user_json, text_lines
@@ -24,7 +24,7 @@ def names_columns(line: str, delimiter: str) -> bool:
     return len(cells) > 1 and any(name in cells for name in PATHS)
 
 
-def csv_rows(file: Location, text: str, delimiter: str = "") -> Iterator[ListRow]:
+def csv_rows(file: UserFile, text: str, delimiter: str = "") -> Iterator[ListRow]:
     """Rows of a table whose first line names its columns; without a delimiter, the one that stands there.
 
     Raises:
@@ -50,7 +50,7 @@ def csv_rows(file: Location, text: str, delimiter: str = "") -> Iterator[ListRow
         raise InputError("not a CSV table", where=f"{file}, line {reader.line_num}", found=error) from error
 
 
-def json_rows(file: Location) -> Iterator[ListRow]:
+def json_rows(file: UserFile) -> Iterator[ListRow]:
     """Rows of a JSON list.
 
     Raises:
@@ -65,7 +65,7 @@ def json_rows(file: Location) -> Iterator[ListRow]:
     return _value_rows(file, ((f"entry {number}", value) for number, value in enumerate(values, 1)))
 
 
-def json_line_rows(file: Location, text: str) -> Iterator[ListRow]:
+def json_line_rows(file: UserFile, text: str) -> Iterator[ListRow]:
     """Rows of JSON lines.
 
     Raises:
@@ -77,7 +77,7 @@ def json_line_rows(file: Location, text: str) -> Iterator[ListRow]:
     return _value_rows(file, ((place, _json_or_none(line)) for place, line in lines))
 
 
-def parquet_rows(file: Location) -> Iterator[ListRow]:
+def parquet_rows(file: UserFile) -> Iterator[ListRow]:
     """Rows of a Parquet table.
 
     Raises:
@@ -110,7 +110,7 @@ def _values(column: pa.ChunkedArray[Any]) -> list[Any]:
     return column.to_pylist()
 
 
-def _value_rows(file: Location, values: Iterable[tuple[str, Any]]) -> Iterator[ListRow]:
+def _value_rows(file: UserFile, values: Iterable[tuple[str, Any]]) -> Iterator[ListRow]:
     """Rows of paths, and of objects with a path and perhaps a label.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
-from ...pipeline.storage import Location, expand_home, is_url
+from ...pipeline.user_files import UserFile, expand_home, is_url
 from ...storage_schemas.errors import InputError
 from .list_row import ListRow, is_utf8, row_of_text
 from .list_tables import csv_rows, names_columns
@@ -16,7 +16,7 @@ from .text_file import beside, decode_text, json_value, no_text, not_utf8, read_
 _MARKS = (" ", ",", ";", "|")
 
 
-def list_text(file: Location) -> str:
+def list_text(file: UserFile) -> str:
     """The text of a list. Bytes that are no UTF-8 become lone surrogates: they cost their line.
 
     Raises:
@@ -41,7 +41,7 @@ def list_text(file: Location) -> str:
     return text
 
 
-def text_rows(file: Location, text: str) -> Iterator[ListRow]:
+def text_rows(file: UserFile, text: str) -> Iterator[ListRow]:
     """Rows of a text list; of a table, where its first line names columns with tabs between them.
 
     Raises:
@@ -66,7 +66,7 @@ def text_rows(file: Location, text: str) -> Iterator[ListRow]:
         yield row_of_text(file, number, path, label, alone=not tab)
 
 
-def refuse_joined_label(file: Location, row: ListRow) -> None:
+def refuse_joined_label(file: UserFile, row: ListRow) -> None:
     """Refuse `path label` and `path,label`, where the whole line is no file but its beginning is an image.
 
     Raises:
@@ -77,7 +77,7 @@ def refuse_joined_label(file: Location, row: ListRow) -> None:
         return
     for mark in marks:
         for path in (row.path.partition(mark)[0], row.path.rpartition(mark)[0]):
-            there = mark == " " if is_url(path) else Location(file.path.parent / expand_home(path)).exists()
+            there = mark == " " if is_url(path) else UserFile(file.path.parent / expand_home(path)).exists()
             if is_image_name(path) and there:
                 raise InputError(
                     "a line of a list is no file, but its beginning is", where=f"{file}, line {row.line}: {row.path}",
@@ -86,7 +86,7 @@ def refuse_joined_label(file: Location, row: ListRow) -> None:
                 )  # fmt: skip
 
 
-def _how_to_part(file: Location, line: str, mark: str) -> str:
+def _how_to_part(file: UserFile, line: str, mark: str) -> str:
     if mark == "," or mark == ";":
         return f"name it {file.path.stem}.csv, with a first line path{mark}label"
     if line.count(mark) > 1:
@@ -94,7 +94,7 @@ def _how_to_part(file: Location, line: str, mark: str) -> str:
     return f"tr '{mark}' '\\t' < {shlex.quote(str(file))} > {beside(file, 'tabs')}"
 
 
-def _refuse_json(file: Location, first: str) -> None:
+def _refuse_json(file: UserFile, first: str) -> None:
     if not first.startswith(("{", "[")):
         return
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from ...pipeline.storage import Location, expand_home, is_url, read_url
+from ...pipeline.user_files import UserFile, expand_home, is_url, read_url
 from ...storage_schemas.errors import InputError
 from .images import MAX_BYTES
 from .list_row import ListRow
@@ -28,7 +28,7 @@ class ListSource:
     """
 
     name: str
-    file: Location
+    file: UserFile
     max_bytes: int = MAX_BYTES
 
     def walk(self) -> Iterator[Found]:
@@ -86,8 +86,8 @@ class ListSource:
                 hint="write all paths with slashes",
             )  # fmt: skip
 
-    def _resolve(self, path: str) -> Location:
-        return Location(self.file.path.parent / expand_home(path))
+    def _resolve(self, path: str) -> UserFile:
+        return UserFile(self.file.path.parent / expand_home(path))
 
     def read(self, path: str, offset: int, size: int) -> bytes:
         if is_url(path):

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from ...pipeline.storage import Location
+from ...pipeline.user_files import UserFile
 from ...storage_schemas.errors import InputError
 from .label import label_of
 from .text_file import json_value, read_text, read_user_json, text_lines
@@ -23,7 +23,7 @@ def told_apart(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(name if counts[name] == 1 else f"{name} ({i})" for i, name in enumerate(names))
 
 
-def read_names(file: Location, *, what: str = "class name") -> list[str]:
+def read_names(file: UserFile, *, what: str = "class name") -> list[str]:
     """The names in a file, in its order: of a `.json` a list, of a `.csv` the one column, of any other file its lines.
 
     Lines that are blank are no names. Whole numbers in JSON are names. Blanks around a name stay in JSON alone.
@@ -54,7 +54,7 @@ def read_names(file: Location, *, what: str = "class name") -> list[str]:
     return [line for _, line in lines]
 
 
-def _json_names(file: Location, what: str) -> list[str]:
+def _json_names(file: UserFile, what: str) -> list[str]:
     values = read_user_json(file)
     if not isinstance(values, list):
         raise InputError(
@@ -75,7 +75,7 @@ def _name(value: Any, where: str, what: str) -> str:
     return label.text
 
 
-def _csv_names(file: Location, text: str, what: str) -> list[str]:
+def _csv_names(file: UserFile, text: str, what: str) -> list[str]:
     names: list[str] = []
     reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
     try:
@@ -92,7 +92,7 @@ def _csv_names(file: Location, text: str, what: str) -> list[str]:
     return names[1:] if names and names[0].lower() in _HEADS else names
 
 
-def _refuse_json(file: Location, text: str, first: str) -> None:
+def _refuse_json(file: UserFile, text: str, first: str) -> None:
     """JSON in a file that is not named so would be names of braces."""
     for part, kind in ((text, "json"), (first, "jsonl")):
         try:

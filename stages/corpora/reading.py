@@ -11,7 +11,7 @@ import os
 import stat
 from typing import Protocol
 
-from ...pipeline.storage import kind_of_no_file
+from ...pipeline.user_files import kind_of_no_file
 from ...storage_schemas.errors import InputError, TeachonceError, Unreachable
 from .images import BadImage, out_of_memory
 from .source import Found

@@ -6,6 +6,7 @@ import hashlib
 import zlib
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from ...storage_schemas.plain_text import typed
 from ...storage_schemas.receipt import Receipt
 from ...storage_schemas.samples import TAR_BLOCK, member_key, shard_name
 from ...storage_schemas.tar_index import decode_index
+from .manifest_file import open_manifest
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class ShardSet:
     location: Location
 
     @staticmethod
-    def open(location: Location | str) -> ShardSet:
+    def open(location: Location | Path | str) -> ShardSet:
         """Open finished shards.
 
         Raises:
@@ -65,7 +67,7 @@ class ShardSet:
         return Ledger(self.location, "shard")
 
     def manifest(self) -> ManifestReader:
-        return ManifestReader((self.location / "manifest.parquet").path, self.corpus)
+        return open_manifest(self.location, self.corpus)
 
     def receipt(self, shard: int) -> Receipt:
         """The receipt of one shard.

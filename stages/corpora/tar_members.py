@@ -9,7 +9,7 @@ import tarfile
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Self
 
-from ...pipeline.storage import Location
+from ...pipeline.user_files import UserFile
 from ...storage_schemas.errors import InputError, Unreachable
 from ...storage_schemas.plain_text import typed
 
@@ -32,7 +32,7 @@ _NO_TARS = {
 }
 
 
-def tar_members(file: Location) -> Iterator[tarfile.TarInfo]:
+def tar_members(file: UserFile) -> Iterator[tarfile.TarInfo]:
     """All members in the order of the file, those behind an end mark too; nothing is read but headers.
 
     Raises:
@@ -49,7 +49,7 @@ def tar_members(file: Location) -> Iterator[tarfile.TarInfo]:
         ) from error  # fmt: skip
 
 
-def _members(raw: BinaryIO, file: Location) -> Iterator[tarfile.TarInfo]:
+def _members(raw: BinaryIO, file: UserFile) -> Iterator[tarfile.TarInfo]:
     start: int | None = 0
     while start is not None:
         raw.seek(start)
@@ -67,7 +67,7 @@ def _members(raw: BinaryIO, file: Location) -> Iterator[tarfile.TarInfo]:
 class _Archive:
     """One archive in the file, from the file's position on."""
 
-    def __init__(self, raw: BinaryIO, file: Location) -> None:
+    def __init__(self, raw: BinaryIO, file: UserFile) -> None:
         self._raw, self._file = raw, file
         self.end = raw.tell()
         self._tar: tarfile.TarFile | None = None
@@ -137,7 +137,7 @@ class _Headers:
         return data
 
 
-def _behind_end_mark(raw: BinaryIO, end: int, file: Location) -> int | None:
+def _behind_end_mark(raw: BinaryIO, end: int, file: UserFile) -> int | None:
     """Where the next archive begins; None where only zeros follow.
 
     Raises:

@@ -13,7 +13,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from ...pipeline.storage import Location, RangeReader
+from ...pipeline.storage import RangeReader
+from ...pipeline.user_files import UserFile
 from ...storage_schemas.errors import InputError
 from .label import MOST_SIDECAR_BYTES, Label, cls_label, json_label
 from .names import is_hidden_name, is_image_name, plain_path, shown
@@ -33,13 +34,13 @@ _MOST_PARTS = 4096
 _DIRECTORIES = {b"5", b"D"}  # the second is GNU's, of incremental archives
 
 
-def is_tar(file: Location) -> bool:
+def is_tar(file: UserFile) -> bool:
     """Whether a name says that this is a tar, or, where it says nothing, the first header of a file."""
     name = file.name.lower()
     if ".tar" in name or name.endswith(".tgz"):
         return True
     with contextlib.suppress(OSError):  # who reads it as something else will say so
-        return file.path.is_file() and file.read_range(257, 5) == b"ustar"
+        return file.is_file() and file.read_range(257, 5) == b"ustar"
     return False
 
 
@@ -48,7 +49,7 @@ class TarSource:
     """An uncompressed tar. Labels come from `.json` or `.cls` members beside the image, else from folders."""
 
     name: str
-    file: Location
+    file: UserFile
 
     def walk(self) -> Iterator[Found]:
         """As in `tree.walk`, of the folder that would lie there if the tar were unpacked.
@@ -100,7 +101,7 @@ class _Members:
     Memory: a few hundred bytes a member; the paths are held flat, so that deep ones cost their bytes alone.
     """
 
-    def __init__(self, file: Location) -> None:
+    def __init__(self, file: UserFile) -> None:
         self._file = file
         self.nodes: dict[bytes, _Node] = {}
         folders: set[bytes] = set()

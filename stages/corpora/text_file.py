@@ -7,7 +7,7 @@ import json
 import shlex
 from typing import Any
 
-from ...pipeline.storage import Location
+from ...pipeline.user_files import UserFile
 from ...storage_schemas.errors import InputError
 
 #: Byte-order marks, and what reads what follows. UTF-32's little mark begins with UTF-16's.
@@ -30,7 +30,7 @@ def decode_text(data: bytes) -> str:
     return data.decode(encoding)
 
 
-def text_lines(file: Location, text: str) -> list[str]:
+def text_lines(file: UserFile, text: str) -> list[str]:
     """The lines, which end at a newline or at carriage return and newline, and nowhere else.
 
     Files that were joined bring a byte-order mark in the middle; it is no part of its line.
@@ -47,7 +47,7 @@ def text_lines(file: Location, text: str) -> list[str]:
     return [line.removesuffix("\r").removeprefix("\ufeff") for line in (lines if lines[-1] else lines[:-1])]
 
 
-def read_user_file(file: Location) -> bytes:
+def read_user_file(file: UserFile) -> bytes:
     """All bytes of a small file, or of a pipe that ends.
 
     Raises:
@@ -63,7 +63,7 @@ def read_user_file(file: Location) -> bytes:
         ) from error  # fmt: skip
 
 
-def read_text(file: Location) -> str:
+def read_text(file: UserFile) -> str:
     """A text file.
 
     Raises:
@@ -79,7 +79,7 @@ def read_text(file: Location) -> str:
     return text
 
 
-def read_lines(file: Location) -> list[tuple[int, str]]:
+def read_lines(file: UserFile) -> list[tuple[int, str]]:
     """(number from 1 on, text without blanks around it) of each line that is not blank.
 
     Raises:
@@ -89,7 +89,7 @@ def read_lines(file: Location) -> list[tuple[int, str]]:
     return [(number, line.strip()) for number, line in lines if line.strip()]
 
 
-def not_utf8(file: Location, line: int, error: UnicodeDecodeError | None = None) -> InputError:
+def not_utf8(file: UserFile, line: int, error: UnicodeDecodeError | None = None) -> InputError:
     """What is said of a file in another encoding."""
     if error is not None and error.encoding != "utf-8":
         what = error.encoding.upper()
@@ -102,7 +102,7 @@ def not_utf8(file: Location, line: int, error: UnicodeDecodeError | None = None)
     )  # fmt: skip
 
 
-def no_text(file: Location, data: bytes) -> InputError:
+def no_text(file: UserFile, data: bytes) -> InputError:
     """What is said of a file with NUL bytes."""
     wide = next(
         (name for name, first in (("UTF-16LE", 1), ("UTF-16BE", 0)) if not any(data[first:64:2])), None
@@ -117,9 +117,9 @@ def no_text(file: Location, data: bytes) -> InputError:
     )  # fmt: skip
 
 
-def beside(file: Location, what: str) -> str:
+def beside(file: UserFile, what: str) -> str:
     """A name for another file of the same kind in the same folder, quoted for a shell."""
-    return shlex.quote(str(Location(file.path.with_name(f"{file.path.stem}-{what}{file.path.suffix}"))))
+    return shlex.quote(str(UserFile(file.path.with_name(f"{file.path.stem}-{what}{file.path.suffix}"))))
 
 
 def json_value(text: str) -> Any:
@@ -134,7 +134,7 @@ def json_value(text: str) -> Any:
         raise ValueError("nested too deeply") from error
 
 
-def read_user_json(file: Location, *, hint: str | None = None) -> Any:
+def read_user_json(file: UserFile, *, hint: str | None = None) -> Any:
     """What a JSON file of the user's says; none of ours, which have schemas.
 
     Raises:

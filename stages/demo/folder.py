@@ -11,6 +11,7 @@ from typing import Any
 from ...pipeline.contents import DEMO_NOTE as NOTE
 from ...pipeline.output import check_output
 from ...pipeline.storage import Location
+from ...pipeline.user_files import UserFile
 from ...storage_schemas.fingerprint import Fingerprint, Json, canonical_json
 from ...storage_schemas.json_file import read_json
 from . import images
@@ -129,8 +130,8 @@ def _write_note(root: Location, identity: dict[str, Json], *, ready: bool) -> No
     (root / NOTE).write_bytes(canonical_json({**identity, "ready": ready}) + b"\n")
 
 
-def _shipped(model: str) -> Location:
-    return Location.of(Path(__file__).parent / model)
+def _shipped(model: str) -> UserFile:
+    return UserFile.of(Path(__file__).parent / model)
 
 
 def _models_digest() -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...pipeline.storage import Location
+from ...pipeline.user_files import UserFile
 from ...storage_schemas.errors import InputError
 from ..corpora.name_list import read_names
 
@@ -97,7 +97,7 @@ def base_classes(spec: str, class_names: Sequence[str]) -> NDArray[np.bool_]:
 
 
 def _listed_names(spec: str, matcher: ClassMatcher) -> Iterable[str]:
-    location = Location.of(spec)
+    location = UserFile.of(spec)
     if location.exists() and not location.is_dir():
         return read_names(location)
     if "," not in spec and matcher.match(spec).class_id is None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ...pipeline.contents import Kind, kind_of
 from ...pipeline.storage import Location, missing_hint
+from ...pipeline.user_files import UserFile
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.near_names import did_you_mean
 from ..corpora.coop.source import dataset_classes
@@ -34,7 +35,7 @@ def read_classes(source: str) -> tuple[str, ...]:
         kinds = "one name a line, a JSON list, `imagenet`, `coop:NAME=DATA`, or a folder of shards"
         hint = did_you_mean(source, ["imagenet"], "") or missing_hint(location, kinds)
         raise InputError("no such class list", where=location, hint=hint)
-    return _checked(_labels(location) if location.is_dir() else read_names(location), location)
+    return _checked(_labels(location) if location.is_dir() else read_names(UserFile.of(source)), location)
 
 
 def classes_of(images: str, classes: str | None) -> tuple[str, ...]:
@@ -94,7 +95,7 @@ def read_templates(source: str | None) -> tuple[str, ...]:
             else open_clip.SIMPLE_IMAGENET_TEMPLATES
         )
         return tuple(function("{}") for function in functions)
-    location = Location.of(source)
+    location = UserFile.of(source)
     if not location.exists():
         kinds = ("openai-imagenet", "simple-imagenet")
         hint = did_you_mean(source, kinds, "") or missing_hint(

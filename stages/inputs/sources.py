@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...pipeline.storage import Location, missing_hint
+from ...pipeline.storage import missing_hint
+from ...pipeline.user_files import UserFile
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.plain_text import typed
 from ..corpora.coop.source import open_split
@@ -47,7 +48,7 @@ def _open_source(argument: str, max_bytes: int) -> Source:
     given, rest = split_name(argument)
     if is_dataset(rest):
         return open_split(rest, name=given)
-    location = Location.of(rest)
+    location = UserFile.of(rest)
     if not location.exists():
         raise InputError("no such corpus", where=location, hint=missing_hint(location, "check the path"))
     if location.is_dir():

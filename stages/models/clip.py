@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...pipeline.storage import Location
+from ...pipeline.user_files import UserFile
 from ...storage_schemas.errors import InputError, MissingDependency
 from .attention import fold_attention
 from .building import unfilled
@@ -220,7 +220,7 @@ def _building(source: ClipSource, model_cfg: Mapping[str, Any]) -> Iterator[None
         stack.enter_context(one_line(f"cannot build this {source.role}", source.name, hint))
         if text_model:
             stack.enter_context(_no_code_of_repositories())
-            if not Location.of(text_model).is_dir():
+            if not UserFile.of(text_model).is_dir():
                 stack.enter_context(
                     hub_access(f"{source.name}: its text tower {text_model}", "check the network")
                 )

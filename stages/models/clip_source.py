@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...pipeline.storage import Location
+from ...pipeline.user_files import UserFile
 from ...storage_schemas.errors import DamagedError, InputError
 from .hub import hub_access, quiet_libraries
 from .names import (
@@ -152,7 +152,7 @@ def _preprocess(config: Mapping[str, Any]) -> dict[str, Any]:
 def _local_folder(name: str, role: Role) -> tuple[dict[str, Any], str | None, str]:
     from open_clip.factory import _find_checkpoint_in_dir
 
-    folder = Location.of(name.removeprefix(LOCAL_PREFIX))
+    folder = UserFile.of(name.removeprefix(LOCAL_PREFIX))
     file = folder / _CONFIG
     if not file.exists():
         raise InputError(
@@ -162,7 +162,7 @@ def _local_folder(name: str, role: Role) -> tuple[dict[str, Any], str | None, st
     with quiet_libraries():
         weights: str | None = _find_checkpoint_in_dir(folder.path)
     files = [n for n in folder.names() if n.endswith((".safetensors", ".bin", ".pth"))]
-    if weights is not None and len(files) > 1 and Location.of(weights).name not in _PREFERRED:
+    if weights is not None and len(files) > 1 and UserFile.of(weights).name not in _PREFERRED:
         raise InputError(
             "several weights files beside the model's configuration", where=name, expected=f"one, or {_PREFERRED[0]}",
             found=", ".join(sorted(files)), hint=f"add --{role}-pretrained FILE",
@@ -180,7 +180,7 @@ def _hub_repository(name: str, role: Role, *, weights_wanted: bool) -> tuple[dic
     with hub_access(name, hint):
         path = download_pretrained_from_hf(repository, filename=_CONFIG)
         weights = download_pretrained_from_hf(repository) if weights_wanted else None
-    return _parse(Location.of(path).read_bytes(), where=name), weights, name
+    return _parse(UserFile.of(path).read_bytes(), where=name), weights, name
 
 
 def _parse(data: bytes, where: object) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from ...pipeline.storage import Location
+from ...pipeline.user_files import UserFile
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.near_names import did_you_mean, near_names
 
@@ -51,8 +51,8 @@ def weights_file(path: str, role: Role, hint: str) -> str:
     Raises:
         InputError: there is none.
     """
-    location = Location.of(path)
-    if not location.path.is_file():  # a pipe or a device would never end
+    location = UserFile.of(path)
+    if not location.is_file():  # a pipe or a device would never end
         raise InputError("no such file of weights", where=f"--{role}-pretrained {path}", hint=hint)
     return location.name
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...pipeline.storage import Location
+from ...pipeline.user_files import UserFile
 from ...storage_schemas.errors import InputError, MissingDependency
 from .hub import hub_access, one_line
 from .names import HUB_PREFIX, LOCAL_PREFIX, unknown_name
@@ -66,7 +66,7 @@ def load_tokenizer(name: str) -> Tokenizer:
     text_cfg = config.get("text_cfg", {})
     _check_settings(text_cfg.get("tokenizer_kwargs", {}), name)
     files = text_cfg.get("hf_tokenizer_name")
-    if local and (vocabulary := Location.of(name.removeprefix(LOCAL_PREFIX)) / BPE_FILE).exists():
+    if local and (vocabulary := UserFile.of(name.removeprefix(LOCAL_PREFIX)) / BPE_FILE).exists():
         own = {} if files else text_cfg.get("tokenizer_kwargs", {})
         length = text_cfg.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
         with _here(str(vocabulary), "give open_clip's own kind of file: a merge a line, gzipped"):

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from ...pipeline.storage import Location
+from ...pipeline.user_files import UserFile
 from ...storage_schemas.errors import InputError
 
 #: Where the names of an archive's own classes start.
@@ -81,7 +81,7 @@ def _first(value: Any, *rest: Any) -> Any:
     return value
 
 
-def is_torchscript(location: Location) -> bool:
+def is_torchscript(location: UserFile) -> bool:
     """Whether a file is a zip archive with TorchScript's own record. A damaged zip file is none."""
     with location.open() as file:
         try:
@@ -91,7 +91,7 @@ def is_torchscript(location: Location) -> bool:
             return False
 
 
-def read_torchscript(location: Location) -> TorchScript:
+def read_torchscript(location: UserFile) -> TorchScript:
     """The tensors of an archive. No copy of the file is made; nothing in it is run.
 
     Raises:
@@ -181,7 +181,7 @@ class _Shown(io.RawIOBase):
         return done
 
 
-def _check_sizes(archive: zipfile.ZipFile, location: Location) -> None:
+def _check_sizes(archive: zipfile.ZipFile, location: UserFile) -> None:
     """torch stores what it loads uncompressed and once, so a record cannot be larger than the file is."""
     records = [r for r in archive.infolist() if re.fullmatch(r"[^/]+/(data\.pkl|data/.*)", r.filename)]
     claimed = sum(max(record.file_size, record.compress_size) for record in records)

@@ -17,7 +17,7 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
-from ...pipeline.storage import Location
+from ...pipeline.user_files import UserFile
 from ...storage_schemas.errors import InputError
 from .building import take_weights
 from .torchscript import TorchScript, is_torchscript, read_torchscript
@@ -100,8 +100,8 @@ def read_weights_file(path: str) -> WeightsFile:
     Raises:
         InputError: no such file, or not a file of weights.
     """
-    location = Location.of(path)
-    if not location.path.is_file():  # a pipe or a device would never end
+    location = UserFile.of(path)
+    if not location.is_file():  # a pipe or a device would never end
         raise InputError("no such file of weights", where=location)
     archive: TorchScript | None = None
     found: Any
@@ -165,7 +165,7 @@ def read_weights_file(path: str) -> WeightsFile:
     return WeightsFile(weights=weights, beside=beside, entry=entry, openai=openai)
 
 
-def _read_safetensors(location: Location) -> Tensors:
+def _read_safetensors(location: UserFile) -> Tensors:
     """The tensors of a file, in memory of their own.
 
     safetensors checks the file and describes the tensors; their bytes are read, not mapped, because a file that
@@ -357,4 +357,4 @@ def brief(error: Exception) -> str:
 def looks_like_path(text: str) -> bool:
     """Whether `--student-pretrained TEXT` means a file rather than a tag."""
     endings = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
-    return text.endswith(endings) or "/" in text or Location.of(text).exists()
+    return text.endswith(endings) or "/" in text or UserFile.of(text).exists()

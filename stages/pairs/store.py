@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.storage import LocalStore
 
 from ...pipeline.contents import Kind, how_to_make, kind_of
 from ...pipeline.ledger import Ledger
@@ -91,7 +90,7 @@ def open_store(store: Location) -> zarr.Group:
             "no target store here", where=store, expected=Kind.STORE, found=kind_of(store),
             hint=how_to_make(store, "teachonce cache SHARDS --teacher …"),
         )  # fmt: skip
-    root = open_root(VouchedStore(LocalStore(store.path, read_only=True), _Receipts(store)))
+    root = open_root(VouchedStore(store.zarr_store(read_only=True), _Receipts(store)), where=store)
     check_version(root, where=store)
     return root
 

@@ -82,7 +82,7 @@ class TargetStream(IterableDataset[Batch]):
 
     def __init__(
         self,
-        shards: ShardSet | Path | str,
+        shards: ShardSet | Location | Path | str,
         store: Location | Path | str,
         *,
         size: int,
@@ -97,7 +97,7 @@ class TargetStream(IterableDataset[Batch]):
         pin_memory: bool = False,
         accept_other_pixels: bool = False,
     ) -> None:
-        shard_set = shards if isinstance(shards, ShardSet) else ShardSet.open(str(shards))
+        shard_set = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
         self._facts = facts = check_pair(shard_set, Location.of(store))
         self._targets = tuple(targets)
         read, self._forms_logits = targets_to_read(facts, self._targets)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...pipeline.storage import Location
+from ...pipeline.user_files import UserFile
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.near_names import did_you_mean
 from ...storage_schemas.plain_text import typed
@@ -125,11 +126,11 @@ class Request:
                 self.teacher.name, "name the model without prompts; learned ones go to --prompts"
             )
         for dataset in self.datasets:
-            found = Dataset.below(Location.of(self.data), dataset)
+            found = Dataset.below(UserFile.of(self.data), dataset)
             found.check(*found.layout.images)
             found.class_names()
         if self.protocol == CROSS and self.prompts is None:
-            source = Dataset.below(Location.of(self.data), SOURCE)
+            source = Dataset.below(UserFile.of(self.data), SOURCE)
             source.check("train")
             source.class_names()
         for dataset in self.datasets:
@@ -161,7 +162,7 @@ def choose_datasets(
     Raises:
         InputError: no such folder or data set, one that this protocol has no use for, or one that stands twice.
     """
-    root = Location.of(data)
+    root = UserFile.of(data)
     if not root.is_dir():
         raise InputError(
             "no such folder", where=root, hint="name the folder that holds the data sets' folders"

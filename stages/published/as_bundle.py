@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...pipeline.storage import Location
+from ...pipeline.user_files import UserFile
 from ...storage_schemas.bundle import CONFIG, VECTORS, WEIGHTS, BundleConfig
 from ...storage_schemas.class_vectors import read_origin
 from ...storage_schemas.errors import InputError, MismatchError
@@ -20,7 +21,7 @@ from .report import Import, activation_note, describe, prompt_sizes
 
 
 def import_student(
-    location: Location, file: WeightsFile, layout: Layout, name: str, pretrained: str | None, *, store: Location
+    location: UserFile, file: WeightsFile, layout: Layout, name: str, pretrained: str | None, *, store: Location
 ) -> Import:  # fmt: skip
     """What to write of a PromptKD student's checkpoint.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...pipeline.storage import Location
+from ...pipeline.user_files import UserFile
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Json
 from ...storage_schemas.formats import PROMPTS_FOLDER
@@ -19,7 +20,7 @@ from .report import Import, activation_note, describe, prompt_sizes
 
 
 def import_teacher(
-    location: Location, file: WeightsFile, layout: Layout, config: TeacherConfig, *, names: tuple[str, ...],
+    location: UserFile, file: WeightsFile, layout: Layout, config: TeacherConfig, *, names: tuple[str, ...],
     base: str | None, context: str, use_backbone: bool,
 ) -> Import:  # fmt: skip
     """What to write of a PromptSRC checkpoint.

@@ -11,6 +11,7 @@ from torch import nn
 
 from ...pipeline.storage import Location
 from ...pipeline.tables import section, table
+from ...pipeline.user_files import UserFile
 from ...storage_schemas.fingerprint import Json
 from ...storage_schemas.plain_text import counted
 from ..models.weights import WeightsFile
@@ -110,7 +111,7 @@ def found_text(found: Found) -> str:
 
 
 def describe(
-    location: Location,
+    location: UserFile,
     file: WeightsFile,
     layout: Layout,
     prompts: dict[str, tuple[int, int, int]],
@@ -154,7 +155,7 @@ def activation_note(model: nn.Module, option: str, name: str) -> tuple[str, ...]
     )  # fmt: skip
 
 
-def _sha256(location: Location) -> str:
+def _sha256(location: UserFile) -> str:
     state = hashlib.sha256()
     with location.open() as file:
         while chunk := file.read(1 << 20):

@@ -8,6 +8,7 @@ need no state.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, TypeVar
@@ -184,9 +185,7 @@ def _write(location: Location, tensors: Mapping[str, Tensor], about: Mapping[str
 def _read(location: Location, schema: type[About]) -> tuple[dict[str, Tensor], About]:
     what = "not a checkpoint of a training run"
     try:
-        with safetensors.safe_open(location.path, "pt") as file:
-            data = (file.metadata() or {})[_METADATA].encode()
-            tensors = {name: file.get_tensor(name) for name in list(file.keys())}
+        data, tensors = _tensors(location)
     except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
         raise DamagedError(what, where=location, found=str(error), hint=_START_ANEW) from error
     about = read_sealed(data, dict[str, Any], what=what, where=location, hint=_START_ANEW)
@@ -200,6 +199,18 @@ def _read(location: Location, schema: type[About]) -> tuple[dict[str, Tensor], A
             hint=_START_ANEW,
         )
     return tensors, as_schema(about, schema, what=what, where=location, hint=_START_ANEW)
+
+
+def _tensors(location: Location) -> tuple[bytes, dict[str, Tensor]]:
+    """Metadata and tensors of a file; one on this machine is mapped, so that it is in memory once."""
+    path = location.local_path()
+    if path is not None:
+        with safetensors.safe_open(path, "pt") as file:
+            about = (file.metadata() or {})[_METADATA].encode()
+            return about, {name: file.get_tensor(name) for name in list(file.keys())}
+    content = location.read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return header["__metadata__"][_METADATA].encode(), safetensors.torch.load(content)
 
 
 @torch.no_grad()

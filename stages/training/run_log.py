@@ -73,4 +73,8 @@ def _curves(folder: Location, step: int) -> Any:
             file=sys.stderr,
         )
         return None
-    return SummaryWriter(str(folder.path), purge_step=step + 1 if step else None)
+    path = folder.local_path()
+    if path is None:
+        print(f"distill: no TensorBoard curves in {folder}, which is no local folder", file=sys.stderr)
+        return None
+    return SummaryWriter(str(path), purge_step=step + 1 if step else None)

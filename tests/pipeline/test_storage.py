@@ -8,7 +8,8 @@ import os
 import threading
 
 import pytest
-from teachonce.pipeline.storage import Location, as_storage_error, read_url
+from teachonce.pipeline.storage import Location, as_storage_error
+from teachonce.pipeline.user_files import UserFile, read_url
 from teachonce.storage_schemas.errors import InputError
 
 
@@ -43,7 +44,7 @@ def test_only_files_are_read_as_files_and_nothing_waits(tmp_path):
     (tmp_path / "zero.jpg").symlink_to("/dev/zero")
     (tmp_path / "self.jpg").symlink_to("self.jpg")
     (tmp_path / "a.jpg").write_bytes(b"a")
-    folder = Location.of(tmp_path)
+    folder = UserFile.of(tmp_path)
     for read in (folder.read_below, lambda name: (folder / name).read_file()):
         assert read("a.jpg") == b"a"
         for name, line in {"pipe.jpg": "a pipe, not a file", "zero.jpg": "a device, not a file"}.items():
@@ -59,13 +60,14 @@ def test_only_files_are_read_as_files_and_nothing_waits(tmp_path):
                 read(name)
 
 
-def test_pipe_and_urls_are_refused_as_folders():
+@pytest.mark.parametrize("resolve", [Location.of, UserFile.of])
+def test_pipe_and_urls_are_refused_as_folders(resolve):
     with pytest.raises(InputError, match="^pipe: runs a command from data and is refused: pipe:rm x$"):
-        Location.of("pipe:rm x")
+        resolve("pipe:rm x")
     with pytest.raises(
         InputError, match="^only local folders can be used here: s3://b/k. Next: mount or copy it first$"
     ):
-        Location.of("s3://b/k")
+        resolve("s3://b/k")
 
 
 @pytest.mark.parametrize(
@@ -94,12 +96,12 @@ def test_urls_are_read_through_a_real_server(tmp_path):
 def test_ranges_end_where_the_file_does(tmp_path):
     (tmp_path / "below").mkdir()
     (tmp_path / "below" / "a.bin").write_bytes(b"0123456789")
-    location = Location.of(tmp_path / "below" / "a.bin")
+    location = UserFile.of(tmp_path / "below" / "a.bin")
     assert [location.read_range(3, size) for size in (0, 2, 7, 8)] == [b"", b"34", b"3456789", b"3456789"]
     assert location.read_range(10, 1) == b""
-    assert Location.of(tmp_path).read_below("below/a.bin") == b"0123456789"
+    assert UserFile.of(tmp_path).read_below("below/a.bin") == b"0123456789"
     with pytest.raises(FileNotFoundError):
-        Location.of(tmp_path).read_below("below/b.bin")
+        UserFile.of(tmp_path).read_below("below/b.bin")
 
 
 def test_notes_replace_each_other_and_leave_nothing_behind(tmp_path):
@@ -113,10 +115,6 @@ def test_notes_replace_each_other_and_leave_nothing_behind(tmp_path):
 def test_names_that_no_file_can_have_are_not_there(name, tmp_path):
     (tmp_path / "self.jpg").symlink_to("self.jpg")
     (tmp_path / "a.jpg").write_bytes(b"a")
-    location = Location.of(tmp_path) / name
-    assert (location.exists(), location.is_dir(), location.is_device(), location.size()) == (
-        False,
-        False,
-        False,
-        None,
-    )
+    location, file = Location.of(tmp_path) / name, UserFile.of(tmp_path) / name
+    assert (location.exists(), location.is_dir(), location.size()) == (False, False, None)
+    assert (file.exists(), file.is_dir(), file.is_device(), file.size()) == (False, False, False, None)

@@ -89,7 +89,7 @@ def test_a_manifest_reads_back_shard_by_shard(tmp_path):
     path = tmp_path / "m.parquet"
     with path.open("wb") as file:
         digest, count = write_manifest(file, [entries[:2], entries[2:4], entries[4:]])
-    reader = ManifestReader(path, None)
+    reader = ManifestReader(io.BytesIO(path.read_bytes()), None, where=path)
     assert (count, list(reader), reader.shard(1)) == (5, entries, entries[2:4])
     assert list(reader.labels())[2] == (entries[2].key, None)
     with path.open("wb") as file:

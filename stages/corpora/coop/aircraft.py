@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ....pipeline.storage import Location
+from ....pipeline.user_files import UserFile
 from ....storage_schemas.errors import InputError
 from ..text_file import read_lines
 from .listing import Listing, check_each_once, class_name, image_path, shown
 
 
-def read_aircraft(folder: Location, splits: Sequence[str]) -> Listing:
+def read_aircraft(folder: UserFile, splits: Sequence[str]) -> Listing:
     """What FGVC-Aircraft's files say of these splits; the classes come in the order of variants.txt.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from ....pipeline.storage import Location
+from ....pipeline.user_files import UserFile
 from ....storage_schemas.errors import InputError
 from ..reading import look_at
 from ..source import Found
@@ -21,15 +21,15 @@ class Dataset:
     """A data set in its own folder."""
 
     layout: Layout
-    root: Location
+    root: UserFile
 
     @staticmethod
-    def below(data: Location, name: str) -> Dataset:
+    def below(data: UserFile, name: str) -> Dataset:
         """The data set of this name below CoOp's root folder; nothing is looked for yet."""
         layout = LAYOUTS[name]
         return Dataset(layout=layout, root=data / layout.folder)
 
-    def missing(self, *splits: str) -> Location | None:
+    def missing(self, *splits: str) -> UserFile | None:
         """The first folder or file that is not there, of those that its classes and these splits take."""
         # Which classes these have is what their folders say.
         splits = splits or (tuple(self.layout.images) if self.layout.kind is Kind.SOME_SYNSETS else ())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ....pipeline.storage import Location
+from ....pipeline.user_files import UserFile
 from ....storage_schemas.errors import InputError
 from ....storage_schemas.near_names import did_you_mean
 from ..source import Found
@@ -73,7 +73,7 @@ def _parse(spelling: str) -> tuple[Dataset, str]:
             where=spelling,
             hint=did_you_mean(name, LAYOUTS, f"one of {', '.join(LAYOUTS)}"),
         )
-    root = Location.of(data)
+    root = UserFile.of(data)
     dataset = Dataset.below(root, name)
     if split and split not in dataset.layout.images:
         hint = did_you_mean(split, dataset.layout.images, "") or None

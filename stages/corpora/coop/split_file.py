@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from ....pipeline.storage import Location
+from ....pipeline.user_files import UserFile
 from ....storage_schemas.errors import InputError
 from ..text_file import read_user_json
 from .layouts import SPLITS
 from .listing import Listing, check_each_once, class_name, image_path, shown
 
 
-def read_split_file(file: Location) -> Listing:
+def read_split_file(file: UserFile) -> Listing:
     """What a split file says.
 
     Raises:
@@ -60,7 +60,7 @@ class _Classes:
                 "a class name has two label ids", where=f"{where}, {shown(name)}", expected=first, found=label
             )
 
-    def in_order(self, file: Location) -> tuple[str, ...]:
+    def in_order(self, file: UserFile) -> tuple[str, ...]:
         count = len(self._names)
         if not count:
             raise InputError("a split file without images", where=file)

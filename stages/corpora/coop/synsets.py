@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from ....pipeline.storage import Location
+from ....pipeline.user_files import UserFile
 from ....storage_schemas.errors import InputError
 from ..folder import FolderSource
 from ..name_list import told_apart
@@ -26,8 +26,8 @@ class ClassFolders:
         kind: `SYNSETS`, `SOME_SYNSETS` or `NUMBERS`.
     """
 
-    names_file: Location
-    images: Location
+    names_file: UserFile
+    images: UserFile
     kind: Kind
 
     def class_names(self) -> tuple[str, ...]:

@@ -15,10 +15,11 @@ from teachonce.pipeline.runner import run_stage
 from teachonce.pipeline.storage import Location, scratch_file
 from teachonce.stages.corpora.draft import DRAFT
 from teachonce.stages.corpora.key_order import by_key
+from teachonce.stages.corpora.manifest_file import open_manifest
 from teachonce.stages.corpora.shards import ShardSet
 from teachonce.stages.shard import ShardStage, plan_shard
 from teachonce.storage_schemas.errors import MismatchError
-from teachonce.storage_schemas.manifest import Entry, ManifestReader, write_manifest
+from teachonce.storage_schemas.manifest import Entry, write_manifest
 from teachonce.storage_schemas.samples import sample_key
 
 
@@ -52,7 +53,7 @@ def test_a_manifest_is_sorted_in_little_memory(count, rows_at_once, tmp_path):
     with (tmp_path / "draft").open("wb") as file:
         write_manifest(file, [entries[i : i + 9] for i in range(0, count, 9)])
     with scratch_file(Location.of(tmp_path)) as scratch:
-        draft = ManifestReader(tmp_path / "draft", None)
+        draft = open_manifest(Location.of(tmp_path), None, "draft")
         found = list(by_key(draft, count, scratch, rows_at_once=rows_at_once))
     assert found == sorted(entries, key=lambda e: e.key)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import webdataset
-from teachonce.pipeline.storage import Location
+from teachonce.pipeline.user_files import UserFile
 from teachonce.stages.corpora.names import plain_path
 from teachonce.stages.corpora.tar_members import tar_members
 from teachonce.stages.inputs.sources import open_sources
@@ -172,7 +172,7 @@ def test_a_tar_that_cannot_be_read_at_the_moment_is_not_called_bad(tmp_path, mon
     def fails(self):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Location, "open", fails)
+    monkeypatch.setattr(UserFile, "open", fails)
     with pytest.raises(
         Unreachable, match=r"^a tar cannot be read at the moment: .*t\.tar: found Permission denied\."
     ):
@@ -473,7 +473,7 @@ def test_hostile_headers_are_refused_at_once(data, reason, tmp_path):
 def test_members_are_told_one_after_another(tmp_path):
     """Nothing is kept of a tar of millions of members while it is read."""
     tar = make_tar(tmp_path / "t.tar", ("1.jpg", b"x"), bytes(1024), ("2.jpg", b"x" * 600))
-    assert [(m.name, m.offset_data, m.size) for m in tar_members(Location(tar))] == [
+    assert [(m.name, m.offset_data, m.size) for m in tar_members(UserFile(tar))] == [
         ("1.jpg", 512, 1),
         ("2.jpg", 2560, 600),
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from teachonce.pipeline.storage import Location
+from teachonce.pipeline.user_files import UserFile
 from teachonce.stages.inputs.sources import open_sources
 from teachonce.storage_schemas.errors import InputError, Unreachable
 
@@ -27,7 +27,7 @@ def test_a_source_that_cannot_be_looked_at_is_not_called_missing(tmp_path, monke
     def refuses(self):
         raise PermissionError(13, "Permission denied", str(self.path))
 
-    monkeypatch.setattr(Location, "exists", refuses)
+    monkeypatch.setattr(UserFile, "exists", refuses)
     with pytest.raises(
         Unreachable,
         match=r"^cannot be read at the moment: .*/c: found Permission denied\. Next: mend the cause",

@@ -1,0 +1,27 @@
+"""Owns which places there are beside the local one, by the scheme of their URLs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .place import Place
+
+#: From what stands behind `SCHEME://` to the place, and the full name in it.
+Opener = Callable[[str], tuple[Place, str]]
+
+_OPENERS: dict[str, Opener] = {}
+
+
+def opener(scheme: str) -> Opener | None:
+    """How URLs of this scheme are opened; None for one of no place."""
+    return _OPENERS.get(scheme)
+
+
+def register(scheme: str, opener: Opener) -> None:
+    """Let `Location.of` know a kind of place. In every process that meets such URLs."""
+    _OPENERS[scheme] = opener
+
+
+def unregister(scheme: str) -> None:
+    """Forget it again."""
+    del _OPENERS[scheme]
