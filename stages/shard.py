@@ -49,7 +49,7 @@ class ShardStage:
     def fingerprint(self) -> Fingerprint:
         fields = {"schema_version": SHARDS.version, "corpus_id": self.corpus.corpus_id}
         if self.corpus.resize is not None:
-            fields |= {"resize": self.corpus.resize, **self.kind.reducer()}
+            fields |= {"resize": self.corpus.resize, **(self.kind.reducer() or {})}
         return Fingerprint(fields=fields)
 
     def plan(self) -> Iterator[Unit]:
@@ -176,8 +176,12 @@ def plan_shard(
         InputError, MismatchError, Unreachable: see `open_sources` and `freeze_corpus`.
     """
     location = Location.of(out)
+    if resize is not None and kind.reducer() is None:
+        raise InputError(
+            f"samples of kind '{kind.name}' cannot be reduced", where="--resize", hint="leave it out"
+        )
     check_output(location, ShardStage.name, inputs=corpus)
-    sources = open_sources(corpus, max_bytes=max_bytes)
+    sources = open_sources(corpus, kind=kind, max_bytes=max_bytes)
     claim_output(location, ShardStage.name)
     frozen = freeze_corpus(
         sources, location, name=name, shard_size=shard_size, resize=resize, max_pixels=max_pixels,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
 
 from ...pipeline.user_files import UserFile
 from ...storage_schemas.errors import Unreachable
+from .images import image_extensions
 from .reading import look_at
 from .source import Found
 from .tree import Entered, File, walk
@@ -16,10 +17,11 @@ from .tree import Entered, File, walk
 
 @dataclass(frozen=True, kw_only=True)
 class FolderSource:
-    """A folder of images; a file's label is the name of the folder that it lies in."""
+    """A folder of images, or of what else `extensions` names; a file's label is the name of the folder that it lies in."""
 
     name: str
     root: UserFile
+    extensions: Collection[str] = field(default_factory=image_extensions)
 
     def walk(self) -> Iterator[Found]:
         """As in `tree.walk`.
@@ -28,7 +30,7 @@ class FolderSource:
             Unreachable: the folder cannot be listed at the moment.
         """
         try:
-            yield from walk(_Disk(os.fsencode(self.root.path)))
+            yield from walk(_Disk(os.fsencode(self.root.path)), self.extensions)
         except OSError as error:
             raise Unreachable(
                 "a folder cannot be read at the moment", where=self.root, found=error.strerror or error,

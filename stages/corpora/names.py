@@ -1,6 +1,8 @@
-"""Owns what names say, the same in folders and tars: which files are images, which are junk, how a name becomes a path."""
+"""Owns what names say, the same in folders and tars: which files are samples, which are junk, how a name becomes a path."""
 
 from __future__ import annotations
+
+from collections.abc import Container
 
 from .images import image_extensions
 
@@ -8,10 +10,15 @@ from .images import image_extensions
 MOST_PATH_BYTES = 4096
 
 
+def has_extension(path: str, extensions: Container[str]) -> bool:
+    """Whether a file's name has a stem and ends in one of these, lower case and with the dot."""
+    stem, _, extension = path.rpartition("/")[2].rpartition(".")
+    return bool(stem) and f".{extension.lower()}" in extensions
+
+
 def is_image_name(path: str) -> bool:
     """Whether a file's name says that Pillow reads it as an image."""
-    stem, _, extension = path.rpartition("/")[2].rpartition(".")
-    return bool(stem) and f".{extension.lower()}" in image_extensions()
+    return has_extension(path, image_extensions())
 
 
 def is_hidden_name(name: str) -> bool:

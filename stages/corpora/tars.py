@@ -10,14 +10,15 @@ import errno
 import os
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
 
 from ...pipeline.storage import RangeReader
 from ...pipeline.user_files import UserFile
 from ...storage_schemas.errors import InputError
+from .images import image_extensions
 from .label import MOST_SIDECAR_BYTES, Label, cls_label, json_label
-from .names import is_hidden_name, is_image_name, plain_path, shown
+from .names import has_extension, is_hidden_name, plain_path, shown
 from .source import Found
 from .tar_members import tar_members
 from .tree import Entered, File, walk
@@ -46,10 +47,14 @@ def is_tar(file: UserFile) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class TarSource:
-    """An uncompressed tar. Labels come from `.json` or `.cls` members beside the image, else from folders."""
+    """An uncompressed tar. Labels come from `.json` or `.cls` members beside the image, else from folders.
+
+    `extensions` is as in `FolderSource`.
+    """
 
     name: str
     file: UserFile
+    extensions: Collection[str] = field(default_factory=image_extensions)
 
     def walk(self) -> Iterator[Found]:
         """As in `tree.walk`, of the folder that would lie there if the tar were unpacked.
@@ -58,10 +63,10 @@ class TarSource:
             InputError: no whole tar, or two images or sidecars of one name.
             Unreachable: the disk or the mount gives an error.
         """
-        members = _Members(self.file)
+        members = _Members(self.file, self.extensions)
         reader = self.file.open_ranges()
         try:
-            yield from walk(_Tar(members, reader))
+            yield from walk(_Tar(members, reader), self.extensions)
         finally:
             reader.close()
 
@@ -101,8 +106,8 @@ class _Members:
     Memory: a few hundred bytes a member; the paths are held flat, so that deep ones cost their bytes alone.
     """
 
-    def __init__(self, file: UserFile) -> None:
-        self._file = file
+    def __init__(self, file: UserFile, extensions: Collection[str]) -> None:
+        self._file, self.extensions = file, extensions
         self.nodes: dict[bytes, _Node] = {}
         folders: set[bytes] = set()
         for member in tar_members(file):
@@ -132,12 +137,20 @@ class _Members:
         before = self.nodes.get(path)
         if before is node:
             return  # GNU tar packs a file that it was given twice as a link to itself
-        if before is not None and _matters(shown(path)):
+        if before is not None and self._matters(shown(path)):
             raise InputError(
                 "a tar holds the same name twice", where=f"{self._file}: {shown(path)}",
                 hint="unpack it and name the folder, where the later one stays; or pack each image under its own name",
             )  # fmt: skip
         self.nodes[path] = node
+
+    def _matters(self, path: str) -> bool:
+        """Whether it makes a difference which of two members of one name counts."""
+        parts = path.split("/")
+        is_sidecar = path.endswith(tuple(map(bytes.decode, _SIDECARS)))
+        return (is_sidecar or has_extension(parts[-1], self.extensions)) and not any(
+            map(is_hidden_name, parts)
+        )
 
     def has_folder(self, prefix: bytes) -> bool:
         """Whether anything lies below this path, which ends with a slash."""
@@ -260,7 +273,8 @@ class _Tar:
         stem, dot, extension = name.rpartition(b".")
         if not stem or dot + extension not in _SIDECARS:
             return False
-        return any(is_image_name(shown(other)) for other in self.members.beginning(folder + stem + b"."))
+        beside = self.members.beginning(folder + stem + b".")
+        return any(has_extension(shown(other), self.members.extensions) for other in beside)
 
     def _label(self, folder: bytes, name: bytes) -> Label | None:
         """What the sidecar of exactly this name says, else that of WebDataset's key, which ends at the first dot."""
@@ -276,13 +290,6 @@ class _Tar:
         if isinstance(target, _Data) and target.size <= MOST_SIDECAR_BYTES:
             return read(self.reader.read(target.offset, target.size))
         return Label()
-
-
-def _matters(path: str) -> bool:
-    """Whether it makes a difference which of two members of one name counts."""
-    parts = path.split("/")
-    is_sidecar = path.endswith(tuple(map(bytes.decode, _SIDECARS)))
-    return (is_sidecar or is_image_name(parts[-1])) and not any(map(is_hidden_name, parts))
 
 
 def _encoded(name: str) -> bytes:

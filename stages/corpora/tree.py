@@ -6,13 +6,13 @@ A file with an image's name always has a row: where it cannot be read, the row s
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterator
+from collections.abc import Container, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from . import left_out
 from .label import Label, label_of
-from .names import MOST_PATH_BYTES, is_hidden_name, is_image_name, shown
+from .names import MOST_PATH_BYTES, has_extension, is_hidden_name, shown
 from .reading import reason_of
 from .source import Found
 
@@ -101,10 +101,13 @@ class _Level(Generic[Folder]):
     odd: dict[bytes, bytes]
 
 
-def walk(tree: Tree[Folder]) -> Iterator[Found]:
-    """All images in bytewise order of their paths, and what is left out, with its kind.
+def walk(tree: Tree[Folder], extensions: Container[str]) -> Iterator[Found]:
+    """All samples in bytewise order of their paths, and what is left out, with its kind.
 
     Memory: the names of one folder and of those above it.
+
+    Args:
+        extensions: by which names are those of samples, lower case and with the dot.
 
     Raises:
         OSError: the tree itself cannot be listed.
@@ -140,7 +143,7 @@ def walk(tree: Tree[Folder]) -> Iterator[Found]:
                 continue
             if kind is not None:
                 yield _left_out(path, kind)
-        elif not is_image_name(name):
+        elif not has_extension(name, extensions):
             if not tree.is_label(level.entered.folder, as_shown):
                 yield _left_out(path, left_out.NO_IMAGE_NAME)
         elif level.problem is not None or as_shown in level.odd:

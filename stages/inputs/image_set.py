@@ -94,7 +94,7 @@ def open_images(images: str, *, name: str | None = None, kind: SampleKind = IMAG
                 hint="pass shards of that kind",
             )  # fmt: skip
         return _ShardImages(shards)
-    (source,) = open_sources([images])
+    (source,) = open_sources([images], kind=kind)
     return _SourceImages(source, name or source.name, kind)
 
 

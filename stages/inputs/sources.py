@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from ...pipeline.storage import missing_hint
 from ...pipeline.user_files import UserFile
@@ -16,13 +16,18 @@ from ..corpora.reading import unreachable
 from ..corpora.source import Source
 from ..corpora.spelling import is_dataset, split_name
 from ..corpora.tars import TarSource, is_tar
+from ..samples.images import IMAGES
+from ..samples.kind import SampleKind
 
 
-def open_sources(arguments: Sequence[str], *, max_bytes: int = MAX_BYTES) -> tuple[Source, ...]:
+def open_sources(
+    arguments: Sequence[str], *, kind: SampleKind = IMAGES, max_bytes: int = MAX_BYTES
+) -> tuple[Source, ...]:
     """The sources that CORPUS arguments name, in bytewise order of their names.
 
     Args:
         arguments: each `PATH`, or `coop:NAME/SPLIT=DATA` for a split of a data set, or one of these after `NAME=`.
+        kind: of samples to look for in folders and tars; lists name any files, data sets hold images.
         max_bytes: what a URL of a list may hold.
 
     Raises:
@@ -32,7 +37,7 @@ def open_sources(arguments: Sequence[str], *, max_bytes: int = MAX_BYTES) -> tup
     sources: dict[str, Source] = {}
     for argument in arguments:
         try:
-            source = _open_source(argument, max_bytes)
+            source = _open_source(argument, kind.extensions(), max_bytes)
         except OSError as error:
             raise unreachable(argument, error.strerror or error) from error
         if source.name in sources:
@@ -44,7 +49,7 @@ def open_sources(arguments: Sequence[str], *, max_bytes: int = MAX_BYTES) -> tup
     return tuple(sources[name] for name in sorted(sources, key=lambda n: n.encode() + b"/"))
 
 
-def _open_source(argument: str, max_bytes: int) -> Source:
+def _open_source(argument: str, extensions: Collection[str], max_bytes: int) -> Source:
     given, rest = split_name(argument)
     if is_dataset(rest):
         return open_split(rest, name=given)
@@ -52,9 +57,9 @@ def _open_source(argument: str, max_bytes: int) -> Source:
     if not location.exists():
         raise InputError("no such corpus", where=location, hint=missing_hint(location, "check the path"))
     if location.is_dir():
-        return FolderSource(name=given or location.name, root=location)
+        return FolderSource(name=given or location.name, root=location, extensions=extensions)
     name = given or location.name.partition(".")[0]
     if is_tar(location):
         location.check_is_file()  # it is read several times
-        return TarSource(name=name, file=location)
+        return TarSource(name=name, file=location, extensions=extensions)
     return ListSource(name=name, file=location, max_bytes=max_bytes)

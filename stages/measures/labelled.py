@@ -17,7 +17,8 @@ from ..inputs.class_match import ClassMatcher, Match
 from ..inputs.image_set import ImageSet, Picture, open_images
 from ..models.preprocess import Preprocess
 from ..samples.ahead import Pixels, prepare
-from ..samples.kind import draw_views
+from ..samples.images import IMAGES
+from ..samples.kind import SampleKind, draw_views
 
 #: Images in a batch to look at.
 BATCH_SIZE = 64
@@ -60,7 +61,12 @@ class LabelledImages:
 
     @staticmethod
     def open(
-        images: str, class_names: Sequence[str], *, what: str, option: str | None = None
+        images: str,
+        class_names: Sequence[str],
+        *,
+        what: str,
+        option: str | None = None,
+        kind: SampleKind = IMAGES,
     ) -> LabelledImages:
         """Find the images and match their labels; nothing is decoded yet.
 
@@ -69,11 +75,12 @@ class LabelledImages:
             class_names: in the order of the logits; see `ClassMatcher` for how labels match them.
             what: what they are for, as an error names them: "validation".
             option: the option that an error tells to leave out; None where they are needed.
+            kind: of samples to look for.
 
         Raises:
             InputError: nothing there, or no label is a class name.
         """
-        image_set, matcher = open_images(images), ClassMatcher(class_names)
+        image_set, matcher = open_images(images, kind=kind), ClassMatcher(class_names)
         matches: dict[str, Match] = {}
         no_labels = NoLabels()
         ids = array("i")

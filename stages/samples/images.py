@@ -32,11 +32,11 @@ class Images:
     def probe(self, data: bytes, limit: int) -> str:
         return probe(data, limit)
 
-    def reduce(self, data: bytes, shorter_side: int, limit: int) -> bytes:
-        return shrink(data, shorter_side, limit)
-
     def reducer(self) -> Mapping[str, str]:
         return {"pillow": PIL.__version__}
+
+    def reduce(self, data: bytes, shorter_side: int, limit: int) -> bytes:
+        return shrink(data, shorter_side, limit)
 
     def decode(self, data: bytes, limit: int) -> Image.Image:
         return decode(data, limit)

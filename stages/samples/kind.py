@@ -53,15 +53,15 @@ class SampleKind(Protocol):
             BadImage: empty, of no known format, cut, or too large.
         """
 
+    def reducer(self) -> Mapping[str, str] | None:
+        """Versions that decide the bytes that `reduce` gives: they enter the fingerprint of reduced shards. None: it cannot."""
+
     def reduce(self, data: bytes, shorter_side: int, limit: int) -> bytes:
-        """The file made smaller, for `shard --resize`.
+        """The file made smaller, for `shard --resize`. Not called where `reducer` gives None.
 
         Raises:
             BadImage: as in `decode`.
         """
-
-    def reducer(self) -> Mapping[str, str]:
-        """Versions that decide the bytes that `reduce` gives: they enter the fingerprint of reduced shards."""
 
     def decode(self, data: bytes, limit: int) -> Sample:
         """The sample in memory.
@@ -83,7 +83,7 @@ class SampleKind(Protocol):
         """Write one view into `out`, an array of `shape(size)` and `dtype`. The same for teacher and student.
 
         Args:
-            params: one VIEW record that `params` gave, or `CENTER` for a spec whose view follows from the sample.
+            params: one VIEW record that `params` gave, here or where the store was made.
         """
 
 

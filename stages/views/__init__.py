@@ -1,1 +1,1 @@
-"""Views: how boxes and colours are drawn, rendered and checked, and images decoded ahead."""
+"""Views: how boxes and colours of images are drawn and rendered."""

@@ -33,6 +33,9 @@ LEAST_CROP, LARGEST_CROP = 0.1, 10.0
 #: Attempts at a random box before the central one is taken, as in torchvision's RandomResizedCrop.
 _ATTEMPTS = 10
 
+#: Random numbers that a box and its mirroring take, and that colours take.
+_BOX_NUMBERS, _COLOR_NUMBERS = 4 * _ATTEMPTS + 1, 7
+
 #: Parameters for a centre view, which needs none: its box follows from the image.
 CENTER: np.void = np.zeros(1, VIEW)[0]
 
@@ -183,12 +186,18 @@ class ViewSpec:
         views = [self._random_view(key, view, width, height) for view in range(self.count)]
         return np.array(views, VIEW)
 
-    def _random_view(self, key: str, view: int, width: int, height: int) -> tuple[float, ...]:
+    def numbers(self, key: str, view: int, count: int) -> list[float]:
+        """The first random numbers of one view, in [0, 1): a function of (seed, key, view) alone."""
         name = hashlib.blake2b(f"{self.seed}/{key}/{view}".encode(), digest_size=16).digest()
         stream = np.random.Philox(key=int.from_bytes(name, "little"))
+        numbers: list[float] = ((stream.random_raw(count) >> np.uint64(11)) * 2.0**-53).tolist()
+        return numbers
+
+    def _random_view(self, key: str, view: int, width: int, height: int) -> tuple[float, ...]:
         # Colour comes last, so that boxes are the same with it and without.
-        box = self._random_box(_uniform(stream, 4 * _ATTEMPTS + 1), width, height)
-        return box + (self._random_color(_uniform(stream, 7)) if self.has_colors else NO_COLOR)
+        numbers = self.numbers(key, view, _BOX_NUMBERS + (_COLOR_NUMBERS if self.has_colors else 0))
+        box = self._random_box(numbers[:_BOX_NUMBERS], width, height)
+        return box + (self._random_color(numbers[_BOX_NUMBERS:]) if self.has_colors else NO_COLOR)
 
     def _random_box(self, uniform: list[float], width: int, height: int) -> tuple[int, ...]:
         flip = int(uniform[-1] < self.flip)
@@ -218,9 +227,3 @@ class ViewSpec:
         ranges = [(max(0.0, 1 - s), 1 + s) for s in strengths] + [(-hue, hue)]
         factors = [low + u * (high - low) for u, (low, high) in zip(draws, ranges, strict=True)]
         return int(order * len(ORDERS)), grayscale, *factors
-
-
-def _uniform(stream: np.random.Philox, count: int) -> list[float]:
-    """The stream's next numbers in [0, 1)."""
-    numbers: list[float] = ((stream.random_raw(count) >> np.uint64(11)) * 2.0**-53).tolist()
-    return numbers
