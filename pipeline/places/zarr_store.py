@@ -85,6 +85,17 @@ class PlaceStore(Store):
             raise FileNotFoundError(key)
         return found.size
 
+    async def getsize_prefix(self, prefix: str) -> int:
+        """Bytes of all values below a key. (By default those of `logits_max` count as `logits` too.)"""
+
+        def total() -> int:
+            found = (self._place.stat(self._name(f"{folder}/{name}" if folder else name)) for name in names)
+            return sum(stat.size for stat in found if stat is not None)
+
+        folder = prefix.rstrip("/")
+        names = await asyncio.to_thread(self._entries, folder, deep=True)
+        return await asyncio.to_thread(total)
+
     async def set(self, key: str, value: Buffer) -> None:
         """Give a key a value; `Place.sync` makes it durable."""
         self._check_writable()

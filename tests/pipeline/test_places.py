@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pickle
 import threading
@@ -19,6 +20,7 @@ from teachonce.pipeline.places.memory import Fault, MemoryPlace
 from teachonce.pipeline.places.zarr_store import PlaceStore
 from teachonce.pipeline.storage import Location
 from teachonce.storage_schemas.errors import InputError, StorageError
+from zarr.abc.store import Store
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -190,6 +192,10 @@ def test_zarr_writes_and_reads_there(root):
         zarr.open_group(store, mode="a").create_array("u", shape=(1,), dtype="i1")
 
 
+def store_size(store: Store, key: str) -> int:
+    return asyncio.run(store.getsize(key))
+
+
 def test_the_store_for_places_without_one_of_their_own_is_as_zarrs(tmp_path):
     for folder, store in (
         ("own", LOCAL.zarr_store(str(tmp_path / "own"))),
@@ -200,7 +206,11 @@ def test_the_store_for_places_without_one_of_their_own_is_as_zarrs(tmp_path):
         # Shards are read by ranges: from the end, and from the middle.
         assert zarr.open_group(store, mode="r")["t"][3:8].tolist() == [3, 4, 5, 6, 7], folder
         group.create_array("t", shape=(2,), dtype="i1", overwrite=True)
-        assert sorted(group.array_keys()) == ["t"]
+        group.create_array("t_max", shape=(5,), dtype="i1", compressors=None, fill_value=7)[:] = 1
+        assert [
+            group[name].nbytes_stored() - (store_size(store, f"{name}/zarr.json")) for name in ("t", "t_max")
+        ] == [0, 5]
+        assert sorted(group.array_keys()) == ["t", "t_max"]
     files = [{str(p.relative_to(tmp_path / f)): p.read_bytes() for p in (tmp_path / f).rglob("*") if p.is_file()} for f in ("own", "any")]  # fmt: skip
     assert files[0] == files[1] != {}
 
