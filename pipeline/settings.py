@@ -24,7 +24,7 @@ class Setting:
         most, below: the same of the other end.
         choices: the words that it may be; empty for any.
         unit: what a value is, in capitals, for `--help`: `STEPS`, `CLASSES`; '' for the type's own word.
-        default: the default in words, where the field's own does not say it.
+        default_text: the default in words, where the field's own does not say it.
         off: a value that means "none of that": it is left out of fingerprints. None where there is none.
     """
 
@@ -35,7 +35,7 @@ class Setting:
     below: float | None = None
     choices: tuple[str, ...] = ()
     unit: str = ""
-    default: str = ""
+    default_text: str = ""
     off: Any = None
 
     def expected(self, value: Any) -> str | None:

@@ -1,37 +1,30 @@
-"""`teachonce cache`: runs the frozen teacher once over every view of every sample and stores what it said."""
+"""`teachonce cache`: runs the frozen teacher once over every view of every sample and stores its targets."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..pipeline.ledger import Ledger, record_outputs
 from ..pipeline.output import check_output, claim_output
 from ..pipeline.storage import Location
 from ..pipeline.types import Resources, RunUnit, Timer, Unit
 from ..storage_schemas.class_vectors import ClassVectors, origin_model
+from ..storage_schemas.encodings import Encoding
 from ..storage_schemas.errors import DamagedError, InputError, MismatchError
 from ..storage_schemas.fingerprint import Fingerprint, Json
-from ..storage_schemas.formats import TARGET_STORE
+from ..storage_schemas.manifest import Entry
 from ..storage_schemas.plain_text import counted, typed
 from ..storage_schemas.receipt import InvalidRow, Receipt
 from ..storage_schemas.samples import shard_name
 from ..storage_schemas.store_description import StoreDescription, StoreSpec, TargetSpec
-from ..storage_schemas.target_store import (
-    TargetBlock,
-    check_version,
-    create_arrays,
-    open_root,
-    write_block,
-)
-from ..storage_schemas.view_params import Views, no_views
+from ..storage_schemas.target_store import BlockWriter, check_version, create_arrays, open_root
+from ..storage_schemas.view_params import Views
 from .corpora.images import BadImage, one_image
 from .corpora.shards import ShardReader, ShardSet
 from .models.compute import Compute, keep_freed_memory
@@ -42,8 +35,13 @@ from .samples.kind import SampleKind, draw_views
 from .samples.pixel_sample import PixelSample
 from .samples.registry import kind_named
 from .teachers import TeacherConfig, TeacherSpec, load_teacher
+from .teachers.base import Offer
+from .teachers.offers import LOGITS, Answers, choose_offers
 from .views.spec import ViewSpec
 from .views.versions import other_versions, versions_text
+
+if TYPE_CHECKING:
+    import torch
 
 #: A row as the decoding threads hand it over: its views' parameters and arrays (view, …), or why there are none.
 _Rendered = Ready[int, tuple[Views, Pixels]]
@@ -81,7 +79,7 @@ class CacheStage:
     @property
     def fingerprint(self) -> Fingerprint:
         fields: dict[str, Json] = {
-            "schema_version": TARGET_STORE.version,
+            "schema_version": self.spec.version,
             "corpus_id": self.shards.corpus.corpus_id,
             "teacher": {
                 "model": self.teacher.model,
@@ -119,6 +117,10 @@ class CacheStage:
         create_arrays(open_root(self.store.zarr_store(), mode="a", where=self.store), description)
 
     def open(self) -> RunUnit:
+        """
+        Raises:
+            MismatchError: this machine renders otherwise, has other weights, or the arrays are another run's.
+        """
         import torch
 
         if self.compute.device == "cpu":
@@ -134,66 +136,10 @@ class CacheStage:
                 hint="give every node the same weights file",
             )  # fmt: skip
         device = torch.device(self.compute.device)
-        teacher.to(device)
+        answers = Answers.of(teacher.to(device), self.vectors, device)
         root = open_root(self.store.zarr_store(), mode="a", where=self.store)
         read_description(root, self.store).check_planned(self.fingerprint, where=self.store)
-        threads = decoding_threads(self.compute.threads)
-        one_at_a_time = threading.Lock()
-        vectors_CD = bias_C = None
-        if self.vectors is not None:
-            # Copies: on Ray these arrays lie in memory that others share, which torch takes for an oversight.
-            vectors_CD = torch.tensor(self.vectors.vectors_CD, device=device)
-            bias_C = None if self.vectors.bias_C is None else torch.tensor(self.vectors.bias_C, device=device)
-
-        def embed(images_NCHW: Pixels) -> dict[str, NDArray[np.float32]]:
-            with self.compute.inference():
-                embedding_ND = teacher.embed(torch.from_numpy(images_NCHW).to(device))
-                said = {"embedding": embedding_ND}
-                if self.vectors is not None:
-                    assert vectors_CD is not None
-                    with torch.autocast(device.type, enabled=False):
-                        logits_NC = self.vectors.logit_scale * (embedding_ND @ vectors_CD.T)
-                        said["logits"] = logits_NC if bias_C is None else logits_NC + bias_C
-                return {t.name: said[t.name].cpu().numpy() for t in self.spec.targets}
-
-        def run(unit: Unit, timer: Timer) -> Receipt:
-            shard = unit.inputs["shard"]
-            with (
-                closing(self.shards.reader(shard)) as reader,
-                closing(self._render(reader, shard, threads, timer)) as rendered,
-            ):
-                # Decoding starts here, while another unit may still be in the model.
-                first = next(rendered, None)
-                with one_at_a_time:
-                    block, invalid = self._collect(reader, shard, first, rendered, embed, timer)
-            with timer("write"):
-                outputs = record_outputs(self.store, write_block(root, self.spec, shard, block))
-            return Receipt(
-                key=unit.key, outputs=outputs, rows=unit.rows, invalid_rows=invalid,
-                digest=block.digest, fingerprint=self.fingerprint.digest,
-            )  # fmt: skip
-
-        return run
-
-    def _render(
-        self, reader: ShardReader, shard: int, threads: ThreadPoolExecutor, timer: Timer
-    ) -> Generator[_Rendered]:
-        """Rows with their views, in order; decoding runs a bounded window ahead of what the model takes."""
-        kind, size, limit = self.kind, self.teacher.preprocess.size, self.shards.corpus.max_pixels
-
-        def work(row: int) -> tuple[Views, Pixels]:
-            if row in reader.invalid:
-                raise BadImage(reader.invalid[row])
-            with timer("read"):
-                key, data = reader.key(row), reader.read(row)
-            with timer("decode"), one_image(f"{self.shards.location}, row {row}"):
-                sample = kind.decode(data, limit)
-                params = kind.params(sample, key, self.views)
-                return params, draw_views(kind, sample, params, size, self.views)
-
-        rows = self.spec.rows(shard)
-        ahead = 2 * self.samples_per_batch + self.compute.threads
-        return in_order(range(rows.start, rows.stop), work, threads, ahead)
+        return _Worker(self, answers, root, device)
 
     @property
     def kind(self) -> SampleKind:
@@ -204,74 +150,124 @@ class CacheStage:
         """Whole samples only, so that a batch's composition depends on nothing but the shard."""
         return max(1, self.batch_size // self.views.count)
 
+
+class _Worker:
+    """Does one shard at a time in the model; another one's samples are decoded meanwhile."""
+
+    def __init__(self, stage: CacheStage, answers: Answers, root: Any, device: torch.device) -> None:
+        self._stage, self._answers, self._root, self._device = stage, answers, root, device
+        self._names = tuple(target.name for target in stage.spec.targets)
+        self._threads = decoding_threads(stage.compute.threads)
+        self._one_at_a_time = threading.Lock()
+
+    def __call__(self, unit: Unit, timer: Timer) -> Receipt:
+        stage, shard = self._stage, unit.inputs["shard"]
+        entries = stage.shards.manifest().shard(shard)
+        with (
+            closing(stage.shards.reader(shard)) as reader,
+            closing(self._render(reader, shard, timer)) as rendered,
+        ):
+            # Decoding starts here, while another unit may still be in the model.
+            first = next(rendered, None)
+            with self._one_at_a_time:
+                writer = BlockWriter(self._root, stage.spec, shard, [entry.key for entry in entries])
+                invalid = self._collect(reader, entries, writer, first, rendered, timer)
+        _refuse_nonfinite(writer, shard)
+        with timer("write"):
+            paths, digest = writer.finish()
+            outputs = record_outputs(stage.store, paths)
+        return Receipt(
+            key=unit.key, outputs=outputs, rows=unit.rows, invalid_rows=invalid, digest=digest,
+            fingerprint=stage.fingerprint.digest,
+        )  # fmt: skip
+
+    def _render(self, reader: ShardReader, shard: int, timer: Timer) -> Generator[_Rendered]:
+        """Rows with their views, in order; decoding runs a bounded window ahead of what the model takes."""
+        stage = self._stage
+        kind, size, limit = stage.kind, stage.teacher.preprocess.size, stage.shards.corpus.max_pixels
+
+        def work(row: int) -> tuple[Views, Pixels]:
+            if row in reader.invalid:
+                raise BadImage(reader.invalid[row])
+            with timer("read"):
+                key, data = reader.key(row), reader.read(row)
+            with timer("decode"), one_image(f"{stage.shards.location}, row {row}"):
+                sample = kind.decode(data, limit)
+                params = kind.params(sample, key, stage.views)
+                return params, draw_views(kind, sample, params, size, stage.views)
+
+        rows = stage.spec.rows(shard)
+        ahead = 2 * stage.samples_per_batch + stage.compute.threads
+        return in_order(range(rows.start, rows.stop), work, self._threads, ahead)
+
     def _collect(
         self,
         reader: ShardReader,
-        shard: int,
+        entries: Sequence[Entry],
+        writer: BlockWriter,
         first: _Rendered | None,
         rendered: Iterator[_Rendered],
-        embed: Callable[[Pixels], dict[str, NDArray[np.float32]]],
         timer: Timer,
-    ) -> tuple[TargetBlock, tuple[InvalidRow, ...]]:
-        rows = self.spec.rows(shard)
-        count, views = rows.stop - rows.start, self.views.count
-        entries = self.shards.manifest().shard(shard)
-        valid = np.zeros(count, np.bool_)
-        params = no_views(count, views)
-        targets = {t.name: np.full((count, views, t.width), np.nan, np.float32) for t in self.spec.targets}
+    ) -> tuple[InvalidRow, ...]:
+        """Put every usable row of a shard into the writer, batch by batch. Returns the others."""
+        stage = self._stage
+        start = stage.spec.rows(writer.shard).start
         invalid: list[InvalidRow] = []
-        batch: list[tuple[int, Pixels]] = []
-
-        def flush() -> None:
-            with timer("forward"):
-                offsets = [offset for offset, _ in batch]
-                said = embed(np.concatenate([images for _, images in batch]))
-                for name, values in said.items():
-                    targets[name][offsets] = values.reshape(len(batch), views, -1)
-            timer.advance(len(batch))
-            batch.clear()
-
-        def chain() -> Iterator[_Rendered]:
-            if first is not None:
-                yield first
-            while True:
-                with timer("wait"):
-                    item = next(rendered, None)
-                if item is None:
-                    return
-                yield item
-
-        for ready in chain():
-            row, offset = ready.item, ready.item - rows.start
+        batch: list[tuple[int, Views, Pixels]] = []
+        for ready in _timed(first, rendered, timer):
+            row, offset = ready.item, ready.item - start
             if ready.result is None:
                 invalid.append(InvalidRow(row=row, path=entries[offset].path, reason=ready.reason))
                 timer.advance(1)
                 continue
             if reader.key(row) != entries[offset].key:
                 raise DamagedError(
-                    "tar and manifest are out of line", where=f"{self.shards.location}, row {row}",
+                    "tar and manifest are out of line", where=f"{stage.shards.location}, row {row}",
                     expected=entries[offset].key, found=reader.key(row),
                 )  # fmt: skip
-            params[offset], images = ready.result
-            valid[offset] = True
-            batch.append((offset, images))
-            if len(batch) == self.samples_per_batch:
-                flush()
+            batch.append((offset, *ready.result))
+            if len(batch) == stage.samples_per_batch:
+                self._put(batch, writer, timer)
+                batch.clear()
         if batch:
-            flush()
-        _refuse_nonfinite(targets, valid, shard)
-        block = TargetBlock(keys=[e.key for e in entries], valid=valid, view_params=params, targets=targets)
-        return block, tuple(invalid)
+            self._put(batch, writer, timer)
+        return tuple(invalid)
+
+    def _put(self, batch: Sequence[tuple[int, Views, Pixels]], writer: BlockWriter, timer: Timer) -> None:
+        """What the teacher gives for a batch of whole samples, in row order."""
+        import torch
+
+        views = self._stage.views.count
+        with timer("forward"), self._stage.compute.inference():
+            images = torch.from_numpy(np.concatenate([pixels for _, _, pixels in batch])).to(self._device)
+            outputs = self._answers.outputs(images, self._names)
+            arrays = {name: values.cpu().numpy() for name, values in outputs.items()}
+        for place, (offset, params_V, _) in enumerate(batch):
+            rows = slice(place * views, (place + 1) * views)
+            writer.put(offset, params_V, {name: values[rows] for name, values in arrays.items()})
+        with timer("write"):
+            writer.settle(batch[-1][0] + 1)
+        timer.advance(len(batch))
 
 
-def _refuse_nonfinite(targets: dict[str, NDArray[np.float32]], valid: NDArray[np.bool_], shard: int) -> None:
-    for name, values in targets.items():
-        bad = int((~np.isfinite(values[valid])).any(axis=(1, 2)).sum()) if valid.any() else 0
-        if bad:
-            raise InputError(
-                "the teacher said NaN or infinity", where=f"{name} of {counted(bad, 'sample')} in shard {shard}",
-                hint="run `teachonce cache` with --precision fp32",
-            )  # fmt: skip
+def _timed(first: _Rendered | None, rendered: Iterator[_Rendered], timer: Timer) -> Iterator[_Rendered]:
+    """All of them; the time that the model waits for one goes to `wait`."""
+    if first is not None:
+        yield first
+    while True:
+        with timer("wait"):
+            item = next(rendered, None)
+        if item is None:
+            return
+        yield item
+
+
+def _refuse_nonfinite(writer: BlockWriter, shard: int) -> None:
+    for name, bad in writer.nonfinite.items():
+        raise InputError(
+            "the teacher gave NaN or infinity", where=f"{name} of {counted(bad, 'sample')} in shard {shard}",
+            hint="run `teachonce cache` with --precision fp32",
+        )  # fmt: skip
 
 
 def plan_cache(
@@ -281,7 +277,7 @@ def plan_cache(
     out: Location | str,
     views: ViewSpec | None,
     targets: str,
-    encoding: Any,
+    encoding: Encoding,
     compute: Compute,
     batch_size: int,
     view_interpolation: str | None = None,
@@ -293,8 +289,7 @@ def plan_cache(
         config: the teacher.
         out: the target store.
         views: None for the teacher's own centre crop.
-        targets: `logits`, `embedding`, `both`, or `auto`: logits where there are class vectors and no more classes
-            than channels, else the embedding.
+        targets: see `choose_offers`.
         encoding: an `Encoding`.
         compute: device, precision, threads.
         batch_size: images (views) in one forward pass; its composition decides low bits, hence it is fingerprinted.
@@ -317,7 +312,7 @@ def plan_cache(
     root = open_root(store.zarr_store(), mode="a", where=store)
     check_version(root, where=store)
     vectors = _vectors_for(root, store, teacher, targets)
-    names = _target_names(targets, teacher, vectors)
+    offers = choose_offers(loaded, vectors, targets)
     if views is None:
         views = teacher.preprocess.center_view()
     else:
@@ -326,12 +321,14 @@ def plan_cache(
         num_samples=shard_set.corpus.num_samples,
         shard_size=shard_set.corpus.shard_size,
         num_views=views.count,
-        targets=tuple(_target(name, teacher, vectors) for name in names),
+        targets=tuple(_target(offer, shard_set, encoding) for offer in offers),
         encoding=encoding,
         colors=views.has_colors,
     )
     plan = Ledger(store, CacheStage.name).plan()
     described = None if plan is None else read_description(root, store)
+    if described is not None and _same_rows(described.spec, spec):
+        spec = described.spec  # a store keeps the chunks that it was begun with
     recorded = None if described is None else PixelSample.of_store(described, store)
     stage = CacheStage(
         shards=shard_set,
@@ -340,7 +337,7 @@ def plan_cache(
         teacher=teacher,
         views=views,
         spec=spec,
-        vectors=vectors if "logits" in names else None,
+        vectors=vectors if any(offer.name == LOGITS for offer in offers) else None,
         compute=compute,
         batch_size=batch_size,
         pixels=recorded or PixelSample.take(shard_set, views, teacher.preprocess.size),
@@ -356,6 +353,22 @@ def plan_cache(
         )  # fmt: skip
         stage = replace(stage, notes=stage.notes + _other_versions(described, recorded, stage.kind))
     return stage
+
+
+def _target(offer: Offer, shards: ShardSet, encoding: Encoding) -> TargetSpec:
+    return TargetSpec.of(
+        offer.name, offer.axes, offer.shape, shard_rows=min(shards.corpus.shard_size, shards.corpus.num_samples),
+        itemsize=np.dtype(encoding.dtype).itemsize,
+    )  # fmt: skip
+
+
+def _same_rows(one: StoreSpec, other: StoreSpec) -> bool:
+    """Whether they differ in chunks at most."""
+
+    def without(spec: StoreSpec) -> StoreSpec:
+        return replace(spec, targets=tuple(replace(target, chunk=None) for target in spec.targets))
+
+    return without(one) == without(other)
 
 
 def _refuse_unusable(shards: ShardSet) -> None:
@@ -382,9 +395,10 @@ def _other_versions(described: StoreDescription, recorded: PixelSample, kind: Sa
 
 
 def _vectors_for(root: Any, store: Location, teacher: TeacherSpec, targets: str) -> ClassVectors | None:
-    if targets == "embedding":
+    needs = "logits" in targets.split(",") or targets == "both"
+    if not needs and targets != "auto":
         return None
-    vectors = vectors_if_any(root, store) if targets == "auto" else read_vectors(root, store)
+    vectors = read_vectors(root, store) if needs else vectors_if_any(root, store)
     if vectors is None:
         return None
     origin = origin_model(root, store)
@@ -396,18 +410,3 @@ def _vectors_for(root: Any, store: Location, teacher: TeacherSpec, targets: str)
             hint="use that teacher, or another --out",
         )  # fmt: skip
     return vectors
-
-
-def _target_names(targets: str, teacher: TeacherSpec, vectors: ClassVectors | None) -> tuple[str, ...]:
-    if targets == "both":
-        return ("embedding", "logits")
-    if targets != "auto":
-        return (targets,)
-    return ("logits",) if vectors is not None and vectors.num_classes <= teacher.embed_dim else ("embedding",)
-
-
-def _target(name: str, teacher: TeacherSpec, vectors: ClassVectors | None) -> TargetSpec:
-    if name == "embedding":
-        return TargetSpec(name=name, axes=("sample", "view", "channel"), width=teacher.embed_dim)
-    assert vectors is not None
-    return TargetSpec(name=name, axes=("sample", "view", "class"), width=vectors.num_classes)

@@ -14,26 +14,27 @@ from ..pipeline.ledger import Ledger
 from ..pipeline.output import check_output
 from ..pipeline.storage import Location
 from ..pipeline.types import Resources, RunUnit, Timer, Unit
-from ..storage_schemas.bundle import CONFIG, RUN, VECTORS, WEIGHTS, BundleConfig
+from ..storage_schemas.bundle import CONFIG, RUN, VECTORS, WEIGHTS, BundleConfig, bundle_version
 from ..storage_schemas.class_vectors import ClassVectors
 from ..storage_schemas.errors import InputError, MismatchError
 from ..storage_schemas.fingerprint import Fingerprint, Json
-from ..storage_schemas.formats import BUNDLE
 from ..storage_schemas.plain_text import counted
 from ..storage_schemas.receipt import Output, Receipt
 from .corpora.shards import ShardSet
+from .models.class_head import ClassHead
 from .models.compute import Compute, keep_freed_memory
 from .models.names import RANDOM
 from .models.weights import weights_digest
 from .pairs.order import check_batch
 from .pairs.stream import TargetStream
-from .recipes import Recipe, Settings, recipe_named
+from .recipes.recipe import Recipe
+from .recipes.registry import recipe_named
+from .recipes.settings import TrainSettings
 from .students.bundle import write_bundle
-from .students.student import ClassHead
 from .training.build import BuiltStudent, StudentConfig, build_student
 from .training.checkpoint import Reached, discard
 from .training.ranks import Ranks
-from .training.targets import choose_targets
+from .training.targets import TrainingTargets, choose_targets
 from .training.trainer import Stream, Trainer
 from .training.validation import Validation
 
@@ -45,7 +46,8 @@ class DistillStage:
     Attributes:
         identity: everything that decides the bundle's bytes, as fingerprint fields.
         origin: the same in words, for the bundle's config.
-        targets: names of the targets to read from the store.
+        vectors: class vectors; None where the student has no classes.
+        targets: what to read from the store.
         samples: pairs in the whole training.
         views: epoch e reads view e mod this.
         validation: labelled images on which to find the best epoch; `validation_by` says by which figure.
@@ -60,13 +62,13 @@ class DistillStage:
     out: Location
     config: StudentConfig
     recipe: str
-    settings: Settings
-    vectors: ClassVectors
+    settings: TrainSettings
+    vectors: ClassVectors | None
     compute: Compute
     seed: int
     identity: Mapping[str, Json]
     origin: Mapping[str, Json]
-    targets: tuple[str, ...]
+    targets: TrainingTargets
     samples: int
     views: int
     validation: str | None
@@ -94,7 +96,9 @@ class DistillStage:
 
     def open(self) -> RunUnit:
         recipe = recipe_named(self.recipe)
-        built = build_student(self.config, recipe, self.settings, self.vectors, seed=self.seed)
+        built = build_student(
+            self.config, recipe, self.settings, self.vectors, self.targets.asked, seed=self.seed
+        )
         if built.digest != self.identity["student"]["weights"]:
             raise MismatchError(
                 "this machine starts from other weights of the student", where=self.config.model,
@@ -109,7 +113,8 @@ class DistillStage:
                     config = self._bundle_config(built, reached)
                     write_bundle(self.out, built.student, self.vectors_of(built), config)
                 Ranks.here().agree(None)  # all wait until the bundle is there
-                outputs = tuple(_output(self.out, name) for name in (CONFIG, WEIGHTS, VECTORS))
+                names = (CONFIG, WEIGHTS) if self.vectors is None else (CONFIG, WEIGHTS, VECTORS)
+                outputs = tuple(_output(self.out, name) for name in names)
             return Receipt(
                 key=unit.key, outputs=outputs, rows=unit.rows, invalid_rows=(),
                 digest=weights_digest(built.student), fingerprint=self.fingerprint.digest,
@@ -117,9 +122,9 @@ class DistillStage:
 
         return run
 
-    def vectors_of(self, built: BuiltStudent) -> ClassVectors:
+    def vectors_of(self, built: BuiltStudent) -> ClassVectors | None:
         """The class vectors as this student uses them: with its own logit scale."""
-        return replace(self.vectors, logit_scale=built.logit_scale)
+        return None if self.vectors is None else replace(self.vectors, logit_scale=built.logit_scale)
 
     def discard_checkpoint(self) -> None:
         """Free the disk once the receipt is there."""
@@ -129,7 +134,7 @@ class DistillStage:
     def open_pairs(self, built: BuiltStudent) -> Stream:
         """The stream of pairs that trains the student."""
         return open_stream(
-            self.shards, self.store, built, self.settings, targets=self.targets, seed=self.seed, views=self.views,
+            self.shards, self.store, built, self.settings, targets=self.targets.names, seed=self.seed, views=self.views,
             loader_workers=self.loader_workers, pin_memory=self.compute.device == "cuda",
             accept_other_pixels=self.accept_other_pixels,
         )  # fmt: skip
@@ -148,8 +153,8 @@ class DistillStage:
                 student=built.student.to(device),
                 recipe=recipe,
                 settings=self.settings,
-                teacher_head=ClassHead(self.vectors).to(device),
-                student_head=ClassHead(self.vectors, built.logit_scale).to(device),
+                teacher_head=self._head(device) if self.targets.forms_logits else None,
+                student_head=self._head(device, built.logit_scale),
                 stream=stream,
                 preprocess=built.backbone.preprocess,
                 compute=self.compute,
@@ -164,6 +169,9 @@ class DistillStage:
             ).run(timer)
         finally:
             stream.close()
+
+    def _head(self, device: torch.device, logit_scale: float | None = None) -> ClassHead | None:
+        return None if self.vectors is None else ClassHead(self.vectors, logit_scale).to(device)
 
     def _open_validation(self) -> Validation | None:
         validation = _validation(self.validation, self.validation_by, self.vectors)
@@ -186,10 +194,10 @@ class DistillStage:
             student=built.backbone.config,
             head=built.student.head.to_json(),
             preprocess=built.backbone.preprocess.to_json(),
-            class_names=self.vectors.names,
-            base_classes=self.vectors.base_names,
+            class_names=() if self.vectors is None else self.vectors.names,
+            base_classes=None if self.vectors is None else self.vectors.base_names,
             logit_scale=built.logit_scale,
-            normalized=self.vectors.normalized,
+            normalized=built.student.head.normalized,
             origin={**self.origin, **found},
             sample_kind=self.shards.corpus.sample_kind,
         )
@@ -199,7 +207,7 @@ def open_stream(
     shards: ShardSet,
     store: Location,
     built: BuiltStudent,
-    settings: Settings,
+    settings: TrainSettings,
     *,
     targets: tuple[str, ...],
     seed: int,
@@ -253,8 +261,8 @@ def plan_distill(
         store: target store made from them.
         config: the student.
         out: the bundle.
-        recipe: `kd` or `promptkd`.
-        options: fields of `Settings` that replace the recipe's defaults; None keeps them.
+        recipe: the name of one, see `recipes.registry`.
+        options: fields of its settings that replace the recipe's defaults; None keeps them.
         vectors: another store whose class vectors are used; the embeddings must be cached then.
         views: use the first so many of the store's views only.
         compute: device, precision, threads.
@@ -279,16 +287,16 @@ def plan_distill(
         names=(config.model, config.pretrained),
     )  # fmt: skip
     shard_set, location = ShardSet.open(shards), Location.of(store)
-    taught = choose_targets(location, vectors, needs_embedding=method.needs_embedding(settings))
-    _refuse_one_class(taught.vectors, method, settings, where=vectors or store)
-    built = build_student(config, method, settings, taught.vectors, seed=seed)
+    chosen = choose_targets(location, vectors, method, settings)
+    _refuse_one_class(chosen, settings, where=vectors or store)
+    built = build_student(config, method, settings, chosen.vectors, chosen.asked, seed=seed)
     stream = open_stream(
-        shard_set, location, built, settings, targets=taught.targets, seed=seed, views=views,
+        shard_set, location, built, settings, targets=chosen.names, seed=seed, views=views,
         accept_other_pixels=accept_other_pixels,
     )  # fmt: skip
     parts = workers * settings.accumulate
     check_batch(stream.num_samples, settings.batch_size, drop_last=True, world=parts)
-    checking = _validation(validation, validation_by, taught.vectors)
+    checking = _validation(validation, validation_by, chosen.vectors)
     if settings.patience and checking is None:
         raise InputError(
             "early stopping needs validation images", where="--patience", hint="add --validation IMAGES"
@@ -296,18 +304,18 @@ def plan_distill(
     cached = Ledger(location, "cache").require_complete(hint="run the same `teachonce cache` command again")
     shared: dict[str, Json] = {
         "recipe": recipe,
-        "settings": settings.to_json() | _real_depth(built, settings),
+        "settings": settings.to_json() | _real_depth(built),
         "compute": compute.to_json(),
         "seed": seed,
         "views": {"count": stream.num_views, "schedule": "epoch mod count"},
-        "targets": list(taught.targets),
+        "targets": list(chosen.names),
         **({"compiled": True} if compiled else {}),
     }
     identity = {
-        "schema_version": BUNDLE.version,
+        "schema_version": bundle_version(chosen.vectors is not None, built.student.head.levels),
         "corpus_id": shard_set.corpus.corpus_id,
         "store": cached.fingerprint.digest,
-        "class_vectors": taught.vectors.digest,
+        **({} if chosen.vectors is None else {"class_vectors": chosen.vectors.digest}),
         "student": {
             "model": dict(built.backbone.config),
             "preprocess": built.backbone.preprocess.to_json(),
@@ -322,8 +330,8 @@ def plan_distill(
             "id": shard_set.corpus.corpus_id,
             "samples": stream.num_samples,
         },
-        "store": {"fingerprint": cached.fingerprint.digest, "teacher": taught.teacher},
-        "class_vectors": taught.vectors.digest,
+        "store": {"fingerprint": cached.fingerprint.digest, "teacher": chosen.teacher},
+        **({} if chosen.vectors is None else {"class_vectors": chosen.vectors.digest}),
         "student_weights": built.backbone.weights,
         **shared,
     }
@@ -334,12 +342,12 @@ def plan_distill(
         config=config,
         recipe=recipe,
         settings=settings,
-        vectors=taught.vectors,
+        vectors=chosen.vectors,
         compute=compute,
         seed=seed,
         identity=identity,
         origin=origin,
-        targets=taught.targets,
+        targets=chosen,
         samples=stream.steps_per_epoch * settings.batch_size * settings.epochs,
         views=stream.num_views,
         validation=validation,
@@ -354,13 +362,13 @@ def plan_distill(
     )
 
 
-def _refuse_one_class(vectors: ClassVectors, method: Recipe, settings: Settings, where: str) -> None:
-    """A divergence over one class is 0 whatever the student says, so nothing would be learned from it alone."""
-    if vectors.num_classes > 1 or (method.needs_embedding(settings) and settings.embedding_weight):
+def _refuse_one_class(chosen: TrainingTargets, settings: TrainSettings, where: str) -> None:
+    """A divergence over one class is 0 whatever the student gives, so nothing would be learned from it alone."""
+    vectors = chosen.vectors
+    if vectors is None or vectors.num_classes > 1 or _other_terms(chosen, settings):
         return
-    other = (
-        "" if settings.embedding_loss is None else ", or let kd look at embeddings: --embedding-loss cosine"
-    )
+    looks = hasattr(settings, "embedding_loss")
+    other = ", or let kd look at embeddings: --embedding-loss cosine" if looks else ""
     raise InputError(
         "nothing can be learned from one class: the loss is 0", where=f"{where}, class {vectors.names[0]!r}",
         expected="2 classes or more", found=1,
@@ -368,8 +376,18 @@ def _refuse_one_class(vectors: ClassVectors, method: Recipe, settings: Settings,
     )  # fmt: skip
 
 
-def _validation(images: str | None, by: str, vectors: ClassVectors) -> Validation | None:
-    if images is not None:
+def _other_terms(chosen: TrainingTargets, settings: TrainSettings) -> bool:
+    """Whether the loss has a term for other targets than logits, with a weight that is not 0."""
+    return set(chosen.wanted) != {"logits"} and bool(getattr(settings, "embedding_weight", 1))
+
+
+def _validation(images: str | None, by: str, vectors: ClassVectors | None) -> Validation | None:
+    if images is not None and vectors is None:
+        raise InputError(
+            "validation needs class vectors, and this student has none", where=f"--validation {images}",
+            hint="learn the teacher's embedding too, from a store with class vectors; or leave it out",
+        )  # fmt: skip
+    if images is not None and vectors is not None:
         return Validation.open(images, vectors.names, by=by, base_C=vectors.base_C)
     if by != "top1":
         raise InputError(
@@ -379,15 +397,16 @@ def _validation(images: str | None, by: str, vectors: ClassVectors) -> Validatio
     return None
 
 
-def _real_depth(built: BuiltStudent, settings: Settings) -> dict[str, Json]:
+def _real_depth(built: BuiltStudent) -> dict[str, Json]:
     """Prompts go no deeper than the student has blocks."""
-    return {"prompt_depth": built.student.head.prompt_depth} if settings.prompt_depth else {}
+    depth = built.student.head.prompt_depth
+    return {"prompt_depth": depth} if depth else {}
 
 
 def _notes(
     built: BuiltStudent,
     stream: TargetStream,
-    settings: Settings,
+    settings: TrainSettings,
     recipe: str,
     config: StudentConfig,
     checking: Validation | None,
@@ -409,17 +428,18 @@ def _notes(
             f"whose labels are {'names of base classes' if checking.by == 'base' else 'class names'}"
         )
         notes += labelled.notes
-    depth = built.student.head.prompt_depth
-    if settings.prompt_depth and depth < settings.prompt_depth:
-        notes.append(
-            f"prompts go {depth} layers deep, not {settings.prompt_depth}: the student has no more blocks"
-        )
+    depth, wanted = built.student.head.prompt_depth, getattr(settings, "prompt_depth", 0)
+    if depth < wanted:
+        notes.append(f"prompts go {depth} layers deep, not {wanted}: the student has no more blocks")
+    notes += [
+        f"{level.target} is compared with the student's {level.layer}" for level in built.student.head.levels
+    ]
     if config.pretrained is None and built.backbone.weights.startswith(RANDOM):
         notes.append("no --student-pretrained: the student starts from random weights")
     return tuple(notes)
 
 
-def _reuse(stream: TargetStream, settings: Settings) -> str | None:
+def _reuse(stream: TargetStream, settings: TrainSettings) -> str | None:
     if stream.num_views >= settings.epochs:
         return None
     uses = settings.epochs / stream.num_views

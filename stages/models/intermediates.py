@@ -65,13 +65,25 @@ class Intermediates:
         if tokens and indices:
             first = self.run(pixels_NCHW, [n for n in names if n != TOKENS], to_the_end=to_the_end)
             return Passed(maps=first.maps | self.run(pixels_NCHW, [TOKENS]).maps, end=first.end)
-        found, end = self._call(pixels_NCHW, [len(self._index) - 1] if tokens else indices, tokens, to_the_end)
+        found, end = self._call(
+            pixels_NCHW, [len(self._index) - 1] if tokens else indices, tokens, to_the_end
+        )
         if tokens:
             return Passed(maps={TOKENS: found[0].float().flatten(2).transpose(1, 2)}, end=end)
         by_index = dict(zip(indices, found, strict=True))
         return Passed(
             maps={name: by_index[self._index[name]].float().contiguous() for name in names}, end=end
         )
+
+    def pooled(self, passed: Passed) -> Tensor:
+        """The module's own result of a pass that went to the end: what calling it would have given.
+
+        Raises:
+            ValueError: it did not go to the end.
+        """
+        if passed.end is None:
+            raise ValueError("a pass that was not asked for its end")
+        return passed.end if self._is_open_clip else self._module.forward_head(passed.end)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def shapes(self, pixels_NCHW: Tensor) -> dict[str, tuple[int, ...]]:

@@ -92,8 +92,8 @@ class Batches(Dataset[Any]):
             places = np.flatnonzero(shards_N == shard)
             positions = positions_N[places]
             rows_N[places] = joined.rows[positions]
-            for name, values_NW in joined.targets.items():
-                targets[name][places] = values_NW[positions]
+            for name, rows in joined.targets.items():
+                targets[name][places] = rows[positions]
             boxes = joined.view_params[positions]
             for place, row, box in zip(places, rows_N[places].tolist(), boxes, strict=True):
                 try:
@@ -109,9 +109,9 @@ class Batches(Dataset[Any]):
 
     def layout(self, count: int) -> Layout:
         """What a batch of `count` samples consists of: rows, images, and the targets in their order."""
-        widths = {target.name: target.width for target in self._facts.spec.targets}
+        shapes = {target.name: target.shape for target in self._facts.spec.targets}
         images = (np.dtype(self._kind.dtype).str, (count, *self._kind.shape(self._size)))
-        return [("i8", (count,)), images, *(("f4", (count, widths[name])) for name in self.names)]
+        return [("i8", (count,)), images, *(("f4", (count, *shapes[name])) for name in self.names)]
 
     def _room(self, count: int) -> tuple[Item, list[NDArray[Any]]]:
         """Memory for a batch: what to send, and its arrays to fill."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import zarr
@@ -13,11 +14,12 @@ from ...pipeline.storage import Location
 from ...storage_schemas.errors import DamagedError, InputError, MismatchError
 from ...storage_schemas.plain_text import counted, typed
 from ...storage_schemas.samples import shard_name
-from ...storage_schemas.target_store import read_rows, read_target
+from ...storage_schemas.target_store import read_rows
 from ...storage_schemas.view_params import Views
 from ..corpora.shards import ShardReader, ShardSet
 from ..samples.pixel_sample import check_sample
 from .store import StoreFacts, store_facts
+from .target_rows import TargetRows
 
 
 def check_pair(shards: ShardSet, store: Location) -> StoreFacts:
@@ -84,13 +86,23 @@ def check_pixels(shards: ShardSet, facts: StoreFacts, *, accept_other: bool = Fa
     return check_sample(shards, facts.pixels, facts.views, where=facts.store, accept_other=accept_other)
 
 
+class UsableRows:
+    """A target of the usable samples of a shard, by their place among these."""
+
+    def __init__(self, rows: TargetRows, positions: NDArray[np.int64]) -> None:
+        self._rows, self._positions = rows, positions
+
+    def __getitem__(self, places: Any) -> NDArray[np.float32]:
+        return self._rows[self._positions[places]]
+
+
 class JoinedShard:
     """One shard's images and targets of one view, aligned. Opened once, then gathered from in memory.
 
     Attributes:
         rows: global row numbers of the usable samples, int64 (sample,), ascending.
         view_params: their boxes and colours in the view at hand, VIEW (sample,).
-        targets: by name, fp32 (sample, width).
+        targets: by name; `targets[name][positions]` is fp32 (sample, …) of some usable samples, by their place among these.
 
     Raises:
         DamagedError: tar and store disagree about a key or about who is usable, or bytes are damaged.
@@ -98,7 +110,7 @@ class JoinedShard:
 
     rows: NDArray[np.int64]
     view_params: Views
-    targets: Mapping[str, NDArray[np.float32]]
+    targets: Mapping[str, UsableRows]
 
     def __init__(
         self, shards: ShardSet, root: zarr.Group, facts: StoreFacts, shard: int, names: Sequence[str]
@@ -118,10 +130,9 @@ class JoinedShard:
         self._check(keys_N, positions)
         self.rows = positions + spec.rows(self._shard).start
         self.view_params = params_N[positions]
-        targets = {name: read_target(self._root, spec, self._shard, name, view) for name in self._names}
         self.targets = {
-            name: values if len(positions) == len(values) else values[positions]
-            for name, values in targets.items()
+            name: UsableRows(TargetRows(self._root, spec, self._shard, name, view), positions)
+            for name in self._names
         }
         self._view = view
         return self

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import zarr
@@ -13,7 +14,7 @@ from ...pipeline.contents import Kind, how_to_make, kind_of
 from ...pipeline.ledger import Ledger
 from ...pipeline.storage import Location
 from ...storage_schemas.class_vectors import ClassVectors, read_class_vectors
-from ...storage_schemas.errors import DamagedError, IncompleteError, InputError
+from ...storage_schemas.errors import DamagedError, IncompleteError, InputError, TeachonceError
 from ...storage_schemas.receipt import Output
 from ...storage_schemas.samples import shard_name
 from ...storage_schemas.store_description import ATTRIBUTE, StoreDescription, StoreSpec, lost_description
@@ -51,9 +52,17 @@ class StoreFacts:
 
 @dataclass(frozen=True)
 class _Receipts:
-    """What the receipts of a store's shards vouch for (see `Vouchers`)."""
+    """What the receipts of a store's shards vouch for (see `Vouchers`).
+
+    Attributes:
+        chunks_per_shard: of arrays whose chunks hold less than the rows of a shard.
+    """
 
     store: Location
+    chunks_per_shard: dict[str, int] = field(default_factory=dict)
+
+    def shard_of(self, array: str, chunk: int) -> int:
+        return chunk // self.chunks_per_shard.get(array, 1)
 
     @property
     def _ledger(self) -> Ledger:
@@ -90,8 +99,14 @@ def open_store(store: Location) -> zarr.Group:
             "no target store here", where=store, expected=Kind.STORE, found=kind_of(store),
             hint=how_to_make(store, "teachonce cache SHARDS --teacher …"),
         )  # fmt: skip
-    root = open_root(VouchedStore(store.zarr_store(read_only=True), _Receipts(store)), where=store)
+    receipts = _Receipts(store)
+    root = open_root(VouchedStore(store.zarr_store(read_only=True), receipts), where=store)
     check_version(root, where=store)
+    with contextlib.suppress(TeachonceError):  # whoever needs the description reads it again, and is told
+        spec = StoreDescription.read(root, where=store).spec
+        receipts.chunks_per_shard.update(
+            {t.name: -(-spec.shard_size // t.chunk[0]) for t in spec.targets if t.chunk is not None}
+        )
     return root
 
 

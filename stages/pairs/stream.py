@@ -32,7 +32,7 @@ class Batch(NamedTuple):
 
     Attributes:
         images_NCHW: uint8 (sample, 3, size, size), contiguous; normalisation happens in the model.
-        targets: by name, fp32 (sample, width), of the epoch's view.
+        targets: by name, fp32 (sample, …), of the epoch's view.
         rows_N: int64 (sample,): row of each sample in the store.
     """
 

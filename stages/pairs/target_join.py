@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import DamagedError, InputError
-from ...storage_schemas.target_store import read_rows, read_target
+from ...storage_schemas.target_store import read_rows
 from ..corpora.images import MAX_PIXELS, BadImage
 from ..samples.kind import draw_views
 from ..samples.registry import kind_named
 from .join import check_views, targets_to_read
 from .store import open_store, read_vectors, store_facts
+from .target_rows import TargetRows
 
 #: Shards whose targets are kept at hand: as many as a pipeline mixes after the join costs nothing.
 OPEN_SHARDS = 4
@@ -34,7 +35,7 @@ class _Block:
     keys_N: NDArray[np.bytes_]
     valid_N: NDArray[np.bool_]
     views_N: NDArray[Any]
-    targets: Mapping[str, NDArray[np.float32]]
+    targets: Mapping[str, TargetRows | NDArray[np.float32]]
 
 
 def join_targets(
@@ -49,7 +50,7 @@ def join_targets(
     It goes in front of whatever renames or drops members, since it needs `__key__`, the member `json` and, for
     `size`, the image's own bytes (`.decode` may come before it without `size`, or behind with `partial=True`). Each sample gets, as numpy arrays:
 
-    - every target by name, fp32 (width,); `logits` are formed from embeddings where the store holds no logits;
+    - every target by name, fp32, in its shape; `logits` are formed from embeddings where the store holds no logits;
     - `view`: the view's parameters as they are stored (`view["top"]`, …);
     - with `size`, `image`: uint8 (3, size, size), that very view. Only a stored view is a valid target, so a
       pipeline that crops for itself must crop to `view`.
@@ -110,9 +111,11 @@ class TargetJoin:
                 hint="pass the store that was made from these tars",
             )  # fmt: skip
         keys_N, valid_N, views_N = read_rows(root, self._facts.spec, shard, self._view)
-        targets = {n: read_target(root, self._facts.spec, shard, n, self._view) for n in self._names}
+        targets: dict[str, TargetRows | NDArray[np.float32]] = {
+            n: TargetRows(root, self._facts.spec, shard, n, self._view) for n in self._names
+        }
         if self._vectors is not None:
-            targets["logits"] = self._vectors.logits(targets["embedding"])
+            targets["logits"] = self._vectors.logits(targets["embedding"][np.arange(len(keys_N))])
         return _Block(keys_N, valid_N, views_N, targets)
 
     def _joined(self, sample: Sample, block: _Block, position: int) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from torch import Tensor
 from ..models.weights import fit_weights
 from ..prompts.vision import check_tower, count_blocks, vision_width
 from ..students.family import Backbone
-from ..students.student import Head, Student
+from ..students.head import Head
+from ..students.student import Student
 from .frozen import Drift, compare
 from .layout import IMAGE, PROJECTOR, SCALE, Layout, check_keys, check_shape
 from .prompts import stack_prompts

@@ -5,15 +5,19 @@ Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, 2015, arXiv
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from ...storage_schemas.class_vectors import ClassVectors
+from ...storage_schemas.store_description import TargetSpec
 from ..students.family import Backbone
-from ..students.student import Head, Student
-from .recipe import Said, Settings
+from ..students.head import Head
+from ..students.student import Student
+from .kd_settings import KdSettings
+from .recipe import LossInputs, all_with_decay_on_matrices
 
 
 class Kd:
@@ -26,25 +30,19 @@ class Kd:
 
     name = "kd"
     frozen_backbone = False
-    defaults = Settings(
-        epochs=20,
-        batch_size=64,
-        optimizer="adamw",
-        lr=1e-3,
-        weight_decay=0.05,
-        schedule="cosine",
-        warmup_epochs=1,
-        temperature=1.0,
-        loss_weight=1.0,
-        projector="linear",
-        embedding_loss="none",
-        embedding_weight=1.0,
-    )
+    defaults = KdSettings()
 
-    def needs_embedding(self, settings: Settings) -> bool:
-        return settings.embedding_loss != "none"
+    def targets(self, settings: KdSettings, stored: Sequence[TargetSpec]) -> tuple[str, ...]:
+        return ("logits",) if settings.embedding_loss == "none" else ("logits", "embedding")
 
-    def head(self, settings: Settings, backbone: Backbone, vectors: ClassVectors) -> Head:
+    def head(
+        self,
+        settings: KdSettings,
+        backbone: Backbone,
+        vectors: ClassVectors | None,
+        targets: Mapping[str, TargetSpec],
+    ) -> Head:
+        assert vectors is not None  # logits were asked for
         return Head(
             width=backbone.width,
             embed_dim=vectors.embed_dim,
@@ -56,32 +54,26 @@ class Kd:
         """The teacher's."""
         return vectors.logit_scale
 
-    def parameter_groups(self, student: Student, settings: Settings) -> list[dict[str, Any]]:
-        """Everything; no weight decay on biases, norms and other vectors, as is usual."""
-        parameters = list(student.trained().values())
-        return [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ]
+    def parameter_groups(self, student: Student, settings: KdSettings) -> list[dict[str, Any]]:
+        return all_with_decay_on_matrices(student, settings)
 
-    def loss(self, said: Said, settings: Settings) -> Tensor:
+    def loss(self, outputs: LossInputs, settings: KdSettings) -> Tensor:
         """weight * T^2 * KL(teacher || student), mean over the batch; plus the embedding term, if asked for.
 
         That term is 1 - cosine, or the squared distance over all channels, mean over the batch.
         """
         t = settings.temperature
         divergence = F.kl_div(
-            F.log_softmax(said.student_logits_NC / t, dim=1),
-            F.log_softmax(said.teacher_logits_NC / t, dim=1),
+            F.log_softmax(outputs.student["logits"] / t, dim=1),
+            F.log_softmax(outputs.teacher["logits"] / t, dim=1),
             reduction="batchmean",
             log_target=True,
         )
         loss = settings.loss_weight * t * t * divergence
-        if said.teacher_embedding_ND is None or settings.embedding_loss == "none":
+        if settings.embedding_loss == "none":
             return loss
-        assert settings.embedding_weight is not None
+        student_ND, teacher_ND = outputs.student["embedding"], outputs.teacher["embedding"]
         if settings.embedding_loss == "cosine":
-            cosine_N = F.cosine_similarity(said.student_embedding_ND, said.teacher_embedding_ND, dim=1)
+            cosine_N = F.cosine_similarity(student_ND, teacher_ND, dim=1)
             return loss + settings.embedding_weight * (1 - cosine_N).mean()
-        squares_N = (said.student_embedding_ND - said.teacher_embedding_ND).square().sum(dim=1)
-        return loss + settings.embedding_weight * squares_N.mean()
+        return loss + settings.embedding_weight * (student_ND - teacher_ND).square().sum(dim=1).mean()

@@ -5,16 +5,20 @@ Li et al., PromptKD: Unsupervised Prompt Distillation for Vision-Language Models
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from ...storage_schemas.class_vectors import ClassVectors
+from ...storage_schemas.store_description import TargetSpec
 from ..prompts.vision import check_tower, count_blocks
 from ..students.family import Backbone
-from ..students.student import Head, Student
-from .recipe import Said, Settings
+from ..students.head import Head
+from ..students.student import Student
+from .promptkd_settings import PromptKdSettings
+from .recipe import LossInputs
 
 
 class PromptKd:
@@ -25,28 +29,20 @@ class PromptKd:
 
     name = "promptkd"
     frozen_backbone = True
-    defaults = Settings(
-        epochs=20,
-        batch_size=8,
-        optimizer="sgd",
-        lr=0.005,
-        weight_decay=5e-4,
-        schedule="coop",
-        warmup_epochs=1,
-        temperature=1.0,
-        loss_weight=1000.0,
-        projector="mlp",
-        prompt_length=4,
-        prompt_depth=9,
-    )
+    defaults = PromptKdSettings()
 
-    def needs_embedding(self, settings: Settings) -> bool:
-        return False
+    def targets(self, settings: PromptKdSettings, stored: Sequence[TargetSpec]) -> tuple[str, ...]:
+        return ("logits",)
 
-    def head(self, settings: Settings, backbone: Backbone, vectors: ClassVectors) -> Head:
+    def head(
+        self,
+        settings: PromptKdSettings,
+        backbone: Backbone,
+        vectors: ClassVectors | None,
+        targets: Mapping[str, TargetSpec],
+    ) -> Head:
+        assert vectors is not None  # logits were asked for
         check_tower(backbone.module)
-        assert settings.prompt_length is not None
-        assert settings.prompt_depth is not None
         return Head(
             width=backbone.width,
             embed_dim=vectors.embed_dim,
@@ -59,27 +55,26 @@ class PromptKd:
     def logit_scale(self, backbone: Backbone, vectors: ClassVectors) -> float:
         """The student's own, frozen, for cosines with text features.
 
-        A teacher with a linear head has no cosines: its head is shared as it is (scale, bias, embeddings that
-            are not
-        normalised), as in SimKD (Chen et al., CVPR 2022, arXiv 2203.14001). A scale made for cosines would be
+        A teacher with a linear head has no cosines: its head is shared as it is (scale, bias, embeddings that are
+        not normalised), as in SimKD (Chen et al., CVPR 2022, arXiv 2203.14001). A scale made for cosines would be
         wrong.
         """
         if vectors.normalized and backbone.logit_scale is not None:
             return backbone.logit_scale
         return vectors.logit_scale
 
-    def parameter_groups(self, student: Student, settings: Settings) -> list[dict[str, Any]]:
+    def parameter_groups(self, student: Student, settings: PromptKdSettings) -> list[dict[str, Any]]:
         """Prompts and projector; weight decay on all of it, batch norm and biases too, as the authors do."""
         student.freeze_backbone()
         return [{"params": list(student.trained().values()), "weight_decay": settings.weight_decay}]
 
-    def loss(self, said: Said, settings: Settings) -> Tensor:
+    def loss(self, outputs: LossInputs, settings: PromptKdSettings) -> Tensor:
         """weight * T^2 * KL(teacher || student), summed over the batch and divided by B * C."""
         t = settings.temperature
         divergence = F.kl_div(
-            F.log_softmax(said.student_logits_NC / t, dim=1),
-            F.log_softmax(said.teacher_logits_NC / t, dim=1),
+            F.log_softmax(outputs.student["logits"] / t, dim=1),
+            F.log_softmax(outputs.teacher["logits"] / t, dim=1),
             reduction="sum",
             log_target=True,
         )
-        return settings.loss_weight * t * t * divergence / said.student_logits_NC.numel()
+        return settings.loss_weight * t * t * divergence / outputs.student["logits"].numel()

@@ -1,180 +1,97 @@
-"""Owns the seam between the trainer and the methods: what a recipe says of itself, and its settings."""
+"""Owns the seam between the trainer and the methods: what a recipe says of itself, and what its loss is given."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from ...storage_schemas.class_vectors import ClassVectors
-from ...storage_schemas.errors import InputError
-from ...storage_schemas.fingerprint import Json
-from ..students.family import Backbone
-from ..students.student import PROJECTORS, Head, Student
-from .schedule import SCHEDULES
-
-_CHOICES = {
-    "optimizer": ("sgd", "adamw"),
-    "schedule": SCHEDULES,
-    "projector": PROJECTORS,
-    "embedding_loss": ("none", "cosine", "mse"),
-}
-#: Options of every recipe, and the value that means: none of that.
-_OFF = {"accumulate": 1, "clip_norm": 0, "ema": 0, "patience": 0}
-_MINIMUM = {
-    "epochs": 1,
-    "batch_size": 1,
-    "warmup_epochs": 0,
-    "weight_decay": 0,
-    "prompt_length": 0,
-    "prompt_depth": 1,
-    "accumulate": 1,
-    "clip_norm": 0,
-    "ema": 0,
-    "patience": 0,
-}
+    from ...storage_schemas.class_vectors import ClassVectors
+    from ...storage_schemas.store_description import TargetSpec
+    from ..students.family import Backbone
+    from ..students.head import Head
+    from ..students.student import Student
+    from .settings import TrainSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """The numbers of a method; its recipe holds the defaults. None: the recipe has no such thing.
+class LossInputs:
+    """What student and teacher give for one batch, all fp32, by the names of targets.
 
     Attributes:
-        epochs: passes over the corpus; epoch e reads view e mod K.
-        batch_size: samples in a step; a last, shorter batch is left out.
-        optimizer: `sgd` (momentum 0.9) or `adamw`.
-        lr: highest learning rate.
-        weight_decay: see the recipe for what it acts on.
-        schedule: how the learning rate moves, see `schedule.learning_rate`.
-        warmup_epochs: at its beginning.
-        temperature: T of the softmaxes.
-        loss_weight: factor of the divergence of the logits.
-        projector: see `students.student.Head`.
-        prompt_length, prompt_depth: tokens a layer, and layers, of deep visual prompts.
-        embedding_loss: `none`, `cosine` or `mse`: a term that draws embeddings to the teacher's.
-        embedding_weight: its factor.
-        accumulate: equal parts of a batch that go through the student one after another; their gradients add up.
-        clip_norm: largest norm of all gradients together; 0 for none.
-        ema: decay of a moving average of the weights, which the bundle then holds; 0 for none.
-        patience: epochs without a better validation accuracy after which training stops; 0 for never.
+        student: with gradients. `embedding` (N, D) always; `logits` (N, C) where there are class vectors; and for each of the
+            head's levels what its projector gives, under the name of the target that it is compared with and in its shape.
+        teacher: the targets that the recipe asked for, from the store; `logits` may be formed from embeddings.
     """
 
-    epochs: int
-    batch_size: int
-    optimizer: str
-    lr: float
-    weight_decay: float
-    schedule: str
-    warmup_epochs: int
-    temperature: float
-    loss_weight: float
-    projector: str
-    prompt_length: int | None = None
-    prompt_depth: int | None = None
-    embedding_loss: str | None = None
-    embedding_weight: float | None = None
-    accumulate: int = 1
-    clip_norm: float = 0.0
-    ema: float = 0.0
-    patience: int = 0
-
-    def to_json(self) -> dict[str, Json]:
-        """Those that the recipe has, without options that are off."""
-        return {
-            name: value
-            for name, value in asdict(self).items()
-            if value is not None and value != _OFF.get(name)
-        }
-
-    def override(self, recipe: str, options: Mapping[str, Any]) -> Settings:
-        """A copy with the options that are not None.
-
-        Raises:
-            InputError: an option that means nothing to this recipe, or an impossible number.
-        """
-        given = {name: value for name, value in options.items() if value is not None}
-        for name in given:
-            if getattr(self, name) is None:
-                option = f"--{name.replace('_', '-')}"
-                raise InputError(
-                    f"an option that recipe {recipe} does not have", where=option, hint="leave it out"
-                )
-        settings = replace(self, **given)
-        settings._check()
-        return settings
-
-    def _check(self) -> None:
-        def refuse(name: str, expected: str) -> InputError:
-            option = f"--{name.replace('_', '-')}"
-            return InputError(
-                "impossible setting", where=option, expected=expected, found=getattr(self, name)
-            )
-
-        for name, value in asdict(self).items():
-            if value is None:
-                continue
-            if name in _CHOICES and value not in _CHOICES[name]:
-                raise refuse(name, ", ".join(_CHOICES[name]))
-            if name in _MINIMUM and value < _MINIMUM[name]:
-                raise refuse(name, f"at least {_MINIMUM[name]}")
-            if name in ("lr", "temperature") and not value > 0:
-                raise refuse(name, "more than 0")
-        if self.ema >= 1:
-            raise refuse("ema", "less than 1")
-        if self.batch_size % self.accumulate:
-            raise refuse("batch_size", f"a multiple of {self.accumulate}, the parts of --accumulate")
-        if self.warmup_epochs > self.epochs:
-            raise refuse("warmup_epochs", f"at most {self.epochs}, the epochs")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Said:
-    """What student and teacher said of one batch, all fp32.
-
-    Attributes:
-        student_embedding_ND, student_logits_NC: with gradients.
-        teacher_logits_NC: from the store, or formed from its embeddings and class vectors.
-        teacher_embedding_ND: where the recipe asked for it.
-    """
-
-    student_embedding_ND: Tensor
-    student_logits_NC: Tensor
-    teacher_logits_NC: Tensor
-    teacher_embedding_ND: Tensor | None
+    student: Mapping[str, Tensor]
+    teacher: Mapping[str, Tensor]
 
 
 class Recipe(Protocol):
-    """A distillation method."""
+    """A distillation method. Its settings are a subclass of `TrainSettings`; their fields become options of `distill`."""
 
     @property
     def name(self) -> str:
         """What `--recipe` takes."""
 
     @property
-    def defaults(self) -> Settings:
-        """As published, or as is usual."""
+    def defaults(self) -> Any:
+        """Its settings, as published or as is usual: an object of its own settings class."""
 
     @property
     def frozen_backbone(self) -> bool:
         """Whether the backbone's own weights stay as they are; such a recipe wants them to be named."""
 
-    def needs_embedding(self, settings: Settings) -> bool:
-        """Whether the loss looks at the teacher's embedding."""
+    def targets(self, settings: Any, stored: Sequence[TargetSpec]) -> tuple[str, ...]:
+        """Names of the targets that the loss looks at.
 
-    def head(self, settings: Settings, backbone: Backbone, vectors: ClassVectors) -> Head:
+        `logits` needs class vectors, and is there wherever logits or embeddings are stored; other names must be stored.
+
+        Args:
+            settings: its own.
+            stored: what the store holds.
+
+        Raises:
+            InputError: the store holds nothing that this recipe can use.
+        """
+
+    def head(
+        self,
+        settings: Any,
+        backbone: Backbone,
+        vectors: ClassVectors | None,
+        targets: Mapping[str, TargetSpec],
+    ) -> Head:
         """The student's shape beyond its backbone.
+
+        Args:
+            settings: its own.
+            backbone: the student's.
+            vectors: class vectors; None where there are none, or where the targets are not about classes.
+            targets: those that it asked for, by name, with axes and shapes.
 
         Raises:
             InputError: this backbone, or this teacher, cannot be used.
         """
 
     def logit_scale(self, backbone: Backbone, vectors: ClassVectors) -> float:
-        """The factor from the student's embeddings to its logits."""
+        """The factor from the student's embeddings to its logits. Asked only where there are class vectors."""
 
-    def parameter_groups(self, student: Student, settings: Settings) -> list[dict[str, Any]]:
+    def parameter_groups(self, student: Student, settings: Any) -> list[dict[str, Any]]:
         """What trains, as torch optimizers take it: `params` and `weight_decay` of each group."""
 
-    def loss(self, said: Said, settings: Settings) -> Tensor:
-        """The loss of one batch, a scalar."""
+    def loss(self, outputs: LossInputs, settings: Any) -> Tensor:
+        """The loss of one batch, a scalar: a mean over its samples."""
+
+
+def all_with_decay_on_matrices(student: Student, settings: TrainSettings) -> list[dict[str, Any]]:
+    """Parameter groups as is usual: everything trains; no weight decay on biases, norms and other vectors."""
+    parameters = list(student.trained().values())
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]

@@ -20,8 +20,9 @@ from ..models.preprocess import Preprocess
 from ..samples.images import IMAGES
 from ..samples.kind import SampleKind, draw_views
 from ..samples.registry import kind_named
+from .head import Head
 from .rebuild import rebuild_student
-from .student import Head, Student
+from .student import Student
 
 if TYPE_CHECKING:
 
@@ -38,13 +39,13 @@ class LoadedStudent:
     Attributes:
         student: in eval mode, its parameters without gradients; uint8 images (N, 3, size, size) to fp32 embeddings (N, width)
             that `vectors.logits` takes. Images must lie on its device.
-        vectors: class vectors with the student's own logit scale; `vectors.names` are the classes.
+        class_vectors: with the student's own logit scale; None where it was trained without classes. `vectors` are these, or refuse.
         config: what `config.json` says.
         preprocess: size and test-time crop of the images.
     """
 
     student: CalledStudent
-    vectors: ClassVectors
+    class_vectors: ClassVectors | None
     config: BundleConfig
     preprocess: Preprocess
 
@@ -63,20 +64,42 @@ class LoadedStudent:
         """
         return kind_named(self.config.sample_kind, where="config.json")
 
+    @property
+    def vectors(self) -> ClassVectors:
+        """The class vectors; `vectors.names` are the classes.
+
+        Raises:
+            InputError: the student has none.
+        """
+        if self.class_vectors is None:
+            raise InputError(
+                "this student has no class vectors, so it tells no classes", where=self.config.student.get("name"),
+                expected="one that learned logits, or the embedding, from a store with class vectors",
+                found=f"recipe {self.config.origin.get('recipe')}, targets {', '.join(self.config.origin.get('targets', ()))}",
+                hint="use its features with `load_student`; or teachonce vectors … --out STORE, and distill with `embedding` among the targets",
+            )  # fmt: skip
+        return self.class_vectors
+
     def __repr__(self) -> str:
         model, size = str(self.config.student.get("name")), self.preprocess.size
+        vectors = self.class_vectors
+        classes = "no classes" if vectors is None else f"{vectors.num_classes} classes"
         return (
-            f"LoadedStudent({model!r}, {self.vectors.num_classes} classes, width {self.vectors.embed_dim}, "
+            f"LoadedStudent({model!r}, {classes}, width {self.student.head.embed_dim}, "
             f"images of {size}x{size} pixels)"
         )
 
 
-def write_bundle(location: Location, student: Student, vectors: ClassVectors, config: BundleConfig) -> None:
-    """Write the three files; `config.json` last, since it alone makes a folder a bundle."""
+def write_bundle(
+    location: Location, student: Student, vectors: ClassVectors | None, config: BundleConfig
+) -> None:
+    """Write the files, that of class vectors where there are some; `config.json` last, since it alone makes a folder a bundle."""
     weights = {
         name: value.detach().cpu().contiguous().clone() for name, value in student.state_dict().items()
     }
-    files = {WEIGHTS: safetensors.torch.save(weights), VECTORS: encode_vectors(vectors)}
+    files = {WEIGHTS: safetensors.torch.save(weights)}
+    if vectors is not None:
+        files[VECTORS] = encode_vectors(vectors)
     (location / CONFIG).remove()
     for name, data in files.items():
         (location / name).write_bytes(data)
@@ -117,7 +140,9 @@ def load_student(location: Location | str, *, device: str = "cpu") -> LoadedStud
         )
     config = BundleConfig.from_bytes((folder / CONFIG).read_bytes(), where=folder / CONFIG)
     try:
-        vectors = decode_vectors(_checked(folder, VECTORS, config), config, folder / VECTORS)
+        vectors = None
+        if config.class_names:
+            vectors = decode_vectors(_checked(folder, VECTORS, config), config, folder / VECTORS)
         weights = safetensors.torch.load(_checked(folder, WEIGHTS, config))
     except (FileNotFoundError, safetensors.SafetensorError, KeyError) as error:
         raise DamagedError(
@@ -128,7 +153,7 @@ def load_student(location: Location | str, *, device: str = "cpu") -> LoadedStud
         ) from error
     preprocess = Preprocess.from_json(config.preprocess, folder / CONFIG)
     head = Head.from_json(config.head, folder / CONFIG)
-    if vectors.embed_dim != head.embed_dim:
+    if vectors is not None and vectors.embed_dim != head.embed_dim:
         raise DamagedError(
             "the bundle's class vectors are not for its student", where=folder,
             expected=f"{head.embed_dim} channels, as the student gives", found=f"{vectors.embed_dim}",
@@ -138,7 +163,7 @@ def load_student(location: Location | str, *, device: str = "cpu") -> LoadedStud
     student.requires_grad_(False)
     return LoadedStudent(
         student=cast("CalledStudent", student.eval().to(device)),
-        vectors=vectors,
+        class_vectors=vectors,
         config=config,
         preprocess=preprocess,
     )

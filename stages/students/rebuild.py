@@ -19,8 +19,9 @@ from ..models.probe import few_images
 from ..models.vision_config import MOST_PIXELS
 from ..models.weights import brief, check_fit, fit_weights
 from .described import OpenClipBackbone, check_backbone
+from .head import Head
 from .registry import rebuild_backbone
-from .student import Head, Student
+from .student import Student
 
 
 def rebuild_student(

@@ -1,56 +1,21 @@
-"""Owns the student that is trained: backbone, prompts if any, projector to the teacher's width; logits."""
+"""Owns the student that is trained: backbone, prompts if any, and projectors to the teacher's shapes."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import InputError
-from ...storage_schemas.fingerprint import Json
-from ...storage_schemas.json_file import Count, Positive, as_schema
+from ..models.intermediates import TOKENS, Intermediates
 from ..models.layout import use_channels_last
 from ..models.preprocess import Normalize, Preprocess
 from ..prompts.vision import PromptedVisionTransformer
-
-PROJECTORS = ("linear", "mlp", "none")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Head:
-    """A student's shape beyond its backbone; lies in the bundle's config.
-
-    Attributes:
-        width: channels of the backbone's features.
-        embed_dim: channels of the teacher's embedding.
-        projector: `linear`, `mlp` (linear, batch norm, ReLU, linear: PromptKD's 1x1 convolutions), or `none`.
-        prompt_length, prompt_depth: deep visual prompts; depth 0 means none.
-        normalized: whether embeddings are L2-normalised.
-    """
-
-    width: Positive
-    embed_dim: Positive
-    projector: str
-    prompt_length: Count = 0
-    prompt_depth: Count = 0
-    normalized: bool
-
-    def to_json(self) -> Json:
-        return asdict(self)
-
-    @staticmethod
-    def from_json(fields: Json, where: object) -> Head:
-        """What `to_json` gave.
-
-        Raises:
-            DamagedError: something else.
-        """
-        return as_schema(
-            fields, Head, what="not a head of a student", where=where, hint="copy the bundle again"
-        )
+from .head import PROJECTORS, Head, Level
 
 
 class Student(nn.Module):
@@ -58,6 +23,8 @@ class Student(nn.Module):
 
     What comes out is ready for `ClassVectors.logits`: normalised where the class vectors want it. Autocast,
     where a caller switches it on, reaches the backbone only; projector and normalisation are fp32.
+
+    `outputs` also gives the maps that the head's levels name, from the same pass.
 
     Attributes:
         frozen: backbone weights take no gradient and the backbone stays in eval mode (its dropout and batch
@@ -76,17 +43,40 @@ class Student(nn.Module):
                 backbone, length=head.prompt_length, depth=head.prompt_depth
             )
         self.projector = make_projector(head)
+        if head.levels:  # others have no such part in their weights
+            self.levels = nn.ModuleList(LevelProjector(level) for level in head.levels)
+        self._maps = Intermediates(backbone) if head.levels else None
         self._channels_last = use_channels_last(backbone)
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
         """Embeddings (N, D), fp32."""
-        pixels_NCHW = self.normalize(images_NCHW)
-        if self._channels_last:
-            pixels_NCHW = pixels_NCHW.contiguous(memory_format=torch.channels_last)
-        features = self.backbone(pixels_NCHW)
+        features = self.backbone(self._pixels(images_NCHW))
         if isinstance(features, tuple):  # open_clip towers made for captioning return (pooled, tokens)
             features = features[0]
+        return self._embedding(features)
+
+    def outputs(self, images_NCHW: Tensor) -> dict[str, Tensor]:
+        """`embedding` (N, D), and what the projector of each of the head's levels gives, by its target's name; fp32."""
+        if self._maps is None:
+            embedding_ND: Tensor = self(images_NCHW)
+            return {"embedding": embedding_ND}
+        layers = list(dict.fromkeys(level.layer for level in self.head.levels))
+        passed = self._maps.run(self._pixels(images_NCHW), layers, to_the_end=True)
+        found = {"embedding": self._embedding(self._maps.pooled(passed))}
         with torch.autocast(images_NCHW.device.type, enabled=False):
+            for projector in self.levels:
+                assert isinstance(projector, LevelProjector)
+                found[projector.level.target] = projector(passed.maps[projector.level.layer])
+        return found
+
+    def _pixels(self, images_NCHW: Tensor) -> Tensor:
+        pixels_NCHW: Tensor = self.normalize(images_NCHW)
+        return (
+            pixels_NCHW.contiguous(memory_format=torch.channels_last) if self._channels_last else pixels_NCHW
+        )
+
+    def _embedding(self, features: Tensor) -> Tensor:
+        with torch.autocast(features.device.type, enabled=False):
             embedding_ND: Tensor = self.projector(features.float())
             return F.normalize(embedding_ND, dim=-1) if self.head.normalized else embedding_ND
 
@@ -110,6 +100,17 @@ class Student(nn.Module):
         """All that training changes, by name: trained parameters, and buffers such as batch norm's averages."""
         fixed = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
         return {name: value for name, value in self.state_dict().items() if name not in fixed}
+
+
+class Outputs(nn.Module):
+    """A student whose call gives all of `Student.outputs`: what is wrapped to train on several processes, or compiled."""
+
+    def __init__(self, student: Student) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, images_NCHW: Tensor) -> dict[str, Tensor]:
+        return self.student.outputs(images_NCHW)
 
 
 def make_projector(head: Head) -> nn.Module:
@@ -140,19 +141,66 @@ def make_projector(head: Head) -> nn.Module:
     return nn.Identity()
 
 
-class ClassHead(nn.Module):
-    """Class vectors on a device: fp32 embeddings (N, D) to fp32 logits (N, C); see `ClassVectors.logits`."""
+class LevelProjector(nn.Module):
+    """A map of the student, (N, width, Y, X) or tokens (N, T, width), to the shape of a target, fp32.
 
-    vectors_CD: Tensor
-    bias_C: Tensor | None
+    A finer grid than the target's is averaged over areas, a coarser one interpolated; then a projector acts at each place.
+    """
 
-    def __init__(self, vectors: ClassVectors, logit_scale: float | None = None) -> None:
+    def __init__(self, level: Level) -> None:
+        """
+        Raises:
+            InputError: tokens that are no square grid, or `none` between different widths.
+        """
         super().__init__()
-        self.logit_scale = vectors.logit_scale if logit_scale is None else logit_scale
-        self.register_buffer("vectors_CD", torch.tensor(vectors.vectors_CD))
-        self.register_buffer("bias_C", None if vectors.bias_C is None else torch.tensor(vectors.bias_C))
+        self.level = level
+        self._grid = grid_of(level.shape, level.target)
+        self.project = _place_projector(level, level.shape[-1] if len(level.shape) == 2 else level.shape[0])
 
-    def forward(self, embedding_ND: Tensor) -> Tensor:
-        with torch.autocast(embedding_ND.device.type, enabled=False):
-            logits_NC = self.logit_scale * (embedding_ND.float() @ self.vectors_CD.T)
-            return logits_NC if self.bias_C is None else logits_NC + self.bias_C
+    def forward(self, values: Tensor) -> Tensor:
+        map_NCYX = values.float()
+        if self.level.layer == TOKENS:
+            side = math.isqrt(map_NCYX.shape[1])
+            map_NCYX = map_NCYX.transpose(1, 2).reshape(len(map_NCYX), -1, side, side)
+        here, there = tuple(map_NCYX.shape[2:]), self._grid
+        if here != there:
+            map_NCYX = (
+                F.adaptive_avg_pool2d(map_NCYX, there)
+                if here[0] >= there[0] and here[1] >= there[1]
+                else F.interpolate(map_NCYX, there, mode="bilinear", align_corners=False)
+            )
+        map_NCYX = cast("Tensor", self.project(map_NCYX))
+        return map_NCYX.flatten(2).transpose(1, 2) if len(self.level.shape) == 2 else map_NCYX
+
+
+def grid_of(shape: Sequence[int], target: str) -> tuple[int, int]:
+    """Rows and columns of a target's places: those of (channel, y, x), or a square of (token, channel).
+
+    Raises:
+        InputError: tokens that are no square.
+    """
+    if len(shape) == 3:
+        return shape[1], shape[2]
+    side = math.isqrt(shape[0])
+    if side * side != shape[0]:
+        raise InputError(
+            "tokens that lie on no square grid cannot be compared with a student's maps", where=target,
+            expected="a square number of tokens", found=shape[0], hint="choose a target with the axes y and x",
+        )  # fmt: skip
+    return side, side
+
+
+def _place_projector(level: Level, channels: int) -> nn.Module:
+    """`make_projector` at each place of a map: 1x1 convolutions."""
+    if level.projector == "linear":
+        return nn.Conv2d(level.width, channels, 1)
+    if level.projector == "mlp":
+        return nn.Sequential(
+            nn.Conv2d(level.width, channels, 1),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, channels, 1),
+        )
+    return make_projector(
+        Head(width=level.width, embed_dim=channels, projector=level.projector, normalized=False)
+    )

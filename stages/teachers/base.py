@@ -105,8 +105,21 @@ class TeacherSpec:
         return loaded_text(self.model, of_file, self.weights_digest, activation, self.preprocess.to_text())
 
 
+@dataclass(frozen=True, kw_only=True)
+class Offer:
+    """A target that a teacher computes.
+
+    Attributes:
+        axes, shape: of one image's: `embedding` has ("channel",), `tokens` ("token", "channel"), maps ("channel", "y", "x").
+    """
+
+    name: str
+    axes: tuple[str, ...]
+    shape: tuple[int, ...]
+
+
 class Teacher(Protocol):
-    """A frozen model that says something of an image."""
+    """A frozen model that gives targets for images. `BaseTeacher` has what most need not say."""
 
     @property
     def spec(self) -> TeacherSpec:
@@ -119,8 +132,14 @@ class Teacher(Protocol):
     def to(self, device: torch.device) -> Teacher:
         """Move it to a device; returns itself."""
 
+    def offers(self) -> tuple[Offer, ...]:
+        """The targets that it computes for images of its input size, `embedding` among them."""
+
+    def outputs(self, images_NCHW: torch.Tensor, names: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Some of its targets, by name: fp32 (N, …) of uint8 images (N, 3, size, size) on the teacher's device."""
+
     def embed(self, images_NCHW: torch.Tensor) -> torch.Tensor:
-        """Embeddings (N, D) in fp32 of uint8 images (N, 3, size, size) on the teacher's device."""
+        """The target `embedding` alone: (N, D)."""
 
     def class_names(self, names: Sequence[str] | None) -> tuple[str, ...]:
         """`names`, or the model's own classes for None.
@@ -137,6 +156,34 @@ class Teacher(Protocol):
 
     def plain(self, names: Sequence[str]) -> list[tuple[Teacher, ClassVectors]]:
         """The same model without what it has learned, and its class vectors; empty where it has learned nothing more."""
+
+
+class BaseTeacher:
+    """A teacher without classes of its own, of which nothing special is to be known. A family overrides what it has."""
+
+    spec: TeacherSpec
+
+    def outputs(self, images_NCHW: torch.Tensor, names: Sequence[str]) -> dict[str, torch.Tensor]:
+        raise NotImplementedError
+
+    def embed(self, images_NCHW: torch.Tensor) -> torch.Tensor:
+        return self.outputs(images_NCHW, ("embedding",))["embedding"]
+
+    def class_names(self, names: Sequence[str] | None) -> tuple[str, ...]:
+        raise InputError(
+            "this teacher has no class vectors", where=self.spec.model, hint="leave out `teachonce vectors`"
+        )
+
+    def class_vectors(self, names: Sequence[str], templates: Sequence[str]) -> ClassVectors:
+        raise InputError(
+            "this teacher has no class vectors", where=self.spec.model, hint="leave out `teachonce vectors`"
+        )
+
+    def name_notes(self, names: Sequence[str], templates: Sequence[str]) -> tuple[str, ...]:
+        return ()
+
+    def plain(self, names: Sequence[str]) -> list[tuple[Teacher, ClassVectors]]:
+        return []
 
 
 def freeze(module: Any) -> Any:

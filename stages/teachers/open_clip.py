@@ -15,15 +15,17 @@ from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import digest_json
 from ..models.clip import build_clip, check_width
 from ..models.clip_source import resolve_clip
+from ..models.intermediates import Intermediates
 from ..models.preprocess import Normalize
 from ..models.probe import few_images, run_once, tried
 from ..models.tokenizer import Tokenizer, load_tokenizer, name_notes
 from ..models.weights import weights_digest
-from .base import Teacher, TeacherConfig, TeacherSpec, freeze
+from .base import BaseTeacher, Offer, TeacherConfig, TeacherSpec, freeze
 from .contract import check_contract
+from .offers import offers_with_maps, outputs_with_maps
 
 
-class OpenClipTeacher:
+class OpenClipTeacher(BaseTeacher):
     """An open_clip model. `embed` is its L2-normalised `encode_image`.
 
     Attributes:
@@ -35,6 +37,7 @@ class OpenClipTeacher:
         self.model = freeze(model)
         self._typed = typed
         self._normalize = Normalize(spec.preprocess)
+        self._maps = Intermediates(model.visual)
         self.spec = spec
         self.loaded = loaded
 
@@ -82,9 +85,18 @@ class OpenClipTeacher:
         self._normalize.to(device)
         return self
 
+    def offers(self) -> tuple[Offer, ...]:
+        images_NCHW = few_images(1, self.spec.preprocess.size).to(next(self.model.parameters()).device)
+        return offers_with_maps(self.spec.embed_dim, self._maps, self._normalize(images_NCHW))
+
+    def outputs(self, images_NCHW: torch.Tensor, names: Sequence[str]) -> dict[str, torch.Tensor]:
+        return outputs_with_maps(
+            names, embed=lambda: self.embed(images_NCHW), maps=self._maps,
+            pixels=lambda: self._normalize(images_NCHW), embed_end=_unit,
+        )  # fmt: skip
+
     def embed(self, images_NCHW: torch.Tensor) -> torch.Tensor:
-        embedding_ND = self.model.encode_image(self._normalize(images_NCHW))
-        return torch.nn.functional.normalize(embedding_ND.float(), dim=-1)
+        return _unit(self.model.encode_image(self._normalize(images_NCHW)))
 
     def class_names(self, names: Sequence[str] | None) -> tuple[str, ...]:
         if names is None:
@@ -127,9 +139,6 @@ class OpenClipTeacher:
         texts = [templates[0].replace("{}", name.replace("_", " ")) for name in names]
         return name_notes(self.tokenizer, names, texts)
 
-    def plain(self, names: Sequence[str]) -> list[tuple[Teacher, ClassVectors]]:
-        return []
-
     @torch.no_grad()
     def _check(self) -> None:
         """A few images and texts: embeddings and class vectors must give the model's own logits."""
@@ -144,6 +153,10 @@ class OpenClipTeacher:
             own_NC = _own_logits(self.model, self._normalize(images_NCHW), ids_CT)
         features_CD = torch.nn.functional.normalize(self.model.encode_text(ids_CT).float(), dim=-1)
         check_contract(self.vectors_of(("a", "b"), features_CD), embedding_ND, own_NC, where=self.spec.model)
+
+
+def _unit(embedding_ND: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.normalize(embedding_ND.float(), dim=-1)
 
 
 def _own_logits(model: Any, images_NCHW: torch.Tensor, ids_CT: torch.Tensor) -> torch.Tensor:

@@ -21,7 +21,7 @@ from ..models.weights import fit_weights, weights_digest
 from ..prompts.clip import PromptedClip, class_ids
 from ..prompts.folder import LoadedPrompts, read_prompts
 from ..prompts.text import prompt_texts
-from .base import Teacher, TeacherConfig, freeze
+from .base import BaseTeacher, Offer, Teacher, TeacherConfig, freeze
 from .open_clip import OpenClipTeacher
 
 #: Classes in a forward pass of the text tower.
@@ -38,7 +38,7 @@ class _Backbone:
     weights: str
 
 
-class PromptedTeacher:
+class PromptedTeacher(BaseTeacher):
     """`embed` and `class_vectors` as PromptSRC's evaluation has them, in fp32."""
 
     def __init__(self, backbone: OpenClipTeacher, loaded: LoadedPrompts, name: str) -> None:
@@ -98,6 +98,13 @@ class PromptedTeacher:
         self._clip.to(device)
         self._normalize.to(device)
         return self
+
+    def offers(self) -> tuple[Offer, ...]:
+        """The embedding alone: the libraries' passes for maps know nothing of prompts."""
+        return (Offer(name="embedding", axes=("channel",), shape=(self.spec.embed_dim,)),)
+
+    def outputs(self, images_NCHW: torch.Tensor, names: Sequence[str]) -> dict[str, torch.Tensor]:
+        return {name: self.embed(images_NCHW) for name in names}
 
     def embed(self, images_NCHW: torch.Tensor) -> torch.Tensor:
         return self._clip.image_features(self._normalize(images_NCHW))

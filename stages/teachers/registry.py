@@ -1,11 +1,18 @@
-"""Owns the table of teacher families: which one a name belongs to."""
+"""Owns the table of teacher families: which one a name belongs to. Installed packages add theirs (entry points `teachonce.teachers`)."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import cast
 
+from ...storage_schemas.errors import InputError
 from ..models.names import PROMPTS_PREFIX, TIMM_PREFIX
 from .base import Teacher, TeacherConfig
+
+#: An entry point NAME of this group loads the teachers whose models are spelled `NAME:…`: a function from `TeacherConfig`.
+GROUP = "teachonce.teachers"
 
 
 @functools.lru_cache(maxsize=1)
@@ -13,7 +20,7 @@ def load_teacher(config: TeacherConfig) -> Teacher:
     """Load a teacher on the CPU, frozen, in eval mode and fp32. The last one stays loaded in this process.
 
     Raises:
-        InputError: unknown model, missing or unfitting weights.
+        InputError: unknown model, missing or unfitting weights; another package's family that cannot be loaded.
     """
     if config.model.startswith(TIMM_PREFIX):
         from .timm import TimmTeacher
@@ -23,6 +30,16 @@ def load_teacher(config: TeacherConfig) -> Teacher:
         from .prompted import PromptedTeacher
 
         return PromptedTeacher.load(config)
+    prefix, colon, _ = config.model.partition(":")
+    for point in entry_points(group=GROUP, name=prefix) if colon else ():
+        try:
+            load = cast("Callable[[TeacherConfig], Teacher]", point.load())
+        except Exception as error:  # whatever another package raises while it is imported
+            raise InputError(
+                "a package's teachers cannot be loaded", where=config.model, expected=point.value,
+                found=f"{type(error).__name__}: {error}", hint="mend the package, or uninstall it",
+            ) from error  # fmt: skip
+        return load(config)
     from .open_clip import OpenClipTeacher
 
     return OpenClipTeacher.load(config)

@@ -14,16 +14,18 @@ from torch import Tensor, nn
 from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import digest_json
+from ..models.intermediates import Intermediates
 from ..models.names import TIMM_PREFIX
 from ..models.preprocess import Normalize, Preprocess
 from ..models.probe import few_images, tried
 from ..models.timm_models import build_timm, classifiers, resolve_timm
 from ..models.weights import weights_digest
-from .base import Teacher, TeacherConfig, TeacherSpec, freeze
+from .base import BaseTeacher, Offer, TeacherConfig, TeacherSpec, freeze
 from .contract import check_contract, not_linear
+from .offers import offers_with_maps, outputs_with_maps
 
 
-class TimmTeacher:
+class TimmTeacher(BaseTeacher):
     """A timm classifier. `embed` is what its linear head reads, so embedding · weightᵀ + bias are its logits.
 
     Models with several heads (distilled ones) say the mean of their logits. Then the embedding is what the heads read,
@@ -33,6 +35,7 @@ class TimmTeacher:
     def __init__(self, model: Any, spec: TeacherSpec, loaded: str) -> None:
         self._model = freeze(model).to(memory_format=torch.channels_last)
         self._heads = _Heads(model, spec.model)
+        self._maps = Intermediates(model)
         self._normalize = Normalize(spec.preprocess)
         self.spec = spec
         self.loaded = loaded
@@ -68,8 +71,25 @@ class TimmTeacher:
         self._normalize.to(device)
         return self
 
+    def offers(self) -> tuple[Offer, ...]:
+        images_NCHW = few_images(1, self.spec.preprocess.size).to(next(self._model.parameters()).device)
+        return offers_with_maps(self.spec.embed_dim, self._maps, self._pixels(images_NCHW))
+
+    def outputs(self, images_NCHW: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        return outputs_with_maps(
+            names, embed=lambda: self.embed(images_NCHW), maps=self._maps, pixels=lambda: self._pixels(images_NCHW),
+            embed_end=self._embed_end,
+        )  # fmt: skip
+
+    def _embed_end(self, end: Tensor) -> Tensor:
+        def forward() -> Tensor:
+            logits_NC: Tensor = self._model.forward_head(end)
+            return logits_NC
+
+        return self._heads.read(forward)[0]
+
     def embed(self, images_NCHW: Tensor) -> Tensor:
-        return self._say(images_NCHW)[0]
+        return self._answer(images_NCHW)[0]
 
     def class_names(self, names: Sequence[str] | None) -> tuple[str, ...]:
         """The names given, in the head's order, or those that timm knows."""
@@ -93,22 +113,19 @@ class TimmTeacher:
             names=tuple(names), vectors_CD=weight_CD, bias_C=bias_C, logit_scale=1.0, normalized=False
         )
 
-    def name_notes(self, names: Sequence[str], templates: Sequence[str]) -> tuple[str, ...]:
-        return ()
+    def _pixels(self, images_NCHW: Tensor) -> Tensor:
+        pixels_NCHW: Tensor = self._normalize(images_NCHW)
+        return pixels_NCHW.contiguous(memory_format=torch.channels_last)
 
-    def plain(self, names: Sequence[str]) -> list[tuple[Teacher, ClassVectors]]:
-        return []
-
-    def _say(self, images_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+    def _answer(self, images_NCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Embedding (N, D) in fp32, and the model's own logits (N, C)."""
-        pixels = self._normalize(images_NCHW).contiguous(memory_format=torch.channels_last)
-        with self._heads.listening() as read:
-            logits_NC = self._model(pixels)
-        return self._heads.joined(read), logits_NC
+        return self._heads.read(lambda: self._model(self._pixels(images_NCHW)))
 
     def _check(self) -> None:
         size, where = self.spec.preprocess.size, f"{TIMM_PREFIX}{self.spec.model}"
-        embedding_ND, own_NC = tried(lambda: self._say(few_images(2, size)), size, f"{where}, --teacher-size")
+        embedding_ND, own_NC = tried(
+            lambda: self._answer(few_images(2, size)), size, f"{where}, --teacher-size"
+        )
         names = tuple(map(str, range(self._heads.num_classes)))
         check_contract(self.class_vectors(names, ()), embedding_ND, own_NC, where=where)
 
@@ -154,6 +171,12 @@ class _Heads:
         biases = [head.bias.detach().float() for head in heads if head.bias is not None]
         bias_C = torch.stack(biases).sum(0) / count if biases else None
         return np.ascontiguousarray(weight_CD.cpu().numpy()), None if bias_C is None else bias_C.cpu().numpy()
+
+    def read(self, forward: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+        """What the heads read in a pass, joined (N, D) in fp32, and what the pass gave."""
+        with self.listening() as read:
+            given = forward()
+        return self.joined(read), given
 
     def joined(self, read: Mapping[str, Tensor]) -> Tensor:
         """What the heads have read, one behind the other (N, D), fp32.

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
 
 from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import InputError
+from ...storage_schemas.store_description import TargetSpec
 from ..models.names import RANDOM
 from ..models.weights import weights_digest
-from ..recipes import Recipe, Settings
+from ..recipes.recipe import Recipe
+from ..recipes.settings import TrainSettings
 from ..students.family import Backbone
 from ..students.registry import family_of
 from ..students.student import Student
@@ -43,7 +45,7 @@ class BuiltStudent:
 
     Attributes:
         backbone: what it was built from, preprocessing with the user's overrides.
-        logit_scale: factor from its embeddings to its logits.
+        logit_scale: factor from its embeddings to its logits; 1 where it has none.
         digest: of all weights at the start.
     """
 
@@ -54,9 +56,19 @@ class BuiltStudent:
 
 
 def build_student(
-    config: StudentConfig, recipe: Recipe, settings: Settings, vectors: ClassVectors, *, seed: int
+    config: StudentConfig,
+    recipe: Recipe,
+    settings: TrainSettings,
+    vectors: ClassVectors | None,
+    targets: Mapping[str, TargetSpec] | None = None,
+    *,
+    seed: int,
 ) -> BuiltStudent:
     """Build the student as its recipe wants it; new parts are drawn from `seed`.
+
+    Args:
+        vectors: class vectors; None where there are none.
+        targets: what the recipe asked for, by name.
 
     Raises:
         InputError: unknown model, unfitting weights, or a model that the recipe cannot use.
@@ -77,7 +89,7 @@ def build_student(
         crop_mode=config.crop_mode,
     )
     backbone = replace(backbone, preprocess=preprocess)
-    head = recipe.head(settings, backbone, vectors)
+    head = recipe.head(settings, backbone, vectors, targets or {})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         student = Student(backbone.module, preprocess, head)
@@ -94,7 +106,7 @@ def build_student(
     return BuiltStudent(
         student=student,
         backbone=backbone,
-        logit_scale=recipe.logit_scale(backbone, vectors),
+        logit_scale=1.0 if vectors is None else recipe.logit_scale(backbone, vectors),
         digest=weights_digest(student),
     )
 

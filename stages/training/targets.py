@@ -1,52 +1,95 @@
-"""Owns the choice of targets: a training's class vectors, and the cached arrays that give logits."""
+"""Owns the choice of targets: what a training reads of a store, and the class vectors that give it logits."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ...pipeline.storage import Location
 from ...storage_schemas.class_vectors import ClassVectors, origin_model
-from ...storage_schemas.errors import MismatchError
+from ...storage_schemas.errors import InputError, MismatchError
 from ...storage_schemas.fingerprint import Json
 from ...storage_schemas.plain_text import typed
-from ..pairs.store import open_store, read_description, read_vectors
+from ...storage_schemas.store_description import StoreDescription, TargetSpec
+from ..pairs.store import open_store, read_description, read_vectors, vectors_if_any
+from ..recipes.recipe import Recipe
+
+#: Targets that class vectors belong to.
+_ABOUT_CLASSES = {"logits", "embedding"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Taught:
-    """What the teacher left in a store, as one training uses it.
+class TrainingTargets:
+    """What of a store one training uses.
 
     Attributes:
-        vectors: class vectors.
-        targets: names of the targets to read: `logits` where they were formed with these vectors, else
-            `embedding`, from which they are formed anew; both where a loss looks at embeddings.
+        vectors: class vectors; None where the recipe's targets are not about classes, or where there are none.
+        names: targets to read. For `logits` that is `logits` where they were formed with these vectors, else `embedding`,
+            from which they are formed anew.
+        asked: what the recipe asked for of what is stored, by name.
+        wanted: names of all that the recipe asked for.
         teacher: the teacher in words.
     """
 
-    vectors: ClassVectors
-    targets: tuple[str, ...]
+    vectors: ClassVectors | None
+    names: tuple[str, ...]
+    asked: Mapping[str, TargetSpec]
+    wanted: tuple[str, ...]
     teacher: Json
 
+    @property
+    def forms_logits(self) -> bool:
+        """Whether the teacher's logits are to be formed from its embeddings."""
+        return "logits" in self.wanted and "logits" not in self.names
 
-def choose_targets(store: Location, vectors: str | None, *, needs_embedding: bool) -> Taught:
-    """Find the class vectors, and the targets that give the teacher's logits for them.
+
+def choose_targets(store: Location, vectors: str | None, recipe: Recipe, settings: Any) -> TrainingTargets:
+    """Find what the recipe asks for, and the class vectors that go with it.
 
     Args:
         store: the store with the targets.
         vectors: another store whose class vectors are to be used, or None for its own.
-        needs_embedding: whether the embedding is to be read in any case.
+        recipe, settings: the method.
 
     Raises:
-        InputError: no store there.
-        IncompleteError: no targets, or no class vectors, yet.
-        MismatchError: class vectors of another teacher or width; logits of other class vectors and no
-            embeddings.
+        InputError: no store there, or one without what the recipe needs.
+        IncompleteError: no targets, or no class vectors where logits are wanted, yet.
+        MismatchError: class vectors of another teacher or width; logits of other class vectors and no embeddings.
     """
     root = open_store(store)
     about = read_description(root, store)
+    stored = {target.name: target for target in about.spec.targets}
+    asked = recipe.targets(settings, about.spec.targets)
+    about_classes = bool(_ABOUT_CLASSES & set(asked))
+    if vectors is not None and not about_classes:
+        raise InputError(
+            "class vectors are of no use to this recipe: it learns no embedding", where=f"--vectors {vectors}",
+            expected="`embedding` among its targets", found=", ".join(asked), hint="leave out --vectors",
+        )  # fmt: skip
+    class_vectors: ClassVectors | None = None
     source = store if vectors is None else Location.of(vectors)
-    other = root if vectors is None else open_store(source)
-    class_vectors = read_vectors(other, source)
+    if about_classes:
+        other = root if vectors is None else open_store(source)
+        needed = vectors is not None or "logits" in asked
+        class_vectors = read_vectors(other, source) if needed else vectors_if_any(other, source)
+        if class_vectors is not None:
+            _check_teacher(about, other, source)
+    names = asked
+    if "logits" in asked:
+        assert class_vectors is not None
+        if "logits" not in stored or about.decided_by.class_vectors != class_vectors.digest:
+            _check_forming(about, stored, class_vectors, source)
+            names = tuple(dict.fromkeys("embedding" if name == "logits" else name for name in asked))
+    elif class_vectors is not None:
+        _check_width(stored, class_vectors, source)
+    return TrainingTargets(
+        vectors=class_vectors, names=names, asked={name: stored[name] for name in asked if name in stored},
+        wanted=asked, teacher=about.teacher,
+    )  # fmt: skip
+
+
+def _check_teacher(about: StoreDescription, other: Any, source: Location) -> None:
     cached, asked = about.decided_by.teacher, origin_model(other, source)
     if cached.weights != asked.weights_digest:
         raise MismatchError(
@@ -56,22 +99,32 @@ def choose_targets(store: Location, vectors: str | None, *, needs_embedding: boo
             found=f"{asked.model} {asked.weights_digest} (the class vectors)",
             hint=f"teachonce vectors --teacher {typed(cached.model)} … --out OTHER, then --vectors OTHER",
         )  # fmt: skip
-    widths = {target.name: target.width for target in about.spec.targets}
-    formed_with = about.decided_by.class_vectors
-    if "logits" in widths and formed_with == class_vectors.digest:
-        targets = ("logits", "embedding") if needs_embedding else ("logits",)
-        return Taught(vectors=class_vectors, targets=targets, teacher=about.teacher)
-    if "embedding" not in widths:
+
+
+def _check_forming(
+    about: StoreDescription, stored: Mapping[str, TargetSpec], vectors: ClassVectors, source: Location
+) -> None:
+    """Logits can be formed from embeddings where these are stored, and as wide as the class vectors."""
+    if "logits" in stored and "embedding" not in stored:
         raise MismatchError(
             "the cached logits were formed with other class vectors",
-            where=f"{source}: field 'class_vectors'", expected=f"{formed_with} (the cached logits)",
-            found=f"{class_vectors.digest} (these class vectors)",
+            where=f"{source}: field 'class_vectors'", expected=f"{about.decided_by.class_vectors} (the cached logits)",
+            found=f"{vectors.digest} (these class vectors)",
             hint="leave out --vectors, or cache embeddings (`--targets embedding`) for any class list",
         )  # fmt: skip
-    if widths["embedding"] != class_vectors.embed_dim:
+    _check_width(stored, vectors, source)
+
+
+def _check_width(stored: Mapping[str, TargetSpec], vectors: ClassVectors, source: Location) -> None:
+    if "embedding" not in stored:
+        raise MismatchError(
+            "the store holds neither logits nor embeddings", where=source, expected="`logits` or `embedding`, for class vectors",
+            found=", ".join(stored), hint="teachonce cache SHARDS --targets embedding --teacher … --out ANOTHER_STORE",
+        )  # fmt: skip
+    (width,) = stored["embedding"].shape
+    if width != vectors.embed_dim:
         raise MismatchError(
             "class vectors and cached embeddings differ in width", where=source,
-            expected=f"{widths['embedding']} channels (the embeddings)", found=f"{class_vectors.embed_dim} (the class vectors)",
+            expected=f"{width} channels (the embeddings)", found=f"{vectors.embed_dim} (the class vectors)",
             hint="use the teacher that was cached",
         )  # fmt: skip
-    return Taught(vectors=class_vectors, targets=("embedding",), teacher=about.teacher)

@@ -19,11 +19,13 @@ from ...pipeline.progress import Progress
 from ...pipeline.storage import Location
 from ...pipeline.types import Timer
 from ...storage_schemas.fingerprint import Fingerprint
+from ..models.class_head import ClassHead
 from ..models.compute import Compute
 from ..models.preprocess import Preprocess
-from ..recipes import Recipe, Said, Settings
+from ..recipes.recipe import LossInputs, Recipe
 from ..recipes.schedule import learning_rate
-from ..students.student import ClassHead, Student
+from ..recipes.settings import TrainSettings
+from ..students.student import Outputs, Student
 from .checkpoint import Best, Reached, Training, load_best, load_checkpoint, save_best, save_checkpoint
 from .ema import Ema, put
 from .feed import Pairs, feed
@@ -46,12 +48,12 @@ class Stream(Protocol):
 
 @dataclass(kw_only=True)
 class Trainer:
-    """A student, a recipe, and the teacher's words.
+    """A student, a recipe, and the stream of what the teacher gave.
 
     Attributes:
         student: on its device; is trained in place.
-        teacher_head: forms the teacher's logits where the stream brings embeddings only.
-        student_head: forms the student's logits.
+        teacher_head: forms the teacher's logits where the recipe wants them and the stream brings embeddings only.
+        student_head: forms the student's logits; None where there are no class vectors.
         stream: this rank's parts of batches of `settings.batch_size` pairs.
         preprocess: of the student.
         folder: for checkpoint, log and curves.
@@ -63,9 +65,9 @@ class Trainer:
 
     student: Student
     recipe: Recipe
-    settings: Settings
-    teacher_head: ClassHead
-    student_head: ClassHead
+    settings: TrainSettings
+    teacher_head: ClassHead | None
+    student_head: ClassHead | None
     stream: Stream
     preprocess: Preprocess
     compute: Compute
@@ -80,7 +82,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self._device = torch.device(self.compute.device)
-        self._model: nn.Module = self.student
+        self._model: nn.Module = Outputs(self.student)
 
     def run(self, timer: Timer) -> Reached:
         """Train from the last checkpoint to the end, which an early stop may bring. Says where that was.
@@ -98,7 +100,7 @@ class Trainer:
         if self.ranks.is_first:
             self.folder.make_dir().remove_temporaries()
         reached = load_checkpoint(self.folder, training, self.fingerprint)
-        self._model = self.ranks.wrap(self.student, self._device)
+        self._model = self.ranks.wrap(Outputs(self.student), self._device)
         if self.compiled:
             self._model = torch.compile(self._model)  # type: ignore[assignment]
         self.student.train()
@@ -136,9 +138,9 @@ class Trainer:
         optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self._device)
         for i in range(parts):
-            said = {name: values[i::parts] for name, values in targets.items()}
+            part = {name: values[i::parts] for name, values in targets.items()}
             with accumulating(self._model) if i + 1 < parts else nullcontext():
-                loss = self._loss(images_NCHW[i::parts], said) / parts
+                loss = self._loss(images_NCHW[i::parts], part) / parts
                 loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         if self.settings.clip_norm:
@@ -147,19 +149,13 @@ class Trainer:
         return total
 
     def _loss(self, images_NCHW: Tensor, targets: dict[str, Tensor]) -> Tensor:
-        teacher_embedding_ND, teacher_logits_NC = targets.get("embedding"), targets.get("logits")
-        if teacher_logits_NC is None:
-            assert teacher_embedding_ND is not None
-            teacher_logits_NC = self.teacher_head(teacher_embedding_ND)
+        if self.teacher_head is not None and "logits" not in targets:
+            targets = {**targets, "logits": self.teacher_head(targets["embedding"])}
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.compute.precision == "bf16"):
-            embedding_ND = self._model(images_NCHW)
-        said = Said(
-            student_embedding_ND=embedding_ND,
-            student_logits_NC=self.student_head(embedding_ND),
-            teacher_logits_NC=teacher_logits_NC,
-            teacher_embedding_ND=teacher_embedding_ND,
-        )
-        return self.recipe.loss(said, self.settings)
+            student: dict[str, Tensor] = self._model(images_NCHW)
+        if self.student_head is not None:
+            student = {**student, "logits": self.student_head(student["embedding"])}
+        return self.recipe.loss(LossInputs(student=student, teacher=targets), self.settings)
 
     def learning_rate(self, epoch: int, step: int) -> float:
         return learning_rate(
@@ -174,6 +170,7 @@ class Trainer:
         The first rank measures, for all.
         """
         assert self.validation is not None
+        assert self.student_head is not None  # nothing is validated without class vectors
         accuracy = 0.0
         if self.ranks.is_first:
             before = put(training.average.tensors, self.student) if training.average is not None else {}
@@ -259,7 +256,7 @@ class _Loop:
         return note
 
 
-def make_optimizer(recipe: Recipe, student: Student, settings: Settings) -> torch.optim.Optimizer:
+def make_optimizer(recipe: Recipe, student: Student, settings: TrainSettings) -> torch.optim.Optimizer:
     """The optimizer over what the recipe trains."""
     groups = recipe.parameter_groups(student, settings)
     if settings.optimizer == "sgd":

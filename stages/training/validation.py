@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from ...storage_schemas.errors import InputError
 from ..measures.labelled import LabelledImages
 from ..measures.metrics import Accuracy, harmonic_mean
+from ..models.class_head import ClassHead
 from ..models.compute import Compute
 from ..models.preprocess import Preprocess
-from ..students.student import ClassHead, Student
+from ..students.student import Student
 
 #: What the best epoch is best by: accuracy over all classes, of base images among base classes, or the harmonic mean
 #: of that and of novel images among novel classes.

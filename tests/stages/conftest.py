@@ -123,7 +123,7 @@ def write_known_store(
     views = views or ViewSpec(kind="random_resized_crop", count=num_views, seed=5)
     spec = StoreSpec(
         num_samples=corpus.num_samples, shard_size=corpus.shard_size, num_views=views.count,
-        targets=tuple(TargetSpec(name=n, axes=("sample", "view", n), width=w) for n, w in widths.items()),
+        targets=tuple(TargetSpec(name=n, axes=("sample", "view", n), shape=(w,)) for n, w in widths.items()),
         encoding=ENCODINGS[encoding], colors=views.has_colors,
     )  # fmt: skip
     fields = {

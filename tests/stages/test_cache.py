@@ -234,7 +234,7 @@ def test_a_teacher_that_says_nan_is_refused(picture_shards, tiny_clip_teacher, t
     config = clip_config(tiny_clip_teacher)
     teacher = load_teacher(config)  # which says it of real images only
     monkeypatch.setattr(teacher, "embed", lambda images: torch.full((len(images), 16), torch.nan))
-    with pytest.raises(UnitsFailed, match="the teacher said NaN or infinity: embedding of "):
+    with pytest.raises(UnitsFailed, match="the teacher gave NaN or infinity: embedding of "):
         cache(picture_shards, config, tmp_path / "s")
 
 

@@ -25,8 +25,9 @@ from teachonce.stages.predict import predict
 from teachonce.stages.reports.evaluate_text import evaluation_json, evaluation_text
 from teachonce.stages.samples.pixel_sample import PixelSample
 from teachonce.stages.students.bundle import load_student, write_bundle
+from teachonce.stages.students.head import Head
 from teachonce.stages.students.registry import family_of
-from teachonce.stages.students.student import Head, Student
+from teachonce.stages.students.student import Student
 from teachonce.stages.views.spec import INTERPOLATIONS, ViewSpec
 from teachonce.storage_schemas.bundle import BundleConfig
 from teachonce.storage_schemas.class_vectors import ClassVectors

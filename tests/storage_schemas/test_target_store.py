@@ -35,8 +35,8 @@ def make_spec(encoding: str, colors: bool = False) -> StoreSpec:
     return StoreSpec(
         num_samples=ROWS, shard_size=SHARD, num_views=VIEWS, encoding=ENCODINGS[encoding], colors=colors,
         targets=(
-            TargetSpec(name="embedding", axes=("sample", "view", "channel"), width=CHANNELS),
-            TargetSpec(name="logits", axes=("sample", "view", "class"), width=CLASSES),
+            TargetSpec(name="embedding", axes=("sample", "view", "channel"), shape=(CHANNELS,)),
+            TargetSpec(name="logits", axes=("sample", "view", "class"), shape=(CLASSES,)),
         ),
     )  # fmt: skip
 
@@ -179,7 +179,7 @@ def test_threads_that_write_at_once_leave_no_chunk_out(tmp_path):
     """Whole shards of invalid samples equal the fill value; Zarr skips such chunks unless each writer says otherwise."""
     spec = StoreSpec(
         num_samples=64, shard_size=1, num_views=1, encoding=ENCODINGS["fp32"],
-        targets=(TargetSpec(name="embedding", axes=("sample", "view", "channel"), width=2),),
+        targets=(TargetSpec(name="embedding", axes=("sample", "view", "channel"), shape=(2,)),),
     )  # fmt: skip
     root = open_root(str(tmp_path / "s"), mode="a")
     create_arrays(root, described(spec))

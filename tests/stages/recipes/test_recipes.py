@@ -13,10 +13,12 @@ import timm
 import torch
 from teachonce.pipeline.storage import Location
 from teachonce.pipeline.types import Timer
+from teachonce.stages.models.class_head import ClassHead
 from teachonce.stages.models.compute import Compute
-from teachonce.stages.recipes import RECIPES, Said, Settings, recipe_named
+from teachonce.stages.recipes.recipe import LossInputs
+from teachonce.stages.recipes.registry import recipe_named, recipe_names
 from teachonce.stages.recipes.schedule import learning_rate
-from teachonce.stages.students.student import ClassHead
+from teachonce.stages.recipes.settings import TrainSettings
 from teachonce.stages.training.build import BuiltStudent, StudentConfig, build_student
 from teachonce.stages.training.trainer import Trainer, step_seed
 from teachonce.storage_schemas.class_vectors import ClassVectors
@@ -82,7 +84,7 @@ class Memory:
 def train(
     built: BuiltStudent,
     recipe: str,
-    settings: Settings,
+    settings: TrainSettings,
     stream: Memory,
     teacher: ClassVectors,
     folder,
@@ -117,55 +119,57 @@ def train(
 # --- losses
 
 
-def said(teacher: ClassVectors | None = None) -> Said:
+def outputs() -> LossInputs:
     generator = torch.Generator().manual_seed(1)
     student, embedding, logits, target = (
         torch.randn(4, width, generator=generator) * 3 for width in (6, 6, 7, 7)
     )
-    return Said(
-        student_embedding_ND=student,
-        student_logits_NC=logits,
-        teacher_logits_NC=target,
-        teacher_embedding_ND=embedding,
+    return LossInputs(
+        student={"embedding": student, "logits": logits}, teacher={"embedding": embedding, "logits": target}
     )
 
 
-def divergence(said: Said, t: float) -> float:
+def divergence(found: LossInputs, t: float) -> float:
     """Sum over the batch of KL(teacher || student) in double precision."""
     teacher, student = (
-        torch.softmax(x.double() / t, 1) for x in (said.teacher_logits_NC, said.student_logits_NC)
+        torch.softmax(x.double() / t, 1) for x in (found.teacher["logits"], found.student["logits"])
     )
     return float((teacher * (teacher.log() - student.log())).sum())
 
 
 @pytest.mark.parametrize("t", [1.0, 4.0])
 def test_promptkds_loss(t: float) -> None:
-    settings = RECIPES["promptkd"].defaults.override("promptkd", {"temperature": t})
-    expected = 1000 * t * t * divergence(said(), t) / (4 * 7)
-    assert float(RECIPES["promptkd"].loss(said(), settings)) == pytest.approx(expected, rel=1e-5)
+    settings = recipe_named("promptkd").defaults.override("promptkd", {"temperature": t})
+    expected = 1000 * t * t * divergence(outputs(), t) / (4 * 7)
+    assert float(recipe_named("promptkd").loss(outputs(), settings)) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("t", [1.0, 4.0])
 def test_kds_loss(t: float) -> None:
-    kd = RECIPES["kd"]
+    kd = recipe_named("kd")
     settings = kd.defaults.override("kd", {"temperature": t, "loss_weight": 3.0})
-    base = 3 * t * t * divergence(said(), t) / 4
-    assert float(kd.loss(said(), settings)) == pytest.approx(base, rel=1e-5)
-    student, teacher = said().student_embedding_ND.double(), said().teacher_embedding_ND.double()
+    base = 3 * t * t * divergence(outputs(), t) / 4
+    assert float(kd.loss(outputs(), settings)) == pytest.approx(base, rel=1e-5)
+    student, teacher = outputs().student["embedding"].double(), outputs().teacher["embedding"].double()
     cosine = (student * teacher).sum(1) / student.norm(dim=1) / teacher.norm(dim=1)
     with_cosine = replace(settings, embedding_loss="cosine", embedding_weight=2.0)
-    assert float(kd.loss(said(), with_cosine)) == pytest.approx(
+    assert float(kd.loss(outputs(), with_cosine)) == pytest.approx(
         base + 2 * float((1 - cosine).mean()), rel=1e-5
     )
     with_mse = replace(settings, embedding_loss="mse", embedding_weight=0.5)
     squares = ((student - teacher) ** 2).sum(1).mean()
-    assert float(kd.loss(said(), with_mse)) == pytest.approx(base + 0.5 * float(squares), rel=1e-5)
-    assert [kd.needs_embedding(s) for s in (settings, with_cosine, with_mse)] == [False, True, True]
+    assert float(kd.loss(outputs(), with_mse)) == pytest.approx(base + 0.5 * float(squares), rel=1e-5)
+    assert [kd.targets(s, ()) for s in (settings, with_cosine, with_mse)] == [
+        ("logits",),
+        ("logits", "embedding"),
+        ("logits", "embedding"),
+    ]
 
 
 def test_a_student_that_says_what_its_teacher_says_has_no_loss() -> None:
-    same = replace(said(), student_logits_NC=said().teacher_logits_NC)
-    for recipe in RECIPES.values():
+    same = replace(outputs(), student=outputs().teacher)
+    for name in recipe_names():
+        recipe = recipe_named(name)
         assert float(recipe.loss(same, recipe.defaults)) == pytest.approx(0, abs=1e-4)
 
 
@@ -216,8 +220,8 @@ def handwritten_promptkd(
     """Ten steps, straight from the paper: open_clip's own tower, hooks for the prompts, torch's SGD."""
     built = build_student(
         StudentConfig(model=f"local-dir:{folder}"),
-        RECIPES["promptkd"],
-        RECIPES["promptkd"].defaults,
+        recipe_named("promptkd"),
+        recipe_named("promptkd").defaults,
         teacher,
         seed=0,
     )
@@ -274,9 +278,9 @@ def test_ten_steps_of_promptkd(tiny_clip, tmp_path, monkeypatch, names: tuple[st
     teacher = vectors()
     stream = Memory(size=32, batch=8, steps=2, teacher=teacher, names=("logits",))
     expected_losses, expected = handwritten_promptkd(tiny_clip, 10, stream, teacher)
-    settings = RECIPES["promptkd"].defaults.override("promptkd", {"epochs": 5})
+    settings = recipe_named("promptkd").defaults.override("promptkd", {"epochs": 5})
     config = StudentConfig(model=f"local-dir:{tiny_clip}")
-    built = build_student(config, RECIPES["promptkd"], settings, teacher, seed=0)
+    built = build_student(config, recipe_named("promptkd"), settings, teacher, seed=0)
     frozen = {n: v.clone() for n, v in built.student.state_dict().items() if n.startswith("backbone.tower")}
     stream = Memory(size=32, batch=8, steps=2, teacher=teacher, names=names)
     losses = train(built, "promptkd", settings, stream, teacher, tmp_path, monkeypatch)
@@ -299,7 +303,7 @@ def test_ten_steps_of_promptkd(tiny_clip, tmp_path, monkeypatch, names: tuple[st
 def test_ten_steps_of_kd(tmp_path, monkeypatch, normalized: bool) -> None:
     """The whole student against a loop by hand: torch's AdamW, Hinton's loss, the teacher's own head."""
     teacher = vectors(normalized=normalized)
-    recipe, config = RECIPES["kd"], StudentConfig(model="timm:test_vit", size=32)
+    recipe, config = recipe_named("kd"), StudentConfig(model="timm:test_vit", size=32)
     settings = recipe.defaults.override("kd", {"epochs": 5, "batch_size": 8, "temperature": 2.0})
     built = build_student(config, recipe, settings, teacher, seed=0)
     net = timm.create_model("test_vit", num_classes=0, img_size=32)
@@ -354,7 +358,7 @@ def test_random_numbers_of_a_step_depend_on_seed_and_step_alone() -> None:
 
 
 def test_the_published_settings_of_promptkd() -> None:
-    assert RECIPES["promptkd"].defaults.to_json() == {
+    assert recipe_named("promptkd").defaults.to_json() == {
         "epochs": 20,
         "batch_size": 8,
         "optimizer": "sgd",
@@ -394,12 +398,12 @@ def test_the_published_settings_of_promptkd() -> None:
 )
 def test_options_that_mean_nothing(recipe: str, option: dict, message: str) -> None:
     with pytest.raises(InputError) as error:
-        RECIPES[recipe].defaults.override(recipe, option)
+        recipe_named(recipe).defaults.override(recipe, option)
     assert str(error.value) == message
 
 
 def test_promptkd_wants_good_weights(tiny_clip) -> None:
-    recipe = RECIPES["promptkd"]
+    recipe = recipe_named("promptkd")
     with pytest.raises(InputError) as error:
         build_student(StudentConfig(model="ViT-B-16"), recipe, recipe.defaults, vectors(), seed=0)
     assert str(error.value) == (
@@ -414,7 +418,7 @@ def test_promptkd_wants_good_weights(tiny_clip) -> None:
 
 
 def test_promptkd_shares_a_linear_heads_scale_and_bias(tiny_clip) -> None:
-    recipe = RECIPES["promptkd"]
+    recipe = recipe_named("promptkd")
     config = StudentConfig(model=f"local-dir:{tiny_clip}")
     own = build_student(config, recipe, recipe.defaults, vectors(), seed=0)
     assert own.logit_scale == pytest.approx(10.0)

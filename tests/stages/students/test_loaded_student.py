@@ -15,8 +15,9 @@ from teachonce.pipeline.storage import Location
 from teachonce.stages.models.compute import Compute
 from teachonce.stages.predict import predict
 from teachonce.stages.students.bundle import write_bundle
+from teachonce.stages.students.head import Head
 from teachonce.stages.students.registry import family_of
-from teachonce.stages.students.student import Head, Student
+from teachonce.stages.students.student import Student
 from teachonce.storage_schemas.bundle import BundleConfig
 from teachonce.storage_schemas.class_vectors import ClassVectors
 from torchvision.transforms import v2

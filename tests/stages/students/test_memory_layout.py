@@ -12,8 +12,9 @@ import pytest
 import timm
 import torch
 from teachonce.stages.models.layout import overruns_channels_last, use_channels_last
+from teachonce.stages.students.head import Head
 from teachonce.stages.students.registry import family_of
-from teachonce.stages.students.student import Head, Student
+from teachonce.stages.students.student import Student
 from torch import nn
 
 NETS_THAT_OVERRAN = ("repvgg_a0", "mobileone_s0", "fastvit_t8", "fastvit_mci1", "gernet_s")
@@ -160,7 +161,8 @@ TRAIN = """
 import json, sys, torch
 from torch.nn import functional as F
 from teachonce.stages.students.registry import family_of
-from teachonce.stages.students.student import Head, Student
+from teachonce.stages.students.head import Head
+from teachonce.stages.students.student import Student
 
 losses = []
 for threads, precision in ((1, torch.float32), (4, torch.bfloat16)):
@@ -204,7 +206,8 @@ COMPILED = """
 import json, torch
 from torch import nn
 from teachonce.stages.models.preprocess import Preprocess
-from teachonce.stages.students.student import Head, Student
+from teachonce.stages.students.head import Head
+from teachonce.stages.students.student import Student
 
 class Stem(nn.Module):
     def __init__(self):

@@ -17,10 +17,10 @@ from teachonce.pipeline.storage import Location
 from teachonce.stages.models.tokenizer import load_tokenizer
 from teachonce.stages.models.vision_config import VisionConfig, check_vision_config
 from teachonce.stages.students import rebuild
-from teachonce.stages.students.bundle import load_student
-from teachonce.stages.students.bundle import write_bundle
+from teachonce.stages.students.bundle import load_student, write_bundle
+from teachonce.stages.students.head import Head
 from teachonce.stages.students.registry import family_of
-from teachonce.stages.students.student import Head, Student
+from teachonce.stages.students.student import Student
 from teachonce.storage_schemas.bundle import BundleConfig
 from teachonce.storage_schemas.class_vectors import ClassVectors
 from teachonce.storage_schemas.errors import DamagedError, InputError

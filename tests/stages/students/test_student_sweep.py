@@ -19,11 +19,12 @@ import torch
 from click.testing import CliRunner
 from teachonce.cli import main
 from teachonce.pipeline.storage import Location
-from teachonce.stages.students.bundle import load_student
-from teachonce.stages.students.bundle import write_bundle
+from teachonce.stages.models.class_head import ClassHead
+from teachonce.stages.students.bundle import load_student, write_bundle
 from teachonce.stages.students.family import Backbone
+from teachonce.stages.students.head import Head
 from teachonce.stages.students.registry import family_of
-from teachonce.stages.students.student import ClassHead, Head, Student
+from teachonce.stages.students.student import Student
 from teachonce.storage_schemas.bundle import BundleConfig
 from teachonce.storage_schemas.class_vectors import ClassVectors
 from torch import Tensor, nn

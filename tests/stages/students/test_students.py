@@ -14,12 +14,13 @@ import safetensors.torch
 import timm
 import torch
 from teachonce.pipeline.storage import Location
+from teachonce.stages.models.class_head import ClassHead
 from teachonce.stages.models.weights import weights_digest
-from teachonce.stages.students.bundle import load_student
-from teachonce.stages.students.bundle import write_bundle
+from teachonce.stages.students.bundle import load_student, write_bundle
 from teachonce.stages.students.family import Backbone
+from teachonce.stages.students.head import Head
 from teachonce.stages.students.registry import family_of, rebuild_backbone
-from teachonce.stages.students.student import ClassHead, Head, Student
+from teachonce.stages.students.student import Student
 from teachonce.storage_schemas.bundle import BundleConfig
 from teachonce.storage_schemas.class_vectors import ClassVectors
 from teachonce.storage_schemas.errors import DamagedError, IncompleteError, InputError, MismatchError

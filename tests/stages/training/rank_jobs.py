@@ -88,7 +88,8 @@ def make(model: str, dtype: torch.dtype) -> tuple[nn.Module, torch.Tensor]:
     images[4:] = 3 * images[4:] + 2
     torch.manual_seed(0)
     if model == "projector":
-        from teachonce.stages.students.student import Head, make_projector
+        from teachonce.stages.students.head import Head
+        from teachonce.stages.students.student import make_projector
 
         head = Head(width=48, embed_dim=6, projector="mlp", normalized=True)
         module = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), make_projector(head))

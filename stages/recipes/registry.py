@@ -1,0 +1,74 @@
+"""Owns the table of recipes: this program's own, and those of installed packages (entry points `teachonce.recipes`).
+
+Imports no torch before a recipe is asked for by name: the command line is made of names and settings.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, cast
+
+from ...storage_schemas.errors import InputError
+from ...storage_schemas.near_names import did_you_mean
+from .features_settings import FeaturesSettings
+from .kd_settings import KdSettings
+from .promptkd_settings import PromptKdSettings
+from .recipe import Recipe
+from .settings import TrainSettings
+
+#: Entry points of this group name a recipe: an object as `Recipe` describes it, or a class of such objects.
+GROUP = "teachonce.recipes"
+
+_OWN: dict[str, tuple[type[TrainSettings], str]] = {
+    "kd": (KdSettings, "kd:Kd"),
+    "promptkd": (PromptKdSettings, "promptkd:PromptKd"),
+    "features": (FeaturesSettings, "features:Features"),
+}
+
+
+def recipe_names() -> tuple[str, ...]:
+    """What `--recipe` takes: the own ones first."""
+    return (*_OWN, *sorted(_others()))
+
+
+def all_settings() -> dict[str, type[TrainSettings]]:
+    """The settings class of each recipe. Those of other packages are imported for it."""
+    own = {name: settings for name, (settings, _) in _OWN.items()}
+    return own | {name: type(recipe_named(name).defaults) for name in sorted(_others())}
+
+
+@functools.cache
+def recipe_named(name: str) -> Recipe:
+    """The recipe that `--recipe NAME` means.
+
+    Raises:
+        InputError: there is none, or another package's cannot be loaded.
+    """
+    if name in _OWN:
+        module, _, attribute = _OWN[name][1].partition(":")
+        return cast("Recipe", getattr(importlib.import_module(f".{module}", __package__), attribute)())
+    others = _others()
+    if name not in others:
+        names = recipe_names()
+        raise InputError(
+            "unknown recipe", where="--recipe", expected=" or ".join(names), found=name,
+            hint=did_you_mean(name, names, "") or None,
+        )  # fmt: skip
+    return _loaded(others[name])
+
+
+def _others() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=GROUP) if point.name not in _OWN}
+
+
+def _loaded(point: EntryPoint) -> Recipe:
+    try:
+        found: Any = point.load()
+    except Exception as error:  # whatever another package raises while it is imported
+        raise InputError(
+            "a package's recipe cannot be loaded", where=f"--recipe {point.name}", expected=point.value,
+            found=f"{type(error).__name__}: {error}", hint="mend the package, or uninstall it",
+        ) from error  # fmt: skip
+    return cast("Recipe", found() if isinstance(found, type) else found)

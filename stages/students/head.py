@@ -1,0 +1,69 @@
+"""Owns the shape of a student beyond its backbone, as the bundle's config holds it. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from ...storage_schemas.fingerprint import Json
+from ...storage_schemas.json_file import Count, Positive, as_schema
+
+#: What may stand between a student's features and the teacher's.
+PROJECTORS = ("linear", "mlp", "none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """A map of the student that is brought to the shape of one of the teacher's targets.
+
+    Attributes:
+        target: name of that target.
+        layer: the student's map, by a name of `Intermediates` (`features.layer3`, `tokens`).
+        width: channels of that map.
+        shape: of the target, without sample and view: (channel, y, x), or (token, channel) for a square grid of tokens.
+        projector: from the student's channels to the target's, at each place: see `Head.projector`.
+    """
+
+    target: str
+    layer: str
+    width: Positive
+    shape: list[Positive]
+    projector: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """A student's shape beyond its backbone; lies in the bundle's config.
+
+    Attributes:
+        width: channels of the backbone's features.
+        embed_dim: channels of the teacher's embedding.
+        projector: `linear`, `mlp` (linear, batch norm, ReLU, linear: PromptKD's 1x1 convolutions), or `none`.
+        prompt_length, prompt_depth: deep visual prompts; depth 0 means none.
+        normalized: whether embeddings are L2-normalised.
+        levels: maps that are compared with the teacher's.
+    """
+
+    width: Positive
+    embed_dim: Positive
+    projector: str
+    prompt_length: Count = 0
+    prompt_depth: Count = 0
+    normalized: bool
+    levels: tuple[Level, ...] = ()
+
+    def to_json(self) -> Json:
+        fields = asdict(self)
+        if not self.levels:
+            del fields["levels"]
+        return fields
+
+    @staticmethod
+    def from_json(fields: Json, where: object) -> Head:
+        """What `to_json` gave.
+
+        Raises:
+            DamagedError: something else.
+        """
+        return as_schema(
+            fields, Head, what="not a head of a student", where=where, hint="copy the bundle again"
+        )
