@@ -21,10 +21,11 @@ from .types import Choice
 @view_options
 @click.option(
     "--targets",
-    type=Choice(["auto", "logits", "embedding", "both"]),
+    metavar="NAMES",
     default="auto",
     show_default=True,
-    help="auto: logits where there are class vectors and no more classes than channels, else the embedding.",
+    help="What to store, with commas: embedding, logits, tokens, features.LAYER. auto: logits where there are class vectors "
+    "and no more classes than channels, else the embedding; both: embedding,logits.",
 )
 @click.option(
     "--encoding",

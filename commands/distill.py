@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from ..pipeline.terminal import say
+from ..stages.recipes.registry import recipe_names
 from ..storage_schemas.errors import InputError
 from .command import Command, Stage, one_driver
 from .executor import executor_options, make_training_executor
@@ -69,7 +70,7 @@ def training_options(command: Command) -> Command:
 @click.argument("shards", type=click.Path())
 @click.argument("store", type=click.Path())
 @student_options
-@click.option("--recipe", required=True, type=Choice(["kd", "promptkd"]), help="Distillation method.")
+@click.option("--recipe", required=True, type=Choice(recipe_names()), help="Distillation method.")
 @click.option("--out", required=True, type=click.Path(), help="Folder for the student bundle.")
 @click.option(
     "--vectors", type=click.Path(), help="Use the class vectors of this other store; needs cached embeddings."
