@@ -9,7 +9,7 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -188,7 +188,7 @@ def options_of(command: click.Command) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_a_block_says_what_it_is(page):
+def test_a_block_says_what_it_is(page: str) -> None:
     for block in blocks(page):
         assert block.language in LANGUAGES, f"{block.place}: expected one of {', '.join(LANGUAGES)}"
         if block.language == "text":
@@ -199,7 +199,7 @@ def test_a_block_says_what_it_is(page):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_block_is_run_or_listed(page):
+def test_every_block_is_run_or_listed(page: str) -> None:
     for block in blocks(page):
         if block.language == "sh":
             texts = [shlex.join(words) for words in command_lines(block)]
@@ -213,7 +213,7 @@ def test_every_block_is_run_or_listed(page):
             assert runs or listed, f"{block.place}: neither run nor listed: {text.splitlines()[0]}"
 
 
-def test_nothing_is_listed_in_vain():
+def test_nothing_is_listed_in_vain() -> None:
     texts = {
         page: [shlex.join(w) for _, w in typed(page)] + [b.text for b in blocks(page, "python")]
         for page in PAGES
@@ -231,7 +231,7 @@ def test_nothing_is_listed_in_vain():
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_command_line_is_one_that_teachonce_takes(page):
+def test_every_command_line_is_one_that_teachonce_takes(page: str) -> None:
     for block, words in typed(page):
         if words[0] != "teachonce":
             continue
@@ -243,7 +243,7 @@ def test_every_command_line_is_one_that_teachonce_takes(page):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_commands_and_options_within_sentences_exist(page):
+def test_commands_and_options_within_sentences_exist(page: str) -> None:
     """`teachonce NAME …` and `--option` in running text: names and options only, since sentences leave arguments out."""
     known = set().union(*(options_of(command) for command in all_commands()))
     for token in (child for t in tokens(page) for child in t.children or [] if child.type == "code_inline"):
@@ -264,7 +264,7 @@ def test_commands_and_options_within_sentences_exist(page):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_commands_of_the_checkout_are_there(page):
+def test_commands_of_the_checkout_are_there(page: str) -> None:
     """make's targets and variables, scripts, and the extras that pip is told to install."""
     makefile, project = ((CHECKOUT / name).read_text() for name in ("Makefile", "pyproject.toml"))
     for block, words in typed(page):
@@ -286,7 +286,11 @@ def test_commands_of_the_checkout_are_there(page):
 
 
 @pytest.fixture(scope="module")
-def stock(tmp_path_factory, miniature, load_module) -> Path:
+def stock(
+    tmp_path_factory: pytest.TempPathFactory,
+    miniature: ModuleType,
+    load_module: Callable[[str, Path], ModuleType],
+) -> Path:
     """A folder of small inputs, under the names that the pages use: drawings of the demo's, which its teacher knows."""
     from teachonce.stages.demo import images
 
@@ -377,7 +381,7 @@ def _checkpoints(folder: Path, authors: ModuleType) -> None:
 
 
 @pytest.fixture(scope="module")
-def made(stock, tmp_path_factory) -> Path:
+def made(stock: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which README's commands ran."""
     folder: Path = tmp_path_factory.mktemp("made")
     run_page("README.md", folder, stock, None)
@@ -432,7 +436,7 @@ def _run(block: Block, words: list[str]) -> None:
     assert result.exit_code == 0, f"{block.place}: {shlex.join(words)}\n{result.stdout}{result.stderr}"
 
 
-def test_readmes_commands_make_a_student(made):
+def test_readmes_commands_make_a_student(made: Path) -> None:
     assert {"shards", "targets.zarr", "student"} <= {path.name for path in made.iterdir()}
     assert (made / "student/model.safetensors").is_file()
 
@@ -441,5 +445,5 @@ def test_readmes_commands_make_a_student(made):
     "ignore:unclosed file:ResourceWarning"
 )  # webdataset leaves closing to the collector
 @pytest.mark.parametrize("page", [page for page in RUN if page != "README.md"])
-def test_what_a_page_tells_to_type_runs(page, stock, made, tmp_path):
+def test_what_a_page_tells_to_type_runs(page: str, stock: Path, made: Path, tmp_path: Path) -> None:
     run_page(page, tmp_path, stock, made)
