@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import socket
+import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 HERE = Path(__file__).parent
+
+# Tests side by side share the cores. It counts before torch is imported.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    share = len(os.sched_getaffinity(0)) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
 
 
 def _load(name: str, path: Path) -> ModuleType:
@@ -52,3 +64,47 @@ def stage_inputs() -> ModuleType:
 def load_module() -> Callable[[str, Path], ModuleType]:
     """`load_module(name, path)`: a script of the checkout as a module."""
     return _load
+
+
+@pytest.fixture(scope="session")
+def python() -> Iterator[Any]:
+    """`python.run("-m", "teachonce", "shard", …)`, `python.start(…)`: programs without the seconds of import; see warm_python.py."""
+    warm = _load("warm_python", HERE / "warm_python.py").WarmPython()
+    yield warm
+    warm.close()
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A Ray cluster of two CPUs on this machine.
+
+    Attributes:
+        address: for `--ray-address`.
+        pid: the process that all of its processes stand below.
+    """
+
+    address: str
+    pid: int
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """One Ray for all tests that need any; those about a Ray that a command starts, or that end it, start their own."""
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        command = [
+            Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--num-cpus=2", "--include-dashboard=false",
+            "--node-ip-address=127.0.0.1", f"--port={port}", f"--temp-dir={folder}",
+        ]  # fmt: skip
+        environment = os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+        with (Path(folder) / "printed").open("w+") as printed:
+            process = subprocess.Popen(
+                command, env=environment, stdout=printed, stderr=printed, start_new_session=True
+            )
+            while "Ray runtime started" not in (Path(folder) / "printed").read_text():
+                assert process.poll() is None, (Path(folder) / "printed").read_text()
+                time.sleep(0.05)
+            yield Cluster(f"127.0.0.1:{port}", process.pid)
+            process.terminate()
+            process.wait()

@@ -74,20 +74,18 @@ def test_a_full_disk_keeps_what_is_done_and_a_read_only_one_starts_nothing(corpu
 
 
 @pytest.mark.slow
-def test_ctrl_c_is_one_line_and_the_same_command_resumes(corpus, tmp_path):
+def test_ctrl_c_is_one_line_and_the_same_command_resumes(corpus, python, tmp_path):
     shards, store = tmp_path / "shards", tmp_path / "store"
     assert teachonce("shard", corpus, "--out", shards, "--shard-size", 4, "--executor", "serial")[0] == 0
     command = ["cache", shards, "--teacher", "timm:test_vit", "--teacher-pretrained", "random", "--views", 40,
                "--threads", 1, "--executor", "serial", "--out", store]  # fmt: skip
-    process = subprocess.Popen(
-        [sys.executable, "-m", "teachonce", *map(str, command)], stderr=subprocess.PIPE, text=True
-    )
+    process = python.start("-m", "teachonce", *command)
     receipts = store / "ledger" / "cache" / "receipts"
     while not any(receipts.glob("0*.json")):
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, process.stderr
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate()
     assert process.returncode == 130, errors
     assert errors.splitlines()[-1] == "Interrupted. What was finished is kept; the same command resumes."
     assert "Traceback" not in errors

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -27,21 +26,17 @@ def corpus(tmp_path_factory) -> Path:
     return folder
 
 
-def start(*words: object) -> subprocess.Popen[str]:
-    """In a process group of its own, as a terminal gives each command one."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "teachonce", *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
-    )  # fmt: skip
+@pytest.fixture
+def start(python):
+    """A command in a process group of its own, as a terminal gives each one."""
+    return lambda *words: python.start("-m", "teachonce", *words, new_session=True)
 
 
-def interrupted(process: subprocess.Popen[str]) -> list[str]:
+def interrupted(process) -> list[str]:
     """Ctrl-C to the whole group; the lines that are told."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=200)
-    assert process.returncode == 130, errors
-    return errors.splitlines()
+    process.send_signal(signal.SIGINT, group=True)
+    assert process.wait() == 130, process.stderr
+    return process.stderr.splitlines()
 
 
 def half_written(out: Path) -> list[Path]:
@@ -138,25 +133,24 @@ def test_a_unit_in_a_thread_ends_at_its_next_samples():
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_while_ray_works(corpus, tmp_path):
+def test_while_ray_works(corpus, start, tmp_path):
     out = tmp_path / "shards"
     command = ["shard", corpus, "--shard-size", 5, "--out", out, "--workers", 2]
     process = start(*command)
     while not list((out / "ledger" / "shard" / "receipts").glob("*.json")):
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, process.stderr
         time.sleep(0.01)
     lines = interrupted(process)
     assert lines[-1] == LINE
     assert [line for line in lines if not re.match(r"[a-z]+: (\d|starting|loading)", line)] == [LINE]
     # Workers are killed, as by `kill -9`: what they had begun has a temporary name, which the same command removes.
     again = start(*command[:-2], "--executor", "serial")
-    _, errors = again.communicate(timeout=200)
-    assert again.returncode == 0, errors
+    assert again.wait() == 0, again.stderr
     assert half_written(out) == []
 
 
 @pytest.mark.slow
-def test_while_loader_processes_start(corpus, tmp_path):
+def test_while_loader_processes_start(corpus, start, tmp_path):
     """Their server imports torch for seconds, and forks them when the parent may be gone."""
     shards, store, out = tmp_path / "shards", tmp_path / "store", tmp_path / "student"
     teacher = ["--teacher", "timm:test_vit", "--teacher-pretrained", "random", "--threads", 1, "--out", store]
@@ -165,14 +159,13 @@ def test_while_loader_processes_start(corpus, tmp_path):
         ["cache", shards, *teacher, "--executor", "serial"],
     ):  # fmt: skip
         process = start(*words)
-        assert process.communicate()[1] is not None
-        assert process.returncode == 0, words
+        assert process.wait() == 0, process.stderr
     command = ["distill", shards, store, "--student", "timm:test_vit", "--recipe", "kd", "--epochs", 200, "--batch-size", 8,
                "--loader-workers", 2, "--out", out]  # fmt: skip
     for seconds in (0.05, 1.0):
         process = start(*command)
         while not _has_server(process.pid):
-            assert process.poll() is None, process.stderr.read()
+            assert process.poll() is None, process.stderr
             time.sleep(0.01)
         time.sleep(seconds)
         lines = interrupted(process)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +17,16 @@ EXAMPLES = CHECKOUT / "examples"
 STUDENT = CHECKOUT / "tests" / "data" / "0.1.0" / "student"
 
 
-def run(script: str, *args: object, cwd: Path) -> str:
-    """What the script prints, with warnings of its own as errors."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error::DeprecationWarning:__main__", EXAMPLES / script, *map(str, args)],
-        cwd=cwd, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def run(python):
+    """What a script prints, with warnings of its own as errors."""
+
+    def one(script: str, *args: object, cwd: Path) -> str:
+        done = python.run("-W", "error::DeprecationWarning:__main__", EXAMPLES / script, *args, cwd=cwd)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return one
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_every_example_is_short_and_tested():
     assert [s for s in scripts if len((EXAMPLES / s).read_text().splitlines()) > 60] == []
 
 
-def test_a_training_loop_of_your_own(pair, tmp_path):
+def test_a_training_loop_of_your_own(pair, run, tmp_path):
     printed = run(
         "own_training_loop.py", pair.shards.location, pair.location, "--model", "test_byobnet", "--size", 32,
         "--batch-size", 5, "--epochs", 9, cwd=tmp_path,
@@ -65,7 +65,7 @@ def test_a_training_loop_of_your_own(pair, tmp_path):
     assert weights["head.fc.weight"].shape[0] == 7
 
 
-def test_targets_in_a_webdataset_pipeline(pair, tmp_path):
+def test_targets_in_a_webdataset_pipeline(pair, run, tmp_path):
     printed = run(
         "webdataset_pipeline.py", pair.shards.location, pair.location, "--views", 2, "--size", 8, "--batch-size", 6,
         cwd=tmp_path,
@@ -81,7 +81,7 @@ def test_targets_in_a_webdataset_pipeline(pair, tmp_path):
     assert all(m and float(m[3]) > entropy for m in lines)
 
 
-def test_classifying_images(tmp_path):
+def test_classifying_images(run, tmp_path):
     for index in range(3):
         picture = np.random.default_rng(index).integers(0, 256, (40, 48, 3), dtype=np.uint8)
         Image.fromarray(picture).save(tmp_path / f"{index}.png")

@@ -1,14 +1,12 @@
 """`kill -9` at random moments, the same command again: finished folders are byte-identical to an undisturbed run's.
 
-Children are forked by a server that has imported everything, so that a kill costs no import.
+`TEACHONCE_KILLS=100 pytest tests/test_kill.py` kills more often.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
-import signal
 import time
 from pathlib import Path
 
@@ -16,25 +14,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-KILLS = 6
+KILLS = int(os.environ.get("TEACHONCE_KILLS", "4"))
 
 
-@pytest.fixture(scope="module")
-def spawn():
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["teachonce.cli", "teachonce.stages.cache", "teachonce.stages.shard", "webdataset",
-                                    "teachonce.stages.teachers.timm", "zarr"])  # fmt: skip
-    # `exec`, because neither a test module nor a click command can be pickled.
-    program = "from teachonce.cli import main; main({!r})"
-    return lambda *command: context.Process(target=exec, args=(program.format([str(c) for c in command]),))
+@pytest.fixture
+def spawn(python):
+    return lambda *command: python.start("-m", "teachonce", *command)
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
-    """240 pictures, enough for a run to take a while."""
+    """Enough pictures for a run to take a while, more where there are more kills."""
     folder = tmp_path_factory.mktemp("corpus")
     rng = np.random.default_rng(0)
-    for i in range(240):
+    for i in range(30 * KILLS):
         image = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize(
             (160, 120), Image.Resampling.BICUBIC
         )
@@ -50,9 +43,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 def run(spawn, *command) -> None:
     process = spawn(*command)
-    process.start()
-    process.join()
-    assert process.exitcode == 0, command
+    assert process.wait() == 0, process.stderr
 
 
 def run_with_kills(spawn, receipts: Path, seed: int, *command) -> int:
@@ -64,14 +55,11 @@ def run_with_kills(spawn, receipts: Path, seed: int, *command) -> int:
     for attempt in range(KILLS):
         goal = len(list(receipts.glob("*.json"))) + (chance.randint(1, 3) if attempt else 0)
         process = spawn(*command)
-        process.start()
-        while process.exitcode is None and len(list(receipts.glob("*.json"))) < goal:
+        while process.poll() is None and len(list(receipts.glob("*.json"))) < goal:
             time.sleep(0.002)
         time.sleep(chance.uniform(0, 0.01))
-        if process.exitcode is None:
-            os.kill(process.pid, signal.SIGKILL)
-            kills += 1
-        process.join()
+        process.kill()
+        kills += process.wait() < 0
     run(spawn, *command)
     return kills
 

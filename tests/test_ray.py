@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -33,89 +31,102 @@ def tree(folder: Path) -> dict[str, bytes]:
             if p.is_file() and "timings" not in p.parts}  # fmt: skip
 
 
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-W", "ignore", "-m", "teachonce", *map(str, arguments)]
+@pytest.fixture
+def start(python, cluster, monkeypatch):
+    """A command that runs, if on Ray then on the tests' cluster."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+
+    def one(*words: object, **options: object):
+        address = () if "serial" in words else ("--ray-address", cluster.address)
+        return python.start("-W", "ignore", "-m", "teachonce", *words, *address, **options)
+
+    return one
 
 
-def shard(corpus: Path, out: Path, *where: object) -> list[str]:
-    return command("shard", corpus, "--name", "c", "--shard-size", 15, "--out", out, *where)
+@pytest.fixture
+def run(start):
+    """A command to its end."""
+
+    def one(*words: object) -> None:
+        process = start(*words)
+        assert process.wait() == 0, process.stderr
+
+    return one
 
 
-def cache(shards: Path, out: Path, *where: object) -> list[str]:
-    return command("cache", shards, "--teacher", "timm:test_vit", "--teacher-pretrained", "random", "--views", 2,
-                   "--threads", 1, "--batch-size", 16, "--out", out, *where)  # fmt: skip
+def shard(corpus: Path, out: Path, *where: object) -> list[object]:
+    return ["shard", corpus, "--name", "c", "--shard-size", 15, "--out", out, *where]
 
 
-def test_two_ray_workers_make_the_same_bytes_as_one_process(corpus, tmp_path):
+def cache(shards: Path, out: Path, *where: object) -> list[object]:
+    return ["cache", shards, "--teacher", "timm:test_vit", "--teacher-pretrained", "random", "--views", 2,
+            "--threads", 1, "--batch-size", 16, "--out", out, *where]  # fmt: skip
+
+
+def test_two_ray_workers_make_the_same_bytes_as_one_process(corpus, run, tmp_path):
     serial, ray = ("--executor", "serial"), ("--executor", "ray", "--workers", 2)
     for make, source in ((shard, corpus), (cache, tmp_path / "shard-0")):
         folders = [tmp_path / f"{make.__name__}-{i}" for i in range(2)]
         for folder, where in zip(folders, (serial, ray), strict=True):
-            subprocess.run(make(source, folder, *where), check=True, capture_output=True, text=True)
+            run(*make(source, folder, *where))
         assert tree(folders[0]) == tree(folders[1])
 
 
-def test_a_killed_worker_is_replaced_and_a_killed_driver_resumed(corpus, tmp_path):
-    subprocess.run(shard(corpus, tmp_path / "s", "--executor", "serial"), check=True, capture_output=True)
-    subprocess.run(
-        cache(tmp_path / "s", tmp_path / "calm", "--executor", "serial"), check=True, capture_output=True
-    )
+def test_a_killed_worker_is_replaced_and_a_killed_driver_resumed(corpus, start, run, cluster, tmp_path):
+    run(*shard(corpus, tmp_path / "s", "--executor", "serial"))
+    run(*cache(tmp_path / "s", tmp_path / "calm", "--executor", "serial"))
     out = tmp_path / "killed"
-    driver = subprocess.Popen(
-        cache(tmp_path / "s", out, "--workers", 2), stderr=subprocess.PIPE, start_new_session=True
-    )
+    driver = start(*cache(tmp_path / "s", out, "--workers", 2), new_session=True)
     receipts = out / "ledger" / "cache" / "receipts"
     _wait_for(lambda: any(receipts.glob("0*.json")), driver)
-    os.killpg(driver.pid, signal.SIGKILL)
-    driver.communicate()
+    driver.send_signal(signal.SIGKILL, group=True)
+    driver.wait()
 
     for path in sorted(receipts.glob("0*.json"))[1:]:
         path.unlink()  # work left to do, however fast this machine is
-    driver = subprocess.Popen(
-        cache(tmp_path / "s", out, "--workers", 1), stderr=subprocess.PIPE, start_new_session=True
-    )
+    driver = start(*cache(tmp_path / "s", out, "--workers", 1), new_session=True)
     _wait_for(lambda: len(list(receipts.glob("0*.json"))) >= 2, driver)
-    for worker in _workers_of(driver.pid):
+    workers = _workers_of(cluster.pid)
+    assert workers
+    for worker in workers:
         os.kill(worker, signal.SIGKILL)
-    _, errors = driver.communicate(timeout=240)
-    assert driver.returncode == 0, errors.decode()[-2000:]
+    assert driver.wait() == 0, driver.stderr[-2000:]
     assert tree(tmp_path / "calm") == tree(out)
 
 
-def test_no_cluster_at_the_address_is_one_clear_line(corpus, tmp_path):
-    run = subprocess.run(
-        shard(corpus, tmp_path / "s", "--ray-address", "127.0.0.1:1"),
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+def test_no_cluster_at_the_address_is_one_clear_line(corpus, python, tmp_path):
+    run = python.run("-m", "teachonce", *shard(corpus, tmp_path / "s", "--ray-address", "127.0.0.1:1"))
     assert run.returncode == 1
     assert run.stderr.splitlines()[-1].startswith("Error: no Ray cluster answers: 127.0.0.1:1")
 
 
-def _wait_for(condition, process: subprocess.Popen[bytes], seconds: float = 200) -> None:
-    deadline = time.monotonic() + seconds
+def _wait_for(condition, process) -> None:
     while not condition():
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.stderr.read().decode()[-2000:]
+        assert process.poll() is None, process.stderr[-2000:]
         time.sleep(0.02)
 
 
-def _workers_of(driver: int) -> list[int]:
-    """Processes of our actor class, below this driver's session."""
-    found = []
-    for entry in Path("/proc").iterdir():
+def _workers_of(cluster: int) -> list[int]:
+    """Processes of our actor class in this cluster."""
+    parents, found = {}, []
+    for entry in Path("/proc").glob("[0-9]*"):
         try:
-            if entry.name.isdecimal() and b"ray::RayWorker" in (entry / "cmdline").read_bytes():
+            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            if b"ray::RayWorker" in (entry / "cmdline").read_bytes():
                 found.append(int(entry.name))
-        except (FileNotFoundError, ProcessLookupError):
+        except OSError:
             continue
-    return found
+
+    def below(process: int) -> bool:
+        return process == cluster or (process in parents and below(parents[process]))
+
+    return [process for process in found if below(process)]
 
 
-def test_what_keeps_a_worker_from_opening_is_one_clear_line(tmp_path):
+def test_what_keeps_a_worker_from_opening_is_one_clear_line(python, cluster, tmp_path):
     """Other weights, other pixels on a node: said once, not by every unit, and not in Ray's words."""
     (tmp_path / "closed_stage.py").write_text(
+        "import sys\n"
         "from dataclasses import dataclass\n"
         "from teachonce.pipeline.types import Resources, Unit\n"
         "from teachonce.storage_schemas.errors import MismatchError\n"
@@ -135,13 +146,10 @@ def test_what_keeps_a_worker_from_opening_is_one_clear_line(tmp_path):
         "    from teachonce.pipeline.runner import run_stage\n"
         "    from teachonce.pipeline.storage import Location\n"
         "    try:\n"
-        "        run_stage(Closed(), Location.of('out'), RayExecutor(workers=1), progress=False)\n"
+        "        run_stage(Closed(), Location.of('out'), RayExecutor(workers=1, address=sys.argv[1]), progress=False)\n"
         "    except MismatchError as error:\n"
         "        print(error)\n"
     )
-    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "closed_stage.py"], cwd=tmp_path, env=environment, capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
+    environment = os.environ | {"RAY_AUTH_MODE": "disabled"}
+    done = python.run("-W", "ignore", "closed_stage.py", cluster.address, cwd=tmp_path, env=environment)
     assert done.stdout == "this machine has other weights: here\n", done.stderr

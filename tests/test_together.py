@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -25,18 +23,21 @@ STUDENT = ("--student", "timm:test_resnet", "--student-size", "32", "--recipe", 
            "--loader-workers", "0", "--threads", "1")  # fmt: skip
 
 
-def start(*words: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "teachonce", *map(str, words)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
-    )
+@pytest.fixture(scope="module")
+def start(python):
+    """A command that runs."""
+    return lambda *words: python.start("-m", "teachonce", *words)
 
 
-def run(*words: object) -> None:
-    process = start(*words)
-    errors = process.communicate()[1]
-    assert process.returncode == 0, errors
+@pytest.fixture(scope="module")
+def run(start):
+    """A command to its end."""
+
+    def one(*words: object) -> None:
+        process = start(*words)
+        assert process.wait() == 0, process.stderr
+
+    return one
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -49,7 +50,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Path:
+def made(run, tmp_path_factory) -> Path:
     """A folder with `photos`, `shards` of them, and `store` with class vectors and targets."""
     folder = tmp_path_factory.mktemp("together")
     rng = np.random.default_rng(0)
@@ -77,7 +78,7 @@ def commands(made: Path, kind: str) -> list[tuple[object, ...]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["shard", "cache", "the same cache", "distill"])
 @pytest.mark.parametrize("turn", range(int(os.environ.get("TEACHONCE_PAIRS", "1"))))
-def test_a_pair(kind: str, turn: int, made: Path, tmp_path: Path) -> None:
+def test_a_pair(kind: str, turn: int, made: Path, start, run, tmp_path: Path) -> None:
     pair = commands(made, kind)
     alone = []
     for number, words in enumerate(pair):
