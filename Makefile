@@ -7,6 +7,11 @@ BIN := $(VENV)/bin
 UV := $(BIN)/uv
 UV_INSTALL := $(UV) pip install --quiet --python $(BIN)/python
 
+# Neighbours share fixtures, so each process takes a stretch of the tests, and who is done takes half of what another has left.
+# A process takes about 2 GB.
+TEST_PROCESSES ?= logical
+SIDE_BY_SIDE = -n $(TEST_PROCESSES) --maxprocesses 8 --dist worksteal
+
 .PHONY: demo test lint lint-style lint-format lint-types format wheel docs lowest bench equivalence clean
 .DELETE_ON_ERROR:
 
@@ -14,9 +19,9 @@ UV_INSTALL := $(UV) pip install --quiet --python $(BIN)/python
 demo: $(VENV)/.demo
 	$(BIN)/teachonce demo $(DEMO_OPTIONS)
 
-## test: all tests; TEST_OPTIONS="-m 'not slow'" for the quick ones
+## test: all tests, side by side on all cores (TEST_PROCESSES=0 for one after the other); TEST_OPTIONS="-m 'not slow'" for the quick ones
 test: $(VENV)/.test
-	$(BIN)/pytest $(TEST_OPTIONS)
+	$(BIN)/pytest $(SIDE_BY_SIDE) $(TEST_OPTIONS)
 
 ## lint: style, format and types; lint-style, lint-format and lint-types do one of them
 lint: lint-style lint-format lint-types
@@ -54,7 +59,7 @@ docs: $(VENV)/.docs
 
 ## lowest: the quick tests on Python 3.11 with the lowest versions that pyproject.toml allows, in $(VENV)-lowest
 lowest: $(VENV)-lowest/.test
-	$(VENV)-lowest/bin/pytest -m "not slow" $(TEST_OPTIONS)
+	$(VENV)-lowest/bin/pytest $(SIDE_BY_SIDE) -m "not slow" $(TEST_OPTIONS)
 
 ## bench: measure; see docs/performance.md
 bench: $(VENV)/.test

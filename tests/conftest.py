@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import socket
-import subprocess
+import re
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -66,12 +63,22 @@ def load_module() -> Callable[[str, Path], ModuleType]:
     return _load
 
 
+shared = _load("shared", HERE / "shared.py")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Nothing starts before a test needs it."""
+    if shared.HERE not in os.environ:
+        owner = shared.Owner()
+        config.add_cleanup(owner.close)
+
+
 @pytest.fixture(scope="session")
-def python() -> Iterator[Any]:
+def python() -> Any:
     """`python.run("-m", "teachonce", "shard", …)`, `python.start(…)`: programs without the seconds of import; see warm_python.py."""
-    warm = _load("warm_python", HERE / "warm_python.py").WarmPython()
-    yield warm
-    warm.close()
+    script = HERE / "warm_python.py"
+    folder = shared.share("warm", [sys.executable, script, "FOLDER/socket"], ready="listening")
+    return _load("warm_python", script).WarmPython(folder / "socket")
 
 
 @dataclass(frozen=True)
@@ -80,31 +87,21 @@ class Cluster:
 
     Attributes:
         address: for `--ray-address`.
-        pid: the process that all of its processes stand below.
+        folder: what the command lines of all its processes name.
     """
 
     address: str
-    pid: int
+    folder: Path
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
+def cluster() -> Cluster:
     """One Ray for all tests that need any; those about a Ray that a command starts, or that end it, start their own."""
-    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        command = [
-            Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--num-cpus=2", "--include-dashboard=false",
-            "--node-ip-address=127.0.0.1", f"--port={port}", f"--temp-dir={folder}",
-        ]  # fmt: skip
-        environment = os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
-        with (Path(folder) / "printed").open("w+") as printed:
-            process = subprocess.Popen(
-                command, env=environment, stdout=printed, stderr=printed, start_new_session=True
-            )
-            while "Ray runtime started" not in (Path(folder) / "printed").read_text():
-                assert process.poll() is None, (Path(folder) / "printed").read_text()
-                time.sleep(0.05)
-            yield Cluster(f"127.0.0.1:{port}", process.pid)
-            process.terminate()
-            process.wait()
+    command = [
+        "env", "RAY_AUTH_MODE=disabled", "RAY_USAGE_STATS_ENABLED=0", Path(sys.executable).with_name("ray"), "start", "--head",
+        "--block", "--num-cpus=2", "--include-dashboard=false", "--node-ip-address=127.0.0.1", "--port=0", "--temp-dir=FOLDER",
+    ]  # fmt: skip
+    folder = shared.share("ray", command, ready="Ray runtime started")
+    address = re.search(r"--address='([\d.:]+)'", (folder / "printed").read_text())
+    assert address is not None, (folder / "printed").read_text()
+    return Cluster(address[1], folder)

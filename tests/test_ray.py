@@ -86,7 +86,7 @@ def test_a_killed_worker_is_replaced_and_a_killed_driver_resumed(corpus, start, 
         path.unlink()  # work left to do, however fast this machine is
     driver = start(*cache(tmp_path / "s", out, "--workers", 1), new_session=True)
     _wait_for(lambda: len(list(receipts.glob("0*.json"))) >= 2, driver)
-    workers = _workers_of(cluster.pid)
+    workers = _workers_of(cluster.folder)
     assert workers
     for worker in workers:
         os.kill(worker, signal.SIGKILL)
@@ -106,21 +106,18 @@ def _wait_for(condition, process) -> None:
         time.sleep(0.02)
 
 
-def _workers_of(cluster: int) -> list[int]:
-    """Processes of our actor class in this cluster."""
-    parents, found = {}, []
+def _workers_of(cluster: Path) -> list[int]:
+    """Processes of our actor class in this cluster: below its raylet, whose command line names its folder."""
+    found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
             if b"ray::RayWorker" in (entry / "cmdline").read_bytes():
-                found.append(int(entry.name))
+                parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+                if bytes(cluster) in Path(f"/proc/{parent}/cmdline").read_bytes():
+                    found.append(int(entry.name))
         except OSError:
             continue
-
-    def below(process: int) -> bool:
-        return process == cluster or (process in parents and below(parents[process]))
-
-    return [process for process in found if below(process)]
+    return found
 
 
 def test_what_keeps_a_worker_from_opening_is_one_clear_line(python, cluster, tmp_path):

@@ -103,12 +103,10 @@ class Process:
 
 
 class WarmPython:
-    """The server, which starts with the first program and ends with this process, or by `close`."""
+    """Programs of the server at this address."""
 
-    def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="warm-")  # a short path: sockets want one
-        self._address = f"{self._folder.name}/socket"
-        self._server: subprocess.Popen[bytes] | None = None
+    def __init__(self, address: Path) -> None:
+        self.address = str(address)
 
     def run(self, *words: object, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run a program to its end; see `start`."""
@@ -149,30 +147,15 @@ class WarmPython:
             return Process(connection, int(connection.recv(64)), (out, err))
 
     def _connect(self) -> socket.socket:
-        if self._server is None:
-            command = [sys.executable, __file__, self._address]
-            self._server = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
-            )
-            assert self._server.stdout is not None
-            assert self._server.stdout.readline() == b"ready\n"
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _LARGEST_REQUEST)
-        connection.connect(self._address)
+        connection.connect(self.address)
         return connection
 
-    def close(self) -> None:
-        """End the server."""
-        if self._server is not None:
-            self._server.communicate()
-        self._folder.cleanup()
 
-
-def serve(address: str) -> dict[str, Any]:
-    """Fork a program for each connection until stdin ends. Comes back in the program, with what it was asked to be."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener, contextlib.ExitStack() as stack:
-        listener.bind(address)
-        listener.listen(64)
+def serve(listener: socket.socket) -> dict[str, Any]:
+    """Fork a program for each connection. Comes back in the program, with what it was asked to be."""
+    with listener, contextlib.ExitStack() as stack:
         ended, write_ended = (stack.enter_context(end) for end in socket.socketpair())
         write_ended.setblocking(False)
         signal.set_wakeup_fd(write_ended.fileno(), warn_on_full_buffer=False)
@@ -180,14 +163,11 @@ def serve(address: str) -> dict[str, Any]:
         # What is sent to a program that is not there yet waits for it.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         running: dict[int, socket.socket] = {}
-        print("ready", flush=True)
         with selectors.DefaultSelector() as selector:
-            for source in (listener, ended, sys.stdin.buffer):
+            for source in (listener, ended):
                 selector.register(source, selectors.EVENT_READ)
             while True:
                 for key, _ in selector.select():
-                    if key.fileobj is sys.stdin.buffer:
-                        os._exit(0)
                     if key.fileobj is ended:
                         ended.recv(4096)
                         for pid, code in _ended():
@@ -303,7 +283,18 @@ def preload() -> None:
     gc.freeze()
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Serve at the address that is the script's argument until SIGTERM, from at once: who comes early waits."""
+    address = Path(sys.argv[1])
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(f"{address}.new")
+    listener.listen(64)
+    Path(f"{address}.new").rename(address)
+    print("listening", flush=True)
     del sys.path[0]  # the tests' folder
     preload()
-    become(serve(sys.argv[1]))
+    become(serve(listener))
+
+
+if __name__ == "__main__":
+    main()
