@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,7 @@ def test_a_cluster_that_ends_is_one_line(tmp_path, tmp_path_factory):
         )  # fmt: skip
         while not (tmp_path / "at-work").exists():
             assert driver.poll() is None, driver.stderr.read()
+            time.sleep(0.05)
         for process in _processes_with(str(session)):
             os.kill(process, signal.SIGKILL)
         said, errors = driver.communicate(timeout=200)
