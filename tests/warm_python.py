@@ -1,6 +1,6 @@
 """Python programs as processes of their own without the seconds of import: a server that has imported the libraries forks them.
 
-As a module: `WarmPython`, with the words of a command line behind `python`. As a script: the server. A program has its own
+As a module: `WarmPython`, with the words of a command line behind `python`, and `Jobs`. As a script: the server. A program has its own
 arguments, working folder, environment, streams, signals and exit code, and runs what is registered for its end. What tells it
 apart from one that `subprocess` starts: what libraries read of the environment as they are imported (`OMP_NUM_THREADS`) is the
 server's; all programs share one hash seed; nothing is taken apart after the functions registered by `atexit`. A test about
@@ -108,6 +108,10 @@ class WarmPython:
     def __init__(self, address: Path) -> None:
         self.address = str(address)
 
+    def jobs(self, *words: object) -> Jobs:
+        """A program that does one job after another."""
+        return Jobs(self, *words)
+
     def run(self, *words: object, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run a program to its end; see `start`."""
         process = self.start(*words, **options)
@@ -151,6 +155,28 @@ class WarmPython:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _LARGEST_REQUEST)
         connection.connect(self.address)
         return connection
+
+
+class Jobs:
+    """A program that reads a JSON job a line from stdin, and answers each with a line of JSON on stdout."""
+
+    def __init__(self, python: WarmPython, *words: object) -> None:
+        (stdin, to), (back, stdout) = os.pipe(), os.pipe()
+        self._process = python.start(*words, stdin=stdin, stdout=stdout, stderr=2)
+        os.close(stdin)
+        os.close(stdout)
+        self._to, self._back = os.fdopen(to, "w", buffering=1), os.fdopen(back)
+
+    def do(self, job: dict[str, Any]) -> Any:
+        """What the program answers."""
+        self._to.write(json.dumps(job) + "\n")
+        return json.loads(self._back.readline())
+
+    def close(self) -> None:
+        """End the program."""
+        self._to.close()
+        self._process.wait()
+        self._back.close()
 
 
 def serve(listener: socket.socket) -> dict[str, Any]:

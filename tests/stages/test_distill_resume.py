@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,23 +27,11 @@ def dropping_clip(tiny_clip, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Callable[[dict[str, Any]], int]]:
+def server(python) -> Iterator[Callable[[dict[str, Any]], int]]:
     """Does one job of distill_runs.py in a process of its own; its exit code, -9 when it was killed."""
-    process = subprocess.Popen(
-        [sys.executable, str(RUNS)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    to, back = process.stdin, process.stdout
-
-    def do(job: dict[str, Any]) -> int:
-        to.write(json.dumps(job) + "\n")
-        return int(back.readline())
-
-    yield do
-    to.close()
-    process.wait(30)
-    back.close()
+    jobs = python.jobs(RUNS)
+    yield jobs.do
+    jobs.close()
 
 
 @pytest.fixture(scope="module")
