@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import re
@@ -71,6 +72,12 @@ def pytest_configure(config: pytest.Config) -> None:
     if shared.HERE not in os.environ:
         owner = shared.Owner()
         config.add_cleanup(owner.close)
+
+
+def pytest_collection_finish() -> None:
+    """What the libraries brought along is there for good: a test that collects garbage need not look through it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

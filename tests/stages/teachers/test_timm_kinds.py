@@ -108,5 +108,5 @@ def test_every_family(module, photographs, pixels_for):
     name = cheapest(module)
     if name is None or name in REFUSED:
         return
-    check_equal(name, photographs, pixels_for)
+    check_equal(name, photographs[1:], pixels_for)  # one of each orientation
     gc.collect()
