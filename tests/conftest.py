@@ -17,7 +17,8 @@ import pytest
 
 HERE = Path(__file__).parent
 
-# Tests side by side share the cores. It counts before torch is imported.
+# Tests side by side share the cores, and their threads wait without spinning. It counts before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     share = len(os.sched_getaffinity(0)) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
@@ -72,6 +73,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if shared.HERE not in os.environ:
         owner = shared.Owner()
         config.add_cleanup(owner.close)
+    config.add_cleanup(gc.unfreeze)
 
 
 def pytest_collection_finish() -> None:
