@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..storage_schemas.errors import TeachonceError
+from ..storage_schemas.errors import StorageError, TeachonceError
 from .ledger import Ledger
 from .storage import as_storage_error
 from .types import RunUnit, Stage, Timer, Unit
@@ -79,6 +79,7 @@ def failed(ledger: Ledger, unit: Unit, error: Exception) -> Outcome:
         reason = str(clear)
     else:
         reason = f"{type(error).__name__}: {error}"
-    with contextlib.suppress(OSError):  # a full disk cannot take the note either; the outcome still tells
+    # A full disk cannot take the note either; the outcome still tells.
+    with contextlib.suppress(OSError, StorageError):
         ledger.fail(unit.key, reason, "".join(traceback.format_exception(error)))
     return Outcome(key=unit.key, rows=unit.rows, error=reason)

@@ -233,14 +233,14 @@ def open_stream(
 
 
 def plan_distill(
-    shards: str,
-    store: str,
+    shards: Location | str,
+    store: Location | str,
     config: StudentConfig,
     *,
-    out: str,
+    out: Location | str,
     recipe: str,
     options: Mapping[str, Any],
-    vectors: str | None = None,
+    vectors: Location | str | None = None,
     views: int | None = None,
     compute: Compute,
     seed: int = 0,
@@ -362,7 +362,7 @@ def plan_distill(
     )
 
 
-def _refuse_one_class(chosen: TrainingTargets, settings: TrainSettings, where: str) -> None:
+def _refuse_one_class(chosen: TrainingTargets, settings: TrainSettings, where: object) -> None:
     """A divergence over one class is 0 whatever the student gives, so nothing would be learned from it alone."""
     vectors = chosen.vectors
     if vectors is None or vectors.num_classes > 1 or _other_terms(chosen, settings):

@@ -44,7 +44,9 @@ class TrainingTargets:
         return "logits" in self.wanted and "logits" not in self.names
 
 
-def choose_targets(store: Location, vectors: str | None, recipe: Recipe, settings: Any) -> TrainingTargets:
+def choose_targets(
+    store: Location, vectors: Location | str | None, recipe: Recipe, settings: Any
+) -> TrainingTargets:
     """Find what the recipe asks for, and the class vectors that go with it.
 
     Args:

@@ -257,6 +257,15 @@ def test_a_full_place_leaves_nothing_half_done(place, small_cache):
         TargetStream("memory://shards", "memory://full", size=32, batch_size=1, seed=0)
     status = folder_status("memory://full")["stages"][0]
     assert (status["done"], status["failed"], status["left"]) == (2, 1, 0)
+    # Now nothing more can be written, not even why; then all is as it was.
+    (Location(place, "full") / chunk).remove()
+    for number in (0, 2):
+        (Location(place, "full") / "ledger" / "cache" / "receipts" / f"{number:06d}.json").remove()
+    place.faults = [Fault(name="full/embedding/*", always=True), Fault(name="full/*/failures/*", always=True)]
+    with pytest.raises(
+        UnitsFailed, match="^3 of 3 units of cache failed, the first is 000000: refused on demand"
+    ):
+        small_cache("full")
     place.faults = []
     small_cache("full")
     assert files_of(Location(place, "full")) == calm
