@@ -135,11 +135,12 @@ def _row_arrays(spec: StoreSpec) -> Iterator[_RowArray]:
     yield per_view("view_params", columns(spec.colors), "int32", "view_param", -1)
     if spec.colors:
         yield per_view("view_colors", COLOR_FACTORS, "float32", "view_color", float("nan"))
+    dimensions = _dimension_names(spec.targets)
     for target in spec.targets:
         is_logits = target.name == "logits"
         yield _RowArray(
             name=target.name, shape=(rows, spec.num_views, *target.shape), chunks=_chunks(spec, target),
-            dtype=spec.encoding.dtype, axes=target.axes, fill=float("nan"), codecs=blosc if is_logits else plain,
+            dtype=spec.encoding.dtype, axes=dimensions[target.name], fill=float("nan"), codecs=blosc if is_logits else plain,
         )  # fmt: skip
         if is_logits and spec.encoding.separate_max:
             yield _RowArray(
@@ -147,6 +148,22 @@ def _row_arrays(spec: StoreSpec) -> Iterator[_RowArray]:
                 axes=("sample", "view"), fill=float("nan"), codecs=plain,
                 attributes={"meaning": "add to `logits` (both in fp32) for the teacher's logits"},
             )  # fmt: skip
+
+
+def _dimension_names(targets: Sequence[TargetSpec]) -> dict[str, tuple[str, ...]]:
+    """Names of the dimensions of each target's array: its axes, as `AXIS_TARGET` where an array before has another size there.
+
+    Zarr does not mind, but xarray opens a group only if a dimension has one size in all its arrays.
+    """
+    sizes: dict[str, int] = {}
+    names: dict[str, tuple[str, ...]] = {}
+    for target in targets:
+        own = [
+            axis if sizes.setdefault(axis, size) == size else f"{axis}_{target.name}"
+            for axis, size in zip(target.axes[2:], target.shape, strict=True)
+        ]
+        names[target.name] = (*target.axes[:2], *own)
+    return names
 
 
 def create_arrays(root: zarr.Group, description: StoreDescription) -> None:
