@@ -10,7 +10,7 @@ import click
 from . import __version__
 from .commands.benchmark import benchmark
 from .commands.cache import cache
-from .commands.command import Stage
+from .commands.command import Subcommand
 from .commands.datasets import datasets
 from .commands.demo import demo
 from .commands.distill import distill
@@ -38,7 +38,7 @@ COMMANDS = (
 class Program(click.Group):
     """Turns the errors that a user can act on into one line and an exit code; bugs keep their traceback."""
 
-    command_class = Stage
+    command_class = Subcommand
 
     def invoke(self, ctx: click.Context) -> Any:
         with interrupt.work():

@@ -31,6 +31,7 @@ def run(bench: Bench) -> Iterator[Line]:
     from teachonce.pipeline.runner import run_stage
     from teachonce.stages.cache import plan_cache
     from teachonce.stages.models.compute import resolve_compute
+    from teachonce.stages.models.settings import ComputeSettings
     from teachonce.stages.teachers import TeacherConfig
     from teachonce.stages.views.spec import ViewSpec
     from teachonce.storage_schemas.encodings import ENCODINGS
@@ -48,7 +49,7 @@ def run(bench: Bench) -> Iterator[Line]:
                     out=str(fresh(own / f"store{next(numbers)}")),
                     views=ViewSpec(kind="random_resized_crop", count=views), targets="embedding",
                     encoding=ENCODINGS["fp16"], batch_size=BATCH,
-                    compute=resolve_compute("cpu", "bf16", bench.threads),
+                    compute=resolve_compute(ComputeSettings(device="cpu", precision="bf16", threads=bench.threads)),
                 )  # fmt: skip
 
             def ours(stages: Any = plan) -> Cost:
@@ -126,10 +127,11 @@ class OwnForward(Forward):
 
     def __init__(self, threads: int) -> None:
         from teachonce.stages.models.compute import resolve_compute
+        from teachonce.stages.models.settings import ComputeSettings
         from teachonce.stages.teachers import TeacherConfig, load_teacher
 
         self._teacher = load_teacher(TeacherConfig(model=MODEL, pretrained="random"))
-        self._compute = resolve_compute("cpu", "bf16", threads)
+        self._compute = resolve_compute(ComputeSettings(device="cpu", precision="bf16", threads=threads))
 
     def __call__(self, batches: list[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
         import torch

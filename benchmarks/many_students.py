@@ -66,9 +66,7 @@ class Work:
         fresh(self.folder / "store")
         make_shards(self.images, fresh(self.folder / "shards"), IMAGES)
         self._write_prompts()
-        named = plan_vectors(
-            self.teacher, out=str(self.folder / "store"), classes=None, templates=None, compute=self.compute
-        )
+        named = plan_vectors(self.teacher, out=str(self.folder / "store"), compute=self.compute)
         run_stage(named, named.store, SerialExecutor(), progress=False)
         stage = plan_cache(
             str(self.folder / "shards"), self.teacher, out=str(self.folder / "store"), targets="auto",

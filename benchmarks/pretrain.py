@@ -95,7 +95,7 @@ class Step:
         torch.set_num_threads(threads)
         backbone = OpenClipTeacher.load(TeacherConfig(model=MODEL, pretrained="random"))
         chunk = CHUNK if name == "chunked" else 0
-        settings = PretrainSettings().override({"class_chunk": chunk, "batch_size": BATCH_SIZE})
+        settings = PretrainSettings(class_chunk=chunk, batch_size=BATCH_SIZE)
         clip = PromptedClip(backbone.model, settings.shape(12, 12)).eval()
         ids_CT = class_ids(settings.context, open_clip.IMAGENET_CLASSNAMES[:classes], backbone.tokenizer)
         if name == "padded":

@@ -45,9 +45,11 @@ def classes_in_a_batch(corpus: Path, out: Path, order: str) -> float:
     """The mean over an epoch."""
     from teachonce.stages.corpora.manifest_file import open_manifest
     from teachonce.stages.pairs.order import EpochOrder, window_shards
+    from teachonce.stages.settings.shard import ShardSettings
     from teachonce.stages.shard import plan_shard
 
-    stage = plan_shard([str(corpus)], out=str(out), shard_size=SHARD_SIZE, order=order)  # type: ignore[arg-type]
+    settings = ShardSettings(shard_size=SHARD_SIZE, order=order)  # type: ignore[arg-type]
+    stage = plan_shard([str(corpus)], out=str(out), settings=settings)
     labels = [label for _, label in open_manifest(stage.out, stage.corpus).labels()]
     classes_N = np.unique(labels, return_inverse=True)[1]
     rows_S = np.array([len(stage.corpus.shard_rows(shard)) for shard in range(stage.corpus.num_shards)])
@@ -62,11 +64,14 @@ def classes_in_a_batch(corpus: Path, out: Path, order: str) -> float:
 def _writer(images: Path, out: Path, order: str):  # type: ignore[no-untyped-def]
     from teachonce.pipeline.executors.serial import SerialExecutor
     from teachonce.pipeline.runner import run_stage
+    from teachonce.stages.settings.shard import ShardSettings
     from teachonce.stages.shard import plan_shard
 
     def write() -> Cost:
         shutil.rmtree(out, ignore_errors=True)
-        stage = plan_shard([str(images)], out=str(out), shard_size=SHARD_SIZE, order=order)  # type: ignore[arg-type]
+        stage = plan_shard(
+            [str(images)], out=str(out), settings=ShardSettings(shard_size=SHARD_SIZE, order=order)
+        )  # type: ignore[arg-type]
         _forget(images)
         return cost(lambda: run_stage(stage, stage.out, SerialExecutor(), progress=False))
 

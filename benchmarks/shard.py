@@ -22,6 +22,7 @@ def run(bench: Bench) -> Iterator[Line]:
     import webdataset  # noqa: F401  (its import is nobody's writing)
     from teachonce.pipeline.executors.serial import SerialExecutor
     from teachonce.pipeline.runner import run_stage
+    from teachonce.stages.settings.shard import ShardSettings
     from teachonce.stages.shard import plan_shard
 
     for name, corpus in bench.corpora:
@@ -33,7 +34,9 @@ def run(bench: Bench) -> Iterator[Line]:
             shutil.rmtree(out, ignore_errors=True)
             stages = []
             manifest = cost(
-                lambda: stages.append(plan_shard([str(corpus)], out=str(out), shard_size=SHARD_SIZE))
+                lambda: stages.append(
+                    plan_shard([str(corpus)], out=str(out), settings=ShardSettings(shard_size=SHARD_SIZE))
+                )
             )
             stage = stages[0]
             tars = cost(lambda: run_stage(stage, stage.out, SerialExecutor(), progress=False))

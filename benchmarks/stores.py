@@ -18,9 +18,10 @@ SMALL_TEACHER = "timm:test_vit"
 def make_shards(corpus: Path, out: Path, shard_size: int) -> None:
     from teachonce.pipeline.executors.serial import SerialExecutor
     from teachonce.pipeline.runner import run_stage
+    from teachonce.stages.settings.shard import ShardSettings
     from teachonce.stages.shard import plan_shard
 
-    stage = plan_shard([str(corpus)], out=str(out), shard_size=shard_size)
+    stage = plan_shard([str(corpus)], out=str(out), settings=ShardSettings(shard_size=shard_size))
     run_stage(stage, stage.out, SerialExecutor(), progress=False)
 
 
@@ -37,7 +38,7 @@ def make_store(shards: Path, store: Path, *, views: int, threads: int) -> None:
 
     config = TeacherConfig(model=SMALL_TEACHER, pretrained="random")
     compute = Compute(device="cpu", precision="fp32", threads=threads)
-    named = plan_vectors(config, out=str(store), classes=None, templates=None, compute=compute)
+    named = plan_vectors(config, out=str(store), compute=compute)
     run_stage(named, named.store, SerialExecutor(), progress=False)
     stage = plan_cache(
         str(shards), config, out=str(store), views=ViewSpec(kind="random_resized_crop", count=views), targets="logits",

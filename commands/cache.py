@@ -2,68 +2,69 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
+from click.core import ParameterSource
 
+from ..pipeline.settings import option_name, settings_of
 from ..pipeline.terminal import say
-from .command import Stage, one_driver
-from .executor import executor_options, make_executor
-from .options import split_teacher_options, split_view_options, teacher_options, view_options
+from ..stages.models.settings import ComputeSettings
+from ..stages.models.teacher_config import TeacherConfig
+from ..stages.settings.cache import CacheSettings
+from ..stages.views.settings import RandomViews
+from ..storage_schemas.encodings import ENCODINGS
+from ..storage_schemas.errors import InputError
+from .command import command, option
+from .executor import ExecutorSettings
+from .one_driver import one_driver
+from .options import options_of
 from .output import json_option, report
-from .types import Choice
 
 
-@click.command(cls=Stage)
+@command()
 @click.argument("shards", type=click.Path())
-@teacher_options
-@click.option("--out", required=True, type=click.Path(), help="Target store (Zarr).")
-@view_options
-@click.option(
-    "--targets",
-    metavar="NAMES",
-    default="auto",
-    show_default=True,
-    help="What to store, with commas: embedding, logits, tokens, features.LAYER. auto: logits where there are class vectors "
-    "and no more classes than channels, else the embedding; both: embedding,logits.",
-)
-@click.option(
-    "--encoding",
-    type=Choice(["fp16", "fp32"]),
-    default="fp16",
-    show_default=True,
-    help="How targets are stored. fp16 keeps logits relative to their maximum.",
-)
-@click.option(
-    "--batch-size",
-    type=click.IntRange(1),
-    help="Views in a forward pass (default: 64 on the CPU, 256 on CUDA). Decides low bits, so it is fingerprinted.",
-)
-@executor_options("ray")
+@options_of("teacher", TeacherConfig, prefix="teacher", make=TeacherConfig.of)
+@option("--out", required=True, type=click.Path(), help="Target store (Zarr).")
+@options_of("settings", CacheSettings)
 @json_option
+@options_of("drawn", RandomViews, prefix="view", section="Random views")
+@options_of("compute", ComputeSettings)
+@options_of("executor", ExecutorSettings)
 @one_driver
 def cache(
-    shards: str, out: str, targets: str, encoding: str, batch_size: int | None, executor: str,
-    ray_address: str | None, workers: int | None, as_json: bool, **options: Any,
+    shards: str, out: str, teacher: TeacherConfig, settings: CacheSettings, drawn: RandomViews, compute: ComputeSettings,
+    executor: ExecutorSettings, as_json: bool,
 ) -> None:  # fmt: skip
     """Run the teacher once over every view of every sample and store what it says.
 
-    SHARDS is a folder that `teachonce shard` wrote. Options of random views show their default in brackets.
+    SHARDS is a folder that `teachonce shard` wrote.
     """
     from ..pipeline.runner import run_stage
     from ..stages.cache import plan_cache
     from ..stages.models.compute import resolve_compute
-    from ..storage_schemas.encodings import ENCODINGS
+    from ..stages.views.spec import ViewSpec
 
-    config = split_teacher_options(options)
-    views, interpolation = split_view_options(options)
-    compute = resolve_compute(**options, elsewhere=executor == "ray")
+    count = settings.random_views
+    if count is None:
+        _refuse_options_of_random_views(click.get_current_context())
+    settled = resolve_compute(compute, elsewhere=executor.elsewhere)
     stage = plan_cache(
-        shards, config, out=out, views=views, targets=targets, encoding=ENCODINGS[encoding], compute=compute,
-        batch_size=batch_size or (64 if compute.device == "cpu" else 256), view_interpolation=interpolation,
+        shards, teacher, out=out, views=None if count is None else ViewSpec.random(count, drawn, "bicubic"),
+        targets=settings.targets, encoding=ENCODINGS[settings.encoding], compute=settled,
+        batch_size=settings.batch_on(settled.device), view_interpolation=drawn.interpolation,
     )  # fmt: skip
     for note in stage.notes:
         say(f"cache: {note}")
-    if stage.vectors is None and targets == "auto":
+    if stage.vectors is None and settings.targets == "auto":
         say("No logits: the store has no class vectors, or more classes than channels; keeping embeddings.")
-    report(run_stage(stage, stage.store, make_executor(executor, ray_address, workers)), stage.store, as_json)
+    report(run_stage(stage, stage.store, executor.make()), stage.store, as_json)
+
+
+def _refuse_options_of_random_views(ctx: click.Context) -> None:
+    names = [f"view_{field.name}" for field, _ in settings_of(RandomViews)]
+    given = [name for name in names if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    if given:
+        also = "; a centre view's filter is --teacher-interpolation" if "view_interpolation" in given else ""
+        raise InputError(
+            "these options are for random views", where=", ".join(map(option_name, given)), expected="--views K",
+            found="--views center", hint=f"give a number of views, or leave them out{also}",
+        )  # fmt: skip

@@ -1,28 +1,75 @@
-"""Owns what every command is: how its words are read, and that one process at a time writes an output."""
+"""Owns what every command is: how its words are read, and the sections of its `--help`."""
 
 from __future__ import annotations
 
 import functools
 import re
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ..pipeline.terminal import starting
+from ..stages.models.settings import COMPUTING, PREPROCESSING
+
+if TYPE_CHECKING:
+    from click.types import OptionHelpExtra
 
 #: Where a path begins in a word of a command line: at once, behind `=`, or behind the prefix of a model in a folder.
 _HOME = re.compile(r"^((?:[^~/]*[=:]|[^~]*coop:[^=~]*=)?)~(?=/|$)")
 
+#: The first section of `--help`, what most people need; and the last ones. What belongs to one command stands between.
+COMMON = "Options"
+WHERE = "Where units of work run"
+LAST = (PREPROCESSING, COMPUTING, WHERE)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class Stage(click.Command):
-    """A command whose arguments may begin with `~` where a shell leaves it: in `--out=~/x`, `NAME=~/x`, run files."""
+class Option(click.Option):
+    """An option in a section of `--help`; `shown` is its default in words, where it has one that these must tell."""
+
+    def __init__(self, *words: Any, section: str = COMMON, shown: str = "", **attributes: Any) -> None:
+        super().__init__(*words, **attributes)
+        self.section = section
+        self.shown = shown
+
+    def get_help_extra(self, ctx: click.Context) -> OptionHelpExtra:
+        extra = super().get_help_extra(ctx)
+        if self.shown:
+            extra["default"] = self.shown
+        return extra
+
+
+#: `click.option` for options that no settings class describes.
+option = functools.partial(click.option, cls=Option)
+
+
+class Subcommand(click.Command):
+    """A command whose options stand in sections, the common ones first.
+
+    Its arguments may begin with `~` where a shell leaves it: in `--out=~/x`, `NAME=~/x`, run files.
+    """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, [expand_homes(word) for word in args])
+
+    def sections(self, ctx: click.Context) -> dict[str, list[tuple[str, str]]]:
+        """Of each section of `--help`: an option's names, and what it means."""
+        sections: dict[str, list[tuple[str, str]]] = {COMMON: []}
+        for parameter in self.get_params(ctx):
+            record = None if isinstance(parameter, click.Argument) else parameter.get_help_record(ctx)
+            if record is not None:
+                sections.setdefault(getattr(parameter, "section", COMMON), []).append(record)
+        return dict(sorted(sections.items(), key=lambda item: LAST.index(item[0]) if item[0] in LAST else -1))
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for section, records in self.sections(ctx).items():
+            with formatter.section(section):
+                formatter.write_dl(records)
+
+
+#: `click.command` for commands of this program.
+command = functools.partial(click.command, cls=Subcommand)
 
 
 def expand_homes(word: str) -> str:
@@ -30,25 +77,3 @@ def expand_homes(word: str) -> str:
     from ..pipeline.storage import expand_home
 
     return _HOME.sub(lambda found: found[1] + expand_home("~"), word)
-
-
-def one_driver(command: Command) -> Command:
-    """For every command that writes a stage's --out: one process at a time, from the first look at it to the last word."""
-
-    @functools.wraps(command)
-    def alone(*arguments: Any, out: str, **options: Any) -> None:
-        from ..pipeline.driver import only_driver
-        from ..pipeline.output import check_output
-        from ..pipeline.storage import Location
-
-        context = click.get_current_context()
-        name = str(context.info_name)
-        given = (options[p.name] for p in context.command.params if isinstance(p, click.Argument) and p.name)
-        inputs = [one for value in given for one in (value if isinstance(value, tuple) else (value,))]
-        # The lock is a file in it. Plans, which know what else is an input, look again.
-        check_output(Location.of(out), name, inputs)
-        with only_driver(Location.of(out), f"teachonce {name}"):
-            starting(f"{name}: loading libraries, and what was given")
-            command(*arguments, out=out, **options)
-
-    return alone  # type: ignore[return-value,no-any-return]

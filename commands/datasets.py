@@ -6,11 +6,11 @@ import click
 
 from ..pipeline.terminal import show
 from ..storage_schemas.errors import InputError
-from .command import Stage
+from .command import command
 from .output import json_option, print_json
 
 
-@click.command(cls=Stage)
+@command()
 @click.argument("data", type=click.Path())
 @json_option
 def datasets(data: str, as_json: bool) -> None:

@@ -5,20 +5,19 @@ from __future__ import annotations
 import click
 
 from ..pipeline.terminal import show
-from .command import Stage
-from .executor import executor_options
+from .command import command, option
+from .executor import ExecutorSettings
+from .options import options_of
 from .output import json_option, print_json
 from .runner import make_runner
 
 
-@click.command(cls=Stage)
-@click.option("--out", default="demo-run", show_default=True, type=click.Path(), help="Folder for all of it.")
-@executor_options("ray")
+@command()
+@option("--out", default="demo-run", show_default=True, type=click.Path(), help="Folder for all of it.")
 @json_option
+@options_of("executor", ExecutorSettings)
 @click.pass_context
-def demo(
-    ctx: click.Context, out: str, executor: str, ray_address: str | None, workers: int | None, as_json: bool
-) -> None:
+def demo(ctx: click.Context, out: str, executor: ExecutorSettings, as_json: bool) -> None:
     """Run every stage on small images with a tiny teacher and student, and compare what came out.
 
     Takes less than 3 minutes on 2 cores, offline. It draws 3,000 images of coloured digits without labels, shows
@@ -28,7 +27,7 @@ def demo(
     from ..stages.demo.report import facts_text
     from ..stages.demo.tour import run_demo
 
-    facts = run_demo(out, make_runner(ctx, executor, ray_address, workers))
+    facts = run_demo(out, make_runner(ctx, executor))
     if as_json:
         print_json(facts)
     else:

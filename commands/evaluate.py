@@ -5,43 +5,22 @@ from __future__ import annotations
 import click
 
 from ..pipeline.terminal import say, show, starting
+from ..stages.settings.evaluate import EvaluateSettings, InferenceSettings
 from ..storage_schemas.plain_text import counted
-from .command import Stage
-from .options import inference_options
+from .command import command
+from .options import options_of
 from .output import json_option, print_json
 
 
-@click.command(cls=Stage)
+@command()
 @click.argument("bundle", type=click.Path())
 @click.argument("images", type=click.Path())
-@click.option(
-    "--store",
-    type=click.Path(),
-    help="Also measure agreement with this target store's teacher, on the pictures that it saw.",
-)
-@click.option(
-    "--base-classes",
-    metavar="FILE|NAMES|@half",
-    help="Also measure base and novel classes apart: a file with one name a line, names with commas between "
-    "them, or @half for the first half of the class ids.",
-)
-@click.option(
-    "--name", help="Corpus name that `shard` was given, to find images that are not in shards in the store."
-)
-@click.option(
-    "--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Images in a forward pass."
-)
-@click.option(
-    "--accept-other-pixels",
-    is_flag=True,
-    help="With --store: go on where this machine renders views otherwise than the one that cached them.",
-)
-@inference_options
+@options_of("settings", EvaluateSettings)
 @json_option
+@options_of("compute", InferenceSettings)
 def evaluate(
-    bundle: str, images: str, store: str | None, base_classes: str | None, name: str | None, batch_size: int,
-    accept_other_pixels: bool, device: str, precision: str, threads: int | None, as_json: bool,
-) -> None:  # fmt: skip
+    bundle: str, images: str, settings: EvaluateSettings, compute: InferenceSettings, as_json: bool
+) -> None:
     """Measure a student: accuracy where labels are class names, agreement with its teacher where a store knows.
 
     BUNDLE is a folder that `teachonce distill` wrote; IMAGES a folder of class folders, a tar, a list,
@@ -59,14 +38,14 @@ def evaluate(
 
     starting("evaluate: loading the student")
     result = measure(
-        bundle, images, compute=resolve_compute(device, precision, threads), store=store, base=base_classes,
-        name=name, batch_size=batch_size, accept_other_pixels=accept_other_pixels,
+        bundle, images, compute=resolve_compute(compute), store=settings.store, base=settings.base_classes,
+        name=settings.name, batch_size=settings.batch_size, accept_other_pixels=settings.accept_other_pixels,
     )  # fmt: skip
     for note in result.notes:
         say(f"evaluate: {note}")
     facts = evaluation_json(result)
     if as_json:
-        print_json({"bundle": bundle, "image_set": images, "store": store, **facts})
+        print_json({"bundle": bundle, "image_set": images, "store": settings.store, **facts})
     else:
         show(evaluation_text(facts))
     if result.unmatched:

@@ -1,57 +1,79 @@
-"""Owns where units of work run: the options that say it, and the executor that they name."""
+"""Owns where units of work run: what a user can say of it, and the executor that this names."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import click
-
+from ..pipeline.settings import setting, with_default
 from ..storage_schemas.errors import InputError
-from .command import Command
-from .types import Choice
+from .command import WHERE
 
 if TYPE_CHECKING:
     from ..pipeline.runner import Executor
 
 
-def executor_options(
-    default: str, workers: str = "Worker processes on Ray (default: what fits)."
-) -> Callable[[Command], Command]:
-    """--executor, --ray-address and --workers, for every command that does units of work."""
+@dataclass(frozen=True, kw_only=True)
+class ExecutorSettings:
+    """For every command that does units of work."""
 
-    def decorate(command: Command) -> Command:
-        for option in (
-            click.option("--workers", type=click.IntRange(1), help=workers),
-            click.option("--ray-address", help="Join this Ray cluster: `auto` or HOST:PORT. Without it, Ray starts here."),
-            click.option("--executor", type=Choice(["ray", "serial"]), default=default, show_default=True,
-                         help="Where units of work run."),
-        ):  # fmt: skip
-            command = option(command)
-        return command
+    executor: str = setting(
+        "ray", choices=("ray", "serial"), group=WHERE, help="On Ray, or one after another here."
+    )
+    ray_address: str | None = setting(
+        None, group=WHERE, help="Join this Ray cluster: `auto` or HOST:PORT. Without it, Ray starts here."
+    )  # fmt: skip
+    workers: int | None = setting(
+        None, least=1, default_text="what fits", group=WHERE, help="Worker processes on Ray."
+    )  # fmt: skip
 
-    return decorate
+    @property
+    def elsewhere(self) -> bool:
+        """Whether the work may run on other machines than this one."""
+        return self.executor == "ray"
+
+    def make(self) -> Executor:
+        """The executor that these settings name.
+
+        Raises:
+            InputError: an option of Ray's without Ray.
+        """
+        if self.executor == "ray":
+            from ..pipeline.executors.ray import RayExecutor
+
+            return RayExecutor(address=self.ray_address, workers=self.workers)
+        if self.ray_address is not None:
+            raise InputError("--ray-address needs --executor ray", where=self.ray_address)
+        if self.workers not in (None, 1):
+            raise InputError("several workers need --executor ray", where="--workers", found=self.workers)
+        from ..pipeline.executors.serial import SerialExecutor
+
+        return SerialExecutor()
 
 
-def make_executor(executor: str, ray_address: str | None, workers: int | None) -> Executor:
-    """The executor that the options name."""
-    if executor == "ray":
-        from ..pipeline.executors.ray import RayExecutor
+@dataclass(frozen=True, kw_only=True)
+class SerialByDefault(ExecutorSettings):
+    """For commands whose work is one unit."""
 
-        return RayExecutor(address=ray_address, workers=workers)
-    if ray_address is not None:
-        raise InputError("--ray-address needs --executor ray", where=ray_address)
-    if workers not in (None, 1):
-        raise InputError("several workers need --executor ray", where="--workers", found=workers)
-    from ..pipeline.executors.serial import SerialExecutor
-
-    return SerialExecutor()
+    executor: str = with_default(ExecutorSettings, "executor", "serial")
 
 
-def make_training_executor(executor: str, ray_address: str | None, workers: int | None) -> Executor:
-    """The executor for a student: several workers train it together."""
-    if workers is None or workers == 1:
-        return make_executor(executor, ray_address, workers)
-    from ..pipeline.executors.ray_train import RayTrainExecutor
+@dataclass(frozen=True, kw_only=True)
+class TrainingExecutorSettings(SerialByDefault):
+    """For a student: several workers train it together."""
 
-    return RayTrainExecutor(address=ray_address, workers=workers)
+    workers: int | None = setting(
+        None, least=1, default_text="1", group=WHERE,
+        help="Processes that train one student together, on Ray: each batch is shared out among them.",
+    )  # fmt: skip
+
+    @property
+    def elsewhere(self) -> bool:
+        return super().elsewhere or (self.workers or 1) > 1
+
+    def make(self) -> Executor:
+        if self.workers is None or self.workers == 1:
+            return super().make()
+        from ..pipeline.executors.ray_train import RayTrainExecutor
+
+        return RayTrainExecutor(address=self.ray_address, workers=self.workers)

@@ -5,19 +5,19 @@ from __future__ import annotations
 import click
 
 from ..pipeline.terminal import show
-from .command import Stage
+from .command import command, option
 from .output import json_option, print_json
 
 
-@click.command(cls=Stage)
+@command()
 @click.argument("store", type=click.Path())
 @click.argument("keys", nargs=-1, metavar="[KEY]…")
-@click.option(
+@option(
     "--shards",
     type=click.Path(),
     help="Folder of the store's shards, for paths (default: as `cache` recorded).",
 )
-@click.option(
+@option(
     "--top",
     type=click.IntRange(1),
     default=5,

@@ -5,19 +5,19 @@ from __future__ import annotations
 import click
 
 from ..pipeline.terminal import show
-from .command import Stage
+from .command import command, option
 from .output import json_option, print_json
 
 
-@click.command(cls=Stage)
+@command()
 @click.argument("text", required=False)
-@click.option(
+@option(
     "--teacher",
     "role",
     flag_value="teacher",
     help="Only what can be a teacher: with a classifier or a text tower.",
 )
-@click.option("--student", "role", flag_value="student", help="Only what can be a student: all of them.")
+@option("--student", "role", flag_value="student", help="Only what can be a student: all of them.")
 @json_option
 def models(text: str | None, role: str | None, as_json: bool) -> None:
     """List the models that can be named, with image size, width, parameters and pretrained weights.

@@ -1,111 +1,154 @@
-"""Owns the options that several commands share: the teacher and its views, and how a model computes."""
+"""Owns how options are made from the settings that they fill: type, range, default, choices, help and unit stand there."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import dataclasses
+import functools
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import MISSING, dataclass
+from typing import Any, get_args, get_origin, get_type_hints
 
 import click
 
-from ..storage_schemas.errors import InputError
-from .command import Command
-from .types import MEANS, PROBABILITY, RATIOS, SEED, SHARE, SHARES, STDS, STRENGTHS, Choice
-
-if TYPE_CHECKING:
-    from ..stages.teachers import TeacherConfig
-    from ..stages.views.spec import ViewSpec
+from ..pipeline.settings import Setting, option_name, settings_of
+from .command import COMMON, Command, Option
+from .types import Choice, Finite, Numbers
 
 
-def teacher_options(command: Command) -> Command:
-    """The teacher and how it is run, for `pretrain`, `vectors` and `cache`."""
-    for option in (
-        click.option("--threads", type=click.IntRange(1), help="Torch threads of one worker (default: cores, at most 4)."),
-        click.option("--precision", type=Choice(["auto", "bf16", "fp32"]), default="auto", show_default=True,
-                     help="bf16 autocast, or fp32. Logits are always formed in fp32."),
-        click.option("--device", type=Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
-                     help="Where the teacher runs."),
-        click.option("--teacher-crop-mode", type=Choice(["center", "squash", "border"]),
-                     help="Override: resize the shorter side, both sides, or the longer side and pad with the mean colour."),
-        click.option("--teacher-crop-pct", type=SHARE,
-                     help="Override: share of the resized image that the centre crop keeps."),
-        click.option("--teacher-interpolation", type=Choice(["bicubic", "bilinear", "lanczos", "nearest"]),
-                     help="Override: resampling filter."),
-        click.option("--teacher-std", type=STDS, help="Override: R,G,B standard deviation, on a scale of 0 to 1."),
-        click.option("--teacher-mean", type=MEANS, help="Override: R,G,B mean, on a scale of 0 to 1."),
-        click.option("--teacher-size", type=click.IntRange(1), help="Override: input size in pixels."),
-        click.option("--teacher-backbone", help="For prompts: the model that they were learned for, if it is not where it was."),
-        click.option("--teacher-pretrained", help="Pretrained tag, path to weights, or `random`."),
-        click.option("--teacher", required=True, help="open_clip model (ViT-L-14, hf-hub:…, local-dir:…), timm:NAME, or "
-                     "teachonce:FOLDER for learned prompts."),
-    ):  # fmt: skip
-        command = option(command)
-    return command
+@dataclass(frozen=True, kw_only=True)
+class Described:
+    """A field of a settings class.
+
+    Attributes:
+        kind: its type, without the None that it may also be.
+    """
+
+    field: dataclasses.Field[Any]
+    said: Setting
+    kind: Any
 
 
-def split_teacher_options(options: dict[str, Any]) -> TeacherConfig:
-    """Take the teacher's options out of `options`."""
-    from ..stages.teachers import TeacherConfig
-
-    fields = ("pretrained", "backbone", "size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
-    chosen = {field: options.pop(f"teacher_{field}") for field in fields}
-    return TeacherConfig.of(options.pop("teacher"), **chosen)
-
-
-def view_options(command: Command) -> Command:
-    """Which views the teacher sees, for `cache`. No defaults: what is given with `--views center` is refused."""
-    for option in (
-        click.option("--view-interpolation", type=Choice(["bicubic", "bilinear", "lanczos", "nearest"]),
-                     help="Random views: resampling filter (the teacher's)."),
-        click.option("--view-grayscale", type=PROBABILITY, metavar="P",
-                     help="Random views: probability of a gray view (0)."),
-        click.option("--view-jitter-probability", type=SHARE, metavar="P",
-                     help="Random views: probability of a jittered view (1 with --view-jitter)."),
-        click.option("--view-jitter", type=STRENGTHS, metavar="B,C,S,H",
-                     help="Random views: strengths of torchvision's ColorJitter: brightness, contrast, saturation, "
-                     "and hue up to 0.5 (0,0,0,0)."),
-        click.option("--view-seed", type=SEED, help="Random views: seed of boxes and colours (0)."),
-        click.option("--view-flip", type=PROBABILITY, metavar="P",
-                     help="Random views: probability of a mirrored view (0.5)."),
-        click.option("--view-ratio", type=RATIOS, help="Random views: range of the aspect ratio (3/4 to 4/3)."),
-        click.option("--view-scale", type=SHARES, help="Random views: range of the area's share (0.08,1)."),
-        click.option("--views", default="center", show_default=True, help="Number of random views K, or `center`."),
-    ):  # fmt: skip
-        command = option(command)
-    return command
-
-
-def split_view_options(options: dict[str, Any]) -> tuple[ViewSpec | None, str | None]:
-    """Take the views' options out of `options`: the spec, None for centre views, and the filter if one was given."""
-    from ..stages.views.spec import ViewSpec
-
-    views = options.pop("views")
-    fields = ("seed", "scale", "ratio", "flip", "jitter", "jitter_probability", "grayscale", "interpolation")
-    chosen = {field: options.pop(f"view_{field}") for field in fields}
-    given = {field: value for field, value in chosen.items() if value is not None}
-    if views == "center":
-        if given:
-            names = ", ".join(f"--view-{field.replace('_', '-')}" for field in given)
-            also = "; a centre view's filter is --teacher-interpolation" if "interpolation" in given else ""
-            raise InputError(
-                "these options are for random views", where=names, expected="--views K", found="--views center",
-                hint=f"give a number of views, or leave them out{also}",
-            )  # fmt: skip
-        return None, None
-    if not (views.isdecimal() and int(views) > 0):
-        raise InputError(
-            "impossible number of views", where="--views", expected="a number or `center`", found=views
+def described(cls: Any) -> Iterator[Described]:
+    """The settings of a class, in their order."""
+    hints = get_type_hints(cls)
+    for field, said in settings_of(cls):
+        parts = get_args(hints[field.name])
+        kind = (
+            next(part for part in parts if part is not type(None))
+            if type(None) in parts
+            else hints[field.name]
         )
-    interpolation = given.pop("interpolation", None)
-    return ViewSpec(kind="random_resized_crop", count=int(views), **given), interpolation
+        yield Described(field=field, said=said, kind=kind)
 
 
-def inference_options(command: Command) -> Command:
-    """How a student bundle is run, for `evaluate` and `predict`."""
-    for option in (
-        click.option("--threads", type=click.IntRange(1), help="Threads that decode and compute (default: cores, at most 4)."),
-        click.option("--precision", type=Choice(["auto", "bf16", "fp32"]), default="fp32", show_default=True,
-                     help="Of the student's backbone; auto: bf16 where it is faster."),
-        click.option("--device", type=Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
-                     help="Where the student runs."),
-    ):  # fmt: skip
-        command = option(command)
+def options_of(
+    into: str,
+    cls: Any,
+    *,
+    prefix: str = "",
+    section: str = COMMON,
+    only: Collection[str] = (),
+    make: Callable[..., Any] | None = None,
+) -> Callable[[Command], Command]:
+    """Options for the fields of a settings class; the command gets the settings that they fill.
+
+    Args:
+        into: the command's argument that takes the settings.
+        cls: the settings class.
+        prefix: what the options begin with: `teacher` for `--teacher-size`.
+        section: of `--help`, for fields that name none.
+        only: names of the fields to take; none for all of them.
+        make: what makes the settings of the fields' values, by name; `cls` itself if it is not given.
+    """
+    options = {
+        setting.field.name: option_of(setting, prefix=prefix, section=section)
+        for setting in described(cls)
+        if not only or setting.field.name in only
+    }
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def filled(*arguments: Any, **values: Any) -> Any:
+            settings = {name: values.pop(option.name) for name, option in options.items()}
+            return command(*arguments, **values, **{into: (make or cls)(**settings)})
+
+        return add_options(filled, list(options.values()))  # type: ignore[return-value]
+
+    return decorate
+
+
+def add_options(command: Command, options: list[Option]) -> Command:
+    """What `click.option` does, for options that are there already; the first is the first in `--help`."""
+    command.__dict__.setdefault("__click_params__", []).extend(reversed(options))
     return command
+
+
+def option_of(
+    setting: Described, *, prefix: str = "", section: str = COMMON, is_given: bool = True
+) -> Option:
+    """The option of one setting.
+
+    Args:
+        setting: the field.
+        prefix, section: see `options_of`.
+        is_given: whether its value is the field's default where nothing is given; else it is None.
+    """
+    said, kind, default = setting.said, setting.kind, setting.field.default
+    name = "_".join(filter(None, (prefix, setting.field.name if said.option is None else said.option)))
+    words = [option_name(name), name]
+    attributes: dict[str, Any] = {
+        "help": said.help,
+        "section": said.group or section,
+        "shown": default_text(setting),
+    }
+    if kind is bool:
+        return Option(
+            words, is_flag=True, **({"default": default} if is_given else {"default": None}), **attributes
+        )
+    if kind == tuple[str, ...]:
+        return Option(words, multiple=True, **attributes)
+    if is_given:
+        attributes |= {"required": True} if default is MISSING else {"default": default}
+    return Option(words, type=_type(kind, said), metavar=_metavar(kind, said), **attributes)
+
+
+def default_text(setting: Described) -> str:
+    """A setting's default, as a person would type it, or in the words that it has for that; '' for none."""
+    default = setting.field.default
+    if setting.said.default_text or default is MISSING or default is None:
+        return setting.said.default_text
+    return "" if setting.kind is bool else _typed(default)
+
+
+def _type(kind: Any, said: Setting) -> Any:
+    """The type of a value; a whole number's ends are whole numbers."""
+    if kind in (int, float):
+        least, most = (
+            said.least if said.above is None else said.above,
+            said.most if said.below is None else said.below,
+        )
+        make: Any = click.IntRange if kind is int else Finite
+        return make(least, most, min_open=said.above is not None, max_open=said.below is not None)
+    if get_origin(kind) is tuple:
+        each = get_args(kind)
+        return Numbers(_type(each[0], said), None if each[-1] is Ellipsis else len(each))
+    if said.choices:
+        return Choice(said.choices)
+    return click.Path() if said.unit in ("PATH", "FOLDER") else click.STRING
+
+
+def _metavar(kind: Any, said: Setting) -> str | None:
+    """What stands for the value; None for the type's own word: a choice's words, TEXT."""
+    if said.unit:
+        return said.unit
+    if get_origin(kind) is tuple:
+        each = ["…" if kind is Ellipsis else _metavar(kind, said) for kind in get_args(kind)]
+        return ",".join(map(str, each))
+    return {int: "INTEGER", float: "NUMBER"}.get(kind)
+
+
+def _typed(value: Any) -> str:
+    """A value as a person would type it."""
+    if isinstance(value, tuple):
+        return ",".join(map(_typed, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -6,11 +6,9 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from ..pipeline.terminal import say
 from ..storage_schemas.plain_text import counted, typed
-from .command import Command
+from .command import Command, option
 
 if TYPE_CHECKING:
     from ..pipeline.runner import Summary
@@ -18,7 +16,7 @@ if TYPE_CHECKING:
 
 def json_option(command: Command) -> Command:
     """--json, for every command that reports."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")(command)
+    return option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")(command)
 
 
 def report(summary: Summary, out: object, as_json: bool) -> None:

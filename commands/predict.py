@@ -5,27 +5,20 @@ from __future__ import annotations
 import click
 
 from ..pipeline.terminal import say, show
-from .command import Stage
-from .options import inference_options
+from ..stages.settings.evaluate import InferenceSettings
+from .command import command, option
+from .options import options_of
 from .output import json_option, print_json
 
 
-@click.command(cls=Stage)
+@command()
 @click.argument("bundle", type=click.Path())
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE…")
-@click.option(
-    "--top", type=click.IntRange(1), default=5, show_default=True, metavar="K", help="Classes an image."
-)
-@inference_options
+@option("--top", type=click.IntRange(1), default=5, show_default=True, metavar="K", help="Classes an image.")
 @json_option
+@options_of("compute", InferenceSettings)
 def predict(
-    bundle: str,
-    images: tuple[str, ...],
-    top: int,
-    device: str,
-    precision: str,
-    threads: int | None,
-    as_json: bool,
+    bundle: str, images: tuple[str, ...], top: int, compute: InferenceSettings, as_json: bool
 ) -> None:
     """Show the most probable classes of images (paths or URLs).
 
@@ -37,7 +30,7 @@ def predict(
     from ..stages.predict import prediction_json, prediction_text
 
     failed, said = False, []
-    for prediction in look(bundle, images, top=top, compute=resolve_compute(device, precision, threads)):
+    for prediction in look(bundle, images, top=top, compute=resolve_compute(compute)):
         if prediction.reason:
             failed = True
             say(f"{prediction.image}: {prediction.reason}")

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..pipeline.command_runner import to_argv
 from ..pipeline.terminal import say
 from ..storage_schemas.errors import InputError
 from ..storage_schemas.near_names import did_you_mean
-from .command import Stage
+from .command import command
 from .output import json_option
 
 if TYPE_CHECKING:
     from ..pipeline.runfile import StageCall
 
 
-@click.command("run", cls=Stage)
+@command("run")
 @click.argument("file", type=click.Path(), metavar="FILE.yaml")
 @json_option
 @click.pass_context
@@ -28,7 +30,7 @@ def run_file(ctx: click.Context, file: str, as_json: bool) -> None:
     """
     import contextlib
 
-    from ..pipeline.runfile import as_arguments, read_runfile
+    from ..pipeline.runfile import read_runfile
     from ..pipeline.user_files import UserFile
     from .run_inputs import RunInputs
 
@@ -46,16 +48,15 @@ def run_file(ctx: click.Context, file: str, as_json: bool) -> None:
             if command is None:
                 hint = did_you_mean(stage.command, commands, f"one of {', '.join(sorted(commands))}")
                 raise InputError("unknown stage", where=stage.where, hint=hint)
-            _refuse_unknown_keys(stage, command)
+            _refuse_unknown_keys(stage, command, ctx)
             takes = {p.name for p in command.params}
             options = {**{k: v for k, v in runfile.defaults.items() if k in takes}, **stage.options}
             if as_json and any("--json" in p.opts for p in command.params):
                 options["json"] = True
             positional = [p.name for p in command.params if isinstance(p, click.Argument) and p.name]
             try:
-                calls.append(
-                    command.make_context(stage.command, as_arguments(options, positional), parent=ctx)
-                )
+                words = as_arguments(options, positional)
+                calls.append(command.make_context(stage.command, words, parent=ctx))
             except click.UsageError as error:
                 raise InputError(
                     "a stage's options are wrong", where=stage.where, found=error.format_message().rstrip("."),
@@ -68,10 +69,18 @@ def run_file(ctx: click.Context, file: str, as_json: bool) -> None:
                 call.command.invoke(call)
 
 
-def _refuse_unknown_keys(stage: StageCall, command: click.Command) -> None:
+def as_arguments(options: Mapping[str, Any], positional: Sequence[str]) -> list[str]:
+    """The command line that says the same as a run file: options first, then the named positional arguments in their order."""
+    given = [options[name] for name in positional if options.get(name) is not None]
+    words = [str(word) for value in given for word in (value if isinstance(value, list) else [value])]
+    return [*to_argv(**{k: v for k, v in options.items() if k not in positional}), "--", *words]
+
+
+def _refuse_unknown_keys(stage: StageCall, command: click.Command, ctx: click.Context) -> None:
     """A stage's keys are the names of its command's arguments and options."""
-    known = {p.name or "" for p in command.params if isinstance(p, click.Argument)}
-    known |= {name.lstrip("-") for p in command.params if isinstance(p, click.Option) for name in p.opts}
+    params = command.get_params(click.Context(command, parent=ctx))
+    known = {p.name or "" for p in params if isinstance(p, click.Argument)}
+    known |= {name.lstrip("-") for p in params if isinstance(p, click.Option) for name in p.opts}
     for key in stage.options:
         if key.replace("_", "-") not in known and key not in known:
             hint = did_you_mean(key.replace("_", "-"), sorted(known), f"teachonce {stage.command} --help")

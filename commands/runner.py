@@ -5,24 +5,25 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
 from ..pipeline.terminal import say
 from ..storage_schemas.errors import InputError
-from .executor import make_executor
+from .executor import ExecutorSettings
 
 if TYPE_CHECKING:
     from ..pipeline.command_runner import Runner
 
 
-def make_runner(ctx: click.Context, executor: str, ray_address: str | None, workers: int | None) -> Runner:
+def make_runner(ctx: click.Context, executor: ExecutorSettings) -> Runner:
     """What a command that runs other commands needs: they run here, `shard` and `cache` where the options say."""
-    from ..pipeline.command_runner import Runner
+    from ..pipeline.command_runner import Runner, to_argv
 
-    if executor == "serial":
-        make_executor(executor, ray_address, workers)  # refuses options that go with Ray only
+    if executor.executor == "serial":
+        executor.make()  # refuses options that go with Ray only
     root = ctx.find_root()
     group = root.command
     assert isinstance(group, click.Group)
@@ -44,17 +45,20 @@ def make_runner(ctx: click.Context, executor: str, ray_address: str | None, work
             ) from error  # fmt: skip
 
     def leave() -> None:
-        if executor == "ray":
+        if executor.executor == "ray":
             from ..pipeline.executors.ray import disconnect
 
             disconnect()
 
-    where = ["--executor", executor]
-    for option, value in (("--ray-address", ray_address), ("--workers", workers)):
-        where += [option, str(value)] if value is not None else []
     program, beside = called_as()
     return Runner(
-        command=command, check=check, leave=leave, say=say, program=program, beside=beside, where=tuple(where)
+        command=command,
+        check=check,
+        leave=leave,
+        say=say,
+        program=program,
+        beside=beside,
+        where=tuple(to_argv(**asdict(executor))),
     )
 
 

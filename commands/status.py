@@ -5,11 +5,11 @@ from __future__ import annotations
 import click
 
 from ..pipeline.terminal import show
-from .command import Stage
+from .command import command
 from .output import json_option, print_json
 
 
-@click.command(cls=Stage)
+@command()
 @click.argument("path", type=click.Path())
 @json_option
 def status(path: str, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""Owns the types of options beside click's own: words, finite numbers, several numbers, seeds."""
+"""Owns the types of options beside click's own: words, finite numbers, several numbers."""
 
 from __future__ import annotations
 
@@ -48,10 +48,4 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic from click 
         return tuple(self.each.convert(part, param, ctx) for part in parts)
 
 
-#: What all that takes a seed tells apart: torch's generator for the CPU looks at 32 bits, Python's takes -1 for 1.
-SEED = click.IntRange(0, 2**32 - 1)
-
-PROBABILITY, SHARE = Finite(0, 1), Finite(0, 1, min_open=True)
 FROM_ZERO, ABOVE_ZERO = Finite(0), Finite(0, min_open=True)
-MEANS, STDS, STRENGTHS = Numbers(Finite(), 3), Numbers(ABOVE_ZERO, 3), Numbers(FROM_ZERO, 4)
-SHARES, RATIOS = Numbers(SHARE, 2), Numbers(Finite(0.001, 1000), 2)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 from teachonce.cli import main
+from teachonce.commands.command import COMMON, Subcommand
 
 REFERENCE = Path(__file__).with_name("cli.md")
 
@@ -66,15 +67,21 @@ def _words(command: click.Command) -> str:
 
 
 def _options(command: click.Command, context: click.Context) -> str:
-    records = [
-        parameter.get_help_record(context)
-        for parameter in command.params
-        if isinstance(parameter, click.Option) and not parameter.hidden
-    ]
-    # A bar would end the cell, even in code.
-    cells = [(names.replace("|", "\\|"), text.replace("|", "\\|")) for names, text in filter(None, records)]
-    rows = [f"| `{names}` | {text} |" for names, text in cells]
-    return "| option | meaning |\n| --- | --- |\n" + "\n".join(rows) + "\n" if rows else ""
+    """A table for each section of `--help`."""
+    if not isinstance(command, Subcommand):
+        return ""
+    tables = []
+    for section, records in command.sections(context).items():
+        # A bar would end the cell, even in code.
+        cells = [
+            (names.replace("|", "\\|"), text.replace("|", "\\|"))
+            for names, text in records
+            if "--help" not in names
+        ]
+        rows = [f"| `{names}` | {text} |" for names, text in cells]
+        head = "" if section == COMMON else f"{section}:\n\n"
+        tables.append(f"{head}| option | meaning |\n| --- | --- |\n" + "\n".join(rows) + "\n")
+    return "\n".join(tables)
 
 
 if __name__ == "__main__":

@@ -48,10 +48,23 @@ class Runner:
         return f"{self.beside}{name} {shlex.join(map(str, words))}"
 
 
-def to_argv(command: str, *given: object, **options: object) -> list[str]:
-    """A command as on the command line; options that are None or False are left out, those that are True take no value."""
-    spelled = [command, *map(str, given)]
+def to_argv(*words: object, **options: object) -> list[str]:
+    """A command as on the command line: words as they are, then options by name, with underscores for hyphens.
+
+    An option that is None or False is left out, one that is True takes no value; a list repeats its option, and numbers in a
+    list become one comma-separated value.
+    """
+    spelled = [str(word) for word in words]
     for name, value in options.items():
-        if value is not None and value is not False:
-            spelled += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+        if value is None or value is False:
+            continue
+        flag = f"--{name.replace('_', '-')}"
+        if value is True:
+            spelled.append(flag)
+        elif not isinstance(value, (list, tuple)):
+            spelled += [flag, str(value)]
+        elif all(isinstance(part, (int, float)) for part in value):
+            spelled += [flag, ",".join(map(str, value))]
+        else:
+            spelled += [text for part in value for text in (flag, str(part))]
     return spelled

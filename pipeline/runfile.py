@@ -9,7 +9,7 @@ stages:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,25 +89,3 @@ def _stage(item: Any, where: str) -> StageCall:
 
 def _underscored(name: Any) -> str:
     return str(name).replace("-", "_")
-
-
-def as_arguments(options: Mapping[str, Any], positional: Sequence[str]) -> list[str]:
-    """The command line that says the same: options first, then the named positional arguments in their order.
-
-    True becomes a bare flag; false and null leave the option out; a list repeats its option or argument, and
-    numbers in a list become one comma-separated value.
-    """
-    flags: list[str] = []
-    for name, value in options.items():
-        if name in positional or value is None or value is False:
-            continue
-        flag = "--" + name.replace("_", "-")
-        if value is True:
-            flags.append(flag)
-        elif isinstance(value, list) and not all(isinstance(v, int | float) for v in value):
-            flags += [part for v in value for part in (flag, str(v))]
-        else:
-            flags += [flag, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
-    arguments = [options[name] for name in positional if options.get(name) is not None]
-    spread = [str(v) for value in arguments for v in (value if isinstance(value, list) else [value])]
-    return [*flags, "--", *spread]

@@ -11,6 +11,9 @@ from typing import Any
 
 from ..storage_schemas.errors import InputError
 
+#: What all that takes a seed tells apart: torch's generator for the CPU looks at 32 bits, Python's takes -1 for 1.
+LARGEST_SEED = 2**32 - 1
+
 _KEY = "setting"
 
 
@@ -25,6 +28,8 @@ class Setting:
         choices: the words that it may be; empty for any.
         unit: what a value is, in capitals, for `--help`: `STEPS`, `CLASSES`; '' for the type's own word.
         default_text: the default in words, where the field's own does not say it.
+        group: the section of `--help` that its option stands in; '' for the one that the command puts them in.
+        option: its option behind the prefix, where that is not the field's name; '' for the prefix alone.
         off: a value that means "none of that": it is left out of fingerprints. None where there is none.
     """
 
@@ -36,6 +41,8 @@ class Setting:
     choices: tuple[str, ...] = ()
     unit: str = ""
     default_text: str = ""
+    group: str = ""
+    option: str | None = None
     off: Any = None
 
     def expected(self, value: Any) -> str | None:
@@ -64,10 +71,15 @@ def setting(default: Any = MISSING, *, help: str, **said: Any) -> Any:
     return dataclasses.field(default=default, metadata={_KEY: Setting(help=help, **said)})
 
 
-def with_default(cls: Any, name: str, default: Any) -> Any:
-    """The field of a base class once more, with another default: for a subclass."""
-    field = next(f for f in dataclasses.fields(cls) if f.name == name)
-    return dataclasses.field(default=default, metadata=field.metadata)
+def with_default(cls: Any, name: str, default: Any, **said: Any) -> Any:
+    """The field of another settings class once more, with another default and what else is to be said otherwise."""
+    before = next(s for f, s in settings_of(cls) if f.name == name)
+    return dataclasses.field(default=default, metadata={_KEY: dataclasses.replace(before, **said)})
+
+
+def seed_setting(default: int, *, help: str) -> Any:
+    """A field that holds a seed, of `LARGEST_SEED` at most."""
+    return setting(default, least=0, most=LARGEST_SEED, help=help)
 
 
 def settings_of(cls: Any) -> Iterator[tuple[dataclasses.Field[Any], Setting]]:
@@ -77,8 +89,12 @@ def settings_of(cls: Any) -> Iterator[tuple[dataclasses.Field[Any], Setting]]:
             yield field, field.metadata[_KEY]
 
 
-def check(settings: Any) -> None:
+def check(settings: Any, prefix: str = "") -> None:
     """Refuse settings beyond their ranges, and words that are no choices. None is no value.
+
+    Args:
+        settings: of any settings class.
+        prefix: what their options begin with: `teacher` for `--teacher-size`.
 
     Raises:
         InputError: naming the option.
@@ -87,7 +103,8 @@ def check(settings: Any) -> None:
         value = getattr(settings, field.name)
         expected = None if value is None else said.expected(value)
         if expected is not None:
-            raise impossible(field.name, expected, value)
+            name = field.name if said.option is None else said.option
+            raise impossible("_".join(filter(None, (prefix, name))), expected, value)
 
 
 def impossible(name: str, expected: str, found: object) -> InputError:

@@ -28,13 +28,14 @@ from ..storage_schemas.view_params import Views
 from .corpora.images import BadImage, one_image
 from .corpora.shards import ShardReader, ShardSet
 from .models.compute import Compute, keep_freed_memory
+from .models.teacher_config import TeacherConfig
 from .pairs.store import read_description, read_vectors, vectors_if_any
 from .pairs.store_root import refuse_lost_root
 from .samples.ahead import Pixels, Ready, decoding_threads, in_order
 from .samples.kind import SampleKind, draw_views
 from .samples.pixel_sample import PixelSample
 from .samples.registry import kind_named
-from .teachers import TeacherConfig, TeacherSpec, load_teacher
+from .teachers import TeacherSpec, load_teacher
 from .teachers.base import Offer
 from .teachers.offers import LOGITS, Answers, choose_offers
 from .views.spec import ViewSpec

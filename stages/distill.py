@@ -24,6 +24,7 @@ from .corpora.shards import ShardSet
 from .models.class_head import ClassHead
 from .models.compute import Compute, keep_freed_memory
 from .models.names import RANDOM
+from .models.student_config import StudentConfig
 from .models.weights import weights_digest
 from .pairs.order import check_batch
 from .pairs.stream import TargetStream
@@ -31,7 +32,7 @@ from .recipes.recipe import Recipe
 from .recipes.registry import recipe_named
 from .recipes.settings import TrainSettings
 from .students.bundle import write_bundle
-from .training.build import BuiltStudent, StudentConfig, build_student
+from .training.build import BuiltStudent, build_student
 from .training.checkpoint import Reached, discard
 from .training.ranks import Ranks
 from .training.targets import TrainingTargets, choose_targets

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..pipeline.ledger import record_outputs
 from ..pipeline.output import check_output
+from ..pipeline.settings import check, option_name, settings_of
 from ..pipeline.storage import Location
 from ..pipeline.types import Resources, RunUnit, Timer, Unit
 from ..pipeline.user_files import UserFile
@@ -14,15 +15,13 @@ from ..storage_schemas.errors import InputError
 from ..storage_schemas.fingerprint import Fingerprint, digest_json
 from ..storage_schemas.receipt import Receipt
 from .inputs.classes import read_classes
+from .models.teacher_config import TeacherConfig
 from .models.weights import read_weights_file
 from .published.as_bundle import import_student
 from .published.as_prompts import import_teacher
 from .published.layout import STUDENT, TEACHER, classify
 from .published.report import Found, Import
-from .teachers.base import TeacherConfig
-
-#: Words that the authors' text prompts start from.
-CONTEXT = "a photo of a"
+from .settings.import_checkpoint import CONTEXT, ImportSettings
 
 #: What each kind of checkpoint needs.
 _NEEDS = {TEACHER: ("--teacher", "--classes"), STUDENT: ("--student", "--vectors")}
@@ -71,74 +70,71 @@ def plan_import(
     checkpoint: str,
     *,
     out: Location | str,
-    teacher: TeacherConfig | None = None,
-    classes: str | None = None,
-    base: str | None = None,
-    context: str | None = None,
-    weights: str | None = None,
-    student: str | None = None,
-    student_pretrained: str | None = None,
-    vectors: Location | str | None = None,
+    settings: ImportSettings,
 ) -> ImportStage:
     """Read a checkpoint, and say what is to be written. Which kind it is, its keys tell.
 
     Args:
         checkpoint: a torch or safetensors file of PromptSRC's or PromptKD's trainer.
         out: folder for the prompts, or for the student bundle.
-        teacher: for a teacher: the open_clip model that it was trained with.
-        classes: for a teacher: all classes, see `read_classes`.
-        base: for a teacher: see `learned_classes`.
-        context: for a teacher: the words that text prompts stand in for; None is `CONTEXT`.
-        weights: for a teacher: `checkpoint` (None: the same) for the towers that the file has, or `backbone`.
-        student, student_pretrained: for a student: the open_clip model that it was trained with.
-        vectors: for a student: the store with its teacher's class vectors.
+        settings: what it does not say of itself; those of the other kind stay None.
 
     Raises:
         InputError: not such a file, a key that is unknown or missing, another model, an option too few or too many.
         MismatchError: base classes or class vectors that are not the file's.
         IncompleteError: the store has no class vectors.
     """
+    check(settings)
     location = UserFile.of(checkpoint)
-    models = (student, student_pretrained) if teacher is None else (teacher.model, teacher.pretrained)
-    check_output(
-        Location.of(out), ImportStage.name, inputs=(location, vectors), names=(classes, base, *models)
+    teacher = (
+        None if settings.teacher is None else TeacherConfig.of(settings.teacher, settings.teacher_pretrained)
     )
+    models = (
+        (settings.student, settings.student_pretrained)
+        if teacher is None
+        else (teacher.model, teacher.pretrained)
+    )
+    check_output(
+        Location.of(out), ImportStage.name, inputs=(location, settings.vectors),
+        names=(settings.classes, settings.base_classes, *models),
+    )  # fmt: skip
     file = read_weights_file(checkpoint)
     layout = classify(file.weights.keys(), where=location.name)
-    given: dict[str, dict[str, object]] = {
-        TEACHER: {
-            "--teacher": teacher, "--classes": classes, "--base-classes": base, "--context": context, "--weights": weights,
-        },
-        STUDENT: {"--student": student, "--student-pretrained": student_pretrained, "--vectors": vectors},
-    }  # fmt: skip
-    _check_options(layout.kind, given, location.name)
+    _check_options(layout.kind, settings, location.name)
     if layout.kind == STUDENT:
-        assert student is not None
-        assert vectors is not None
+        assert settings.student is not None
+        assert settings.vectors is not None
         content = import_student(
-            location, file, layout, student, student_pretrained, store=Location.of(vectors)
+            location,
+            file,
+            layout,
+            settings.student,
+            settings.student_pretrained,
+            store=Location.of(settings.vectors),
         )
     else:
         assert teacher is not None
-        assert classes is not None
+        assert settings.classes is not None
         content = import_teacher(
-            location, file, layout, teacher, names=read_classes(classes), base=base, context=context or CONTEXT,
-            use_backbone=weights == "backbone",
+            location, file, layout, teacher, names=read_classes(settings.classes), base=settings.base_classes,
+            context=settings.context or CONTEXT, use_backbone=settings.weights == "backbone",
         )  # fmt: skip
     return ImportStage(out=Location.of(out), content=content, tensors=len(file.weights))
 
 
-def _check_options(kind: str, given: Mapping[str, Mapping[str, object]], where: str) -> None:
+def _check_options(kind: str, settings: ImportSettings, where: str) -> None:
     """Refuse options that the kind of file needs and lacks, or has no use for."""
-    lacking = [option for option in _NEEDS[kind] if given[kind][option] is None]
+    given = {
+        (said.group, option_name(field.name)): getattr(settings, field.name) is not None
+        for field, said in settings_of(settings)
+    }
+    lacking = [option for option in _NEEDS[kind] if not given[kind, option]]
     if lacking:
         raise InputError(
             f"a {kind} needs {' and '.join(lacking)}",
             where=where,
             hint="teachonce import --help says what for",
         )
-    useless = [
-        o for other in given if other != kind for o, value in given[other].items() if value is not None
-    ]
+    useless = [option for (of, option), is_given in given.items() if of != kind and is_given]
     if useless:
         raise InputError(f"a {kind} has no use for {', '.join(useless)}", where=where, hint="leave it out")

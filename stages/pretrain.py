@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..pipeline.ledger import Ledger, record_outputs
 from ..pipeline.output import check_output
+from ..pipeline.settings import check
 from ..pipeline.storage import Location
 from ..pipeline.types import Resources, RunUnit, Timer, Unit
 from ..storage_schemas.bundle import RUN
@@ -27,6 +27,7 @@ from .inputs.classes import classes_of
 from .measures.labelled import LabelledImages
 from .models.compute import Compute, keep_freed_memory
 from .models.preprocess import Normalize
+from .models.teacher_config import TeacherConfig
 from .models.tokenizer import name_notes
 from .pretraining.few_shot import sample_shots
 from .pretraining.promptsrc import plain_text_features
@@ -37,9 +38,11 @@ from .prompts.clip import PromptedClip, PromptShape, class_ids
 from .prompts.folder import write_prompts
 from .prompts.text import check_text_tower, count_text_blocks, prompt_texts
 from .prompts.vision import check_tower, count_blocks
-from .teachers.base import TeacherConfig, TeacherSpec, require_open_clip
+from .settings.few_shot import FewShotSettings
+from .teachers.base import TeacherSpec, require_open_clip
 from .teachers.open_clip import OpenClipTeacher
 from .training.checkpoint import discard
+from .views.settings import RandomViews
 from .views.spec import ViewSpec
 
 
@@ -250,12 +253,9 @@ def plan_pretrain(
     config: TeacherConfig,
     *,
     out: Location | str,
-    classes: str | None = None,
-    base: str | None = None,
-    shots: int = 16,
-    seed: int = 1,
-    options: Mapping[str, Any] | None = None,
-    views: Mapping[str, Any] | None = None,
+    few: FewShotSettings | None = None,
+    settings: PretrainSettings | None = None,
+    views: RandomViews | None = None,
     compute: Compute,
     checkpoint_every: int | None = None,
     show_progress: bool = True,
@@ -266,12 +266,9 @@ def plan_pretrain(
         images: labelled images, as `evaluate` takes them; the shots are drawn from them.
         config: an open_clip teacher.
         out: folder for the prompts.
-        classes: see `read_classes`; None takes the labels of the images (of a data set: its class list).
-        base: see `base_classes`; None learns on all classes.
-        shots: images of each class to learn on.
-        seed: of the draw of shots, their order, views and the prompts' start.
-        options: fields of `PretrainSettings` that replace its defaults; None keeps them.
-        views: fields of `ViewSpec` (scale, ratio, flip) that replace its defaults.
+        few: which images to learn on; None for the defaults, as for the others.
+        settings: of the training.
+        views: of the shots; drawn by the seed of `few`, with the teacher's filter.
         compute: device, precision, threads.
         checkpoint_every: steps between checkpoints beside each epoch's end; decides no bytes.
 
@@ -280,7 +277,11 @@ def plan_pretrain(
         MismatchError: whatever `Ledger.begin` will say comes later; nothing here.
     """
     require_open_clip(config.model)
-    settings = PretrainSettings().override(options or {})
+    few, settings, views = few or FewShotSettings(), settings or PretrainSettings(), views or RandomViews()
+    check(few)
+    settings.check()
+    check(views, "view")
+    classes, base, shots, seed = few.classes, few.base_classes, few.shots, few.seed
     check_output(
         Location.of(out), PretrainStage.name, inputs=(images,),
         names=(classes, base, config.model, config.pretrained, config.backbone),
@@ -296,10 +297,7 @@ def plan_pretrain(
     backbone = OpenClipTeacher.load(config)
     check_tower(backbone.model.visual, role="teacher")
     check_text_tower(backbone.model)
-    spec = ViewSpec(
-        kind="random_resized_crop", count=settings.epochs, seed=seed,
-        interpolation=backbone.spec.preprocess.interpolation, **(views or {}),
-    )  # fmt: skip
+    spec = ViewSpec.random(settings.epochs, replace(views, seed=seed), backbone.spec.preprocess.interpolation)
     drawn = draw_shots(images, names, base_C, shots, seed, backbone.spec, spec)
     if settings.batch_size > len(drawn.pictures):
         raise InputError(

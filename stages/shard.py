@@ -5,27 +5,29 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from ..pipeline.output import check_output, claim_output
+from ..pipeline.settings import check
 from ..pipeline.storage import Location
 from ..pipeline.types import Resources, RunUnit, Timer, Unit
 from ..storage_schemas.errors import InputError, Unreachable
 from ..storage_schemas.fingerprint import Fingerprint
 from ..storage_schemas.formats import SHARDS
-from ..storage_schemas.manifest import Corpus, Entry, Order
+from ..storage_schemas.manifest import Corpus, Entry
 from ..storage_schemas.receipt import InvalidRow, Output, Receipt
 from ..storage_schemas.samples import content_digest, sample_metadata, shard_name
 from ..storage_schemas.tar_file import TarFile
 from ..storage_schemas.tar_index import encode_index
 from .corpora.corpus import freeze_corpus
-from .corpora.images import MAX_BYTES, MAX_PIXELS, BadImage, one_image
+from .corpora.images import BadImage, one_image
 from .corpora.manifest_file import open_manifest
 from .corpora.reading import read_image, unreachable_reason
 from .corpora.source import Source
 from .inputs.sources import open_sources
 from .samples.images import IMAGES
 from .samples.kind import SampleKind
+from .settings.shard import ShardSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,45 +150,34 @@ def plan_shard(
     corpus: Sequence[str],
     *,
     out: Location | str,
-    shard_size: int = 1000,
-    name: str | None = None,
-    resize: int | None = None,
-    max_pixels: int = MAX_PIXELS,
-    max_bytes: int = MAX_BYTES,
-    order: Order | None = None,
+    settings: ShardSettings | None = None,
     kind: SampleKind = IMAGES,
-    give_up_on_unreachable: bool = False,
 ) -> ShardStage:
     """Freeze the corpus and return the stage that shards it.
 
     Args:
         corpus: folders, tars, or lists, each `PATH` or `NAME=PATH`.
         out: folder for manifest, tars and ledger.
-        shard_size: samples a shard.
-        name: the corpus's name, part of every key; default: the sources' names.
-        resize: shorter side in pixels to reduce images to; None keeps the original bytes.
-        max_pixels: images with more pixels are recorded as unusable.
-        max_bytes: so are longer files; the body of a URL is left there.
-        order: of the rows: `hash` mixes classes and sources, `source` keeps the sources' own; None takes that of the shards
-            in `out`, `hash` where there are none.
+        settings: None for the defaults.
         kind: what files count as samples, and how they are checked and reduced.
-        give_up_on_unreachable: images that cannot be read at the moment are recorded as unusable too.
 
     Raises:
-        InputError, MismatchError, Unreachable: see `open_sources` and `freeze_corpus`.
+        InputError, MismatchError, Unreachable: see `open_sources` and `freeze_corpus`; an impossible setting.
     """
+    settings = settings or ShardSettings()
+    check(settings)
     location = Location.of(out)
-    if resize is not None and kind.reducer() is None:
+    if settings.resize is not None and kind.reducer() is None:
         raise InputError(
             f"samples of kind '{kind.name}' cannot be reduced", where="--resize", hint="leave it out"
         )
     check_output(location, ShardStage.name, inputs=corpus)
-    sources = open_sources(corpus, kind=kind, max_bytes=max_bytes)
+    sources = open_sources(corpus, kind=kind, max_bytes=settings.max_bytes)
     claim_output(location, ShardStage.name)
-    frozen = freeze_corpus(
-        sources, location, name=name, shard_size=shard_size, resize=resize, max_pixels=max_pixels,
-        max_bytes=max_bytes, order=order, sample_kind=kind.name, give_up_on_unreachable=give_up_on_unreachable,
-    )  # fmt: skip
     return ShardStage(
-        out=location, sources=sources, corpus=frozen, kind=kind, give_up_on_unreachable=give_up_on_unreachable
+        out=location,
+        sources=sources,
+        corpus=freeze_corpus(sources, location, sample_kind=kind.name, **asdict(settings)),
+        kind=kind,
+        give_up_on_unreachable=settings.give_up_on_unreachable,
     )

@@ -20,8 +20,11 @@ from ..storage_schemas.target_store import check_version, open_root
 from .inputs.class_match import base_classes
 from .inputs.classes import read_classes, read_templates
 from .models.compute import Compute, resolve_compute
+from .models.settings import ComputeSettings
+from .models.teacher_config import TeacherConfig
 from .pairs.store_root import refuse_lost_root
-from .teachers import TeacherConfig, TeacherSpec, load_teacher
+from .settings.vectors import VectorsSettings
+from .teachers import TeacherSpec, load_teacher
 from .teachers.base import refuse_templates
 from .teachers.class_check import Checked, check_accuracy, check_spread
 
@@ -119,10 +122,7 @@ def plan_vectors(
     config: TeacherConfig,
     *,
     out: Location | str,
-    classes: str | None,
-    templates: str | None,
-    base: str | None = None,
-    check: str | None = None,
+    settings: VectorsSettings | None = None,
     compute: Compute | None = None,
 ) -> VectorsStage:
     """The stage that computes class vectors.
@@ -130,25 +130,23 @@ def plan_vectors(
     Args:
         config: the teacher.
         out: the target store; made if it is not there.
-        classes: see `read_classes`; None asks for the teacher's own classes.
-        templates: see `read_templates`; refused where the teacher has learned its prompts.
-        base: see `base_classes`; None marks those that prompts were learned on, if any.
-        check: labelled images, see `check_accuracy`.
+        settings: None for the teacher's own classes.
         compute: default: as `resolve_compute` settles it, but in fp32: it is done once.
 
     Raises:
         InputError: as the readers say; a teacher without classes of its own and no list.
         MismatchError: `out` is no target store of this version.
     """
-    store = Location.of(out)
+    settings = settings or VectorsSettings()
+    store, classes, base = Location.of(out), settings.classes, settings.base_classes
     check_output(
-        store, VectorsStage.name, inputs=(check,),
-        names=(classes, templates, base, config.model, config.pretrained, config.backbone),
+        store, VectorsStage.name, inputs=(settings.check,),
+        names=(classes, settings.templates, base, config.model, config.pretrained, config.backbone),
     )  # fmt: skip
     refuse_lost_root(store)
     names = read_classes(classes) if classes is not None else None
-    refuse_templates(config, templates)
-    texts = read_templates(templates)
+    refuse_templates(config, settings.templates)
+    texts = read_templates(settings.templates)
     teacher = load_teacher(config)
     names = teacher.class_names(names)
     base_C = None if base is None else base_classes(base, names)
@@ -163,7 +161,7 @@ def plan_vectors(
         names=names,
         templates=texts,
         base_C=base_C,
-        check=check,
-        compute=compute or resolve_compute(precision="fp32"),
+        check=settings.check,
+        compute=compute or resolve_compute(ComputeSettings(precision="fp32")),
         notes=(f"teacher {teacher.loaded}", *notes),
     )

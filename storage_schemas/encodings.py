@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:  # options are made of the names of encodings, and cost no import of numpy
+    import numpy as np
+    from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+    Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,5 +46,5 @@ def encode_logits(logits_NVC: Floats, encoding: Encoding) -> tuple[NDArray[np.fl
 
 def decode_logits(stored: NDArray[np.floating], max_NV: Floats | None) -> Floats:
     """fp32 logits from what `encode_logits` returned."""
-    logits = stored.astype(np.float32)
+    logits = stored.astype("float32")
     return logits if max_NV is None else logits + max_NV[..., None]

@@ -10,7 +10,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Any, BinaryIO, Literal
+from typing import IO, Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,7 +19,7 @@ from .errors import DamagedError
 from .fingerprint import Json, canonical_json
 from .formats import SHARDS
 from .json_file import Count, Positive, as_schema, read_json, seal, unseal
-from .samples import IMAGE
+from .samples import IMAGE, Order
 
 _COLUMNS: list[Any] = [
     pa.field("key", pa.string(), nullable=False),
@@ -33,10 +33,6 @@ _COLUMNS: list[Any] = [
 ]
 
 MANIFEST_SCHEMA = pa.schema(_COLUMNS)
-
-#: Orders of rows: bytewise by the keys, which are hashes, so that classes and sources are mixed; or as the sources give them,
-#: bytewise by paths.
-Order = Literal["hash", "source"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Literal, get_args
 
 from .fingerprint import Json, canonical_json
+
+#: Orders of rows: bytewise by the keys, which are hashes, so that classes and sources are mixed; or as the sources give them,
+#: bytewise by paths.
+Order = Literal["hash", "source"]
+ORDERS: tuple[Order, ...] = get_args(Order)
 
 #: Characters of a key: blake2b-128 in hexadecimal. Fixed length, no dots, so WebDataset never splits or merges it.
 KEY_LENGTH = 32

@@ -6,7 +6,7 @@ import hashlib
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import zarr
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
-from .encodings import Floats, decode_logits, encode_logits
+from .encodings import decode_logits, encode_logits
 from .errors import DamagedError, InputError, MismatchError
 from .fingerprint import Json
 from .formats import TARGET_STORE
@@ -23,6 +23,9 @@ from .samples import KEY_LENGTH
 from .store_description import CHUNK_BYTES, StoreDescription, StoreSpec, TargetSpec
 from .view_params import COLOR_FACTORS, Views, columns, from_columns, no_views, to_columns
 from .zarr_damage import readable
+
+if TYPE_CHECKING:
+    from .encodings import Floats
 
 #: Maxima of logits, where these are stored relative to them.
 LOGITS_MAX = "logits_max"

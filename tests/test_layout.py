@@ -90,6 +90,7 @@ ROOMS = (
     "stages/pretraining",
     "stages/published",
     "stages/reports",
+    "stages/settings",
     "stages",
     "stages/demo",
     "stages/protocols",

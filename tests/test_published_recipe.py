@@ -19,7 +19,10 @@ from teachonce.stages.cache import plan_cache
 from teachonce.stages.distill import plan_distill
 from teachonce.stages.models.compute import Compute
 from teachonce.stages.pretrain import plan_pretrain
+from teachonce.stages.pretraining.settings import PretrainSettings
 from teachonce.stages.pretraining.tuner import Tuner
+from teachonce.stages.settings.few_shot import FewShotSettings
+from teachonce.stages.settings.shard import ShardSettings
 from teachonce.stages.shard import plan_shard
 from teachonce.stages.teachers import TeacherConfig
 from teachonce.stages.training.build import StudentConfig
@@ -89,13 +92,12 @@ def trained(tmp_path_factory, miniature):
         spy(patch, Tuner, lambda t: t.clip.trained(), lambda *seen: found.one.append(SimpleNamespace(
             before=seen[0], after=seen[1], terms=seen[2], images=seen[3][1], labels=seen[3][2], lr=seen[4]["lr"])))  # fmt: skip
         stage = plan_pretrain(
-            train, TeacherConfig(model=f"local-dir:{root}/teacher"), out=str(root / "prompts"), classes=names,
-            base="@half", shots=4, seed=1, options={"batch_size": 4}, compute=CPU, show_progress=False,
+            train, TeacherConfig(model=f"local-dir:{root}/teacher"), out=str(root / "prompts"), few=FewShotSettings(classes=names, base_classes="@half", shots=4, seed=1), settings=PretrainSettings(batch_size=4), compute=CPU, show_progress=False,
         )  # fmt: skip
         run(stage)
     teacher = TeacherConfig(model=f"teachonce:{root}/prompts")
-    run(plan_shard([train], out=str(root / "shards"), shard_size=10))
-    run(plan_vectors(teacher, out=str(root / "store"), classes=None, templates=None, compute=CPU))
+    run(plan_shard([train], out=str(root / "shards"), settings=ShardSettings(shard_size=10)))
+    run(plan_vectors(teacher, out=str(root / "store"), compute=CPU))
     run(plan_cache(
         str(root / "shards"), teacher, out=str(root / "store"), views=ViewSpec(kind="random_resized_crop", count=20),
         targets="embedding", encoding=ENCODINGS["fp32"], compute=CPU, batch_size=40,

@@ -26,6 +26,7 @@ from teachonce.stages.cache import plan_cache
 from teachonce.stages.corpora.key_order import by_key
 from teachonce.stages.corpora.manifest_file import open_manifest
 from teachonce.stages.models.compute import Compute
+from teachonce.stages.settings.shard import ShardSettings
 from teachonce.stages.shard import plan_shard
 from teachonce.stages.teachers import TeacherConfig
 from teachonce.stages.views.spec import ViewSpec
@@ -99,7 +100,9 @@ def measure(folder: Path) -> dict[str, tuple[list[int], list[int]]]:
     found: dict[str, tuple[list[int], list[int]]] = {"shard": ([], []), "cache": ([], [])}
 
     def shard(executor, images, name):
-        stage = plan_shard([str(images)], out=str(folder / f"shards-{name}"), shard_size=SHARD_SIZE)
+        stage = plan_shard(
+            [str(images)], out=str(folder / f"shards-{name}"), settings=ShardSettings(shard_size=SHARD_SIZE)
+        )
         run_stage(stage, stage.out, executor, progress=False)
 
     def cache(executor, images, name):

@@ -12,6 +12,8 @@ from teachonce.pipeline.runner import run_stage
 from teachonce.stages.cache import plan_cache
 from teachonce.stages.models.compute import Compute
 from teachonce.stages.models.names import RANDOM
+from teachonce.stages.settings.shard import ShardSettings
+from teachonce.stages.settings.vectors import VectorsSettings
 from teachonce.stages.shard import plan_shard
 from teachonce.stages.teachers import TeacherConfig
 from teachonce.stages.training.build import StudentConfig
@@ -113,12 +115,12 @@ class Task:
         self._ask(self.held_out_shards, self.held_out_store, None, "fp32")
 
     def _shard(self, images: str, out: Path) -> None:
-        stage = plan_shard([str(self.folder / images)], out=str(out), shard_size=500)
+        stage = plan_shard([str(self.folder / images)], out=str(out), settings=ShardSettings(shard_size=500))
         run_stage(stage, stage.out, SerialExecutor(), progress=False)
 
     def _ask(self, shards: Path, store: Path, views: ViewSpec | None, encoding: str) -> None:
         named = plan_vectors(
-            self.teacher, out=str(store), classes=str(self.folder / "classes.txt"), templates=None,
+            self.teacher, out=str(store), settings=VectorsSettings(classes=str(self.folder / "classes.txt")),
             compute=Compute(device="cpu", precision="fp32", threads=self.teacher_compute.threads),
         )  # fmt: skip
         run_stage(named, named.store, SerialExecutor(), progress=False)

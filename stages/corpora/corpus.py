@@ -12,9 +12,9 @@ from ...pipeline.progress import Progress
 from ...pipeline.storage import Location, scratch_file
 from ...storage_schemas.errors import InputError, MismatchError, Unreachable
 from ...storage_schemas.fingerprint import Fingerprint, Json, canonical_json
-from ...storage_schemas.manifest import Corpus, Entry, Order, footer_digest, write_manifest
+from ...storage_schemas.manifest import Corpus, Entry, footer_digest, write_manifest
 from ...storage_schemas.plain_text import counted
-from ...storage_schemas.samples import IMAGE, content_digest, sample_key
+from ...storage_schemas.samples import IMAGE, Order, content_digest, sample_key
 from .draft import DRAFT, Draft
 from .images import MAX_BYTES, BadImage
 from .key_order import by_key

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ...storage_schemas.errors import Unreachable
+from .limits import MAX_BYTES, MAX_PIXELS
 from .pillow_guard import Sizes, TooManyPixels, formats, guard, image_extensions
 
 __all__ = [
@@ -27,12 +28,6 @@ __all__ = [
     "probe",
     "shrink",
 ]
-
-#: Default of `--max-pixels`: larger images are recorded as unusable. Pillow warns of bombs from 89 million on.
-MAX_PIXELS = 89_478_485
-
-#: Larger files are not read into memory.
-MAX_BYTES = 1 << 30
 
 _ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b"\x3b"}
 _EXTENSIONS = {

@@ -18,6 +18,7 @@ from ..measures.stored import Stored
 from ..measures.stored_accuracy import stored_accuracy
 from ..measures.training_time import training_time
 from ..models.compute import resolve_compute
+from ..models.settings import ComputeSettings
 from ..reports.evaluate_text import evaluation_json
 from . import folder
 
@@ -99,7 +100,7 @@ def _measured(root: Location, bundle: str, runner: Runner) -> Json:
         if found.get("student") == receipt.digest:
             return found["measured"]
     runner.say(f"$ {runner.line('evaluate', student, images, '--store', store, '--base-classes', base)}")
-    compute = resolve_compute(precision="fp32")
+    compute = resolve_compute(ComputeSettings(precision="fp32"))
     result = evaluate(str(student), str(images), store=str(store), base=str(base), compute=compute)
     measured = evaluation_json(result)
     kept.write_bytes(canonical_json({"student": receipt.digest, "measured": measured}) + b"\n")

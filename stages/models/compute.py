@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ...pipeline.settings import check
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Json
+from .settings import ComputeSettings
 
 #: Options of glibc's mallopt, from malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
@@ -49,16 +51,16 @@ class Compute:
             yield
 
 
-def resolve_compute(
-    device: str = "auto", precision: str = "auto", threads: int | None = None, *, elsewhere: bool = False
-) -> Compute:
+def resolve_compute(settings: ComputeSettings, *, elsewhere: bool = False) -> Compute:
     """Settle `auto`: CUDA where this machine has it; bf16 where it is faster; as many threads as cores, four at most.
 
     `elsewhere` says that the work runs on other machines (Ray), so this one need not have the device.
 
     Raises:
-        InputError: `cuda` was asked for where torch finds none.
+        InputError: `cuda` was asked for where torch finds none; an impossible setting.
     """
+    check(settings)
+    device, precision = settings.device, settings.precision
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     elif device == "cuda" and not elsewhere and not torch.cuda.is_available():
@@ -67,17 +69,19 @@ def resolve_compute(
         precision = "bf16" if _bf16_is_faster(device) else "fp32"
     if device == "cpu" and not elsewhere:
         keep_freed_memory()
-    return Compute(device=device, precision=precision, threads=threads or min(4, os.cpu_count() or 1))
+    return Compute(
+        device=device, precision=precision, threads=settings.threads or min(4, os.cpu_count() or 1)
+    )
 
 
-def training_compute(device: str, precision: str, threads: int | None, *, elsewhere: bool = False) -> Compute:
+def training_compute(settings: ComputeSettings, *, elsewhere: bool = False) -> Compute:
     """Settle `auto` for training: bf16 on CUDA, fp32 on the CPU.
 
     Raises:
-        InputError: `cuda` was asked for where torch finds none.
+        InputError: `cuda` was asked for where torch finds none; an impossible setting.
     """
-    compute = resolve_compute(device, precision, threads, elsewhere=elsewhere)
-    if precision == "auto" and compute.device == "cpu":
+    compute = resolve_compute(settings, elsewhere=elsewhere)
+    if settings.precision == "auto" and compute.device == "cpu":
         return replace(compute, precision="fp32")
     return compute
 

@@ -12,8 +12,9 @@ import torch
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Json
 from ...storage_schemas.json_file import Positive, as_schema
-from ..views.centering import CENTERED, Color
-from ..views.spec import INTERPOLATIONS, LARGEST_CROP, LEAST_CROP, ViewSpec
+from ..views.centering import Color
+from ..views.settings import CENTERED, FILTERS, LARGEST_CROP, LEAST_CROP
+from ..views.spec import ViewSpec
 
 #: open_clip's `resize_mode`, as kinds of centre views.
 _RESIZE_MODES = {"shortest": "center", "squash": "squash", "longest": "border"}
@@ -89,7 +90,7 @@ class Preprocess:
             mean=_triple(cfg["mean"], "mean", where),
             std=_triple(cfg["std"], "std", where),
             interpolation=_choice(
-                cfg["interpolation"], {name: name for name in INTERPOLATIONS}, "interpolation", where
+                cfg["interpolation"], {name: name for name in FILTERS}, "interpolation", where
             ),
             crop_pct=cfg["crop_pct"],
             crop_mode=_choice(cfg["crop_mode"], {name: name for name in CENTERED}, "crop mode", where),

@@ -1,21 +1,19 @@
-"""Owns the numbers of prompt tuning: PromptSRC's defaults for a ViT-L/14 teacher, and what is refused."""
+"""Owns the numbers of prompt tuning: PromptSRC's defaults for a ViT-L/14 teacher. Imports no library: options are made of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
-from ...storage_schemas.errors import InputError
+from ...pipeline.settings import check, impossible, setting
 from ...storage_schemas.fingerprint import Json
-from ..prompts.clip import PromptShape
+from ..recipes.schedule import SCHEDULES
 
-_LEAST = {
-    "epochs": 1, "batch_size": 1, "warmup_epochs": 0, "weight_decay": 0, "vision_length": 0, "vision_depth": 1,
-    "text_length": 0, "text_depth": 1, "text_weight": 0, "image_weight": 0, "logits_weight": 0, "clip_norm": 0,
-    "class_chunk": 0,
-}  # fmt: skip
-_ABOVE_ZERO = ("lr", "gpa_std")
+if TYPE_CHECKING:
+    from ..prompts.clip import PromptShape
+
+#: Groups of `--help`.
+TRAINING, PROMPTS, LOSS = "Training", "Prompts", "Loss, and the average over epochs"
 
 #: The share of all epochs that lies before the mean of the averaging weights: 15 of 20.
 _GPA_MEAN = 0.75
@@ -28,63 +26,77 @@ class PretrainSettings:
     For a ViT-B/16 teacher both papers use lr 0.0025 and batches of 4.
 
     Attributes:
-        epochs: passes over the shots; each sees a view of its own.
-        batch_size: shots in a step; a last, shorter batch is left out.
-        optimizer: `sgd` (momentum 0.9) or `adamw`.
-        lr, schedule, warmup_epochs: see `training.schedule.learning_rate`.
-        weight_decay: on all prompts.
-        clip_norm: largest norm of all gradients together; 0 for none.
-        context: the words whose embeddings text prompts start from; texts are "{context} {class}.".
-        vision_length, text_length: prompt tokens a layer, in each tower.
-        vision_depth, text_depth: layers with prompts.
+        epochs: each sees a view of its own.
+        batch_size: a last, shorter batch is left out.
+        lr, schedule, warmup_epochs: see `recipes.schedule.learning_rate`.
+        context: texts are "{context} {class}.".
+        vision_depth, text_depth: no deeper than the towers.
         text_weight, image_weight, logits_weight: factors of the three terms that hold the model to what it was.
-        gpa_mean, gpa_std: of the Gaussian that weighs each epoch's prompts, in epochs counted from 1; mean None: 3/4
-            of all epochs.
-        class_chunk: classes whose activations are held at a time; 0: all.
+        gpa_mean: None: 3/4 of all epochs.
+        class_chunk: decides low bits.
     """
 
-    epochs: int = 20
-    batch_size: int = 8
-    optimizer: str = "sgd"
-    lr: float = 0.005
-    schedule: str = "coop"
-    warmup_epochs: int = 1
-    weight_decay: float = 5e-4
-    clip_norm: float = 0.0
-    context: str = "a photo of a"
-    vision_length: int = 4
-    vision_depth: int = 9
-    text_length: int = 4
-    text_depth: int = 9
-    text_weight: float = 25.0
-    image_weight: float = 10.0
-    logits_weight: float = 1.0
-    gpa_mean: float | None = None
-    gpa_std: float = 1.0
-    class_chunk: int = 32
+    epochs: int = setting(20, least=1, help="Passes over the shots.")
+    batch_size: int = setting(
+        8, least=1, unit="IMAGES", help="Images a step; the papers' ViT-B/16 teacher: 4."
+    )
+    lr: float = setting(0.005, above=0, help="Highest learning rate; the papers' ViT-B/16 teacher: 0.0025.")
+    optimizer: str = setting(
+        "sgd", choices=("sgd", "adamw"), group=TRAINING, help="SGD with momentum 0.9, or AdamW."
+    )  # fmt: skip
+    schedule: str = setting(
+        "coop", choices=SCHEDULES, group=TRAINING, help="Learning rate: cosine by step, CoOp's by epoch, or constant."
+    )  # fmt: skip
+    warmup_epochs: int = setting(1, least=0, unit="EPOCHS", group=TRAINING, help="Epochs of warm-up.")
+    weight_decay: float = setting(5e-4, least=0, group=TRAINING, help="Weight decay, on all prompts.")
+    clip_norm: float = setting(
+        0.0, least=0, group=TRAINING, help="Largest norm of all gradients together; 0: no limit."
+    )  # fmt: skip
+    class_chunk: int = setting(
+        32, least=0, unit="CLASSES", group=TRAINING,
+        help="Classes whose activations are held at a time, at the cost of computing them twice; 0: all.",
+    )  # fmt: skip
+    context: str = setting("a photo of a", group=PROMPTS, help="Words that text prompts start from.")
+    vision_length: int = setting(
+        4, least=0, unit="TOKENS", group=PROMPTS, help="Vision prompt tokens a layer."
+    )
+    text_length: int = setting(4, least=0, unit="TOKENS", group=PROMPTS, help="Text prompt tokens a layer.")
+    vision_depth: int = setting(
+        9, least=1, unit="LAYERS", group=PROMPTS, help="Layers with vision prompts, at most the tower's."
+    )  # fmt: skip
+    text_depth: int = setting(
+        9, least=1, unit="LAYERS", group=PROMPTS, help="Layers with text prompts, at most the tower's."
+    )  # fmt: skip
+    text_weight: float = setting(
+        25.0, least=0, group=LOSS, help="Factor of the distance to frozen text features."
+    )
+    image_weight: float = setting(
+        10.0, least=0, group=LOSS, help="Factor of the distance to frozen image features."
+    )
+    logits_weight: float = setting(
+        1.0, least=0, group=LOSS, help="Factor of the divergence from the frozen model's logits."
+    )  # fmt: skip
+    gpa_mean: float | None = setting(
+        None, least=0, most=1e6, unit="EPOCHS", default_text="3/4 of all epochs", group=LOSS,
+        help="Mean of the Gaussian that weighs the epochs' prompts, in epochs from 1.",
+    )  # fmt: skip
+    gpa_std: float = setting(
+        1.0, least=0.001, most=1e6, unit="EPOCHS", group=LOSS, help="Standard deviation of that Gaussian."
+    )  # fmt: skip
 
-    def override(self, options: Mapping[str, Any]) -> PretrainSettings:
-        """A copy with the options that are not None.
+    def check(self) -> None:
+        """Refuse values that cannot be, alone or together.
 
         Raises:
-            InputError: an impossible number.
+            InputError: naming the option.
         """
-        settings = replace(self, **{name: value for name, value in options.items() if value is not None})
-        for name, value in asdict(settings).items():
-            least = _LEAST.get(name)
-            if least is not None and value < least:
-                raise _impossible(name, f"at least {least}", value)
-            if name in _ABOVE_ZERO and not value > 0:
-                raise _impossible(name, "more than 0", value)
-        if settings.warmup_epochs > settings.epochs:
-            raise _impossible(
-                "warmup_epochs", f"at most {settings.epochs}, the epochs", settings.warmup_epochs
-            )
-        if not settings.context.strip():
-            raise _impossible("context", "some words", repr(settings.context))
-        if settings.vision_length == settings.text_length == 0:
-            raise _impossible("vision_length", "prompts in one tower at least", "none in either")
-        return settings
+        check(self)
+        if self.warmup_epochs > self.epochs:
+            raise impossible("warmup_epochs", f"at most {self.epochs}, the epochs", self.warmup_epochs)
+        if not self.context.strip():
+            raise impossible("context", "some words", repr(self.context))
+        if self.vision_length == self.text_length == 0:
+            raise impossible("vision_length", "prompts in one tower at least", "none in either")
 
     @property
     def mean(self) -> float:
@@ -93,6 +105,8 @@ class PretrainSettings:
 
     def shape(self, vision_blocks: int, text_blocks: int) -> PromptShape:
         """The prompts, no deeper than the towers have blocks."""
+        from ..prompts.clip import PromptShape
+
         return PromptShape(
             vision_length=self.vision_length, vision_depth=min(self.vision_depth, vision_blocks),
             text_length=self.text_length, text_depth=min(self.text_depth, text_blocks),
@@ -101,9 +115,3 @@ class PretrainSettings:
     def to_json(self) -> dict[str, Json]:
         """What decides the prompts. The chunk decides low bits only, but it does decide them."""
         return {**asdict(self), "gpa_mean": self.mean}
-
-
-def _impossible(name: str, expected: str, found: object) -> InputError:
-    return InputError(
-        "impossible setting", where=f"--{name.replace('_', '-')}", expected=expected, found=found
-    )

@@ -16,7 +16,8 @@ from ...pipeline.storage import Location
 from ...storage_schemas.fingerprint import Json
 from ..measures.training_time import training_time
 from .places import SOURCE, Places
-from .request import CROSS, Request
+from .request import Request
+from .settings import CROSS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,10 +15,12 @@ from ..evaluate import evaluate
 from ..measures.evaluation import Evaluation
 from ..measures.stored_accuracy import stored_accuracy
 from ..models.compute import resolve_compute
+from ..models.settings import ComputeSettings
 from ..reports.evaluate_text import evaluation_json
 from .places import Places
-from .request import BASE2NOVEL, Model, Request
+from .request import Model, Request
 from .results import Figures, StudentRun
+from .settings import BASE2NOVEL
 
 
 def measure_teacher(request: Request, dataset: str) -> Figures:
@@ -70,7 +72,10 @@ def _evaluate(request: Request, dataset: str, bundle: str) -> Evaluation:
     compute = {name: value for name, value in request.compute.items() if value is not None}
     settled: Any = {**compute, "precision": "fp32"}
     return evaluate(
-        bundle, request.split(dataset, "test"), compute=resolve_compute(**settled), base=_base(request)
+        bundle,
+        request.split(dataset, "test"),
+        compute=resolve_compute(ComputeSettings(**settled)),
+        base=_base(request),
     )
 
 

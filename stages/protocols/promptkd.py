@@ -19,8 +19,9 @@ from ..teachers import load_teacher
 from .costs import costs_of
 from .measured import measure_student, measure_teacher
 from .places import PAGE, RESULTS, Places, claim
-from .request import BASE2NOVEL, Model, Request
+from .request import Model, Request
 from .results import DatasetResults, Failure, StudentRun, facts_of
+from .settings import BASE2NOVEL
 from .steps import (
     Command,
     all_commands,

@@ -18,12 +18,7 @@ from ..models.names import TIMM_PREFIX
 from ..students.registry import family_of
 from ..teachers.base import require_open_clip
 from .places import SOURCE
-
-BASE2NOVEL, CROSS = "base2novel", "cross-dataset"
-PROTOCOLS = (BASE2NOVEL, CROSS)
-
-#: The paper's models.
-TEACHER, STUDENT, PRETRAINED = "ViT-L-14", "ViT-B-16", "openai"
+from .settings import BASE2NOVEL, CROSS, PRETRAINED, STUDENT, TEACHER, BenchmarkSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,14 +71,47 @@ class Request:
     seeds: tuple[int, ...]
     students: tuple[Model, ...]
     teacher: Model | None
-    teacher_seed: int = 1
+    teacher_seed: int = BenchmarkSettings.teacher_seed
     prompts: str | None = None
-    shots: int = 16
-    epochs: int = 20
-    views: int = 20
+    shots: int = BenchmarkSettings.shots
+    epochs: int = BenchmarkSettings.epochs
+    views: int = BenchmarkSettings.epochs
     on_test: bool = False
     compute: Mapping[str, str | int | None] = field(default_factory=dict)
     more: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @staticmethod
+    def of(
+        settings: BenchmarkSettings,
+        out: Location,
+        *,
+        compute: Mapping[str, str | int | None],
+        more: Mapping[str, tuple[str, ...]],
+        say: Callable[[str], None],
+    ) -> Request:
+        """What a user asked for, with the paper's models where nothing else is named.
+
+        Args:
+            settings: as typed.
+            out, compute, more: see the attributes.
+            say: is told which data sets are left out because they are not there.
+
+        Raises:
+            InputError: see `choose_datasets` and `pair_students`; weights of no teacher.
+        """
+        teacher, prompts = settings.teacher, settings.prompts
+        if settings.teacher_pretrained is not None and teacher is None and prompts is not None:
+            raise InputError(
+                "--teacher-pretrained needs --teacher beside --prompts", where=settings.teacher_pretrained
+            )
+        return Request(
+            protocol=settings.protocol, data=settings.data, out=out, seeds=settings.seeds, prompts=prompts,
+            datasets=choose_datasets(settings.datasets, settings.protocol, settings.data, say),
+            students=pair_students(settings.students, settings.students_pretrained),
+            teacher=None if prompts and teacher is None else Model.of(teacher or TEACHER, settings.teacher_pretrained),
+            teacher_seed=settings.teacher_seed, shots=settings.shots, epochs=settings.epochs,
+            views=settings.views or settings.epochs, on_test=settings.select_on_test, compute=compute, more=more,
+        )  # fmt: skip
 
     def split(self, dataset: str, split: str) -> str:
         """A split as commands take it."""

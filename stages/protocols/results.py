@@ -9,7 +9,8 @@ from statistics import fmean, stdev
 from ...storage_schemas.fingerprint import Json
 from ..corpora.coop.published import BASE_TO_NOVEL, CROSS_DATASET
 from .costs import Costs, pretrain_seconds
-from .request import BASE2NOVEL, CROSS, Model, Request
+from .request import Model, Request
+from .settings import BASE2NOVEL, CROSS
 
 #: Figures of each protocol, in the order of the table's columns.
 FIGURES = {BASE2NOVEL: ("base", "novel", "harmonic_mean"), CROSS: ("accuracy",)}

@@ -6,7 +6,8 @@ from ...pipeline.command_runner import to_argv
 from ..corpora.coop.layouts import LAYOUTS
 from ..models.names import PROMPTS_PREFIX
 from .places import SOURCE, Places
-from .request import BASE2NOVEL, CROSS, Model, Request
+from .request import Model, Request
+from .settings import BASE2NOVEL, CROSS
 
 #: Of the student, as published.
 _PROMPT_DEPTH = {BASE2NOVEL: 9, CROSS: 3}

@@ -7,8 +7,8 @@ from typing import Any
 
 from ...pipeline.tables import seconds_text, section, table
 from ...storage_schemas.plain_text import printable
-from .request import BASE2NOVEL
 from .results import FIGURES
+from .settings import BASE2NOVEL
 
 _SHORT = {"base": "base", "novel": "novel", "harmonic_mean": "HM", "accuracy": "accuracy"}
 _NAMES = {BASE2NOVEL: "base-to-novel", "cross-dataset": "cross-dataset"}

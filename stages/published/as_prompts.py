@@ -8,10 +8,11 @@ from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Json
 from ...storage_schemas.formats import PROMPTS_FOLDER
 from ...storage_schemas.prompts import PromptsConfig
+from ..models.teacher_config import TeacherConfig
 from ..models.weights import WeightsFile
 from ..prompts.folder import write_prompts
 from ..prompts.text import context_embedding
-from ..teachers.base import TeacherConfig, require_open_clip
+from ..teachers.base import require_open_clip
 from ..teachers.open_clip import OpenClipTeacher
 from .class_texts import learned_classes, read_class_texts
 from .layout import Layout

@@ -5,6 +5,7 @@ Imports no torch before a recipe is asked for by name: the command line is made 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 from importlib.metadata import EntryPoint, entry_points
@@ -33,10 +34,18 @@ def recipe_names() -> tuple[str, ...]:
     return (*_OWN, *sorted(_others()))
 
 
-def all_settings() -> dict[str, type[TrainSettings]]:
-    """The settings class of each recipe. Those of other packages are imported for it."""
-    own = {name: settings for name, (settings, _) in _OWN.items()}
-    return own | {name: type(recipe_named(name).defaults) for name in sorted(_others())}
+def own_settings() -> dict[str, type[TrainSettings]]:
+    """The settings class of each recipe of this program."""
+    return {name: settings for name, (settings, _) in _OWN.items()}
+
+
+def other_settings() -> dict[str, type[TrainSettings]]:
+    """Those of other packages, which are imported for it; without those that cannot be loaded."""
+    found = {}
+    for name in sorted(_others()):
+        with contextlib.suppress(InputError):  # it is told when the recipe is asked for
+            found[name] = type(recipe_named(name).defaults)
+    return found
 
 
 @functools.cache

@@ -11,6 +11,9 @@ from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Json
 from .schedule import SCHEDULES
 
+#: Groups of `--help`.
+TRAINING, VALIDATION = "Training", "Validation"
+
 Some = TypeVar("Some", bound="TrainSettings")
 
 
@@ -22,24 +25,29 @@ class TrainSettings:
     """
 
     epochs: int = setting(20, least=1, help="Passes over the corpus; epoch e reads view e mod K.")
-    batch_size: int = setting(least=1, help="Samples a step; a last, shorter batch is left out.")
+    batch_size: int = setting(least=1, unit="SAMPLES", help="Samples a step; a last, shorter batch is left out.")
     lr: float = setting(above=0, help="Highest learning rate.")
-    weight_decay: float = setting(least=0, help="Weight decay: kd on matrices, promptkd on all that trains.")
-    optimizer: str = setting(choices=("sgd", "adamw"), help="SGD with momentum 0.9, or AdamW.")
-    schedule: str = setting(
-        choices=SCHEDULES, help="Learning rate: cosine by step, CoOp's by epoch, or constant."
-    )
-    warmup_epochs: int = setting(1, least=0, help="Epochs of warm-up.")
-    accumulate: int = setting(
-        1, least=1, off=1, unit="PARTS", help="Take each batch through the student in so many equal parts, to save memory."
+    weight_decay: float = setting(
+        least=0, group=TRAINING, help="Weight decay: kd on matrices, promptkd on all that trains."
     )  # fmt: skip
-    clip_norm: float = setting(0.0, least=0, off=0, help="Largest norm of the gradients; 0: no limit.")
+    optimizer: str = setting(choices=("sgd", "adamw"), group=TRAINING, help="SGD with momentum 0.9, or AdamW.")
+    schedule: str = setting(
+        choices=SCHEDULES, group=TRAINING, help="Learning rate: cosine by step, CoOp's by epoch, or constant."
+    )  # fmt: skip
+    warmup_epochs: int = setting(1, least=0, unit="EPOCHS", group=TRAINING, help="Epochs of warm-up.")
+    accumulate: int = setting(
+        1, least=1, off=1, unit="PARTS", group=TRAINING,
+        help="Take each batch through the student in so many equal parts, to save memory.",
+    )  # fmt: skip
+    clip_norm: float = setting(
+        0.0, least=0, off=0, group=TRAINING, help="Largest norm of the gradients; 0: no limit."
+    )  # fmt: skip
     ema: float = setting(
-        0.0, least=0, below=1, off=0, unit="DECAY",
+        0.0, least=0, below=1, off=0, unit="DECAY", group=TRAINING,
         help="Keep a moving average of the weights, and give the bundle that; 0: none.",
     )  # fmt: skip
     patience: int = setting(
-        0, least=0, off=0, unit="EPOCHS",
+        0, least=0, off=0, unit="EPOCHS", group=VALIDATION,
         help="Stop after so many epochs without a better validation accuracy; 0: never.",
     )  # fmt: skip
 

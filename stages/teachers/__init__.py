@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .base import Teacher, TeacherConfig, TeacherSpec
+from ..models.teacher_config import TeacherConfig
+from .base import Teacher, TeacherSpec
 from .registry import load_teacher
 
 __all__ = ["Teacher", "TeacherConfig", "TeacherSpec", "load_teacher"]

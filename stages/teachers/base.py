@@ -1,75 +1,19 @@
-"""Owns what every teacher family has in common: its configuration, its identity and its contract."""
+"""Owns what every teacher family has in common: its identity and its contract."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from ...pipeline.storage import expand_home
 from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Json
-from ..models.names import LOCAL_PREFIX, PROMPTS_PREFIX, TIMM_PREFIX, loaded_text
+from ..models.names import PROMPTS_PREFIX, TIMM_PREFIX, loaded_text
 from ..models.preprocess import Preprocess
-
-
-@dataclass(frozen=True, kw_only=True)
-class TeacherConfig:
-    """What a user says of a teacher. Hashable, small, picklable.
-
-    Attributes:
-        model: open_clip's name (`ViT-L-14`, `hf-hub:…`, `local-dir:…`), `timm:NAME`, or `teachonce:FOLDER` of prompts.
-        pretrained: tag, path to a weights file, `random`, or None where the name itself brings weights.
-        backbone: for prompts: the model that they were learned for, where it is no longer what their folder says.
-        size, mean, std, interpolation, crop_pct, crop_mode: override the model's own preprocessing; None keeps it.
-    """
-
-    model: str
-    pretrained: str | None = None
-    backbone: str | None = None
-    size: int | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-    interpolation: str | None = None
-    crop_pct: float | None = None
-    crop_mode: str | None = None
-
-    @staticmethod
-    def of(model: str, pretrained: str | None = None, **overrides: Any) -> TeacherConfig:
-        """The configuration that a user typed, with local paths made absolute: workers may run in other folders.
-
-        Raises:
-            InputError: a backbone for a teacher that is no folder of prompts.
-        """
-        if pretrained is not None and (file := Path(expand_home(pretrained))).exists():
-            pretrained = str(file.absolute())
-        backbone = overrides.pop("backbone", None)
-        if backbone is not None and not model.startswith(PROMPTS_PREFIX):
-            raise InputError(
-                "only prompts have a backbone", where="--teacher-backbone", expected="--teacher teachonce:FOLDER",
-                found=f"--teacher {model}", hint="leave it out",
-            )  # fmt: skip
-        return TeacherConfig(
-            model=_absolute(model),
-            pretrained=pretrained,
-            backbone=backbone and _absolute(backbone),
-            **overrides,
-        )
-
-    def preprocess(self, own: Preprocess) -> Preprocess:
-        """The model's own preprocessing with this configuration's overrides."""
-        return own.override(
-            size=self.size,
-            mean=self.mean,
-            std=self.std,
-            interpolation=self.interpolation,
-            crop_pct=self.crop_pct,
-            crop_mode=self.crop_mode,
-        )
+from ..models.teacher_config import TeacherConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,10 +159,3 @@ def require_open_clip(model: str, hint: str = "name the model without prompts") 
             "only an open_clip model can be given prompts", where=f"--teacher {model}",
             expected="ViT-L-14, hf-hub:… or local-dir:…", found=model, hint=hint,
         )  # fmt: skip
-
-
-def _absolute(model: str) -> str:
-    for prefix in (LOCAL_PREFIX, PROMPTS_PREFIX):
-        if model.startswith(prefix):
-            return prefix + str(Path(expand_home(model.removeprefix(prefix))).absolute())
-    return model

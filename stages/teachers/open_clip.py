@@ -18,9 +18,10 @@ from ..models.clip_source import resolve_clip
 from ..models.intermediates import Intermediates
 from ..models.preprocess import Normalize
 from ..models.probe import few_images, run_once, tried
+from ..models.teacher_config import TeacherConfig
 from ..models.tokenizer import Tokenizer, load_tokenizer, name_notes
 from ..models.weights import weights_digest
-from .base import BaseTeacher, Offer, TeacherConfig, TeacherSpec, freeze
+from .base import BaseTeacher, Offer, TeacherSpec, freeze
 from .contract import check_contract
 from .offers import offers_with_maps, outputs_with_maps
 

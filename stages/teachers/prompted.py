@@ -16,12 +16,13 @@ from ...storage_schemas.prompts import CONFIG
 from ..inputs.classes import DEFAULT_TEMPLATES
 from ..models.names import PROMPTS_PREFIX
 from ..models.preprocess import Normalize
+from ..models.teacher_config import TeacherConfig
 from ..models.tokenizer import name_notes
 from ..models.weights import fit_weights, weights_digest
 from ..prompts.clip import PromptedClip, class_ids
 from ..prompts.folder import LoadedPrompts, read_prompts
 from ..prompts.text import prompt_texts
-from .base import BaseTeacher, Offer, Teacher, TeacherConfig, freeze
+from .base import BaseTeacher, Offer, Teacher, freeze
 from .open_clip import OpenClipTeacher
 
 #: Classes in a forward pass of the text tower.

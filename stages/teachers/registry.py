@@ -9,7 +9,8 @@ from typing import cast
 
 from ...storage_schemas.errors import InputError
 from ..models.names import PROMPTS_PREFIX, TIMM_PREFIX
-from .base import Teacher, TeacherConfig
+from ..models.teacher_config import TeacherConfig
+from .base import Teacher
 
 #: An entry point NAME of this group loads the teachers whose models are spelled `NAME:…`: a function from `TeacherConfig`.
 GROUP = "teachonce.teachers"

@@ -18,9 +18,10 @@ from ..models.intermediates import Intermediates
 from ..models.names import TIMM_PREFIX
 from ..models.preprocess import Normalize, Preprocess
 from ..models.probe import few_images, tried
+from ..models.teacher_config import TeacherConfig
 from ..models.timm_models import build_timm, classifiers, resolve_timm
 from ..models.weights import weights_digest
-from .base import BaseTeacher, Offer, TeacherConfig, TeacherSpec, freeze
+from .base import BaseTeacher, Offer, TeacherSpec, freeze
 from .contract import check_contract, not_linear
 from .offers import offers_with_maps, outputs_with_maps
 

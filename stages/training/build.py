@@ -1,4 +1,4 @@
-"""Owns the student at the start of training: what a user says of it, built as its recipe wants it."""
+"""Owns the student at the start of training: built as its recipe wants it."""
 
 from __future__ import annotations
 
@@ -11,32 +11,13 @@ from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.store_description import TargetSpec
 from ..models.names import RANDOM
+from ..models.student_config import StudentConfig
 from ..models.weights import weights_digest
 from ..recipes.recipe import Recipe
 from ..recipes.settings import TrainSettings
 from ..students.family import Backbone
 from ..students.registry import family_of
 from ..students.student import Student
-
-
-@dataclass(frozen=True, kw_only=True)
-class StudentConfig:
-    """What a user says of a student. Small and picklable.
-
-    Attributes:
-        model: open_clip's name (`ViT-B-16`, `hf-hub:…`, `local-dir:…`) or `timm:NAME`.
-        pretrained: tag, path to a weights file, `random`, or None for what the name implies.
-        size, mean, std, interpolation, crop_pct, crop_mode: override the model's own preprocessing; None keeps it.
-    """
-
-    model: str
-    pretrained: str | None = None
-    size: int | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-    interpolation: str | None = None
-    crop_pct: float | None = None
-    crop_mode: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,13 +62,7 @@ def build_student(
             hint=f"add --student-pretrained TAG or PATH; `--student-pretrained {RANDOM}` to try things out",
         )  # fmt: skip
     backbone = family.create(config.model, config.pretrained, seed=seed, size=config.size)
-    preprocess = backbone.preprocess.override(
-        mean=config.mean,
-        std=config.std,
-        interpolation=config.interpolation,
-        crop_pct=config.crop_pct,
-        crop_mode=config.crop_mode,
-    )
+    preprocess = config.preprocess(backbone.preprocess)
     backbone = replace(backbone, preprocess=preprocess)
     head = recipe.head(settings, backbone, vectors, targets or {})
     with torch.random.fork_rng(devices=[]):

@@ -18,10 +18,6 @@ from ..models.compute import Compute
 from ..models.preprocess import Preprocess
 from ..students.student import Student
 
-#: What the best epoch is best by: accuracy over all classes, of base images among base classes, or the harmonic mean
-#: of that and of novel images among novel classes.
-FIGURES = ("top1", "base", "harmonic-mean")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:

@@ -9,10 +9,6 @@ import math
 
 from PIL import Image
 
-#: Kinds of centre views, by timm's names: the shorter side is resized to size / crop_pct; or both sides are, whatever the
-#: aspect ratio; or the longer side is. Then the middle is cropped, and what is missing of the square is padded.
-CENTERED = ("center", "squash", "border")
-
 #: Resized images of more pixels than this are not made whole, since a view shows little of them. Only images a thousand times
 #: longer than wide come to that: others are resized as the libraries do it, and so to the bit.
 MAX_RESIZED = 1 << 26

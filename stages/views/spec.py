@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from PIL import Image
@@ -14,21 +14,14 @@ from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Json
 from ...storage_schemas.json_file import as_schema
 from ...storage_schemas.view_params import NO_COLOR, VIEW, Views
-from .centering import CENTERED, Color, center_box
+from .centering import Color, center_box
 from .colors import ORDERS
+from .settings import CENTERED, FILTERS, LARGEST_CROP, LEAST_CROP, RandomViews
 
 #: The kind of random views.
 RANDOM_CROP = "random_resized_crop"
 
-INTERPOLATIONS = {
-    "bicubic": Image.Resampling.BICUBIC,
-    "bilinear": Image.Resampling.BILINEAR,
-    "lanczos": Image.Resampling.LANCZOS,
-    "nearest": Image.Resampling.NEAREST,
-}
-
-#: Range of a test-time view's `crop_pct`. The libraries' weights have 0.875 to 1.15.
-LEAST_CROP, LARGEST_CROP = 0.1, 10.0
+INTERPOLATIONS = {name: Image.Resampling[name.upper()] for name in FILTERS}
 
 #: Attempts at a random box before the central one is taken, as in torchvision's RandomResizedCrop.
 _ATTEMPTS = 10
@@ -63,16 +56,26 @@ class ViewSpec:
 
     kind: str = "center"
     count: int = 1
-    seed: int = 0
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: float = 0.5
+    seed: int = RandomViews.seed
+    scale: tuple[float, float] = RandomViews.scale
+    ratio: tuple[float, float] = RandomViews.ratio
+    flip: float = RandomViews.flip
     interpolation: str = "bicubic"
     crop_pct: float = 1.0
     fill: Color = (0, 0, 0)
-    jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
-    jitter_probability: float = 1.0
-    grayscale: float = 0.0
+    jitter: tuple[float, float, float, float] = RandomViews.jitter
+    jitter_probability: float = RandomViews.jitter_probability
+    grayscale: float = RandomViews.grayscale
+
+    @staticmethod
+    def random(count: int, drawn: RandomViews, interpolation: str) -> ViewSpec:
+        """Random views as a user wants them drawn; with their own filter, or else this one.
+
+        Raises:
+            InputError: an impossible setting.
+        """
+        fields = asdict(drawn) | {"interpolation": drawn.interpolation or interpolation}
+        return ViewSpec(kind=RANDOM_CROP, count=count, **fields)
 
     def __post_init__(self) -> None:
         if self.kind not in (*CENTERED, RANDOM_CROP):

@@ -18,6 +18,7 @@ from teachonce.pipeline.runner import run_stage
 from teachonce.pipeline.storage import Location
 from teachonce.stages.corpora.images import decode
 from teachonce.stages.corpora.shards import ShardSet
+from teachonce.stages.settings.shard import ShardSettings
 from teachonce.stages.shard import plan_shard
 from teachonce.stages.views.spec import ViewSpec
 from teachonce.storage_schemas.bundle import BundleConfig
@@ -57,7 +58,9 @@ def pictures(tmp_path_factory) -> Path:
 
 def shard_folder(folder: Path, out: Path, *, shard_size: int = 13, name: str = "pictures") -> ShardSet:
     """Shards of a folder, made by the real stage; rows in the order of paths, so that tests can name them."""
-    stage = plan_shard([str(folder)], out=str(out), shard_size=shard_size, name=name, order="source")
+    stage = plan_shard(
+        [str(folder)], out=str(out), settings=ShardSettings(shard_size=shard_size, name=name, order="source")
+    )
     run_stage(stage, stage.out, SerialExecutor(), progress=False)
     return ShardSet.open(str(out))
 

@@ -22,6 +22,7 @@ from teachonce.stages.cache import plan_cache
 from teachonce.stages.measures.stored import Stored
 from teachonce.stages.models.compute import Compute
 from teachonce.stages.pairs.join import check_pair
+from teachonce.stages.settings.vectors import VectorsSettings
 from teachonce.stages.status import folder_status
 from teachonce.stages.teachers import TeacherConfig, load_teacher
 from teachonce.stages.vectors import plan_vectors
@@ -54,7 +55,7 @@ def run(stage) -> None:
 
 
 def vectors(config, out, class_file) -> None:
-    run(plan_vectors(config, out=str(out), classes=str(class_file), templates=str(class_file.parent / "templates.txt"),
+    run(plan_vectors(config, out=str(out), settings=VectorsSettings(classes=str(class_file), templates=str(class_file.parent / "templates.txt")),
                      compute=FP32))  # fmt: skip
 
 
@@ -129,7 +130,7 @@ def test_random_views_equal_a_plain_loop_over_the_stored_boxes(
 def test_a_timm_teacher_equals_a_plain_timm_loop(pictures, picture_shards, tmp_path):
     config = TeacherConfig(model="timm:test_vit", pretrained="random", size=160)
     out = tmp_path / "s.zarr"
-    run(plan_vectors(config, out=str(out), classes=None, templates=None, compute=FP32))
+    run(plan_vectors(config, out=str(out), compute=FP32))
     data = cache(picture_shards, config, out, targets="both")
     torch.manual_seed(0)
     model = timm.create_model("test_vit", pretrained=False).eval()
@@ -267,8 +268,6 @@ def test_teachers_that_cannot_be_loaded(model, pretrained, message, tmp_path):
         plan_vectors(
             TeacherConfig(model=model, pretrained=pretrained),
             out=str(tmp_path / "s"),
-            classes=None,
-            templates=None,
         )
     assert not (tmp_path / "s").exists()
 
@@ -364,7 +363,7 @@ def test_a_store_that_lost_its_root_is_answered_the_same_by_everyone(
     said = set()
     for use in (
         lambda: cache(picture_shards, config, store.path),
-        lambda: plan_vectors(config, out=str(store.path), classes=None, templates=None),
+        lambda: plan_vectors(config, out=str(store.path)),
         lambda: check_pair(picture_shards, store),
         lambda: folder_status(store),
         lambda: folder_status(tmp_path),

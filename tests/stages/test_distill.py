@@ -22,6 +22,7 @@ from teachonce.pipeline.runner import run_stage
 from teachonce.pipeline.storage import Location
 from teachonce.stages.distill import DistillStage, plan_distill
 from teachonce.stages.models.compute import Compute, training_compute
+from teachonce.stages.models.settings import ComputeSettings
 from teachonce.stages.students.bundle import load_student
 from teachonce.stages.training.build import StudentConfig
 from teachonce.stages.training.trainer import Trainer
@@ -351,10 +352,10 @@ def type_of_test_vit() -> str:
 def test_no_device(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match=r"no CUDA device here: --device cuda\. Next: use --device cpu"):
-        training_compute("cuda", "auto", None)
-    assert training_compute("auto", "auto", 3) == Compute(device="cpu", precision="fp32", threads=3)
-    assert training_compute("auto", "bf16", 3).precision == "bf16"
-    assert training_compute("cuda", "auto", 1, elsewhere=True).precision == "bf16"
+        training_compute(ComputeSettings(device="cuda"))
+    assert training_compute(ComputeSettings(threads=3)) == Compute(device="cpu", precision="fp32", threads=3)
+    assert training_compute(ComputeSettings(precision="bf16", threads=3)).precision == "bf16"
+    assert training_compute(ComputeSettings(device="cuda", threads=1), elsewhere=True).precision == "bf16"
 
 
 def test_a_store_that_is_not_ready(plan, make_store, make_shards, picture_shards, pictures, tmp_path) -> None:

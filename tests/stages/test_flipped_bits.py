@@ -24,7 +24,10 @@ from teachonce.stages.distill import plan_distill
 from teachonce.stages.models.compute import Compute
 from teachonce.stages.pairs.stream import TargetStream
 from teachonce.stages.pretrain import plan_pretrain
+from teachonce.stages.pretraining.settings import PretrainSettings
 from teachonce.stages.prompts.folder import read_prompts
+from teachonce.stages.settings.few_shot import FewShotSettings
+from teachonce.stages.settings.vectors import VectorsSettings
 from teachonce.stages.students.bundle import load_student
 from teachonce.stages.teachers import TeacherConfig
 from teachonce.stages.training.build import StudentConfig
@@ -161,13 +164,13 @@ def works(picture_shards, pictures, tiny_clip_teacher, tmp_path_factory) -> dict
             stage, stage.out if hasattr(stage, "out") else stage.store, SerialExecutor(), progress=False
         )
 
-    run(plan_vectors(teacher, out=store, classes=shards, templates=None, compute=CPU))
+    run(plan_vectors(teacher, out=store, settings=VectorsSettings(classes=shards), compute=CPU))
     views = ViewSpec(kind="random_resized_crop", count=2, seed=1)
     run(plan_cache(shards, teacher, out=store, views=views, targets="both", encoding=ENCODINGS["fp16"], compute=CPU,
                    batch_size=16))  # fmt: skip
     run(plan_distill(shards, store, StudentConfig(model="timm:test_resnet", pretrained="random", size=32),
                      out=str(top / "student"), recipe="kd", options={"epochs": 1, "batch_size": 16}, compute=CPU))  # fmt: skip
-    run(plan_pretrain(str(pictures), teacher, out=str(top / "prompts"), shots=1, options={"epochs": 1, "batch_size": 2},
+    run(plan_pretrain(str(pictures), teacher, out=str(top / "prompts"), few=FewShotSettings(shots=1), settings=PretrainSettings(epochs=1, batch_size=2),
                       compute=CPU, show_progress=False))  # fmt: skip
     training = a_training()
     loss = training.trainee(torch.ones(3, 6)).square().sum()

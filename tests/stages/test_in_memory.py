@@ -23,6 +23,8 @@ from teachonce.stages.inspect import inspect_store
 from teachonce.stages.measures.stored import Stored
 from teachonce.stages.models.compute import Compute
 from teachonce.stages.pairs.stream import TargetStream
+from teachonce.stages.settings.shard import ShardSettings
+from teachonce.stages.settings.vectors import VectorsSettings
 from teachonce.stages.shard import plan_shard
 from teachonce.stages.status import folder_status
 from teachonce.stages.students.bundle import load_student
@@ -61,14 +63,18 @@ def run(stage: Any, out: Location) -> None:
 
 
 def make_shards(pictures: Path, root: Location) -> None:
-    stage = plan_shard([str(pictures)], out=root / "shards", shard_size=13, name="pictures")
+    stage = plan_shard(
+        [str(pictures)], out=root / "shards", settings=ShardSettings(shard_size=13, name="pictures")
+    )
     run(stage, stage.out)
 
 
 def make_targets(root: Location, teacher: Path, class_file: Path, **options: Any) -> None:
     config = TeacherConfig(model=f"local-dir:{teacher}")
     run(
-        plan_vectors(config, out=root / "store", classes=str(class_file), templates=None, compute=CPU),
+        plan_vectors(
+            config, out=root / "store", settings=VectorsSettings(classes=str(class_file)), compute=CPU
+        ),
         root / "store",
     )
     make_rows(root, config, **options)
@@ -207,7 +213,9 @@ def small_cache(place, few, tiny_clip_teacher, monkeypatch) -> Callable[[str], N
     config = TeacherConfig(model=f"local-dir:{tiny_clip_teacher}")
     teacher = load_teacher(config)
     monkeypatch.setattr(cache_module, "load_teacher", lambda config: teacher)
-    stage = plan_shard([str(few)], out=Location(place, "shards"), shard_size=2, name="few")
+    stage = plan_shard(
+        [str(few)], out=Location(place, "shards"), settings=ShardSettings(shard_size=2, name="few")
+    )
     run(stage, stage.out)
 
     def cache(name: str) -> None:
@@ -309,7 +317,9 @@ def test_a_torn_write_of_a_cache_is_found_or_mended_and_never_read(place, small_
 @pytest.mark.parametrize("nth", range(1, 12))
 def test_whatever_write_of_shard_fails_the_same_command_ends_with_the_same_bytes(place, few, nth):
     def shard(name: str) -> None:
-        stage = plan_shard([str(few)], out=Location(place, name), shard_size=3, name="few")
+        stage = plan_shard(
+            [str(few)], out=Location(place, name), settings=ShardSettings(shard_size=3, name="few")
+        )
         run(stage, stage.out)
 
     shard("calm")

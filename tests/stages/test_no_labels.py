@@ -17,6 +17,8 @@ from teachonce.stages.distill import plan_distill
 from teachonce.stages.measures.labelled import LabelledImages
 from teachonce.stages.models.compute import Compute
 from teachonce.stages.pretrain import plan_pretrain
+from teachonce.stages.pretraining.settings import PretrainSettings
+from teachonce.stages.settings.few_shot import FewShotSettings
 from teachonce.stages.teachers import TeacherConfig
 from teachonce.stages.training.build import StudentConfig
 from teachonce.storage_schemas.errors import InputError
@@ -141,7 +143,7 @@ def test_pretrain_and_distill_say_so_before_they_begin(
 
     tuned = plan_pretrain(
         lines(["cat", "dog", True, "cat", None, "dog", None]), TeacherConfig(model=f"local-dir:{tiny_clip_teacher}"),
-        out=str(tmp_path / "p"), shots=1, options={"batch_size": 2}, compute=CPU,
+        out=str(tmp_path / "p"), few=FewShotSettings(shots=1), settings=PretrainSettings(batch_size=2), compute=CPU,
     )  # fmt: skip
     assert odd in tuned.notes
     trained = plan_distill(

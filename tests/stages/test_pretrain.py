@@ -19,18 +19,26 @@ from teachonce.pipeline.runner import run_stage
 from teachonce.stages.models.compute import Compute
 from teachonce.stages.pretrain import draw_shots, plan_pretrain
 from teachonce.stages.pretraining.averaging import gaussian_weights
+from teachonce.stages.pretraining.settings import PretrainSettings
 from teachonce.stages.pretraining.tuner import Tuner
+from teachonce.stages.settings.few_shot import FewShotSettings
+from teachonce.stages.settings.shard import ShardSettings
 from teachonce.stages.shard import plan_shard
 from teachonce.stages.status import folder_status, status_text
 from teachonce.stages.teachers import TeacherConfig, load_teacher
 from teachonce.stages.teachers.class_check import check_spread
 from teachonce.stages.vectors import plan_vectors
+from teachonce.stages.views.settings import RandomViews
 from teachonce.stages.views.spec import ViewSpec
 from teachonce.storage_schemas.class_vectors import ClassVectors, read_class_vectors
 from teachonce.storage_schemas.errors import DamagedError, InputError, MismatchError
 
 CPU = Compute(device="cpu", precision="fp32", threads=1)
 NAMES = ("cat", "dog_house", "eagle", "fox")
+
+
+#: Names of the settings that say which images are learned on.
+FEW = {"classes", "base_classes", "shots", "seed"}
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +56,15 @@ def images(tmp_path_factory):
 def plan(images, tiny_clip_teacher, tmp_path):
     def make(out="p", **changes):
         options = {"epochs": 4, "batch_size": 4, "lr": 0.05, **changes.pop("options", {})}
-        arguments = {"base": "cat,eagle", "shots": 4, "compute": CPU, "show_progress": False, **changes}
+        few = {"base_classes": "cat,eagle", "shots": 4} | {k: changes.pop(k) for k in FEW & set(changes)}
+        arguments = {"compute": CPU, "show_progress": False, **changes}
         config = arguments.pop("config", TeacherConfig(model=f"local-dir:{tiny_clip_teacher}"))
         return plan_pretrain(
             arguments.pop("images", str(images)),
             config,
             out=str(tmp_path / out),
-            options=options,
+            few=FewShotSettings(**few),
+            settings=PretrainSettings(**options),
             **arguments,
         )
 
@@ -63,7 +73,9 @@ def plan(images, tiny_clip_teacher, tmp_path):
 
 @pytest.mark.parametrize("order", ["hash", "source"])
 def test_shards_give_the_shots_of_their_folder(order, images, tmp_path):
-    stage = plan_shard([str(images)], out=str(tmp_path / "shards"), shard_size=6, order=order)
+    stage = plan_shard(
+        [str(images)], out=str(tmp_path / "shards"), settings=ShardSettings(shard_size=6, order=order)
+    )
     run_stage(stage, stage.out, SerialExecutor(), progress=False)
     teacher = SimpleNamespace(preprocess=SimpleNamespace(size=16))
     base_C = np.array([True, False, True, True])
@@ -196,8 +208,6 @@ def test_a_tuned_teacher_brings_its_classes_and_marks(tuned, tmp_path):
     stage = plan_vectors(
         TeacherConfig.of(f"teachonce:{tuned}"),
         out=str(tmp_path / "s"),
-        classes=None,
-        templates=None,
         compute=CPU,
     )
     run_stage(stage, stage.store, SerialExecutor(), progress=False)
@@ -273,12 +283,12 @@ def test_what_is_refused(plan, images, tmp_path):
         == "a class has too few images: 'cat': expected 6 or more, found 5. Next: --shots 5"
     )
     (tmp_path / "few.txt").write_text("cat\neagle\nfox\n")
-    assert refused(plan, classes=str(tmp_path / "few.txt"), base=None) == (
+    assert refused(plan, classes=str(tmp_path / "few.txt"), base_classes=None) == (
         f"a label of the images is not in the class list: {images}: 'dog_house': found no such class. "
         "Next: add it to --classes, or take its images out"
     )
     (tmp_path / "more.txt").write_text("cat\ndog_house\neagle\nfox\nzebra\n")
-    assert refused(plan, classes=str(tmp_path / "more.txt"), base=None) == (
+    assert refused(plan, classes=str(tmp_path / "more.txt"), base_classes=None) == (
         "a class has too few images: 'zebra': expected 4 or more, found 0. "
         "Next: add images, or take it out of --base-classes"
     )
@@ -319,7 +329,7 @@ def test_other_settings_are_another_run(plan):
     run(plan())
     for changes, field in (
         ({"options": {"lr": 0.1}}, "settings.lr"), ({"seed": 2}, "shots.digest"), ({"shots": 5}, "shots.digest"),
-        ({"base": "@half"}, "base_classes"), ({"views": {"flip": 0.0}}, "views.flip"),
+        ({"base_classes": "@half"}, "base_classes"), ({"views": RandomViews(flip=0.0)}, "views.flip"),
     ):  # fmt: skip
         with pytest.raises(MismatchError, match=f"field '{field}'"):
             run(plan(**changes))

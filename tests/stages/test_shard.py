@@ -16,6 +16,7 @@ from PIL import Image
 from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.runner import run_stage
 from teachonce.stages.corpora.shards import ShardSet
+from teachonce.stages.settings.shard import ShardSettings
 from teachonce.stages.shard import plan_shard
 from teachonce.storage_schemas.errors import (
     DamagedError,
@@ -35,9 +36,8 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 def shard(corpus, out, **options):
-    stage = plan_shard(
-        [str(c) for c in (corpus if isinstance(corpus, list) else [corpus])], out=str(out), **options
-    )
+    sources = [str(c) for c in (corpus if isinstance(corpus, list) else [corpus])]
+    stage = plan_shard(sources, out=str(out), settings=ShardSettings(**options))
     return run_stage(stage, stage.out, SerialExecutor(), progress=False)
 
 
@@ -143,7 +143,7 @@ def test_a_changed_corpus_or_other_options_are_refused(pictures, tmp_path):
 def test_a_file_that_changes_between_manifest_and_tar_fails_its_unit(pictures, tmp_path):
     corpus = tmp_path / "c"
     shutil.copytree(pictures, corpus)
-    stage = plan_shard([str(corpus)], out=str(tmp_path / "out"), shard_size=100)
+    stage = plan_shard([str(corpus)], out=str(tmp_path / "out"), settings=ShardSettings(shard_size=100))
     victim = corpus / "house-cat" / "02.jpg"
     victim.write_bytes(victim.read_bytes()[:-1] + b"\0")
     with pytest.raises(

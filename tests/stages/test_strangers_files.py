@@ -26,6 +26,7 @@ from teachonce.stages.measures.stored import Stored
 from teachonce.stages.models.compute import Compute
 from teachonce.stages.pairs.stream import TargetStream
 from teachonce.stages.prompts.folder import read_prompts
+from teachonce.stages.settings.vectors import VectorsSettings
 from teachonce.stages.status import folder_status
 from teachonce.stages.students.bundle import load_student
 from teachonce.stages.teachers import TeacherConfig
@@ -130,7 +131,9 @@ def work(picture_shards, tiny_clip_teacher, tmp_path_factory) -> tuple[Path, Pat
     top = tmp_path_factory.mktemp("work")
     shards, store = Path(shutil.copytree(picture_shards.location.path, top / "shards")), top / "store.zarr"
     teacher = TeacherConfig(model=f"local-dir:{tiny_clip_teacher}")
-    vectors = plan_vectors(teacher, out=str(store), classes=str(shards), templates=None, compute=CPU)
+    vectors = plan_vectors(
+        teacher, out=str(store), settings=VectorsSettings(classes=str(shards)), compute=CPU
+    )
     run_stage(vectors, vectors.store, SerialExecutor(), progress=False)
     stage = plan_cache(str(shards), teacher, out=str(store), views=None, targets="both", encoding=ENCODINGS["fp16"],
                        compute=CPU, batch_size=16)  # fmt: skip

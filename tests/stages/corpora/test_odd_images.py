@@ -13,6 +13,7 @@ from teachonce.pipeline.runner import run_stage
 from teachonce.stages.corpora import images
 from teachonce.stages.corpora.images import BadImage, decode, one_image, shrink
 from teachonce.stages.corpora.shards import ShardSet
+from teachonce.stages.settings.shard import ShardSettings
 from teachonce.stages.shard import plan_shard
 from teachonce.storage_schemas.errors import Unreachable
 
@@ -105,7 +106,9 @@ def test_an_unforeseen_exception_costs_one_row_with_its_path(tmp_path, monkeypat
         return turn(image)
 
     monkeypatch.setattr(images, "_turn", fails_once)
-    stage = plan_shard([str(tmp_path / "c")], out=str(tmp_path / "out"), resize=16, order="source")
+    stage = plan_shard(
+        [str(tmp_path / "c")], out=str(tmp_path / "out"), settings=ShardSettings(resize=16, order="source")
+    )
     summary = run_stage(stage, stage.out, SerialExecutor(), progress=False)
     assert (summary.rows, summary.invalid_rows) == (4, 1)
     (bad,) = ShardSet.open(str(tmp_path / "out")).receipt(0).invalid_rows

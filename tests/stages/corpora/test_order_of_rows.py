@@ -17,6 +17,7 @@ from teachonce.stages.corpora.draft import DRAFT
 from teachonce.stages.corpora.key_order import by_key
 from teachonce.stages.corpora.manifest_file import open_manifest
 from teachonce.stages.corpora.shards import ShardSet
+from teachonce.stages.settings.shard import ShardSettings
 from teachonce.stages.shard import ShardStage, plan_shard
 from teachonce.storage_schemas.errors import MismatchError
 from teachonce.storage_schemas.manifest import Entry, write_manifest
@@ -24,7 +25,9 @@ from teachonce.storage_schemas.samples import sample_key
 
 
 def finished(corpus, out, **options) -> ShardStage:
-    stage = plan_shard([str(c) for c in corpus], out=str(out), shard_size=13, name="n", **options)
+    stage = plan_shard(
+        [str(c) for c in corpus], out=str(out), settings=ShardSettings(shard_size=13, name="n", **options)
+    )
     run_stage(stage, stage.out, SerialExecutor(), progress=False)
     return stage
 

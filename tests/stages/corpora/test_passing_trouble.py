@@ -27,6 +27,7 @@ from teachonce.stages.corpora.images import BadImage, probe
 from teachonce.stages.corpora.reading import read_image
 from teachonce.stages.corpora.shards import ShardSet
 from teachonce.stages.inputs.image_set import open_images
+from teachonce.stages.settings.shard import ShardSettings
 from teachonce.stages.shard import plan_shard
 from teachonce.storage_schemas.errors import InputError, StorageError, UnitsFailed, Unreachable
 
@@ -186,7 +187,7 @@ def test_one_gives_up_on_purpose_and_for_good(site, tmp_path):
 def test_a_server_that_goes_down_behind_the_manifest_fails_its_shards_alone(site, tmp_path):
     corpus, out = web_list(tmp_path / "c", site), tmp_path / "s"
     stage = plan_shard(
-        [str(corpus)], out=str(out), name="n", shard_size=2, order="source"
+        [str(corpus)], out=str(out), settings=ShardSettings(name="n", shard_size=2, order="source")
     )  # keys hold the port
     site.down = {"2.png"}
     with pytest.raises(UnitsFailed) as caught:
@@ -209,7 +210,7 @@ def test_a_server_that_goes_down_behind_the_manifest_fails_its_shards_alone(site
 
 def test_giving_up_behind_the_manifest(site, tmp_path):
     corpus, out = web_list(tmp_path / "c", site), tmp_path / "s"
-    plan_shard([str(corpus)], out=str(out), name="n", shard_size=2)
+    plan_shard([str(corpus)], out=str(out), settings=ShardSettings(name="n", shard_size=2))
     site.down = {"2.png"}
     assert shard(corpus, out, "--give-up-on-unreachable")[0] == 0
     assert list(unusable(out).values()) == ["unreachable: HTTP 503 Service Unavailable"]

@@ -17,6 +17,8 @@ from teachonce.stages.distill import plan_distill
 from teachonce.stages.inputs.classes import classes_of, read_classes
 from teachonce.stages.models.compute import Compute
 from teachonce.stages.pretrain import plan_pretrain
+from teachonce.stages.settings.few_shot import FewShotSettings
+from teachonce.stages.settings.vectors import VectorsSettings
 from teachonce.stages.shard import plan_shard
 from teachonce.stages.teachers import TeacherConfig
 from teachonce.stages.training.build import StudentConfig
@@ -148,14 +150,14 @@ def test_no_prompts_are_tuned_on_one_class(tiny_clip_teacher: Path, tmp_path: Pa
     def line(**changes: Any) -> str:
         with pytest.raises(InputError) as caught:
             plan_pretrain(
-                images, TeacherConfig(model=f"local-dir:{tiny_clip_teacher}"), out=str(tmp_path / "p"), shots=1,
-                compute=CPU, **changes,
+                images, TeacherConfig(model=f"local-dir:{tiny_clip_teacher}"), out=str(tmp_path / "p"), few=FewShotSettings(shots=1, **changes),
+                compute=CPU,
             )  # fmt: skip
         assert not (tmp_path / "p").exists()
         return str(caught.value)
 
     said = "nothing can be learned from one class: the loss is 0: class 'dog': expected 2 base classes or more, found 1."
-    assert line(base="dog") == f"{said} Next: name more of them with --base-classes"
+    assert line(base_classes="dog") == f"{said} Next: name more of them with --base-classes"
     (tmp_path / "classes.txt").write_text("dog\n")
     assert line(classes=str(tmp_path / "classes.txt")) == f"{said} Next: give more classes"
 
@@ -164,7 +166,7 @@ def test_class_vectors_of_one_class_stay_possible(tiny_clip_teacher: Path, tmp_p
     (tmp_path / "classes.txt").write_text("cat\n")
     stage = plan_vectors(
         TeacherConfig(model=f"local-dir:{tiny_clip_teacher}"), out=str(tmp_path / "s.zarr"),
-        classes=str(tmp_path / "classes.txt"), templates=None, compute=CPU,
+        settings=VectorsSettings(classes=str(tmp_path / "classes.txt")), compute=CPU,
     )  # fmt: skip
     run_stage(stage, stage.store, SerialExecutor(), progress=False)
     root = open_root(str(tmp_path / "s.zarr"), mode="r")

@@ -16,6 +16,7 @@ from teachonce.stages.corpora.shards import ShardSet
 from teachonce.stages.inputs.image_set import open_images
 from teachonce.stages.measures.same_pictures import SamePictures
 from teachonce.stages.measures.stored_teacher import StoredTeacher
+from teachonce.stages.settings.shard import ShardSettings
 from teachonce.stages.shard import plan_shard
 from teachonce.storage_schemas.class_vectors import ClassVectors
 from teachonce.storage_schemas.errors import InputError, MismatchError
@@ -34,7 +35,8 @@ def put_photos(folder: Path, seed: int, number: int = 6) -> Path:
 
 
 def shard(folder: Path, out: Path, **options) -> ShardSet:
-    stage = plan_shard([str(folder)], out=str(out), **{"shard_size": 4, "order": "source", **options})
+    settings = ShardSettings(**{"shard_size": 4, "order": "source", **options})
+    stage = plan_shard([str(folder)], out=str(out), settings=settings)
     run_stage(stage, stage.out, SerialExecutor(), progress=False)
     return ShardSet.open(str(out))
 

@@ -14,6 +14,7 @@ from teachonce.stages.evaluate import evaluate
 from teachonce.stages.import_checkpoint import plan_import
 from teachonce.stages.models.compute import Compute
 from teachonce.stages.published.report import found_text
+from teachonce.stages.settings.import_checkpoint import ImportSettings
 from teachonce.stages.students.bundle import load_student
 from teachonce.stages.teachers import TeacherConfig
 from teachonce.stages.vectors import plan_vectors
@@ -58,7 +59,9 @@ def make_student(authors):
 
 
 def bring(file: Path, tiny, store: str, out: Path, **options):
-    stage = plan_import(str(file), out=str(out), student=tiny.name, vectors=store, **options)
+    stage = plan_import(
+        str(file), out=str(out), settings=ImportSettings(student=tiny.name, vectors=store, **options)
+    )
     run_stage(stage, stage.out, SerialExecutor(), progress=False)
     return stage
 
@@ -107,12 +110,11 @@ def test_a_teacher_and_its_student_together(
     model, state = make_teacher(large)
     torch.save(state, tmp_path / "teacher.pth")
     stage = plan_import(
-        str(tmp_path / "teacher.pth"), out=str(tmp_path / "t"), teacher=TeacherConfig.of(large.name),
-        classes=classes,
+        str(tmp_path / "teacher.pth"), out=str(tmp_path / "t"), settings=ImportSettings(teacher=large.name, classes=classes),
     )  # fmt: skip
     run_stage(stage, stage.out, SerialExecutor(), progress=False)
     named = plan_vectors(
-        TeacherConfig.of(f"teachonce:{tmp_path / 't'}"), out=str(tmp_path / "v.zarr"), classes=None, templates=None,
+        TeacherConfig.of(f"teachonce:{tmp_path / 't'}"), out=str(tmp_path / "v.zarr"),
         compute=COMPUTE,
     )  # fmt: skip
     run_stage(named, named.store, SerialExecutor(), progress=False)
@@ -201,7 +203,11 @@ def test_another_backbone_other_vectors_no_weights(
         f"a student's weights are compared with those that it was trained from: {tiny.name}: expected --student-pretrained "
         "TAG or PATH, found random. Next: add --student-pretrained openai, as the authors have it"
     )
-    stage = plan_import(str(tmp_path / "m.pth"), out=str(tmp_path / "b"), student=tiny.name, vectors=store)
+    stage = plan_import(
+        str(tmp_path / "m.pth"),
+        out=str(tmp_path / "b"),
+        settings=ImportSettings(student=tiny.name, vectors=store),
+    )
     assert found_text(stage.found).splitlines() == [
         "m.pth",
         "  kind            PromptKD student",

@@ -14,6 +14,7 @@ from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.runner import run_stage
 from teachonce.stages.import_checkpoint import plan_import
 from teachonce.stages.published.report import found_text
+from teachonce.stages.settings.import_checkpoint import ImportSettings
 from teachonce.stages.teachers import TeacherConfig, load_teacher
 from teachonce.storage_schemas.errors import InputError, MismatchError, TeachonceError
 
@@ -24,7 +25,7 @@ EXACT = {"atol": 1e-5, "rtol": 1e-5}
 def bring(file: Path, tiny, classes: str, out: Path, **options):
     """Import a file; returns the stage."""
     stage = plan_import(
-        str(file), out=str(out), teacher=TeacherConfig.of(tiny.name), classes=classes, **options
+        str(file), out=str(out), settings=ImportSettings(teacher=tiny.name, classes=classes, **options)
     )
     run_stage(stage, stage.out, SerialExecutor(), progress=False)
     return stage
@@ -281,9 +282,9 @@ def test_which_classes_it_was_learned_on(tiny, make_teacher, classes, tmp_path) 
     )  # fmt: skip
     _, state = make_teacher(tiny)
     torch.save(state, tmp_path / "m.pth")
-    assert config("b", base="@half") == (list(NAMES[:3]), ())
+    assert config("b", base_classes="@half") == (list(NAMES[:3]), ())
     with pytest.raises(MismatchError) as error:
-        config("c", base="red fox,newt,yak")
+        config("c", base_classes="red fox,newt,yak")
     assert str(error.value) == (
         "the checkpoint was learned on other classes: m.pth: --base-classes red fox,newt,yak: expected 3 class texts as in "
         "the file, found 3 base classes, first differing at 'Blue_Jay'. Next: leave out --base-classes to take those whose "
@@ -306,18 +307,17 @@ def test_options_of_the_other_kind(tiny, make_teacher, classes, tmp_path) -> Non
 
     def line(**options) -> str:
         with pytest.raises(InputError) as error:
-            plan_import(str(tmp_path / "m.pth"), out=str(tmp_path / "p"), **options)
+            plan_import(str(tmp_path / "m.pth"), out=str(tmp_path / "p"), settings=ImportSettings(**options))
         return str(error.value)
 
     assert (
         line()
         == "a PromptSRC teacher needs --teacher and --classes: m.pth. Next: teachonce import --help says what for"
     )
-    teacher = TeacherConfig.of(tiny.name)
-    assert line(teacher=teacher, classes=classes, vectors="store", student="ViT-B-16") == (
+    assert line(teacher=tiny.name, classes=classes, vectors="store", student="ViT-B-16") == (
         "a PromptSRC teacher has no use for --student, --vectors: m.pth. Next: leave it out"
     )
-    assert line(teacher=TeacherConfig.of("timm:vit_base"), classes=classes) == (
+    assert line(teacher="timm:vit_base", classes=classes) == (
         "only an open_clip model can be given prompts: --teacher timm:vit_base: expected ViT-L-14, hf-hub:… or "
         "local-dir:…, found timm:vit_base. Next: name the model without prompts"
     )

@@ -27,8 +27,10 @@ from teachonce.stages.models.compute import Compute
 from teachonce.stages.models.preprocess import Preprocess
 from teachonce.stages.pairs.stream import TargetStream
 from teachonce.stages.pairs.target_join import join_targets
+from teachonce.stages.samples.images import IMAGES
 from teachonce.stages.samples.pixel_sample import PixelSample
 from teachonce.stages.samples.registry import KINDS, kind_named
+from teachonce.stages.settings.shard import ShardSettings
 from teachonce.stages.shard import plan_shard
 from teachonce.stages.teachers import TeacherConfig, TeacherSpec
 from teachonce.stages.views.spec import ViewSpec
@@ -185,8 +187,9 @@ def store(shards, tmp_path, monkeypatch):
     return stage.store
 
 
-def shard(folder, out, **settings):
-    stage = plan_shard([str(folder)], out=str(out), shard_size=5, order="source", **settings)
+def shard(folder, out, kind=IMAGES, **settings):
+    settings = ShardSettings(shard_size=5, order="source", **settings)
+    stage = plan_shard([str(folder)], out=str(out), settings=settings, kind=kind)
     run_stage(stage, stage.out, SerialExecutor(), progress=False)
     return ShardSet.open(str(out))
 
@@ -271,7 +274,7 @@ def test_kinds_are_never_mixed(signals, shards, folder, tmp_path, monkeypatch):
     with pytest.raises(MismatchError, match="sample_kind"):
         shard(folder, tmp_path / "shards")
     with pytest.raises(InputError, match="samples of kind 'signal' cannot be reduced"):
-        plan_shard([str(folder)], out=str(tmp_path / "small"), kind=signals, resize=8)
+        plan_shard([str(folder)], out=str(tmp_path / "small"), kind=signals, settings=ShardSettings(resize=8))
     monkeypatch.delitem(KINDS, "signal")
     with pytest.raises(MismatchError, match="samples of a kind that is not known here: .*found signal"):
         kind_named(shards.corpus.sample_kind, where=shards.location)

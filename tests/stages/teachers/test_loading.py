@@ -18,6 +18,8 @@ from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.runner import run_stage
 from teachonce.stages.models.compute import Compute
 from teachonce.stages.pretrain import plan_pretrain
+from teachonce.stages.pretraining.settings import PretrainSettings
+from teachonce.stages.settings.few_shot import FewShotSettings
 from teachonce.stages.teachers import Teacher, TeacherConfig, load_teacher
 from teachonce.storage_schemas.errors import InputError, MissingDependency
 
@@ -214,8 +216,8 @@ def test_a_bias_of_the_model_stays_under_prompts(clip_kinds, tmp_path, pictures,
     folder = clip_kinds.write_model(tmp_path / "m", config, {})
     teacher = TeacherConfig.of(f"local-dir:{folder}")
     stage = plan_pretrain(
-        str(pictures), teacher, out=str(tmp_path / "p"), classes=None, shots=2,
-        options={"epochs": 1, "batch_size": 2, "vision_depth": 1, "text_depth": 1}, show_progress=False,
+        str(pictures), teacher, out=str(tmp_path / "p"), few=FewShotSettings(shots=2),
+        settings=PretrainSettings(epochs=1, batch_size=2, vision_depth=1, text_depth=1), show_progress=False,
         compute=Compute(device="cpu", precision="fp32", threads=1),
     )  # fmt: skip
     run_stage(stage, stage.out, SerialExecutor(), progress=False)

@@ -21,8 +21,8 @@ from teachonce.cli import main
 from teachonce.stages.corpora.images import BadImage, decode, image_extensions, probe, shrink
 from teachonce.stages.pairs.stream import TargetStream
 from teachonce.stages.students.bundle import load_student
-from teachonce.stages.views.centering import CENTERED
 from teachonce.stages.views.render import render_views
+from teachonce.stages.views.settings import CENTERED
 from teachonce.stages.views.spec import ViewSpec
 from teachonce.storage_schemas.errors import InputError
 from torchvision.transforms import functional as tvf

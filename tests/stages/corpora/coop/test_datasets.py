@@ -12,6 +12,7 @@ from teachonce.stages.corpora.shards import ShardSet
 from teachonce.stages.inputs.classes import read_classes
 from teachonce.stages.inputs.image_set import open_images
 from teachonce.stages.inputs.sources import open_sources
+from teachonce.stages.settings.shard import ShardSettings
 from teachonce.stages.shard import plan_shard
 from teachonce.storage_schemas.samples import sample_key
 
@@ -63,7 +64,9 @@ def test_class_names_come_in_the_order_of_the_label_ids(built, data, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_shards_carry_paths_and_class_names(built, data, name, tmp_path):
     known = built[name]
-    stage = plan_shard([f"coop:{name}/test={data}"], out=str(tmp_path / "out"), shard_size=4)
+    stage = plan_shard(
+        [f"coop:{name}/test={data}"], out=str(tmp_path / "out"), settings=ShardSettings(shard_size=4)
+    )
     run_stage(stage, stage.out, SerialExecutor(), progress=False)
     shards = ShardSet.open(str(tmp_path / "out"))
     assert shards.corpus.name == f"{name}-test"
@@ -116,7 +119,9 @@ def test_a_listed_image_that_is_not_there_keeps_its_row(miniature, tmp_path):
     assert [p.path for p in pictures] == sorted(path for path, _ in known.images["test"])
     with pytest.raises(BadImage, match="^cannot be read: No such file or directory$"):
         pictures[1].read()
-    stage = plan_shard([f"coop:food101/test={tmp_path}"], out=str(tmp_path / "out"), shard_size=4)
+    stage = plan_shard(
+        [f"coop:food101/test={tmp_path}"], out=str(tmp_path / "out"), settings=ShardSettings(shard_size=4)
+    )
     summary = run_stage(stage, stage.out, SerialExecutor(), progress=False)
     assert (summary.rows, summary.invalid_rows) == (6, 1)
     shards = ShardSet.open(str(tmp_path / "out"))

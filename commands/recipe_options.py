@@ -1,0 +1,65 @@
+"""Owns the options of all recipes: one for each name of a setting, whichever recipes have it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from ..pipeline.settings import settings_of
+from ..stages.recipes.registry import other_settings, own_settings
+from ..stages.recipes.settings import TRAINING, TrainSettings
+from .command import COMMON, Command, Option, Subcommand
+from .options import Described, add_options, default_text, described, option_of
+
+
+class RecipeCommand(Subcommand):
+    """A command with the settings of every recipe: None where nothing was given, since defaults are the recipe's.
+
+    Recipes of other packages are loaded when the command is used, not when the program starts.
+    """
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        own = {parameter.name for parameter in self.params}
+        others = [option for option in _others() if option.name not in own]
+        return [*super().get_params(ctx), *others]
+
+
+def recipe_options(command: Command) -> Command:
+    """Give a command the options of this program's recipes, by the names of the settings."""
+    add_options(command, options_of_recipes(own_settings()))
+    return command
+
+
+@functools.cache
+def _others() -> list[Option]:
+    return options_of_recipes(other_settings())
+
+
+def options_of_recipes(recipes: Mapping[str, type[Any]]) -> list[Option]:
+    """Options for the settings of these recipes, by their names; each says the default of each recipe that has it."""
+    found: dict[str, dict[str, Described]] = {}
+    for recipe, settings in recipes.items():
+        for setting in described(settings):
+            found.setdefault(setting.field.name, {})[recipe] = setting
+    return [_option(of, of_all=len(of) == len(recipes)) for of in found.values()]
+
+
+def _option(of: Mapping[str, Described], *, of_all: bool) -> Option:
+    """One option; where not all recipes have it, its help begins with those that do."""
+    first = next(iter(of.values()))
+    defaults = {recipe: default_text(setting) for recipe, setting in of.items()}
+    shown = set(defaults.values())
+    text = next(iter(shown)) if len(shown) == 1 else ", ".join(f"{r} {d}" for r, d in defaults.items() if d)
+    help_ = (
+        first.said.help if of_all else f"{', '.join(of)}: {first.said.help[0].lower()}{first.said.help[1:]}"
+    )
+    choices = tuple(dict.fromkeys(word for setting in of.values() for word in setting.said.choices))
+    said = dataclasses.replace(first.said, help=help_, default_text=text, choices=choices)
+    common = first.field.name in {field.name for field, _ in settings_of(TrainSettings)}
+    return option_of(
+        dataclasses.replace(first, said=said), section=COMMON if common else TRAINING, is_given=False
+    )

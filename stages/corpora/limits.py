@@ -1,0 +1,9 @@
+"""Owns the largest images and files that are read, where a user says nothing else."""
+
+from __future__ import annotations
+
+#: Pixels. Pillow warns of bombs from here on.
+MAX_PIXELS = 89_478_485
+
+#: Bytes. Longer files are never read into memory.
+MAX_BYTES = 1 << 30

@@ -1,0 +1,24 @@
+"""Owns what a user can say of a student's model. Imports no library, since options are made of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...pipeline.settings import setting
+from .settings import PreprocessSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentConfig(PreprocessSettings):
+    """Small and picklable.
+
+    Attributes:
+        pretrained: None for what the name implies.
+    """
+
+    model: str = setting(option="", help="open_clip model (ViT-B-16, hf-hub:…, local-dir:…) or timm:NAME.")
+    pretrained: str | None = setting(
+        None,
+        help="Pretrained tag, path to weights, `random`, or for timm `default`. Without it, kd starts from seeded random weights; "
+        "promptkd needs it.",
+    )  # fmt: skip

@@ -1,0 +1,60 @@
+"""Owns what a user can say of a teacher. Imports no library, since options are made of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...pipeline.settings import setting
+from ...pipeline.storage import expand_home
+from ...storage_schemas.errors import InputError
+from .names import LOCAL_PREFIX, PROMPTS_PREFIX
+from .settings import PreprocessSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfig(PreprocessSettings):
+    """Hashable, small, picklable.
+
+    Attributes:
+        pretrained: None where the name itself brings weights.
+        backbone: None for the model that the folder of prompts names.
+    """
+
+    model: str = setting(
+        option="", help="open_clip model (ViT-L-14, hf-hub:…, local-dir:…), timm:NAME, or teachonce:FOLDER for learned prompts."
+    )  # fmt: skip
+    pretrained: str | None = setting(None, help="Pretrained tag, path to weights, or `random`.")
+    backbone: str | None = setting(
+        None, help="For prompts: the model that they were learned for, if it is not where it was."
+    )  # fmt: skip
+
+    @staticmethod
+    def of(model: str, pretrained: str | None = None, **overrides: Any) -> TeacherConfig:
+        """The configuration that a user typed, with local paths made absolute: workers may run in other folders.
+
+        Raises:
+            InputError: a backbone for a teacher that is no folder of prompts.
+        """
+        if pretrained is not None and (file := Path(expand_home(pretrained))).exists():
+            pretrained = str(file.absolute())
+        backbone = overrides.pop("backbone", None)
+        if backbone is not None and not model.startswith(PROMPTS_PREFIX):
+            raise InputError(
+                "only prompts have a backbone", where="--teacher-backbone", expected="--teacher teachonce:FOLDER",
+                found=f"--teacher {model}", hint="leave it out",
+            )  # fmt: skip
+        return TeacherConfig(
+            model=_absolute(model),
+            pretrained=pretrained,
+            backbone=backbone and _absolute(backbone),
+            **overrides,
+        )
+
+
+def _absolute(model: str) -> str:
+    for prefix in (LOCAL_PREFIX, PROMPTS_PREFIX):
+        if model.startswith(prefix):
+            return prefix + str(Path(expand_home(model.removeprefix(prefix))).absolute())
+    return model

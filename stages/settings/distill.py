@@ -1,0 +1,54 @@
+"""Owns the settings of `teachonce distill` beside its recipe's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...pipeline.settings import seed_setting, setting
+from ..measures.figures import FIGURES
+from ..models.settings import COMPUTING
+from ..recipes.settings import VALIDATION
+from .checkpoints import CheckpointSettings
+
+TARGETS = "Targets"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillSettings(CheckpointSettings):
+    """What is read of the store, what the best epoch is, and how it is run.
+
+    Attributes:
+        vectors: another store whose class vectors are used.
+        views: None for all of the store's.
+        compiled: decides low bits.
+        loader_workers: decides no bytes.
+    """
+
+    seed: int = seed_setting(0, help="Seed of the order, new weights and dropout.")
+    validation: str | None = setting(
+        None, unit="IMAGES", group=VALIDATION,
+        help="Labelled images (folder, tar, list, coop:…, shards): measured after each epoch; the bundle gets the best weights.",
+    )  # fmt: skip
+    validation_by: str = setting(
+        "top1", choices=FIGURES, group=VALIDATION,
+        help="What the best epoch is best by: accuracy over all classes, of base images among base classes, or the harmonic "
+        "mean of that and of novel images among novel classes (classes as `vectors --base-classes` marked them).",
+    )  # fmt: skip
+    vectors: str | None = setting(
+        None, unit="PATH", group=TARGETS, help="Use the class vectors of this other store; needs cached embeddings."
+    )  # fmt: skip
+    views: int | None = setting(
+        None, least=1, unit="VIEWS", default_text="all", group=TARGETS, help="Read only the first so many of the store's K views."
+    )  # fmt: skip
+    reuse_views: bool = setting(
+        False, group=TARGETS, help="Fewer views than epochs are meant: do not mention it in the end."
+    )  # fmt: skip
+    accept_other_pixels: bool = setting(
+        False, group=TARGETS, help="Train even if this machine renders images otherwise than the teacher saw them."
+    )  # fmt: skip
+    compiled: bool = setting(
+        False, option="compile", group=COMPUTING, help="Use torch.compile: slow to start, then faster on GPUs."
+    )  # fmt: skip
+    loader_workers: int = setting(
+        2, least=0, unit="PROCESSES", group=COMPUTING, help="Processes that prepare batches ahead; they decide no bytes."
+    )  # fmt: skip

@@ -1,0 +1,46 @@
+"""Owns the settings of `teachonce shard`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...pipeline.settings import setting
+from ...storage_schemas.samples import ORDERS, Order
+from ..corpora.limits import MAX_BYTES, MAX_PIXELS
+
+UNUSUAL = "Unusual corpora"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardSettings:
+    """How a corpus becomes shards.
+
+    Attributes:
+        name: None for the sources' names.
+        resize: None keeps the original bytes.
+        order: None takes that of the shards in `out`, `hash` where there are none.
+        give_up_on_unreachable: images that cannot be read at the moment become unusable rows; else they fail their shard.
+    """
+
+    shard_size: int = setting(1000, least=1, unit="SAMPLES", help="Samples a shard.")
+    name: str | None = setting(
+        None, default_text="the sources' names", help="Name of the corpus, part of every sample's key."
+    )  # fmt: skip
+    resize: int | None = setting(
+        None, least=1, unit="PIXELS", help="Reduce the shorter side to this many pixels (re-encodes as JPEG)."
+    )  # fmt: skip
+    order: Order | None = setting(  # noqa: RUF009
+        None, choices=ORDERS, default_text="hash; shards that were begun keep theirs",
+        help="Order of rows: `hash` mixes classes and sources, `source` keeps the sources' own.",
+    )  # fmt: skip
+    max_pixels: int = setting(
+        MAX_PIXELS, least=1, unit="PIXELS", default_text="89 million", group=UNUSUAL, help="Larger images are recorded as unusable."
+    )  # fmt: skip
+    max_bytes: int = setting(
+        MAX_BYTES, least=1, most=MAX_BYTES, unit="BYTES", default_text="1 GiB", group=UNUSUAL,
+        help="Longer files are recorded as unusable; a URL's body is left there.",
+    )  # fmt: skip
+    give_up_on_unreachable: bool = setting(
+        False, group=UNUSUAL,
+        help="Record images that cannot be read at the moment as unusable; without it they fail, and are tried again.",
+    )  # fmt: skip

@@ -1,0 +1,43 @@
+"""Owns what a user can say of views, and the words for it. Imports no library, since options are made of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...pipeline.settings import seed_setting, setting
+
+#: Resampling filters, by Pillow's names.
+FILTERS = ("bicubic", "bilinear", "lanczos", "nearest")
+
+#: Kinds of centre views, by timm's names: the shorter side is resized to size / crop_pct; or both sides are, whatever the
+#: aspect ratio; or the longer side is. Then the middle is cropped, and what is missing of the square is padded.
+CENTERED = ("center", "squash", "border")
+
+#: Range of a test-time view's `crop_pct`. The libraries' weights have 0.875 to 1.15.
+LEAST_CROP, LARGEST_CROP = 0.1, 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomViews:
+    """How random views are drawn; see `spec.ViewSpec`.
+
+    `jitter` is brightness, contrast, saturation and hue; `interpolation` None takes the model's own filter.
+    """
+
+    seed: int = seed_setting(0, help="Seed of boxes and colours.")
+    scale: tuple[float, float] = setting((0.08, 1.0), above=0, most=1, help="Range of the area's share.")
+    ratio: tuple[float, float] = setting(
+        (3 / 4, 4 / 3), least=0.001, most=1000, default_text="3/4 to 4/3", help="Range of the aspect ratio."
+    )  # fmt: skip
+    flip: float = setting(0.5, least=0, most=1, unit="P", help="Probability of a mirrored view.")
+    jitter: tuple[float, float, float, float] = setting(
+        (0.0, 0.0, 0.0, 0.0), least=0, unit="B,C,S,H",
+        help="Strengths of torchvision's ColorJitter: brightness, contrast, saturation, and hue up to 0.5.",
+    )  # fmt: skip
+    jitter_probability: float = setting(
+        1.0, above=0, most=1, unit="P", help="Probability of a jittered view, with --view-jitter."
+    )  # fmt: skip
+    grayscale: float = setting(0.0, least=0, most=1, unit="P", help="Probability of a gray view.")
+    interpolation: str | None = setting(
+        None, choices=FILTERS, default_text="the teacher's", help="Resampling filter."
+    )  # fmt: skip
