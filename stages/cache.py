@@ -34,7 +34,7 @@ from .pairs.store_root import refuse_lost_root
 from .samples.ahead import Pixels, Ready, decoding_threads, in_order
 from .samples.kind import SampleKind, draw_views
 from .samples.pixel_sample import PixelSample
-from .samples.registry import kind_named
+from .samples.registry import check_kind, kind_named
 from .teachers import TeacherSpec, load_teacher
 from .teachers.base import Offer
 from .teachers.offers import LOGITS, Answers, choose_offers
@@ -298,7 +298,7 @@ def plan_cache(
 
     Raises:
         InputError: bad shards or teacher; logits asked for without class vectors.
-        MismatchError: the store was begun where views were rendered otherwise. What else it may not fit (another
+        MismatchError: samples of another kind than the teacher's; the store was begun where views were rendered otherwise. What else it may not fit (another
             teacher, corpus, view spec, …) is for the runner to refuse, by the fingerprint.
     """
     store = Location.of(out)
@@ -309,6 +309,9 @@ def plan_cache(
     _refuse_unusable(shard_set)
     loaded = load_teacher(config)
     teacher = loaded.spec
+    check_kind(
+        shard_set.corpus.sample_kind, teacher.preprocess.sample_kind, where=shard_set.location, whose="the teacher"
+    )  # fmt: skip
     claim_output(store, CacheStage.name)
     root = open_root(store.zarr_store(), mode="a", where=store)
     check_version(root, where=store)

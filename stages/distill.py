@@ -31,6 +31,7 @@ from .pairs.stream import TargetStream
 from .recipes.recipe import Recipe
 from .recipes.registry import recipe_named
 from .recipes.settings import TrainSettings
+from .samples.registry import check_kind, kind_named
 from .students.bundle import write_bundle
 from .training.build import BuiltStudent, build_student
 from .training.checkpoint import Reached, discard
@@ -175,7 +176,7 @@ class DistillStage:
         return None if self.vectors is None else ClassHead(self.vectors, logit_scale).to(device)
 
     def _open_validation(self) -> Validation | None:
-        validation = _validation(self.validation, self.validation_by, self.vectors)
+        validation = _validation(self.validation, self.validation_by, self.vectors, self.shards)
         if validation is None:
             return None
         expected = self.identity["validation"]
@@ -200,7 +201,6 @@ class DistillStage:
             logit_scale=built.logit_scale,
             normalized=built.student.head.normalized,
             origin={**self.origin, **found},
-            sample_kind=self.shards.corpus.sample_kind,
         )
 
 
@@ -291,13 +291,17 @@ def plan_distill(
     chosen = choose_targets(location, vectors, method, settings)
     _refuse_one_class(chosen, settings, where=vectors or store)
     built = build_student(config, method, settings, chosen.vectors, chosen.asked, seed=seed)
+    check_kind(
+        shard_set.corpus.sample_kind, built.backbone.preprocess.sample_kind, where=shard_set.location,
+        whose="the student",
+    )  # fmt: skip
     stream = open_stream(
         shard_set, location, built, settings, targets=chosen.names, seed=seed, views=views,
         accept_other_pixels=accept_other_pixels,
     )  # fmt: skip
     parts = workers * settings.accumulate
     check_batch(stream.num_samples, settings.batch_size, drop_last=True, world=parts)
-    checking = _validation(validation, validation_by, chosen.vectors)
+    checking = _validation(validation, validation_by, chosen.vectors, shard_set)
     if settings.patience and checking is None:
         raise InputError(
             "early stopping needs validation images", where="--patience", hint="add --validation IMAGES"
@@ -382,14 +386,17 @@ def _other_terms(chosen: TrainingTargets, settings: TrainSettings) -> bool:
     return set(chosen.wanted) != {"logits"} and bool(getattr(settings, "embedding_weight", 1))
 
 
-def _validation(images: str | None, by: str, vectors: ClassVectors | None) -> Validation | None:
+def _validation(
+    images: str | None, by: str, vectors: ClassVectors | None, shards: ShardSet
+) -> Validation | None:
     if images is not None and vectors is None:
         raise InputError(
             "validation needs class vectors, and this student has none", where=f"--validation {images}",
             hint="learn the teacher's embedding too, from a store with class vectors; or leave it out",
         )  # fmt: skip
     if images is not None and vectors is not None:
-        return Validation.open(images, vectors.names, by=by, base_C=vectors.base_C)
+        kind = kind_named(shards.corpus.sample_kind, where=shards.location)
+        return Validation.open(images, vectors.names, by=by, base_C=vectors.base_C, kind=kind)
     if by != "top1":
         raise InputError(
             "a figure to select by needs validation images", where=f"--validation-by {by}",

@@ -16,7 +16,6 @@ from .errors import DamagedError
 from .fingerprint import Json, canonical_json
 from .folder_config import read_config, sealed_config
 from .formats import BUNDLE
-from .samples import IMAGE
 
 #: Folder under a bundle, or under prompts, for what only the training needs: checkpoint, log, curves.
 RUN = "run"
@@ -36,7 +35,6 @@ class BundleConfig:
         base_classes: those of them that are base classes, the others being novel; None where nothing says so.
         files: sha256 (hexadecimal) of the two other files, by name; None in bundles of early versions.
         logit_scale, normalized: how embeddings become logits with the class vectors (see `ClassVectors`).
-        sample_kind: of the samples that it takes, as in `manifest.Corpus`; written only where they are no images.
         origin: how it was made: recipe and its settings, corpus id, teacher in words, store fingerprint. Facts only.
     """
 
@@ -49,14 +47,13 @@ class BundleConfig:
     origin: Mapping[str, Json]
     base_classes: tuple[str, ...] | None = None
     files: Mapping[str, str] | None = None
-    sample_kind: str = IMAGE
 
     def to_bytes(self) -> bytes:
         """Indented JSON for people, sealed with its digest."""
         version = bundle_version(bool(self.class_names), self.head.get("levels"))
         return sealed_config(
             replace(BUNDLE, version=version),
-            {k: v for k, v in self.__dict__.items() if v is not None and (k, v) != ("sample_kind", IMAGE)},
+            {k: v for k, v in self.__dict__.items() if v is not None},
         )
 
     @staticmethod

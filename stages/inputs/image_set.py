@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ...pipeline.storage import Location
-from ...storage_schemas.errors import InputError, MismatchError
+from ...storage_schemas.errors import InputError
 from ...storage_schemas.samples import sample_key
 from ..corpora.images import MAX_PIXELS, BadImage
 from ..corpora.left_out import LeftOut
@@ -17,7 +17,7 @@ from ..corpora.source import Found, Source
 from ..corpora.spelling import is_dataset, split_name
 from ..samples.images import IMAGES
 from ..samples.kind import SampleKind
-from ..samples.registry import kind_named
+from ..samples.registry import check_kind, kind_named
 from .sources import open_sources
 
 
@@ -67,14 +67,14 @@ class ImageSet(Protocol):
         """All images in order; nothing is read yet."""
 
 
-def open_images(images: str, *, name: str | None = None, kind: SampleKind = IMAGES) -> ImageSet:
+def open_images(images: str, *, name: str | None = None, kind: SampleKind | None = None) -> ImageSet:
     """The images that IMAGES names.
 
     Args:
         images: a folder of shards (recognised by its corpus.json), or whatever `teachonce shard` takes.
         name: corpus name for the keys of what is no shards; default: the folder's or file's own name, as
             `shard` would take it.
-        kind: of samples to look for; shards must hold that kind.
+        kind: of samples to look for, and that shards must hold; None takes shards as they are, and looks for images elsewhere.
 
     Raises:
         InputError: nothing there, or a name for shards, which have one.
@@ -88,12 +88,10 @@ def open_images(images: str, *, name: str | None = None, kind: SampleKind = IMAG
             raise InputError(
                 "shards carry their own corpus name", where="--name", found=name, hint="leave out --name"
             )
-        if shards.corpus.sample_kind != kind.name:
-            raise MismatchError(
-                "shards of another kind of samples", where=shards.location, expected=kind.name, found=shards.corpus.sample_kind,
-                hint="pass shards of that kind",
-            )  # fmt: skip
+        if kind is not None:
+            check_kind(shards.corpus.sample_kind, kind.name, where=shards.location, whose="wanted here")
         return _ShardImages(shards)
+    kind = kind or IMAGES
     (source,) = open_sources([images], kind=kind)
     return _SourceImages(source, name or source.name, kind)
 

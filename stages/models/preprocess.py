@@ -12,6 +12,7 @@ import torch
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Json
 from ...storage_schemas.json_file import Positive, as_schema
+from ...storage_schemas.samples import IMAGE
 from ..views.centering import Color
 from ..views.settings import CENTERED, FILTERS, LARGEST_CROP, LEAST_CROP
 from ..views.spec import ViewSpec
@@ -34,6 +35,7 @@ class Preprocess:
         crop_pct: at test time sides are resized to size / crop_pct before the crop.
         crop_mode: which sides: `center` the shorter, `squash` both, `border` the longer, which pads the shorter.
         fill: of `border`: the padding's red, green and blue in whole levels; None for the mean colour.
+        sample_kind: what the input is made of, as in `manifest.Corpus`.
     """
 
     size: Positive
@@ -43,6 +45,7 @@ class Preprocess:
     crop_pct: Annotated[float, msgspec.Meta(ge=LEAST_CROP, le=LARGEST_CROP)] = 1.0
     crop_mode: str = "center"
     fill: Color | None = None
+    sample_kind: str = IMAGE
 
     @staticmethod
     def of_open_clip(cfg: Mapping[str, Any], *, size: int, where: str) -> Preprocess:
@@ -99,7 +102,8 @@ class Preprocess:
     def to_json(self) -> Json:
         """Fields that came later are left out where they say what was always so: fingerprints and bundles stay as they are."""
         facts = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-        return {k: v for k, v in facts.items() if (k, v) not in (("crop_mode", "center"), ("fill", None))}
+        always = (("crop_mode", "center"), ("fill", None), ("sample_kind", IMAGE))
+        return {k: v for k, v in facts.items() if (k, v) not in always}
 
     @staticmethod
     def from_json(fields: Json, where: object = None) -> Preprocess:

@@ -31,7 +31,7 @@ class SampleKind(Protocol):
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """Names of the axes of one view's array, the channels first: `('channel', 'height', 'width')`."""
+        """Names of the axes of one view's array: `('channel', 'height', 'width')`. `channel` is what models call channels."""
 
     @property
     def dtype(self) -> DTypeLike:

@@ -247,5 +247,7 @@ class _Renderer:
         if count is None:
             count = max(1, min(VIEWS_PER_ROW, _PIXELS_PER_ROW // kind.positions(sample)))
         params = kind.params(sample, reader.key(row), self._spec)[:count]
-        views = np.moveaxis(draw_views(kind, sample, params, self._size, self._spec), 1, -1)
+        views = draw_views(kind, sample, params, self._size, self._spec)
+        if "channel" in kind.axes:
+            views = np.moveaxis(views, 1 + kind.axes.index("channel"), -1)
         return tuple(hashlib.blake2b(view.tobytes(), digest_size=8).hexdigest() for view in views)

@@ -22,3 +22,20 @@ def kind_named(name: str, where: object) -> SampleKind:
             hint="install what knows it, as where this was made",
         )  # fmt: skip
     return KINDS[name]
+
+
+def check_kind(found: str, wanted: str, *, where: object, whose: str) -> SampleKind:
+    """The kind of what `where` holds, which must be the one that is wanted.
+
+    Args:
+        whose: who wants it: "the teacher".
+
+    Raises:
+        MismatchError: it is another one, or not known here.
+    """
+    if found != wanted:
+        raise MismatchError(
+            "samples of another kind", where=where, expected=f"{wanted} ({whose})", found=found,
+            hint="give samples of that kind",
+        )  # fmt: skip
+    return kind_named(found, where)

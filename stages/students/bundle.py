@@ -62,7 +62,7 @@ class LoadedStudent:
         Raises:
             MismatchError: it is not known here.
         """
-        return kind_named(self.config.sample_kind, where="config.json")
+        return kind_named(self.preprocess.sample_kind, where="config.json")
 
     @property
     def vectors(self) -> ClassVectors:

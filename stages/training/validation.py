@@ -16,6 +16,8 @@ from ..measures.metrics import Accuracy, harmonic_mean
 from ..models.class_head import ClassHead
 from ..models.compute import Compute
 from ..models.preprocess import Preprocess
+from ..samples.images import IMAGES
+from ..samples.kind import SampleKind
 from ..students.student import Student
 
 
@@ -35,19 +37,22 @@ class Validation:
 
     @staticmethod
     def open(
-        images: str, class_names: Sequence[str], *, by: str = "top1", base_C: NDArray[np.bool_] | None = None
-    ) -> Validation:
+        images: str, class_names: Sequence[str], *, by: str = "top1", base_C: NDArray[np.bool_] | None = None,
+        kind: SampleKind = IMAGES,
+    ) -> Validation:  # fmt: skip
         """Find the images and match their labels; nothing is decoded yet.
 
         Args:
-            images, class_names: see `LabelledImages.open`.
+            images, class_names, kind: see `LabelledImages.open`.
             by: one of `FIGURES`.
             base_C: base classes, as the class vectors mark them.
 
         Raises:
             InputError: nothing there, no label is a class name, or a figure of base classes where none are marked.
         """
-        labelled = LabelledImages.open(images, class_names, what="validation", option="--validation")
+        labelled = LabelledImages.open(
+            images, class_names, what="validation", option="--validation", kind=kind
+        )
         if by == "top1":
             return Validation(labelled=labelled)
         if base_C is None:

@@ -10,6 +10,7 @@ import json
 import platform
 import tarfile
 import wave
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -106,7 +107,7 @@ class MomentsTeacher:
 
     spec = TeacherSpec(
         family="test", model="moments", architecture="0", weights_digest="0", embed_dim=2, normalized=False,
-        preprocess=Preprocess(size=SIZE, mean=(0, 0, 0), std=(1, 1, 1)), takes_templates=False,
+        preprocess=Preprocess(size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), sample_kind="signal"), takes_templates=False,
     )  # fmt: skip
     loaded = "moments"
 
@@ -119,8 +120,11 @@ class MomentsTeacher:
     def outputs(self, signals_NCT, names):
         return {"embedding": moments(signals_NCT)}
 
-    def embed(self, signals_NCT):
-        return moments(signals_NCT)
+
+class ImageTeacher(MomentsTeacher):
+    """Takes images, as it does not say otherwise."""
+
+    spec = replace(MomentsTeacher.spec, preprocess=Preprocess(size=SIZE, mean=(0, 0, 0), std=(1, 1, 1)))
 
 
 def moments(signals_NCT: torch.Tensor) -> torch.Tensor:
@@ -179,12 +183,16 @@ def shards(signals, folder, tmp_path):
 @pytest.fixture
 def store(shards, tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "load_teacher", lambda config: MomentsTeacher())
-    stage = cache.plan_cache(
-        str(shards.location), TeacherConfig(model="moments"), out=str(tmp_path / "s.zarr"), views=VIEWS,
-        targets="embedding", encoding=ENCODINGS["fp32"], compute=Compute(device="cpu", precision="fp32", threads=1), batch_size=4,
-    )  # fmt: skip
+    stage = plan(shards, tmp_path / "s.zarr")
     run_stage(stage, stage.store, SerialExecutor(), progress=False)
     return stage.store
+
+
+def plan(shards, out):
+    return cache.plan_cache(
+        str(shards.location), TeacherConfig(model="moments"), out=str(out), views=VIEWS, targets="embedding",
+        encoding=ENCODINGS["fp32"], compute=Compute(device="cpu", precision="fp32", threads=1), batch_size=4,
+    )  # fmt: skip
 
 
 def shard(folder, out, kind=IMAGES, **settings):
@@ -269,8 +277,12 @@ def test_labelled_samples_are_of_the_kind(signals, folder):
 
 
 def test_kinds_are_never_mixed(signals, shards, folder, tmp_path, monkeypatch):
-    with pytest.raises(MismatchError, match="expected image, found signal"):
-        open_images(str(shards.location))
+    assert open_images(str(shards.location)).kind is signals
+    with pytest.raises(MismatchError, match="expected image .wanted here., found signal"):
+        open_images(str(shards.location), kind=IMAGES)
+    monkeypatch.setattr(cache, "load_teacher", lambda config: ImageTeacher())
+    with pytest.raises(MismatchError, match="expected image .the teacher., found signal"):
+        plan(shards, tmp_path / "s.zarr")
     with pytest.raises(MismatchError, match="sample_kind"):
         shard(folder, tmp_path / "shards")
     with pytest.raises(InputError, match="samples of kind 'signal' cannot be reduced"):
