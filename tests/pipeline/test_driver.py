@@ -104,6 +104,13 @@ def test_other_things_in_the_folder_are_left_alone(tmp_path) -> None:
         assert [p.name for p in (tmp_path / "out").iterdir()] == ["photo.jpg"]
 
 
+def test_an_empty_folder_that_was_there_stays(tmp_path) -> None:
+    (tmp_path / "out").mkdir()
+    with only_driver(Location.of(tmp_path / "out"), "teachonce cache"):
+        assert (tmp_path / "out" / "ledger" / "driver.json").exists()
+    assert list(tmp_path.rglob("*")) == [tmp_path / "out"]
+
+
 def test_many_at_once_take_turns(tmp_path) -> None:
     """Each of 12 processes tries until it holds the lock, and then adds one to a number, slowly."""
     script = HOLD.replace("with only_driver", "import pathlib\nfrom teachonce.storage_schemas.errors import BusyError\n"

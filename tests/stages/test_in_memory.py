@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
+from teachonce.cli import main
 from teachonce.pipeline.contents import Kind, kind_of
 from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.places import schemes
@@ -354,3 +356,40 @@ def test_a_student_goes_on_where_a_write_failed(place, in_memory, tiny_clip, on_
     place.faults = []
     make_student(in_memory, tiny_clip)
     assert files_of(in_memory / "student") == files_of(on_disk / "student")
+
+
+def test_every_command_takes_a_place_by_its_address(
+    place, pictures, tiny_clip_teacher, tiny_clip, class_file, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    shards, store, student = "memory://all/shards", "memory://all/store", "memory://all/student"
+    serial = ["--executor", "serial"]
+    teacher = ["--teacher", f"local-dir:{tiny_clip_teacher}", "--threads", 1, *serial, "--out", store]
+    for command in (
+        ["shard", pictures, *serial, "--shard-size", 13, "--out", shards],
+        ["vectors", *teacher, "--classes", class_file],
+        ["cache", shards, *teacher, "--batch-size", 8],
+        ["distill", shards, store, "--student", f"local-dir:{tiny_clip}", "--recipe", "kd", "--epochs", 1, "--batch-size", 8,
+         "--threads", 1, "--loader-workers", 0, *serial, "--out", student],
+        ["inspect", store],
+        ["inspect", store, "red fox/03.jpg"],
+        ["status", "memory://all"],
+        ["evaluate", student, shards, "--store", store],
+        ["predict", student, pictures / "red fox" / "03.jpg"],
+        ["vectors", "--teacher", f"local-dir:{tiny_clip_teacher}", "--threads", 1, *serial, "--classes", shards, "--out", "memory://all/again"],
+    ):  # fmt: skip
+        told = CliRunner().invoke(main, list(map(str, command)))
+        assert told.exit_code == 0, told.output
+    assert list(tmp_path.iterdir()) == []
+    assert {name.split("/")[1] for name in place.files()} == {"shards", "store", "student", "again"}
+    for command, line in (
+        (["cache", store, *teacher[:-1], "memory://all/third"], "Error: no shards here: memory://all/store: expected a folder of shards, found a target store. "),
+        (["distill", store, shards, "--student", f"local-dir:{tiny_clip}", "--recipe", "kd", "--out", "memory://new"],
+         "Error: two folders are swapped: memory://all/store memory://all/shards: "),
+        (["shard", pictures, "--out", store], "Error: the output folder holds something else: memory://all/store: "),
+        (["cache", shards, *teacher[:-1], "memory://all"], "Error: the output folder is or holds an input: memory://all: "),
+        (["shard", pictures, "--out", f"{shards}/000000.tar/x"], "Error: no folder can be here: memory://all/shards/000000.tar: expected a folder, or nothing, found a file. "),
+    ):  # fmt: skip
+        told = CliRunner().invoke(main, list(map(str, command)))
+        assert told.exit_code == 1
+        assert told.output.splitlines()[-1].startswith(line), told.output
