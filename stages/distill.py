@@ -48,8 +48,8 @@ class DistillStage:
     Attributes:
         identity: everything that decides the bundle's bytes, as fingerprint fields.
         origin: the same in words, for the bundle's config.
+        chosen: what to read from the store.
         vectors: class vectors; None where the student has no classes.
-        targets: what to read from the store.
         samples: pairs in the whole training.
         views: epoch e reads view e mod this.
         validation: labelled images on which to find the best epoch; `validation_by` says by which figure.
@@ -70,7 +70,7 @@ class DistillStage:
     seed: int
     identity: Mapping[str, Json]
     origin: Mapping[str, Json]
-    targets: TrainingTargets
+    chosen: TrainingTargets
     samples: int
     views: int
     validation: str | None
@@ -86,6 +86,11 @@ class DistillStage:
     name = "distill"
 
     @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the targets to read from the store."""
+        return self.chosen.names
+
+    @property
     def fingerprint(self) -> Fingerprint:
         return Fingerprint(fields=self.identity)
 
@@ -99,7 +104,7 @@ class DistillStage:
     def open(self) -> RunUnit:
         recipe = recipe_named(self.recipe)
         built = build_student(
-            self.config, recipe, self.settings, self.vectors, self.targets.asked, seed=self.seed
+            self.config, recipe, self.settings, self.vectors, self.chosen.asked, seed=self.seed
         )
         if built.digest != self.identity["student"]["weights"]:
             raise MismatchError(
@@ -108,21 +113,7 @@ class DistillStage:
                 hint="give every node the same weights file and the same version of torch",
             )  # fmt: skip
 
-        def run(unit: Unit, timer: Timer) -> Receipt:
-            reached = self._train(built, recipe, timer)
-            with timer("write"):
-                if Ranks.here().is_first:
-                    config = self._bundle_config(built, reached)
-                    write_bundle(self.out, built.student, self.vectors_of(built), config)
-                Ranks.here().agree(None)  # all wait until the bundle is there
-                names = (CONFIG, WEIGHTS) if self.vectors is None else (CONFIG, WEIGHTS, VECTORS)
-                outputs = tuple(_output(self.out, name) for name in names)
-            return Receipt(
-                key=unit.key, outputs=outputs, rows=unit.rows, invalid_rows=(),
-                digest=weights_digest(built.student), fingerprint=self.fingerprint.digest,
-            )  # fmt: skip
-
-        return run
+        return _Training(self, built, recipe)
 
     def vectors_of(self, built: BuiltStudent) -> ClassVectors | None:
         """The class vectors as this student uses them: with its own logit scale."""
@@ -136,7 +127,7 @@ class DistillStage:
     def open_pairs(self, built: BuiltStudent) -> Stream:
         """The stream of pairs that trains the student."""
         return open_stream(
-            self.shards, self.store, built, self.settings, targets=self.targets.names, seed=self.seed, views=self.views,
+            self.shards, self.store, built, self.settings, targets=self.targets, seed=self.seed, views=self.views,
             loader_workers=self.loader_workers, pin_memory=self.compute.device == "cuda",
             accept_other_pixels=self.accept_other_pixels,
         )  # fmt: skip
@@ -155,7 +146,7 @@ class DistillStage:
                 student=built.student.to(device),
                 recipe=recipe,
                 settings=self.settings,
-                teacher_head=self._head(device) if self.targets.forms_logits else None,
+                teacher_head=self._head(device) if self.chosen.forms_logits else None,
                 student_head=self._head(device, built.logit_scale),
                 stream=stream,
                 preprocess=built.backbone.preprocess,
@@ -202,6 +193,29 @@ class DistillStage:
             normalized=built.student.head.normalized,
             origin={**self.origin, **found},
         )
+
+
+@dataclass(frozen=True)
+class _Training:
+    """Trains the student and writes its bundle."""
+
+    stage: DistillStage
+    built: BuiltStudent
+    recipe: Recipe
+
+    def __call__(self, unit: Unit, timer: Timer) -> Receipt:
+        reached = self.stage._train(self.built, self.recipe, timer)
+        with timer("write"):
+            if Ranks.here().is_first:
+                config = self.stage._bundle_config(self.built, reached)
+                write_bundle(self.stage.out, self.built.student, self.stage.vectors_of(self.built), config)
+            Ranks.here().agree(None)  # all wait until the bundle is there
+            names = (CONFIG, WEIGHTS) if self.stage.vectors is None else (CONFIG, WEIGHTS, VECTORS)
+            outputs = tuple(_output(self.stage.out, name) for name in names)
+        return Receipt(
+            key=unit.key, outputs=outputs, rows=unit.rows, invalid_rows=(),
+            digest=weights_digest(self.built.student), fingerprint=self.stage.fingerprint.digest,
+        )  # fmt: skip
 
 
 def open_stream(
@@ -352,7 +366,7 @@ def plan_distill(
         seed=seed,
         identity=identity,
         origin=origin,
-        targets=chosen,
+        chosen=chosen,
         samples=stream.steps_per_epoch * settings.batch_size * settings.epochs,
         views=stream.num_views,
         validation=validation,

@@ -55,15 +55,22 @@ class ImportStage:
         yield Unit(key="checkpoint", rows=self.tensors)
 
     def open(self) -> RunUnit:
-        def run(unit: Unit, timer: Timer) -> Receipt:
-            with timer("write"):
-                outputs = record_outputs(self.out, list(self.content.write(self.out)))
-            return Receipt(
-                key=unit.key, outputs=outputs, rows=unit.rows, invalid_rows=(),
-                digest=digest_json([output.sha256 for output in outputs]), fingerprint=self.fingerprint.digest,
-            )  # fmt: skip
+        return _Writing(self)
 
-        return run
+
+@dataclass(frozen=True)
+class _Writing:
+    """Writes what was read."""
+
+    stage: ImportStage
+
+    def __call__(self, unit: Unit, timer: Timer) -> Receipt:
+        with timer("write"):
+            outputs = record_outputs(self.stage.out, list(self.stage.content.write(self.stage.out)))
+        return Receipt(
+            key=unit.key, outputs=outputs, rows=unit.rows, invalid_rows=(),
+            digest=digest_json([output.sha256 for output in outputs]), fingerprint=self.stage.fingerprint.digest,
+        )  # fmt: skip
 
 
 def plan_import(

@@ -136,18 +136,7 @@ class PretrainStage:
                 hint="give every node the same images, or restore them",
             )  # fmt: skip
 
-        def run(unit: Unit, timer: Timer) -> Receipt:
-            clip = self._tune(backbone, shots, timer)
-            with timer("write"):
-                names = write_prompts(self.out, clip.prompts(), self._config_of(backbone))
-                outputs = record_outputs(self.out, list(names))
-            learned = (self.out / PROMPTS).read_bytes()
-            return Receipt(
-                key=unit.key, outputs=outputs, rows=unit.rows, invalid_rows=(),
-                digest=hashlib.blake2b(learned, digest_size=16).hexdigest(), fingerprint=self.fingerprint.digest,
-            )  # fmt: skip
-
-        return run
+        return _Tuning(self, backbone, shots)
 
     def discard_checkpoint(self) -> None:
         """Free the disk once the receipt is there."""
@@ -198,6 +187,26 @@ class PretrainStage:
             class_names=self.names,
             base_classes=self.base_names,
             origin={"method": "PromptSRC", **self._facts},
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Tuning:
+    """Tunes the prompts and writes their folder."""
+
+    stage: PretrainStage
+    backbone: OpenClipTeacher
+    shots: Shots
+
+    def __call__(self, unit: Unit, timer: Timer) -> Receipt:
+        clip = self.stage._tune(self.backbone, self.shots, timer)
+        with timer("write"):
+            names = write_prompts(self.stage.out, clip.prompts(), self.stage._config_of(self.backbone))
+            outputs = record_outputs(self.stage.out, list(names))
+        learned = (self.stage.out / PROMPTS).read_bytes()
+        return Receipt(
+            key=unit.key, outputs=outputs, rows=unit.rows, invalid_rows=(),
+            digest=hashlib.blake2b(learned, digest_size=16).hexdigest(), fingerprint=self.stage.fingerprint.digest,
         )  # fmt: skip
 
 

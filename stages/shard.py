@@ -14,7 +14,7 @@ from ..pipeline.types import Resources, RunUnit, Timer, Unit
 from ..storage_schemas.errors import InputError, Unreachable
 from ..storage_schemas.fingerprint import Fingerprint
 from ..storage_schemas.formats import SHARDS
-from ..storage_schemas.manifest import Corpus, Entry
+from ..storage_schemas.manifest import Corpus, Entry, ManifestReader
 from ..storage_schemas.receipt import InvalidRow, Output, Receipt
 from ..storage_schemas.samples import content_digest, sample_metadata, shard_name
 from ..storage_schemas.tar_file import TarFile
@@ -61,13 +61,7 @@ class ShardStage:
             )
 
     def open(self) -> RunUnit:
-        manifest = open_manifest(self.out, self.corpus)
-
-        def run(unit: Unit, timer: Timer) -> Receipt:
-            shard = unit.inputs["shard"]
-            return self._write(shard, manifest.shard(shard), timer)
-
-        return run
+        return _Writing(self, open_manifest(self.out, self.corpus))
 
     def _write(self, shard: int, entries: Sequence[Entry], timer: Timer) -> Receipt:
         records: list[tuple[bytes, int, int, int, int]] = []
@@ -144,6 +138,18 @@ class ShardStage:
         if self.corpus.resize is not None:
             data = self.kind.reduce(data, self.corpus.resize, self.corpus.max_pixels)
         return data, self.kind.probe(data, self.corpus.max_pixels)
+
+
+@dataclass(frozen=True)
+class _Writing:
+    """Writes one shard after another."""
+
+    stage: ShardStage
+    manifest: ManifestReader
+
+    def __call__(self, unit: Unit, timer: Timer) -> Receipt:
+        shard = unit.inputs["shard"]
+        return self.stage._write(shard, self.manifest.shard(shard), timer)
 
 
 def plan_shard(

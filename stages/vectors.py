@@ -24,7 +24,7 @@ from .models.settings import ComputeSettings
 from .models.teacher_config import TeacherConfig
 from .pairs.store_root import refuse_lost_root
 from .settings.vectors import VectorsSettings
-from .teachers import TeacherSpec, load_teacher
+from .teachers import Teacher, TeacherSpec, load_teacher
 from .teachers.base import refuse_templates
 from .teachers.class_check import Checked, check_accuracy, check_spread
 
@@ -81,26 +81,7 @@ class VectorsStage:
 
         teacher = load_teacher(self.config).to(torch.device(self.compute.device))
 
-        def run(unit: Unit, timer: Timer) -> Receipt:
-            with timer("forward"), self.compute.inference():
-                vectors = teacher.class_vectors(self.names, self.templates)
-            if self.base_C is not None:
-                vectors = replace(vectors, base_C=self.base_C)
-            check_spread(vectors, where=self.teacher.model)
-            checked = None
-            if self.check is not None:
-                with timer("check"):
-                    checked = check_accuracy(
-                        teacher, vectors, self.check, self.compute, where=self.teacher.model
-                    )
-            with timer("write"):
-                outputs = self._write(vectors, checked)
-            return Receipt(
-                key=unit.key, outputs=outputs, rows=vectors.num_classes, invalid_rows=(),
-                digest=vectors.digest, fingerprint=self.fingerprint.digest,
-            )  # fmt: skip
-
-        return run
+        return _Computing(self, teacher)
 
     def _write(self, vectors: ClassVectors, checked: Checked | None) -> tuple[Output, ...]:
         root = open_root(self.store.zarr_store(), mode="a", where=self.store)
@@ -112,6 +93,37 @@ class VectorsStage:
         return record_outputs(
             self.store, [path for name in names for path in (f"{name}/zarr.json", *_chunks(self.store, name))]
         )
+
+
+@dataclass(frozen=True)
+class _Computing:
+    """Computes class vectors and writes them."""
+
+    stage: VectorsStage
+    teacher: Teacher
+
+    def __call__(self, unit: Unit, timer: Timer) -> Receipt:
+        with timer("forward"), self.stage.compute.inference():
+            vectors = self.teacher.class_vectors(self.stage.names, self.stage.templates)
+        if self.stage.base_C is not None:
+            vectors = replace(vectors, base_C=self.stage.base_C)
+        check_spread(vectors, where=self.stage.teacher.model)
+        checked = None
+        if self.stage.check is not None:
+            with timer("check"):
+                checked = check_accuracy(
+                    self.teacher,
+                    vectors,
+                    self.stage.check,
+                    self.stage.compute,
+                    where=self.stage.teacher.model,
+                )
+        with timer("write"):
+            outputs = self.stage._write(vectors, checked)
+        return Receipt(
+            key=unit.key, outputs=outputs, rows=vectors.num_classes, invalid_rows=(),
+            digest=vectors.digest, fingerprint=self.stage.fingerprint.digest,
+        )  # fmt: skip
 
 
 def _chunks(store: Location, name: str) -> list[str]:

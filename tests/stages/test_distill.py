@@ -281,7 +281,7 @@ def test_a_loss_that_is_not_finite(plan, monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("changes", "kind", "text"),
     [
-        ({"recipe": "magic"}, InputError, "unknown recipe: --recipe: expected kd or promptkd, found magic"),
+        ({"recipe": "magic"}, InputError, "unknown recipe: --recipe: expected kd or promptkd or features, found magic"),
         (
             {"options": {"batch_size": 46}},
             InputError,
