@@ -34,7 +34,7 @@ __all__ = [
 ]  # fmt: skip
 
 #: So many names of a folder are looked at for one that was meant.
-LOOK_BESIDE = 10_000
+_LOOK_BESIDE = 10_000
 
 
 class Named(Protocol):
@@ -165,7 +165,7 @@ class Location:
     def near(self) -> list[str]:
         """Names of what lies beside it and may have been meant, where there is nothing here."""
         try:
-            beside = [name.rstrip("/") for name in islice(self.folder.entries(), LOOK_BESIDE)]
+            beside = [name.rstrip("/") for name in islice(self.folder.entries(), _LOOK_BESIDE)]
         except (OSError, ValueError):
             return []
         return [typed(self.sibling(name)) for name in near_names(self.name, beside)]

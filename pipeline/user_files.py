@@ -8,16 +8,13 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
 from ..storage_schemas.errors import InputError
-from ..storage_schemas.near_names import near_names
-from ..storage_schemas.plain_text import typed
-from .places.files import FileRanges, read_at, read_file, stat_of
+from .places.files import FileRanges, read_file, stat_of
 from .places.files import kind_of_no_file as kind_of_no_file  # folders of images look at very many files
-from .storage import LOOK_BESIDE, Location
+from .storage import Location
 from .storage import expand_home as expand_home
 from .storage import is_url as is_url
 from .web import read_url as read_url  # stages know what users name, and nothing of what is behind it
@@ -38,21 +35,16 @@ class UserFile:
         """
         if isinstance(file, UserFile):
             return file
-        text = str(file)
-        if text.startswith("pipe:"):
-            raise InputError("pipe: runs a command from data and is refused", where=text)
-        if is_url(text):
-            raise InputError("only local folders can be used here", where=text, hint="mount or copy it first")
-        return UserFile(Path(expand_home(text)).absolute())
+        path = Location.of(file).local_path()
+        if path is None:
+            raise InputError("only local folders can be used here", where=file, hint="mount or copy it first")
+        return UserFile(path)
 
     def __truediv__(self, name: str) -> UserFile:
         return UserFile(self.path / name)
 
     def __str__(self) -> str:
-        try:
-            return str(self.path.relative_to(Path.cwd()))
-        except ValueError:
-            return str(self.path)
+        return str(self.location)
 
     @property
     def name(self) -> str:
@@ -60,23 +52,18 @@ class UserFile:
 
     @property
     def location(self) -> Location:
-        """The same, for questions about artefacts: whether it is a folder of ours."""
+        """The same, for what is asked of artefacts too."""
         return Location.of(self.path)
 
     def near(self) -> list[str]:
         """Names of what lies beside it and may have been meant, where there is nothing here."""
-        try:
-            beside = [path.name for path in islice(self.path.parent.iterdir(), LOOK_BESIDE)]
-        except (OSError, ValueError):
-            return []
-        return [typed(UserFile(self.path.with_name(name))) for name in near_names(self.name, beside)]
+        return self.location.near()
 
     def exists(self) -> bool:
-        return stat_of(self.path) is not None
+        return self.location.exists()
 
     def is_dir(self) -> bool:
-        found = stat_of(self.path)
-        return found is not None and stat.S_ISDIR(found.st_mode)
+        return self.location.is_dir()
 
     def is_file(self) -> bool:
         """Neither a folder nor a pipe or a device, which would never end."""
@@ -90,15 +77,11 @@ class UserFile:
 
     def size(self) -> int | None:
         """Bytes, or None where there is no such file."""
-        found = stat_of(self.path)
-        return None if found is None else found.st_size
+        return self.location.size()
 
     def names(self) -> list[str]:
         """Names in this folder in bytewise order; none where there is no such folder."""
-        try:
-            return sorted(entry.name for entry in self.path.iterdir())
-        except FileNotFoundError:
-            return []
+        return self.location.names()
 
     def read_bytes(self) -> bytes:
         return self.path.read_bytes()
@@ -130,11 +113,7 @@ class UserFile:
 
     def read_range(self, offset: int, size: int) -> bytes:
         """Up to `size` bytes from `offset` on, in one opening; shorter only where the file ends."""
-        descriptor = os.open(self.path, os.O_RDONLY)
-        try:
-            return read_at(descriptor, offset, size)
-        finally:
-            os.close(descriptor)
+        return self.location.read_range(offset, size)
 
     def open(self) -> BinaryIO:
         """Open for reading."""

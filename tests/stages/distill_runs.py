@@ -9,25 +9,27 @@ stdout for each: how the process ended, as `os.waitstatus_to_exitcode` says.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pathlib
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
-def dying(function: Callable[..., Any], n: int, *, before: bool) -> Callable[..., Any]:
-    calls = 0
+def dying(
+    function: Callable[..., Any], n: int, *, before: bool, counter: Iterator[int] | None = None
+) -> Callable[..., Any]:
+    counter = counter or itertools.count(1)
 
     def called(*args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == n and before:
+        call = next(counter)
+        if call == n and before:
             os.kill(os.getpid(), signal.SIGKILL)
         result = function(*args, **kwargs)
-        if calls == n:
+        if call == n:
             os.kill(os.getpid(), signal.SIGKILL)
         return result
 
@@ -46,7 +48,9 @@ def run(job: dict[str, Any]) -> None:
     if what == "fsync":
         os.fsync = dying(os.fsync, n, before=True)
     elif what == "rename":
-        pathlib.Path.replace = dying(pathlib.Path.replace, n, before=True)
+        names = itertools.count(1)  # a file that must be the first gets its name by a link
+        pathlib.Path.replace = dying(pathlib.Path.replace, n, before=True, counter=names)
+        os.link = dying(os.link, n, before=True, counter=names)
     elif what == "step":
         Trainer.step = dying(Trainer.step, n, before=False)
     compute = Compute(device="cpu", precision=job.pop("precision"), threads=1)

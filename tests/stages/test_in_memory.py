@@ -335,6 +335,33 @@ def test_whatever_write_of_shard_fails_the_same_command_ends_with_the_same_bytes
     assert ShardSet.open(Location(place, "out")).corpus.num_samples == 6
 
 
+@pytest.mark.parametrize(("torn", "longer"), [(0, 8), (600, 4)])
+def test_a_torn_write_of_shard_is_found_or_mended_and_never_read(place, few, torn, longer):
+    def shard(name: str) -> None:
+        stage = plan_shard(
+            [str(few)], out=Location(place, name), settings=ShardSettings(shard_size=3, name="few")
+        )
+        run(stage, stage.out)
+
+    def rows(name: str) -> list[bytes]:
+        shards = ShardSet.open(Location(place, name))
+        entries = [repr(entry).encode() for entry in shards.manifest()]
+        readers = [shards.reader(shard) for shard in range(shards.corpus.num_shards)]
+        return [*entries, *(reader.read(int(row)) for reader in readers for row in reader.index["row"])]
+
+    place.written.clear()
+    shard("calm")
+    calm, writes, told = rows("calm"), len(place.written), 0
+    for nth in range(1, writes + 1):
+        place.faults = [Fault(nth=nth, name=f"t{nth}/*", torn=torn, error=None)]
+        try:
+            shard(f"t{nth}")
+            assert rows(f"t{nth}") == calm, f"write {nth}"
+        except TeachonceError:
+            told += 1
+    assert told >= longer  # of manifest, corpus, plan, and tar, index and receipt of two shards
+
+
 @pytest.mark.parametrize(
     "name",
     ["checkpoint.safetensors", "model.safetensors", "config.json", "log.jsonl", "receipts/student.json"],
