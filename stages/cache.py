@@ -325,7 +325,7 @@ def plan_cache(
         num_samples=shard_set.corpus.num_samples,
         shard_size=shard_set.corpus.shard_size,
         num_views=views.count,
-        targets=tuple(_target(offer, shard_set, encoding) for offer in offers),
+        targets=tuple(_target(offer, shard_set, views.count, encoding) for offer in offers),
         encoding=encoding,
         colors=views.has_colors,
     )
@@ -359,10 +359,10 @@ def plan_cache(
     return stage
 
 
-def _target(offer: Offer, shards: ShardSet, encoding: Encoding) -> TargetSpec:
+def _target(offer: Offer, shards: ShardSet, num_views: int, encoding: Encoding) -> TargetSpec:
     return TargetSpec.of(
-        offer.name, offer.axes, offer.shape, shard_rows=min(shards.corpus.shard_size, shards.corpus.num_samples),
-        itemsize=np.dtype(encoding.dtype).itemsize,
+        offer.name, offer.axes, offer.shape, shard_size=shards.corpus.shard_size, num_samples=shards.corpus.num_samples,
+        num_views=num_views, itemsize=np.dtype(encoding.dtype).itemsize,
     )  # fmt: skip
 
 

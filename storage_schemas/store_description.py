@@ -34,8 +34,8 @@ class TargetSpec:
     Attributes:
         axes: of the array; the first two are sample and view.
         shape: of one row's view, along the other axes.
-        chunk: of the array, where a chunk does not hold all rows of a shard: rows (a divisor of the shard's, so that no chunk
-            crosses a shard), views, and the other axes.
+        chunk: of the array: rows (those of a shard or a divisor, so that no chunk crosses a shard), views, and the other axes. None
+            for a vector whose chunks hold the rows of a shard, and as many views as `CHUNK_BYTES` has room for.
     """
 
     name: str
@@ -45,25 +45,33 @@ class TargetSpec:
 
     @staticmethod
     def of(
-        name: str, axes: Sequence[str], shape: Sequence[int], *, shard_rows: int, itemsize: int
+        name: str,
+        axes: Sequence[str],
+        shape: Sequence[int],
+        *,
+        shard_size: int,
+        num_samples: int,
+        num_views: int,
+        itemsize: int,
     ) -> TargetSpec:
         """A target of a new store, given its axes and shape without sample and view.
 
         A vector's chunks hold the rows of a shard, where these are no more than `CHUNK_BYTES`. Others have at most
-        `LARGE_CHUNK_BYTES`, so that writing holds little at a time and reading rows in any order reads few besides.
+        `LARGE_CHUNK_BYTES`, so that writing holds little at a time and reading rows in any order reads few besides. Chunks divide rows
+        and views, since an array's last chunk takes as much room as any other.
 
         Args:
-            shard_rows: rows of a whole shard, or of the corpus where that has one only.
             itemsize: bytes of a number.
         """
         bare = TargetSpec(name=name, axes=("sample", "view", *axes), shape=tuple(shape))
-        row_bytes = math.prod(shape) * itemsize
-        if len(shape) == 1 and shard_rows * row_bytes <= CHUNK_BYTES:
-            return bare
+        rows, row_bytes = min(shard_size, num_samples), math.prod(shape) * itemsize
+        if len(shape) == 1 and rows * row_bytes <= CHUNK_BYTES:
+            fitting = views_at_once(row_bytes, shard_size, num_views)
+            views = largest_divisor(num_views, fitting)
+            return bare if views == fitting else replace(bare, chunk=(rows, views, *shape))
         most = CHUNK_BYTES if len(shape) == 1 else LARGE_CHUNK_BYTES
-        rows = _largest_divisor(shard_rows, most // row_bytes)
-        parts = _largest_divisor(shape[0], most // (row_bytes // shape[0]))
-        return replace(bare, chunk=(rows, 1, parts, *shape[1:]))
+        parts = largest_divisor(shape[0], most // (row_bytes // shape[0]))
+        return replace(bare, chunk=(largest_divisor(rows, most // row_bytes), 1, parts, *shape[1:]))
 
     @property
     def width(self) -> int:
@@ -79,7 +87,12 @@ class TargetSpec:
         return fields if self.chunk is None else {**fields, "chunk": list(self.chunk)}
 
 
-def _largest_divisor(number: int, most: int) -> int:
+def views_at_once(row_bytes: int, shard_size: int, num_views: int) -> int:
+    """Views in a chunk of the rows of a shard: as many as `CHUNK_BYTES` has room for, at least one."""
+    return max(1, min(num_views, CHUNK_BYTES // (shard_size * row_bytes)))
+
+
+def largest_divisor(number: int, most: int) -> int:
     """The largest divisor that is no more than `most`; at least 1."""
     return next((n for n in range(min(number, most), 0, -1) if number % n == 0), 1)
 
@@ -106,6 +119,10 @@ class StoreSpec:
     def target(self, name: str) -> TargetSpec:
         """The target of this name, which must be there."""
         return next(target for target in self.targets if target.name == name)
+
+    def is_streamed(self, target: TargetSpec) -> bool:
+        """Whether its chunks hold less than the rows of a whole shard: it is written and read chunk by chunk."""
+        return target.chunk is not None and target.chunk[0] < min(self.shard_size, self.num_samples)
 
     @property
     def num_shards(self) -> int:

@@ -20,7 +20,7 @@ from .errors import DamagedError, InputError, MismatchError
 from .fingerprint import Json
 from .formats import TARGET_STORE
 from .samples import KEY_LENGTH
-from .store_description import CHUNK_BYTES, StoreDescription, StoreSpec, TargetSpec
+from .store_description import StoreDescription, StoreSpec, TargetSpec, views_at_once
 from .view_params import COLOR_FACTORS, Views, columns, from_columns, no_views, to_columns
 from .zarr_damage import readable
 
@@ -222,7 +222,7 @@ def _chunks(spec: StoreSpec, target: TargetSpec) -> tuple[int, ...]:
     if target.chunk is not None:
         return target.chunk
     row_bytes = target.width * np.dtype(spec.encoding.dtype).itemsize
-    views = max(1, min(spec.num_views, CHUNK_BYTES // (spec.shard_size * row_bytes)))
+    views = views_at_once(row_bytes, spec.shard_size, spec.num_views)
     return (min(spec.shard_size, spec.num_samples), views, *target.shape)
 
 
@@ -255,7 +255,7 @@ class BlockWriter:
         self._valid = np.zeros(len(keys), np.bool_)
         self._params = no_views(len(keys), spec.num_views)
         self._parts: dict[str, _Whole | _Streamed] = {
-            target.name: (_Whole if target.chunk is None else _Streamed)(self, target)
+            target.name: (_Streamed if spec.is_streamed(target) else _Whole)(self, target)
             for target in spec.targets
         }
         self.nonfinite: dict[str, int] = {}

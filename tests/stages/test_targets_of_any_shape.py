@@ -177,7 +177,9 @@ def test_chunks_are_a_few_mib_at_most_and_never_cross_a_shard(shard_rows, shape)
         if len(shape) == 2
         else ("channel", "y", "x")
     )
-    target = TargetSpec.of("t", axes, shape, shard_rows=shard_rows, itemsize=2)
+    target = TargetSpec.of(
+        "t", axes, shape, shard_size=shard_rows, num_samples=10 * shard_rows, num_views=4, itemsize=2
+    )
     rows, views, *rest = target.chunk or (shard_rows, 1, *shape)
     assert shard_rows % rows == 0
     assert shape[0] % rest[0] == 0
@@ -333,3 +335,22 @@ def test_a_target_without_a_shape_is_refused(picture_shards, tmp_path):
     root.attrs["cache"] = fields
     with pytest.raises((DamagedError, MismatchError), match="axes of 'tokens' with a size each"):
         read_description(open_store(stage.store), stage.store)
+
+
+@pytest.mark.parametrize(
+    ("width", "views", "expected"),
+    [
+        (768, 1, None),
+        (768, 4, None),
+        (768, 5, (1000, 1, 768)),
+        (640, 4, (1000, 2, 640)),
+        (640, 9, None),
+        (640, 7, (1000, 1, 640)),
+    ],
+)
+def test_no_chunk_is_padded_with_views_that_do_not_exist(width, views, expected):
+    """4 MiB have room for 2 views of 1,000 rows of 768 channels, and for 3 of 640; what that divides is as in version 1."""
+    target = TargetSpec.of(
+        "embedding", ("channel",), (width,), shard_size=1000, num_samples=5000, num_views=views, itemsize=2
+    )
+    assert target.chunk == expected
