@@ -15,7 +15,7 @@ from ...pipeline.ledger import Ledger
 from ...pipeline.storage import Location
 from ...storage_schemas.fingerprint import Json
 from ..measures.training_time import training_time
-from .places import SOURCE, Places
+from .folders import SOURCE, DatasetFolders
 from .request import Request
 from .settings import CROSS
 
@@ -88,7 +88,7 @@ class Costs:
 
 def costs_of(request: Request, dataset: str, bundles: Sequence[Location]) -> Costs | None:
     """What the finished stages of a data set took, and the training of these students; None if nothing says so."""
-    targets = Places(root=request.out, dataset=dataset).targets
+    targets = DatasetFolders(root=request.out, dataset=dataset).targets
     times = [time for bundle in bundles if (time := training_time(bundle, "distill")) is not None]
     cache = Ledger(targets, "cache")
     cached = cache.plan()
@@ -115,7 +115,9 @@ def pretrain_seconds(request: Request, dataset: str) -> float | None:
     """Seconds of learning the prompts; None where they were there before. In the cross-dataset protocol, for all."""
     if request.prompts is not None:
         return None
-    folder = Places(root=request.out, dataset=SOURCE if request.protocol == CROSS else dataset).prompts
+    folder = DatasetFolders(
+        root=request.out, dataset=SOURCE if request.protocol == CROSS else dataset
+    ).prompts
     time = training_time(folder, "pretrain")
     if time is None:
         return None

@@ -17,7 +17,7 @@ from ..measures.stored_accuracy import stored_accuracy
 from ..models.compute import resolve_compute
 from ..models.settings import ComputeSettings
 from ..reports.evaluate_text import evaluation_json
-from .places import Places
+from .folders import DatasetFolders
 from .request import Model, Request
 from .results import Figures, StudentRun
 from .settings import BASE2NOVEL
@@ -29,8 +29,8 @@ def measure_teacher(request: Request, dataset: str) -> Figures:
     Raises:
         IncompleteError: they are not all there.
     """
-    places = Places(root=request.out, dataset=dataset)
-    said = stored_accuracy(places.test_shards, places.test_targets, base=_base(request))
+    folders = DatasetFolders(root=request.out, dataset=dataset)
+    said = stored_accuracy(folders.test_shards, folders.test_targets, base=_base(request))
     return _figures(request, evaluation_json(said))
 
 
@@ -49,12 +49,12 @@ def measure_student(
         IncompleteError: the student is not trained.
         TeachonceError: whatever `evaluate` raises.
     """
-    places = Places(root=request.out, dataset=dataset, on_test=request.on_test)
-    bundle, kept = places.bundle(student.folder, seed), places.measured(student.folder, seed)
+    folders = DatasetFolders(root=request.out, dataset=dataset, on_test=request.on_test)
+    bundle, kept = folders.bundle(student.folder, seed), folders.measured(student.folder, seed)
     receipt = Ledger(bundle, "distill").receipt("student")
     if receipt is None:
         raise IncompleteError("the student is not trained", where=bundle)
-    true_of = {"student": receipt.digest, "images": ShardSet.open(places.test_shards).corpus.corpus_id}
+    true_of = {"student": receipt.digest, "images": ShardSet.open(folders.test_shards).corpus.corpus_id}
     measured = _kept(kept.read_bytes(), true_of) if kept.exists() else None
     if measured is None:
         show()

@@ -17,8 +17,8 @@ from ...storage_schemas.fingerprint import Json
 from ..students.registry import family_of
 from ..teachers import load_teacher
 from .costs import costs_of
+from .folders import PAGE, RESULTS, DatasetFolders, claim
 from .measured import measure_student, measure_teacher
-from .places import PAGE, RESULTS, Places, claim
 from .request import Model, Request
 from .results import DatasetResults, Failure, StudentRun, facts_of
 from .settings import BASE2NOVEL
@@ -140,7 +140,7 @@ def _check_student(request: Request, student: Model) -> None:
         InputError: unknown model, or weights that are missing or do not fit.
     """
     bundles = [
-        Places(root=request.out, dataset=dataset, on_test=request.on_test).bundle(student.folder, seed)
+        DatasetFolders(root=request.out, dataset=dataset, on_test=request.on_test).bundle(student.folder, seed)
         for dataset in request.datasets for seed in request.seeds
     ]  # fmt: skip
     if any(Ledger(bundle, "distill").receipt("student") is None for bundle in bundles):

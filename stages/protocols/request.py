@@ -17,7 +17,7 @@ from ..corpora.coop.published import BASE_TO_NOVEL, CROSS_DATASET
 from ..models.names import TIMM_PREFIX
 from ..students.registry import family_of
 from ..teachers.base import require_open_clip
-from .places import SOURCE
+from .folders import SOURCE
 from .settings import BASE2NOVEL, CROSS, PRETRAINED, STUDENT, TEACHER, BenchmarkSettings
 
 

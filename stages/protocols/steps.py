@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...pipeline.command_runner import to_argv
 from ..corpora.coop.layouts import LAYOUTS
 from ..models.names import PROMPTS_PREFIX
-from .places import SOURCE, Places
+from .folders import SOURCE, DatasetFolders
 from .request import Model, Request
 from .settings import BASE2NOVEL, CROSS
 
@@ -26,7 +26,7 @@ def prompts_commands(request: Request, dataset: str) -> list[Command]:
         dataset = SOURCE
     depth = {"vision_depth": 9, "text_depth": 9} if request.protocol == CROSS else {}
     base = "@half" if request.protocol == BASE2NOVEL else None
-    out = Places(root=request.out, dataset=dataset).prompts
+    out = DatasetFolders(root=request.out, dataset=dataset).prompts
     return [[
         *to_argv("pretrain", request.split(dataset, "train"), **_teacher(request.teacher), base_classes=base,
                shots=request.shots, seed=request.teacher_seed, **depth, **request.compute, out=out),
@@ -42,7 +42,7 @@ def teacher_commands(request: Request, dataset: str, where: tuple[str, ...]) -> 
         dataset: to teach on.
         where: options that say where `shard` and `cache` run.
     """
-    places = Places(root=request.out, dataset=dataset)
+    folders = DatasetFolders(root=request.out, dataset=dataset)
     check = request.split(dataset, "val" if "val" in LAYOUTS[dataset].images else "train")
     about = {
         "classes": f"coop:{dataset}={request.data}",
@@ -51,7 +51,9 @@ def teacher_commands(request: Request, dataset: str, where: tuple[str, ...]) -> 
     }  # fmt: skip
     prompts = request.prompts_of(dataset)
     if prompts is None:
-        prompts = Places(root=request.out, dataset=SOURCE if request.protocol == CROSS else dataset).prompts
+        prompts = DatasetFolders(
+            root=request.out, dataset=SOURCE if request.protocol == CROSS else dataset
+        ).prompts
     teacher = {"teacher": f"{PROMPTS_PREFIX}{prompts}"}
     if request.prompts is not None and request.teacher is not None:
         teacher |= {"teacher_backbone": request.teacher.name}
@@ -59,39 +61,39 @@ def teacher_commands(request: Request, dataset: str, where: tuple[str, ...]) -> 
             {} if request.teacher.pretrained is None else {"teacher_pretrained": request.teacher.pretrained}
         )
     return [
-        [*to_argv("shard", request.split(dataset, "train"), out=places.shards), *where],
-        to_argv("vectors", **teacher, **about, check=check, out=places.targets),
-        [*to_argv("cache", places.shards, **teacher, views=request.views, **request.compute, out=places.targets),
+        [*to_argv("shard", request.split(dataset, "train"), out=folders.shards), *where],
+        to_argv("vectors", **teacher, **about, check=check, out=folders.targets),
+        [*to_argv("cache", folders.shards, **teacher, views=request.views, **request.compute, out=folders.targets),
          *where, *request.more.get("cache", ())],
-        [*to_argv("shard", request.split(dataset, "test"), out=places.test_shards), *where],
-        to_argv("vectors", **teacher, **about, out=places.test_targets),
-        [*to_argv("cache", places.test_shards, **teacher, **request.compute, out=places.test_targets), *where],
+        [*to_argv("shard", request.split(dataset, "test"), out=folders.test_shards), *where],
+        to_argv("vectors", **teacher, **about, out=folders.test_targets),
+        [*to_argv("cache", folders.test_shards, **teacher, **request.compute, out=folders.test_targets), *where],
     ]  # fmt: skip
 
 
 def student_command(request: Request, dataset: str, student: Model, seed: int) -> Command:
     """What trains one student."""
-    places = Places(root=request.out, dataset=dataset, on_test=request.on_test)
+    folders = DatasetFolders(root=request.out, dataset=dataset, on_test=request.on_test)
     split = request.validation_split(dataset)
     by = None
     if split is not None and request.protocol == BASE2NOVEL:
         by = "harmonic-mean" if request.on_test else "base"
     weight = _CROSS_WEIGHT if request.protocol == CROSS else LAYOUTS[dataset].loss_weight
     return [
-        *to_argv("distill", places.shards, places.targets, student=student.name, student_pretrained=student.pretrained,
+        *to_argv("distill", folders.shards, folders.targets, student=student.name, student_pretrained=student.pretrained,
                recipe="promptkd", prompt_depth=_PROMPT_DEPTH[request.protocol], loss_weight=weight,
                epochs=request.epochs, reuse_views=request.views < request.epochs, seed=seed,
                validation=split and request.split(dataset, split), validation_by=by, **request.compute,
-               out=places.bundle(student.folder, seed)),
+               out=folders.bundle(student.folder, seed)),
         *request.more.get("distill", ()),
     ]  # fmt: skip
 
 
 def evaluate_command(request: Request, dataset: str, student: Model, seed: int) -> Command:
     """What measures it; `measured` does the same and keeps the result."""
-    places = Places(root=request.out, dataset=dataset, on_test=request.on_test)
+    folders = DatasetFolders(root=request.out, dataset=dataset, on_test=request.on_test)
     base = "@half" if request.protocol == BASE2NOVEL else None
-    return to_argv("evaluate", places.bundle(student.folder, seed), request.split(dataset, "test"), base_classes=base,
+    return to_argv("evaluate", folders.bundle(student.folder, seed), request.split(dataset, "test"), base_classes=base,
                  **_without_precision(request))  # fmt: skip
 
 

@@ -23,7 +23,7 @@ _KIND = "teachonce benchmark promptkd"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Places:
+class DatasetFolders:
     """Folders of one data set below the benchmark's folder.
 
     Attributes:
