@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -77,7 +76,7 @@ def test_a_full_disk_keeps_what_is_done_and_a_read_only_one_starts_nothing(corpu
 def test_ctrl_c_is_one_line_and_the_same_command_resumes(corpus, python, tmp_path):
     shards, store = tmp_path / "shards", tmp_path / "store"
     assert teachonce("shard", corpus, "--out", shards, "--shard-size", 4, "--executor", "serial")[0] == 0
-    command = ["cache", shards, "--teacher", "timm:test_vit", "--teacher-pretrained", "random", "--views", 40,
+    command = ["cache", shards, "--teacher", "timm:test_vit", "--teacher-pretrained", "random", "--views", 8,
                "--threads", 1, "--executor", "serial", "--out", store]  # fmt: skip
     process = python.start("-m", "teachonce", *command)
     receipts = store / "ledger" / "cache" / "receipts"
@@ -150,22 +149,39 @@ def test_an_input_that_may_not_be_read_is_not_answered_by_another_output(corpus,
         )  # fmt: skip
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(os.getuid() != 0 or sys.platform != "linux", reason="mounting needs root on Linux")
-@pytest.mark.parametrize("room", ["4k", "1m"])
-def test_too_little_shared_memory_is_said_where_and_what_to_type(corpus, tmp_path, room):
-    shards, store = tmp_path / "shards", tmp_path / "store"
+@pytest.fixture(scope="module")
+def store(corpus, tmp_path_factory) -> tuple[Path, Path]:
+    """Shards, and a store of them."""
+    shards, store = (tmp_path_factory.mktemp("store") / name for name in ("shards", "store"))
     teacher = ("--teacher", "timm:test_vit", "--teacher-pretrained", "random", "--threads", 1, "--out", store)
     assert teachonce("shard", corpus, "--out", shards, "--executor", "serial")[0] == 0
     assert teachonce("vectors", *teacher)[0] == 0
     assert teachonce("cache", shards, *teacher, "--executor", "serial")[0] == 0
-    command = [sys.executable, "-m", "teachonce", "distill", shards, store, "--student", "timm:test_vit", "--recipe", "kd",
+    return shards, store
+
+
+#: The command with another /dev/shm, which its loader processes have too.
+LITTLE_SHARED_MEMORY = """
+import ctypes, runpy, subprocess, sys
+room, fill, *words = sys.argv[1:]
+assert ctypes.CDLL(None).unshare(0x20000) == 0  # CLONE_NEWNS
+for mount in (["--make-rprivate", "none", "/"], ["-t", "tmpfs", "-o", f"size={room}", "tmpfs", "/dev/shm"]):
+    subprocess.run(["mount", *mount], check=True)
+if fill:
+    with open("/dev/shm/fill", "wb") as file:
+        file.write(bytes(int(fill)))
+sys.argv = ["teachonce", *words]
+runpy.run_module("teachonce", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.getuid() != 0 or sys.platform != "linux", reason="mounting needs root on Linux")
+@pytest.mark.parametrize(("room", "fill"), [("4k", "4096"), ("1m", "")])
+def test_too_little_shared_memory_is_said_where_and_what_to_type(store, python, tmp_path, room, fill):
+    command = ["distill", *store, "--student", "timm:test_vit", "--recipe", "kd",
                "--epochs", 1, "--batch-size", 30, "--loader-workers", 1, "--out", tmp_path / "student"]  # fmt: skip
-    fill = "head -c 4k /dev/zero > /dev/shm/fill" if room == "4k" else "true"
-    script = f"mount -t tmpfs -o size={room} tmpfs /dev/shm; {fill}; exec {shlex.join(map(str, command))}"
-    done = subprocess.run(
-        ["unshare", "-m", "bash", "-c", script], capture_output=True, text=True, check=False
-    )
+    done = python.run("-c", LITTLE_SHARED_MEMORY, room, fill, *command)
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert "shared memory is full, which loader processes need: /dev/shm: " in last

@@ -6,8 +6,6 @@ import json
 import math
 import os
 import shutil
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -486,7 +484,9 @@ def test_stdin_is_no_image(bundle):
 
 
 @pytest.mark.slow
-def test_no_teacher_module_is_imported(bundle, pictures, picture_shards, vectors, make_store, tmp_path):
+def test_no_teacher_module_is_imported(
+    python, bundle, pictures, picture_shards, vectors, make_store, tmp_path
+):
     make_store(picture_shards, tmp_path / "s", widths={"logits": 8}, vectors=vectors)
     script = (
         "import sys\n"
@@ -500,6 +500,6 @@ def test_no_teacher_module_is_imported(bundle, pictures, picture_shards, vectors
         "assert not loaded, loaded\n"
         "assert 'ray' not in sys.modules and 'teachonce.stages.cache' not in sys.modules\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = python.run("-c", script)
     assert done.returncode == 0, done.stderr
     assert "Agreement with the stored teacher" in done.stdout

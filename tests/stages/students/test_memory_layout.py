@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import open_clip
@@ -185,18 +183,21 @@ print(json.dumps(losses))
 """
 
 
-def train_apart(*arguments: str, script: str = TRAIN) -> list[float]:
+@pytest.fixture
+def train_apart(python):
     """The losses of training in a process of its own: what it would crash is not this one."""
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, f"ended by {done.returncode}: {done.stderr[-2000:]}"
-    return json.loads(done.stdout)
+
+    def train(*arguments: str, script: str = TRAIN) -> list[float]:
+        done = python.run("-c", script, *arguments)
+        assert done.returncode == 0, f"ended by {done.returncode}: {done.stderr[-2000:]}"
+        return json.loads(done.stdout)
+
+    return train
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["timm:repvgg_a0", "timm:mobileone_s0", "timm:gernet_s", "mobile"])
-def test_training_ends_alive(name: str, mobile_clip) -> None:
+def test_training_ends_alive(name: str, mobile_clip, train_apart) -> None:
     losses = train_apart(f"local-dir:{mobile_clip}" if name == "mobile" else name, "224")
     assert len(losses) == 4
     assert all(0 < loss < 20 for loss in losses)
@@ -233,6 +234,6 @@ print(json.dumps([error.item()]))
 
 
 @pytest.mark.slow
-def test_compiled_training_ends_alive_with_the_right_gradient() -> None:
+def test_compiled_training_ends_alive_with_the_right_gradient(train_apart) -> None:
     [error] = train_apart(script=COMPILED)
     assert error < 1e-4

@@ -75,6 +75,6 @@ def test_every_kind(clip_kinds, tmp_path, photographs, pixels_for):
         config = clip_kinds.shrink(name, tmp_path / "texts")
         folder = clip_kinds.write_model(tmp_path / name, config, PREPROCESS)
         try:
-            check_equal(folder, photographs, pixels_for)
+            check_equal(folder, photographs[1:], pixels_for)  # one of each orientation
         except Exception as error:
             raise AssertionError(f"{name}: {error}") from error
