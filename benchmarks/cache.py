@@ -32,9 +32,9 @@ def run(bench: Bench) -> Iterator[Line]:
     from teachonce.stages.cache import plan_cache
     from teachonce.stages.models.compute import resolve_compute
     from teachonce.stages.models.settings import ComputeSettings
+    from teachonce.stages.settings.cache import CacheSettings
     from teachonce.stages.teachers import TeacherConfig
     from teachonce.stages.views.spec import ViewSpec
-    from teachonce.storage_schemas.encodings import ENCODINGS
 
     plain, own_teacher = Forward(bench.threads), OwnForward(bench.threads)
     for name, corpus in bench.corpora:
@@ -47,8 +47,8 @@ def run(bench: Bench) -> Iterator[Line]:
                 return plan_cache(
                     str(own / "shards"), TeacherConfig(model=MODEL, pretrained="random"),
                     out=str(fresh(own / f"store{next(numbers)}")),
-                    views=ViewSpec(kind="random_resized_crop", count=views), targets="embedding",
-                    encoding=ENCODINGS["fp16"], batch_size=BATCH,
+                    views=ViewSpec(kind="random_resized_crop", count=views),
+                    settings=CacheSettings(targets="embedding", encoding="fp16", batch_size=BATCH),
                     compute=resolve_compute(ComputeSettings(device="cpu", precision="bf16", threads=bench.threads)),
                 )  # fmt: skip
 

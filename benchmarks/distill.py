@@ -68,6 +68,7 @@ def _distill(own: Path, student: str, steps: int, batch: int, threads: int, wait
     from teachonce.stages.distill import plan_distill
     from teachonce.stages.models.compute import Compute
     from teachonce.stages.pairs.stream import TargetStream
+    from teachonce.stages.settings.distill import DistillSettings
     from teachonce.stages.training.build import StudentConfig
 
     asked: list[tuple[float, float]] = []
@@ -88,7 +89,8 @@ def _distill(own: Path, student: str, steps: int, batch: int, threads: int, wait
         str(own / "shards"), str(own / "store"), StudentConfig(model=f"timm:{student}"),
         out=str(fresh(own / "bundle")), recipe="kd",
         options={"epochs": 1, "batch_size": batch, "warmup_epochs": 0},
-        compute=Compute(device="cpu", precision="fp32", threads=threads), loader_workers=1, show_progress=False,
+        compute=Compute(device="cpu", precision="fp32", threads=threads),
+        settings=DistillSettings(loader_workers=1), show_progress=False,
     )  # fmt: skip
     with mock.patch.object(TargetStream, "batches", epoch):
         run_stage(stage, stage.out, SerialExecutor(), progress=False)

@@ -59,9 +59,9 @@ class Work:
         from teachonce.pipeline.executors.serial import SerialExecutor
         from teachonce.pipeline.runner import run_stage
         from teachonce.stages.cache import plan_cache
+        from teachonce.stages.settings.cache import CacheSettings
         from teachonce.stages.vectors import plan_vectors
         from teachonce.stages.views.spec import ViewSpec
-        from teachonce.storage_schemas.encodings import ENCODINGS
 
         fresh(self.folder / "store")
         make_shards(self.images, fresh(self.folder / "shards"), IMAGES)
@@ -69,9 +69,9 @@ class Work:
         named = plan_vectors(self.teacher, out=str(self.folder / "store"), compute=self.compute)
         run_stage(named, named.store, SerialExecutor(), progress=False)
         stage = plan_cache(
-            str(self.folder / "shards"), self.teacher, out=str(self.folder / "store"), targets="auto",
-            views=ViewSpec(kind="random_resized_crop", count=EPOCHS), encoding=ENCODINGS["fp16"], compute=self.compute,
-            batch_size=64,
+            str(self.folder / "shards"), self.teacher, out=str(self.folder / "store"),
+            settings=CacheSettings(targets="auto", encoding="fp16", batch_size=64),
+            views=ViewSpec(kind="random_resized_crop", count=EPOCHS), compute=self.compute,
         )  # fmt: skip
         run_stage(stage, stage.store, SerialExecutor(), progress=False)
 
@@ -95,13 +95,14 @@ class Work:
         from teachonce.pipeline.runner import run_stage
         from teachonce.pipeline.storage import Location
         from teachonce.stages.distill import plan_distill
+        from teachonce.stages.settings.distill import DistillSettings
         from teachonce.stages.training.build import StudentConfig
 
         out = fresh(self.folder / f"{student}-{seed}-{online}")
         stage = plan_distill(
             str(self.folder / "shards"), str(self.folder / "store"), StudentConfig(model=student, pretrained="random"),
             out=str(out), recipe="promptkd", options={"epochs": EPOCHS, "batch_size": BATCH_SIZE}, compute=self.compute,
-            seed=seed, show_progress=False,
+            settings=DistillSettings(seed=seed, loader_workers=0), show_progress=False,
         )  # fmt: skip
         if online:
             stage = _both_towers(OnlineStage).like(

@@ -108,13 +108,14 @@ def _cache(images: Path, shards: Path, store: Path, threads: int) -> None:
     from teachonce.pipeline.runner import run_stage
     from teachonce.stages.cache import plan_cache
     from teachonce.stages.models.compute import Compute
+    from teachonce.stages.settings.cache import CacheSettings
     from teachonce.stages.teachers import TeacherConfig
-    from teachonce.storage_schemas.encodings import ENCODINGS
 
     teacher = Path(teachonce.__file__).parent / "stages" / "demo" / "teacher"
     stage = plan_cache(
-        str(shards), TeacherConfig(model=f"local-dir:{teacher}"), out=str(store), views=None, targets="embedding",
-        encoding=ENCODINGS["fp16"], compute=Compute(device="cpu", precision="fp32", threads=threads), batch_size=64,
+        str(shards), TeacherConfig(model=f"local-dir:{teacher}"), out=str(store), views=None,
+        settings=CacheSettings(targets="embedding", encoding="fp16", batch_size=64),
+        compute=Compute(device="cpu", precision="fp32", threads=threads),
     )  # fmt: skip
     run_stage(stage, stage.store, SerialExecutor(), progress=False)
 
@@ -126,14 +127,15 @@ def _maps(images: Path, shards: Path, store: Path, shard_size: int, threads: int
     from teachonce.pipeline.runner import run_stage
     from teachonce.stages.cache import plan_cache
     from teachonce.stages.models.compute import Compute
+    from teachonce.stages.settings.cache import CacheSettings
     from teachonce.stages.teachers import TeacherConfig
-    from teachonce.storage_schemas.encodings import ENCODINGS
 
     make_shards(images, shards, shard_size)
     config = TeacherConfig(model="timm:test_resnet", pretrained="random", size=176)
     stage = plan_cache(
-        str(shards), config, out=str(store), views=None, targets="features.act1", encoding=ENCODINGS["fp16"],
-        compute=Compute(device="cpu", precision="fp32", threads=threads), batch_size=64,
+        str(shards), config, out=str(store), views=None,
+        settings=CacheSettings(targets="features.act1", encoding="fp16", batch_size=64),
+        compute=Compute(device="cpu", precision="fp32", threads=threads),
     )  # fmt: skip
     run_stage(stage, stage.store, SerialExecutor(), progress=False)
 

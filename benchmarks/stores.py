@@ -31,18 +31,18 @@ def make_store(shards: Path, store: Path, *, views: int, threads: int) -> None:
     from teachonce.pipeline.runner import run_stage
     from teachonce.stages.cache import plan_cache
     from teachonce.stages.models.compute import Compute
+    from teachonce.stages.settings.cache import CacheSettings
     from teachonce.stages.teachers import TeacherConfig
     from teachonce.stages.vectors import plan_vectors
     from teachonce.stages.views.spec import ViewSpec
-    from teachonce.storage_schemas.encodings import ENCODINGS
 
     config = TeacherConfig(model=SMALL_TEACHER, pretrained="random")
     compute = Compute(device="cpu", precision="fp32", threads=threads)
     named = plan_vectors(config, out=str(store), compute=compute)
     run_stage(named, named.store, SerialExecutor(), progress=False)
     stage = plan_cache(
-        str(shards), config, out=str(store), views=ViewSpec(kind="random_resized_crop", count=views), targets="logits",
-        encoding=ENCODINGS["fp16"], compute=compute, batch_size=64,
+        str(shards), config, out=str(store), views=ViewSpec(kind="random_resized_crop", count=views),
+        settings=CacheSettings(targets="logits", encoding="fp16", batch_size=64), compute=compute,
     )  # fmt: skip
     run_stage(stage, stage.store, SerialExecutor(), progress=False)
 

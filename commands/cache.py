@@ -10,8 +10,7 @@ from ..pipeline.terminal import say
 from ..stages.models.settings import ComputeSettings
 from ..stages.models.teacher_config import TeacherConfig
 from ..stages.settings.cache import CacheSettings
-from ..stages.views.settings import RandomViews
-from ..storage_schemas.encodings import ENCODINGS
+from ..stages.views.settings import FILTERS, RandomViews, ViewCount
 from ..storage_schemas.errors import InputError
 from .command import command, option
 from .executor import ExecutorSettings
@@ -24,6 +23,7 @@ from .output import json_option, report
 @click.argument("shards", type=click.Path())
 @options_of("teacher", TeacherConfig, prefix="teacher", make=TeacherConfig.of)
 @option("--out", required=True, type=click.Path(), help="Target store (Zarr).")
+@options_of("count", ViewCount)
 @options_of("settings", CacheSettings)
 @json_option
 @options_of("drawn", RandomViews, prefix="view", section="Random views")
@@ -31,7 +31,7 @@ from .output import json_option, report
 @options_of("executor", ExecutorSettings)
 @one_driver
 def cache(
-    shards: str, out: str, teacher: TeacherConfig, settings: CacheSettings, drawn: RandomViews, compute: ComputeSettings,
+    shards: str, out: str, teacher: TeacherConfig, count: ViewCount, settings: CacheSettings, drawn: RandomViews, compute: ComputeSettings,
     executor: ExecutorSettings, as_json: bool,
 ) -> None:  # fmt: skip
     """Run the teacher once over every view of every sample and store what it says.
@@ -43,14 +43,12 @@ def cache(
     from ..stages.models.compute import resolve_compute
     from ..stages.views.spec import ViewSpec
 
-    count = settings.random_views
-    if count is None:
+    if count.random is None:
         _refuse_options_of_random_views(click.get_current_context())
-    settled = resolve_compute(compute, elsewhere=executor.elsewhere)
     stage = plan_cache(
-        shards, teacher, out=out, views=None if count is None else ViewSpec.random(count, drawn, "bicubic"),
-        targets=settings.targets, encoding=ENCODINGS[settings.encoding], compute=settled,
-        batch_size=settings.batch_on(settled.device), view_interpolation=drawn.interpolation,
+        shards, teacher, out=out, settings=settings,
+        views=None if count.random is None else ViewSpec.random(count.random, drawn, FILTERS[0]),
+        view_interpolation=drawn.interpolation, compute=resolve_compute(compute, elsewhere=executor.elsewhere),
     )  # fmt: skip
     for note in stage.notes:
         say(f"cache: {note}")

@@ -54,11 +54,8 @@ def distill(
             raise InputError("--use-gpu and --device cpu exclude each other", hint="leave one of them out")
         compute = replace(compute, device="cuda")
     stage = plan_distill(
-        shards, store, student, out=out, recipe=recipe, options=options, vectors=settings.vectors, views=settings.views,
-        compute=training_compute(compute, elsewhere=executor.elsewhere), seed=settings.seed,
-        validation=settings.validation, validation_by=settings.validation_by, compiled=settings.compiled,
-        reuse_views=settings.reuse_views, accept_other_pixels=settings.accept_other_pixels, workers=executor.workers or 1,
-        loader_workers=settings.loader_workers, checkpoint_every=settings.checkpoint_every,
+        shards, store, student, out=out, recipe=recipe, options=options, settings=settings,
+        compute=training_compute(compute, elsewhere=executor.elsewhere), workers=executor.workers or 1,
     )  # fmt: skip
     for note in stage.notes:
         say(f"distill: {note}")

@@ -38,8 +38,7 @@ def evaluate(
 
     starting("evaluate: loading the student")
     result = measure(
-        bundle, images, compute=resolve_compute(compute), store=settings.store, base=settings.base_classes,
-        name=settings.name, batch_size=settings.batch_size, accept_other_pixels=settings.accept_other_pixels,
+        bundle, images, compute=resolve_compute(compute), settings=settings
     )  # fmt: skip
     for note in result.notes:
         say(f"evaluate: {note}")

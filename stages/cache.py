@@ -12,10 +12,11 @@ import numpy as np
 
 from ..pipeline.ledger import Ledger, record_outputs
 from ..pipeline.output import check_output, claim_output
+from ..pipeline.settings import check
 from ..pipeline.storage import Location
 from ..pipeline.types import Resources, RunUnit, Timer, Unit
 from ..storage_schemas.class_vectors import ClassVectors, origin_model
-from ..storage_schemas.encodings import Encoding
+from ..storage_schemas.encodings import ENCODINGS, Encoding
 from ..storage_schemas.errors import DamagedError, InputError, MismatchError
 from ..storage_schemas.fingerprint import Fingerprint, Json
 from ..storage_schemas.manifest import Entry
@@ -35,6 +36,7 @@ from .samples.ahead import Pixels, Ready, decoding_threads, in_order
 from .samples.kind import SampleKind, draw_views
 from .samples.pixel_sample import PixelSample
 from .samples.registry import check_kind, kind_named
+from .settings.cache import CacheSettings
 from .teachers import TeacherSpec, load_teacher
 from .teachers.base import Offer
 from .teachers.offers import LOGITS, Answers, choose_offers
@@ -276,11 +278,9 @@ def plan_cache(
     config: TeacherConfig,
     *,
     out: Location | str,
-    views: ViewSpec | None,
-    targets: str,
-    encoding: Encoding,
+    views: ViewSpec | None = None,
+    settings: CacheSettings | None = None,
     compute: Compute,
-    batch_size: int,
     view_interpolation: str | None = None,
 ) -> CacheStage:
     """The stage that caches a teacher's targets; makes the store's arrays if they are not there.
@@ -290,10 +290,8 @@ def plan_cache(
         config: the teacher.
         out: the target store.
         views: None for the teacher's own centre crop.
-        targets: see `choose_offers`.
-        encoding: an `Encoding`.
+        settings: None for the defaults.
         compute: device, precision, threads.
-        batch_size: images (views) in one forward pass; its composition decides low bits, hence it is fingerprinted.
         view_interpolation: resampling filter of random views; None for the teacher's.
 
     Raises:
@@ -301,6 +299,10 @@ def plan_cache(
         MismatchError: samples of another kind than the teacher's; the store was begun where views were rendered otherwise. What else it may not fit (another
             teacher, corpus, view spec, …) is for the runner to refuse, by the fingerprint.
     """
+    settings = settings or CacheSettings()
+    check(settings)
+    check(config, "teacher")
+    encoding = ENCODINGS[settings.encoding]
     store = Location.of(out)
     models = (config.model, config.pretrained, config.backbone)
     check_output(store, CacheStage.name, inputs=(shards,), names=models)
@@ -315,8 +317,8 @@ def plan_cache(
     claim_output(store, CacheStage.name)
     root = open_root(store.zarr_store(), mode="a", where=store)
     check_version(root, where=store)
-    vectors = _vectors_for(root, store, teacher, targets)
-    offers = choose_offers(loaded, vectors, targets)
+    vectors = _vectors_for(root, store, teacher, settings.targets)
+    offers = choose_offers(loaded, vectors, settings.targets)
     if views is None:
         views = teacher.preprocess.center_view()
     else:
@@ -343,7 +345,7 @@ def plan_cache(
         spec=spec,
         vectors=vectors if any(offer.name == LOGITS for offer in offers) else None,
         compute=compute,
-        batch_size=batch_size,
+        batch_size=settings.batch_on(compute.device),
         pixels=recorded or PixelSample.take(shard_set, views, teacher.preprocess.size),
         notes=(f"teacher {loaded.loaded}",),
     )

@@ -12,6 +12,7 @@ import torch
 from ..pipeline.contents import Kind, refuse_swapped
 from ..pipeline.ledger import Ledger
 from ..pipeline.output import check_output
+from ..pipeline.settings import check
 from ..pipeline.storage import Location
 from ..pipeline.types import Resources, RunUnit, Timer, Unit
 from ..storage_schemas.bundle import CONFIG, RUN, VECTORS, WEIGHTS, BundleConfig, bundle_version
@@ -32,6 +33,7 @@ from .recipes.recipe import Recipe
 from .recipes.registry import recipe_named
 from .recipes.settings import TrainSettings
 from .samples.registry import check_kind, kind_named
+from .settings.distill import DistillSettings
 from .students.bundle import write_bundle
 from .training.build import BuiltStudent, build_student
 from .training.checkpoint import Reached, discard
@@ -255,18 +257,9 @@ def plan_distill(
     out: Location | str,
     recipe: str,
     options: Mapping[str, Any],
-    vectors: Location | str | None = None,
-    views: int | None = None,
+    settings: DistillSettings | None = None,
     compute: Compute,
-    seed: int = 0,
-    validation: str | None = None,
-    validation_by: str = "top1",
-    compiled: bool = False,
-    reuse_views: bool = False,
-    accept_other_pixels: bool = False,
     workers: int = 1,
-    loader_workers: int = 0,
-    checkpoint_every: int | None = None,
     show_progress: bool = True,
 ) -> DistillStage:
     """The stage that trains a student.
@@ -278,57 +271,52 @@ def plan_distill(
         out: the bundle.
         recipe: the name of one, see `recipes.registry`.
         options: fields of its settings that replace the recipe's defaults; None keeps them.
-        vectors: another store whose class vectors are used; the embeddings must be cached then.
-        views: use the first so many of the store's views only.
+        settings: beside the recipe's; None for the defaults.
         compute: device, precision, threads.
-        seed: of the order, of new weights and of dropout.
-        validation: labelled images, as `evaluate` takes them: the bundle gets the weights of the best epoch there.
-        validation_by: the figure that the best epoch is best by, see `validation.FIGURES`.
-        compiled: use `torch.compile`; it decides low bits.
-        accept_other_pixels: train even if this machine renders images otherwise than the teacher saw them.
-        reuse_views: it is meant that views serve several epochs: do not mention it in the end.
         workers: processes among which each batch is shared out; they train what one would, to rounding.
-        loader_workers: processes that prepare batches; decides no bytes.
-        checkpoint_every: steps between checkpoints beside each epoch's end; decides no bytes.
 
     Raises:
         InputError, IncompleteError, MismatchError: whatever can be known before training.
     """
     method = recipe_named(recipe)
-    settings = method.defaults.override(recipe, options)
+    settings = settings or DistillSettings()
+    check(settings)
+    check(config, "student")
+    vectors, validation = settings.vectors, settings.validation
+    training = method.defaults.override(recipe, options)
     refuse_swapped("distill", shards, store, is_first=Kind.SHARDS, is_second=Kind.STORE)
     check_output(
         Location.of(out), DistillStage.name, inputs=(shards, store, vectors, validation),
         names=(config.model, config.pretrained),
     )  # fmt: skip
     shard_set, location = ShardSet.open(shards), Location.of(store)
-    chosen = choose_targets(location, vectors, method, settings)
-    _refuse_one_class(chosen, settings, where=vectors or store)
-    built = build_student(config, method, settings, chosen.vectors, chosen.asked, seed=seed)
+    chosen = choose_targets(location, vectors, method, training)
+    _refuse_one_class(chosen, training, where=vectors or store)
+    built = build_student(config, method, training, chosen.vectors, chosen.asked, seed=settings.seed)
     check_kind(
         shard_set.corpus.sample_kind, built.backbone.preprocess.sample_kind, where=shard_set.location,
         whose="the student",
     )  # fmt: skip
     stream = open_stream(
-        shard_set, location, built, settings, targets=chosen.names, seed=seed, views=views,
-        accept_other_pixels=accept_other_pixels,
+        shard_set, location, built, training, targets=chosen.names, seed=settings.seed, views=settings.views,
+        accept_other_pixels=settings.accept_other_pixels,
     )  # fmt: skip
-    parts = workers * settings.accumulate
-    check_batch(stream.num_samples, settings.batch_size, drop_last=True, world=parts)
-    checking = _validation(validation, validation_by, chosen.vectors, shard_set)
-    if settings.patience and checking is None:
+    parts = workers * training.accumulate
+    check_batch(stream.num_samples, training.batch_size, drop_last=True, world=parts)
+    checking = _validation(validation, settings.validation_by, chosen.vectors, shard_set)
+    if training.patience and checking is None:
         raise InputError(
             "early stopping needs validation images", where="--patience", hint="add --validation IMAGES"
         )
     cached = Ledger(location, "cache").require_complete(hint="run the same `teachonce cache` command again")
     shared: dict[str, Json] = {
         "recipe": recipe,
-        "settings": settings.to_json() | _real_depth(built),
+        "settings": training.to_json() | _real_depth(built),
         "compute": compute.to_json(),
-        "seed": seed,
+        "seed": settings.seed,
         "views": {"count": stream.num_views, "schedule": "epoch mod count"},
         "targets": list(chosen.names),
-        **({"compiled": True} if compiled else {}),
+        **({"compiled": True} if settings.compiled else {}),
     }
     identity = {
         "schema_version": bundle_version(chosen.vectors is not None, built.student.head.levels),
@@ -360,23 +348,23 @@ def plan_distill(
         out=Location.of(out),
         config=config,
         recipe=recipe,
-        settings=settings,
+        settings=training,
         vectors=chosen.vectors,
         compute=compute,
-        seed=seed,
+        seed=settings.seed,
         identity=identity,
         origin=origin,
         chosen=chosen,
-        samples=stream.steps_per_epoch * settings.batch_size * settings.epochs,
+        samples=stream.steps_per_epoch * training.batch_size * training.epochs,
         views=stream.num_views,
         validation=validation,
-        validation_by=validation_by,
-        compiled=compiled,
-        accept_other_pixels=accept_other_pixels,
-        notes=_notes(built, stream, settings, recipe, config, checking),
-        reuse=None if reuse_views else _reuse(stream, settings),
-        loader_workers=loader_workers,
-        checkpoint_every=checkpoint_every,
+        validation_by=settings.validation_by,
+        compiled=settings.compiled,
+        accept_other_pixels=settings.accept_other_pixels,
+        notes=_notes(built, stream, training, recipe, config, checking),
+        reuse=None if settings.reuse_views else _reuse(stream, training),
+        loader_workers=settings.loader_workers,
+        checkpoint_every=settings.checkpoint_every,
         show_progress=show_progress,
     )
 

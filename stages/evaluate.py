@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..pipeline.contents import Kind, refuse_swapped
 from ..pipeline.progress import Progress
+from ..pipeline.settings import check
 from ..storage_schemas.errors import InputError
 from ..storage_schemas.samples import KEY_LENGTH
 from .corpora.label import no_labels_text
@@ -23,6 +24,7 @@ from .measures.stored_teacher import StoredTeacher
 from .models.compute import Compute
 from .samples.ahead import Pixels, Ready, prepare
 from .samples.kind import draw_views
+from .settings.evaluate import EvaluateSettings
 from .students.bundle import LoadedStudent, load_student
 from .students.infer import student_logits
 from .views.spec import CENTER
@@ -42,11 +44,7 @@ def evaluate(
     images: str,
     *,
     compute: Compute,
-    store: str | None = None,
-    base: str | None = None,
-    name: str | None = None,
-    batch_size: int = 64,
-    accept_other_pixels: bool = False,
+    settings: EvaluateSettings | None = None,
 ) -> Evaluation:
     """Measure a student on images, from its bundle alone.
 
@@ -58,12 +56,9 @@ def evaluate(
         bundle: the student.
         images: a folder of class folders, a tar, a list, or a folder of shards.
         compute: device, precision, threads.
-        store: target store whose teacher the student is compared with, on the pictures that this teacher saw: see
-            `SamePictures`.
-        base: base classes, see `class_match.base_classes`; None for those that the bundle marks, if any.
-        name: corpus name that was given to `teachonce shard`, for the keys of images that are not in shards.
-        batch_size: images in a forward pass.
-        accept_other_pixels: only note that this machine renders the store's views otherwise than its teacher's did.
+        settings: None for the defaults. Pictures of its store are found as `SamePictures` says; where `base_classes` is None, base
+            classes are those that the bundle marks, if any. `accept_other_pixels` only notes that this machine renders the
+            store's views otherwise than its teacher's did.
 
     Raises:
         InputError: no bundle, no images, nothing to measure, a bad list of base classes.
@@ -71,12 +66,15 @@ def evaluate(
             its names and are other pictures.
         DamagedError: bundle, shards or store are damaged, or the student says NaN.
     """
+    settings = settings or EvaluateSettings()
+    check(settings)
+    store, base, batch_size = settings.store, settings.base_classes, settings.batch_size
     refuse_swapped("evaluate", bundle, images, is_first=Kind.BUNDLE, is_second=None)
     student = load_student(bundle, device=compute.device)
     names = student.vectors.names
     base_C = student.vectors.base_C if base is None else base_classes(base, names)
     teacher = None if store is None else StoredTeacher(store, names)
-    image_set = open_images(images, name=name, kind=student.kind)
+    image_set = open_images(images, name=settings.name, kind=student.kind)
     result = Evaluation(class_names=names, accuracy=Accuracy(len(names), base_C))
     keys_N = _survey(result, image_set, images)
     told = no_labels_text(result.no_labels.to_json()), left_out_text(result.left_out.to_json())
@@ -84,7 +82,7 @@ def evaluate(
     same = None
     if teacher is not None:
         same = SamePictures(teacher, image_set, keys_N)
-        note = teacher.check_pixels(same.of_the_store, accept_other=accept_other_pixels)
+        note = teacher.check_pixels(same.of_the_store, accept_other=settings.accept_other_pixels)
         result.notes += [note] if note else []
         teacher.expect(same.rows_N)
         result.agreement = Agreement()

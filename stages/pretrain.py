@@ -290,6 +290,7 @@ def plan_pretrain(
     check(few)
     settings.check()
     check(views, "view")
+    check(config, "teacher")
     classes, base, shots, seed = few.classes, few.base_classes, few.shots, few.seed
     check_output(
         Location.of(out), PretrainStage.name, inputs=(images,),

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..pipeline.ledger import record_outputs
 from ..pipeline.output import check_output, claim_output
+from ..pipeline.settings import check
 from ..pipeline.storage import Location
 from ..pipeline.types import Resources, RunUnit, Timer, Unit
 from ..storage_schemas.class_vectors import ClassVectors, write_class_vectors
@@ -150,6 +151,7 @@ def plan_vectors(
         MismatchError: `out` is no target store of this version.
     """
     settings = settings or VectorsSettings()
+    check(config, "teacher")
     store, classes, base = Location.of(out), settings.classes, settings.base_classes
     check_output(
         store, VectorsStage.name, inputs=(settings.check,),

@@ -21,6 +21,8 @@ from teachonce.stages.models.compute import Compute
 from teachonce.stages.pretrain import plan_pretrain
 from teachonce.stages.pretraining.settings import PretrainSettings
 from teachonce.stages.pretraining.tuner import Tuner
+from teachonce.stages.settings.cache import CacheSettings
+from teachonce.stages.settings.distill import DistillSettings
 from teachonce.stages.settings.few_shot import FewShotSettings
 from teachonce.stages.settings.shard import ShardSettings
 from teachonce.stages.shard import plan_shard
@@ -29,7 +31,6 @@ from teachonce.stages.training.build import StudentConfig
 from teachonce.stages.training.trainer import Trainer
 from teachonce.stages.vectors import plan_vectors
 from teachonce.stages.views.spec import ViewSpec
-from teachonce.storage_schemas.encodings import ENCODINGS
 
 CPU = Compute(device="cpu", precision="fp32", threads=1)
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
@@ -100,14 +101,14 @@ def trained(tmp_path_factory, miniature):
     run(plan_vectors(teacher, out=str(root / "store"), compute=CPU))
     run(plan_cache(
         str(root / "shards"), teacher, out=str(root / "store"), views=ViewSpec(kind="random_resized_crop", count=20),
-        targets="embedding", encoding=ENCODINGS["fp32"], compute=CPU, batch_size=40,
+        settings=CacheSettings(targets="embedding", encoding="fp32", batch_size=40), compute=CPU,
     ))  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         spy(patch, Trainer, lambda t: t.student.trained(), lambda *seen: found.two.append(SimpleNamespace(
             before=seen[0], after=seen[1], loss=seen[2], images=seen[3][1], targets=seen[3][2], lr=seen[4]["lr"])))  # fmt: skip
         run(plan_distill(
             str(root / "shards"), str(root / "store"), StudentConfig(model=f"local-dir:{root}/student"),
-            out=str(root / "bundle"), recipe="promptkd", options={}, compute=CPU, seed=3, show_progress=False,
+            out=str(root / "bundle"), recipe="promptkd", options={}, compute=CPU, settings=DistillSettings(seed=3, loader_workers=0), show_progress=False,
         ))  # fmt: skip
     found.prompts = safetensors.torch.load_file(root / "prompts" / "prompts.safetensors")
     return found

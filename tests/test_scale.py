@@ -26,11 +26,11 @@ from teachonce.stages.cache import plan_cache
 from teachonce.stages.corpora.key_order import by_key
 from teachonce.stages.corpora.manifest_file import open_manifest
 from teachonce.stages.models.compute import Compute
+from teachonce.stages.settings.cache import CacheSettings
 from teachonce.stages.settings.shard import ShardSettings
 from teachonce.stages.shard import plan_shard
 from teachonce.stages.teachers import TeacherConfig
 from teachonce.stages.views.spec import ViewSpec
-from teachonce.storage_schemas.encodings import ENCODINGS
 from teachonce.storage_schemas.manifest import Entry, write_manifest
 from teachonce.storage_schemas.samples import sample_key
 
@@ -108,8 +108,7 @@ def measure(folder: Path) -> dict[str, tuple[list[int], list[int]]]:
     def cache(executor, images, name):
         stage = plan_cache(
             str(folder / f"shards-{name}"), teacher, out=str(folder / f"store-{name}"),
-            views=ViewSpec(kind="random_resized_crop", count=2), targets="embedding",
-            encoding=ENCODINGS["fp16"], compute=compute, batch_size=64,
+            views=ViewSpec(kind="random_resized_crop", count=2), settings=CacheSettings(targets="embedding", encoding="fp16", batch_size=64), compute=compute,
         )  # fmt: skip
         run_stage(stage, stage.store, executor, progress=False)
 

@@ -12,6 +12,7 @@ from teachonce.pipeline.runner import run_stage
 from teachonce.stages.cache import plan_cache
 from teachonce.stages.models.compute import Compute
 from teachonce.stages.models.names import RANDOM
+from teachonce.stages.settings.cache import CacheSettings
 from teachonce.stages.settings.shard import ShardSettings
 from teachonce.stages.settings.vectors import VectorsSettings
 from teachonce.stages.shard import plan_shard
@@ -19,7 +20,6 @@ from teachonce.stages.teachers import TeacherConfig
 from teachonce.stages.training.build import StudentConfig
 from teachonce.stages.vectors import plan_vectors
 from teachonce.stages.views.spec import ViewSpec
-from teachonce.storage_schemas.encodings import ENCODINGS
 
 #: Images (views) in one of the teacher's batches, the command's default.
 BATCH_SIZE = 64
@@ -125,7 +125,7 @@ class Task:
         )  # fmt: skip
         run_stage(named, named.store, SerialExecutor(), progress=False)
         stage = plan_cache(
-            str(shards), self.teacher, out=str(store), views=views, targets="logits",
-            encoding=ENCODINGS[encoding], compute=self.teacher_compute, batch_size=BATCH_SIZE,
+            str(shards), self.teacher, out=str(store), views=views,
+            settings=CacheSettings(targets="logits", encoding=encoding, batch_size=BATCH_SIZE), compute=self.teacher_compute,
         )  # fmt: skip
         run_stage(stage, stage.store, SerialExecutor(), progress=False)

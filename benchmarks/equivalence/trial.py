@@ -20,6 +20,7 @@ from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.runner import run_stage
 from teachonce.pipeline.storage import Location
 from teachonce.stages.distill import DistillStage, plan_distill
+from teachonce.stages.settings.distill import DistillSettings
 from teachonce.storage_schemas.fingerprint import Fingerprint, Json
 
 #: Steps whose mean loss is told as the last one.
@@ -133,6 +134,7 @@ def plan(
     training = task.trainings[recipe]
     return plan_distill(
         str(task.shards), str(task.store(encoding)), training.student, out=str(Location.of(out)), recipe=recipe,
-        options={**training.options, "epochs": epochs}, views=views, compute=task.student_compute, seed=seed,
+        options={**training.options, "epochs": epochs},
+        settings=DistillSettings(views=views, seed=seed, loader_workers=0), compute=task.student_compute,
         show_progress=False,
     )  # fmt: skip

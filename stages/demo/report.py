@@ -20,6 +20,7 @@ from ..measures.training_time import training_time
 from ..models.compute import resolve_compute
 from ..models.settings import ComputeSettings
 from ..reports.evaluate_text import evaluation_json
+from ..settings.evaluate import EvaluateSettings
 from . import folder
 
 #: Rows of the table. Models that stores tell of: the store, the model's name, and the folder of its training here.
@@ -101,7 +102,12 @@ def _measured(root: Location, bundle: str, runner: Runner) -> Json:
             return found["measured"]
     runner.say(f"$ {runner.line('evaluate', student, images, '--store', store, '--base-classes', base)}")
     compute = resolve_compute(ComputeSettings(precision="fp32"))
-    result = evaluate(str(student), str(images), store=str(store), base=str(base), compute=compute)
+    result = evaluate(
+        str(student),
+        str(images),
+        settings=EvaluateSettings(store=str(store), base_classes=str(base)),
+        compute=compute,
+    )
     measured = evaluation_json(result)
     kept.write_bytes(canonical_json({"student": receipt.digest, "measured": measured}) + b"\n")
     return measured

@@ -17,6 +17,7 @@ from ..measures.stored_accuracy import stored_accuracy
 from ..models.compute import resolve_compute
 from ..models.settings import ComputeSettings
 from ..reports.evaluate_text import evaluation_json
+from ..settings.evaluate import EvaluateSettings
 from .folders import DatasetFolders
 from .request import Model, Request
 from .results import Figures, StudentRun
@@ -75,7 +76,7 @@ def _evaluate(request: Request, dataset: str, bundle: str) -> Evaluation:
         bundle,
         request.split(dataset, "test"),
         compute=resolve_compute(ComputeSettings(**settled)),
-        base=_base(request),
+        settings=EvaluateSettings(base_classes=_base(request)),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...pipeline.settings import seed_setting, setting
+from ...storage_schemas.errors import InputError
 
 #: Resampling filters, by Pillow's names.
 FILTERS = ("bicubic", "bilinear", "lanczos", "nearest")
@@ -41,3 +42,28 @@ class RandomViews:
     interpolation: str | None = setting(
         None, choices=FILTERS, default_text="the teacher's", help="Resampling filter."
     )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewCount:
+    """How many views there are: a number of random views, or `center` for the model's own test-time view."""
+
+    views: str = setting("center", unit="K|center", help="Number of random views K, or `center`.")
+
+    @property
+    def random(self) -> int | None:
+        """How many; None for centre views.
+
+        Raises:
+            InputError: `views` is neither a number nor `center`.
+        """
+        if self.views == "center":
+            return None
+        if not (self.views.isdecimal() and int(self.views) > 0):
+            raise InputError(
+                "impossible number of views",
+                where="--views",
+                expected="a number or `center`",
+                found=self.views,
+            )
+        return int(self.views)

@@ -41,6 +41,7 @@ def run(job: dict[str, Any]) -> None:
     from teachonce.pipeline.runner import run_stage
     from teachonce.stages.distill import plan_distill
     from teachonce.stages.models.compute import Compute
+    from teachonce.stages.settings.distill import DistillSettings
     from teachonce.stages.training.build import StudentConfig
     from teachonce.stages.training.trainer import Trainer
 
@@ -55,8 +56,15 @@ def run(job: dict[str, Any]) -> None:
         Trainer.step = dying(Trainer.step, n, before=False)
     compute = Compute(device="cpu", precision=job.pop("precision"), threads=1)
     config = StudentConfig(model=job.pop("student"))
+    own = {name: job.pop(name) for name in DistillSettings.__dataclass_fields__ if name in job}
     stage = plan_distill(
-        job.pop("shards"), job.pop("store"), config, compute=compute, show_progress=False, **job
+        job.pop("shards"),
+        job.pop("store"),
+        config,
+        compute=compute,
+        show_progress=False,
+        settings=DistillSettings(**{"loader_workers": 0, **own}),
+        **job,
     )
     run_stage(stage, stage.out, SerialExecutor(), progress=False)
 

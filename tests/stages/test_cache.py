@@ -22,6 +22,7 @@ from teachonce.stages.cache import plan_cache
 from teachonce.stages.measures.stored import Stored
 from teachonce.stages.models.compute import Compute
 from teachonce.stages.pairs.join import check_pair
+from teachonce.stages.settings.cache import CacheSettings
 from teachonce.stages.settings.vectors import VectorsSettings
 from teachonce.stages.status import folder_status
 from teachonce.stages.teachers import TeacherConfig, load_teacher
@@ -55,13 +56,14 @@ def run(stage) -> None:
 
 
 def vectors(config, out, class_file) -> None:
-    run(plan_vectors(config, out=str(out), settings=VectorsSettings(classes=str(class_file), templates=str(class_file.parent / "templates.txt")),
+    run(plan_vectors(config, out=str(out),
+        settings=VectorsSettings(classes=str(class_file), templates=str(class_file.parent / "templates.txt")),
                      compute=FP32))  # fmt: skip
 
 
 def cache(shards, config, out, *, views=None, targets="auto", encoding="fp32", compute=FP32, batch_size=8):
-    stage = plan_cache(str(shards.location), config, out=str(out), views=views, targets=targets,
-                       encoding=ENCODINGS[encoding], compute=compute, batch_size=batch_size)  # fmt: skip
+    stage = plan_cache(str(shards.location), config, out=str(out), views=views,
+        settings=CacheSettings(targets=targets, encoding=encoding, batch_size=batch_size), compute=compute)  # fmt: skip
     run(stage)
     return xarray.open_zarr(str(out), consolidated=False).load()
 
@@ -230,7 +232,7 @@ def test_logits_need_vectors_and_say_so(picture_shards, tiny_clip_teacher, tmp_p
 
 def test_a_teacher_that_says_nan_is_refused(picture_shards, tiny_clip_teacher, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="^this teacher says NaN or infinity: local-dir:tiny-clip"):
-        cache(picture_shards, clip_config(tiny_clip_teacher, std=(0.0, 0.3, 0.25)), tmp_path / "s")
+        cache(picture_shards, clip_config(tiny_clip_teacher, std=(1e-50, 0.3, 0.25)), tmp_path / "s")
     assert not (tmp_path / "s").exists()
     config = clip_config(tiny_clip_teacher)
     teacher = load_teacher(config)  # which says it of real images only
@@ -324,8 +326,8 @@ def test_a_store_with_the_arrays_of_another_run_is_refused_by_all(
         result = CliRunner().invoke(main, [str(word) for word in command])
         assert (result.exit_code, result.stdout) == (1, "")
         assert "made for another run than its ledger's" in result.stderr
-    stage = plan_cache(str(picture_shards.location), config, out=str(tmp_path / "c"), views=None, targets="embedding",
-                       encoding=ENCODINGS["fp32"], compute=FP32, batch_size=8)  # fmt: skip
+    stage = plan_cache(str(picture_shards.location), config, out=str(tmp_path / "c"), views=None,
+        settings=CacheSettings(targets="embedding", encoding="fp32", batch_size=8), compute=FP32)  # fmt: skip
     (tmp_path / "c" / "zarr.json").write_bytes((tmp_path / "b" / "zarr.json").read_bytes())
     with pytest.raises(TeachonceError, match="made for another run than its ledger's"):
         run(stage)

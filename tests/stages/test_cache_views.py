@@ -24,10 +24,10 @@ from teachonce.stages.pairs.stream import TargetStream
 from teachonce.stages.reports.inspect_text import sample_text, store_text
 from teachonce.stages.samples import images
 from teachonce.stages.samples.pixel_sample import PixelSample
+from teachonce.stages.settings.cache import CacheSettings
 from teachonce.stages.teachers import TeacherConfig
 from teachonce.stages.views.spec import INTERPOLATIONS, ViewSpec
 from teachonce.stages.views.versions import pixel_versions
-from teachonce.storage_schemas.encodings import ENCODINGS
 from teachonce.storage_schemas.errors import DamagedError, InputError, MismatchError
 from teachonce.storage_schemas.store_description import StoreDescription
 from teachonce.storage_schemas.target_store import open_root, read_block
@@ -42,8 +42,8 @@ VIEWS = ViewSpec(
 def plan(shards, teacher, out, *, views=VIEWS, **options):
     config = TeacherConfig(model=f"local-dir:{teacher}")
     compute = Compute(device="cpu", precision="fp32", threads=1)
-    return plan_cache(str(shards.location), config, out=str(out), views=views, targets="auto",
-                      encoding=ENCODINGS["fp32"], compute=compute, batch_size=8, **options)  # fmt: skip
+    return plan_cache(str(shards.location), config, out=str(out), views=views,
+        settings=CacheSettings(targets="auto", encoding="fp32", batch_size=8), compute=compute, **options)  # fmt: skip
 
 
 def run(stage) -> None:

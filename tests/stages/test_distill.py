@@ -23,6 +23,7 @@ from teachonce.pipeline.storage import Location
 from teachonce.stages.distill import DistillStage, plan_distill
 from teachonce.stages.models.compute import Compute, training_compute
 from teachonce.stages.models.settings import ComputeSettings
+from teachonce.stages.settings.distill import DistillSettings
 from teachonce.stages.students.bundle import load_student
 from teachonce.stages.training.build import StudentConfig
 from teachonce.stages.training.trainer import Trainer
@@ -57,7 +58,8 @@ def plan(taught_store, tiny_clip, tmp_path):
             "compute": CPU,
             "show_progress": False,
         }
-        return plan_distill(**(arguments | changes))
+        own = {name: changes.pop(name) for name in DistillSettings.__dataclass_fields__ if name in changes}
+        return plan_distill(**(arguments | changes), settings=DistillSettings(**{"loader_workers": 0, **own}))
 
     return make
 
@@ -281,7 +283,11 @@ def test_a_loss_that_is_not_finite(plan, monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("changes", "kind", "text"),
     [
-        ({"recipe": "magic"}, InputError, "unknown recipe: --recipe: expected kd or promptkd or features, found magic"),
+        (
+            {"recipe": "magic"},
+            InputError,
+            "unknown recipe: --recipe: expected kd or promptkd or features, found magic",
+        ),
         (
             {"options": {"batch_size": 46}},
             InputError,

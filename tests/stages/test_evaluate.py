@@ -22,6 +22,7 @@ from teachonce.stages.models.compute import Compute
 from teachonce.stages.predict import predict
 from teachonce.stages.reports.evaluate_text import evaluation_json, evaluation_text
 from teachonce.stages.samples.pixel_sample import PixelSample
+from teachonce.stages.settings.evaluate import EvaluateSettings
 from teachonce.stages.students.bundle import load_student, write_bundle
 from teachonce.stages.students.head import Head
 from teachonce.stages.students.registry import family_of
@@ -102,13 +103,20 @@ def run(*arguments):
 
 def error_of(kind, bundle, images, **options):
     with pytest.raises(kind) as error:
-        evaluate(str(bundle), str(images), compute=COMPUTE, **options)
+        evaluate(str(bundle), str(images), compute=COMPUTE, settings=EvaluateSettings(**options))
     return str(error.value)
 
 
 def test_accuracies_are_those_of_plain_arithmetic(bundle, pictures, expected):
     logits_NC, labels = expected
-    facts = evaluation_json(evaluate(str(bundle), str(pictures), compute=COMPUTE, base="@half", batch_size=7))
+    facts = evaluation_json(
+        evaluate(
+            str(bundle),
+            str(pictures),
+            compute=COMPUTE,
+            settings=EvaluateSettings(base_classes="@half", batch_size=7),
+        )
+    )
     order = np.argsort(-logits_NC, axis=1)
     right = [o[0] == label for o, label in zip(order, labels, strict=True)]
     share = sum(right) / 46
@@ -233,7 +241,12 @@ def test_agreement_is_measured_on_the_stored_view(
     kl_N = (p * np.log(p / q)).sum(1)
     same = int((p.argmax(1) == q.argmax(1)).sum())
     for images, name in ((picture_shards.location.path, None), (pictures, "pictures")):
-        result = evaluate(str(bundle), str(images), compute=COMPUTE, store=str(known.location), name=name)
+        result = evaluate(
+            str(bundle),
+            str(images),
+            compute=COMPUTE,
+            settings=EvaluateSettings(store=str(known.location), name=name),
+        )
         facts = evaluation_json(result)["agreement"]
         assert (facts["images"], facts["not_in_store"]) == (45, 1)
         assert (facts["top1"]["correct"], facts["top1"]["total"]) == (same, 45)
@@ -252,7 +265,9 @@ def test_a_student_that_is_its_teacher_agrees_wholly(
         picture_shards, tmp_path / "s", widths={"logits": 8}, vectors=vectors, targets={"logits": logits}
     )
     shards = str(picture_shards.location)
-    facts = evaluation_json(evaluate(str(bundle), shards, compute=COMPUTE, store=str(known.location)))
+    facts = evaluation_json(
+        evaluate(str(bundle), shards, compute=COMPUTE, settings=EvaluateSettings(store=str(known.location)))
+    )
     assert facts["agreement"]["top1"]["rate"] == 1.0
     assert facts["agreement"]["kl_nats"]["mean"] == pytest.approx(0, abs=1e-9)
     text = evaluation_text(facts)
@@ -272,7 +287,9 @@ def test_a_centre_store_of_the_students_own_view_costs_no_second_pass(
         targets={"logits": logits},
     )  # fmt: skip
     shards = str(picture_shards.location)
-    facts = evaluation_json(evaluate(str(bundle), shards, compute=COMPUTE, store=str(known.location)))
+    facts = evaluation_json(
+        evaluate(str(bundle), shards, compute=COMPUTE, settings=EvaluateSettings(store=str(known.location)))
+    )
     assert facts["agreement"]["kl_nats"]["mean"] == pytest.approx(0, abs=1e-9)
 
 
@@ -301,13 +318,23 @@ def test_agreement_leaves_out_other_pictures_of_known_names(
     bundle, pictures, picture_shards, vectors, make_store, tmp_path
 ):
     known = make_store(picture_shards, tmp_path / "s", widths={"logits": 8}, vectors=vectors)
-    whole = evaluate(str(bundle), str(pictures), compute=COMPUTE, store=str(known.location), name="pictures")
+    whole = evaluate(
+        str(bundle),
+        str(pictures),
+        compute=COMPUTE,
+        settings=EvaluateSettings(store=str(known.location), name="pictures"),
+    )
     mixed = tmp_path / "pictures"
     shutil.copytree(pictures, mixed)
     files = usable_files(mixed)
     for i in (3, 10, 30):
         Image.open(files[i]).transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(files[i])
-    result = evaluate(str(bundle), str(mixed), compute=COMPUTE, store=str(known.location), batch_size=7)
+    result = evaluate(
+        str(bundle),
+        str(mixed),
+        compute=COMPUTE,
+        settings=EvaluateSettings(store=str(known.location), batch_size=7),
+    )
     assert (whole.agreement.top1.total, whole.other_pictures, whole.notes[1:]) == (46, 0, [])
     assert (result.agreement.top1.total, result.other_pictures, result.not_in_store) == (43, 3, 0)
     assert result.accuracy.top1.total == 46

@@ -26,6 +26,8 @@ from teachonce.stages.pairs.stream import TargetStream
 from teachonce.stages.pretrain import plan_pretrain
 from teachonce.stages.pretraining.settings import PretrainSettings
 from teachonce.stages.prompts.folder import read_prompts
+from teachonce.stages.settings.cache import CacheSettings
+from teachonce.stages.settings.distill import DistillSettings
 from teachonce.stages.settings.few_shot import FewShotSettings
 from teachonce.stages.settings.vectors import VectorsSettings
 from teachonce.stages.students.bundle import load_student
@@ -42,7 +44,6 @@ from teachonce.stages.training.checkpoint import (
 )
 from teachonce.stages.vectors import plan_vectors
 from teachonce.stages.views.spec import ViewSpec
-from teachonce.storage_schemas.encodings import ENCODINGS
 from teachonce.storage_schemas.errors import TeachonceError
 from teachonce.storage_schemas.fingerprint import Fingerprint
 
@@ -166,11 +167,13 @@ def works(picture_shards, pictures, tiny_clip_teacher, tmp_path_factory) -> dict
 
     run(plan_vectors(teacher, out=store, settings=VectorsSettings(classes=shards), compute=CPU))
     views = ViewSpec(kind="random_resized_crop", count=2, seed=1)
-    run(plan_cache(shards, teacher, out=store, views=views, targets="both", encoding=ENCODINGS["fp16"], compute=CPU,
-                   batch_size=16))  # fmt: skip
+    run(plan_cache(shards, teacher, out=store, views=views,
+        settings=CacheSettings(targets="both", encoding="fp16", batch_size=16), compute=CPU))  # fmt: skip
     run(plan_distill(shards, store, StudentConfig(model="timm:test_resnet", pretrained="random", size=32),
-                     out=str(top / "student"), recipe="kd", options={"epochs": 1, "batch_size": 16}, compute=CPU))  # fmt: skip
-    run(plan_pretrain(str(pictures), teacher, out=str(top / "prompts"), few=FewShotSettings(shots=1), settings=PretrainSettings(epochs=1, batch_size=2),
+                     out=str(top / "student"), recipe="kd", options={"epochs": 1, "batch_size": 16}, compute=CPU,
+                     settings=DistillSettings(loader_workers=0)))  # fmt: skip
+    run(plan_pretrain(str(pictures), teacher, out=str(top / "prompts"),
+        few=FewShotSettings(shots=1), settings=PretrainSettings(epochs=1, batch_size=2),
                       compute=CPU, show_progress=False))  # fmt: skip
     training = a_training()
     loss = training.trainee(torch.ones(3, 6)).square().sum()

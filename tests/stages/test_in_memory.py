@@ -25,6 +25,8 @@ from teachonce.stages.inspect import inspect_store
 from teachonce.stages.measures.stored import Stored
 from teachonce.stages.models.compute import Compute
 from teachonce.stages.pairs.stream import TargetStream
+from teachonce.stages.settings.cache import CacheSettings
+from teachonce.stages.settings.distill import DistillSettings
 from teachonce.stages.settings.shard import ShardSettings
 from teachonce.stages.settings.vectors import VectorsSettings
 from teachonce.stages.shard import plan_shard
@@ -34,7 +36,6 @@ from teachonce.stages.teachers import TeacherConfig, load_teacher
 from teachonce.stages.training.build import StudentConfig
 from teachonce.stages.vectors import plan_vectors
 from teachonce.stages.views.spec import ViewSpec
-from teachonce.storage_schemas.encodings import ENCODINGS
 from teachonce.storage_schemas.errors import IncompleteError, TeachonceError, UnitsFailed
 from teachonce.storage_schemas.target_store import read_block, read_rows, read_target
 
@@ -60,6 +61,9 @@ def class_file(tmp_path_factory) -> Path:
     return file
 
 
+RANDOM_VIEWS = ViewSpec(kind="random_resized_crop", count=2)
+
+
 def run(stage: Any, out: Location) -> None:
     run_stage(stage, out, SerialExecutor(), progress=False)
 
@@ -82,10 +86,12 @@ def make_targets(root: Location, teacher: Path, class_file: Path, **options: Any
     make_rows(root, config, **options)
 
 
-def make_rows(root: Location, config: TeacherConfig, **options: Any) -> None:
+def make_rows(
+    root: Location, config: TeacherConfig, views: ViewSpec | None = RANDOM_VIEWS, **options: Any
+) -> None:
     stage = plan_cache(
-        root / "shards", config, out=root / "store", compute=CPU, batch_size=8, encoding=ENCODINGS["fp16"],
-        **{"views": ViewSpec(kind="random_resized_crop", count=2), "targets": "auto", **options},
+        root / "shards", config, out=root / "store", compute=CPU, views=views,
+        settings=CacheSettings(batch_size=8, encoding="fp16", **options),
     )  # fmt: skip
     run(stage, stage.store)
 
@@ -93,7 +99,7 @@ def make_rows(root: Location, config: TeacherConfig, **options: Any) -> None:
 def make_student(root: Location, student: Path) -> None:
     stage = plan_distill(
         root / "shards", root / "store", StudentConfig(model=f"local-dir:{student}"), out=root / "student", recipe="kd",
-        options={"epochs": 2, "batch_size": 8}, compute=CPU, show_progress=False,
+        options={"epochs": 2, "batch_size": 8}, compute=CPU, show_progress=False, settings=DistillSettings(loader_workers=0),
     )  # fmt: skip
     run(stage, stage.out)
     stage.discard_checkpoint()
@@ -222,8 +228,8 @@ def small_cache(place, few, tiny_clip_teacher, monkeypatch) -> Callable[[str], N
 
     def cache(name: str) -> None:
         stage = plan_cache(
-            Location(place, "shards"), config, out=Location(place, name), views=None, targets="embedding",
-            encoding=ENCODINGS["fp16"], compute=CPU, batch_size=8,
+            Location(place, "shards"), config, out=Location(place, name), views=None,
+            settings=CacheSettings(targets="embedding", encoding="fp16", batch_size=8), compute=CPU,
         )  # fmt: skip
         run(stage, stage.store)
 

@@ -18,6 +18,7 @@ from teachonce.stages.measures.labelled import LabelledImages
 from teachonce.stages.models.compute import Compute
 from teachonce.stages.pretrain import plan_pretrain
 from teachonce.stages.pretraining.settings import PretrainSettings
+from teachonce.stages.settings.distill import DistillSettings
 from teachonce.stages.settings.few_shot import FewShotSettings
 from teachonce.stages.teachers import TeacherConfig
 from teachonce.stages.training.build import StudentConfig
@@ -149,6 +150,6 @@ def test_pretrain_and_distill_say_so_before_they_begin(
     trained = plan_distill(
         str(taught_store.shards.location), str(taught_store.location), StudentConfig(model=f"local-dir:{tiny_clip}"),
         out=str(tmp_path / "b"), recipe="kd", options={"epochs": 1, "batch_size": 8}, compute=CPU, show_progress=False,
-        validation=lines(["a", "b", True, "c", None, "d", None]),
+        settings=DistillSettings(validation=lines(["a", "b", True, "c", None, "d", None]), loader_workers=0),
     )  # fmt: skip
     assert odd in trained.notes

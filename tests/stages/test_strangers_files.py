@@ -26,13 +26,14 @@ from teachonce.stages.measures.stored import Stored
 from teachonce.stages.models.compute import Compute
 from teachonce.stages.pairs.stream import TargetStream
 from teachonce.stages.prompts.folder import read_prompts
+from teachonce.stages.settings.cache import CacheSettings
+from teachonce.stages.settings.distill import DistillSettings
 from teachonce.stages.settings.vectors import VectorsSettings
 from teachonce.stages.status import folder_status
 from teachonce.stages.students.bundle import load_student
 from teachonce.stages.teachers import TeacherConfig
 from teachonce.stages.training.build import StudentConfig
 from teachonce.stages.vectors import plan_vectors
-from teachonce.storage_schemas.encodings import ENCODINGS
 from teachonce.storage_schemas.errors import TeachonceError
 
 CPU = Compute(device="cpu", precision="fp32", threads=1)
@@ -111,7 +112,7 @@ def readers(shards: Path, store: Path, out: Path) -> list[Callable[[], Any]]:
     def distill() -> None:
         student = StudentConfig(model="timm:test_resnet", pretrained="random", size=32)
         plan_distill(str(shards), str(store), student, out=str(out), recipe="kd", options={"epochs": 1, "batch_size": 16},
-                     compute=CPU)  # fmt: skip
+                     compute=CPU, settings=DistillSettings(loader_workers=0))  # fmt: skip
 
     def inspect() -> None:
         inspect_store(Stored.open(str(store), str(shards)))
@@ -135,8 +136,9 @@ def work(picture_shards, tiny_clip_teacher, tmp_path_factory) -> tuple[Path, Pat
         teacher, out=str(store), settings=VectorsSettings(classes=str(shards)), compute=CPU
     )
     run_stage(vectors, vectors.store, SerialExecutor(), progress=False)
-    stage = plan_cache(str(shards), teacher, out=str(store), views=None, targets="both", encoding=ENCODINGS["fp16"],
-                       compute=CPU, batch_size=16)  # fmt: skip
+    stage = plan_cache(str(shards), teacher, out=str(store), views=None,
+        settings=CacheSettings(targets="both", encoding="fp16", batch_size=16),
+                       compute=CPU)  # fmt: skip
     run_stage(stage, stage.store, SerialExecutor(), progress=False)
     return shards, store
 

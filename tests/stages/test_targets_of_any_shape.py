@@ -23,10 +23,10 @@ from teachonce.stages.inspect import inspect_store
 from teachonce.stages.measures.stored import Stored
 from teachonce.stages.models.compute import Compute
 from teachonce.stages.pairs.store import open_store, read_description
+from teachonce.stages.settings.cache import CacheSettings
 from teachonce.stages.teachers import TeacherConfig, load_teacher
 from teachonce.stages.views.spec import ViewSpec
 from teachonce.storage_schemas import store_description
-from teachonce.storage_schemas.encodings import ENCODINGS
 from teachonce.storage_schemas.errors import DamagedError, InputError, MismatchError
 from teachonce.storage_schemas.store_description import CHUNK_BYTES, LARGE_CHUNK_BYTES, TargetSpec
 
@@ -41,8 +41,8 @@ def run(stage) -> None:
 
 
 def plan(shards, config, out, targets, *, encoding="fp32", views=MIRRORED):
-    return plan_cache(str(shards.location), config, out=str(out), views=views, targets=targets,
-                      encoding=ENCODINGS[encoding], compute=FP32, batch_size=8)  # fmt: skip
+    return plan_cache(str(shards.location), config, out=str(out), views=views,
+        settings=CacheSettings(targets=targets, encoding=encoding, batch_size=8), compute=FP32)  # fmt: skip
 
 
 def opened(out) -> xarray.Dataset:

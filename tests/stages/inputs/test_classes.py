@@ -17,6 +17,7 @@ from teachonce.stages.distill import plan_distill
 from teachonce.stages.inputs.classes import classes_of, read_classes
 from teachonce.stages.models.compute import Compute
 from teachonce.stages.pretrain import plan_pretrain
+from teachonce.stages.settings.distill import DistillSettings
 from teachonce.stages.settings.few_shot import FewShotSettings
 from teachonce.stages.settings.vectors import VectorsSettings
 from teachonce.stages.shard import plan_shard
@@ -129,7 +130,7 @@ def test_no_student_is_trained_by_a_loss_over_one_class(
         return plan_distill(
             str(taught_store.shards.location), str(taught_store.location), StudentConfig(model=f"local-dir:{tiny_clip}"),
             out=str(tmp_path / "b"), recipe=recipe, options={"epochs": 1, "batch_size": 8, **options, **more},
-            vectors=str(one), compute=CPU, show_progress=False,
+            settings=DistillSettings(vectors=str(one), loader_workers=0), compute=CPU, show_progress=False,
         )  # fmt: skip
 
     with pytest.raises(InputError) as caught:
@@ -150,7 +151,8 @@ def test_no_prompts_are_tuned_on_one_class(tiny_clip_teacher: Path, tmp_path: Pa
     def line(**changes: Any) -> str:
         with pytest.raises(InputError) as caught:
             plan_pretrain(
-                images, TeacherConfig(model=f"local-dir:{tiny_clip_teacher}"), out=str(tmp_path / "p"), few=FewShotSettings(shots=1, **changes),
+                images, TeacherConfig(model=f"local-dir:{tiny_clip_teacher}"), out=str(tmp_path / "p"),
+                few=FewShotSettings(shots=1, **changes),
                 compute=CPU,
             )  # fmt: skip
         assert not (tmp_path / "p").exists()

@@ -19,11 +19,12 @@ from teachonce.stages.distill import plan_distill
 from teachonce.stages.models.compute import Compute
 from teachonce.stages.recipes.recipe import LossInputs
 from teachonce.stages.recipes.registry import recipe_named
+from teachonce.stages.settings.cache import CacheSettings
+from teachonce.stages.settings.distill import DistillSettings
 from teachonce.stages.students.bundle import load_student
 from teachonce.stages.teachers import TeacherConfig, load_teacher
 from teachonce.stages.training.build import StudentConfig
 from teachonce.stages.views.spec import ViewSpec
-from teachonce.storage_schemas.encodings import ENCODINGS
 from teachonce.storage_schemas.errors import IncompleteError, InputError, MismatchError
 
 FP32 = Compute(device="cpu", precision="fp32", threads=1)
@@ -43,7 +44,7 @@ def store(picture_shards, tmp_path_factory):
     views = ViewSpec(kind="random_resized_crop", count=2, seed=3)
     stage = plan_cache(
         str(picture_shards.location), TEACHER, out=str(out), views=views,
-        targets="embedding,tokens,features.blocks.1,features.blocks.4", encoding=ENCODINGS["fp16"], compute=FP32, batch_size=8,
+        settings=CacheSettings(targets="embedding,tokens,features.blocks.1,features.blocks.4", encoding="fp16", batch_size=8), compute=FP32,
     )  # fmt: skip
     run(stage, stage.store)
     return out
@@ -53,8 +54,9 @@ def planned(picture_shards, store, out, config=RESNET, **options):
     defaults = {"epochs": 4, "batch_size": 8, "warmup_epochs": 0, "lr": 3e-3}
     more = {name: options.pop(name) for name in ("vectors", "validation") if name in options}
     return plan_distill(
-        str(picture_shards.location), str(store), config, out=str(out), recipe="features", compute=FP32, seed=1,
-        options=defaults | options, show_progress=False, **more,
+        str(picture_shards.location), str(store), config, out=str(out), recipe="features", compute=FP32,
+        settings=DistillSettings(seed=1, loader_workers=0, **more),
+        options=defaults | options, show_progress=False,
     )  # fmt: skip
 
 
@@ -217,4 +219,4 @@ def test_stores_without_what_a_recipe_needs(picture_shards, known_store, store, 
         planned(picture_shards, known_store.location, tmp_path / "a")
     with pytest.raises((IncompleteError, MismatchError), match="no class vectors"):
         plan_distill(str(picture_shards.location), str(store), RESNET, out=str(tmp_path / "b"), recipe="kd", compute=FP32,
-                     options={"batch_size": 8})  # fmt: skip
+                     options={"batch_size": 8}, settings=DistillSettings(loader_workers=0))  # fmt: skip

@@ -31,11 +31,11 @@ from teachonce.stages.pairs.target_join import join_targets
 from teachonce.stages.samples.images import IMAGES
 from teachonce.stages.samples.pixel_sample import PixelSample
 from teachonce.stages.samples.registry import KINDS, kind_named
+from teachonce.stages.settings.cache import CacheSettings
 from teachonce.stages.settings.shard import ShardSettings
 from teachonce.stages.shard import plan_shard
 from teachonce.stages.teachers import TeacherConfig, TeacherSpec
 from teachonce.stages.views.spec import ViewSpec
-from teachonce.storage_schemas.encodings import ENCODINGS
 from teachonce.storage_schemas.errors import InputError, MismatchError
 from teachonce.storage_schemas.view_params import NO_COLOR, VIEW
 
@@ -190,8 +190,9 @@ def store(shards, tmp_path, monkeypatch):
 
 def plan(shards, out):
     return cache.plan_cache(
-        str(shards.location), TeacherConfig(model="moments"), out=str(out), views=VIEWS, targets="embedding",
-        encoding=ENCODINGS["fp32"], compute=Compute(device="cpu", precision="fp32", threads=1), batch_size=4,
+        str(shards.location), TeacherConfig(model="moments"), out=str(out), views=VIEWS,
+        settings=CacheSettings(targets="embedding", encoding="fp32", batch_size=4),
+        compute=Compute(device="cpu", precision="fp32", threads=1),
     )  # fmt: skip
 
 

@@ -117,6 +117,7 @@ def distill(folder: Path, out: str, unit_options: dict[str, Any], stop_after: in
     from teachonce.pipeline.worker import Worker
     from teachonce.stages.distill import plan_distill
     from teachonce.stages.models.compute import Compute
+    from teachonce.stages.settings.distill import DistillSettings
     from teachonce.stages.training.build import StudentConfig
     from teachonce.stages.training.trainer import Trainer
 
@@ -131,8 +132,10 @@ def distill(folder: Path, out: str, unit_options: dict[str, Any], stop_after: in
     options = dict(unit_options)
     config = StudentConfig(**options.pop("student"))
     compute = Compute(device="cpu", precision="fp32", threads=1)
+    own = {name: options.pop(name) for name in DistillSettings.__dataclass_fields__ if name in options}
     stage = plan_distill(
         options.pop("shards"), options.pop("store"), config, out=out, compute=compute, show_progress=False,
+        settings=DistillSettings(**{"loader_workers": 0, **own}),
         **options,
     )  # fmt: skip
     ledger = Ledger(stage.out, stage.name)

@@ -15,6 +15,7 @@ from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.runner import run_stage
 from teachonce.stages.distill import plan_distill
 from teachonce.stages.models.compute import Compute
+from teachonce.stages.settings.distill import DistillSettings
 from teachonce.stages.training.build import StudentConfig
 from teachonce.stages.training.ranks import Ranks, accumulating
 from teachonce.storage_schemas.errors import InputError
@@ -62,9 +63,11 @@ def options(store: Any, student: dict[str, Any], **changes: Any) -> dict[str, An
 def alone(out: Path, chosen: dict[str, Any]) -> None:
     """The same `distill` in this process."""
     given = dict(chosen)
+    own = {name: given.pop(name) for name in DistillSettings.__dataclass_fields__ if name in given}
     stage = plan_distill(
         given.pop("shards"), given.pop("store"), StudentConfig(**given.pop("student")), out=str(out),
-        compute=Compute(device="cpu", precision="fp32", threads=1), show_progress=False, **given,
+        compute=Compute(device="cpu", precision="fp32", threads=1), show_progress=False,
+        settings=DistillSettings(**{"loader_workers": 0, **own}), **given,
     )  # fmt: skip
     run_stage(stage, stage.out, SerialExecutor(), progress=False)
 
@@ -158,6 +161,7 @@ def test_a_batch_that_cannot_be_shared_out_is_refused_before_anything_starts(
             plan_distill(
                 str(taught_store.shards.location), str(taught_store.location), config, out=str(tmp_path / "out"),
                 recipe="kd", options={"batch_size": 8, "accumulate": accumulate}, compute=compute, workers=3,
+                settings=DistillSettings(loader_workers=0),
             )  # fmt: skip
         assert str(error.value) == (
             "a batch cannot be shared out equally among the workers: --batch-size: "

@@ -14,6 +14,7 @@ from teachonce.pipeline.runner import run_stage
 from teachonce.stages.distill import plan_distill
 from teachonce.stages.evaluate import evaluate
 from teachonce.stages.models.compute import Compute
+from teachonce.stages.settings.distill import DistillSettings
 from teachonce.stages.status import folder_status
 from teachonce.stages.students.bundle import load_student
 from teachonce.stages.training.build import StudentConfig
@@ -43,9 +44,13 @@ def plan(taught_store, tmp_path, labelled):
             "compute": CPU, "show_progress": False, "recipe": "kd", "validation": str(labelled), **changes,
         }  # fmt: skip
         store = arguments.pop("store", str(taught_store.location))
+        own = {
+            name: arguments.pop(name) for name in DistillSettings.__dataclass_fields__ if name in arguments
+        }
         return plan_distill(
             str(taught_store.shards.location), store,
-            StudentConfig(model="timm:test_resnet", size=32), out=str(tmp_path / out), options=options, **arguments,
+            StudentConfig(model="timm:test_resnet", size=32), out=str(tmp_path / out), options=options,
+            settings=DistillSettings(**{"loader_workers": 0, **own}), **arguments,
         )  # fmt: skip
 
     return make
