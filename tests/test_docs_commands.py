@@ -38,6 +38,7 @@ RUN = {
     "docs/checkpoints.md": ["teacher_model", "output", "DATA", "shards"],
     "docs/datasets.md": ["DATA"],
     "docs/models.md": [],
+    "docs/places.md": [],
     "docs/photographs.md": ["train", "efficientnet-lite0-57934424.pth"],
     "docs/pretrain.md": ["DATA", "shards"],
     "docs/promptkd.md": ["DATA"],
@@ -64,6 +65,9 @@ PAGE_STAND_INS = {
         "--teacher ViT-L-14 --teacher-pretrained openai": "--teacher local-dir:{stock}/tiny",
         "--student ViT-B-16 --student-pretrained openai": "--student local-dir:{stock}/tiny",
         "--check coop:caltech101/val=DATA": "",
+    },
+    "docs/targets.md": {
+        "--targets embedding,tokens,features.resblocks.11": "--targets embedding,tokens,features.resblocks.3"
     },
 }
 
@@ -95,6 +99,8 @@ NOT_RUN = {
     ("docs/clusters.md", "teachonce distill"): "needs a cluster with GPUs: tests/stages/training/test_ray_train.py",
     ("docs/demo.md", "teachonce demo"): "takes a minute: tests/demo",
     ("docs/equivalence.md", "make equivalence"): "takes half an hour",
+    ("docs/extending.md", '"""my_methods/teacher.py'): "modules of a package: tests/test_extending.py",
+    ("docs/extending.md", '"""my_methods/recipe.py'): "modules of a package: tests/test_extending.py",
     ("docs/models.md", "pip install"): "downloads",
     ("docs/performance.md", "make bench"): "takes half an hour",
     ("docs/promptkd.md", "teachonce benchmark"): "runs the whole protocol: tests/stages/protocols",
