@@ -110,8 +110,8 @@ NOT_RUN = {
 }  # fmt: skip
 
 
-#: Options within sentences that are none of teachonce's: of the benchmarks' scripts.
-OF_OTHER_PROGRAMS = {"--only", "--repeats", "--as-published", "--fp32", "--version"}
+#: Options within sentences that are none of teachonce's: of the benchmarks' scripts and of pytest.
+OF_OTHER_PROGRAMS = {"--only", "--pdb", "--repeats", "--as-published", "--fp32", "--version"}
 
 
 @dataclass(frozen=True)
