@@ -10,7 +10,6 @@ import click
 from ..pipeline.terminal import say
 from ..stages.models.settings import COMPUTING, TrainingComputeSettings
 from ..stages.models.student_config import StudentConfig
-from ..stages.recipes.registry import recipe_names
 from ..stages.settings.distill import DistillSettings
 from ..storage_schemas.errors import InputError
 from .command import command, option
@@ -18,15 +17,14 @@ from .executor import TrainingExecutorSettings
 from .one_driver import one_driver
 from .options import options_of
 from .output import json_option, report
-from .recipe_options import RecipeCommand, recipe_options
-from .types import Choice
+from .recipe_options import RecipeChoice, RecipeCommand, recipe_options
 
 
 @command(cls=RecipeCommand)
 @click.argument("shards", type=click.Path())
 @click.argument("store", type=click.Path())
 @options_of("student", StudentConfig, prefix="student")
-@option("--recipe", required=True, type=Choice(recipe_names()), help="Distillation method.")
+@option("--recipe", required=True, type=RecipeChoice(), help="Distillation method.")
 @option("--out", required=True, type=click.Path(), help="Folder for the student bundle.")
 @recipe_options
 @options_of("settings", DistillSettings)

@@ -10,10 +10,26 @@ from typing import Any
 import click
 
 from ..pipeline.settings import settings_of
-from ..stages.recipes.registry import other_settings, own_settings
+from ..stages.recipes.registry import other_settings, own_settings, recipe_names
 from ..stages.recipes.settings import TRAINING, TrainSettings
 from .command import COMMON, Command, Option, Subcommand
 from .options import Described, add_options, default_text, described, option_of
+from .types import Choice
+
+
+class RecipeChoice(Choice):
+    """The names of all recipes. Those of other packages are looked up when it is used, which takes a while."""
+
+    def __init__(self) -> None:
+        super().__init__(())
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        return recipe_names()
+
+    @choices.setter
+    def choices(self, none: object) -> None:
+        """click's own way to say them."""
 
 
 class RecipeCommand(Subcommand):

@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...pipeline.settings import setting
-from ...pipeline.storage import expand_home
 from ...storage_schemas.errors import InputError
-from .names import LOCAL_PREFIX, PROMPTS_PREFIX
 from .settings import PreprocessSettings
 
 
@@ -37,6 +35,9 @@ class TeacherConfig(PreprocessSettings):
         Raises:
             InputError: a backbone for a teacher that is no folder of prompts.
         """
+        from ...pipeline.storage import expand_home
+        from .names import PROMPTS_PREFIX
+
         if pretrained is not None and (file := Path(expand_home(pretrained))).exists():
             pretrained = str(file.absolute())
         backbone = overrides.pop("backbone", None)
@@ -54,6 +55,9 @@ class TeacherConfig(PreprocessSettings):
 
 
 def _absolute(model: str) -> str:
+    from ...pipeline.storage import expand_home
+    from .names import LOCAL_PREFIX, PROMPTS_PREFIX
+
     for prefix in (LOCAL_PREFIX, PROMPTS_PREFIX):
         if model.startswith(prefix):
             return prefix + str(Path(expand_home(model.removeprefix(prefix))).absolute())

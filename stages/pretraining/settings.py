@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from ...pipeline.settings import check, impossible, setting
-from ...storage_schemas.fingerprint import Json
 from ..recipes.schedule import SCHEDULES
 
 if TYPE_CHECKING:
+    from ...storage_schemas.fingerprint import Json
     from ..prompts.clip import PromptShape
 
 #: Groups of `--help`.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...pipeline.settings import setting, with_default
-from ..students.head import PROJECTORS
+from ..students.projectors import PROJECTORS
 from .settings import TrainSettings
 
 

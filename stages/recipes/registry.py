@@ -8,8 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.near_names import did_you_mean
@@ -18,6 +17,9 @@ from .kd_settings import KdSettings
 from .promptkd_settings import PromptKdSettings
 from .recipe import Recipe
 from .settings import TrainSettings
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 #: Entry points of this group name a recipe: an object as `Recipe` describes it, or a class of such objects.
 GROUP = "teachonce.recipes"
@@ -69,6 +71,8 @@ def recipe_named(name: str) -> Recipe:
 
 
 def _others() -> dict[str, EntryPoint]:
+    from importlib.metadata import entry_points
+
     return {point.name: point for point in entry_points(group=GROUP) if point.name not in _OWN}
 
 

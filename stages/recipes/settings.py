@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...pipeline.settings import check, impossible, option_name, setting, settings_of
 from ...storage_schemas.errors import InputError
-from ...storage_schemas.fingerprint import Json
 from .schedule import SCHEDULES
+
+if TYPE_CHECKING:
+    from ...storage_schemas.fingerprint import Json
 
 #: Groups of `--help`.
 TRAINING, VALIDATION = "Training", "Validation"
@@ -25,12 +27,16 @@ class TrainSettings:
     """
 
     epochs: int = setting(20, least=1, help="Passes over the corpus; epoch e reads view e mod K.")
-    batch_size: int = setting(least=1, unit="SAMPLES", help="Samples a step; a last, shorter batch is left out.")
+    batch_size: int = setting(
+        least=1, unit="SAMPLES", help="Samples a step; a last, shorter batch is left out."
+    )
     lr: float = setting(above=0, help="Highest learning rate.")
     weight_decay: float = setting(
         least=0, group=TRAINING, help="Weight decay: kd on matrices, promptkd on all that trains."
     )  # fmt: skip
-    optimizer: str = setting(choices=("sgd", "adamw"), group=TRAINING, help="SGD with momentum 0.9, or AdamW.")
+    optimizer: str = setting(
+        choices=("sgd", "adamw"), group=TRAINING, help="SGD with momentum 0.9, or AdamW."
+    )
     schedule: str = setting(
         choices=SCHEDULES, group=TRAINING, help="Learning rate: cosine by step, CoOp's by epoch, or constant."
     )  # fmt: skip

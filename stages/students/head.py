@@ -7,9 +7,6 @@ from dataclasses import asdict, dataclass
 from ...storage_schemas.fingerprint import Json
 from ...storage_schemas.json_file import Count, Positive, as_schema
 
-#: What may stand between a student's features and the teacher's.
-PROJECTORS = ("linear", "mlp", "none")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Level:

@@ -15,7 +15,8 @@ from ..models.intermediates import TOKENS, Intermediates
 from ..models.layout import use_channels_last
 from ..models.preprocess import Normalize, Preprocess
 from ..prompts.vision import PromptedVisionTransformer
-from .head import PROJECTORS, Head, Level
+from .head import Head, Level
+from .projectors import PROJECTORS
 
 
 class Student(nn.Module):
