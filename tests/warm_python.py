@@ -4,7 +4,7 @@ As a module: `WarmPython`, with the words of a command line behind `python`, and
 arguments, working folder, environment, streams, signals and exit code, and runs what is registered for its end. What tells it
 apart from one that `subprocess` starts: what libraries read of the environment as they are imported (`OMP_NUM_THREADS`) is the
 server's; all programs share one hash seed; nothing is taken apart after the functions registered by `atexit`. A test about
-these, about memory, or about how a program starts, starts its own.
+these, or about how a program starts, starts its own.
 """
 
 from __future__ import annotations

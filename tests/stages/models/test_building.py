@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -204,9 +202,8 @@ for path in sorted(glob.glob(f"{folder}/large-*")):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("keep", ["free", "keep"])
-def test_opening_a_model_takes_little_more_than_its_weights(keep: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-W", "ignore", "-c", _MEASURE, str(tmp_path), keep]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def test_opening_a_model_takes_little_more_than_its_weights(keep: str, python, tmp_path: Path) -> None:
+    done = python.run("-W", "ignore", "-c", _MEASURE, tmp_path, keep)
     assert done.returncode == 0, done.stderr
     measured = [line.split() for line in done.stdout.splitlines() if line]
     assert [name for name, *_ in measured] == ["fp16.pt", "fp32.pt", "fp32.safetensors"]

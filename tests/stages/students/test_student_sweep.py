@@ -158,7 +158,8 @@ def check(
     starting = {n: v.clone() for n, v in student.state_dict().items()}
     losses = train(student, vectors, size)
     assert np.isfinite(losses).all()
-    moved = [n for n in student.trained() if not torch.equal(starting[n], student.state_dict()[n])]
+    now = student.state_dict()
+    moved = [n for n in student.trained() if not torch.equal(starting[n], now[n])]
     assert len(moved) > 0.8 * len(student.trained())  # biases in front of batch norm and of softmax need not
     config = BundleConfig(
         student=backbone.config, head=head.to_json(), preprocess=backbone.preprocess.to_json(), class_names=CLASSES,
