@@ -136,7 +136,7 @@ class Sgd:
     """Momentum 0.9 and weight decay 5e-4 on everything, as torch's SGD has it, written out."""
 
     def __init__(self, parameters: Mapping[str, Tensor]) -> None:
-        self._parameters, self._velocity = parameters, {}
+        self._parameters, self._velocity = parameters, {}  # type: ignore[var-annotated]
 
     @torch.no_grad()
     def step(self, lr: float) -> None:

@@ -128,7 +128,7 @@ def test_a_unit_in_a_thread_ends_at_its_next_samples():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        list(SerialExecutor().map(Endless(), None, units(), Board()))
+        list(SerialExecutor().map(Endless(), None, units(), Board()))  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

@@ -45,7 +45,7 @@ NAMES = [f"{' '.join(words)} {parameter.opts[0]}" for words, parameter in OPTION
 
 def one_of(parameter: click.Parameter) -> click.IntRange | Finite:
     """The type of the number, or of each of several."""
-    return parameter.type.each if isinstance(parameter.type, Numbers) else parameter.type
+    return parameter.type.each if isinstance(parameter.type, Numbers) else parameter.type  # type: ignore[return-value]
 
 
 def with_one(parameter: click.Parameter, bad: str) -> Iterator[str]:

@@ -71,8 +71,8 @@ def commands(made: Path, kind: str) -> list[tuple[object, ...]]:
     if kind == "cache":
         return [("cache", made / "shards", *TEACHER, "--views", 2, "--view-seed", seed) for seed in (1, 2)]
     if kind == "the same cache":
-        return 2 * [("cache", made / "shards", *TEACHER, "--views", 2)]
-    return 2 * [("distill", made / "shards", made / "store", *STUDENT)]
+        return 2 * [("cache", made / "shards", *TEACHER, "--views", 2)]  # type: ignore[return-value]
+    return 2 * [("distill", made / "shards", made / "store", *STUDENT)]  # type: ignore[return-value]
 
 
 @pytest.mark.slow

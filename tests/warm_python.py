@@ -116,7 +116,7 @@ class WarmPython:
         """Run a program to its end; see `start`."""
         process = self.start(*words, **options)
         stdout, stderr = process.communicate()
-        return subprocess.CompletedProcess(words, process.wait(), stdout, stderr)
+        return subprocess.CompletedProcess(words, process.wait(), stdout, stderr)  # type: ignore[arg-type]
 
     def start(
         self, *words: object, cwd: Path | None = None, env: Mapping[str, str] | None = None, new_session: bool = False,
@@ -233,7 +233,7 @@ def become(request: dict[str, Any]) -> None:
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
-    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
+    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
     os.environ.clear()
     os.environ.update(request["env"])
     os.chdir(request["cwd"])

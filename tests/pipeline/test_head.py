@@ -143,7 +143,7 @@ def test_a_cluster_that_ends_is_one_line(tmp_path, tmp_path_factory):
         f"--temp-dir={session}",
     ]
     try:
-        subprocess.run(start, env=environment, check=True, capture_output=True, timeout=120)
+        subprocess.run(start, env=environment, check=True, capture_output=True, timeout=120)  # type: ignore[arg-type]
         driver = subprocess.Popen(
             [sys.executable, "endless_stage.py", str(tmp_path), f"127.0.0.1:{port}"], cwd=tmp_path, env=environment,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

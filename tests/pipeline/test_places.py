@@ -182,7 +182,7 @@ def test_zarr_writes_and_reads_there(root):
     assert sorted((root / "s").entries(deep=True)) == ["ledger/zarr.json", *(f"t/c/{i}/0" for i in range(4)), "t/zarr.json", "zarr.json"]  # fmt: skip
     store = (root / "s").zarr_store(read_only=True)
     read = zarr.open_group(store, mode="r")
-    assert np.array_equal(read["t"][:], values)
+    assert np.array_equal(read["t"][:], values)  # type: ignore[arg-type]
     assert (sorted(read.array_keys()), sorted(read.group_keys()), read["t"].attrs["a"]) == (
         ["t"],
         ["ledger"],
@@ -304,7 +304,7 @@ def test_memory_fails_on_demand(fault, seen, left):
     place.faults = [fault]
     for number, (name, data) in enumerate([("a", b"one"), ("b", b"two"), ("c", b"three")]):
         file = Location(place, "r") / name
-        write = [file.write_bytes, file.write_if_absent, lambda data, file=file: _create(file, data)][number]
+        write = [file.write_bytes, file.write_if_absent, lambda data, file=file: _create(file, data)][number]  # type: ignore[misc]
         if number in seen:
             with pytest.raises(seen[number]):
                 write(data)

@@ -40,7 +40,7 @@ class Terminal(io.StringIO):
 def on_terminal(monkeypatch) -> Terminal:
     """Not as a fixture: pytest takes stderr back before the test itself."""
     monkeypatch.setattr(sys, "stderr", Terminal())
-    return sys.stderr
+    return sys.stderr  # type: ignore[return-value]
 
 
 def shown(screen: Terminal) -> list[str]:

@@ -211,7 +211,7 @@ def test_whatever_differs_is_refused_by_name(
         "targets": {"targets": "both"},
     }.items():
         with pytest.raises(MismatchError, match=f"holds the output of another cache: .*field '{field}'"):
-            cache(picture_shards, config, out, **options)
+            cache(picture_shards, config, out, **options)  # type: ignore[arg-type]
     other_corpus = make_shards(pictures / "red fox", tmp_path / "other")
     with pytest.raises(MismatchError, match="field 'corpus_id'"):
         cache(other_corpus, config, out)

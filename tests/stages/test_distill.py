@@ -345,7 +345,7 @@ def test_what_is_known_before_training(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(kind) as error:
         plan(**changes)
-    assert message(error).startswith(text.replace("Eva", type_of_test_vit()))
+    assert message(error).startswith(text.replace("Eva", type_of_test_vit()))  # type: ignore[arg-type]
     assert not (tmp_path / "b").exists()
 
 

@@ -77,10 +77,10 @@ def plain(bundle, vectors):
         embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
         return 9.0 * embedding @ vectors.vectors_CD.T + vectors.bias_C
 
-    logits.interpolation = {
+    logits.interpolation = {  # type: ignore[attr-defined]
         "bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR,
     }[prepare.interpolation]  # fmt: skip
-    logits.center = Compose([Resize(32, InterpolationMode(prepare.interpolation)), CenterCrop(32)])
+    logits.center = Compose([Resize(32, InterpolationMode(prepare.interpolation)), CenterCrop(32)])  # type: ignore[attr-defined]
     return logits
 
 

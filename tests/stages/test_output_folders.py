@@ -78,7 +78,7 @@ def tars(folder: Path) -> None:
 
 
 def zarr_group(folder: Path, *, version: int = 3) -> None:
-    root = zarr.open_group(str(folder), mode="w", zarr_format=version)
+    root = zarr.open_group(str(folder), mode="w", zarr_format=version)  # type: ignore[arg-type]
     root.attrs["title"] = "temperatures"
     for name in ("keys", "logits"):
         root.create_array(name, data=np.arange(12.0).reshape(3, 4))

@@ -63,7 +63,7 @@ def plan(images, tiny_clip_teacher, tmp_path):
             arguments.pop("images", str(images)),
             config,
             out=str(tmp_path / out),
-            few=FewShotSettings(**few),
+            few=FewShotSettings(**few),  # type: ignore[arg-type]
             settings=PretrainSettings(**options),
             **arguments,
         )
@@ -81,7 +81,7 @@ def test_shards_give_the_shots_of_their_folder(order, images, tmp_path):
     base_C = np.array([True, False, True, True])
 
     def drawn(source) -> list[tuple[str, int]]:
-        shots = draw_shots(str(source), NAMES, base_C, 3, 7, teacher, ViewSpec(kind="random_resized_crop"))
+        shots = draw_shots(str(source), NAMES, base_C, 3, 7, teacher, ViewSpec(kind="random_resized_crop"))  # type: ignore[arg-type]
         return [(picture.path, class_id) for picture, class_id in shots.pictures]
 
     assert drawn(tmp_path / "shards") == drawn(images)
@@ -143,7 +143,7 @@ def test_killed_again_and_again(plan, tmp_path, monkeypatch, options):
     run(plan("whole", options=options))
     original = Tuner.step
     for at in (1, 2, 3, 5, 7):
-        calls = []
+        calls = []  # type: ignore[var-annotated]
 
         def step(self, *given, _at=at, _calls=calls, **named):
             _calls.append(1)
@@ -250,7 +250,7 @@ def test_another_backbone_is_refused_and_a_moved_one_can_be_named(
     )
     with pytest.raises(MismatchError, match=f"found local-dir:{tiny_clip} with architecture"):
         load_teacher(TeacherConfig.of(f"teachonce:{tuned}", backbone=f"local-dir:{tiny_clip}"))
-    with pytest.raises(InputError) as error:
+    with pytest.raises(InputError) as error:  # type: ignore[assignment]
         TeacherConfig.of("ViT-B-16", "openai", backbone="ViT-L-14")
     assert str(error.value) == (
         "only prompts have a backbone: --teacher-backbone: expected --teacher teachonce:FOLDER, found --teacher "

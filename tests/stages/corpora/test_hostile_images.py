@@ -104,7 +104,7 @@ def test_images_are_used_whatever_the_users_limit(limit, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     options = {"TIFF": {"compression": "jpeg"}, "WEBP": {"lossless": True}}
     for format_ in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "ICO", "JPEG2000"):
-        data = encoded(picture(64, 64), format_, **options.get(format_, {}))
+        data = encoded(picture(64, 64), format_, **options.get(format_, {}))  # type: ignore[arg-type]
         image = decode(data, 64 * 64)
         for spec in (ViewSpec(), ViewSpec(kind="random_resized_crop", count=2)):
             render_views(image, spec.params("k", *image.size), 32, spec, range(spec.count))

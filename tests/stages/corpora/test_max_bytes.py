@@ -24,7 +24,7 @@ def test_longer_files_are_unusable_rows(tmp_path, monkeypatch, by_url):
     Image.fromarray(noise).save("photos/long.png")
     Image.fromarray(noise[:8, :8]).save("photos/short.png")
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path / "photos"))
-    handler.log_message = lambda *_: None
+    handler.log_message = lambda *_: None  # type: ignore[attr-defined]
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()

@@ -115,10 +115,10 @@ def site(monkeypatch):
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             name = self.path.strip("/")
-            server.asked.append(name)
+            server.asked.append(name)  # type: ignore[attr-defined]
             missing = not name.removesuffix(".png").isdigit()
-            data = b"" if missing or name in server.down else png(int(name[0]))
-            self.send_response(404 if missing else 503 if name in server.down else 200)
+            data = b"" if missing or name in server.down else png(int(name[0]))  # type: ignore[attr-defined]
+            self.send_response(404 if missing else 503 if name in server.down else 200)  # type: ignore[attr-defined]
             self.send_header("content-length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
@@ -127,7 +127,7 @@ def site(monkeypatch):
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.down, server.asked = set(), []
+        server.down, server.asked = set(), []  # type: ignore[attr-defined]
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield server

@@ -127,7 +127,7 @@ def test_only_changes_of_values_are_left_out() -> None:
         one.data.mul_(2).fill_(3)
         with torch.no_grad():
             one.zero_().add_(1)
-            one *= 4
+            one *= 4  # type: ignore[misc]
             one[0] = 9
         one.requires_grad_(False)
         buffer.fill_(7)

@@ -112,7 +112,7 @@ def test_averaged_and_compiled_modules(save) -> None:
     file = read_weights_file(save({"model_ema": averaged.state_dict(), "model": OTHER}))
     assert same(file.weights, module.state_dict())
     assert (file.entry, int(file.beside["n_averaged"])) == ("model_ema", 0)
-    assert same(read_weights(save(torch.compile(nn.DataParallel(module)).state_dict())), module.state_dict())
+    assert same(read_weights(save(torch.compile(nn.DataParallel(module)).state_dict())), module.state_dict())  # type: ignore[attr-defined]
 
 
 def test_parameters_are_read_as_plain_tensors(save) -> None:
@@ -359,7 +359,7 @@ def test_memory_that_two_names_share_becomes_nobodys() -> None:
     fit_weights(module, weights, what="it", where="f", consume=True)
     with torch.no_grad():
         module[0].weight.zero_()
-    assert torch.equal(module[1].weight, both)
+    assert torch.equal(module[1].weight, both)  # type: ignore[arg-type]
     assert both.abs().sum() > 0
     assert module[0].bias.untyped_storage().nbytes() == 12
 

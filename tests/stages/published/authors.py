@@ -200,7 +200,7 @@ def training_state(state: dict[str, Tensor], epoch: int = 20) -> dict:
     optimizer = torch.optim.SGD([prompt], lr=0.1, momentum=0.9)
     prompt.sum().backward()
     optimizer.step()
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20.0)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20.0)  # type: ignore[arg-type]
     return {
         "state_dict": OrderedDict(state), "epoch": epoch, "optimizer": optimizer.state_dict(),
         "scheduler": {"successor": schedule, "warmup_epoch": 1, "last_epoch": 1}, "val_result": 85.5,

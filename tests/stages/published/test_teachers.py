@@ -56,8 +56,8 @@ def test_a_whole_file_computes_what_its_authors_ran(
     torch.save(authors.training_state(state), file)
     stage = bring(file, tiny, classes, tmp_path / "p")
     embedding_ND, vectors_CD, scale = says(tmp_path / "p", images)
-    assert np.allclose(embedding_ND, model.image_features(normalized), **EXACT)
-    assert np.allclose(vectors_CD, model.text_features(NAMES), **EXACT)
+    assert np.allclose(embedding_ND, model.image_features(normalized), **EXACT)  # type: ignore[arg-type]
+    assert np.allclose(vectors_CD, model.text_features(NAMES), **EXACT)  # type: ignore[arg-type]
     assert scale == pytest.approx(float(model.logit_scale.detach().exp()), rel=1e-6)
     found = stage.found
     assert (found.epoch, found.taken, found.class_texts.count, found.class_texts.known) == (
@@ -93,8 +93,8 @@ def test_only_its_prompts_in_the_backbone(tiny, make_teacher, classes, images, n
         assert found.taken == "backbone"
         assert not (out / "towers.safetensors").exists()
         embedding_ND, vectors_CD, _ = says(out, images)
-        assert np.allclose(embedding_ND, model.image_features(normalized), **EXACT)
-        assert np.allclose(vectors_CD, model.text_features(NAMES), **EXACT)
+        assert np.allclose(embedding_ND, model.image_features(normalized), **EXACT)  # type: ignore[arg-type]
+        assert np.allclose(vectors_CD, model.text_features(NAMES), **EXACT)  # type: ignore[arg-type]
     assert (found.frozen, found.class_texts, found.epoch) == (None, None, None)
     assert found.notes[0].startswith("teacher local-dir:")
     assert found.notes[1:] == ("the file does not say which classes it was learned on: all of the list",)
@@ -147,8 +147,8 @@ def test_prompts_in_the_text_tower_alone(tiny, make_teacher, classes, images, no
     found = bring(tmp_path / "m.pth", tiny, classes, tmp_path / "p", context="a picture").found
     assert found.prompts == {"text": (1, 2, 16)}
     embedding_ND, vectors_CD, _ = says(tmp_path / "p", images)
-    assert np.allclose(embedding_ND, model.image_features(normalized), **EXACT)
-    assert np.allclose(vectors_CD, model.text_features(NAMES), **EXACT)
+    assert np.allclose(embedding_ND, model.image_features(normalized), **EXACT)  # type: ignore[arg-type]
+    assert np.allclose(vectors_CD, model.text_features(NAMES), **EXACT)  # type: ignore[arg-type]
 
 
 def message(change, tiny, make_teacher, classes, tmp_path, **options) -> str:

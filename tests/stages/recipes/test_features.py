@@ -90,7 +90,7 @@ def test_the_loss_is_the_distance_at_each_place(kind):
         sides = [side[name].numpy() for side in (student, teacher)]
         if name == "features.a":
             sides = [side.transpose(0, 2, 3, 1) for side in sides]
-        expected += distances(*sides, kind)
+        expected += distances(*sides, kind)  # type: ignore[arg-type,call-arg]
     found = float(recipe.loss(LossInputs(student=student, teacher=teacher), settings))
     assert found == pytest.approx(expected, rel=1e-5)
 
@@ -156,7 +156,7 @@ def test_students_come_nearer_to_the_teachers_maps(picture_shards, store, tmp_pa
 def test_the_same_view_reaches_both_sides(picture_shards, store, tmp_path):
     """A student that is the teacher, and sees what it saw, is at no distance from it: boxes and mirrors are the same."""
     weights = tmp_path / "weights.safetensors"
-    state = load_teacher(TEACHER)._model.state_dict()
+    state = load_teacher(TEACHER)._model.state_dict()  # type: ignore[attr-defined]
     safetensors.torch.save_file({n: v.contiguous() for n, v in state.items()}, weights)
     same = replace(VIT, pretrained=str(weights))
     stage = planned(picture_shards, store, tmp_path / "s", same, feature_targets="tokens", student_layers="tokens",

@@ -68,7 +68,7 @@ def test_the_example_of_the_docs_runs_as_written(folder, capsys):
         )
     )
     assert said == [one.top[0][0] for one in told]
-    probability_NC = torch.softmax(names["logits_NC"], 1).numpy()
+    probability_NC = torch.softmax(names["logits_NC"], 1).numpy()  # type: ignore[arg-type]
     for row, one in zip(probability_NC, told, strict=True):
         order = [class_vectors().names.index(name) for name, _ in one.top]
         np.testing.assert_allclose(row[order], [p for _, p in one.top], atol=1e-6)

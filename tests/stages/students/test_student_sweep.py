@@ -166,7 +166,7 @@ def check(
         logit_scale=10.0, normalized=True, origin={},
     )  # fmt: skip
     write_bundle(Location.of(folder), student, vectors, config)
-    loaded = load_student(folder)
+    loaded = load_student(folder)  # type: ignore[arg-type]
     assert loaded.preprocess == backbone.preprocess
     state = loaded.student.state_dict()
     assert list(state) == list(starting)

@@ -108,7 +108,7 @@ def test_a_file_beside_a_folder_is_what_runs(wrapped, tiny_clip_teacher, tmp_pat
     )
     torch.save(saved, tmp_path / "tuned.pt")
     teacher = load_teacher(TeacherConfig.of(f"local-dir:{tiny_clip_teacher}", str(tmp_path / "tuned.pt")))
-    own = teacher.model.state_dict()
+    own = teacher.model.state_dict()  # type: ignore[attr-defined]
     assert own.keys() == state.keys()
     assert all(torch.equal(own[name], state[name]) for name in state)
     entry = f" ({wrapped})" if wrapped != "module" else ""
@@ -226,7 +226,7 @@ def test_a_bias_of_the_model_stays_under_prompts(clip_kinds, tmp_path, pictures,
     assert prompted.loaded.startswith(
         "teachonce:p: prompts for local-dir:m: weights those of local-dir:m, digest "
     )
-    assert (vectors.logit_scale, set(vectors.bias_C)) == (pytest.approx(np.exp(2.5)), {-3.0})
+    assert (vectors.logit_scale, set(vectors.bias_C)) == (pytest.approx(np.exp(2.5)), {-3.0})  # type: ignore[arg-type]
     embedding_ND = embedding(prompted, photographs, pixels_for)
     expected_NC = np.exp(2.5) * embedding_ND @ vectors.vectors_CD.T - 3.0
     np.testing.assert_allclose(vectors.logits(embedding_ND), expected_NC, atol=1e-4)
