@@ -67,9 +67,9 @@ def _distill(own: Path, student: str, steps: int, batch: int, threads: int, wait
     from teachonce.pipeline.runner import run_stage
     from teachonce.stages.distill import plan_distill
     from teachonce.stages.models.compute import Compute
+    from teachonce.stages.models.student_config import StudentConfig
     from teachonce.stages.pairs.stream import TargetStream
     from teachonce.stages.settings.distill import DistillSettings
-    from teachonce.stages.training.build import StudentConfig
 
     asked: list[tuple[float, float]] = []
     got: list[float] = []

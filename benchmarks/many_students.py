@@ -95,8 +95,8 @@ class Work:
         from teachonce.pipeline.runner import run_stage
         from teachonce.pipeline.storage import Location
         from teachonce.stages.distill import plan_distill
+        from teachonce.stages.models.student_config import StudentConfig
         from teachonce.stages.settings.distill import DistillSettings
-        from teachonce.stages.training.build import StudentConfig
 
         out = fresh(self.folder / f"{student}-{seed}-{online}")
         stage = plan_distill(

@@ -20,9 +20,10 @@ from click.testing import CliRunner
 from PIL import Image
 from teachonce.stages.measures.metrics import log_softmax
 from teachonce.stages.models.compute import Compute
+from teachonce.stages.models.student_config import StudentConfig
 from teachonce.stages.recipes.registry import recipe_named
 from teachonce.stages.teachers.open_clip import OpenClipTeacher
-from teachonce.stages.training.build import StudentConfig, build_student
+from teachonce.stages.training.build import build_student
 from teachonce.storage_schemas.encodings import ENCODINGS
 from teachonce.storage_schemas.errors import MismatchError
 

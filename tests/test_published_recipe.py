@@ -18,6 +18,7 @@ from teachonce.pipeline.runner import run_stage
 from teachonce.stages.cache import plan_cache
 from teachonce.stages.distill import plan_distill
 from teachonce.stages.models.compute import Compute
+from teachonce.stages.models.student_config import StudentConfig
 from teachonce.stages.pretrain import plan_pretrain
 from teachonce.stages.pretraining.settings import PretrainSettings
 from teachonce.stages.pretraining.tuner import Tuner
@@ -27,7 +28,6 @@ from teachonce.stages.settings.few_shot import FewShotSettings
 from teachonce.stages.settings.shard import ShardSettings
 from teachonce.stages.shard import plan_shard
 from teachonce.stages.teachers import TeacherConfig
-from teachonce.stages.training.build import StudentConfig
 from teachonce.stages.training.trainer import Trainer
 from teachonce.stages.vectors import plan_vectors
 from teachonce.stages.views.spec import ViewSpec

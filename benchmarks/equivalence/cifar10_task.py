@@ -9,7 +9,7 @@ from cifar10_images import CLASSES, labelled, write_held_out, write_images
 from cifar10_teacher import fit_teacher, teacher_config
 from task import Task, Training
 from teachonce.stages.models.compute import Compute
-from teachonce.stages.training.build import StudentConfig
+from teachonce.stages.models.student_config import StudentConfig
 from teachonce.stages.views.spec import ViewSpec
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from task import Task, Training
 from teachonce.stages.demo import images, tour
 from teachonce.stages.models.compute import Compute
+from teachonce.stages.models.student_config import StudentConfig
 from teachonce.stages.teachers import TeacherConfig
-from teachonce.stages.training.build import StudentConfig
 from teachonce.stages.views.spec import ViewSpec
 
 #: The models as they come with the package.

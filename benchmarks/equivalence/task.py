@@ -12,12 +12,12 @@ from teachonce.pipeline.runner import run_stage
 from teachonce.stages.cache import plan_cache
 from teachonce.stages.models.compute import Compute
 from teachonce.stages.models.names import RANDOM
+from teachonce.stages.models.student_config import StudentConfig
 from teachonce.stages.settings.cache import CacheSettings
 from teachonce.stages.settings.shard import ShardSettings
 from teachonce.stages.settings.vectors import VectorsSettings
 from teachonce.stages.shard import plan_shard
 from teachonce.stages.teachers import TeacherConfig
-from teachonce.stages.training.build import StudentConfig
 from teachonce.stages.vectors import plan_vectors
 from teachonce.stages.views.spec import ViewSpec
 

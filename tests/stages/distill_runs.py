@@ -41,8 +41,8 @@ def run(job: dict[str, Any]) -> None:
     from teachonce.pipeline.runner import run_stage
     from teachonce.stages.distill import plan_distill
     from teachonce.stages.models.compute import Compute
+    from teachonce.stages.models.student_config import StudentConfig
     from teachonce.stages.settings.distill import DistillSettings
-    from teachonce.stages.training.build import StudentConfig
     from teachonce.stages.training.trainer import Trainer
 
     what, n = job.pop("kill") or ("nothing", 0)

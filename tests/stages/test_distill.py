@@ -23,9 +23,9 @@ from teachonce.pipeline.storage import Location
 from teachonce.stages.distill import DistillStage, plan_distill
 from teachonce.stages.models.compute import Compute, training_compute
 from teachonce.stages.models.settings import ComputeSettings
+from teachonce.stages.models.student_config import StudentConfig
 from teachonce.stages.settings.distill import DistillSettings
 from teachonce.stages.students.bundle import load_student
-from teachonce.stages.training.build import StudentConfig
 from teachonce.stages.training.trainer import Trainer
 from teachonce.storage_schemas.class_vectors import ClassVectors, read_class_vectors, write_class_vectors
 from teachonce.storage_schemas.errors import (

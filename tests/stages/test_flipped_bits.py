@@ -22,6 +22,7 @@ from teachonce.stages.cache import plan_cache
 from teachonce.stages.corpora.shards import ShardSet
 from teachonce.stages.distill import plan_distill
 from teachonce.stages.models.compute import Compute
+from teachonce.stages.models.student_config import StudentConfig
 from teachonce.stages.pairs.stream import TargetStream
 from teachonce.stages.pretrain import plan_pretrain
 from teachonce.stages.pretraining.settings import PretrainSettings
@@ -32,7 +33,6 @@ from teachonce.stages.settings.few_shot import FewShotSettings
 from teachonce.stages.settings.vectors import VectorsSettings
 from teachonce.stages.students.bundle import load_student
 from teachonce.stages.teachers import TeacherConfig
-from teachonce.stages.training.build import StudentConfig
 from teachonce.stages.training.checkpoint import (
     Best,
     Reached,

@@ -24,6 +24,7 @@ from teachonce.stages.distill import plan_distill
 from teachonce.stages.inspect import inspect_store
 from teachonce.stages.measures.stored import Stored
 from teachonce.stages.models.compute import Compute
+from teachonce.stages.models.student_config import StudentConfig
 from teachonce.stages.pairs.stream import TargetStream
 from teachonce.stages.settings.cache import CacheSettings
 from teachonce.stages.settings.distill import DistillSettings
@@ -33,7 +34,6 @@ from teachonce.stages.shard import plan_shard
 from teachonce.stages.status import folder_status
 from teachonce.stages.students.bundle import load_student
 from teachonce.stages.teachers import TeacherConfig, load_teacher
-from teachonce.stages.training.build import StudentConfig
 from teachonce.stages.vectors import plan_vectors
 from teachonce.stages.views.spec import ViewSpec
 from teachonce.storage_schemas.errors import IncompleteError, TeachonceError, UnitsFailed

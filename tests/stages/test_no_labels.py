@@ -16,12 +16,12 @@ from teachonce.stages.corpora.shards import ShardSet
 from teachonce.stages.distill import plan_distill
 from teachonce.stages.measures.labelled import LabelledImages
 from teachonce.stages.models.compute import Compute
+from teachonce.stages.models.student_config import StudentConfig
 from teachonce.stages.pretrain import plan_pretrain
 from teachonce.stages.pretraining.settings import PretrainSettings
 from teachonce.stages.settings.distill import DistillSettings
 from teachonce.stages.settings.few_shot import FewShotSettings
 from teachonce.stages.teachers import TeacherConfig
-from teachonce.stages.training.build import StudentConfig
 from teachonce.storage_schemas.errors import InputError
 
 CPU = Compute(device="cpu", precision="fp32", threads=1)

@@ -24,6 +24,7 @@ from teachonce.stages.distill import plan_distill
 from teachonce.stages.inspect import inspect_store
 from teachonce.stages.measures.stored import Stored
 from teachonce.stages.models.compute import Compute
+from teachonce.stages.models.student_config import StudentConfig
 from teachonce.stages.pairs.stream import TargetStream
 from teachonce.stages.prompts.folder import read_prompts
 from teachonce.stages.settings.cache import CacheSettings
@@ -32,7 +33,6 @@ from teachonce.stages.settings.vectors import VectorsSettings
 from teachonce.stages.status import folder_status
 from teachonce.stages.students.bundle import load_student
 from teachonce.stages.teachers import TeacherConfig
-from teachonce.stages.training.build import StudentConfig
 from teachonce.stages.vectors import plan_vectors
 from teachonce.storage_schemas.errors import TeachonceError
 

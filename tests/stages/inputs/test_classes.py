@@ -16,13 +16,13 @@ from teachonce.pipeline.runner import run_stage
 from teachonce.stages.distill import plan_distill
 from teachonce.stages.inputs.classes import classes_of, read_classes
 from teachonce.stages.models.compute import Compute
+from teachonce.stages.models.student_config import StudentConfig
 from teachonce.stages.pretrain import plan_pretrain
 from teachonce.stages.settings.distill import DistillSettings
 from teachonce.stages.settings.few_shot import FewShotSettings
 from teachonce.stages.settings.vectors import VectorsSettings
 from teachonce.stages.shard import plan_shard
 from teachonce.stages.teachers import TeacherConfig
-from teachonce.stages.training.build import StudentConfig
 from teachonce.stages.vectors import plan_vectors
 from teachonce.storage_schemas.class_vectors import ClassVectors, read_class_vectors, write_class_vectors
 from teachonce.storage_schemas.errors import InputError

@@ -17,13 +17,13 @@ from teachonce.pipeline.runner import run_stage
 from teachonce.stages.cache import plan_cache
 from teachonce.stages.distill import plan_distill
 from teachonce.stages.models.compute import Compute
+from teachonce.stages.models.student_config import StudentConfig
 from teachonce.stages.recipes.recipe import LossInputs
 from teachonce.stages.recipes.registry import recipe_named
 from teachonce.stages.settings.cache import CacheSettings
 from teachonce.stages.settings.distill import DistillSettings
 from teachonce.stages.students.bundle import load_student
 from teachonce.stages.teachers import TeacherConfig, load_teacher
-from teachonce.stages.training.build import StudentConfig
 from teachonce.stages.views.spec import ViewSpec
 from teachonce.storage_schemas.errors import IncompleteError, InputError, MismatchError
 

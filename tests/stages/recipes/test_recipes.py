@@ -15,11 +15,12 @@ from teachonce.pipeline.storage import Location
 from teachonce.pipeline.types import Timer
 from teachonce.stages.models.class_head import ClassHead
 from teachonce.stages.models.compute import Compute
+from teachonce.stages.models.student_config import StudentConfig
 from teachonce.stages.recipes.recipe import LossInputs
 from teachonce.stages.recipes.registry import recipe_named, recipe_names
 from teachonce.stages.recipes.schedule import learning_rate
 from teachonce.stages.recipes.settings import TrainSettings
-from teachonce.stages.training.build import BuiltStudent, StudentConfig, build_student
+from teachonce.stages.training.build import BuiltStudent, build_student
 from teachonce.stages.training.trainer import Trainer, step_seed
 from teachonce.storage_schemas.class_vectors import ClassVectors
 from teachonce.storage_schemas.errors import InputError

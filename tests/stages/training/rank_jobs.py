@@ -117,8 +117,8 @@ def distill(folder: Path, out: str, unit_options: dict[str, Any], stop_after: in
     from teachonce.pipeline.worker import Worker
     from teachonce.stages.distill import plan_distill
     from teachonce.stages.models.compute import Compute
+    from teachonce.stages.models.student_config import StudentConfig
     from teachonce.stages.settings.distill import DistillSettings
-    from teachonce.stages.training.build import StudentConfig
     from teachonce.stages.training.trainer import Trainer
 
     step = Trainer.step

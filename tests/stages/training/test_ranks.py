@@ -15,8 +15,8 @@ from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.runner import run_stage
 from teachonce.stages.distill import plan_distill
 from teachonce.stages.models.compute import Compute
+from teachonce.stages.models.student_config import StudentConfig
 from teachonce.stages.settings.distill import DistillSettings
-from teachonce.stages.training.build import StudentConfig
 from teachonce.stages.training.ranks import Ranks, accumulating
 from teachonce.storage_schemas.errors import InputError
 

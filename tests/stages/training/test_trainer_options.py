@@ -12,9 +12,10 @@ from teachonce.pipeline.storage import Location
 from teachonce.pipeline.types import Timer
 from teachonce.stages.models.class_head import ClassHead
 from teachonce.stages.models.compute import Compute
+from teachonce.stages.models.student_config import StudentConfig
 from teachonce.stages.pairs.stream import Batch
 from teachonce.stages.recipes.registry import recipe_named
-from teachonce.stages.training.build import StudentConfig, build_student
+from teachonce.stages.training.build import build_student
 from teachonce.stages.training.ema import Ema
 from teachonce.stages.training.trainer import Trainer
 from teachonce.storage_schemas.class_vectors import ClassVectors

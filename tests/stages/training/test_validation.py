@@ -14,10 +14,10 @@ from teachonce.pipeline.runner import run_stage
 from teachonce.stages.distill import plan_distill
 from teachonce.stages.evaluate import evaluate
 from teachonce.stages.models.compute import Compute
+from teachonce.stages.models.student_config import StudentConfig
 from teachonce.stages.settings.distill import DistillSettings
 from teachonce.stages.status import folder_status
 from teachonce.stages.students.bundle import load_student
-from teachonce.stages.training.build import StudentConfig
 from teachonce.stages.training.trainer import Trainer
 from teachonce.stages.training.validation import Validation
 from teachonce.storage_schemas.errors import InputError, MismatchError, UnitsFailed
