@@ -76,6 +76,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(gc.unfreeze)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that wait for Ray come first: others use the cores meanwhile, and no long one is left for the end."""
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+
+
 def pytest_collection_finish() -> None:
     """What the libraries brought along is there for good: a test that collects garbage need not look through it."""
     gc.collect()
