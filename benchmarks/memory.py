@@ -147,7 +147,7 @@ def _stream(images: Path, shards: Path, store: Path, threads: int) -> None:
     from teachonce.stages.pairs.stream import TargetStream
 
     with TargetStream(
-        ShardSet.open(str(shards)), Location.of(store), size=36, batch_size=64, seed=0, targets=("embedding",),
+        ShardSet.open(str(shards)), Location.of(store), image_size=36, batch_size=64, seed=0, targets=("embedding",),
         drop_last=False,
     ) as stream:  # fmt: skip
         for epoch in range(2):
@@ -161,7 +161,7 @@ def _loader(shards: Path, store: Path) -> tuple[int, int]:
 
     quarters: list[list[int]] = [[], [], [], []]
     with TargetStream(
-        shards, store, size=36, batch_size=64, targets=("embedding",), loader_workers=1
+        shards, store, image_size=36, batch_size=64, targets=("embedding",), num_workers=1
     ) as stream:
         for step, _ in enumerate(stream.batches(0)):
             pid = stream._loading._batches._workers[0].pid

@@ -29,10 +29,10 @@ def run(bench: Bench) -> Iterator[Line]:
             with TargetStream(
                 own / "shards",
                 own / "store",
-                size=SIZE,
+                image_size=SIZE,
                 batch_size=BATCH,
                 drop_last=False,
-                loader_workers=workers,
+                num_workers=workers,
             ) as stream:
                 samples = stream.num_samples
                 found = pairs(

@@ -37,7 +37,7 @@ def run(bench: Bench) -> Iterator[Line]:
 def _open(own: Path) -> object:
     from teachonce import TargetStream
 
-    return TargetStream(own / "shards", own / "store", size=SIZE, batch_size=BATCH)
+    return TargetStream(own / "shards", own / "store", image_size=SIZE, batch_size=BATCH)
 
 
 def _count(own: Path) -> int:

@@ -35,8 +35,8 @@ def run(bench: Bench) -> Iterator[Line]:
 
         def stream(workers: int, shards: Path = shards, store: Path = store) -> TargetStream:
             return TargetStream(
-                ShardSet.open(str(shards)), Location.of(store), size=SIZE, batch_size=BATCH, seed=0,
-                targets=("logits",), drop_last=False, loader_workers=workers,
+                ShardSet.open(str(shards)), Location.of(store), image_size=SIZE, batch_size=BATCH, seed=0,
+                targets=("logits",), drop_last=False, num_workers=workers,
             )  # fmt: skip
 
         for workers in (0, 2):

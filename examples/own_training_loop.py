@@ -27,7 +27,9 @@ def main() -> None:
 
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    with TargetStream(args.shards, args.store, size=args.size, batch_size=args.batch_size, seed=0) as stream:
+    with TargetStream(
+        args.shards, args.store, image_size=args.size, batch_size=args.batch_size, seed=0
+    ) as stream:
         model = timm.create_model(args.model, num_classes=stream.class_vectors.num_classes).to(device).train()
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
         for epoch in range(args.epochs):

@@ -17,7 +17,7 @@ def loader(shards: Path, store: str, *, view: int, size: int, batch_size: int) -
     tars = [str(tar) for tar in sorted(shards.glob("*.tar"))]
     dataset = webdataset.WebDataset(tars, shardshuffle=len(tars), seed=view, empty_check=False)
     # In front of all that renames or drops members: it compares the key of each sample with the store's.
-    dataset = dataset.compose(join_targets(store, view=view, size=size))
+    dataset = dataset.compose(join_targets(store, view=view, image_size=size))
     dataset = dataset.shuffle(1000, seed=view).to_tuple("image", "logits").batched(batch_size)
     return webdataset.WebLoader(dataset, batch_size=None, num_workers=min(2, len(tars)))
 

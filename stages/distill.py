@@ -130,7 +130,7 @@ class DistillStage:
         """The stream of pairs that trains the student."""
         return open_stream(
             self.shards, self.store, built, self.settings, targets=self.targets, seed=self.seed, views=self.views,
-            loader_workers=self.loader_workers, pin_memory=self.compute.device == "cuda",
+            num_workers=self.loader_workers, pin_memory=self.compute.device == "cuda",
             accept_other_pixels=self.accept_other_pixels,
         )  # fmt: skip
 
@@ -229,7 +229,7 @@ def open_stream(
     targets: tuple[str, ...],
     seed: int,
     views: int | None = None,
-    loader_workers: int = 0,
+    num_workers: int = 0,
     pin_memory: bool = False,
     accept_other_pixels: bool = False,
 ) -> TargetStream:
@@ -237,13 +237,13 @@ def open_stream(
     return TargetStream(
         shards,
         store,
-        size=built.backbone.preprocess.size,
+        image_size=built.backbone.preprocess.size,
         batch_size=settings.batch_size,
         seed=seed,
         targets=targets,
         views=views,
         drop_last=True,
-        loader_workers=loader_workers,
+        num_workers=num_workers,
         pin_memory=pin_memory,
         accept_other_pixels=accept_other_pixels,
     )
@@ -302,7 +302,7 @@ def plan_distill(
         accept_other_pixels=settings.accept_other_pixels,
     )  # fmt: skip
     parts = workers * training.accumulate
-    check_batch(stream.num_samples, training.batch_size, drop_last=True, world=parts)
+    check_batch(stream.num_samples, training.batch_size, drop_last=True, world_size=parts)
     checking = _validation(validation, settings.validation_by, chosen.vectors, shard_set)
     if training.patience and checking is None:
         raise InputError(

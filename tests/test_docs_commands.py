@@ -88,7 +88,7 @@ LESS_TEXT = {
     "recipe: promptkd": "recipe: promptkd\n      epochs: 2",
     '"resnet18"': '"test_resnet"',
     "size=224": "size=32",
-    "batch_size=64, seed=0, loader_workers=2": "batch_size=16, seed=0, loader_workers=0",
+    "batch_size=64, seed=0, num_workers=2": "batch_size=16, seed=0, num_workers=0",
     "range(20)": "range(2)",
 }
 

@@ -54,7 +54,7 @@ def test_pairs(old):
     assert (len(keys), len(images), int(plain["valid"][:].sum())) == (12, 11, 11)
     rows = []
     with TargetStream(
-        str(old / "shards"), str(old / "store.zarr"), size=16, batch_size=4, seed=0, targets=["logits", "embedding"],
+        str(old / "shards"), str(old / "store.zarr"), image_size=16, batch_size=4, seed=0, targets=["logits", "embedding"],
         drop_last=False, accept_other_pixels=True,
     ) as stream:  # fmt: skip
         for batch in stream.batches(0):
@@ -112,7 +112,7 @@ def test_a_checkpoint(old, expected):
     assert (reached.step, reached.best) == (3, Best(epoch=1, step=2, accuracy=0.25))
     assert {name: value.tolist() for name, value in line.changing().items()} == expected["weights"]
     assert int(training.optimizer.state[line.weight]["step"]) == 2
-    load_best(Location.of(old / "run"), training, reached.best)
+    load_best(Location.of(old / "run"), training, reached.best)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

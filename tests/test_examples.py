@@ -74,7 +74,7 @@ def test_targets_in_a_webdataset_pipeline(pair, run, tmp_path):
         re.fullmatch(r"view (\d): (\d+) samples, cross-entropy ([\d.]+)", s) for s in printed.splitlines()
     ]
     assert [(m[1], m[2]) for m in lines if m] == [("0", "20"), ("1", "20")]
-    with TargetStream(pair.shards, pair.location, size=8, batch_size=20, targets=("logits",)) as stream:
+    with TargetStream(pair.shards, pair.location, image_size=8, batch_size=20, targets=("logits",)) as stream:
         logits_NC = next(stream.batches(0)).targets["logits"]
     # Near the teacher's own entropy plus the linear model's error, never below the entropy.
     entropy = -(logits_NC.softmax(1) * logits_NC.log_softmax(1)).sum(1).mean().item()

@@ -57,7 +57,7 @@ class OnlineStage(DistillStage):
         theirs, size = None, teacher.spec.preprocess.size
         if size != built.backbone.preprocess.size:
             theirs = TargetStream(
-                self.shards, self.store, size=size, batch_size=self.settings.batch_size, seed=self.seed, targets=(),
+                self.shards, self.store, image_size=size, batch_size=self.settings.batch_size, seed=self.seed, targets=(),
                 views=self.views, drop_last=True,
             )  # fmt: skip
         return AskingStream(pairs, theirs, teacher, self.teacher_compute)

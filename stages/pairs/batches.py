@@ -34,7 +34,7 @@ class Batches(Dataset[Any]):
 
     Args:
         shards, facts: a pair that belongs together, see `join.check_pair`.
-        size: pixels of the square images.
+        image_size: pixels of the square images.
         batch_size: most samples in a batch.
         seed: of the order.
         num_views: epoch e reads view e mod this.
@@ -46,10 +46,10 @@ class Batches(Dataset[Any]):
         queues: where each loader process learns which of its slabs are free again; empty without processes.
     """
 
-    def __init__(self, shards: ShardSet, facts: StoreFacts, *, size: int, batch_size: int, seed: int,
+    def __init__(self, shards: ShardSet, facts: StoreFacts, *, image_size: int, batch_size: int, seed: int,
                  num_views: int, names: tuple[str, ...]) -> None:  # fmt: skip
         self._shards, self._facts, self._num_views = shards, facts, num_views
-        self._size, self._batch_size, self._seed, self.names = size, batch_size, seed, names
+        self._image_size, self._batch_size, self._seed, self.names = image_size, batch_size, seed, names
         self._limit = shards.corpus.max_pixels
         self._kind = kind_named(shards.corpus.sample_kind, where=shards.location)
         self.window = window_shards(facts.valid_rows)
@@ -104,13 +104,13 @@ class Batches(Dataset[Any]):
                         where=f"{self._shards.location}, row {row}", found=bad,
                         hint="restore the tar, or run `teachonce shard` again",
                     ) from bad  # fmt: skip
-                kind.draw(pixels_NCHW[place], sample, box, self._size, spec)
+                kind.draw(pixels_NCHW[place], sample, box, self._image_size, spec)
         return item
 
     def layout(self, count: int) -> Layout:
         """What a batch of `count` samples consists of: rows, images, and the targets in their order."""
         shapes = {target.name: target.shape for target in self._facts.spec.targets}
-        images = (np.dtype(self._kind.dtype).str, (count, *self._kind.shape(self._size)))
+        images = (np.dtype(self._kind.dtype).str, (count, *self._kind.shape(self._image_size)))
         return [("i8", (count,)), images, *(("f4", (count, *shapes[name])) for name in self.names)]
 
     def _room(self, count: int) -> tuple[Item, list[NDArray[Any]]]:

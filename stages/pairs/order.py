@@ -25,7 +25,7 @@ SHUFFLE_SHARDS = 4
 Ints = NDArray[np.int64]
 
 
-def check_batch(num_samples: int, batch_size: int, *, drop_last: bool, world: int = 1) -> None:
+def check_batch(num_samples: int, batch_size: int, *, drop_last: bool, world_size: int = 1) -> None:
     """Refuse batches that cannot be.
 
     Raises:
@@ -42,12 +42,12 @@ def check_batch(num_samples: int, batch_size: int, *, drop_last: bool, world: in
             "a batch is larger than the corpus, and a last, shorter batch is dropped",
             where="--batch-size", expected=f"at most {num_samples}", found=batch_size,
         )  # fmt: skip
-    if batch_size % world:
+    if batch_size % world_size:
         raise InputError(
             "a batch cannot be shared out equally among the workers", where="--batch-size",
-            expected=f"a multiple of {world}", found=batch_size,
+            expected=f"a multiple of {world_size}", found=batch_size,
         )  # fmt: skip
-    if world > 1 and not drop_last:
+    if world_size > 1 and not drop_last:
         raise InputError(
             "workers need equal batches, so a last, shorter batch must be dropped", where="drop_last",
             expected=True, found=False,
@@ -63,7 +63,7 @@ class Spans:
         batch_size: samples in a step, over all ranks.
         drop_last: whether a last, shorter batch is left out.
         first: sample to begin with, not necessarily the first of a batch.
-        rank, world: of each batch, rank r holds the r-th of `world` equal parts.
+        rank, world_size: of each batch, rank r holds the r-th of `world_size` equal parts.
     """
 
     num_samples: int
@@ -71,14 +71,14 @@ class Spans:
     drop_last: bool = True
     first: int = 0
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
 
     def __len__(self) -> int:
         left = max(0, self.num_samples - self.first)
         return left // self.batch_size if self.drop_last else -(-left // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        share = self.batch_size // self.world
+        share = self.batch_size // self.world_size
         for step in range(len(self)):
             start = self.first + step * self.batch_size + self.rank * share
             yield start, min(start + share, self.num_samples)

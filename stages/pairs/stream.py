@@ -31,7 +31,7 @@ class Batch(NamedTuple):
     """One step's pairs. It may be kept: its memory is used again only when nothing shares it any more.
 
     Attributes:
-        images_NCHW: uint8 (sample, 3, size, size), contiguous; normalisation happens in the model.
+        images_NCHW: uint8 (sample, 3, image_size, image_size), contiguous; normalisation happens in the model.
         targets: by name, fp32 (sample, …), of the epoch's view.
         rows_N: int64 (sample,): row of each sample in the store.
     """
@@ -55,17 +55,17 @@ class TargetStream(IterableDataset[Batch]):
     Args:
         shards: finished shards.
         store: the finished target store that was made from them.
-        size: pixels of the student's square input; the teacher's may differ, the boxes are the same.
+        image_size: pixels of the student's square input; the teacher's may differ, the boxes are the same.
         batch_size: samples in a step, over all ranks.
         seed: of the order.
         targets: names of the targets to read. `logits` are formed from embeddings and the store's class
             vectors where the store holds no logits.
         views: read the first so many views of the store's K only.
         drop_last: leave out the last batch of an epoch if it is shorter.
-        rank: this process reads the rank-th of `world` equal parts of each batch. By default what torch.distributed says,
+        rank: this process reads the rank-th of `world_size` equal parts of each batch. By default what torch.distributed says,
             where it was initialised, else 0.
-        world: number of these parts. By default as `rank`, else 1.
-        loader_workers: processes that prepare batches ahead; 0 prepares each here, when it is asked for.
+        world_size: number of these parts. By default as `rank`, else 1.
+        num_workers: processes that prepare batches ahead; 0 prepares each here, when it is asked for.
         pin_memory: put batches into page-locked memory, for a model on a GPU.
         accept_other_pixels: read on even if this machine renders images otherwise than the teacher saw them.
 
@@ -85,15 +85,15 @@ class TargetStream(IterableDataset[Batch]):
         shards: ShardSet | Location | Path | str,
         store: Location | Path | str,
         *,
-        size: int,
+        image_size: int,
         batch_size: int,
         seed: int = 0,
         targets: Sequence[str] = ("logits",),
         views: int | None = None,
         drop_last: bool = True,
         rank: int | None = None,
-        world: int | None = None,
-        loader_workers: int = 0,
+        world_size: int | None = None,
+        num_workers: int = 0,
         pin_memory: bool = False,
         accept_other_pixels: bool = False,
     ) -> None:
@@ -104,10 +104,14 @@ class TargetStream(IterableDataset[Batch]):
         self.num_views = check_views(facts, views)
         self.note = check_pixels(shard_set, facts, accept_other=accept_other_pixels)
         self.num_samples = int(facts.valid_rows.sum())
-        rank, world = _place(rank, world)
-        check_batch(self.num_samples, batch_size, drop_last=drop_last, world=world)
+        rank, world_size = _place(rank, world_size)
+        check_batch(self.num_samples, batch_size, drop_last=drop_last, world_size=world_size)
         self._spans = Spans(
-            num_samples=self.num_samples, batch_size=batch_size, drop_last=drop_last, rank=rank, world=world
+            num_samples=self.num_samples,
+            batch_size=batch_size,
+            drop_last=drop_last,
+            rank=rank,
+            world_size=world_size,
         )
         self.steps_per_epoch = len(self._spans)
         self.epoch = self._samples = 0
@@ -118,10 +122,10 @@ class TargetStream(IterableDataset[Batch]):
             }
         )  # fmt: skip
         self._pairs = Batches(
-            shard_set, facts, size=size, batch_size=batch_size // world, seed=seed, num_views=self.num_views,
+            shard_set, facts, image_size=image_size, batch_size=batch_size // world_size, seed=seed, num_views=self.num_views,
             names=read,
         )  # fmt: skip
-        self._loading = Loading(self._pairs, loader_workers)
+        self._loading = Loading(self._pairs, num_workers)
         self._pin_memory = pin_memory
         self._reading: object = None  # the epoch that is being read has batches left
         # Loader processes that outlive their stream make a noise when the interpreter goes down.
@@ -150,7 +154,7 @@ class TargetStream(IterableDataset[Batch]):
         if get_worker_info() is not None:
             raise InputError(
                 "the stream has loader processes of its own", where="DataLoader(num_workers=…)", expected=0,
-                found="a worker process", hint="use num_workers=0 there, and TargetStream(loader_workers=N)",
+                found="a worker process", hint="use num_workers=0 there, and TargetStream(num_workers=N)",
             )  # fmt: skip
         for batch in self.batches(self.epoch, self._samples):
             # Before it is handed over, and into the next epoch at once: a trainer that counts never asks for the end.
@@ -251,13 +255,15 @@ def pinned(batch: Batch) -> Batch:
     return Batch(batch.images_NCHW.pin_memory(), targets, batch.rows_N.pin_memory())
 
 
-def _place(rank: int | None, world: int | None) -> tuple[int, int]:
-    if (rank is None) != (world is None):
-        raise InputError("rank and world belong together", where="TargetStream", found=f"{rank=}, {world=}")
-    if rank is None or world is None:
+def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    if (rank is None) != (world_size is None):
+        raise InputError(
+            "rank and world belong together", where="TargetStream", found=f"{rank=}, {world_size=}"
+        )
+    if rank is None or world_size is None:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             return torch.distributed.get_rank(), torch.distributed.get_world_size()
         return 0, 1
-    if not 0 <= rank < world:
-        raise InputError("no such rank", where="TargetStream", expected=f"0 to {world - 1}", found=rank)
-    return rank, world
+    if not 0 <= rank < world_size:
+        raise InputError("no such rank", where="TargetStream", expected=f"0 to {world_size - 1}", found=rank)
+    return rank, world_size

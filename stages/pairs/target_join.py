@@ -42,17 +42,17 @@ def join_targets(
     store: Location | Path | str,
     *,
     view: int = 0,
-    size: int | None = None,
+    image_size: int | None = None,
     targets: Sequence[str] = ("logits",),
 ) -> TargetJoin:
     """What the teacher said, added to the samples of a WebDataset pipeline: for `WebDataset(...).compose(...)`.
 
     It goes in front of whatever renames or drops members, since it needs `__key__`, the member `json` and, for
-    `size`, the image's own bytes (`.decode` may come before it without `size`, or behind with `partial=True`). Each sample gets, as numpy arrays:
+    `image_size`, the image's own bytes (`.decode` may come before it without `image_size`, or behind with `partial=True`). Each sample gets, as numpy arrays:
 
     - every target by name, fp32, in its shape; `logits` are formed from embeddings where the store holds no logits;
     - `view`: the view's parameters as they are stored (`view["top"]`, …);
-    - with `size`, `image`: uint8 (3, size, size), that very view. Only a stored view is a valid target, so a
+    - with `image_size`, `image`: uint8 (3, image_size, image_size), that very view. Only a stored view is a valid target, so a
       pipeline that crops for itself must crop to `view`.
 
     Samples that the teacher could not use are left out, as they are in `TargetStream`.
@@ -60,23 +60,23 @@ def join_targets(
     Args:
         store: finished target store.
         view: which of its K views; give epoch *e* the view *e mod K*.
-        size: pixels of the rendered view; None leaves the image to the pipeline.
+        image_size: pixels of the rendered view; None leaves the image to the pipeline.
         targets: names.
 
     Raises:
         InputError, IncompleteError, MismatchError, DamagedError: no finished store, or without these targets
             or views. While samples flow: a sample without what it takes, or of another corpus.
     """
-    return TargetJoin(Location.of(store), view, size, tuple(targets))
+    return TargetJoin(Location.of(store), view, image_size, tuple(targets))
 
 
 class TargetJoin:
     """See `join_targets`. Picklable: loader processes open the store for themselves."""
 
-    def __init__(self, store: Location, view: int, size: int | None, targets: tuple[str, ...]) -> None:
+    def __init__(self, store: Location, view: int, image_size: int | None, targets: tuple[str, ...]) -> None:
         self._facts = facts = store_facts(store)
         check_views(facts, view + 1)
-        self._view, self._size, self._targets = view, size, targets
+        self._view, self._image_size, self._targets = view, image_size, targets
         self._kind = kind_named(facts.sample_kind, where=store)
         self._names, forms_logits = targets_to_read(facts, targets)
         self._vectors = read_vectors(open_store(store), store) if forms_logits else None
@@ -122,7 +122,7 @@ class TargetJoin:
         view = block.views_N[position]
         found = {name: block.targets[name][position] for name in self._targets}
         found["view"] = view
-        if self._size is not None:
+        if self._image_size is not None:
             try:
                 decoded = self._kind.decode(_image_bytes(sample), MAX_PIXELS)
             except BadImage as bad:
@@ -132,7 +132,7 @@ class TargetJoin:
                     found=bad,
                 ) from bad
             params = block.views_N[position : position + 1]
-            found["image"] = draw_views(self._kind, decoded, params, self._size, self._facts.views)[0]
+            found["image"] = draw_views(self._kind, decoded, params, self._image_size, self._facts.views)[0]
         return {**sample, **found}
 
 
@@ -155,6 +155,6 @@ def _image_bytes(sample: Sample) -> bytes:
     if len(members) != 1 or not isinstance(sample[members[0]], bytes):
         raise InputError(
             "rendering needs the image's own bytes", where=sample["__key__"], expected="one member beside 'json'",
-            found=", ".join(members) or "none", hint="join before `.decode(…)`, or leave out size",
+            found=", ".join(members) or "none", hint="join before `.decode(…)`, or leave out image_size",
         )  # fmt: skip
     return sample[members[0]]  # type: ignore[no-any-return]

@@ -33,11 +33,11 @@ class Ranks:
 
     Attributes:
         rank: this process, from 0.
-        world: number of processes; 1 where torch.distributed was not started, and then nothing is exchanged.
+        world_size: number of processes; 1 where torch.distributed was not started, and then nothing is exchanged.
     """
 
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
 
     @staticmethod
     def here() -> Ranks:
@@ -63,7 +63,7 @@ class Ranks:
         Raises:
             MismatchError: the ranks start from different weights.
         """
-        if self.world == 1:
+        if self.world_size == 1:
             return module
         digests = self.gather(weights_digest(module))
         for rank, digest in enumerate(digests):
@@ -81,7 +81,7 @@ class Ranks:
 
     def gather(self, value: Json) -> list[Json]:
         """Every rank's JSON value, by rank, on every rank."""
-        if self.world == 1:
+        if self.world_size == 1:
             return [value]
         own = torch.frombuffer(bytearray(canonical_json(value)), dtype=torch.uint8)
         lengths = self._all_gather(torch.tensor([len(own)]))
@@ -100,15 +100,15 @@ class Ranks:
 
     def mean(self, tensor: Tensor) -> Tensor:
         """Mean over ranks of a float tensor of the same shape on each; without a gradient."""
-        if self.world == 1:
+        if self.world_size == 1:
             return tensor.detach()
         total = tensor.detach().to(_exchange_device(), copy=True)
         dist.all_reduce(total)
-        return (total / self.world).to(tensor.device)
+        return (total / self.world_size).to(tensor.device)
 
     def _all_gather(self, tensor: Tensor) -> Tensor:
         mine = tensor.to(_exchange_device())
-        rows = [torch.empty_like(mine) for _ in range(self.world)]
+        rows = [torch.empty_like(mine) for _ in range(self.world_size)]
         dist.all_gather(rows, mine)
         return torch.stack(rows).cpu()
 

@@ -112,7 +112,7 @@ def test_a_student_of_another_size_sees_the_same_boxes_and_colours(
     views = records(xarray.open_zarr(str(colored), consolidated=False))
     entries = list(picture_shards.manifest())
     with TargetStream(
-        picture_shards, colored, size=20, batch_size=16, targets=["embedding"], drop_last=False
+        picture_shards, colored, image_size=20, batch_size=16, targets=["embedding"], drop_last=False
     ) as stream:
         assert stream.note == ""
         for epoch in range(3):
@@ -127,7 +127,7 @@ def test_colours_that_are_gone_are_noticed(colored, picture_shards, tmp_path):
     """A chunk file that is gone would read as fill values."""
     shutil.copytree(colored, tmp_path / "s")
     (tmp_path / "s" / "view_colors" / "c" / "1" / "0" / "0").unlink()
-    stream = TargetStream(picture_shards, tmp_path / "s", size=8, batch_size=8, targets=["embedding"])
+    stream = TargetStream(picture_shards, tmp_path / "s", image_size=8, batch_size=8, targets=["embedding"])
     with pytest.raises(DamagedError) as caught:
         list(stream)
     receipt = tmp_path / "s/ledger/cache/receipts/000001.json"
@@ -243,7 +243,7 @@ def test_a_store_is_not_finished_by_a_machine_that_renders_otherwise(begun, monk
         begun()
     assert str(caught.value) == (
         f"this machine renders other pixels than the teacher saw: {stage.store}, row 0, view 0 (and 127 more of 128 "
-        f"views): expected {recorded['digests'][0][0]}, found {caught.value.found.split()[0]} (Pillow {there} there, "
+        f"views): expected {recorded['digests'][0][0]}, found {caught.value.found.split()[0]} (Pillow {there} there, "  # type: ignore[attr-defined]
         f"99.0.1 here). Next: install Pillow {there}, or give another --out; a store is finished by machines that "
         "render as the first one"
     )

@@ -85,7 +85,7 @@ def pairs_of(shards: Path) -> Callable[[Path], Any]:
         with TargetStream(
             str(shards),
             str(store),
-            size=16,
+            image_size=16,
             batch_size=16,
             seed=0,
             targets=["logits", "embedding"],

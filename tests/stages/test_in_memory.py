@@ -177,7 +177,7 @@ def test_what_was_written_on_the_disk_reads_the_same_in_memory(on_disk, in_memor
 
 
 def test_pairs_and_students_are_read_there(on_disk, in_memory):
-    streams = [TargetStream(str(root / "shards"), str(root / "store"), size=32, batch_size=8, seed=3) for root in (on_disk, in_memory)]  # fmt: skip
+    streams = [TargetStream(str(root / "shards"), str(root / "store"), image_size=32, batch_size=8, seed=3) for root in (on_disk, in_memory)]  # fmt: skip
     pairs = [[next(batches) for _ in range(4)] for batches in map(iter, streams)]
     for disk, memory in zip(*pairs, strict=True):
         assert torch.equal(disk.images_NCHW, memory.images_NCHW)
@@ -270,7 +270,7 @@ def test_a_full_place_leaves_nothing_half_done(place, small_cache):
     with pytest.raises(UnitsFailed, match=f"^1 of 3 units of cache failed, the first is 000001: refused on demand: memory://full/{chunk}"):  # fmt: skip
         small_cache("full")
     with pytest.raises(IncompleteError, match="found 2 of 3 units"):
-        TargetStream("memory://shards", "memory://full", size=32, batch_size=1, seed=0)
+        TargetStream("memory://shards", "memory://full", image_size=32, batch_size=1, seed=0)
     status = folder_status("memory://full")["stages"][0]
     assert (status["done"], status["failed"], status["left"]) == (2, 1, 0)
     # Now nothing more can be written, not even why; then all is as it was.

@@ -96,7 +96,9 @@ def change(value: Any, rng: np.random.Generator) -> Any:
 
 def readers(shards: Path, store: Path, out: Path) -> list[Callable[[], Any]]:
     def stream() -> None:
-        with TargetStream(str(shards), str(store), size=8, batch_size=16, seed=0, drop_last=False) as pairs:
+        with TargetStream(
+            str(shards), str(store), image_size=8, batch_size=16, seed=0, drop_last=False
+        ) as pairs:
             assert pairs.class_vectors
             for _ in pairs.batches(0):
                 pass

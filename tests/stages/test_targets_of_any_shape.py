@@ -77,7 +77,7 @@ def test_tokens_and_maps_of_timm_models_equal_a_plain_pass_of_the_very_view(
     pictures, picture_shards, tmp_path
 ):
     run(plan(picture_shards, VIT, tmp_path / "vit.zarr", "embedding,tokens,features.blocks.2"))
-    data, model = opened(tmp_path / "vit.zarr"), load_teacher(VIT)._model
+    data, model = opened(tmp_path / "vit.zarr"), load_teacher(VIT)._model  # type: ignore[attr-defined]
     assert data["tokens"].dims == ("sample", "view", "token", "channel")
     assert data["features.blocks.2"].dims == ("sample", "view", "channel", "y", "x")
     kept = []
@@ -96,7 +96,7 @@ def test_tokens_and_maps_of_timm_models_equal_a_plain_pass_of_the_very_view(
 @torch.no_grad()
 def test_maps_of_convolutional_nets_equal_a_plain_pass(pictures, picture_shards, tmp_path):
     run(plan(picture_shards, RESNET, tmp_path / "s.zarr", "features.layer2,features.layer3"))
-    data, model = opened(tmp_path / "s.zarr"), load_teacher(RESNET)._model
+    data, model = opened(tmp_path / "s.zarr"), load_teacher(RESNET)._model  # type: ignore[attr-defined]
     assert data["features.layer2"].dims == ("sample", "view", "channel", "y", "x")
     other = tuple(f"{axis}_features.layer3" for axis in ("channel", "y", "x"))
     assert data["features.layer3"].dims == ("sample", "view", *other)
@@ -253,7 +253,7 @@ def test_a_flipped_bit_in_a_chunk_names_its_shard(picture_shards, tmp_path, smal
     data[100] ^= 4
     chunk.write_bytes(bytes(data))
     stream = TargetStream(
-        picture_shards.location, tmp_path / "s.zarr", size=32, batch_size=4, targets=["tokens"]
+        picture_shards.location, tmp_path / "s.zarr", image_size=32, batch_size=4, targets=["tokens"]
     )
     with pytest.raises(DamagedError, match="the receipt of shard 1 vouches for"):
         for _ in stream:
@@ -282,8 +282,8 @@ def test_streams_and_pipelines_bring_targets_in_their_shape(picture_shards, tmp_
     run(plan(picture_shards, VIT, out, "embedding,tokens"))
     data = opened(out)
     for workers in (0, 1):
-        with TargetStream(picture_shards.location, out, size=32, batch_size=5, targets=["tokens", "embedding"],
-                          loader_workers=workers) as stream:  # fmt: skip
+        with TargetStream(picture_shards.location, out, image_size=32, batch_size=5, targets=["tokens", "embedding"],
+                          num_workers=workers) as stream:  # fmt: skip
             seen = 0
             for batch in stream:
                 rows = batch.rows_N.numpy()

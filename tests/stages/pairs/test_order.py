@@ -127,7 +127,7 @@ def test_ranks_share_every_batch_equally(samples, share, world, first):
     """Whatever the number of ranks: as many steps for each, and together the batches of one."""
     alone = [range(*span) for span in Spans(num_samples=samples, batch_size=share * world, first=first)]
     ranks = [
-        Spans(num_samples=samples, batch_size=share * world, first=first, rank=rank, world=world)
+        Spans(num_samples=samples, batch_size=share * world, first=first, rank=rank, world_size=world)
         for rank in range(world)
     ]
     assert {len(rank) for rank in ranks} == {len(alone)}
@@ -163,7 +163,7 @@ def test_ranks_share_every_batch_equally(samples, share, world, first):
 def test_impossible_batches_are_an_error(given, text):
     samples, batch, world, drop_last = given
     with pytest.raises(InputError) as error:
-        check_batch(samples, batch, drop_last=drop_last, world=world)
+        check_batch(samples, batch, drop_last=drop_last, world_size=world)
     assert str(error.value) == text
 
 

@@ -34,8 +34,8 @@ SIZE = 16
 
 
 def open_stream(known, *, shards=None, location=None, **options):
-    defaults = {"size": SIZE, "batch_size": 8, "seed": 0, "targets": ["logits"], "drop_last": False}
-    return TargetStream(shards or known.shards, location or known.location, **(defaults | options))
+    defaults = {"image_size": SIZE, "batch_size": 8, "seed": 0, "targets": ["logits"], "drop_last": False}
+    return TargetStream(shards or known.shards, location or known.location, **(defaults | options))  # type: ignore[arg-type]
 
 
 def flat(stream, epoch, first_step=0, batch_size=8):
@@ -97,13 +97,13 @@ def test_pairs_are_what_pillow_and_zarr_say(known_store, pictures):
 def test_centre_views_render_at_the_students_size(picture_shards, make_store, tmp_path, pictures):
     views = ViewSpec(kind="center", interpolation="bilinear")
     known = make_store(picture_shards, tmp_path / "s", views=views, encoding="fp16")
-    batch = next(open_stream(known, batch_size=48, size=12).batches(0))
+    batch = next(open_stream(known, batch_size=48, image_size=12).batches(0))
     row = batch.rows_N.tolist().index(0)
     image = Image.open(sorted((pictures / "Blue_Jay").iterdir())[0]).convert("RGB")
     side = min(image.size)
     size = tuple(12 if n == side else int(12 * n / side) for n in image.size)
     left, top = (round((n - 12) / 2) for n in size)
-    expected = image.resize(size, Image.Resampling.BILINEAR).crop((left, top, left + 12, top + 12))
+    expected = image.resize(size, Image.Resampling.BILINEAR).crop((left, top, left + 12, top + 12))  # type: ignore[arg-type]
     assert np.array_equal(np.asarray(expected).transpose(2, 0, 1), batch.images_NCHW[row].numpy())
     stored = known.targets["logits"][batch.rows_N.numpy(), 0]
     assert np.allclose(batch.targets["logits"].numpy(), stored, atol=0.02)
@@ -118,7 +118,7 @@ def test_any_step_can_be_the_first(known_store):
 
 def test_order_changes_with_epoch_and_seed_only(known_store):
     rows = [rows for rows, _, _ in flat(open_stream(known_store), 0)]
-    assert [rows for rows, _, _ in flat(open_stream(known_store, size=8), 0)] == rows
+    assert [rows for rows, _, _ in flat(open_stream(known_store, image_size=8), 0)] == rows
     assert [rows for rows, _, _ in flat(open_stream(known_store), 3)] != rows
     assert [rows for rows, _, _ in flat(open_stream(known_store, seed=1), 0)] != rows
 
@@ -161,7 +161,7 @@ def test_loader_processes_change_nothing(known_store):
     """Two processes, kept over epochs, entered anywhere: the same bytes; and they are gone after `close`."""
     alone = open_stream(known_store, targets=["embedding", "logits"])
     state = torch.get_rng_state()
-    with open_stream(known_store, targets=["embedding", "logits"], loader_workers=2) as stream:
+    with open_stream(known_store, targets=["embedding", "logits"], num_workers=2) as stream:
         assert flat(stream, 0) == flat(alone, 0)
         processes = processes_of(stream)
         assert flat(stream, 1) == flat(alone, 1)
@@ -182,7 +182,7 @@ def processes_of(stream):
 def test_batches_may_be_kept(known_store):
     """Loader processes use memory again only when nothing shares it, whole or cut to views."""
     alone = open_stream(known_store, batch_size=3)
-    with open_stream(known_store, batch_size=3, loader_workers=1) as stream:
+    with open_stream(known_store, batch_size=3, num_workers=1) as stream:
         for batch in stream.batches(0):
             del batch
         first = len(stream._loading.slabs._slabs)
@@ -204,7 +204,7 @@ def test_batches_may_be_kept(known_store):
 @pytest.mark.slow
 def test_loader_processes_fail_in_one_line(copy, known_store):
     shards, store = copy
-    stream = open_stream(known_store, shards=shards, location=store, loader_workers=1)
+    stream = open_stream(known_store, shards=shards, location=store, num_workers=1)
     tar = shards.location / "000001.tar"
     tar.path.write_bytes(tar.read_bytes()[:-1024])
     text = error_of(DamagedError, lambda: flat(stream, 0))
@@ -214,7 +214,7 @@ def test_loader_processes_fail_in_one_line(copy, known_store):
         f"Next: run the same `teachonce shard … --out {shards.location}` again"
     )
 
-    whole = open_stream(known_store, loader_workers=1)
+    whole = open_stream(known_store, num_workers=1)
     batches = whole.batches(0)
     next(batches)
     os.kill(processes_of(whole)[0].pid, signal.SIGKILL)
@@ -236,7 +236,7 @@ def test_loader_processes_end_with_a_killed_parent(known_store, tmp_path):
         "from teachonce import TargetStream\n"
         f"shards = {str(known_store.shards.location.path)!r}\n"
         f"store = {str(known_store.location.path)!r}\n"
-        "stream = TargetStream(shards, store, size=8, batch_size=8, loader_workers=2)\n"
+        "stream = TargetStream(shards, store, image_size=8, batch_size=8, num_workers=2)\n"
         "next(stream.batches(0))\n"
         "print(*(p.pid for p in stream._loading._batches._workers), flush=True)\n"
         "time.sleep(60)\n"
@@ -341,7 +341,7 @@ def damage(revouch):
         array = zarr.open_group(str(store), mode="r+")[name]
         values = array[:]
         change(values)
-        array[:] = values
+        array[:] = values  # type: ignore[assignment]
         revouch(store)
 
     return damaged
@@ -382,7 +382,7 @@ def test_a_sample_that_the_tar_lacks_is_refused(copy, known_store, damage):
     damage(store, "valid", mark)
     receipt = Ledger(store, "cache").receipt(f"{shard:06d}")
     kept = tuple(i for i in receipt.invalid_rows if i.row != bad)
-    changed = type(receipt)(**(receipt.__dict__ | {"invalid_rows": kept}))
+    changed = type(receipt)(**(receipt.__dict__ | {"invalid_rows": kept}))  # type: ignore[misc]
     (store / f"ledger/cache/receipts/{shard:06d}.json").write_bytes(changed.to_bytes())
     stream = open_stream(known_store, shards=shards, location=store)
     text = error_of(DamagedError, lambda: flat(stream, 0))

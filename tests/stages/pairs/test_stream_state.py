@@ -21,7 +21,7 @@ DOCS = Path(__file__).parents[3] / "docs"
 
 
 def open_stream(known, **options):
-    defaults = {"size": 8, "batch_size": 8, "seed": 3}
+    defaults = {"image_size": 8, "batch_size": 8, "seed": 3}
     return TargetStream(str(known.shards.location.path), known.location.path, **(defaults | options))
 
 
@@ -32,11 +32,11 @@ def rows(batches):
 def test_an_epoch_after_the_other(known_store):
     stream = open_stream(known_store)
     assert isinstance(stream, IterableDataset)
-    assert len(stream) == 5
+    assert len(stream) == 5  # type: ignore[arg-type]
     found = [rows(stream) for _ in range(3)]
-    assert found == [rows(stream.batches(epoch)) for epoch in range(3)]
-    assert stream.epoch == 3
-    stream.set_epoch(1)
+    assert found == [rows(stream.batches(epoch)) for epoch in range(3)]  # type: ignore[attr-defined]
+    assert stream.epoch == 3  # type: ignore[attr-defined]
+    stream.set_epoch(1)  # type: ignore[attr-defined]
     images, targets, row_numbers = next(iter(stream))
     assert images.shape == (8, 3, 8, 8)
     assert (targets["logits"].shape, row_numbers.tolist()) == ((8, 7), found[1][0])
@@ -106,7 +106,7 @@ def test_a_state_of_another_stream_is_refused(known_store):
 @pytest.mark.parametrize("world", [2, 4])
 def test_ranks_read_the_parts_of_every_batch(known_store, world):
     alone = list(open_stream(known_store).batches(1))
-    ranks = [list(open_stream(known_store, rank=r, world=world).batches(1)) for r in range(world)]
+    ranks = [list(open_stream(known_store, rank=r, world_size=world).batches(1)) for r in range(world)]
     assert len(alone) == 5
     for batch, *parts in zip(alone, *ranks, strict=True):
         assert torch.equal(torch.cat([p.rows_N for p in parts]), batch.rows_N)
@@ -117,12 +117,12 @@ def test_ranks_read_the_parts_of_every_batch(known_store, world):
 
 def test_ranks_that_cannot_be_are_refused(known_store):
     with pytest.raises(InputError) as error:
-        open_stream(known_store, rank=0, world=3)
+        open_stream(known_store, rank=0, world_size=3)
     assert str(error.value) == (
         "a batch cannot be shared out equally among the workers: --batch-size: expected a multiple of 3, found 8"
     )
     with pytest.raises(InputError, match="no such rank: TargetStream: expected 0 to 1, found 2"):
-        open_stream(known_store, rank=2, world=2)
+        open_stream(known_store, rank=2, world_size=2)
     with pytest.raises(InputError, match="rank and world belong together"):
         open_stream(known_store, rank=1)
 
@@ -174,7 +174,7 @@ def test_the_documented_loop_runs(taught_store, tmp_path, monkeypatch, make_stor
     code = example(0)
     assert len(code.splitlines()) <= 15
     for wide, small in (("resnet18", "test_resnet"), ("size=224", "size=32"), ("range(20)", "range(2)"),
-                        ("batch_size=64", "batch_size=16"), ("loader_workers=2", "loader_workers=0")):  # fmt: skip
+                        ("batch_size=64", "batch_size=16"), ("num_workers=2", "num_workers=0")):  # fmt: skip
         assert wide in code
         code = code.replace(wide, small)
     names: dict = {}

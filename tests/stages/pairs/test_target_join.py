@@ -47,21 +47,23 @@ def test_each_sample_gets_what_the_store_says(known_store):
 def test_images_are_those_of_the_stream(known_store):
     """The same view through both ways, after a shuffle and in any order of shards."""
     stream = TargetStream(
-        known_store.shards, known_store.location, size=12, batch_size=45, targets=("logits",)
+        known_store.shards, known_store.location, image_size=12, batch_size=45, targets=("logits",)
     )
     batch = next(stream.batches(1))
     expected = {
         raw.tobytes(): image
         for raw, image in zip(batch.targets["logits"].numpy(), batch.images_NCHW.numpy(), strict=True)
     }
-    dataset = pipeline(known_store.shards, join_targets(known_store.location, view=1, size=12)).shuffle(50)
+    dataset = pipeline(known_store.shards, join_targets(known_store.location, view=1, image_size=12)).shuffle(
+        50
+    )
     found = {s["logits"].tobytes(): s["image"] for s in dataset.decode("pil", partial=True)}
     assert found.keys() == expected.keys()
     assert all(np.array_equal(found[key], expected[key]) for key in found)
 
 
 def test_it_may_follow_decoding(known_store):
-    """Without `size`, where the pipeline renders for itself: `json` is a dictionary by then."""
+    """Without `image_size`, where the pipeline renders for itself: `json` is a dictionary by then."""
     dataset = webdataset.WebDataset(tars(known_store.shards), shardshuffle=False).decode("pil")
     assert len(list(dataset.compose(join_targets(known_store.location)))) == 45
 
@@ -85,7 +87,7 @@ def test_logits_are_formed_where_only_embeddings_are_stored(make_store, picture_
         assert np.allclose(sample["logits"], expected_RC[row], rtol=1e-5, atol=1e-5)
         assert "embedding" not in sample
     with TargetStream(
-        known.shards, known.location, size=8, batch_size=9, targets=("logits", "embedding")
+        known.shards, known.location, image_size=8, batch_size=9, targets=("logits", "embedding")
     ) as stream:
         for batch in stream.batches(1):
             assert list(batch.targets) == ["logits", "embedding"]
@@ -99,7 +101,7 @@ def test_what_does_not_fit_is_refused(known_store, make_shards, pictures, tmp_pa
             list(join(samples))
         return str(raised.value)
 
-    join = join_targets(known_store.location, size=8)
+    join = join_targets(known_store.location, image_size=8)
     sample = next(iter(pipeline(known_store.shards)))
     extension = next(name for name in sample if not name.startswith("__") and name != "json")
     text = error(InputError, [{k: v for k, v in sample.items() if k != "json"}], join)
@@ -117,7 +119,7 @@ def test_what_does_not_fit_is_refused(known_store, make_shards, pictures, tmp_pa
     text = error(InputError, [sample | {extension: io.BytesIO()}], join)
     assert text == (
         f"rendering needs the image's own bytes: {sample['__key__']}: expected one member beside 'json', found {extension}. "
-        "Next: join before `.decode(…)`, or leave out size"
+        "Next: join before `.decode(…)`, or leave out image_size"
     )
     other = make_shards(pictures / "red fox", tmp_path / "shards")
     with pytest.raises(DamagedError, match="the sample is not the one that the store has in its row"):

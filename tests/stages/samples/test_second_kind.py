@@ -197,8 +197,8 @@ def plan(shards, out):
 
 
 def shard(folder, out, kind=IMAGES, **settings):
-    settings = ShardSettings(shard_size=5, order="source", **settings)
-    stage = plan_shard([str(folder)], out=str(out), settings=settings, kind=kind)
+    settings = ShardSettings(shard_size=5, order="source", **settings)  # type: ignore[assignment]
+    stage = plan_shard([str(folder)], out=str(out), settings=settings, kind=kind)  # type: ignore[arg-type]
     run_stage(stage, stage.out, SerialExecutor(), progress=False)
     return ShardSet.open(str(out))
 
@@ -225,7 +225,7 @@ def test_shards_hold_the_kind_and_refuse_what_it_refuses(shards, folder):
 
 def test_the_teacher_sees_the_stored_views(shards, store):
     with TargetStream(
-        shards.location, store, size=SIZE, batch_size=3, targets=("embedding",), drop_last=False
+        shards.location, store, image_size=SIZE, batch_size=3, targets=("embedding",), drop_last=False
     ) as stream:
         for epoch in range(2):
             batches = list(stream.batches(epoch))
@@ -238,11 +238,13 @@ def test_the_teacher_sees_the_stored_views(shards, store):
 
 
 def test_the_stream_and_the_join_draw_by_plain_arithmetic(shards, store):
-    with TargetStream(shards.location, store, size=SIZE, batch_size=11, targets=("embedding",)) as stream:
+    with TargetStream(
+        shards.location, store, image_size=SIZE, batch_size=11, targets=("embedding",)
+    ) as stream:
         (batch,) = stream.batches(1)
     by_row = dict(zip(batch.rows_N.tolist(), batch.images_NCHW.numpy(), strict=True))
     samples = [{"__key__": key, "wav": data, "json": about} for key, data, about in members(shards)]
-    joined = list(join_targets(store, view=1, size=SIZE, targets=("embedding",))(samples))
+    joined = list(join_targets(store, view=1, image_size=SIZE, targets=("embedding",))(samples))
     assert len(joined) == 11
     seen = set()
     for sample in joined:

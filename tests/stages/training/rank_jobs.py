@@ -29,7 +29,7 @@ def exchange(folder: Path) -> None:
     keep(
         folder,
         facts={
-            "here": [ranks.rank, ranks.world, ranks.is_first],
+            "here": [ranks.rank, ranks.world_size, ranks.is_first],
             "gathered": ranks.gather(mine),
             "agreed": ranks.agree(mine),
             "any": [ranks.any(False), ranks.any(ranks.rank == 1)],
@@ -57,7 +57,7 @@ def steps(folder: Path, model: str, dtype: str, parts: int = 1) -> None:
     ranks = Ranks.here()
     module, images = make(model, getattr(torch, dtype))
     wrapped = ranks.wrap(module, CPU)
-    half = len(images) // ranks.world
+    half = len(images) // ranks.world_size
     images = images[ranks.rank * half : (ranks.rank + 1) * half]
     outputs = []
     for _ in range(2):

@@ -23,7 +23,7 @@ from teachonce.storage_schemas.errors import InputError
 
 def test_alone_nothing_is_wrapped_or_exchanged() -> None:
     ranks, module = Ranks.here(), torch.nn.BatchNorm1d(3)
-    assert (ranks.rank, ranks.world, ranks.is_first) == (0, 1, True)
+    assert (ranks.rank, ranks.world_size, ranks.is_first) == (0, 1, True)
     assert ranks.wrap(module, torch.device("cpu")) is module
     assert (ranks.gather({"a": 1}), ranks.agree("x"), ranks.any(True), ranks.any(False)) == (
         [{"a": 1}], "x", True, False,
@@ -119,7 +119,7 @@ def test_two_ranks_train_what_one_process_trains(
             "validation": str(labelled),
         }  # the first rank measures it, and all take its best epoch
     student = {"model": model.format(tiny_clip=tiny_clip), "size": 32 if model.startswith("timm") else None}
-    chosen = options(taught_store, student, **changes)
+    chosen = options(taught_store, student, **changes)  # type: ignore[arg-type]
     alone(tmp_path / "one", chosen)
     assert together("distill", tmp_path / "ranks", out=str(tmp_path / "two"), unit_options=chosen) == [0, 0]
     one, two = (load_file(tmp_path / n / "model.safetensors") for n in ("one", "two"))
@@ -141,7 +141,7 @@ def test_one_process_goes_on_where_two_ranks_were_stopped(
 ) -> None:
     model, changes = RUNS["kd"]
     student = {"model": model.format(tiny_clip=tiny_clip)}
-    chosen = options(taught_store, student, **changes, checkpoint_every=3)
+    chosen = options(taught_store, student, **changes, checkpoint_every=3)  # type: ignore[arg-type]
     alone(tmp_path / "one", chosen)
     out = tmp_path / "two"
     assert together("distill", tmp_path / "ranks", out=str(out), unit_options=chosen, stop_after=8) == [7, 7]

@@ -52,7 +52,7 @@ def encoded(image: Image.Image, format_: str, **options: object) -> bytes:
 def test_every_format_decodes_as_pillow_converts_it(mode, format_, extension):
     data = encoded(picture(40, 30, mode=mode), format_)
     assert probe(data) == extension
-    assert np.array_equal(decode(data), Image.open(io.BytesIO(data)).convert("RGB"))
+    assert np.array_equal(decode(data), Image.open(io.BytesIO(data)).convert("RGB"))  # type: ignore[arg-type]
 
 
 def test_bad_files_are_told_apart():
@@ -211,7 +211,7 @@ def test_other_images_are_converted_before_they_are_resized_as_timm_does(
     image = photographs[0]
     if mode == "RGBA":
         image = image.copy()
-        image.putalpha(picture(*image.size, mode="L").point(lambda level: 255 * (level > 128)))
+        image.putalpha(picture(*image.size, mode="L").point(lambda level: 255 * (level > 128)))  # type: ignore[misc]
     elif mode == "CMYK":  # Pillow makes no black ink of RGB
         image = Image.merge("CMYK", (*image.split(), image.convert("L")))
     else:
@@ -288,7 +288,7 @@ def test_a_stores_centre_views_are_those_of_teacher_and_student(
     np.testing.assert_allclose(data["embedding"].values[rows, 0], embedding_ND.numpy(), atol=1e-6)
 
     with TargetStream(
-        picture_shards, store, size=20, batch_size=64, targets=["embedding"], drop_last=False
+        picture_shards, store, image_size=20, batch_size=64, targets=["embedding"], drop_last=False
     ) as stream:
         batch = next(stream.batches(0))
     assert sorted(batch.rows_N.tolist()) == rows.tolist()
@@ -346,7 +346,7 @@ def test_boxes_are_those_that_were_written_down(key, size):
     """They must never change, since stored targets depend on them; nor with colours, which are drawn after them."""
     plain = {"kind": "random_resized_crop", "count": 3, "seed": 7}
     for colors in ({}, {"jitter": (0.4, 0.4, 0.2, 0.1), "jitter_probability": 0.5}, {"grayscale": 0.5}):
-        found = ViewSpec(**plain, **colors).params(key, *size)
+        found = ViewSpec(**plain, **colors).params(key, *size)  # type: ignore[arg-type]
         assert [list(view)[:5] for view in found.tolist()] == BOXES[key], colors
 
 
