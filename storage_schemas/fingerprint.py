@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -48,7 +49,7 @@ class Fingerprint:
 
     fields: Mapping[str, Json]
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """blake2b-128 over all fields, as 32 hexadecimal digits."""
         return digest_json(dict(self.fields))
