@@ -46,6 +46,3 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic from click 
         if self.count not in (None, len(parts)):
             self.fail(f"{value!r} is not {self.count} numbers with commas between them", param, ctx)
         return tuple(self.each.convert(part, param, ctx) for part in parts)
-
-
-FROM_ZERO, ABOVE_ZERO = Finite(0), Finite(0, min_open=True)
