@@ -12,7 +12,7 @@ import click
 
 from ..pipeline.settings import Setting, option_name, settings_of
 from .command import COMMON, Command, Option
-from .types import Choice, Finite, Numbers
+from .types import Choice, Finite, Names, Numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +134,8 @@ def _type(kind: Any, said: Setting) -> Any:
         return Numbers(_type(each[0], said), None if each[-1] is Ellipsis else len(each))
     if said.choices:
         return Choice(said.choices)
+    if said.known:
+        return Names(said.known)
     return click.Path() if said.unit in ("PATH", "FOLDER") else click.STRING
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -16,6 +18,22 @@ class Choice(click.Choice):  # type: ignore[type-arg]  # generic from click 8.2 
     def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
         near = did_you_mean(str(value), map(str, self.choices), "")
         return f"{super().get_invalid_choice_message(value, ctx)}{near and ' D' + near[1:]}"
+
+
+class Names(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
+    """Words with commas between them. Others than those that are known may be right; one that is nearly known is not."""
+
+    name = "names"
+
+    def __init__(self, known: Sequence[str]) -> None:
+        self._known = known
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        for word in (part.strip() for part in str(value).split(",")):
+            near = difflib.get_close_matches(word, self._known, n=1, cutoff=0.8)
+            if near and word not in self._known:
+                self.fail(f"{word!r} is unknown. Did you mean {near[0]!r}?", param, ctx)
+        return str(value)
 
 
 class Finite(click.FloatRange):

@@ -1,4 +1,4 @@
-"""Owns settings: dataclass fields that say their range, help and unit once, for options, run files, checks and docs."""
+"""Owns settings: dataclass fields that declare their range, help and unit once, for options, run files, checks and docs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from ..storage_schemas.errors import InputError
 
-#: What all that takes a seed tells apart: torch's generator for the CPU looks at 32 bits, Python's takes -1 for 1.
+#: Seeds that all random generators distinguish: torch's generator for the CPU looks at 32 bits, Python's takes -1 for 1.
 LARGEST_SEED = 2**32 - 1
 
 _KEY = "setting"
@@ -19,13 +19,14 @@ _KEY = "setting"
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What a field of a settings class says of itself, beside its type and default.
+    """What a field of a settings class declares, beside its type and default.
 
     Attributes:
         help: one sentence for `--help`, without the default, which stands there too.
         least, above: smallest value, and the value that it must be more than; None where there is no such end.
         most, below: the same of the other end.
-        choices: the words that it may be; empty for any.
+        choices: the only values that it may have; empty for any.
+        known: words of a list with commas, of which others may be right too: what is nearly one of these is a misspelling.
         unit: what a value is, in capitals, for `--help`: `STEPS`, `CLASSES`; '' for the type's own word.
         default_text: the default in words, where the field's own does not say it.
         group: the section of `--help` that its option stands in; '' for the one that the command puts them in.
@@ -39,6 +40,7 @@ class Setting:
     most: float | None = None
     below: float | None = None
     choices: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
     unit: str = ""
     default_text: str = ""
     group: str = ""
@@ -72,7 +74,7 @@ def setting(default: Any = MISSING, *, help: str, **said: Any) -> Any:
 
 
 def with_default(cls: Any, name: str, default: Any, **said: Any) -> Any:
-    """The field of another settings class once more, with another default and what else is to be said otherwise."""
+    """The field of another settings class once more, with another default and other changes to its `Setting`."""
     before = next(s for f, s in settings_of(cls) if f.name == name)
     return dataclasses.field(default=default, metadata={_KEY: dataclasses.replace(before, **said)})
 
@@ -83,14 +85,14 @@ def seed_setting(default: int, *, help: str) -> Any:
 
 
 def settings_of(cls: Any) -> Iterator[tuple[dataclasses.Field[Any], Setting]]:
-    """The fields of a settings class (or object) that a user can set, in their order, with what they say."""
+    """The fields of a settings class (or object) that a user can set, in their order, each with its `Setting`."""
     for field in dataclasses.fields(cls):
         if _KEY in field.metadata:
             yield field, field.metadata[_KEY]
 
 
 def check(settings: Any, prefix: str = "") -> None:
-    """Refuse settings beyond their ranges, and words that are no choices. None is no value.
+    """Refuse settings beyond their ranges, and values that are not among their choices. None is no value.
 
     Args:
         settings: of any settings class.

@@ -19,7 +19,7 @@ class CacheSettings:
     """
 
     targets: str = setting(
-        "auto", unit="NAMES",
+        "auto", unit="NAMES", known=("auto", "both", "embedding", "logits", "tokens"),
         help="What to store, with commas: embedding, logits, tokens, features.LAYER. auto: logits where there are class vectors "
         "and no more classes than channels, else the embedding; both: embedding,logits.",
     )  # fmt: skip
