@@ -1,4 +1,4 @@
-"""teachonce: run a frozen teacher once, keep what it said, train any number of students from that.
+"""teachonce: run a frozen teacher once, store its outputs, train any number of students from them.
 
 The public names, for trainers and pipelines of your own (imported when they are first used):
 

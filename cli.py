@@ -68,22 +68,22 @@ def _as_people_see_it(error: BaseException, command: click.Command | None) -> Ba
     if isinstance(error, KeyboardInterrupt) or interrupt.happened():
         only_looks = command is not None and all(p.name not in ("out", "file") for p in command.params)
         say("Interrupted." if only_looks and not isinstance(command, click.Group) else interrupt.LINE)
-        interrupt.told()
+        interrupt.mark_line_printed()
         return click.exceptions.Exit(interrupt.EXIT_CODE)
     if isinstance(error, TeachonceError):
         return click.ClickException(str(error))
     if isinstance(error, OSError):
         from .pipeline.storage import as_storage_error
 
-        told = as_storage_error(error)
-        return error if told is None else click.ClickException(str(told))
+        clear = as_storage_error(error)
+        return error if clear is None else click.ClickException(str(clear))
     return error
 
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="teachonce")
 def main() -> None:
-    """Run an expensive teacher once, keep what it said, train any number of students from that.
+    """Run an expensive teacher once, store its outputs, train any number of students from them.
 
     The stages, in order: shard, vectors, cache, distill, evaluate. Every command can be stopped at any moment;
     the same command resumes. Data goes to stdout, progress to stderr.

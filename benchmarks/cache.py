@@ -113,13 +113,13 @@ class Forward:
         import torch
 
         torch.set_num_threads(self._threads)
-        said = []
+        outputs = []
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             for images_NCHW in batches:
                 pixels = (torch.from_numpy(images_NCHW).float() / 255 - self._mean) / self._std
                 embedding_ND = self._model.encode_image(pixels)
-                said.append(torch.nn.functional.normalize(embedding_ND.float(), dim=-1).numpy())
-        return said
+                outputs.append(torch.nn.functional.normalize(embedding_ND.float(), dim=-1).numpy())
+        return outputs
 
 
 class OwnForward(Forward):

@@ -42,8 +42,8 @@ def run(bench: Bench) -> Iterator[Line]:
         )  # fmt: skip
 
 
-def _measure(who: str, kind: str, file: Path) -> dict[str, float]:
-    command = [sys.executable, __file__, who, kind, str(file)]
+def _measure(implementation: str, kind: str, file: Path) -> dict[str, float]:
+    command = [sys.executable, __file__, implementation, kind, str(file)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
@@ -51,7 +51,7 @@ def _measure(who: str, kind: str, file: Path) -> dict[str, float]:
 
 def _main() -> None:
     """In the process that is measured: open the teacher, print what it took beyond the imports."""
-    who, kind, file = sys.argv[1], sys.argv[2], sys.argv[3]
+    implementation, kind, file = sys.argv[1], sys.argv[2], sys.argv[3]
     import logging
 
     import open_clip
@@ -60,13 +60,13 @@ def _main() -> None:
     from teachonce.stages.teachers.open_clip import OpenClipTeacher
 
     logging.disable()
-    if who == "write":
+    if implementation == "write":
         _write(open_clip.create_model(MODEL, pretrained=None).state_dict(), kind, file)
         print("{}")
         return
     torch.zeros(1000).sum()
     before, start = _peak(), time.perf_counter()
-    if who == "teachonce":
+    if implementation == "teachonce":
         model = OpenClipTeacher.load(TeacherConfig.of(MODEL, file)).model
     else:
         model = open_clip.create_model(MODEL, pretrained=file)

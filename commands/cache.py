@@ -34,7 +34,7 @@ def cache(
     shards: str, out: str, teacher: TeacherConfig, count: ViewCount, settings: CacheSettings, drawn: RandomViews, compute: ComputeSettings,
     executor: ExecutorSettings, as_json: bool,
 ) -> None:  # fmt: skip
-    """Run the teacher once over every view of every sample and store what it says.
+    """Run the teacher once over every view of every sample and store its outputs.
 
     SHARDS is a folder that `teachonce shard` wrote.
     """

@@ -28,14 +28,14 @@ def import_checkpoint(checkpoint: str, out: str, settings: ImportSettings, as_js
     from ..pipeline.executors.serial import SerialExecutor
     from ..pipeline.runner import run_stage
     from ..stages.import_checkpoint import plan_import
-    from ..stages.published.report import found_text
+    from ..stages.published.report import contents_text
 
     stage = plan_import(checkpoint, out=out, settings=settings)
     summary = run_stage(stage, stage.out, SerialExecutor(), progress=False)
     if as_json:
         print_json({"out": str(stage.out), **summary.__dict__, "checkpoint": stage.found.to_json()})
         return
-    say(found_text(stage.found))
+    say(contents_text(stage.found))
     for note in stage.found.notes:
         say(f"import: {note}")
     report(summary, stage.out, as_json)

@@ -29,15 +29,15 @@ def predict(
     from ..stages.predict import predict as look
     from ..stages.predict import prediction_json, prediction_text
 
-    failed, said = False, []
+    failed, predictions = False, []
     for prediction in look(bundle, images, top=top, compute=resolve_compute(compute)):
         if prediction.reason:
             failed = True
             say(f"{prediction.image}: {prediction.reason}")
         if as_json:
-            said.append(prediction_json(prediction))
+            predictions.append(prediction_json(prediction))
         elif not prediction.reason:
             show(prediction_text(prediction))
     if as_json:
-        print_json(said)
+        print_json(predictions)
     click.get_current_context().exit(1 if failed else 0)

@@ -10,7 +10,7 @@ from .worker import Outcome
 
 
 class Board:
-    """Adds up what executors tell of units, for a bar. Units that are done count exactly, whatever was told of them before.
+    """Adds up the progress of units that executors report, for a bar. Finished units count exactly, whatever was reported before.
 
     Args:
         title: of the stage.

@@ -1,4 +1,4 @@
-"""Owns what the command line lends to whoever runs several commands, and knows neither click nor executors."""
+"""Owns what stages that run several commands get from the command line; independent of click and executors."""
 
 from __future__ import annotations
 

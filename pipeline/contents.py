@@ -22,7 +22,7 @@ DRIVER = "driver.json"
 #: What a demo's and a benchmark's folder is known by.
 DEMO_NOTE, BENCHMARK_NOTE = "demo.json", "benchmark.json"
 
-#: Names that tell a folder of images from others in a message; what `shard` reads is for Pillow to say.
+#: Names by which a message distinguishes a folder of images from others; what `shard` reads is decided by Pillow.
 _IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 
 #: So many files, this deep, say what a folder without a marker holds.
@@ -50,7 +50,7 @@ class Kind(StrEnum):
     OTHER = "a folder of other files"
 
 
-#: What the stages make; `import` makes either of two, which its `config.json` tells.
+#: What the stages make; `import` makes either of two, which its `config.json` distinguishes.
 _MADE_BY = {
     "shard": Kind.SHARDS, "cache": Kind.STORE, "vectors": Kind.STORE, "distill": Kind.BUNDLE, "pretrain": Kind.PROMPTS,
 }  # fmt: skip
@@ -72,12 +72,12 @@ def kind_of(location: Location) -> Kind:
 
 
 def is_shards(location: Location) -> bool:
-    """Whether `corpus.json` says that this is a folder of shards, finished or not."""
+    """Whether `corpus.json` marks this as a folder of shards, finished or not."""
     return "corpus_id" in _read_object(location / "corpus.json")
 
 
 def is_target_store(location: Location) -> bool:
-    """Whether `zarr.json` says that this is a target store, of whatever version."""
+    """Whether `zarr.json` marks this as a target store, of whatever version."""
     marker = _as_object(_as_object(_read_object(location / "zarr.json").get("attributes")).get("teachonce"))
     return marker.get("kind") == "target store"
 
@@ -101,12 +101,12 @@ def refuse_swapped(
 
     Args:
         command: that takes them, as in `distill`.
-        first, second: as the user gave them; what is no local path is none of these kinds.
+        first, second: as the user gave them; anything but a local path has none of these kinds.
         is_first: what the first should be.
         is_second: what the second should be; None where it may be anything else.
 
     Raises:
-        InputError: says how to put them right.
+        InputError: with the command in the right order.
     """
     try:
         places = [
@@ -193,7 +193,7 @@ def _files(folder: Location, deep: int) -> Iterator[Location]:
             elif deep:
                 yield from _files(folder / name.rstrip("/"), deep - 1)
     except OSError:
-        return  # a folder that cannot be read says nothing
+        return  # a folder that cannot be read shows nothing
 
 
 def _read_object(location: Location) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class Driver:
 
     @staticmethod
     def from_bytes(data: bytes) -> Driver:
-        """What a lock says; what it does not say stays unknown."""
+        """From the content of a lock; what it does not hold stays unknown."""
         try:
             fields = json.loads(data)
             return Driver(
@@ -105,7 +105,7 @@ def only_driver(out: Location, command: str) -> Iterator[None]:
 
 
 def _may_be_ours(out: Location) -> bool:
-    """A folder with other things in it, or a file, is refused later, by a stage that knows what it wants there."""
+    """A folder with other things in it, or a file, is refused later, by a stage that knows what must be there."""
     return not out.exists() or (out.is_dir() and ((out / LEDGER).exists() or not foreign_names(out)))
 
 

@@ -21,7 +21,7 @@ LINE = "Interrupted. What was finished is kept; the same command resumes."
 
 _working = False
 _happened = False
-_told = False
+_printed = False
 _lost = False
 
 #: After a Ctrl-C that could not be raised; what it fell into must be over.
@@ -55,10 +55,10 @@ def happened() -> bool:
     return _happened
 
 
-def told() -> None:
-    """The line has been said."""
-    global _told
-    _told = True
+def mark_line_printed() -> None:
+    """The line of Ctrl-C has been printed; it is not printed again."""
+    global _printed
+    _printed = True
 
 
 def leave() -> None:
@@ -66,8 +66,8 @@ def leave() -> None:
 
     torch's were seen to end that with a segmentation fault.
     """
-    _tell()
-    told()
+    _print_line()
+    mark_line_printed()
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
@@ -80,12 +80,12 @@ def _on_signal(number: int, frame: object) -> None:
     if _working and (_lost or not _happened):
         _happened, _lost = True, False
         raise KeyboardInterrupt
-    _tell()
+    _print_line()
     os._exit(EXIT_CODE)
 
 
-def _tell() -> None:
-    if not _told:
+def _print_line() -> None:
+    if not _printed:
         # No lock, no buffer: whatever was interrupted may hold it.
         os.write(_stderr(), f"\n{LINE}\n".encode() if os.isatty(_stderr()) else f"{LINE}\n".encode())
 

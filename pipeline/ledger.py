@@ -203,7 +203,7 @@ class Ledger:
         """The plan of a stage whose units all have receipts.
 
         Raises:
-            IncompleteError: the stage never ran here, or units are left; says how many.
+            IncompleteError: the stage never ran here, or units are left; gives their number.
         """
         plan = self.plan()
         if plan is None:
@@ -242,7 +242,7 @@ def _json_keys(folder: Location) -> list[str]:
 
 
 def record_outputs(folder: Location, paths: list[str]) -> tuple[Output, ...]:
-    """Flush the given files to the disk and return what a receipt says of them.
+    """Flush the given files to the disk and return their entries for a receipt.
 
     Raises:
         DamagedError: a file that was just written is not there.

@@ -11,7 +11,7 @@ from typing import Any
 
 from . import terminal
 
-#: A rate over less time says nothing: workers report their samples in lots.
+#: A rate over less time means nothing: workers report their samples in lots.
 _SECONDS_TO_TELL = 2.0
 
 
@@ -22,7 +22,7 @@ class Progress:
     nor the time until then (Ray, models, the first batch) counts.
 
     Args:
-        brief: for work that is over at once most of the time: where stderr is no terminal, a count is told only if it takes long.
+        brief: for work that is over at once most of the time: where stderr is no terminal, a count is printed only if it takes long.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Progress:
 
     @property
     def rate(self) -> float | None:
-        """Samples per second of this run since its first ones; None where that is too little to tell."""
+        """Samples per second of this run since its first ones; None where they are too few for a rate."""
         if self._clock is None:
             return None
         start, count = self._clock

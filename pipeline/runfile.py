@@ -42,16 +42,16 @@ class RunFile:
 
 
 def read_runfile(location: UserFile) -> RunFile:
-    """Read and check a run file's shape; its commands and options are checked by whoever knows them.
+    """Read and check a run file's shape; its commands and options are checked by the commands.
 
     Raises:
-        InputError: missing, not YAML, or of another shape; says where.
+        InputError: missing, not YAML, or of another shape; names the place.
     """
     if not location.exists() or location.is_dir():
         raise InputError("no such run file", where=location, hint=missing_hint(location, "check the path"))
     try:
         content = yaml.safe_load(location.read_bytes())
-    except (yaml.YAMLError, ValueError) as error:  # a date that is none is a ValueError
+    except (yaml.YAMLError, ValueError) as error:  # an impossible date is a ValueError
         raise InputError("not a YAML file", where=f"{location}: {error}") from error
     except RecursionError as error:
         raise InputError("not a run file: it is nested too deeply", where=location) from error

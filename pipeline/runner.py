@@ -1,4 +1,4 @@
-"""Owns the run of a stage: plan minus receipts, mapped by an executor; every failure collected; the exit tells."""
+"""Owns the run of a stage: plan minus receipts, mapped by an executor; every failure collected, and shown by the exit code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .storage import Location
 from .types import Stage, Unit
 from .worker import Outcome
 
-#: From this share on, unusable rows are told with their reasons.
+#: From this share on, unusable rows are reported with their reasons.
 LARGE_SHARE = 0.1
 
 
@@ -26,7 +26,7 @@ class Executor(Protocol):
     """Runs units somewhere and yields what became of each, as they finish."""
 
     def map(self, stage: Stage, ledger: Ledger, units: Iterable[Unit], board: Board) -> Iterator[Outcome]:
-        """Take units lazily, so that the driver's memory does not grow with the plan. The board is told what goes on."""
+        """Take units lazily, so that the driver's memory does not grow with the plan. Progress goes to the board."""
 
 
 @dataclass(kw_only=True)

@@ -1,4 +1,4 @@
-"""Owns locations: what a user types, or a file of ours says, as a name in a place.
+"""Owns locations: what a user types, or a file of ours holds, as a name in a place.
 
 A location is passed as a string or path and becomes a `Location` here. What lies there is an artefact: see `places/place.py`. Files that
 a user brings are `UserFile`s.
@@ -87,7 +87,7 @@ class Location:
 
     @staticmethod
     def of(location: Location | Path | str) -> Location:
-        """Resolve what a user typed, or `address` said.
+        """Resolve what a user typed, or what `address` returned.
 
         Raises:
             InputError: a URL of no place that there is, or a `pipe:`.

@@ -1,4 +1,4 @@
-"""Owns stderr as people see it: plain lines, and on a terminal one more below them that the next thing said replaces."""
+"""Owns stderr as people see it: plain lines, and on a terminal one more below them that the next output replaces."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from ..storage_schemas.plain_text import printable, printable_lines
 
-#: Of a terminal that does not tell, such as that of some containers.
+#: Of a terminal that does not report its size, such as that of some containers.
 _USUAL_COLUMNS, _USUAL_ROWS = 80, 24
 
 _lock = threading.RLock()
@@ -34,7 +34,7 @@ def show(text: str) -> None:
 
 
 def starting(text: str) -> None:
-    """On a terminal, tell what takes its time now, on a line that whatever comes next replaces; elsewhere nothing."""
+    """On a terminal, show what takes its time now, on a line that the next output replaces; elsewhere nothing."""
     global _shown
     if not sys.stderr.isatty():
         return
@@ -56,7 +56,7 @@ def clear() -> None:
 
 
 def bar_width() -> dict[str, Any]:
-    """What tqdm is told of the width: to ask the terminal, unless that does not tell."""
+    """Arguments for tqdm: the width is the terminal's, or the usual one where the terminal does not report any."""
     try:
         asks = os.get_terminal_size(sys.stderr.fileno()).columns > 0
     except (OSError, ValueError):

@@ -50,7 +50,8 @@ class Timer:
     Never part of a receipt.
 
     Args:
-        watch: is told how many samples the unit has done, as often as it says so. What it raises ends the unit.
+        watch: called with the number of samples that the unit has done, as often as the unit reports it. What it raises
+            ends the unit.
     """
 
     def __init__(self, watch: Callable[[int], None] | None = None) -> None:
@@ -103,7 +104,7 @@ RunUnit = Callable[[Unit, Timer], Receipt]
 
 
 class Stage(Protocol):
-    """What the work is. Picklable and small; knows no executor."""
+    """What the work is. Picklable and small; independent of executors."""
 
     @property
     def name(self) -> str:

@@ -52,7 +52,7 @@ class UserFile:
 
     @property
     def location(self) -> Location:
-        """The same, for what is asked of artefacts too."""
+        """The same file as a `Location`, for what works on artefacts too."""
         return Location.of(self.path)
 
     def near(self) -> list[str]:
@@ -107,7 +107,7 @@ class UserFile:
     def read_below(self, relative: str) -> bytes:
         """`read_file` of a file below this folder, without the cost of a new object for each of many.
 
-        Its name is UTF-8, whatever the locale says.
+        Its name is UTF-8, whatever the locale is.
         """
         return read_file(os.fsencode(self.path) + b"/" + relative.encode())
 

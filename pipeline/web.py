@@ -2,7 +2,7 @@
 
 What keeps the bytes away is of two kinds. Of the address: it is missing, forbidden, malformed, too large; that is an
 `InputError` about this one URL. Of the moment: the network, a host, a server in trouble; that is `Unreachable`, after a few
-tries, and says nothing about the image.
+tries, and is no fault of the image.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def _client(process: int) -> httpx2.Client:
     import httpx2
 
     return httpx2.Client(
-        # Nothing that one answer says changes what the next request sends.
+        # No answer changes what the next request sends.
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         headers={"user-agent": "teachonce", "accept-encoding": "identity"},
         limits=httpx2.Limits(max_connections=None, max_keepalive_connections=20, keepalive_expiry=5.0),
@@ -223,7 +223,7 @@ def _said(response: httpx2.Response) -> str:
 
 
 def _seconds(retry_after: str) -> float:
-    """Retry-After in seconds; its other form, a date, counts as nothing asked."""
+    """Retry-After in seconds; its other form, a date, is ignored."""
     return float(retry_after) if retry_after.isdecimal() else 0.0
 
 

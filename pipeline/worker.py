@@ -28,7 +28,7 @@ class Worker:
     """Runs units of one stage in this process. `run` may be called from several threads at once.
 
     Args:
-        at: is told the key of a unit and how many of its samples are done, as it works; what it raises ends the unit.
+        at: called with the key of a unit and how many of its samples are done, as it works; what it raises ends the unit.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ def failed(ledger: Ledger, unit: Unit, error: Exception) -> Outcome:
         reason = str(clear)
     else:
         reason = f"{type(error).__name__}: {error}"
-    # A full disk cannot take the note either; the outcome still tells.
+    # A full disk cannot take the note either; the outcome still has the reason.
     with contextlib.suppress(OSError, StorageError):
         ledger.fail(unit.key, reason, "".join(traceback.format_exception(error)))
     return Outcome(key=unit.key, rows=unit.rows, error=reason)

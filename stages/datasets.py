@@ -9,7 +9,7 @@ from ..pipeline.tables import section, table
 from ..pipeline.user_files import UserFile
 from ..storage_schemas.errors import InputError
 from .corpora.coop.dataset import Dataset
-from .corpora.coop.layouts import LAYOUTS, SPLITS, Layout
+from .corpora.coop.layouts import LAYOUTS, SPLITS, DatasetLayout
 from .corpora.coop.published import BASE_TO_NOVEL
 
 
@@ -24,7 +24,7 @@ class DatasetState:
         num_classes: 0 if it cannot be used.
     """
 
-    layout: Layout
+    layout: DatasetLayout
     missing: str | None = None
     problem: str | None = None
     images: dict[str, int]

@@ -36,7 +36,7 @@ from .samples.registry import check_kind, kind_named
 from .settings.distill import DistillSettings
 from .students.bundle import write_bundle
 from .training.build import BuiltStudent, build_student
-from .training.checkpoint import Reached, discard
+from .training.checkpoint import TrainState, discard
 from .training.ranks import Ranks
 from .training.targets import TrainingTargets, choose_targets
 from .training.trainer import Stream, Trainer
@@ -134,7 +134,7 @@ class DistillStage:
             accept_other_pixels=self.accept_other_pixels,
         )  # fmt: skip
 
-    def _train(self, built: BuiltStudent, recipe: Recipe, timer: Timer) -> Reached:
+    def _train(self, built: BuiltStudent, recipe: Recipe, timer: Timer) -> TrainState:
         if self.compute.device == "cpu":
             keep_freed_memory()
         torch.set_num_threads(self.compute.threads)
@@ -180,11 +180,11 @@ class DistillStage:
             )  # fmt: skip
         return validation
 
-    def _bundle_config(self, built: BuiltStudent, reached: Reached) -> BundleConfig:
-        found: dict[str, Json] = {"steps": reached.step}
-        if reached.best is not None:
+    def _bundle_config(self, built: BuiltStudent, state: TrainState) -> BundleConfig:
+        found: dict[str, Json] = {"steps": state.step}
+        if state.best is not None:
             by = {} if self.validation_by == "top1" else {"by": self.validation_by}
-            found["validation"] = {"images": self.validation, **by, **asdict(reached.best)}
+            found["validation"] = {"images": self.validation, **by, **asdict(state.best)}
         return BundleConfig(
             student=built.backbone.config,
             head=built.student.head.to_json(),
@@ -206,10 +206,10 @@ class _Training:
     recipe: Recipe
 
     def __call__(self, unit: Unit, timer: Timer) -> Receipt:
-        reached = self.stage._train(self.built, self.recipe, timer)
+        state = self.stage._train(self.built, self.recipe, timer)
         with timer("write"):
             if Ranks.here().is_first:
-                config = self.stage._bundle_config(self.built, reached)
+                config = self.stage._bundle_config(self.built, state)
                 write_bundle(self.stage.out, self.built.student, self.stage.vectors_of(self.built), config)
             Ranks.here().agree(None)  # all wait until the bundle is there
             names = (CONFIG, WEIGHTS) if self.stage.vectors is None else (CONFIG, WEIGHTS, VECTORS)

@@ -20,7 +20,7 @@ from .models.weights import read_weights_file
 from .published.as_bundle import import_student
 from .published.as_prompts import import_teacher
 from .published.layout import STUDENT, TEACHER, classify
-from .published.report import Found, Import
+from .published.report import CheckpointContents, Import
 from .settings.import_checkpoint import CONTEXT, ImportSettings
 
 #: What each kind of checkpoint needs.
@@ -44,7 +44,7 @@ class ImportStage:
     resources = Resources()
 
     @property
-    def found(self) -> Found:
+    def found(self) -> CheckpointContents:
         return self.content.found
 
     @property

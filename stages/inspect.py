@@ -1,4 +1,4 @@
-"""`teachonce inspect STORE`: measures a target store, shard by shard: what it holds and what was said."""
+"""`teachonce inspect STORE`: measures a target store, shard by shard: what it holds, and summaries of the targets."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def _measure(stored: Stored, facts: dict[str, Json], top: int) -> None:
         for shard in stored.shards_done():
             start = spec.rows(shard).start
             try:
-                keys_N, valid_N = stored.who(shard)
+                keys_N, valid_N = stored.keys_and_valid(shard)
                 problems += _row_problems(stored, shard, keys_N, valid_N)
                 usable_N = valid_N.copy()
                 for name in values:
@@ -271,5 +271,5 @@ def _name(stored: Stored, row: int) -> dict[str, Json]:
     entry = stored.entry(row)
     if entry is not None:
         return {"key": entry.key, "path": entry.path}
-    keys_N, _ = stored.who(row // stored.rows.shard_size)
+    keys_N, _ = stored.keys_and_valid(row // stored.rows.shard_size)
     return {"key": keys_N[row % stored.rows.shard_size].decode("ascii"), "path": None}

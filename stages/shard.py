@@ -66,13 +66,13 @@ class ShardStage:
     def _write(self, shard: int, entries: Sequence[Entry], timer: Timer) -> Receipt:
         records: list[tuple[bytes, int, int, int, int]] = []
         invalid: list[InvalidRow] = []
-        said = hashlib.blake2b(digest_size=16)
+        hasher = hashlib.blake2b(digest_size=16)
         tar, index = self.out / f"{shard_name(shard)}.tar", self.out / f"{shard_name(shard)}.index.npy"
         with timer.laps() as lap:
             with tar.create(settle=False) as file:
                 writer = TarFile(file)
                 for row, entry in zip(self.corpus.shard_rows(shard), entries, strict=True):
-                    said.update(f"{row} {entry.key} {entry.digest}\n".encode())
+                    hasher.update(f"{row} {entry.key} {entry.digest}\n".encode())
                     try:
                         data = self._read(entry)
                         lap("read")
@@ -110,7 +110,7 @@ class ShardStage:
             ),
             rows=len(entries),
             invalid_rows=tuple(invalid),
-            digest=said.hexdigest(),
+            digest=hasher.hexdigest(),
             fingerprint=self.fingerprint.digest,
         )
 

@@ -1,4 +1,4 @@
-"""Owns the target store: the Zarr arrays that hold what the teacher said, one row a sample, one block a shard."""
+"""Owns the target store: the Zarr arrays that hold the teacher's outputs, one row a sample, one block a shard."""
 
 from __future__ import annotations
 
@@ -299,7 +299,7 @@ class BlockWriter:
     def write(self, name: str, values: NDArray[Any], offset: int) -> list[str]:
         """Write whole chunks of an array, from a row of the shard on. Returns the paths of their files."""
         # A chunk that equals the fill value would otherwise not be written; its absence must never mean anything.
-        # Said of this array: Zarr's own setting is global, and another thread's would end in the middle of ours.
+        # Set for this array: Zarr's own setting is global, and another thread's would end in the middle of ours.
         array: Any = self._root[name].with_config({"write_empty_chunks": True})  # type: ignore[union-attr]
         start = self._spec.rows(self.shard).start + offset
         array[start : start + len(values)] = values

@@ -18,7 +18,7 @@ def readable(what: str, *, where: object, hint: str) -> Iterator[None]:
     """Inside, arrays and groups are read.
 
     Raises:
-        DamagedError: metadata or chunks are not what Zarr can read; `found` says what it said.
+        DamagedError: metadata or chunks are not what Zarr can read; `found` holds Zarr's own message.
     """
     try:
         with np.errstate(all="raise"):  # a fill value that its type cannot hold

@@ -39,7 +39,7 @@ class Head:
         if now - self._last_look < SECONDS_BETWEEN_LOOKS:
             return
         self._last_look = now
-        if knock(self._address, seconds=2):
+        if is_reachable(self._address, seconds=2):
             self._last_answer = now
         elif now - self._last_answer >= SECONDS_OF_SILENCE:
             raise self._ended()
@@ -53,7 +53,7 @@ class Head:
         for attempt in range(TRIES):
             if attempt:
                 time.sleep(1)
-            if knock(self._address, seconds=2):
+            if is_reachable(self._address, seconds=2):
                 return
         raise self._ended()
 
@@ -64,7 +64,7 @@ class Head:
         )  # fmt: skip
 
 
-def knock(address: str, *, seconds: float) -> bool:
+def is_reachable(address: str, *, seconds: float) -> bool:
     """Whether something listens at `HOST:PORT`."""
     host, _, port = address.rpartition(":")
     try:

@@ -21,7 +21,7 @@ _kept: tuple[int, TextIO] | None = None
 
 
 def set_aside() -> None:
-    """From here on native code writes to a file that nobody sees. Nothing where stderr is not the process's own."""
+    """From here on native code writes to a hidden file. Does nothing where stderr is not the process's own."""
     global _file, _kept
     if _kept is not None or not _is_own(sys.stderr):
         return

@@ -21,12 +21,12 @@ from ..ledger import Ledger
 from ..sockets import folder_for_sockets
 from ..types import Stage, Unit
 from ..worker import Outcome
-from .crew import Crew, RayWorker
-from .head import ClusterEnded, Head, knock
+from .head import ClusterEnded, Head, is_reachable
 from .native_stderr import last_words, put_back, set_aside
+from .worker_group import RayWorker, WorkerGroup
 
-#: How Ray behaves unless the user's environment says otherwise. Ray reads some of it as it is imported, so this module
-#: says it first; nothing else in the package imports Ray.
+#: Ray's settings, unless the user's environment has others. Ray reads some of it as it is imported, so this module
+#: sets it first; nothing else in the package imports Ray.
 _SETTINGS = {
     # With `uv run`, Ray would upload the working directory, and start workers by `uv run` in that copy.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
@@ -63,7 +63,7 @@ def connect(address: str | None) -> None:
     worker: Any = sys.modules["ray._private.worker"]
     worker._worker_logs_enabled = False
     if address is None:
-        # A Ray of our own tells nobody that it is used.
+        # A Ray of our own sends no usage statistics.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         with _loopback_only():
             ray.init(
@@ -72,7 +72,7 @@ def connect(address: str | None) -> None:
             )  # fmt: skip
         return
     host = address.removeprefix("ray://")
-    if host.rpartition(":")[2].isdecimal() and not knock(host, seconds=10):
+    if host.rpartition(":")[2].isdecimal() and not is_reachable(host, seconds=10):
         raise _no_cluster(address)  # at once; Ray itself would try for minutes
     try:
         ray.init(address=address, logging_level="error", log_to_driver=False)
@@ -170,32 +170,36 @@ class RayExecutor:
         given = [ray.put((stage, ledger))]
         pending = iter(units)
         slots = list(islice(pending, count * needs.units_at_once))
-        crew = Crew([actor_class.remote() for _ in range(min(count, len(slots)))], start, board)
+        worker_group = WorkerGroup(
+            [actor_class.remote() for _ in range(min(count, len(slots)))], start, board
+        )
         in_flight: dict[Any, tuple[Any, Unit]] = {}
 
         def send(actor: Any, unit: Unit) -> None:
             in_flight[actor.run.remote(given, unit)] = (actor, unit)
 
-        for actor, unit in zip(cycle(crew.actors), slots, strict=False):
+        for actor, unit in zip(cycle(worker_group.actors), slots, strict=False):
             send(actor, unit)
         head = Head(ray.get_runtime_context().gcs_address)
         try:
             while in_flight:
-                ready, _ = ray.wait(list(in_flight), num_returns=1, timeout=crew.seconds_between_reports)
+                ready, _ = ray.wait(
+                    list(in_flight), num_returns=1, timeout=worker_group.seconds_between_reports
+                )
                 for reference in ready:
                     actor, unit = in_flight.pop(reference)
                     yield _outcome(ray, reference, ledger, unit, head)
                     for unit in islice(pending, 1):
                         send(actor, unit)
-                crew.listen(in_flight.values())
+                worker_group.collect_reports(in_flight.values())
                 head.look()
-            crew.hear_last_words()
+            worker_group.collect_last_reports()
         except ClusterEnded:
-            raise  # nobody is left to be told
+            raise  # no worker is left to end
         except BaseException:
-            crew.dismiss()
+            worker_group.kill_all()
             raise
-        crew.dismiss()
+        worker_group.kill_all()
 
 
 def what_starts(address: str | None) -> str:
@@ -203,7 +207,7 @@ def what_starts(address: str | None) -> str:
 
 
 def what_waits(workers: int, cpus: float) -> str:
-    """What is told while Ray has not started them; on a busy cluster that may take long."""
+    """The progress note while Ray has not started them; on a busy cluster that may take long."""
     needs = "1 CPU" if cpus == 1 else f"{cpus:g} CPUs"
     return (
         f"starting {workers} workers with {needs} each on Ray"
@@ -228,7 +232,7 @@ def _outcome(ray: Any, reference: Any, ledger: Ledger, unit: Unit, head: Head) -
 
 
 def _death(error: Exception) -> TeachonceError:
-    """What to say of a unit whose worker died each time; Ray says it in a page."""
+    """The error for a unit whose worker died each time, in one line; Ray's own message fills a page."""
     if "OutOfMemory" in type(error).__name__ or "ran out of memory" in str(error):
         return TeachonceError(
             "its node ran out of memory", hint="use fewer --workers, then run the same command again"
@@ -254,8 +258,8 @@ def place(
 
     Args:
         room: (CPUs, GPUs) of each node.
-        cpus, gpus: what a worker wants.
-        workers: how many the user wants; None for as many as fit, at least one.
+        cpus, gpus: of one worker.
+        workers: number that the user chose; None for as many as fit, at least one.
 
     A worker that no node can hold would wait for ever. So where the wanted ones do not fit, each asks for fewer
     CPUs than it uses: 1, then a half, and so on; they share cores, and Ray still spreads them over the nodes.

@@ -1,6 +1,6 @@
 """Runs units on several processes that train together: Ray Train's TorchTrainer, on the same Ray as its sibling.
 
-Every process opens the stage and runs the unit; torch.distributed tells it its rank, and the first rank commits. Nothing but
+Every process opens the stage and runs the unit; torch.distributed gives it its rank, and the first rank commits. Nothing but
 the unit passes through Ray: a stage goes on from what it keeps in its own output folder.
 """
 
@@ -39,7 +39,7 @@ _LOOPBACK = "127.0.0.1"
 #: Until the first word of waiting for a cluster that may have no room.
 PATIENCE_SECONDS = 60.0
 
-#: How Ray Train behaves unless the user's environment says otherwise.
+#: Ray Train's settings, unless the user's environment has others.
 _SETTINGS = {
     "RAY_TRAIN_V2_ENABLED": "1",  # the default from Ray 2.51 on
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # the paths that users see are relative to theirs
@@ -134,7 +134,7 @@ class RayTrainExecutor:
 def _process_group(address: str | None, *, gpus: bool) -> tuple[Any, object]:
     """How the ranks find each other, for Ray Train; and what has to live until they are done.
 
-    On a cluster they meet where Ray Train says. The store that it lets the first rank open listens on all interfaces, so on one
+    On a cluster they meet where Ray Train decides. The store that it lets the first rank open listens on all interfaces, so on one
     machine they meet at one that this process opens, on loopback.
     """
     from ray.train.torch import TorchConfig
@@ -175,7 +175,7 @@ def _join(port: int, rank: int, size: int, gpus: bool) -> None:
 
 
 def _work(config: dict[str, Any]) -> None:
-    """In each process: its part of the unit. What the first rank says on stderr goes to the file that the driver reads."""
+    """In each process: its part of the unit. What the first rank writes to stderr goes to the file that the driver reads."""
     from ray.train import get_context
 
     one_line_warnings()
@@ -187,15 +187,15 @@ def _work(config: dict[str, Any]) -> None:
         raise _not_shared("a worker does not see the output folder", folder)
     with contextlib.ExitStack() as stack:
         if first:
-            said = io.TextIOWrapper((folder / "said").append(), encoding="utf-8", line_buffering=True)
-            stack.enter_context(contextlib.redirect_stderr(stack.enter_context(said)))
+            stderr_file = io.TextIOWrapper((folder / "said").append(), encoding="utf-8", line_buffering=True)
+            stack.enter_context(contextlib.redirect_stderr(stack.enter_context(stderr_file)))
         Worker(config["stage"], config["ledger"]).attempt(config["unit"], commit=first)
 
 
-def _fit(trainer: Any, said: Location, late: str, board: Board) -> Exception | None:
-    """Wait for the trainer, and print meanwhile what its first rank says. Returns the error that counts, if any."""
+def _fit(trainer: Any, stderr_file: Location, late: str, board: Board) -> Exception | None:
+    """Wait for the trainer, and print meanwhile what its first rank writes. Returns the error that counts, if any."""
     done = threading.Event()
-    relay = threading.Thread(target=_relay, args=(said, late, board, done), name="relay", daemon=True)
+    relay = threading.Thread(target=_relay, args=(stderr_file, late, board, done), name="relay", daemon=True)
     relay.start()
     ctrl_c = signal.getsignal(signal.SIGINT)
     try:
@@ -212,20 +212,20 @@ def _fit(trainer: Any, said: Location, late: str, board: Board) -> Exception | N
     return None
 
 
-def _relay(said: Location, late: str, board: Board, done: threading.Event) -> None:
+def _relay(stderr_file: Location, late: str, board: Board, done: threading.Event) -> None:
     printed, seconds, patience = 0, 0.0, PATIENCE_SECONDS
     while not done.wait(0.2):
-        printed += _say_from(said, printed, board)
+        printed += _print_from(stderr_file, printed, board)
         seconds += 0.2
-        if seconds > patience and not said.exists():
+        if seconds > patience and not stderr_file.exists():
             board.say(late)
             patience *= 10
-    _say_from(said, printed, board)
+    _print_from(stderr_file, printed, board)
 
 
-def _say_from(said: Location, offset: int, board: Board) -> int:
-    """Say whole lines; returns their bytes."""
-    new = said.read_range(offset, size - offset) if (size := said.size() or 0) > offset else b""
+def _print_from(stderr_file: Location, offset: int, board: Board) -> int:
+    """Print whole lines; returns their bytes."""
+    new = stderr_file.read_range(offset, size - offset) if (size := stderr_file.size() or 0) > offset else b""
     lines = new[: new.rfind(b"\n") + 1]
     for line in lines.decode(errors="replace").splitlines():
         board.say(line)
@@ -233,7 +233,7 @@ def _say_from(said: Location, offset: int, board: Board) -> int:
 
 
 def _what_counts(error: Exception) -> Exception:
-    """Of all ranks' errors the one to tell: what one raised, before how one died and what that did to the others.
+    """Of all ranks' errors the one to report: what one raised, before how one died and what that did to the others.
 
     Older Rays hand over what was raised wrapped up with its traceback.
     """

@@ -92,7 +92,7 @@ class Place(Protocol):
         """
 
     def open_ranges(self, name: str) -> RangeReader:
-        """For many ranges of one file. What is asked once is asked once: opening, credentials, size.
+        """For many ranges of one file. What one file needs once is done once: opening, credentials, size.
 
         Raises:
             FileNotFoundError: there is none.
@@ -106,7 +106,7 @@ class Place(Protocol):
         """Names below a folder, without the folder's own and the `/` behind it, streamed, in any order.
 
         Args:
-            folder: what is none has no names.
+            folder: a name that is not one has no names below it.
             deep: files at any depth, no folders. Else only what lies directly in it, files and folders; a folder ends with `/`.
         """
 

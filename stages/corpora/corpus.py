@@ -21,8 +21,8 @@ from .key_order import by_key
 from .label import NoLabels
 from .left_out import LeftOut, left_out_text
 from .manifest_file import MANIFEST, open_manifest
-from .reading import is_unreachable, read_found, unreachable, unreachable_reason
-from .source import Found, Source
+from .reading import is_unreachable, read_source_file, unreachable, unreachable_reason
+from .source import Source, SourceFile
 
 #: Files that a reading thread takes at once.
 _FILES_A_TASK = 64
@@ -155,7 +155,7 @@ class _Listing:
     def digest(self) -> str:
         return self._state.hexdigest()
 
-    def __iter__(self) -> Iterator[tuple[int, str, Found]]:
+    def __iter__(self) -> Iterator[tuple[int, str, SourceFile]]:
         for index, source in enumerate(self._sources):
             for found in source.walk():
                 path = found.path if len(self._sources) == 1 else f"{source.name}/{found.path}"
@@ -205,7 +205,7 @@ def _entries(
 ) -> Iterator[list[Entry]]:
     """One list a shard; files are read and hashed by a few threads (both release the interpreter lock)."""
 
-    def entry(item: tuple[int, str, Found, Entry | None]) -> Entry:
+    def entry(item: tuple[int, str, SourceFile, Entry | None]) -> Entry:
         index, path, found, known = item
         size, digest, problem = max(found.size, 0), "", None
         try:
@@ -214,7 +214,7 @@ def _entries(
             elif found.size > max_bytes:
                 problem = f"file too large: {found.size} bytes, more than {max_bytes}"
             else:
-                data = read_found(sources[index], found)
+                data = read_source_file(sources[index], found)
                 size, digest = len(data), content_digest(data)
         except BadImage as bad:
             problem = str(bad)
@@ -223,7 +223,7 @@ def _entries(
         return Entry(key=sample_key(name, path), path=path, source=index, offset=found.offset, size=size,
                      digest=digest, label=found.label, problem=problem)  # fmt: skip
 
-    def entries_of(chunk: Sequence[tuple[int, str, Found, Entry | None]]) -> list[Entry]:
+    def entries_of(chunk: Sequence[tuple[int, str, SourceFile, Entry | None]]) -> list[Entry]:
         return [entry(item) for item in chunk]
 
     items = ((index, path, found, draft.known(path, found)) for index, path, found in listing)

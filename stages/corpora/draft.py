@@ -10,7 +10,7 @@ from ...storage_schemas.errors import TeachonceError
 from ...storage_schemas.manifest import Entry
 from .manifest_file import MANIFEST, open_manifest
 from .reading import is_unreachable
-from .source import Found
+from .source import SourceFile
 
 #: Where it lies until it is frozen, in the sources' order. Where the rows are to have that, it is the manifest itself.
 DRAFT = "manifest.draft.parquet"
@@ -24,7 +24,7 @@ class Draft:
         self._entries = _draft_entries(out, drafts[:1])
         self._next = next(self._entries, None)
 
-    def known(self, path: str, found: Found) -> Entry | None:
+    def known(self, path: str, found: SourceFile) -> Entry | None:
         """The entry of a URL that was read; paths must come in order."""
         while self._next is not None and self._next.path.encode() < path.encode():
             self._next = next(self._entries, None)

@@ -11,7 +11,7 @@ from ...pipeline.user_files import UserFile
 from ...storage_schemas.errors import Unreachable
 from .images import image_extensions
 from .reading import look_at
-from .source import Found
+from .source import SourceFile
 from .tree import Entered, File, walk
 
 
@@ -23,7 +23,7 @@ class FolderSource:
     root: UserFile
     extensions: Collection[str] = field(default_factory=image_extensions)
 
-    def walk(self) -> Iterator[Found]:
+    def walk(self) -> Iterator[SourceFile]:
         """As in `tree.walk`.
 
         Raises:

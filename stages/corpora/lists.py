@@ -12,7 +12,7 @@ from .list_row import ListRow
 from .list_tables import csv_rows, json_line_rows, json_rows, parquet_rows
 from .list_text import list_text, refuse_joined_label, text_rows
 from .reading import look_at
-from .source import Found
+from .source import SourceFile
 
 #: Archives and compressed files.
 _PACKED = (".zip", ".7z", ".rar", ".gz", ".bz2", ".xz", ".zst")
@@ -31,7 +31,7 @@ class ListSource:
     file: UserFile
     max_bytes: int = MAX_BYTES
 
-    def walk(self) -> Iterator[Found]:
+    def walk(self) -> Iterator[SourceFile]:
         """
         Raises:
             InputError: not a list of a known form, an image that stands twice in it, or a `pipe:`.
@@ -50,7 +50,7 @@ class ListSource:
                 refuse_joined_label(self.file, row)
             if problem is not None and "\\" in row.path:
                 self._refuse_backslashes(row.path)
-            yield Found(
+            yield SourceFile(
                 path=row.path,
                 size=size,
                 label=row.label.text,

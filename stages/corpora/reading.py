@@ -14,7 +14,7 @@ from typing import Protocol
 from ...pipeline.user_files import kind_of_no_file
 from ...storage_schemas.errors import InputError, TeachonceError, Unreachable
 from .images import BadImage, out_of_memory
-from .source import Found
+from .source import SourceFile
 
 #: Errors that a name itself brings about: nothing there, no file, no possible name. All others (permissions, an input or
 #: output error, a mount that is gone, too many open files) may pass.
@@ -56,7 +56,7 @@ def read_image(source: Readable, path: str, offset: int, size: int) -> bytes:
         raise BadImage(f"cannot be read: {type(error).__name__}: {text}") from error
 
 
-def read_found(source: Readable, found: Found) -> bytes:
+def read_source_file(source: Readable, found: SourceFile) -> bytes:
     """The bytes of an image's file, or what its walk knew already.
 
     Raises:

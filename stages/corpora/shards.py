@@ -113,10 +113,10 @@ class ShardReader:
                 )  # fmt: skip
         index_location = shards.location / f"{shard_name(shard)}.index.npy"
         index = index_location.read_bytes()
-        vouched = next((o.sha256 for o in receipt.outputs if o.path == index_location.name), "none")
-        if (sha256 := hashlib.sha256(index).hexdigest()) != vouched:
+        recorded = next((o.sha256 for o in receipt.outputs if o.path == index_location.name), "none")
+        if (sha256 := hashlib.sha256(index).hexdigest()) != recorded:
             raise DamagedError(
-                "an offset index changed since it was written", where=index_location, expected=f"sha256 {vouched}",
+                "an offset index changed since it was written", where=index_location, expected=f"sha256 {recorded}",
                 found=sha256, hint=f"restore it from a copy, or {self._redo}",
             )  # fmt: skip
         self.index: NDArray[np.void] = decode_index(index, where=index_location)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class SourceFile:
     """A file in a source.
 
     Attributes:
@@ -44,7 +44,7 @@ class Source(Protocol):
     def name(self) -> str:
         """Short name; the first part of its samples' paths where there are several sources."""
 
-    def walk(self) -> Iterator[Found]:
+    def walk(self) -> Iterator[SourceFile]:
         """All files, in bytewise order of their paths."""
 
     def read(self, path: str, offset: int, size: int) -> bytes:

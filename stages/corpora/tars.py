@@ -19,7 +19,7 @@ from ...storage_schemas.errors import InputError
 from .images import image_extensions
 from .label import MOST_SIDECAR_BYTES, Label, cls_label, json_label
 from .names import has_extension, is_hidden_name, plain_path, shown
-from .source import Found
+from .source import SourceFile
 from .tar_members import tar_members
 from .tree import Entered, File, walk
 
@@ -56,7 +56,7 @@ class TarSource:
     file: UserFile
     extensions: Collection[str] = field(default_factory=image_extensions)
 
-    def walk(self) -> Iterator[Found]:
+    def walk(self) -> Iterator[SourceFile]:
         """As in `tree.walk`, of the folder that would lie there if the tar were unpacked.
 
         Raises:
@@ -189,7 +189,7 @@ class _Members:
         node = self.nodes[path]
         if not isinstance(node, _Link):
             return node
-        said, at, hops, done = shown(node.target)[:200], list[bytes](), 0, 0
+        target, at, hops, done = shown(node.target)[:200], list[bytes](), 0, 0
         to_do = deque(path.split(b"/"))
         while to_do:
             part = to_do.popleft()
@@ -211,22 +211,22 @@ class _Members:
                 if there.hard:
                     at.clear()
                 elif there.target.startswith(b"/"):
-                    return _Broken(f"cannot be read: a link out of the tar: {said}")
+                    return _Broken(f"cannot be read: a link out of the tar: {target}")
                 to_do.extendleft(
                     part for part in reversed(there.target.split(b"/")) if part not in {b"", b"."}
                 )
                 if done + len(to_do) > _MOST_PARTS:
                     return _Broken(f"cannot be read: {os.strerror(errno.ENAMETOOLONG)}")
             elif there is None or isinstance(there, _Link) or to_do:
-                return self._broken(at, said)
+                return self._broken(at, target)
             else:
                 return there
         folder = b"".join(part + b"/" for part in at)
-        return folder if self.has_folder(folder) else self._broken(at, said)
+        return folder if self.has_folder(folder) else self._broken(at, target)
 
-    def _broken(self, at: list[bytes], said: str) -> _Broken:
+    def _broken(self, at: list[bytes], target: str) -> _Broken:
         what = "a link out of the tar" if at[:1] == [b".."] else "a link to nothing in the tar"
-        return _Broken(f"cannot be read: {what}: {said}")
+        return _Broken(f"cannot be read: {what}: {target}")
 
 
 @dataclass(frozen=True)
@@ -279,13 +279,13 @@ class _Tar:
     def _label(self, folder: bytes, name: bytes) -> Label | None:
         """What the sidecar of exactly this name says, else that of WebDataset's key, which ends at the first dot."""
         for stem in dict.fromkeys((name.rpartition(b".")[0], name.partition(b".")[0])):
-            said = [self._said(folder + stem + extension, read) for extension, read in _SIDECARS.items()]
-            labels = [label for label in said if label.text is not None or label.problem]
+            target = [self._sidecar(folder + stem + extension, read) for extension, read in _SIDECARS.items()]
+            labels = [label for label in target if label.text is not None or label.problem]
             if labels:
                 return next((label for label in labels if label.text is not None), labels[0])
         return None
 
-    def _said(self, path: bytes, read: Callable[[bytes], Label]) -> Label:
+    def _sidecar(self, path: bytes, read: Callable[[bytes], Label]) -> Label:
         target = self.members.resolve(path) if path in self.members.nodes else None
         if isinstance(target, _Data) and target.size <= MOST_SIDECAR_BYTES:
             return read(self.reader.read(target.offset, target.size))

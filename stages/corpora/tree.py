@@ -14,7 +14,7 @@ from . import left_out
 from .label import Label, label_of
 from .names import MOST_PATH_BYTES, has_extension, is_hidden_name, shown
 from .reading import reason_of
-from .source import Found
+from .source import SourceFile
 
 #: A folder is entered through this many links, then no more.
 _MOST_LINKS = 1000
@@ -29,7 +29,7 @@ class File:
     """What a tree knows of a file with an image's name.
 
     Attributes:
-        size, offset, problem: as in `Found`.
+        size, offset, problem: as in `SourceFile`.
         label: what stands beside it as its label; None where nothing does.
     """
 
@@ -101,7 +101,7 @@ class _Level(Generic[Folder]):
     odd: dict[bytes, bytes]
 
 
-def walk(tree: Tree[Folder], extensions: Container[str]) -> Iterator[Found]:
+def walk(tree: Tree[Folder], extensions: Container[str]) -> Iterator[SourceFile]:
     """All samples in bytewise order of their paths, and what is left out, with its kind.
 
     Memory: the names of one folder and of those above it.
@@ -181,13 +181,13 @@ def _not_to_enter(
     return None
 
 
-def _found(path: str, level: _Level[Folder], file: File) -> Found:
+def _found(path: str, level: _Level[Folder], file: File) -> SourceFile:
     label = file.label or level.label
-    return Found(
+    return SourceFile(
         path=path, offset=file.offset, size=file.size, label=label.text, no_label=label.problem,
         problem=file.problem,
     )  # fmt: skip
 
 
-def _left_out(path: str, kind: str) -> Found:
-    return Found(path=path, size=0, label=None, left_out=kind)
+def _left_out(path: str, kind: str) -> SourceFile:
+    return SourceFile(path=path, size=0, label=None, left_out=kind)

@@ -11,9 +11,9 @@ from ...storage_schemas.errors import InputError
 from ...storage_schemas.samples import sample_key
 from ..corpora.images import MAX_PIXELS, BadImage
 from ..corpora.left_out import LeftOut
-from ..corpora.reading import read_found
+from ..corpora.reading import read_source_file
 from ..corpora.shards import ShardReader, ShardSet
-from ..corpora.source import Found, Source
+from ..corpora.source import Source, SourceFile
 from ..corpora.spelling import is_dataset, split_name
 from ..samples.images import IMAGES
 from ..samples.kind import SampleKind
@@ -30,8 +30,8 @@ class Picture:
         key: the sample key that it has, or would have, in shards.
         label: class name, where the set says one.
         read: returns its bytes, or raises `BadImage` with the reason, or `Unreachable`; safe in any thread.
-        place: its position in the set's own order, as in `Found`; -1 where it has none. Shards keep none.
-        no_label: what stands where its label should and is none, as in `Found`. Shards keep none.
+        place: its position in the set's own order, as in `SourceFile`; -1 where it has none. Shards keep none.
+        no_label: what stands where its label should and is none, as in `SourceFile`. Shards keep none.
         digest: of the original file, as in the manifest, where the set knows it unread; what `read` gives may be reduced.
     """
 
@@ -132,9 +132,9 @@ class _ShardImages:
                 )  # fmt: skip
 
 
-def _read_found(source: Source, found: Found) -> Callable[[], bytes]:
+def _read_found(source: Source, found: SourceFile) -> Callable[[], bytes]:
     def read() -> bytes:
-        return read_found(source, found)
+        return read_source_file(source, found)
 
     return read
 

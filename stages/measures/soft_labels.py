@@ -1,4 +1,4 @@
-"""Owns summaries of what a teacher said, gathered shard by shard in memory that stays flat."""
+"""Owns summaries of a teacher's outputs, gathered shard by shard in memory that stays flat."""
 
 from __future__ import annotations
 
@@ -71,13 +71,13 @@ class Values:
         self.nan = self.infinite = 0
         self.bad_shards: list[int] = []
 
-    def add(self, values_NW: Floats, shard: int) -> None:
+    def add(self, values: Floats, shard: int) -> None:
         """Count the values of some valid rows."""
-        numbers = values_NW[np.isfinite(values_NW)]
-        if numbers.size != values_NW.size:
-            nan = int(np.isnan(values_NW).sum())
+        numbers = values[np.isfinite(values)]
+        if numbers.size != values.size:
+            nan = int(np.isnan(values).sum())
             self.nan += nan
-            self.infinite += values_NW.size - numbers.size - nan
+            self.infinite += values.size - numbers.size - nan
             if self.bad_shards[-1:] != [shard]:
                 self.bad_shards.append(shard)
         if numbers.size:

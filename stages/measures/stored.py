@@ -1,4 +1,4 @@
-"""Owns a look into a target store: what the teacher said in any shard and view, and which image a row is."""
+"""Owns a look into a target store: the targets of any shard and view, and which image a row is."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class Stored:
             )  # fmt: skip
         return shard
 
-    def who(self, shard: int) -> tuple[NDArray[np.bytes_], NDArray[np.bool_]]:
+    def keys_and_valid(self, shard: int) -> tuple[NDArray[np.bytes_], NDArray[np.bool_]]:
         """Keys (sample,) as `S32`, and valid (sample,), of one shard."""
         keys_N, valid_N, _ = read_rows(self.root, self.rows, shard, 0)
         return keys_N, valid_N

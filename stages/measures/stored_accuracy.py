@@ -76,5 +76,5 @@ def _stored_logits(
         raise IncompleteError("no logits to measure", where=store, found=stored.no_logits)
     stored.ledger.require_complete(hint="run the same `teachonce cache` command again")
     done = stored.shards_done()
-    valid_N = np.concatenate([stored.who(shard)[1] for shard in done])
+    valid_N = np.concatenate([stored.keys_and_valid(shard)[1] for shard in done])
     return stored.vectors, np.concatenate([stored.logits(shard, _VIEW) for shard in done]), valid_N

@@ -1,4 +1,4 @@
-"""Owns what a store's teacher said of the images that a student is measured on, found by key."""
+"""Owns the stored targets of the images that a student is measured on, found by key."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class StoredTeacher:
         order = np.argsort(keys_N, kind="stable")
         ordered = keys_N[order]
         for shard in self._stored.shards_done():
-            keys, valid = self._stored.who(shard)
+            keys, valid = self._stored.keys_and_valid(shard)
             places = np.searchsorted(ordered, keys)
             places[places == len(ordered)] = 0
             hit = (

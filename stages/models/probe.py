@@ -38,14 +38,14 @@ def try_images(module: nn.Module, size: int, where: str, *, count: int = 1) -> T
 
 @contextlib.contextmanager
 def run_once(tower: nn.Module) -> Iterator[None]:
-    """Inside, a tower computes once, and says the same again whenever it is called: its input must be the same each time."""
+    """Inside, a tower computes once, and returns the same again whenever it is called: its input must be the same each time."""
     forward: Callable[..., Any] = tower.forward
-    said: list[Any] = []
+    result: list[Any] = []
 
     def first_time(*inputs: Any, **options: Any) -> Any:
-        if not said:
-            said.append(forward(*inputs, **options))
-        return said[0]
+        if not result:
+            result.append(forward(*inputs, **options))
+        return result[0]
 
     tower.forward = first_time
     try:

@@ -1,1 +1,1 @@
-"""The stream of pairs: images and what the teacher said of them, in a fixed order, checked key by key."""
+"""The stream of pairs: images and the teacher's targets, in a fixed order, checked key by key."""

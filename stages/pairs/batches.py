@@ -19,14 +19,14 @@ from ..corpora.shards import ShardSet
 from ..samples.registry import kind_named
 from .join import JoinedShard
 from .order import EpochOrder, window_shards
-from .slabs import Layout, Slab, SlabWriter, carve, num_bytes
+from .slabs import ArrayLayout, Slab, SlabWriter, carve, num_bytes
 from .store import StoreFacts, open_store
 
 #: A batch to make: epoch, its first sample in the epoch's order, and the one behind its last.
-Request = tuple[int, int, int]
+BatchSpan = tuple[int, int, int]
 
 #: One batch on its way: number of samples, and its arrays (see `Batches.layout`) or the slab that holds them.
-Item = tuple[int, list[NDArray[Any]] | Slab]
+SentBatch = tuple[int, list[NDArray[Any]] | Slab]
 
 
 class Batches(Dataset[Any]):
@@ -59,7 +59,7 @@ class Batches(Dataset[Any]):
         self._open: dict[int, JoinedShard] = {}
         self._writer: SlabWriter | None = None
 
-    def __getitem__(self, index: Request) -> Item | TeachonceError:
+    def __getitem__(self, index: BatchSpan) -> SentBatch | TeachonceError:
         """The batch of these samples, or the error that prevents it."""
         try:
             return self._batch(*index)
@@ -77,7 +77,7 @@ class Batches(Dataset[Any]):
             shard.close()
         self._open.clear()
 
-    def _batch(self, epoch: int, start: int, stop: int) -> Item:
+    def _batch(self, epoch: int, start: int, stop: int) -> SentBatch:
         if self._order is None or self._order.epoch != epoch:
             self._order = EpochOrder(
                 seed=self._seed, epoch=epoch, rows_per_shard=self._facts.valid_rows, window=self.window
@@ -107,13 +107,13 @@ class Batches(Dataset[Any]):
                 kind.draw(pixels_NCHW[place], sample, box, self._image_size, spec)
         return item
 
-    def layout(self, count: int) -> Layout:
+    def layout(self, count: int) -> ArrayLayout:
         """What a batch of `count` samples consists of: rows, images, and the targets in their order."""
         shapes = {target.name: target.shape for target in self._facts.spec.targets}
         images = (np.dtype(self._kind.dtype).str, (count, *self._kind.shape(self._image_size)))
         return [("i8", (count,)), images, *(("f4", (count, *shapes[name])) for name in self.names)]
 
-    def _room(self, count: int) -> tuple[Item, list[NDArray[Any]]]:
+    def _room(self, count: int) -> tuple[SentBatch, list[NDArray[Any]]]:
         """Memory for a batch: what to send, and its arrays to fill."""
         layout, worker = self.layout(count), get_worker_info()
         if worker is None:

@@ -1,4 +1,4 @@
-"""Owns the join of a shard's images with what the teacher said of them: tar and store, checked key by key."""
+"""Owns the join of a shard's images with the teacher's targets: tar and store, checked key by key."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from ...pipeline.sockets import short_temporary_folder
 from ...storage_schemas.errors import TeachonceError
-from .batches import Batches, Item, Request
+from .batches import Batches, BatchSpan, SentBatch
 from .order import Spans
 from .slabs import SlabReader, shared_memory_full
 
@@ -43,7 +43,7 @@ class Loading:
 
     def __init__(self, pairs: Batches, workers: int) -> None:
         self._pairs, self._workers = pairs, workers
-        self._requests = _Requests()
+        self._requests = _BatchSpans()
         self._loader: DataLoader[Any] | None = None
         self._batches: Any = None
         self.slabs = SlabReader(())
@@ -61,7 +61,7 @@ class Loading:
                 raise shared_memory_full() from error
             raise
 
-    def next(self) -> Item:
+    def next(self) -> SentBatch:
         """The next batch.
 
         Raises:
@@ -70,7 +70,7 @@ class Loading:
         """
         self.slabs.give_back()
         try:
-            item: Item | TeachonceError = next(self._batches)
+            item: SentBatch | TeachonceError = next(self._batches)
         except (RuntimeError, EOFError, OSError) as error:
             # The loader's own word for it, or a broken pipe from the process; not an error from within it.
             if self._workers and "Original Traceback" not in str(error):
@@ -110,7 +110,7 @@ class Loading:
             )
 
 
-class _Requests(Sampler[Request]):
+class _BatchSpans(Sampler[BatchSpan]):
     """The batches to come; persistent loaders keep it, so each epoch sets it anew."""
 
     def __init__(self) -> None:
@@ -119,7 +119,7 @@ class _Requests(Sampler[Request]):
     def set(self, epoch: int, spans: Spans) -> None:
         self._epoch, self._spans = epoch, spans
 
-    def __iter__(self) -> Iterator[Request]:
+    def __iter__(self) -> Iterator[BatchSpan]:
         return ((self._epoch, first, stop) for first, stop in self._spans)
 
     def __len__(self) -> int:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ...storage_schemas.errors import StorageError
 
 #: What a batch consists of: (dtype, shape) of each array.
-Layout = Sequence[tuple[str, tuple[int, ...]]]
+ArrayLayout = Sequence[tuple[str, tuple[int, ...]]]
 
 _ALIGNMENT = 64
 
@@ -39,12 +39,12 @@ class Slab:
     memory: torch.Tensor | None
 
 
-def num_bytes(layout: Layout) -> int:
+def num_bytes(layout: ArrayLayout) -> int:
     """Size of a slab that holds arrays of this layout."""
     return sum(_padded(dtype, shape) for dtype, shape in layout)
 
 
-def carve(memory: NDArray[np.uint8], layout: Layout) -> list[NDArray[Any]]:
+def carve(memory: NDArray[np.uint8], layout: ArrayLayout) -> list[NDArray[Any]]:
     """The arrays of a layout, one behind the other in flat memory."""
     arrays, start = [], 0
     for dtype, shape in layout:
@@ -108,7 +108,7 @@ class SlabReader:
         self._held: Counter[tuple[int, int]] = Counter()
         self._dropped: deque[tuple[int, int]] = deque()
 
-    def tensors(self, slab: Slab, layout: Layout) -> list[torch.Tensor]:
+    def tensors(self, slab: Slab, layout: ArrayLayout) -> list[torch.Tensor]:
         """The arrays in a slab. They may be kept, and cut into views, for ever."""
         name = (slab.worker, slab.number)
         if slab.memory is not None:

@@ -19,7 +19,7 @@ from ...storage_schemas.receipt import Output
 from ...storage_schemas.samples import shard_name
 from ...storage_schemas.store_description import ATTRIBUTE, StoreDescription, StoreSpec, lost_description
 from ...storage_schemas.target_store import check_arrays, check_version, open_root
-from ...storage_schemas.vouched import VouchedStore
+from ...storage_schemas.verified_store import VerifiedStore
 from ..samples.pixel_sample import PixelSample
 from ..views.spec import ViewSpec
 from .store_root import refuse_lost_root
@@ -52,7 +52,7 @@ class StoreFacts:
 
 @dataclass(frozen=True)
 class _Receipts:
-    """What the receipts of a store's shards vouch for (see `Vouchers`).
+    """What the receipts of a store's shards say of its chunks (see `StoreReceipts`).
 
     Attributes:
         chunks_per_shard: of arrays whose chunks hold less than the rows of a shard.
@@ -100,9 +100,11 @@ def open_store(store: Location) -> zarr.Group:
             hint=how_to_make(store, "teachonce cache SHARDS --teacher …"),
         )  # fmt: skip
     receipts = _Receipts(store)
-    root = open_root(VouchedStore(store.zarr_store(read_only=True), receipts), where=store)
+    root = open_root(VerifiedStore(store.zarr_store(read_only=True), receipts), where=store)
     check_version(root, where=store)
-    with contextlib.suppress(TeachonceError):  # whoever needs the description reads it again, and is told
+    with contextlib.suppress(
+        TeachonceError
+    ):  # whoever needs the description reads it again, and gets the error
         spec = StoreDescription.read(root, where=store).spec
         receipts.chunks_per_shard.update(
             {t.name: -(-spec.shard_size // t.chunk[0]) for t in spec.targets if t.chunk is not None}

@@ -12,7 +12,7 @@ from ...storage_schemas.errors import DamagedError
 def refuse_lost_root(store: Location) -> None:
     """Refuse a folder in which class vectors or targets were begun, and whose zarr.json is gone or another's.
 
-    Zarr would make a new one, without what it said of arrays that took a teacher a week.
+    Zarr would make a new one, without its description of arrays that took a teacher a week.
 
     Raises:
         DamagedError: it is such a folder.
@@ -29,7 +29,7 @@ def refuse_lost_root(store: Location) -> None:
 
 
 def _is_a_strangers(root: Location) -> bool:
-    """Whether it is a group's, without our mark: such as one that Zarr made where there was none. What cannot be read is told later."""
+    """Whether it is a group's, without our mark: such as one that Zarr made where there was none. What cannot be read is reported later."""
     try:
         fields = json.loads(root.read_bytes())
         return "teachonce" not in (fields.get("attributes") or {})

@@ -1,4 +1,4 @@
-"""The stream of pairs: images and what the teacher said of them, batch by batch, in a fixed order."""
+"""The stream of pairs: images and the teacher's targets, batch by batch, in a fixed order."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Fingerprint
 from ..corpora.shards import ShardSet
-from .batches import Batches, Item
+from .batches import Batches, SentBatch
 from .join import check_pair, check_pixels, check_views, targets_to_read
 from .loading import Loading
 from .order import Spans, check_batch
@@ -234,7 +234,7 @@ class TargetStream(IterableDataset[Batch]):
         left = len(replace(self._spans, first=samples))
         self.epoch, self._samples = (epoch, samples) if left else (epoch + 1, 0)
 
-    def _received(self, item: Item) -> Batch:
+    def _received(self, item: SentBatch) -> Batch:
         count, sent = item
         if isinstance(sent, Slab):
             tensors = self._loading.slabs.tensors(sent, self._pairs.layout(count))

@@ -45,7 +45,7 @@ def join_targets(
     image_size: int | None = None,
     targets: Sequence[str] = ("logits",),
 ) -> TargetJoin:
-    """What the teacher said, added to the samples of a WebDataset pipeline: for `WebDataset(...).compose(...)`.
+    """The teacher's targets, added to the samples of a WebDataset pipeline: for `WebDataset(...).compose(...)`.
 
     It goes in front of whatever renames or drops members, since it needs `__key__`, the member `json` and, for
     `image_size`, the image's own bytes (`.decode` may come before it without `image_size`, or behind with `partial=True`). Each sample gets, as numpy arrays:

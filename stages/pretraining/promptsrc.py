@@ -24,8 +24,8 @@ _TEXTS_AT_ONCE = 240
 
 
 @dataclass(frozen=True, kw_only=True)
-class Said:
-    """What the tuned and the frozen model said of one batch, all fp32 and L2-normalised.
+class BatchFeatures:
+    """Features of one batch, of the tuned and the frozen model, all fp32 and L2-normalised.
 
     Attributes:
         image_ND, text_CD: of the model with prompts, with gradients.
@@ -42,7 +42,7 @@ class Said:
     labels_N: Tensor
 
 
-def promptsrc_loss(said: Said, settings: PretrainSettings) -> dict[str, Tensor]:
+def promptsrc_loss(features: BatchFeatures, settings: PretrainSettings) -> dict[str, Tensor]:
     """The terms, with their weights, and their sum as `loss`.
 
     cross_entropy + text_weight · mean|Δ text| + image_weight · mean|Δ image|
@@ -50,15 +50,15 @@ def promptsrc_loss(said: Said, settings: PretrainSettings) -> dict[str, Tensor]:
 
     Means are over all numbers of the features. The authors' code passes the plain logits as target.
     """
-    logits_NC = said.logit_scale * said.image_ND @ said.text_CD.T
-    plain_NC = said.logit_scale * said.plain_image_ND @ said.plain_text_CD.T
+    logits_NC = features.logit_scale * features.image_ND @ features.text_CD.T
+    plain_NC = features.logit_scale * features.plain_image_ND @ features.plain_text_CD.T
     divergence = F.kl_div(
         F.log_softmax(logits_NC, dim=1), F.log_softmax(plain_NC, dim=1), reduction="sum", log_target=True
     )
     terms = {
-        "cross_entropy": F.cross_entropy(logits_NC, said.labels_N),
-        "text_distance": settings.text_weight * F.l1_loss(said.text_CD, said.plain_text_CD),
-        "image_distance": settings.image_weight * F.l1_loss(said.image_ND, said.plain_image_ND),
+        "cross_entropy": F.cross_entropy(logits_NC, features.labels_N),
+        "text_distance": settings.text_weight * F.l1_loss(features.text_CD, features.plain_text_CD),
+        "image_distance": settings.image_weight * F.l1_loss(features.image_ND, features.plain_image_ND),
         "logits_divergence": settings.logits_weight * divergence / logits_NC.numel(),
     }
     return {"loss": torch.stack(list(terms.values())).sum(), **terms}
@@ -77,7 +77,7 @@ def plain_text_features(model: torch.nn.Module, tokenizer: Tokenizer, names: Seq
     means = []
     for first in range(0, len(names), at_once):
         part = [name.replace("_", " ") for name in names[first : first + at_once]]
-        ids_KT = tokenizer([text.replace("{}", name) for name in part for text in templates]).to(device)
-        features_KD = text_features(tower, none_LPD, ids_KT).float()
-        means.append(features_KD.reshape(len(part), len(templates), -1).mean(dim=1))
+        ids_NT = tokenizer([text.replace("{}", name) for name in part for text in templates]).to(device)
+        features_ND = text_features(tower, none_LPD, ids_NT).float()
+        means.append(features_ND.reshape(len(part), len(templates), -1).mean(dim=1))
     return F.normalize(torch.cat(means), dim=-1)

@@ -20,13 +20,13 @@ from ..models.compute import Compute
 from ..models.preprocess import Normalize
 from ..prompts.clip import PromptedClip
 from ..recipes.schedule import learning_rate
-from ..training.checkpoint import Reached, Training, load_checkpoint, save_checkpoint
+from ..training.checkpoint import Training, TrainState, load_checkpoint, save_checkpoint
 from ..training.ema import put
 from ..training.ranks import Ranks
 from ..training.run_log import LOG_EVERY, RunLog
 from ..training.window import Window
 from .averaging import GaussianAverage
-from .promptsrc import Said, promptsrc_loss
+from .promptsrc import BatchFeatures, promptsrc_loss
 from .settings import PretrainSettings
 from .shots import Shots
 
@@ -111,7 +111,7 @@ class Tuner:
                 note = f"epoch {epoch + 1}/{settings.epochs}, loss {figures['loss']:.4g}"
             if save:
                 with timer("write"):
-                    save_checkpoint(self.folder, training, Reached(step=step), self.fingerprint)
+                    save_checkpoint(self.folder, training, TrainState(step=step), self.fingerprint)
                 window.restart()
             if bar is not None:
                 bar.advance(settings.batch_size, note)
@@ -138,11 +138,11 @@ class Tuner:
             text_CD = self.clip.class_features(self.ids_CT, chunk=self.settings.class_chunk or None)
             image_ND = self.clip.image_features(pixels_NCHW)
             plain_image_ND = self.clip.plain_image_features(pixels_NCHW)
-        said = Said(
+        features = BatchFeatures(
             image_ND=image_ND, text_CD=text_CD, plain_image_ND=plain_image_ND, plain_text_CD=self.plain_text_CD,
             logit_scale=model.logit_scale.detach().float().exp(), labels_N=labels_N.to(device),
         )  # fmt: skip
-        terms = promptsrc_loss(said, self.settings)
+        terms = promptsrc_loss(features, self.settings)
         torch.autograd.backward([terms["loss"]])
         if self.settings.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.clip.trained().values(), self.settings.clip_norm)

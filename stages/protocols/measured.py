@@ -31,8 +31,8 @@ def measure_teacher(request: Request, dataset: str) -> Figures:
         IncompleteError: they are not all there.
     """
     folders = DatasetFolders(root=request.out, dataset=dataset)
-    said = stored_accuracy(folders.test_shards, folders.test_targets, base=_base(request))
-    return _figures(request, evaluation_json(said))
+    evaluation = stored_accuracy(folders.test_shards, folders.test_targets, base=_base(request))
+    return _figures(request, evaluation_json(evaluation))
 
 
 def measure_student(

@@ -15,13 +15,13 @@ from ..models.weights import WeightsFile, weights_digest
 from ..pairs.store import open_store, read_vectors
 from ..students.bundle import write_bundle
 from ..students.registry import family_of
-from .layout import Layout
+from .layout import CheckpointLayout
 from .promptkd import take_student
 from .report import Import, activation_note, describe, prompt_sizes
 
 
 def import_student(
-    location: UserFile, file: WeightsFile, layout: Layout, name: str, pretrained: str | None, *, store: Location
+    location: UserFile, file: WeightsFile, layout: CheckpointLayout, name: str, pretrained: str | None, *, store: Location
 ) -> Import:  # fmt: skip
     """What to write of a PromptKD student's checkpoint.
 

@@ -15,13 +15,13 @@ from ..prompts.text import context_embedding
 from ..teachers.base import require_open_clip
 from ..teachers.open_clip import OpenClipTeacher
 from .class_texts import learned_classes, read_class_texts
-from .layout import Layout
+from .layout import CheckpointLayout
 from .promptsrc import take_teacher
 from .report import Import, activation_note, describe, prompt_sizes
 
 
 def import_teacher(
-    location: UserFile, file: WeightsFile, layout: Layout, config: TeacherConfig, *, names: tuple[str, ...],
+    location: UserFile, file: WeightsFile, layout: CheckpointLayout, config: TeacherConfig, *, names: tuple[str, ...],
     base: str | None, context: str, use_backbone: bool,
 ) -> Import:  # fmt: skip
     """What to write of a PromptSRC checkpoint.

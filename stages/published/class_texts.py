@@ -61,14 +61,14 @@ def read_class_texts(
     if PREFIX not in weights or SUFFIX not in weights:
         return None
     tower: Any = text_tower(model)
-    vocabulary_VD = tower.token_embedding.weight.float()
+    token_embeddings = tower.token_embedding.weight.float()
     positions, width = tower.positional_embedding.shape
     count = len(weights[PREFIX]) if weights[PREFIX].dim() else 0
     check_shape(PREFIX, tuple(weights[PREFIX].shape), ("classes", 1, width), where=where)
     check_shape(SUFFIX, tuple(weights[SUFFIX].shape), (count, positions - 1 - length, width), where=where)
     ids_CT = class_ids(context, names, tokenizer)
     start_FD = weights[PREFIX][:, 0].float()
-    if not bool((_distance(start_FD, vocabulary_VD[ids_CT[:1, 0]]) <= _SAME).all()):
+    if not bool((_distance(start_FD, token_embeddings[ids_CT[:1, 0]]) <= _SAME).all()):
         raise InputError(
             "the checkpoint's token embeddings are another model's", where=f"{where}: {PREFIX}",
             expected="the start token of the teacher, but for rounding", found="another",
@@ -76,7 +76,7 @@ def read_class_texts(
         )  # fmt: skip
     # The last places are padding in all texts.
     used = int((ids_CT != ids_CT[:, -1:]).any(dim=0).nonzero().max()) + 1
-    listed_CTD = vocabulary_VD[ids_CT[:, 1 + length : used]]
+    listed_CTD = token_embeddings[ids_CT[:, 1 + length : used]]
     found_FTD = weights[SUFFIX][:, : used - 1 - length].float()
     likeness_FC = F.normalize(found_FTD.flatten(1)) @ F.normalize(listed_CTD.flatten(1)).T
     nearest_F = likeness_FC.argmax(dim=1)

@@ -32,7 +32,7 @@ _ASK = "give a checkpoint of PromptSRC's or PromptKD's own trainer"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class CheckpointLayout:
     """Every key of a checkpoint, sorted by what it is.
 
     Attributes:
@@ -57,7 +57,7 @@ class Layout:
         return any(key != SCALE for key in self.frozen)
 
 
-def classify(keys: Collection[str], *, where: object) -> Layout:
+def classify(keys: Collection[str], *, where: object) -> CheckpointLayout:
     """Sort keys by what they are. Names of the towers' own weights are left to `check_keys`.
 
     Raises:
@@ -94,7 +94,7 @@ def classify(keys: Collection[str], *, where: object) -> Layout:
         unknown += sorted(copy)
     refuse_unknown(unknown, kind, where)
     prompts = {tower: _in_order(tower, found, where) for tower, found in layers.items() if found}
-    return Layout(
+    return CheckpointLayout(
         kind=kind, prompts=prompts, frozen=frozenset(frozen), projector=frozenset(projector), fixed=tuple(fixed),
         copy=frozenset(copy),
     )  # fmt: skip

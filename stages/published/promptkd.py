@@ -16,7 +16,7 @@ from ..students.family import Backbone
 from ..students.head import Head
 from ..students.student import Student
 from .frozen import Drift, compare
-from .layout import IMAGE, PROJECTOR, SCALE, Layout, check_keys, check_shape
+from .layout import IMAGE, PROJECTOR, SCALE, CheckpointLayout, check_keys, check_shape
 from .prompts import stack_prompts
 
 #: The authors' projector: 1x1 convolutions over 1x1 maps with a batch norm between them. `w` is the student's width, `d` the
@@ -44,7 +44,7 @@ class PromptKdStudent:
 
 
 def take_student(
-    layout: Layout, weights: Mapping[str, Tensor], backbone: Backbone, name: str, *, where: object
+    layout: CheckpointLayout, weights: Mapping[str, Tensor], backbone: Backbone, name: str, *, where: object
 ) -> PromptKdStudent:
     """Build the student that a PromptKD checkpoint holds, batch norm's averages with it.
 

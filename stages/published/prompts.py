@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from ...storage_schemas.errors import InputError
-from .layout import Layout, check_shape
+from .layout import CheckpointLayout, check_shape
 
 
-def stack_prompts(layout: Layout, weights: Mapping[str, Tensor], tower: str, width: int, blocks: int, *, where: object) -> Tensor:  # fmt: skip
+def stack_prompts(layout: CheckpointLayout, weights: Mapping[str, Tensor], tower: str, width: int, blocks: int, *, where: object) -> Tensor:  # fmt: skip
     """The prompts of one tower, fp32 (layer, prompt, channel); no prompts are one layer of length 0.
 
     Args:

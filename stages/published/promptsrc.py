@@ -12,7 +12,7 @@ from ..prompts.clip import PromptShape
 from ..prompts.text import check_text_tower, count_text_blocks, text_tower, text_width
 from ..prompts.vision import check_tower, count_blocks, vision_width
 from .frozen import Drift, compare
-from .layout import COPY, IMAGE, SCALE, TEXT, Layout, check_keys, refuse_unknown
+from .layout import COPY, IMAGE, SCALE, TEXT, CheckpointLayout, check_keys, refuse_unknown
 from .prompts import stack_prompts
 
 
@@ -34,7 +34,7 @@ class PromptSrcTeacher:
 
 
 def take_teacher(
-    layout: Layout, weights: Mapping[str, Tensor], model: nn.Module, name: str, *, where: object
+    layout: CheckpointLayout, weights: Mapping[str, Tensor], model: nn.Module, name: str, *, where: object
 ) -> PromptSrcTeacher:
     """Take prompts and towers out of a PromptSRC checkpoint.
 

@@ -1,4 +1,4 @@
-"""Owns what is said of an imported checkpoint: as JSON, and as a table for people."""
+"""Owns the report of an imported checkpoint: as JSON, and as a table for people."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ...storage_schemas.plain_text import counted
 from ..models.weights import WeightsFile
 from .class_texts import ClassTexts
 from .frozen import Drift
-from .layout import Layout
+from .layout import CheckpointLayout
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class CheckpointContents:
     """What a checkpoint held, and what was taken of it. Facts only.
 
     Attributes:
@@ -51,7 +51,7 @@ class Found:
     notes: tuple[str, ...]
 
     def facts(self) -> Json:
-        """For the folder's own record: without what is said to people."""
+        """For the folder's own record: without the notes for people."""
         facts = self.to_json()
         del facts["notes"]
         return facts
@@ -79,12 +79,12 @@ class Import:
         write: writes a folder and returns the names of its files.
     """
 
-    found: Found
+    found: CheckpointContents
     identity: Mapping[str, Json]
     write: Callable[[Location], tuple[str, ...]]
 
 
-def found_text(found: Found) -> str:
+def contents_text(found: CheckpointContents) -> str:
     """A few lines for people."""
     epoch = "" if found.epoch is None else f", epoch {found.epoch}"
     rows = [["kind", found.kind + epoch]]
@@ -113,11 +113,11 @@ def found_text(found: Found) -> str:
 def describe(
     location: UserFile,
     file: WeightsFile,
-    layout: Layout,
+    layout: CheckpointLayout,
     prompts: dict[str, tuple[int, int, int]],
     **more: Any,
-) -> Found:
-    """What a file held; `more` are the remaining fields of `Found`. Reads the whole file for its digest."""
+) -> CheckpointContents:
+    """What a file held; `more` are the remaining fields of `CheckpointContents`. Reads the whole file for its digest."""
     epoch = file.beside.get("epoch")
     left_out = {
         "fixed token embeddings": len(layout.fixed),
@@ -125,7 +125,7 @@ def describe(
     }
     if not layout.whole:
         left_out["logit scale"] = len(layout.frozen)
-    return Found(
+    return CheckpointContents(
         name=location.name, sha256=_sha256(location), kind=layout.kind,
         epoch=epoch if isinstance(epoch, int) else None, prompts=prompts,
         left_out={what: count for what, count in left_out.items() if count}, **more,

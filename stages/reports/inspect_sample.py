@@ -1,4 +1,4 @@
-"""`teachonce inspect STORE KEY…`: finds samples by key, row or path; tells what the teacher said of each."""
+"""`teachonce inspect STORE KEY…`: finds samples by key, row or path; shows the teacher's outputs for each."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def inspect_sample(stored: Stored, name: str, *, top: int = 5) -> dict[str, Json
     row = find_row(stored, name)
     shard = stored.require_done(row)
     offset = row - stored.rows.rows(shard).start
-    keys_N, valid_N = stored.who(shard)
+    keys_N, valid_N = stored.keys_and_valid(shard)
     receipt = stored.ledger.receipt(shard_name(shard))
     bad = next((b for b in receipt.invalid_rows if b.row == row), None) if receipt is not None else None
     entry = stored.entry(row)
@@ -66,17 +66,17 @@ def _describe(stored: Stored, facts: dict[str, Json], shard: int, offset: int, t
     spec = ViewSpec.from_json(stored.description.views, stored.location)
     for view in range(stored.rows.num_views):
         _, _, params_N = read_rows(stored.root, stored.rows, shard, view)
-        said = {"view": view, **_view(params_N[offset], spec)}
+        facts_of_view = {"view": view, **_view(params_N[offset], spec)}
         if not stored.no_logits:
             probability_1C, entropy_1 = softmax(stored.logits(shard, view)[offset : offset + 1])
             probabilities.append(probability_1C[0])
             best = int(probability_1C[0].argmax())
-            said |= {
+            facts_of_view |= {
                 "class": stored.class_name(best),
                 "probability": float(probability_1C[0, best]),
                 "entropy": float(entropy_1[0]),
             }
-        facts["views"].append(said)
+        facts["views"].append(facts_of_view)
     if probabilities:
         by_view_VC = np.stack(probabilities)
         mean_C = by_view_VC.mean(axis=0)
@@ -142,7 +142,7 @@ def _rows_by_key(stored: Stored, prefix: str) -> Iterator[tuple[int, str]]:
     """(row, key) of the cached samples whose keys begin so."""
     wanted = prefix.encode("ascii")
     for shard in stored.shards_done():
-        keys_N, _ = stored.who(shard)
+        keys_N, _ = stored.keys_and_valid(shard)
         start = stored.rows.rows(shard).start
         for offset in np.flatnonzero(np.char.startswith(keys_N, wanted)):
             yield start + int(offset), keys_N[offset].decode("ascii")

@@ -47,7 +47,7 @@ class Best:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reached:
+class TrainState:
     """Where training is: steps done, and the best weights so far where there is a validation split."""
 
     step: int = 0
@@ -98,7 +98,9 @@ class Training:
         return self.average.tensors if self.average is not None else self.trainee.changing()
 
 
-def save_checkpoint(folder: Location, training: Training, reached: Reached, fingerprint: Fingerprint) -> None:
+def save_checkpoint(
+    folder: Location, training: Training, state: TrainState, fingerprint: Fingerprint
+) -> None:
     """Write the state, durably and atomically, then forget best weights that it no longer needs."""
     tensors = {_WEIGHT + name: value for name, value in training.trainee.changing().items()}
     if training.average is not None:
@@ -108,15 +110,15 @@ def save_checkpoint(folder: Location, training: Training, reached: Reached, fing
             if isinstance(value, Tensor):  # SGD keeps None where it has no momentum yet
                 tensors[f"{_STATE}{name}/{key}"] = value
     about = {
-        "step": reached.step, "best": reached.best and asdict(reached.best), "fingerprint": dict(fingerprint.fields),
+        "step": state.step, "best": state.best and asdict(state.best), "fingerprint": dict(fingerprint.fields),
     }  # fmt: skip
     _write(folder / CHECKPOINT, tensors, about)
     for name in folder.names():
-        if name.startswith("best-") and (reached.best is None or name != _best_name(reached.best)):
+        if name.startswith("best-") and (state.best is None or name != _best_name(state.best)):
             (folder / name).remove()
 
 
-def load_checkpoint(folder: Location, training: Training, fingerprint: Fingerprint) -> Reached:
+def load_checkpoint(folder: Location, training: Training, fingerprint: Fingerprint) -> TrainState:
     """Put the saved state into `training`. Returns where it was; the beginning if there is none.
 
     Raises:
@@ -125,9 +127,9 @@ def load_checkpoint(folder: Location, training: Training, fingerprint: Fingerpri
     """
     location = folder / CHECKPOINT
     if not location.exists():
-        return Reached()
+        return TrainState()
     tensors, about = _read(location, _About)
-    reached = Reached(step=about.step, best=about.best)
+    state = TrainState(step=about.step, best=about.best)
     fingerprint.check(
         about.fingerprint, what="a checkpoint of another run", where=location,
         hint="use the options of the run that wrote it, or another --out", whose=("this run", "the checkpoint"),
@@ -135,16 +137,18 @@ def load_checkpoint(folder: Location, training: Training, fingerprint: Fingerpri
     _copy(_part(tensors, _WEIGHT), training.trainee.changing(), location)
     if training.average is not None:
         _copy(_part(tensors, _AVERAGE), training.average.tensors, location)
-    state = _part(tensors, _STATE)
+    optimizer_state = _part(tensors, _STATE)
     for name, parameter in training.trainee.trained().items():
         own = {
-            key.rpartition("/")[2]: value for key, value in state.items() if key.rpartition("/")[0] == name
+            key.rpartition("/")[2]: value
+            for key, value in optimizer_state.items()
+            if key.rpartition("/")[0] == name
         }
         if own:
             training.optimizer.state[parameter] = {
                 key: _place(key, value, parameter) for key, value in own.items()
             }
-    return reached
+    return state
 
 
 def save_best(folder: Location, training: Training, best: Best) -> None:

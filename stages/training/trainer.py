@@ -26,7 +26,7 @@ from ..recipes.recipe import LossInputs, Recipe
 from ..recipes.schedule import learning_rate
 from ..recipes.settings import TrainSettings
 from ..students.student import Outputs, Student
-from .checkpoint import Best, Reached, Training, load_best, load_checkpoint, save_best, save_checkpoint
+from .checkpoint import Best, Training, TrainState, load_best, load_checkpoint, save_best, save_checkpoint
 from .ema import Ema, put
 from .feed import Pairs, feed
 from .ranks import Ranks, accumulating
@@ -84,8 +84,8 @@ class Trainer:
         self._device = torch.device(self.compute.device)
         self._model: nn.Module = Outputs(self.student)
 
-    def run(self, timer: Timer) -> Reached:
-        """Train from the last checkpoint to the end, which an early stop may bring. Says where that was.
+    def run(self, timer: Timer) -> TrainState:
+        """Train from the last checkpoint to the end, which an early stop may bring. Returns its state then.
 
         At the end the student has the weights that count: the best where there is a validation split, the moving
         average where there is one, else the last. Time goes to `wait` (for pairs), `train`, `validate` and `write`.
@@ -99,22 +99,22 @@ class Trainer:
         training = Training(trainee=self.student, optimizer=optimizer, average=ema)
         if self.ranks.is_first:
             self.folder.make_dir().remove_temporaries()
-        reached = load_checkpoint(self.folder, training, self.fingerprint)
+        state = load_checkpoint(self.folder, training, self.fingerprint)
         self._model = self.ranks.wrap(Outputs(self.student), self._device)
         if self.compiled:
             self._model = torch.compile(self._model)  # type: ignore[assignment]
         self.student.train()
-        with self._log(reached.step) as log, self._bar(reached.step) as bar:
+        with self._log(state.step) as log, self._bar(state.step) as bar:
             loop = _Loop(self, training, timer, log, bar)
-            while not self._is_over(reached):
-                reached = loop.epoch(reached)
+            while not self._is_over(state):
+                state = loop.epoch(state)
         self.stream.close()
-        if reached.best is not None:
+        if state.best is not None:
             self.ranks.agree(None)  # all wait until the first rank has written it
-            load_best(self.folder, training, reached.best)
+            load_best(self.folder, training, state.best)
         elif ema is not None:
             put(ema.tensors, self.student)
-        return reached
+        return state
 
     def step(
         self,
@@ -164,8 +164,8 @@ class Trainer:
             warmup_epochs=self.settings.warmup_epochs,
         )  # fmt: skip
 
-    def validate(self, training: Training, reached: Reached) -> tuple[float, Reached]:
-        """Accuracy of the weights that would count now; where training is, with the best so far.
+    def validate(self, training: Training, state: TrainState) -> tuple[float, TrainState]:
+        """Accuracy of the weights that would count now; the state of training, with the best so far.
 
         The first rank measures, for all.
         """
@@ -179,19 +179,19 @@ class Trainer:
             )
             put(before, self.student)
         accuracy = self.ranks.agree(accuracy)
-        if reached.best is not None and accuracy <= reached.best.accuracy:
-            return accuracy, reached
-        epoch = reached.step // self.stream.steps_per_epoch - 1
-        best = Best(epoch=epoch, step=reached.step, accuracy=accuracy)
+        if state.best is not None and accuracy <= state.best.accuracy:
+            return accuracy, state
+        epoch = state.step // self.stream.steps_per_epoch - 1
+        best = Best(epoch=epoch, step=state.step, accuracy=accuracy)
         if self.ranks.is_first:
             save_best(self.folder, training, best)
-        return accuracy, Reached(step=reached.step, best=best)
+        return accuracy, TrainState(step=state.step, best=best)
 
-    def _is_over(self, reached: Reached) -> bool:
-        epoch, within = divmod(reached.step, self.stream.steps_per_epoch)
+    def _is_over(self, state: TrainState) -> bool:
+        epoch, within = divmod(state.step, self.stream.steps_per_epoch)
         if epoch >= self.settings.epochs:
             return True
-        patience, best = self.settings.patience, reached.best
+        patience, best = self.settings.patience, state.best
         return bool(patience and best and within == 0 and epoch - 1 - best.epoch >= patience)
 
     def _log(self, step: int) -> AbstractContextManager[RunLog | None]:
@@ -206,7 +206,7 @@ class Trainer:
 
 
 class _Loop:
-    """The steps of an epoch, and what is said and saved between them."""
+    """The steps of an epoch, and what is logged and saved between them."""
 
     def __init__(
         self, trainer: Trainer, training: Training, timer: Timer, log: RunLog | None, bar: Progress | None
@@ -214,45 +214,45 @@ class _Loop:
         self._trainer, self._training, self._timer, self._log, self._bar = trainer, training, timer, log, bar
         self._window = Window(timer, trainer.ranks)
 
-    def epoch(self, reached: Reached) -> Reached:
+    def epoch(self, state: TrainState) -> TrainState:
         """Train to the end of the epoch at hand."""
         trainer, settings = self._trainer, self._trainer.settings
-        epoch, within = divmod(reached.step, trainer.stream.steps_per_epoch)
+        epoch, within = divmod(state.step, trainer.stream.steps_per_epoch)
         pairs = feed(trainer.stream.batches(epoch, within * settings.batch_size), trainer._device)
         self._window.restart()
         while (batch := self._window.wait_for(pairs)) is not None:
             lr = trainer.learning_rate(epoch, within)
-            self._window.add(loss=trainer.step(self._training.optimizer, *batch, lr=lr, step=reached.step))
+            self._window.add(loss=trainer.step(self._training.optimizer, *batch, lr=lr, step=state.step))
             if self._training.average is not None:
                 self._training.average.update()
-            reached, within = Reached(step=reached.step + 1, best=reached.best), within + 1
+            state, within = TrainState(step=state.step + 1, best=state.best), within + 1
             last = within == trainer.stream.steps_per_epoch
             every = trainer.checkpoint_every
-            save = last or bool(every and reached.step % every == 0)
+            save = last or bool(every and state.step % every == 0)
             note = ""
-            if save or reached.step % LOG_EVERY == 0:
-                figures = self._window.close(samples=settings.batch_size, step=reached.step, epoch=epoch)
+            if save or state.step % LOG_EVERY == 0:
+                figures = self._window.close(samples=settings.batch_size, step=state.step, epoch=epoch)
                 if last and trainer.validation is not None:
                     with self._timer("validate"):
-                        figures["validation_accuracy"], reached = trainer.validate(self._training, reached)
-                note = self._tell(reached, epoch, figures | {"lr": lr})
+                        figures["validation_accuracy"], state = trainer.validate(self._training, state)
+                note = self._note(state, epoch, figures | {"lr": lr})
             if save:
                 if trainer.ranks.is_first:
                     with self._timer("write"):
-                        save_checkpoint(trainer.folder, self._training, reached, trainer.fingerprint)
+                        save_checkpoint(trainer.folder, self._training, state, trainer.fingerprint)
                 self._window.restart()
             if self._bar is not None:
                 self._bar.advance(settings.batch_size, note)
-        return reached
+        return state
 
-    def _tell(self, reached: Reached, epoch: int, figures: dict[str, float]) -> str:
+    def _note(self, state: TrainState, epoch: int, figures: dict[str, float]) -> str:
         """Write figures to the log; the note for the bar."""
         if self._log is not None:
-            self._log.write(step=reached.step, epoch=epoch, **figures)
+            self._log.write(step=state.step, epoch=epoch, **figures)
         note = f"epoch {epoch + 1}/{self._trainer.settings.epochs}, loss {figures['loss']:.4g}"
         note += f", waiting for data {figures['wait_share']:.0%}"
-        if reached.best is not None:
-            note += f", best accuracy {reached.best.accuracy:.1%} (epoch {reached.best.epoch + 1})"
+        if state.best is not None:
+            note += f", best accuracy {state.best.accuracy:.1%} (epoch {state.best.epoch + 1})"
         return note
 
 

@@ -14,11 +14,11 @@ from ...pipeline.types import Timer
 from ...storage_schemas.errors import InputError
 from .ranks import Ranks
 
-Item = TypeVar("Item")
+T = TypeVar("T")
 
 
 class Window:
-    """Means of what each step told, and how long steps took and waited for data."""
+    """Means of the figures of each step, and how long steps took and waited for data."""
 
     def __init__(self, timer: Timer, ranks: Ranks) -> None:
         self._timer, self._ranks = timer, ranks
@@ -28,9 +28,9 @@ class Window:
         """Begin anew; what was since `close` is not counted."""
         self._start = time.perf_counter()
         self._waited = 0.0
-        self._told: dict[str, list[Tensor]] = {}
+        self._figures: dict[str, list[Tensor]] = {}
 
-    def wait_for(self, items: Iterator[Item]) -> Item | None:
+    def wait_for(self, items: Iterator[T]) -> T | None:
         """The next item, or None behind the last; the time until then counts as waiting."""
         start = time.perf_counter()
         item = next(items, None)
@@ -40,7 +40,7 @@ class Window:
     def add(self, **figures: Tensor) -> None:
         """One step's scalars, among them `loss`."""
         for name, value in figures.items():
-            self._told.setdefault(name, []).append(value)
+            self._figures.setdefault(name, []).append(value)
 
     def close(self, *, samples: int, step: int, epoch: int) -> dict[str, float]:
         """Figures since the last call: means, samples_per_second, wait_share.
@@ -53,9 +53,11 @@ class Window:
         Raises:
             InputError: a loss was not finite.
         """
-        told = {name: self._ranks.mean(torch.stack(values)).tolist() for name, values in self._told.items()}
+        by_step = {
+            name: self._ranks.mean(torch.stack(values)).tolist() for name, values in self._figures.items()
+        }
         seconds = time.perf_counter() - self._start
-        losses = told["loss"]
+        losses = by_step["loss"]
         for offset, loss in enumerate(losses):
             if not math.isfinite(loss):
                 raise InputError(
@@ -65,7 +67,7 @@ class Window:
                 )  # fmt: skip
         self._timer.add("wait", self._waited)
         self._timer.add("train", seconds - self._waited)
-        figures = {name: math.fsum(values) / len(values) for name, values in told.items()}
+        figures = {name: math.fsum(values) / len(values) for name, values in by_step.items()}
         figures |= {
             "samples_per_second": samples * len(losses) / seconds, "wait_share": self._waited / seconds,
         }  # fmt: skip

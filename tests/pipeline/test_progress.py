@@ -9,7 +9,7 @@ import warnings
 import pytest
 from teachonce.pipeline import progress, terminal
 from teachonce.pipeline.board import Board
-from teachonce.pipeline.heard import Heard
+from teachonce.pipeline.captured_stderr import CapturedStderr
 from teachonce.pipeline.progress import Progress
 from teachonce.pipeline.types import Timer
 from teachonce.pipeline.worker import Outcome
@@ -169,14 +169,14 @@ def test_a_timer_tells_how_far_its_unit_is():
 
 
 def test_what_a_worker_writes_is_kept_as_lines_and_still_written(capfd):
-    heard = Heard()
-    print("a warning", file=heard)
-    print("10%\r20%\r", end="", file=heard)
-    print("100%\n  \nhalf", end="", file=heard)
-    assert heard.take() == ("a warning", "100%")
-    print(" a line\r", file=heard)
-    assert heard.take() == ("half a line",)
-    assert heard.take() == ()
+    captured_stderr = CapturedStderr()
+    print("a warning", file=captured_stderr)
+    print("10%\r20%\r", end="", file=captured_stderr)
+    print("100%\n  \nhalf", end="", file=captured_stderr)
+    assert captured_stderr.take() == ("a warning", "100%")
+    print(" a line\r", file=captured_stderr)
+    assert captured_stderr.take() == ("half a line",)
+    assert captured_stderr.take() == ()
     assert capfd.readouterr().err == "a warning\n10%\r20%\r100%\n  \nhalf a line\r\n"
 
 

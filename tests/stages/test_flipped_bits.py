@@ -35,8 +35,8 @@ from teachonce.stages.students.bundle import load_student
 from teachonce.stages.teachers import TeacherConfig
 from teachonce.stages.training.checkpoint import (
     Best,
-    Reached,
     Training,
+    TrainState,
     load_best,
     load_checkpoint,
     save_best,
@@ -182,7 +182,7 @@ def works(picture_shards, pictures, tiny_clip_teacher, tmp_path_factory) -> dict
     (top / "run").mkdir()
     save_best(Location.of(top / "run"), training, BEST)
     training.optimizer.step()
-    save_checkpoint(Location.of(top / "run"), training, Reached(step=3, best=BEST), RUN)
+    save_checkpoint(Location.of(top / "run"), training, TrainState(step=3, best=BEST), RUN)
     return {
         "shards": Work(Path(shards), shards_of),
         "store": Work(Path(store), pairs_of(Path(shards))),

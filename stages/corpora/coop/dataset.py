@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from ....pipeline.user_files import UserFile
 from ....storage_schemas.errors import InputError
 from ..reading import look_at
-from ..source import Found
+from ..source import SourceFile
 from .aircraft import read_aircraft
-from .layouts import LAYOUTS, Kind, Layout
+from .layouts import LAYOUTS, DatasetLayout, Kind
 from .listing import Listing
 from .split_file import read_split_file
 from .synsets import ClassFolders
@@ -20,7 +20,7 @@ from .synsets import ClassFolders
 class Dataset:
     """A data set in its own folder."""
 
-    layout: Layout
+    layout: DatasetLayout
     root: UserFile
 
     @staticmethod
@@ -72,7 +72,7 @@ class Dataset:
             return {split: self._folders(split).count() for split in self.layout.images}
         return {split: len(images) for split, images in self._listing().images.items()}
 
-    def walk(self, split: str) -> Iterator[Found]:
+    def walk(self, split: str) -> Iterator[SourceFile]:
         """The files of a split in bytewise order of their paths below `root`; `label` is the class name.
 
         A listed image that is not there is no error here: reading it is.
@@ -90,7 +90,7 @@ class Dataset:
         for place in sorted(range(len(images)), key=lambda i: images[i][0].encode()):
             path = prefix + images[place][0]
             size, problem = look_at(f"{self.root.path}/{path}")
-            yield Found(path=path, size=size, label=images[place][1], place=place, problem=problem)
+            yield SourceFile(path=path, size=size, label=images[place][1], place=place, problem=problem)
 
     @property
     def _has_folders(self) -> bool:

@@ -21,7 +21,7 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class DatasetLayout:
     """One data set.
 
     Attributes:
@@ -46,22 +46,22 @@ class Layout:
 def _listed(
     name: str, title: str, *, folder: str = "", images: str, files: tuple[str, ...],
     loss_weight: int = 1000, kind: Kind = Kind.SPLIT_FILE,
-) -> Layout:  # fmt: skip
-    return Layout(
+) -> DatasetLayout:  # fmt: skip
+    return DatasetLayout(
         name=name, title=title, folder=folder or name, images=dict.fromkeys(SPLITS, images), kind=kind,
         files=files, loss_weight=loss_weight,
     )  # fmt: skip
 
 
-def _variant(name: str, title: str, folder: str, images: str, kind: Kind) -> Layout:
-    return Layout(
+def _variant(name: str, title: str, folder: str, images: str, kind: Kind) -> DatasetLayout:
+    return DatasetLayout(
         name=name, title=title, folder=folder, images={"test": images}, kind=kind, files=("classnames.txt",)
     )
 
 
 _ALL = (
     # CoOp tests on ImageNet's validation images, and has no others to validate on.
-    Layout(
+    DatasetLayout(
         name="imagenet", title="ImageNet", folder="imagenet", images={"train": "images/train", "test": "images/val"},
         kind=Kind.SYNSETS, files=("classnames.txt",),
     ),
@@ -87,4 +87,4 @@ _ALL = (
 )  # fmt: skip
 
 #: All data sets by name, in the order of CoOp's and PromptKD's tables.
-LAYOUTS: Mapping[str, Layout] = {layout.name: layout for layout in _ALL}
+LAYOUTS: Mapping[str, DatasetLayout] = {layout.name: layout for layout in _ALL}

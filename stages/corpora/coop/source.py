@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ....pipeline.user_files import UserFile
 from ....storage_schemas.errors import InputError
 from ....storage_schemas.near_names import did_you_mean
-from ..source import Found
+from ..source import SourceFile
 from ..spelling import DATASET_PREFIX
 from .dataset import Dataset
 from .layouts import LAYOUTS
@@ -22,7 +22,7 @@ class DatasetSource:
     dataset: Dataset
     split: str
 
-    def walk(self) -> Iterator[Found]:
+    def walk(self) -> Iterator[SourceFile]:
         return self.dataset.walk(self.split)
 
     def read(self, path: str, offset: int, size: int) -> bytes:

@@ -10,7 +10,7 @@ from ....storage_schemas.errors import InputError
 from ..folder import FolderSource
 from ..name_list import told_apart
 from ..names import is_hidden_name, is_image_name
-from ..source import Found
+from ..source import SourceFile
 from ..text_file import read_lines
 from .layouts import Kind
 from .listing import class_name
@@ -72,7 +72,7 @@ class ClassFolders:
             )  # fmt: skip
         return known
 
-    def walk(self) -> Iterator[Found]:
+    def walk(self) -> Iterator[SourceFile]:
         """All files below `images`, in bytewise order.
 
         CoOp reads the class folders in this order too, but the files of each as the file system lists them: so

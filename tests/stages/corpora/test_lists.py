@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from teachonce.stages.corpora.images import BadImage
-from teachonce.stages.corpora.reading import read_found
+from teachonce.stages.corpora.reading import read_source_file
 from teachonce.stages.inputs.sources import open_sources
 from teachonce.storage_schemas.errors import InputError
 
@@ -122,7 +122,7 @@ def test_a_bad_line_costs_its_row_and_nothing_else(folder):
     ]
     source, found = listed(folder, "list.txt", "".join(f"{name}\n" for name in names))
     assert [one.path for one in found] == sorted(names, key=str.encode)
-    assert {one.path: read_found(source, one) for one in found if one.problem is None} == {
+    assert {one.path: read_source_file(source, one) for one in found if one.problem is None} == {
         "im/0.jpg": b"\0", "im/1.jpg": b"\0\1",
     }  # fmt: skip
     assert problems(found) == {
@@ -143,7 +143,7 @@ def test_a_file_that_becomes_a_pipe_after_the_walk_costs_its_row_too(folder):
     (folder / "im" / "0.jpg").unlink()
     os.mkfifo(folder / "im" / "0.jpg")
     with pytest.raises(BadImage, match="^cannot be read: a pipe, not a file$"):
-        read_found(source, found[0])
+        read_source_file(source, found[0])
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from teachonce.pipeline.runner import run_stage
 from teachonce.stages.evaluate import evaluate
 from teachonce.stages.import_checkpoint import plan_import
 from teachonce.stages.models.compute import Compute
-from teachonce.stages.published.report import found_text
+from teachonce.stages.published.report import contents_text
 from teachonce.stages.settings.import_checkpoint import ImportSettings
 from teachonce.stages.students.bundle import load_student
 from teachonce.stages.teachers import TeacherConfig
@@ -208,11 +208,11 @@ def test_another_backbone_other_vectors_no_weights(
         out=str(tmp_path / "b"),
         settings=ImportSettings(student=tiny.name, vectors=store),
     )
-    assert found_text(stage.found).splitlines() == [
+    assert contents_text(stage.found).splitlines() == [
         "m.pth",
         "  kind            PromptKD student",
         "  vision prompts  2 layers × 4 tokens × 32 channels",
         "  frozen weights  44 tensors; the checkpoint's are used",
-        *[row for row in found_text(stage.found).splitlines() if "off the backbone's by" in row],
+        *[row for row in contents_text(stage.found).splitlines() if "off the backbone's by" in row],
         "  projector       9 tensors",
     ]

@@ -13,7 +13,7 @@ import torch
 from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.runner import run_stage
 from teachonce.stages.import_checkpoint import plan_import
-from teachonce.stages.published.report import found_text
+from teachonce.stages.published.report import contents_text
 from teachonce.stages.settings.import_checkpoint import ImportSettings
 from teachonce.stages.teachers import TeacherConfig, load_teacher
 from teachonce.storage_schemas.errors import InputError, MismatchError, TeachonceError
@@ -327,7 +327,7 @@ def test_the_report(tiny, make_teacher, authors, classes, tmp_path) -> None:
     _, state = make_teacher(tiny)
     state["image_encoder.proj"] = (tiny.state["visual.proj"] + 0.03125).half()
     torch.save(authors.training_state(state, epoch=7), tmp_path / "m.pth")
-    text = found_text(bring(tmp_path / "m.pth", tiny, classes, tmp_path / "p").found).splitlines()
+    text = contents_text(bring(tmp_path / "m.pth", tiny, classes, tmp_path / "p").found).splitlines()
     assert text[:5] == [
         "m.pth",
         "  kind            PromptSRC teacher, epoch 7",

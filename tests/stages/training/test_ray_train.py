@@ -65,17 +65,17 @@ def test_an_error_is_told_at_once_and_a_killed_worker_changes_nothing(
     finally:
         running.kill()
         running.wait()
-    said = (tmp_path / "stderr").read_text()
-    before, error, after = said.partition(
+    stderr_file = (tmp_path / "stderr").read_text()
+    before, error, after = stderr_file.partition(
         "Error: 1 of 1 unit of distill failed, the first is student: an image in a tar changed: "
     )
-    assert error, said
-    assert after.splitlines()[0].endswith("run the same `teachonce shard` command again"), said
+    assert error, stderr_file
+    assert after.splitlines()[0].endswith("run the same `teachonce shard` command again"), stderr_file
     restart = "distill: a worker died, so all start again from the last checkpoint (1 of 3 times)\n"
-    assert (before.count("all start again"), after.count(restart)) == (0, 1), said
-    assert f"\ndistill (resumed): {EPOCHS * 40}/{EPOCHS * 40} img, " in after, said
+    assert (before.count("all start again"), after.count(restart)) == (0, 1), stderr_file
+    assert f"\ndistill (resumed): {EPOCHS * 40}/{EPOCHS * 40} img, " in after, stderr_file
     for noise in ("RayTrainWorker", "TrainController", "Traceback"):
-        assert noise not in said, said
+        assert noise not in stderr_file, stderr_file
 
     chosen = {
         "shards": str(shards), "store": str(taught_store.location), "student": {"model": f"local-dir:{tiny_clip}"},
@@ -155,14 +155,14 @@ def test_which_error_counts(failures, counts, again) -> None:
 
 
 def test_what_a_rank_says_is_printed_line_by_line(tmp_path, capsys) -> None:
-    said, board = Location.of(tmp_path / "said"), Board("é", Progress("é", None))
-    assert ray_train._say_from(said, 0, board) == 0
-    said.path.write_bytes("é: 1\né: 2".encode())
-    offset = ray_train._say_from(said, 0, board)
+    stderr_file, board = Location.of(tmp_path / "said"), Board("é", Progress("é", None))
+    assert ray_train._print_from(stderr_file, 0, board) == 0
+    stderr_file.path.write_bytes("é: 1\né: 2".encode())
+    offset = ray_train._print_from(stderr_file, 0, board)
     assert capsys.readouterr().err == "é: 1\n"
-    with said.append() as file:
+    with stderr_file.append() as file:
         file.write("0\né (resumed): 3\n4\n".encode())
-    assert ray_train._say_from(said, offset, board) == len("é: 20\né (resumed): 3\n4\n".encode())
+    assert ray_train._print_from(stderr_file, offset, board) == len("é: 20\né (resumed): 3\n4\n".encode())
     assert capsys.readouterr().err == "é: 20\né (resumed): 3\né: 4\n"
 
 

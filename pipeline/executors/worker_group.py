@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..board import Board
-from ..heard import Heard
+from ..captured_stderr import CapturedStderr
 from ..terminal import one_line_warnings
 from ..types import Unit
 from ..worker import Outcome, Worker
@@ -24,10 +24,10 @@ from ..worker import Outcome, Worker
 SECONDS_BETWEEN_REPORTS, REPORTS_A_SECOND = 1.0, 50
 
 #: Seconds for the last report of all workers, once their work is done.
-LAST_WORDS_SECONDS = 5.0
+LAST_REPORT_SECONDS = 5.0
 
-#: Lines of workers that are told at most in a run; all are in Ray's logs.
-_LINES_TOLD = 1000
+#: Lines of workers that are printed at most in a run; all are in Ray's logs.
+_MOST_LINES = 1000
 
 #: Units whose samples a worker remembers. It holds a few at a time, and is asked for those only.
 _UNITS_REMEMBERED = 64
@@ -35,7 +35,7 @@ _UNITS_REMEMBERED = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a worker tells of itself.
+    """What a worker reports of itself.
 
     Attributes:
         process: host and process id.
@@ -55,7 +55,7 @@ class RayWorker:
 
     def __init__(self) -> None:
         one_line_warnings()
-        self._heard = sys.stderr = Heard()
+        self._stderr = sys.stderr = CapturedStderr()
         self._samples: dict[str, int] = {}
         self._worker: Worker | None = None
         self._making = threading.Lock()
@@ -79,25 +79,25 @@ class RayWorker:
             process=f"process {os.getpid()} on {socket.gethostname()}",
             is_open=self._worker is not None and self._worker.is_open,
             samples=dict(self._samples),
-            lines=self._heard.take(),
+            lines=self._stderr.take(),
         )
 
     def _at(self, key: str, samples: int) -> None:
         self._samples[key] = samples
 
 
-class Crew:
-    """In the driver: the actors, and what they said last.
+class WorkerGroup:
+    """In the driver: the actors, and their latest reports.
 
     Args:
         actors: handles of `RayWorker`.
-        what: says how they start, until the first report.
+        what: the note on how they start, until the first report.
     """
 
     def __init__(self, actors: Sequence[Any], what: str, board: Board) -> None:
         self.actors = actors
         self._what, self._board = what, board
-        self._asked: dict[Any, int] = {}
+        self._requested: dict[Any, int] = {}
         self._last: dict[int, Report] = {}
         self._lines: set[str] = set()
         self._next_round = 0.0
@@ -106,8 +106,8 @@ class Crew:
     def seconds_between_reports(self) -> float:
         return max(SECONDS_BETWEEN_REPORTS, len(self.actors) / REPORTS_A_SECOND)
 
-    def listen(self, at_work: Iterable[tuple[Any, Unit]]) -> None:
-        """Hear the reports that have come, and ask for new ones, if it is time. Waits for none.
+    def collect_reports(self, at_work: Iterable[tuple[Any, Unit]]) -> None:
+        """Take the reports that have come, and request new ones, if it is time. Waits for none.
 
         Args:
             at_work: (actor, unit) of all units that have no outcome yet.
@@ -119,43 +119,43 @@ class Crew:
         units: dict[int, list[str]] = {}
         for actor, unit in at_work:
             units.setdefault(self.actors.index(actor), []).append(unit.key)
-        self._hear(units, seconds=0)
-        self._ask()
+        self._collect(units, seconds=0)
+        self._request()
         if not self._last:
             self._board.starting(self._what)
         elif not any(report.is_open for report in self._last.values()):
             many = f"{len(self.actors)} workers" if len(self.actors) > 1 else "a worker"
             self._board.starting(f"loading what it needs in {many}")
 
-    def hear_last_words(self) -> None:
+    def collect_last_reports(self) -> None:
         """What workers wrote after their last report, once their work is done."""
-        self._hear({}, seconds=0)
-        self._ask()
-        self._hear({}, seconds=LAST_WORDS_SECONDS)
+        self._collect({}, seconds=0)
+        self._request()
+        self._collect({}, seconds=LAST_REPORT_SECONDS)
 
-    def dismiss(self) -> None:
+    def kill_all(self) -> None:
         """End all workers, whatever they do."""
         import ray
 
         for actor in self.actors:
             ray.kill(actor)
 
-    def _ask(self) -> None:
-        for index in set(range(len(self.actors))) - set(self._asked.values()):
-            self._asked[self.actors[index].report.remote()] = index
+    def _request(self) -> None:
+        for index in set(range(len(self.actors))) - set(self._requested.values()):
+            self._requested[self.actors[index].report.remote()] = index
 
-    def _hear(self, units: Mapping[int, Sequence[str]], seconds: float) -> None:
+    def _collect(self, units: Mapping[int, Sequence[str]], seconds: float) -> None:
         import ray
 
-        if not self._asked:
+        if not self._requested:
             return
-        ready, _ = ray.wait(list(self._asked), num_returns=len(self._asked), timeout=seconds)
+        ready, _ = ray.wait(list(self._requested), num_returns=len(self._requested), timeout=seconds)
         for reference in ready:
-            index = self._asked.pop(reference)
+            index = self._requested.pop(reference)
             try:
                 report: Report = ray.get(reference)
             except ray.exceptions.RayError:
-                continue  # its process died; its units tell, if it does not start again
+                continue  # its process died; its units fail, if it does not start again
             self._take(index, report, units.get(index, ()))
 
     def _take(self, index: int, report: Report, keys: Sequence[str]) -> None:
@@ -166,7 +166,7 @@ class Crew:
         for key in keys:
             self._board.at(key, report.samples.get(key, 0))
         for line in report.lines:
-            # All workers say the same; once is enough.
-            if line not in self._lines and len(self._lines) < _LINES_TOLD:
+            # All workers print the same; once is enough.
+            if line not in self._lines and len(self._lines) < _MOST_LINES:
                 self._lines.add(line)
                 self._board.say(line)

@@ -1,4 +1,4 @@
-"""Owns what a worker process writes to stderr: kept as whole lines until the driver asks for them, and still written."""
+"""Owns what a worker process writes to stderr: kept as whole lines until the driver requests them, and still written."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MOST_LINES = 200
 _LONGEST_LINE = 10_000
 
 
-class Heard(io.TextIOBase):
+class CapturedStderr(io.TextIOBase):
     """Takes the place of `sys.stderr`. Any thread may write."""
 
     def __init__(self) -> None:

@@ -22,8 +22,8 @@ from .receipt import Output
 _SHARDS_AT_HAND = 64
 
 
-class Vouchers(Protocol):
-    """Who knows what the receipts of a store vouch for."""
+class StoreReceipts(Protocol):
+    """What is known of a store's chunks from its receipts."""
 
     def shard_of(self, array: str, chunk: int) -> int:
         """The shard whose rows a chunk of an array of rows holds, by the chunk's number along the first axis."""
@@ -35,19 +35,19 @@ class Vouchers(Protocol):
         """The error for a chunk that is not as its receipt has it."""
 
 
-class VouchedStore(WrapperStore[Store]):
+class VerifiedStore(WrapperStore[Store]):
     """A Zarr store for reading, whose row chunks are compared with receipts.
 
     Arrays whose names begin with `class_` are not of rows: class vectors carry a digest of their own.
     """
 
-    def __init__(self, store: Store, vouchers: Vouchers) -> None:
+    def __init__(self, store: Store, receipts: StoreReceipts) -> None:
         super().__init__(store)
-        self._vouchers = vouchers
+        self._receipts = receipts
         self._at_hand: OrderedDict[int, Mapping[str, Output]] = OrderedDict()
 
-    def _with_store(self, store: Store) -> VouchedStore:
-        return VouchedStore(store, self._vouchers)
+    def _with_store(self, store: Store) -> VerifiedStore:
+        return VerifiedStore(store, self._receipts)
 
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
@@ -60,16 +60,16 @@ class VouchedStore(WrapperStore[Store]):
         found_in = _chunk_of(key)
         if found_in is None:
             return await super().get(key, prototype, byte_range)
-        shard = self._vouchers.shard_of(*found_in)
+        shard = self._receipts.shard_of(*found_in)
         output = self._outputs(shard).get(key)
         data = await super().get(key, prototype)
         if output is None or data is None:
-            raise self._vouchers.damaged(
+            raise self._receipts.damaged(
                 key, shard, "no such chunk" if data is None else "none in the receipt"
             )
         content: Any = data.as_array_like()
         if (found := hashlib.sha256(content).hexdigest()) != output.sha256:
-            raise self._vouchers.damaged(key, shard, f"sha256 {found}")
+            raise self._receipts.damaged(key, shard, f"sha256 {found}")
         # Nothing of ours asks for a part of a chunk.
         return data if byte_range is None else await super().get(key, prototype, byte_range)
 
@@ -83,7 +83,7 @@ class VouchedStore(WrapperStore[Store]):
 
     def _outputs(self, shard: int) -> Mapping[str, Output]:
         if shard not in self._at_hand:
-            self._at_hand[shard] = self._vouchers.outputs(shard)
+            self._at_hand[shard] = self._receipts.outputs(shard)
             if len(self._at_hand) > _SHARDS_AT_HAND:
                 self._at_hand.popitem(last=False)
         return self._at_hand[shard]
