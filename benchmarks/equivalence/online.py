@@ -6,7 +6,7 @@ The only place where a teacher runs while a student trains.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import repeat
 from typing import TYPE_CHECKING
 
@@ -44,7 +44,7 @@ class OnlineStage(DistillStage):
         same = {field.name: getattr(stage, field.name) for field in fields(DistillStage)}
         return OnlineStage(
             **same | {
-                "out": out, "targets": (), "identity": {**stage.identity, "teacher_in_the_loop": how},
+                "out": out, "chosen": replace(stage.chosen, names=()), "identity": {**stage.identity, "teacher_in_the_loop": how},
                 "origin": {**stage.origin, "teacher_in_the_loop": how},
             },
             teacher=teacher, teacher_compute=compute,
