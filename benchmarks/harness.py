@@ -38,7 +38,7 @@ class Line:
         what: what was measured.
         corpus: on which images.
         ratios: of the clock's seconds, one a pair (or of whatever `unit` says).
-        cpu_ratios: the same of processor seconds; empty where that says nothing.
+        cpu_ratios: the same of processor seconds; empty where that means nothing.
         at_least, at_most: the bound on the median of `ratios`; both None for a line that only informs.
         note: absolute figures, for orientation.
     """

@@ -135,7 +135,7 @@ class Work:
 
 def _both_towers(online: Any) -> Any:
     """The online stage with the teacher's text tower in every step too, as PromptKD's code has it."""
-    from online import AskingStream
+    from online import OnlineStream
     from teachonce.stages.teachers import load_teacher
 
     class BothTowers(online):  # type: ignore[misc]
@@ -144,13 +144,13 @@ def _both_towers(online: Any) -> Any:
             teacher, names = load_teacher(self.teacher), self.vectors.names
             ask = teacher.embed
 
-            class Asked:
+            class CallCounter:
                 spec = teacher.spec
 
                 def embed(self, images_NCHW: Any) -> Any:
                     teacher.class_vectors(names, ())
                     return ask(images_NCHW)
 
-            return AskingStream(stream._pairs, stream._theirs, Asked(), self.teacher_compute)
+            return OnlineStream(stream._pairs, stream._theirs, CallCounter(), self.teacher_compute)
 
     return BothTowers

@@ -1,4 +1,4 @@
-"""Runs the benchmarks and prints a table. Exits with 0 even when a bound is missed: it says so."""
+"""Runs the benchmarks and prints a table. Exits with 0 even when a bound is missed: the table shows it."""
 
 from __future__ import annotations
 

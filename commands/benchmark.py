@@ -35,7 +35,7 @@ def promptkd(
     ctx: click.Context, out: str, settings: BenchmarkSettings, compute: ComputeSettings, executor: ExecutorSettings,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Reproduce PromptKD: prompts, one teacher's answers for all students and seeds, students, table.
+    """Reproduce PromptKD: prompts, one teacher's outputs for all students and seeds, students, table.
 
     Shows the command of each stage as it runs it, and ends with accuracies (mean and standard deviation over seeds)
     beside the published ones, and with what teacher and students took. Both are saved as results.json and results.md.
@@ -61,7 +61,7 @@ def promptkd(
 
 
 def _given(compute: ComputeSettings) -> dict[str, str | int | None]:
-    """What is not at its default, for the commands that are run: they show what was asked for."""
+    """What is not at its default, for the commands that are run: they show the options that were given."""
     values = {field.name: (getattr(compute, field.name), field.default) for field in fields(compute)}
     return {name: value for name, (value, default) in values.items() if value != default}
 

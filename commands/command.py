@@ -1,4 +1,4 @@
-"""Owns what every command is: how its words are read, and the sections of its `--help`."""
+"""Owns what all commands share: how their arguments are read, and the sections of `--help`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..stages.models.settings import COMPUTING, PREPROCESSING
 if TYPE_CHECKING:
     from click.types import OptionHelpExtra
 
-#: Where a path begins in a word of a command line: at once, behind `=`, or behind the prefix of a model in a folder.
+#: Where a path begins in an argument of a command line: at once, behind `=`, or behind the prefix of a model in a folder.
 _HOME = re.compile(r"^((?:[^~/]*[=:]|[^~]*coop:[^=~]*=)?)~(?=/|$)")
 
 #: The first section of `--help`, what most people need; and the last ones. What belongs to one command stands between.
@@ -26,10 +26,10 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class Option(click.Option):
-    """An option in a section of `--help`; `shown` is its default in words, where it has one that these must tell."""
+    """An option in a section of `--help`; `shown` is its default as text, where click would not show it."""
 
-    def __init__(self, *words: Any, section: str = COMMON, shown: str = "", **attributes: Any) -> None:
-        super().__init__(*words, **attributes)
+    def __init__(self, *declarations: Any, section: str = COMMON, shown: str = "", **attributes: Any) -> None:
+        super().__init__(*declarations, **attributes)
         self.section = section
         self.shown = shown
 
@@ -73,7 +73,7 @@ command = functools.partial(click.command, cls=Subcommand)
 
 
 def expand_homes(word: str) -> str:
-    """A word of a command line with `~` in full, wherever in it a path begins."""
+    """An argument of a command line with `~` expanded, wherever in it a path begins."""
     from ..pipeline.storage import expand_home
 
     return _HOME.sub(lambda found: found[1] + expand_home("~"), word)

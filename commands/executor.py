@@ -1,4 +1,4 @@
-"""Owns where units of work run: what a user can say of it, and the executor that this names."""
+"""Owns where units of work run: the settings for it, and the executor that they name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns that one process at a time writes an output: from a command's first look at it to its last word."""
+"""Owns that one process at a time writes an output: from a command's first look at it to its last line."""
 
 from __future__ import annotations
 

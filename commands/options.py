@@ -1,4 +1,4 @@
-"""Owns how options are made from the settings that they fill: type, range, default, choices, help and unit stand there."""
+"""Owns how options are made from the settings that they fill: type, range, default, choices, help and unit come from there."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .types import Choice, Finite, Names, Numbers
 
 
 @dataclass(frozen=True, kw_only=True)
-class Described:
+class SettingField:
     """A field of a settings class.
 
     Attributes:
@@ -24,21 +24,21 @@ class Described:
     """
 
     field: dataclasses.Field[Any]
-    said: Setting
+    setting: Setting
     kind: Any
 
 
-def described(cls: Any) -> Iterator[Described]:
+def setting_fields(cls: Any) -> Iterator[SettingField]:
     """The settings of a class, in their order."""
     hints = get_type_hints(cls)
-    for field, said in settings_of(cls):
+    for field, setting in settings_of(cls):
         parts = get_args(hints[field.name])
         kind = (
             next(part for part in parts if part is not type(None))
             if type(None) in parts
             else hints[field.name]
         )
-        yield Described(field=field, said=said, kind=kind)
+        yield SettingField(field=field, setting=setting, kind=kind)
 
 
 def options_of(
@@ -61,9 +61,9 @@ def options_of(
         make: what makes the settings of the fields' values, by name; `cls` itself if it is not given.
     """
     options = {
-        setting.field.name: option_of(setting, prefix=prefix, section=section)
-        for setting in described(cls)
-        if not only or setting.field.name in only
+        entry.field.name: option_of(entry, prefix=prefix, section=section)
+        for entry in setting_fields(cls)
+        if not only or entry.field.name in only
     }
 
     def decorate(command: Command) -> Command:
@@ -84,67 +84,70 @@ def add_options(command: Command, options: list[Option]) -> Command:
 
 
 def option_of(
-    setting: Described, *, prefix: str = "", section: str = COMMON, is_given: bool = True
+    entry: SettingField, *, prefix: str = "", section: str = COMMON, is_given: bool = True
 ) -> Option:
     """The option of one setting.
 
     Args:
-        setting: the field.
+        entry: the field and its setting.
         prefix, section: see `options_of`.
         is_given: whether its value is the field's default where nothing is given; else it is None.
     """
-    said, kind, default = setting.said, setting.kind, setting.field.default
-    name = "_".join(filter(None, (prefix, setting.field.name if said.option is None else said.option)))
-    words = [option_name(name), name]
+    setting, kind, default = entry.setting, entry.kind, entry.field.default
+    name = "_".join(filter(None, (prefix, entry.field.name if setting.option is None else setting.option)))
+    declarations = [option_name(name), name]
     attributes: dict[str, Any] = {
-        "help": said.help,
-        "section": said.group or section,
-        "shown": default_text(setting),
+        "help": setting.help,
+        "section": setting.group or section,
+        "shown": default_text(entry),
     }
     if kind is bool:
         return Option(
-            words, is_flag=True, **({"default": default} if is_given else {"default": None}), **attributes
+            declarations,
+            is_flag=True,
+            **({"default": default} if is_given else {"default": None}),
+            **attributes,
         )
     if kind == tuple[str, ...]:
-        return Option(words, multiple=True, **attributes)
+        return Option(declarations, multiple=True, **attributes)
     if is_given:
         attributes |= {"required": True} if default is MISSING else {"default": default}
-    return Option(words, type=_type(kind, said), metavar=_metavar(kind, said), **attributes)
+    return Option(declarations, type=_type(kind, setting), metavar=_metavar(kind, setting), **attributes)
 
 
-def default_text(setting: Described) -> str:
-    """A setting's default, as a person would type it, or in the words that it has for that; '' for none."""
-    default = setting.field.default
-    if setting.said.default_text or default is MISSING or default is None:
-        return setting.said.default_text
-    return "" if setting.kind is bool else _typed(default)
+def default_text(entry: SettingField) -> str:
+    """A setting's default, as a person would type it, or its `default_text`; '' for none."""
+    default = entry.field.default
+    if entry.setting.default_text or default is MISSING or default is None:
+        return entry.setting.default_text
+    return "" if entry.kind is bool else _typed(default)
 
 
-def _type(kind: Any, said: Setting) -> Any:
+def _type(kind: Any, setting: Setting) -> Any:
     """The type of a value; a whole number's ends are whole numbers."""
     if kind in (int, float):
         least, most = (
-            said.least if said.above is None else said.above,
-            said.most if said.below is None else said.below,
+            setting.least if setting.above is None else setting.above,
+            setting.most if setting.below is None else setting.below,
         )
         make: Any = click.IntRange if kind is int else Finite
-        return make(least, most, min_open=said.above is not None, max_open=said.below is not None)
+        return make(least, most, min_open=setting.above is not None, max_open=setting.below is not None)
     if get_origin(kind) is tuple:
         each = get_args(kind)
-        return Numbers(_type(each[0], said), None if each[-1] is Ellipsis else len(each))
-    if said.choices:
-        return Choice(said.choices)
-    if said.known:
-        return Names(said.known)
-    return click.Path() if said.unit in ("PATH", "FOLDER") else click.STRING
+        return Numbers(_type(each[0], setting), None if each[-1] is Ellipsis else len(each))
+    if setting.choices:
+        return Choice(setting.choices)
+    if setting.known:
+        return Names(setting.known)
+    return click.Path() if setting.unit in ("PATH", "FOLDER") else click.STRING
 
 
-def _metavar(kind: Any, said: Setting) -> str | None:
-    """What stands for the value; None for the type's own word: a choice's words, TEXT."""
-    if said.unit:
-        return said.unit
+def _metavar(kind: Any, setting: Setting) -> str | None:
+    """The placeholder of the value; None for the type's own: the choices, or TEXT."""
+    if setting.unit:
+        return setting.unit
     if get_origin(kind) is tuple:
-        each = ["…" if kind is Ellipsis else _metavar(kind, said) for kind in get_args(kind)]
+        each = ["…" if kind is Ellipsis else _metavar(kind, setting) for kind in get_args(kind)]
         return ",".join(map(str, each))
     return {int: "INTEGER", float: "NUMBER"}.get(kind)
 

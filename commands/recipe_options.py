@@ -13,7 +13,7 @@ from ..pipeline.settings import settings_of
 from ..stages.recipes.registry import other_settings, own_settings, recipe_names
 from ..stages.recipes.settings import TRAINING, TrainSettings
 from .command import COMMON, Command, Option, Subcommand
-from .options import Described, add_options, default_text, described, option_of
+from .options import SettingField, add_options, default_text, option_of, setting_fields
 from .types import Choice
 
 
@@ -29,7 +29,7 @@ class RecipeChoice(Choice):
 
     @choices.setter
     def choices(self, none: object) -> None:
-        """click's own way to say them."""
+        """click sets them; they are the recipes' names whatever it sets."""
 
 
 class RecipeCommand(Subcommand):
@@ -56,26 +56,28 @@ def _others() -> list[Option]:
 
 
 def options_of_recipes(recipes: Mapping[str, type[Any]]) -> list[Option]:
-    """Options for the settings of these recipes, by their names; each says the default of each recipe that has it."""
-    found: dict[str, dict[str, Described]] = {}
+    """Options for the settings of these recipes, by their names; each shows the default of each recipe that has it."""
+    found: dict[str, dict[str, SettingField]] = {}
     for recipe, settings in recipes.items():
-        for setting in described(settings):
-            found.setdefault(setting.field.name, {})[recipe] = setting
+        for entry in setting_fields(settings):
+            found.setdefault(entry.field.name, {})[recipe] = entry
     return [_option(of, of_all=len(of) == len(recipes)) for of in found.values()]
 
 
-def _option(of: Mapping[str, Described], *, of_all: bool) -> Option:
+def _option(of: Mapping[str, SettingField], *, of_all: bool) -> Option:
     """One option; where not all recipes have it, its help begins with those that do."""
     first = next(iter(of.values()))
-    defaults = {recipe: default_text(setting) for recipe, setting in of.items()}
+    defaults = {recipe: default_text(entry) for recipe, entry in of.items()}
     shown = set(defaults.values())
     text = next(iter(shown)) if len(shown) == 1 else ", ".join(f"{r} {d}" for r, d in defaults.items() if d)
     help_ = (
-        first.said.help if of_all else f"{', '.join(of)}: {first.said.help[0].lower()}{first.said.help[1:]}"
+        first.setting.help
+        if of_all
+        else f"{', '.join(of)}: {first.setting.help[0].lower()}{first.setting.help[1:]}"
     )
-    choices = tuple(dict.fromkeys(word for setting in of.values() for word in setting.said.choices))
-    said = dataclasses.replace(first.said, help=help_, default_text=text, choices=choices)
+    choices = tuple(dict.fromkeys(word for entry in of.values() for word in entry.setting.choices))
+    setting = dataclasses.replace(first.setting, help=help_, default_text=text, choices=choices)
     common = first.field.name in {field.name for field, _ in settings_of(TrainSettings)}
     return option_of(
-        dataclasses.replace(first, said=said), section=COMMON if common else TRAINING, is_given=False
+        dataclasses.replace(first, setting=setting), section=COMMON if common else TRAINING, is_given=False
     )

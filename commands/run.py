@@ -55,8 +55,8 @@ def run_file(ctx: click.Context, file: str, as_json: bool) -> None:
                 options["json"] = True
             positional = [p.name for p in command.params if isinstance(p, click.Argument) and p.name]
             try:
-                words = as_arguments(options, positional)
-                calls.append(command.make_context(stage.command, words, parent=ctx))
+                argv = as_arguments(options, positional)
+                calls.append(command.make_context(stage.command, argv, parent=ctx))
             except click.UsageError as error:
                 raise InputError(
                     "a stage's options are wrong", where=stage.where, found=error.format_message().rstrip("."),
@@ -70,10 +70,10 @@ def run_file(ctx: click.Context, file: str, as_json: bool) -> None:
 
 
 def as_arguments(options: Mapping[str, Any], positional: Sequence[str]) -> list[str]:
-    """The command line that says the same as a run file: options first, then the named positional arguments in their order."""
+    """The command line that is equal to a stage of a run file: options first, then the named positional arguments in their order."""
     given = [options[name] for name in positional if options.get(name) is not None]
-    words = [str(word) for value in given for word in (value if isinstance(value, list) else [value])]
-    return [*to_argv(**{k: v for k, v in options.items() if k not in positional}), "--", *words]
+    argv = [str(word) for value in given for word in (value if isinstance(value, list) else [value])]
+    return [*to_argv(**{k: v for k, v in options.items() if k not in positional}), "--", *argv]
 
 
 def _refuse_unknown_keys(stage: StageCall, command: click.Command, ctx: click.Context) -> None:

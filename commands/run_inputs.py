@@ -16,7 +16,7 @@ from ..storage_schemas.near_names import did_you_mean
 #: Folders that another stage makes.
 _MADE = {"shards": Kind.SHARDS, "store": Kind.STORE, "vectors": Kind.STORE, "bundle": Kind.BUNDLE}
 
-#: Images in any form; lists of names, each with the words that are no file; models, and files of their weights.
+#: Images in any form; lists of names, each with the values that are no file; models, and files of their weights.
 _IMAGES = {"corpus", "images", "validation", "check"}
 _LISTS = {"classes": ("imagenet",), "templates": ("openai-imagenet", "simple-imagenet")}
 _NAMES = {"base_classes"}

@@ -28,20 +28,20 @@ def make_runner(ctx: click.Context, executor: ExecutorSettings) -> Runner:
     group = root.command
     assert isinstance(group, click.Group)
 
-    def make_context(words: Sequence[str]) -> click.Context:
-        return group.commands[words[0]].make_context(words[0], list(words[1:]), parent=root)
+    def make_context(argv: Sequence[str]) -> click.Context:
+        return group.commands[argv[0]].make_context(argv[0], list(argv[1:]), parent=root)
 
-    def command(words: Sequence[str]) -> None:
-        with make_context(words) as call:
+    def command(argv: Sequence[str]) -> None:
+        with make_context(argv) as call:
             call.command.invoke(call)
 
-    def check(words: Sequence[str]) -> None:
+    def check(argv: Sequence[str]) -> None:
         try:
-            make_context(words)
+            make_context(argv)
         except click.UsageError as error:
             raise InputError(
-                "a command's options are wrong", where=f"teachonce {words[0]}", found=error.format_message().rstrip("."),
-                hint=f"teachonce {words[0]} --help",
+                "a command's options are wrong", where=f"teachonce {argv[0]}", found=error.format_message().rstrip("."),
+                hint=f"teachonce {argv[0]} --help",
             ) from error  # fmt: skip
 
     def leave() -> None:

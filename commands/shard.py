@@ -36,7 +36,7 @@ def shard(
 
     stage = plan_shard(corpus, out=out, settings=settings)
     report(run_stage(stage, stage.out, executor.make()), stage.out, as_json)
-    if told := left_out_text(stage.corpus.left_out, skipped=stage.corpus.skipped):
-        say(f"{told[0].upper()}{told[1:]}.")
-    if told := no_labels_text(stage.corpus.no_labels):
-        say(f"Warning: {told}.")
+    if notice := left_out_text(stage.corpus.left_out, skipped=stage.corpus.skipped):
+        say(f"{notice[0].upper()}{notice[1:]}.")
+    if notice := no_labels_text(stage.corpus.no_labels):
+        say(f"Warning: {notice}.")

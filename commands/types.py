@@ -1,4 +1,4 @@
-"""Owns the types of options beside click's own: words, finite numbers, several numbers."""
+"""Owns the types of options beside click's own: choices, names, finite numbers, several numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..storage_schemas.near_names import did_you_mean
 
 
 class Choice(click.Choice):  # type: ignore[type-arg]  # generic from click 8.2 on
-    """One of several words; a misspelt one is answered with the nearest."""
+    """One of several choices; a misspelt one is answered with the nearest."""
 
     def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
         near = did_you_mean(str(value), map(str, self.choices), "")

@@ -39,22 +39,22 @@ class Runner:
         self.say(f"$ {self.line(*command)}")
         self.command(command)
 
-    def line(self, *words: object) -> str:
+    def line(self, *arguments: object) -> str:
         """A command of teachonce as a person would type it."""
-        return f"{self.program} {shlex.join(map(str, words))}"
+        return f"{self.program} {shlex.join(map(str, arguments))}"
 
-    def tool(self, name: str, *words: object) -> str:
+    def tool(self, name: str, *arguments: object) -> str:
         """A command of another program of the same environment."""
-        return f"{self.beside}{name} {shlex.join(map(str, words))}"
+        return f"{self.beside}{name} {shlex.join(map(str, arguments))}"
 
 
-def to_argv(*words: object, **options: object) -> list[str]:
-    """A command as on the command line: words as they are, then options by name, with underscores for hyphens.
+def to_argv(*arguments: object, **options: object) -> list[str]:
+    """A command as on the command line: arguments as they are, then options by name, with underscores for hyphens.
 
     An option that is None or False is left out, one that is True takes no value; a list repeats its option, and numbers in a
     list become one comma-separated value.
     """
-    spelled = [str(word) for word in words]
+    spelled = [str(word) for word in arguments]
     for name, value in options.items():
         if value is None or value is False:
             continue

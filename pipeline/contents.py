@@ -30,7 +30,7 @@ _LOOK_AT, _DEEP = 200, 3
 
 
 class Kind(StrEnum):
-    """What a path is; the value is its words, as in "found …"."""
+    """What a path is; the value is the text for errors, as in "found …"."""
 
     NOTHING = "nothing"
     FILE = "a file"
@@ -118,10 +118,10 @@ def refuse_swapped(
         return
     kinds = [kind_of(place) for place in places]
     if kinds[1] == is_first != kinds[0] and is_second in (None, kinds[0]):
-        words = shlex.join([command, str(second), str(first)])
+        swapped = shlex.join([command, str(second), str(first)])
         raise InputError(
             "two folders are swapped", where=f"{first} {second}", expected=f"{is_first} first",
-            found=f"{kinds[0]} first, then {kinds[1]}", hint=f"teachonce {words} …",
+            found=f"{kinds[0]} first, then {kinds[1]}", hint=f"teachonce {swapped} …",
         )  # fmt: skip
 
 

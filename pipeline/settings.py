@@ -57,26 +57,26 @@ class Setting:
             return None
         if not math.isfinite(value):
             return "a finite number"
-        for bound, inside, words in (
+        for bound, inside, phrase in (
             (self.least, operator.ge, "at least"),
             (self.above, operator.gt, "more than"),
             (self.most, operator.le, "at most"),
             (self.below, operator.lt, "less than"),
         ):
             if bound is not None and not inside(value, bound):
-                return f"{words} {bound:g}"
+                return f"{phrase} {bound:g}"
         return None
 
 
-def setting(default: Any = MISSING, *, help: str, **said: Any) -> Any:
+def setting(default: Any = MISSING, *, help: str, **fields: Any) -> Any:
     """A field of a settings class: its default, and the fields of `Setting`."""
-    return dataclasses.field(default=default, metadata={_KEY: Setting(help=help, **said)})
+    return dataclasses.field(default=default, metadata={_KEY: Setting(help=help, **fields)})
 
 
-def with_default(cls: Any, name: str, default: Any, **said: Any) -> Any:
+def with_default(cls: Any, name: str, default: Any, **fields: Any) -> Any:
     """The field of another settings class once more, with another default and other changes to its `Setting`."""
     before = next(s for f, s in settings_of(cls) if f.name == name)
-    return dataclasses.field(default=default, metadata={_KEY: dataclasses.replace(before, **said)})
+    return dataclasses.field(default=default, metadata={_KEY: dataclasses.replace(before, **fields)})
 
 
 def seed_setting(default: int, *, help: str) -> Any:
@@ -101,11 +101,11 @@ def check(settings: Any, prefix: str = "") -> None:
     Raises:
         InputError: naming the option.
     """
-    for field, said in settings_of(settings):
+    for field, setting in settings_of(settings):
         value = getattr(settings, field.name)
-        expected = None if value is None else said.expected(value)
+        expected = None if value is None else setting.expected(value)
         if expected is not None:
-            name = field.name if said.option is None else said.option
+            name = field.name if setting.option is None else setting.option
             raise impossible("_".join(filter(None, (prefix, name))), expected, value)
 
 

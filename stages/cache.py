@@ -237,7 +237,7 @@ class _Worker:
         return tuple(invalid)
 
     def _put(self, batch: Sequence[tuple[int, Views, Pixels]], writer: BlockWriter, timer: Timer) -> None:
-        """What the teacher gives for a batch of whole samples, in row order."""
+        """The teacher's targets for a batch of whole samples, in row order."""
         import torch
 
         views = self._stage.views.count
@@ -295,7 +295,7 @@ def plan_cache(
         view_interpolation: resampling filter of random views; None for the teacher's.
 
     Raises:
-        InputError: bad shards or teacher; logits asked for without class vectors.
+        InputError: bad shards or teacher; logits requested without class vectors.
         MismatchError: samples of another kind than the teacher's; the store was begun where views were rendered otherwise. What else it may not fit (another
             teacher, corpus, view spec, …) is for the runner to refuse, by the fingerprint.
     """
@@ -389,7 +389,7 @@ def _refuse_unusable(shards: ShardSet) -> None:
 
 
 def _other_versions(described: StoreDescription, recorded: PixelSample, kind: SampleKind) -> tuple[str, ...]:
-    """What to say where a store was begun with other versions of the libraries."""
+    """The note where a store was begun with other versions of the libraries."""
     there = {**recorded.versions, **(described.versions or {})}
     here = {**kind.versions(), **other_versions()}
     if there == here:

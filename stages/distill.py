@@ -49,16 +49,16 @@ class DistillStage:
 
     Attributes:
         identity: everything that decides the bundle's bytes, as fingerprint fields.
-        origin: the same in words, for the bundle's config.
+        origin: the same for people, for the bundle's config.
         chosen: what to read from the store.
         vectors: class vectors; None where the student has no classes.
         samples: pairs in the whole training.
         views: epoch e reads view e mod this.
-        validation: labelled images on which to find the best epoch; `validation_by` says by which figure.
+        validation: labelled images on which to find the best epoch; `validation_by` is the figure.
         compiled: whether to use `torch.compile`.
         accept_other_pixels: whether to train where images look otherwise than the teacher saw them.
         notes: lines that a person should see before training starts.
-        reuse: what to say in the end of views that served several epochs, if it was not meant.
+        reuse: the note at the end on views that were used in several epochs, if that was not chosen.
     """
 
     shards: ShardSet
@@ -106,7 +106,7 @@ class DistillStage:
     def open(self) -> RunUnit:
         recipe = recipe_named(self.recipe)
         built = build_student(
-            self.config, recipe, self.settings, self.vectors, self.chosen.asked, seed=self.seed
+            self.config, recipe, self.settings, self.vectors, self.chosen.specs, seed=self.seed
         )
         if built.digest != self.identity["student"]["weights"]:
             raise MismatchError(
@@ -292,7 +292,7 @@ def plan_distill(
     shard_set, location = ShardSet.open(shards), Location.of(store)
     chosen = choose_targets(location, vectors, method, training)
     _refuse_one_class(chosen, training, where=vectors or store)
-    built = build_student(config, method, training, chosen.vectors, chosen.asked, seed=settings.seed)
+    built = build_student(config, method, training, chosen.vectors, chosen.specs, seed=settings.seed)
     check_kind(
         shard_set.corpus.sample_kind, built.backbone.preprocess.sample_kind, where=shard_set.location,
         whose="the student",
@@ -385,7 +385,7 @@ def _refuse_one_class(chosen: TrainingTargets, settings: TrainSettings, where: o
 
 def _other_terms(chosen: TrainingTargets, settings: TrainSettings) -> bool:
     """Whether the loss has a term for other targets than logits, with a weight that is not 0."""
-    return set(chosen.wanted) != {"logits"} and bool(getattr(settings, "embedding_weight", 1))
+    return set(chosen.requested) != {"logits"} and bool(getattr(settings, "embedding_weight", 1))
 
 
 def _validation(

@@ -56,7 +56,7 @@ def evaluate(
         bundle: the student.
         images: a folder of class folders, a tar, a list, or a folder of shards.
         compute: device, precision, threads.
-        settings: None for the defaults. Pictures of its store are found as `SamePictures` says; where `base_classes` is None, base
+        settings: None for the defaults. Pictures of its store are found as in `SamePictures`; where `base_classes` is None, base
             classes are those that the bundle marks, if any. `accept_other_pixels` only notes that this machine renders the
             store's views otherwise than its teacher's did.
 
@@ -64,7 +64,7 @@ def evaluate(
         InputError: no bundle, no images, nothing to measure, a bad list of base classes.
         MismatchError: the store's classes are not the student's, or its views have other pixels here, or the images have
             its names and are other pictures.
-        DamagedError: bundle, shards or store are damaged, or the student says NaN.
+        DamagedError: bundle, shards or store are damaged, or the student's logits hold NaN.
     """
     settings = settings or EvaluateSettings()
     check(settings)

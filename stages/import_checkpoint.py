@@ -1,4 +1,4 @@
-"""`teachonce import`: brings the authors' checkpoints here: a PromptSRC teacher as prompts, a PromptKD student as a bundle."""
+"""`teachonce import`: converts the authors' checkpoints: a PromptSRC teacher as prompts, a PromptKD student as a bundle."""
 
 from __future__ import annotations
 
@@ -79,12 +79,12 @@ def plan_import(
     out: Location | str,
     settings: ImportSettings,
 ) -> ImportStage:
-    """Read a checkpoint, and say what is to be written. Which kind it is, its keys tell.
+    """Read a checkpoint, and plan what is to be written. Its keys decide which kind it is.
 
     Args:
         checkpoint: a torch or safetensors file of PromptSRC's or PromptKD's trainer.
         out: folder for the prompts, or for the student bundle.
-        settings: what it does not say of itself; those of the other kind stay None.
+        settings: what it does not hold itself; those of the other kind stay None.
 
     Raises:
         InputError: not such a file, a key that is unknown or missing, another model, an option too few or too many.
@@ -132,8 +132,8 @@ def plan_import(
 def _check_options(kind: str, settings: ImportSettings, where: str) -> None:
     """Refuse options that the kind of file needs and lacks, or has no use for."""
     given = {
-        (said.group, option_name(field.name)): getattr(settings, field.name) is not None
-        for field, said in settings_of(settings)
+        (setting.group, option_name(field.name)): getattr(settings, field.name) is not None
+        for field, setting in settings_of(settings)
     }
     lacking = [option for option in _NEEDS[kind] if not given[kind, option]]
     if lacking:

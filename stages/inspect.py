@@ -127,7 +127,7 @@ def _pixels(stored: Stored) -> Json:
 
 
 def _coverage(stored: Stored, top: int) -> dict[str, Any]:
-    """What the receipts say: shards and rows that are done, and why samples could not be used."""
+    """Facts from the receipts: shards and rows that are done, and why samples could not be used."""
     spec = stored.rows
     shards_done = rows_done = invalid = 0
     kinds: Counter[str] = Counter()
@@ -153,7 +153,7 @@ def _coverage(stored: Stored, top: int) -> dict[str, Any]:
 
 
 def _measure(stored: Stored, facts: dict[str, Json], top: int) -> None:
-    """Read every shard that is done, view by view, and add what the numbers say to `facts`."""
+    """Read every shard that is done, view by view, and add summaries of the targets to `facts`."""
     spec = stored.rows
     problems: list[str] = facts["problems"]
     values = {target.name: Values() for target in spec.targets}

@@ -18,7 +18,7 @@ MEASURED_AT_MOST = 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class Listed:
+class ListedModel:
     """A model in the list; `measures` is None where it was not, or cannot be, built to be measured."""
 
     named: Named
@@ -31,7 +31,7 @@ class Listed:
         }
 
 
-def list_models(text: str | None, *, role: str | None) -> list[Listed]:
+def list_models(text: str | None, *, role: str | None) -> list[ListedModel]:
     """Models whose names contain a text.
 
     Args:
@@ -52,10 +52,10 @@ def list_models(text: str | None, *, role: str | None) -> list[Listed]:
             hint=f"did you mean {', '.join(near)}?" if near else "`teachonce models` lists them all",
         )  # fmt: skip
     measured = len(found) <= MEASURED_AT_MOST
-    return [Listed(named=model, measures=measure(model.name) if measured else None) for model in found]
+    return [ListedModel(named=model, measures=measure(model.name) if measured else None) for model in found]
 
 
-def models_text(listed: Sequence[Listed]) -> str:
+def models_text(listed: Sequence[ListedModel]) -> str:
     """A table for people, and what else can be named."""
     measured = len(listed) <= MEASURED_AT_MOST
     rows = []

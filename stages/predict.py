@@ -26,7 +26,7 @@ BATCH_SIZE = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What the student says of one image.
+    """The student's prediction for one image.
 
     Attributes:
         image: as the user typed it.
@@ -44,7 +44,7 @@ def predict(bundle: str, images: Sequence[str], *, top: int, compute: Compute) -
 
     Raises:
         InputError: `-`, or no bundle.
-        DamagedError: the bundle is damaged, or the student says NaN.
+        DamagedError: the bundle is damaged, or the student's logits hold NaN.
     """
     if "-" in images:
         raise InputError(
@@ -100,7 +100,7 @@ def prediction_text(prediction: Prediction) -> str:
 
 
 def _read(image: str) -> bytes:
-    """The bytes of a path or URL; whatever keeps them away is that image's own misfortune."""
+    """The bytes of a path or URL; any failure to read them is an error of that image alone."""
     try:
         if is_url(image):
             return read_url(image)

@@ -342,9 +342,11 @@ def _notes(
         f"{counted(count, 'image')} of {int(base_C.sum())} of {counted(len(names), 'class')}, {counted(steps, 'step')} of {settings.batch_size} an "
         f"epoch, {counted(settings.epochs, 'epoch')}",
     ]  # fmt: skip
-    for tower, asked, real in (
+    for tower, requested, real in (
         ("vision", settings.vision_depth, shape.vision_depth), ("text", settings.text_depth, shape.text_depth),
     ):  # fmt: skip
-        if real < asked:
-            notes.append(f"{tower} prompts go {real} layers deep, not {asked}: the tower has no more blocks")
+        if real < requested:
+            notes.append(
+                f"{tower} prompts go {real} layers deep, not {requested}: the tower has no more blocks"
+            )
     return tuple(notes)

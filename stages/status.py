@@ -65,7 +65,7 @@ def folder_status(
     Args:
         path: a folder of shards, of prompts, a target store, a student bundle, or a run folder that holds some of these.
         examples: how many failures to name for each stage; all are counted.
-        now: with its offset; None for this moment. It is what `running` is told by.
+        now: with its offset; None for this moment. Times in `running` are relative to it.
 
     Raises:
         InputError: nothing there, or nothing that a stage of teachonce started.

@@ -147,7 +147,7 @@ def plan_vectors(
         compute: default: as `resolve_compute` settles it, but in fp32: it is done once.
 
     Raises:
-        InputError: as the readers say; a teacher without classes of its own and no list.
+        InputError: see the readers; a teacher without classes of its own and no list.
         MismatchError: `out` is no target store of this version.
     """
     settings = settings or VectorsSettings()
@@ -164,7 +164,7 @@ def plan_vectors(
     teacher = load_teacher(config)
     names = teacher.class_names(names)
     base_C = None if base is None else base_classes(base, names)
-    # Whoever lacks the tokenizer learns it before anything is written.
+    # A missing tokenizer is an error before anything is written.
     notes = teacher.name_notes(names, texts)
     claim_output(store, VectorsStage.name)
     check_version(open_root(store.zarr_store(), mode="a", where=store), where=store)

@@ -1,1 +1,1 @@
-"""What the bytes on disk mean. Imports nothing else of teachonce; knows nothing of where or when work runs."""
+"""What the bytes on disk mean. Imports nothing else of teachonce; independent of where and when work runs."""

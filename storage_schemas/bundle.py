@@ -25,17 +25,17 @@ CONFIG, WEIGHTS, VECTORS = "config.json", "model.safetensors", "class_vectors.sa
 
 @dataclass(frozen=True, kw_only=True)
 class BundleConfig:
-    """What `config.json` says.
+    """The content of `config.json`.
 
     Attributes:
         student: family, model name and whatever its family needs to build it again without a download.
         head: the student's shape beyond the backbone (prompts, projector), as its recipe made it.
         preprocess: size, mean, std, interpolation, resize ratio of the student's images.
         class_names: in the order of the logits; none where the student has no class vectors, whose file is then not there.
-        base_classes: those of them that are base classes, the others being novel; None where nothing says so.
+        base_classes: those of them that are base classes, the others being novel; None where they are not marked.
         files: sha256 (hexadecimal) of the two other files, by name; None in bundles of early versions.
         logit_scale, normalized: how embeddings become logits with the class vectors (see `ClassVectors`).
-        origin: how it was made: recipe and its settings, corpus id, teacher in words, store fingerprint. Facts only.
+        origin: how it was made: recipe and its settings, corpus id, teacher as text, store fingerprint. Facts only.
     """
 
     student: Mapping[str, Json]

@@ -32,7 +32,7 @@ class ClassVectors:
         bias_C: fp32 (class,), or None.
         logit_scale: the factor itself, not its logarithm.
         normalized: whether embeddings are L2-normalised before they meet the vectors.
-        base_C: bool (class,): which are base classes, the others being novel; None where nothing says so.
+        base_C: bool (class,): which are base classes, the others being novel; None where they are not marked.
     """
 
     names: tuple[str, ...]
@@ -130,7 +130,7 @@ class ClassVectors:
 def write_class_vectors(group: zarr.Group, vectors: ClassVectors, origin: Json) -> list[str]:
     """Write the arrays `class_vectors`, `class_names` and (if any) `class_bias`, `class_is_base`. Returns their paths.
 
-    `origin` says in words where they come from (teacher, templates); it lands in the array's attributes.
+    `origin` describes where they come from (teacher, templates); it is kept in the array's attributes.
     """
     codec = [ZstdCodec(level=3), Crc32cCodec()]
     count, channels = vectors.vectors_CD.shape
@@ -205,7 +205,7 @@ def read_class_vectors(group: zarr.Group, where: object) -> ClassVectors:
 
 
 def read_origin(group: zarr.Group, where: object) -> Json:
-    """Where the class vectors come from, as `write_class_vectors` was told.
+    """Where the class vectors come from, as `write_class_vectors` recorded it.
 
     Raises:
         IncompleteError, DamagedError: as `read_class_vectors`.

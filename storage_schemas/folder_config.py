@@ -53,7 +53,7 @@ def file_digest(data: bytes) -> str:
 
 
 def check_file(data: bytes, name: str, files: Mapping[str, str] | None, *, where: object, hint: str) -> None:
-    """Compare a file with what the config beside it says of it. Configs of early versions say nothing.
+    """Compare a file with its entry in the config beside it. Configs of early versions have no such entry.
 
     Raises:
         DamagedError: it is another file, or it changed since it was written.

@@ -16,8 +16,8 @@ class Format:
     """One kind of files that belong together.
 
     Attributes:
-        name: in words, for errors.
-        kind: by which the files say what they are; None where their names do.
+        name: as text, for errors.
+        kind: the name by which the files are recognised; None where their file names do that.
         version: that is written.
         oldest: that can still be read.
     """
@@ -31,8 +31,8 @@ class Format:
         """Refuse files that this code cannot read.
 
         Args:
-            found: what they say of their version.
-            where: the file that says it.
+            found: the version that they have.
+            where: the file that has it.
             hint: what to do about files that are too old, or of no version at all.
 
         Raises:

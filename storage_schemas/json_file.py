@@ -27,7 +27,7 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 
 
 def read_json(data: bytes, schema: type[Schema], *, what: str, where: object, hint: str) -> Schema:
-    """Bytes of JSON as `schema` wants them. Fields that it does not know are passed over.
+    """Bytes of JSON as an object of `schema`. Fields that it does not have are ignored.
 
     Args:
         data: the bytes.
@@ -35,7 +35,7 @@ def read_json(data: bytes, schema: type[Schema], *, what: str, where: object, hi
         what, where, hint: of the error.
 
     Raises:
-        DamagedError: not JSON, nested too deeply, or of other types; `found` says where.
+        DamagedError: not JSON, nested too deeply, or of other types; `found` names the place.
     """
     try:
         return msgspec.json.decode(data, type=schema)
@@ -47,7 +47,7 @@ def as_schema(value: Json, schema: type[Schema], *, what: str, where: object, hi
     """The same for JSON that is parsed already.
 
     Raises:
-        DamagedError: of other types; `found` says where.
+        DamagedError: of other types; `found` names the place.
     """
     try:
         return msgspec.convert(value, schema)

@@ -46,7 +46,7 @@ class Entry:
         offset: first byte within a tar source; -1 for a file of its own.
         size: bytes.
         digest: blake2b-128 of the content, hexadecimal; empty where it could not be read.
-        label: class name, where the corpus says one.
+        label: class name, where the corpus has one.
         problem: why the file could not be read at all, else None.
     """
 
@@ -67,7 +67,7 @@ class Corpus:
     Attributes:
         name: part of every key.
         corpus_id: blake2b-128 over all entries, the shard size and the order: equal ids mean equal rows.
-        listing_id: the same over paths and sizes only: tells cheaply whether a folder has changed.
+        listing_id: the same over paths and sizes only: shows cheaply whether a folder has changed.
         num_samples, shard_size, num_shards: row = shard * shard_size + offset; only the last shard is shorter.
         resize: shorter side in pixels that images were reduced to, or None for the original bytes.
         max_pixels: larger images are recorded as unusable.

@@ -21,7 +21,7 @@ CONFIG, PROMPTS, TOWERS = "config.json", "prompts.safetensors", "towers.safetens
 
 @dataclass(frozen=True, kw_only=True)
 class PromptsConfig:
-    """What `config.json` says.
+    """The content of `config.json`.
 
     Attributes:
         backbone: `model` and `pretrained` as a user names them, `architecture` and `weights` (digests) as the loaded

@@ -20,7 +20,7 @@ class Output:
 
 @dataclass(frozen=True, kw_only=True)
 class InvalidRow:
-    """A sample that could not be used: it keeps its row, and this says why."""
+    """A sample that could not be used: it keeps its row, and this has the reason."""
 
     row: Count
     path: str
@@ -41,7 +41,7 @@ class Receipt:
         outputs: files written, each with size and sha256.
         rows: number of rows that the unit owns, valid or not.
         invalid_rows: those without usable content, with reasons, in row order.
-        digest: blake2b-128 (hex) of what the unit says, independent of codecs (tar bytes, decoded targets).
+        digest: blake2b-128 (hex) of the unit's content, independent of codecs (tar bytes, decoded targets).
         fingerprint: digest of the fingerprint under which the unit ran.
     """
 

@@ -101,7 +101,7 @@ def largest_divisor(number: int, most: int) -> int:
 class StoreSpec:
     """The shape of a store's rows.
 
-    `colors` says that views have colours of their own, hence arrays for them.
+    `colors`: views have colours of their own, hence arrays for them.
     """
 
     num_samples: int
@@ -142,7 +142,7 @@ class CachedTeacher:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decided:
+class DecidedBy:
     """The part of a fingerprint that readers compare; `class_vectors` are those that formed the logits, if any are stored."""
 
     corpus_id: str
@@ -158,7 +158,7 @@ class StoreDescription:
         spec: shape of the rows.
         fingerprint: everything that decides the store's bytes; the ledger's plan holds the same.
         views: how views are drawn (`ViewSpec.to_json`).
-        teacher: who gave the targets (`TeacherSpec.to_json`).
+        teacher: the one that gave the targets (`TeacherSpec.to_json`).
         shards: folder of the shards, as it was called.
         pixels: sample of rendered views (`PixelSample.to_json`); None in stores of early versions.
         versions: of libraries that decide nothing by themselves.
@@ -179,14 +179,14 @@ class StoreDescription:
         return self.decided_by.corpus_id
 
     @functools.cached_property
-    def decided_by(self) -> Decided:
+    def decided_by(self) -> DecidedBy:
         """What readers compare of the fingerprint.
 
         Raises:
-            DamagedError: it does not say.
+            DamagedError: it has none.
         """
         return as_schema(
-            dict(self.fingerprint), Decided, what="not a fingerprint of targets", where="the store's attribute `cache`",
+            dict(self.fingerprint), DecidedBy, what="not a fingerprint of targets", where="the store's attribute `cache`",
             hint=_RESTORE,
         )  # fmt: skip
 

@@ -44,7 +44,7 @@ def member_header(name: str, size: int) -> bytes:
 
 
 class TarFile:
-    """Writes members one after another and knows the sha256 and the number of the bytes that passed."""
+    """Writes members one after another and keeps the sha256 and the number of the bytes written."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file

@@ -49,7 +49,7 @@ class TargetBlock:
 
     @property
     def digest(self) -> str:
-        """blake2b-128 over what the block says, independent of codecs and encodings."""
+        """blake2b-128 over the block's content, independent of codecs and encodings."""
         return _digest(
             self.keys, [self.valid, self.view_params, *(self.targets[n] for n in sorted(self.targets))]
         )
@@ -181,7 +181,7 @@ def create_arrays(root: zarr.Group, description: StoreDescription) -> None:
 
 
 def all_arrays(root: zarr.Group, where: object) -> list[tuple[str, Any]]:
-    """Every array of a store, by name. What is none is passed over.
+    """Every array of a store, by name. Anything else is skipped.
 
     Raises:
         DamagedError: the metadata of one cannot be read.
@@ -414,7 +414,7 @@ def read_keys(root: zarr.Group, spec: StoreSpec, shard: int) -> list[str]:
 def read_rows(
     root: zarr.Group, spec: StoreSpec, shard: int, view: int
 ) -> tuple[NDArray[np.bytes_], NDArray[np.bool_], Views]:
-    """Who one shard's rows are: keys (sample,) as `S32`, valid (sample,), one view's view_params, VIEW (sample,).
+    """Which samples one shard's rows are: keys (sample,) as `S32`, valid (sample,), one view's view_params, VIEW (sample,).
 
     Raises:
         DamagedError: a chunk's checksum does not match, or it cannot be decoded.

@@ -70,7 +70,7 @@ class VerifiedStore(WrapperStore[Store]):
         content: Any = data.as_array_like()
         if (found := hashlib.sha256(content).hexdigest()) != output.sha256:
             raise self._receipts.damaged(key, shard, f"sha256 {found}")
-        # Nothing of ours asks for a part of a chunk.
+        # Nothing of ours reads a part of a chunk.
         return data if byte_range is None else await super().get(key, prototype, byte_range)
 
     async def getsize(self, key: str) -> int:

@@ -1,4 +1,4 @@
-"""Owns measuring on held-out images: what a student says of their centre views, against labels and teacher."""
+"""Owns measuring on held-out images: a student's outputs for their centre views, against labels and teacher."""
 
 from __future__ import annotations
 

@@ -60,16 +60,16 @@ class OnlineStage(DistillStage):
                 self.shards, self.store, image_size=size, batch_size=self.settings.batch_size, seed=self.seed, targets=(),
                 views=self.views, drop_last=True,
             )  # fmt: skip
-        return AskingStream(pairs, theirs, teacher, self.teacher_compute)
+        return OnlineStream(pairs, theirs, teacher, self.teacher_compute)
 
 
-class AskingStream:
+class OnlineStream:
     """The batches of a stream, each with the teacher's embeddings of its images as targets.
 
     Args:
         pairs: the student's images.
         theirs: the same samples and boxes at the teacher's size; None where that is the student's.
-        teacher, compute: who is asked, and how it computes.
+        teacher, compute: the teacher, and how it computes.
     """
 
     def __init__(

@@ -44,7 +44,7 @@ class Task:
 
     Attributes:
         folder: `images` (no labels), `held-out` (class folders) and `classes.txt` are there; the rest is made here.
-        teacher: who is distilled.
+        teacher: the one that is distilled.
         teacher_compute, student_compute: how they run.
         views: how boxes are drawn.
         trainings: by recipe.
@@ -96,7 +96,7 @@ class Task:
 
     @property
     def held_out_store(self) -> Path:
-        """What the teacher says of the centre views of the held-out images, in fp32."""
+        """The teacher's outputs for the centre views of the held-out images, in fp32."""
         return self.folder / "held-out-targets"
 
     def store(self, encoding: str) -> Path:

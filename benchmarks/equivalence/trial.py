@@ -23,7 +23,7 @@ from teachonce.stages.distill import DistillStage, plan_distill
 from teachonce.stages.settings.distill import DistillSettings
 from teachonce.storage_schemas.fingerprint import Fingerprint, Json
 
-#: Steps whose mean loss is told as the last one.
+#: Steps whose mean loss is reported as the last one.
 _LAST = 20
 
 

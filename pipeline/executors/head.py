@@ -18,7 +18,7 @@ class ClusterEnded(TeachonceError):
     """The Ray cluster of a run is gone."""
 
 
-class Head:
+class RayHead:
     """The head of a cluster.
 
     Args:

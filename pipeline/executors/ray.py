@@ -21,7 +21,7 @@ from ..ledger import Ledger
 from ..sockets import folder_for_sockets
 from ..types import Stage, Unit
 from ..worker import Outcome
-from .head import ClusterEnded, Head, is_reachable
+from .head import ClusterEnded, RayHead, is_reachable
 from .native_stderr import last_words, put_back, set_aside
 from .worker_group import RayWorker, WorkerGroup
 
@@ -180,7 +180,7 @@ class RayExecutor:
 
         for actor, unit in zip(cycle(worker_group.actors), slots, strict=False):
             send(actor, unit)
-        head = Head(ray.get_runtime_context().gcs_address)
+        head = RayHead(ray.get_runtime_context().gcs_address)
         try:
             while in_flight:
                 ready, _ = ray.wait(
@@ -216,7 +216,7 @@ def what_waits(workers: int, cpus: float) -> str:
     )
 
 
-def _outcome(ray: Any, reference: Any, ledger: Ledger, unit: Unit, head: Head) -> Outcome:
+def _outcome(ray: Any, reference: Any, ledger: Ledger, unit: Unit, head: RayHead) -> Outcome:
     try:
         return ray.get(reference)  # type: ignore[no-any-return]
     except ray.exceptions.RayTaskError as error:

@@ -1,1 +1,1 @@
-"""Reading what a user brought: sources, the frozen manifest, image bytes, finished shards."""
+"""Reading a user's corpus: sources, the frozen manifest, image bytes, finished shards."""

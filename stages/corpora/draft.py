@@ -17,7 +17,7 @@ DRAFT = "manifest.draft.parquet"
 
 
 class Draft:
-    """What it knows of URLs is not asked for again. Nothing, where the folder `out` holds no such manifest."""
+    """URLs that it holds are not fetched again. Empty, where the folder `out` holds no such manifest."""
 
     def __init__(self, out: Location) -> None:
         drafts = [name for name in (DRAFT, MANIFEST) if (out / name).exists()]

@@ -12,7 +12,7 @@ from ...storage_schemas.errors import Unreachable
 from .images import image_extensions
 from .reading import look_at
 from .source import SourceFile
-from .tree import Entered, File, walk
+from .tree import EnteredFolder, File, walk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,16 +47,16 @@ class _Disk:
 
     root: bytes
 
-    def top(self) -> Entered[bytes]:
+    def top(self) -> EnteredFolder[bytes]:
         return self._entered(self.root)
 
-    def enter(self, folder: bytes, name: bytes) -> Entered[bytes]:
+    def enter(self, folder: bytes, name: bytes) -> EnteredFolder[bytes]:
         return self._entered(folder + b"/" + name)
 
-    def _entered(self, path: bytes) -> Entered[bytes]:
+    def _entered(self, path: bytes) -> EnteredFolder[bytes]:
         there = os.stat(path)  # noqa: PTH116  # names are bytes
         by_link = stat.S_ISLNK(os.lstat(path).st_mode)
-        return Entered(folder=path, identity=(there.st_dev, there.st_ino), by_link=by_link)
+        return EnteredFolder(folder=path, identity=(there.st_dev, there.st_ino), by_link=by_link)
 
     def names(self, folder: bytes) -> list[bytes]:
         with os.scandir(folder) as entries:
@@ -74,4 +74,4 @@ def _leads_to_folder(entry: os.DirEntry[bytes]) -> bool:
     try:
         return entry.is_dir()
     except OSError:
-        return False  # a link to itself, or into a folder that may not be entered: what a file's name says will be asked
+        return False  # a link to itself, or into a folder that may not be entered: the kind is then decided by a file's name

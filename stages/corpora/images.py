@@ -40,7 +40,7 @@ _EXTENSIONS = {
     "TIFF": "tiff",
 }
 
-#: What turns an image by the value of its tag `Orientation`; 1 and values that are none turn nothing.
+#: What turns an image by the value of its tag `Orientation`; 1 and unknown values turn nothing.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -121,7 +121,7 @@ def shrink(data: bytes, shorter_side: int, max_pixels: int = MAX_PIXELS) -> byte
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """What the camera says, as far as it can be read: odd metadata costs no pixels."""
+    """The camera's orientation, as far as it can be read: bad metadata does not make an image unusable."""
     with contextlib.suppress(Exception):  # its parsers raise whatever they meet
         return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     return None
@@ -129,7 +129,7 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
 @contextlib.contextmanager
 def one_image(where: object = None) -> Iterator[None]:
-    """Whatever goes wrong in the block is one image's misfortune; a lack of memory is the moment's.
+    """Any exception in the block makes this one image unusable, except for a lack of memory, which may pass.
 
     Args:
         where: names the image where memory is lacking.
@@ -163,7 +163,7 @@ def out_of_memory(where: object) -> Unreachable:
 
 @contextlib.contextmanager
 def _enough_memory(sizes: Sizes) -> Iterator[None]:
-    """Decoders that get no memory say that the data is broken: see whether there was as much as they may take.
+    """Decoders that get no memory report broken data: check whether there was as much as they may take.
 
     Raises:
         MemoryError: there was not.

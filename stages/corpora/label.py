@@ -1,4 +1,4 @@
-"""Owns what a label is: text or a whole number, whatever it was read from. Everything else is none, and says so."""
+"""Owns what a label is: text or a whole number, whatever it was read from. Everything else is not a label, and its kind is recorded."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from ...storage_schemas.fingerprint import Json
 from .tally import Tally
 
-#: Files whose names are no image names.
+#: Files without an image's extension.
 NO_IMAGE_NAME = "no image name"
 
 #: Entries as in `names.is_hidden_name`, with all that is below them.
@@ -37,7 +37,7 @@ class LeftOut(Tally):
 
     @property
     def skipped(self) -> int:
-        """Files whose names are no image names."""
+        """Files without an image's extension."""
         return self.kinds.get(NO_IMAGE_NAME, (0, ""))[0]
 
 

@@ -1,4 +1,4 @@
-"""Owns the largest images and files that are read, where a user says nothing else."""
+"""Owns the largest images and files that are read by default."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def parquet_rows(file: UserFile) -> Iterator[ListRow]:
 
 
 def _values(column: pa.ChunkedArray[Any]) -> list[Any]:
-    """The values of a column. Text is bytes: nobody has checked that it is UTF-8."""
+    """The values of a column. Text is bytes: that it is UTF-8 has not been checked."""
     import pyarrow as pa
 
     if pa.types.is_dictionary(column.type):

@@ -70,7 +70,7 @@ def refuse_joined_label(file: UserFile, row: ListRow) -> None:
     """Refuse `path label` and `path,label`, where the whole line is no file but its beginning is an image.
 
     Raises:
-        InputError: it is such a line; says what to type.
+        InputError: it is such a line; with what to type.
     """
     marks = [mark for mark in _MARKS if mark in row.path]
     if not marks or is_image_name(row.path):

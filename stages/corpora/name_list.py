@@ -33,7 +33,7 @@ def read_names(file: UserFile, *, what: str = "class name") -> list[str]:
         what: what the names are, as an error calls them.
 
     Raises:
-        InputError: not such a file; says what to do.
+        InputError: not such a file; with what to do.
     """
     kind = file.path.suffix.lower()
     if kind == ".json":

@@ -1,4 +1,4 @@
-"""Owns what names say, the same in folders and tars: which files are samples, which are junk, how a name becomes a path."""
+"""Owns the rules for names, the same in folders and tars: which files are samples, which are junk, how a name becomes a path."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def has_extension(path: str, extensions: Container[str]) -> bool:
 
 
 def is_image_name(path: str) -> bool:
-    """Whether a file's name says that Pillow reads it as an image."""
+    """Whether a file's name has an extension of an image that Pillow reads."""
     return has_extension(path, image_extensions())
 
 

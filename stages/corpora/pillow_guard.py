@@ -1,4 +1,4 @@
-"""Owns what Pillow may do with a stranger's bytes: which formats it opens, how many pixels it allocates, what it says.
+"""Owns what Pillow may do with untrusted bytes: which formats it opens, how many pixels it allocates, what it warns of.
 
 Pillow's own settings are global. They belong to whoever runs the process and stay as they are; what is set here holds for
 the calls in a `with guard(…)` block, in the thread that makes them.

@@ -1,4 +1,4 @@
-"""Owns reading an image's file, and the difference between what is wrong with the image and what is wrong at the moment.
+"""Owns reading an image's file, and the difference between a fault of the image and a trouble that may pass.
 
 The first is recorded, and the image keeps its row as unusable. The second says nothing about the image: it fails the work
 at hand, and the same command tries again.
@@ -75,7 +75,7 @@ def unreachable(path: str, reason: object) -> Unreachable:
 
 
 def look_at(path: str | bytes) -> tuple[int, str | None]:
-    """The size of a file, and why it cannot be read where that can be told unread; nothing is opened."""
+    """The size of a file, and why it cannot be read where that shows without reading; nothing is opened."""
     try:
         there = os.stat(path)  # noqa: PTH116  # names of folders are bytes
     except OSError as error:

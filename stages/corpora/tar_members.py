@@ -1,4 +1,4 @@
-"""Owns reading the members of a stranger's tar one after another, through all archives that stand one behind another in it.
+"""Owns reading the members of an untrusted tar one after another, through all archives that stand one behind another in it.
 
 Headers are hostile: none makes a read of more than `_LONGEST_HEADER`, and none leads back.
 """
@@ -73,7 +73,7 @@ class _Archive:
         self._tar: tarfile.TarFile | None = None
 
     def next(self) -> tarfile.TarInfo | None:
-        """The next member, or None at the first header that is none; `end` is where that lies."""
+        """The next member, or None at the first block that is not a header; `end` is where that lies."""
         try:
             if self._tar is None:
                 headers: Any = _Headers(self._raw)  # it has all that tarfile asks of a file

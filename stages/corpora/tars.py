@@ -21,7 +21,7 @@ from .label import MOST_SIDECAR_BYTES, Label, cls_label, json_label
 from .names import has_extension, is_hidden_name, plain_path, shown
 from .source import SourceFile
 from .tar_members import tar_members
-from .tree import Entered, File, walk
+from .tree import EnteredFolder, File, walk
 
 #: Members that may carry the label of the image beside them. Where both do, the first counts.
 _SIDECARS = {b".json": json_label, b".cls": cls_label}
@@ -36,11 +36,11 @@ _DIRECTORIES = {b"5", b"D"}  # the second is GNU's, of incremental archives
 
 
 def is_tar(file: UserFile) -> bool:
-    """Whether a name says that this is a tar, or, where it says nothing, the first header of a file."""
+    """Whether this is a tar, by its name, or, where that does not decide, by the first header of a file."""
     name = file.name.lower()
     if ".tar" in name or name.endswith(".tgz"):
         return True
-    with contextlib.suppress(OSError):  # who reads it as something else will say so
+    with contextlib.suppress(OSError):  # an error comes where it is read as something else
         return file.is_file() and file.read_range(257, 5) == b"ustar"
     return False
 
@@ -236,16 +236,16 @@ class _Tar:
     members: _Members
     reader: RangeReader
 
-    def top(self) -> Entered[bytes]:
-        return Entered(folder=b"", identity=b"")
+    def top(self) -> EnteredFolder[bytes]:
+        return EnteredFolder(folder=b"", identity=b"")
 
-    def enter(self, folder: bytes, name: bytes) -> Entered[bytes]:
+    def enter(self, folder: bytes, name: bytes) -> EnteredFolder[bytes]:
         path = folder + name
         if self.members.has_folder(path + b"/"):
-            return Entered(folder=path + b"/", identity=path + b"/")
+            return EnteredFolder(folder=path + b"/", identity=path + b"/")
         target = self.members.resolve(path)
         assert isinstance(target, bytes)
-        return Entered(folder=target, identity=target, by_link=True)
+        return EnteredFolder(folder=target, identity=target, by_link=True)
 
     def names(self, folder: bytes) -> list[bytes]:
         return [
@@ -277,7 +277,7 @@ class _Tar:
         return any(has_extension(shown(other), self.members.extensions) for other in beside)
 
     def _label(self, folder: bytes, name: bytes) -> Label | None:
-        """What the sidecar of exactly this name says, else that of WebDataset's key, which ends at the first dot."""
+        """The label in the sidecar of exactly this name, else in that of WebDataset's key, which ends at the first dot."""
         for stem in dict.fromkeys((name.rpartition(b".")[0], name.partition(b".")[0])):
             target = [self._sidecar(folder + stem + extension, read) for extension, read in _SIDECARS.items()]
             labels = [label for label in target if label.text is not None or label.problem]

@@ -21,7 +21,7 @@ _MARKS = (
 
 
 def decode_text(data: bytes) -> str:
-    """Text in UTF-8, or in what its byte-order mark says. The mark is no part of it.
+    """Text in UTF-8, or in the encoding of its byte-order mark. The mark is not part of it.
 
     Raises:
         UnicodeDecodeError: something else.
@@ -90,7 +90,7 @@ def read_lines(file: UserFile) -> list[tuple[int, str]]:
 
 
 def not_utf8(file: UserFile, line: int, error: UnicodeDecodeError | None = None) -> InputError:
-    """What is said of a file in another encoding."""
+    """The error for a file in another encoding."""
     if error is not None and error.encoding != "utf-8":
         what = error.encoding.upper()
         return InputError(
@@ -103,7 +103,7 @@ def not_utf8(file: UserFile, line: int, error: UnicodeDecodeError | None = None)
 
 
 def no_text(file: UserFile, data: bytes) -> InputError:
-    """What is said of a file with NUL bytes."""
+    """The error for a file with NUL bytes."""
     wide = next(
         (name for name, first in (("UTF-16LE", 1), ("UTF-16BE", 0)) if not any(data[first:64:2])), None
     )
@@ -123,7 +123,7 @@ def beside(file: UserFile, what: str) -> str:
 
 
 def json_value(text: str) -> Any:
-    """What JSON text says.
+    """The value of JSON text.
 
     Raises:
         ValueError: no JSON, or nested too deeply.
@@ -135,7 +135,7 @@ def json_value(text: str) -> Any:
 
 
 def read_user_json(file: UserFile, *, hint: str | None = None) -> Any:
-    """What a JSON file of the user's says; none of ours, which have schemas.
+    """The value of a JSON file of the user's; files of ours have schemas.
 
     Raises:
         InputError: as in `read_text`, or no JSON.

@@ -40,7 +40,7 @@ class File:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entered(Generic[Folder]):
+class EnteredFolder(Generic[Folder]):
     """A folder that was entered.
 
     Attributes:
@@ -57,10 +57,10 @@ class Entered(Generic[Folder]):
 class Tree(Protocol[Folder]):
     """Files below folders; links are followed."""
 
-    def top(self) -> Entered[Folder]:
+    def top(self) -> EnteredFolder[Folder]:
         """The folder that holds all others."""
 
-    def enter(self, folder: Folder, name: bytes) -> Entered[Folder]:
+    def enter(self, folder: Folder, name: bytes) -> EnteredFolder[Folder]:
         """A folder in a folder, or what a link there leads to.
 
         Raises:
@@ -93,7 +93,7 @@ class _Level(Generic[Folder]):
         odd: names that are not UTF-8, by what is shown of them.
     """
 
-    entered: Entered[Folder]
+    entered: EnteredFolder[Folder]
     prefix: str
     label: Label
     problem: str | None
@@ -152,7 +152,9 @@ def walk(tree: Tree[Folder], extensions: Container[str]) -> Iterator[SourceFile]
             yield _found(path, level, tree.file(level.entered.folder, as_shown))
 
 
-def _level(tree: Tree[Folder], entered: Entered[Folder], prefix: str, problem: str | None) -> _Level[Folder]:
+def _level(
+    tree: Tree[Folder], entered: EnteredFolder[Folder], prefix: str, problem: str | None
+) -> _Level[Folder]:
     # Names alone, as bytes: a folder of millions of files is held at once, so that it can be sorted.
     names = tree.names(entered.folder)
     odd = {text: raw for raw in names if not raw.isascii() and (text := shown(raw).encode()) != raw}
@@ -169,7 +171,7 @@ def _level(tree: Tree[Folder], entered: Entered[Folder], prefix: str, problem: s
 
 
 def _not_to_enter(
-    entered: Entered[Folder], levels: list[_Level[Folder]], links: Counter[Hashable]
+    entered: EnteredFolder[Folder], levels: list[_Level[Folder]], links: Counter[Hashable]
 ) -> str | None:
     """The kind that a folder is left out as; None for one to enter."""
     if any(level.entered.identity == entered.identity for level in levels):

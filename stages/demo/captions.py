@@ -22,7 +22,7 @@ PLAIN = "a photo of a {}."
 
 
 def templates() -> tuple[str, ...]:
-    """open_clip's ImageNet templates without those that say a colour or a number, and the bare name."""
+    """open_clip's ImageNet templates without those that name a colour or a number, and the bare name."""
     from open_clip import OPENAI_IMAGENET_TEMPLATES
 
     written = [template("{}") for template in OPENAI_IMAGENET_TEMPLATES]
@@ -30,7 +30,7 @@ def templates() -> tuple[str, ...]:
 
 
 def banks() -> dict[str, tuple[str, ...]]:
-    """Names to tell apart, by what they speak of: each bank is one classification task."""
+    """Names to distinguish, by their topic: each bank is one classification task."""
     return {
         "class": class_names(),
         "digit": DIGITS,

@@ -23,7 +23,7 @@ TEACHER, STUDENT = "teacher", "student"
 PROMPTS = "prompts"
 SHARDS, TARGETS = "shards", "targets"
 HELD_OUT_SHARDS = "held-out-shards"
-#: What teacher, untuned teacher and untrained student say of the held-out images.
+#: Outputs of teacher, untuned teacher and untrained student for the held-out images.
 HELD_OUT_TARGETS, HELD_OUT_TEACHER, HELD_OUT_STUDENT = (
     "held-out-targets",
     "held-out-teacher",

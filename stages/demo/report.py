@@ -1,4 +1,4 @@
-"""Owns what the demo tells in the end: accuracies, agreement, times and sizes; as JSON and as a table."""
+"""Owns the demo's report: accuracies, agreement, times and sizes; as JSON and as a table."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ..reports.evaluate_text import evaluation_json
 from ..settings.evaluate import EvaluateSettings
 from . import folder
 
-#: Rows of the table. Models that stores tell of: the store, the model's name, and the folder of its training here.
+#: Rows of the table. Models whose outputs are in stores: the store, the model's name, and the folder of its training here.
 _ASKED = (
     (folder.HELD_OUT_TEACHER, "teacher, zero-shot", None),
     (folder.HELD_OUT_TARGETS, "teacher, prompt-tuned", folder.PROMPTS),
@@ -84,7 +84,7 @@ def facts_text(facts: Mapping[str, Any]) -> str:
 
 
 def _measured(root: Location, bundle: str, runner: Runner) -> Json:
-    """What `evaluate` says of a student, kept with the digest of the student that it is true of."""
+    """The result of `evaluate` for a student, kept with the digest of the student that it holds for."""
     student, images = root / bundle, root / folder.HELD_OUT_SHARDS
     store, base = root / folder.HELD_OUT_TARGETS, root / folder.BASE_CLASSES
     receipt = Ledger(student, "distill").receipt("student")

@@ -1,4 +1,4 @@
-"""`teachonce demo`: runs every stage on small images by its own command, and tells what came of it."""
+"""`teachonce demo`: runs every stage on small images by its own command, and reports the results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HERE = ("--executor", "serial")
 
 
 def run_demo(out: str, runner: Runner, size: DemoSize | None = None) -> dict[str, Json]:
-    """Run the demo in the folder `out`, or what is left of it, and return what there is to tell.
+    """Run the demo in the folder `out`, or what is left of it, and return the results.
 
     Raises:
         InputError, MismatchError: the folder holds something else, or another version's demo.
@@ -67,25 +67,25 @@ def train(root: Location, size: DemoSize, runner: Runner) -> None:
     shards, targets, student = root / folder.SHARDS, root / folder.TARGETS, model(root, folder.STUDENT)
     epochs = {"promptkd": size.promptkd_epochs, "kd": size.kd_epochs}
     # No loader processes: training takes two cores, and starting one takes longer than it would save.
-    for recipe, words in (("promptkd", "prompts and projector"), ("kd", "all of it")):
+    for recipe, trained_parts in (("promptkd", "prompts and projector"), ("kd", "all of it")):
         settings = {**RECIPES[recipe], "epochs": epochs[recipe], "batch_size": size.batch_size}
-        runner.say(f"\nTrain a student ({words}) from the store; no teacher is loaded.")
+        runner.say(f"\nTrain a student ({trained_parts}) from the store; no teacher is loaded.")
         runner.run("distill", shards, targets, student=student, recipe=recipe, **settings, loader_workers=0,
                    out=root / recipe)  # fmt: skip
 
 
 def question(root: Location, size: DemoSize, runner: Runner) -> None:
-    """What the teacher, tuned and not, and the untrained student say of the held-out images, by their own class vectors."""
+    """Outputs of the teacher, tuned and not, and of the untrained student for the held-out images, by their own class vectors."""
     shards = root / folder.HELD_OUT_SHARDS
-    runner.say("\nAsk the teacher, tuned and not, and the student as it was, about the held-out images.")
+    runner.say("\nRun the teacher, tuned and not, and the untrained student on the held-out images.")
     runner.run("shard", root / folder.HELD_OUT, shard_size=size.shard_size, out=shards, where=HERE)
-    for asked, store in (
+    for teacher, store in (
         (tuned(root), folder.HELD_OUT_TARGETS),
         (model(root, folder.TEACHER), folder.HELD_OUT_TEACHER),
         (model(root, folder.STUDENT), folder.HELD_OUT_STUDENT),
     ):
-        runner.run("vectors", teacher=asked, classes=root / folder.CLASSES, out=root / store)
-        runner.run("cache", shards, teacher=asked, precision="fp32", out=root / store, where=HERE)
+        runner.run("vectors", teacher=teacher, classes=root / folder.CLASSES, out=root / store)
+        runner.run("cache", shards, teacher=teacher, precision="fp32", out=root / store, where=HERE)
 
 
 def model(root: Location, name: str) -> str:

@@ -135,7 +135,7 @@ def _schedule(step: int, num_steps: int) -> float:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Train the models asked for and print what they reach on the validation drawings."""
+    """Train the named models and print what they reach on the validation drawings."""
     parser = argparse.ArgumentParser(description="Train the demo's teacher and student on the source style.")
     parser.add_argument("--out", type=Path, required=True, help="folder that gets teacher/ and student/")
     parser.add_argument("--only", choices=sorted(RECIPES), help="train one of the two")

@@ -28,11 +28,11 @@ class Picture:
     Attributes:
         path: within the set.
         key: the sample key that it has, or would have, in shards.
-        label: class name, where the set says one.
+        label: class name, where the set has one.
         read: returns its bytes, or raises `BadImage` with the reason, or `Unreachable`; safe in any thread.
         place: its position in the set's own order, as in `SourceFile`; -1 where it has none. Shards keep none.
-        no_label: what stands where its label should and is none, as in `SourceFile`. Shards keep none.
-        digest: of the original file, as in the manifest, where the set knows it unread; what `read` gives may be reduced.
+        no_label: what stands in the place of a label and is not one, as in `SourceFile`. Shards keep none.
+        digest: of the original file, as in the manifest, where the set has it without reading; what `read` gives may be reduced.
     """
 
     path: str

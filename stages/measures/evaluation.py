@@ -25,7 +25,7 @@ class Evaluation:
         accuracy: over the images whose label is a class.
         agreement: over the images that the store's teacher saw; None where no store was given.
         not_in_store: usable images that it does not know.
-        other_pictures: usable images of names that it knows, with other content than the teacher saw.
+        other_pictures: usable images whose keys it has, with other content than the teacher saw.
         notes: lines that a person should see.
     """
 

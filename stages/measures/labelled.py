@@ -50,7 +50,7 @@ class LabelledImages:
         image_set: all images there.
         class_ids_N: int32 (image,), in the order of the set; -1 for images that are left out.
         unknown: labels that are no class, with the reason.
-        notes: lines that a person should see: what was left out, and what stands where labels should and is none.
+        notes: lines that a person should see: what was left out, and values in the place of labels that are not labels.
     """
 
     images: str
@@ -74,7 +74,7 @@ class LabelledImages:
             images: a folder of class folders, a tar, a list, a folder of shards, or a split of a data set.
             class_names: in the order of the logits; see `ClassMatcher` for how labels match them.
             what: what they are for, as an error names them: "validation".
-            option: the option that an error tells to leave out; None where they are needed.
+            option: the option that an error's hint says to leave out; None where they are needed.
             kind: of samples to look for.
 
         Raises:
@@ -91,17 +91,17 @@ class LabelledImages:
                 matches[picture.label] = matcher.match(picture.label)
             class_id = None if picture.label is None else matches[picture.label].class_id
             ids.append(-1 if class_id is None else class_id)
-        told = no_labels_text(no_labels.to_json())
+        notice = no_labels_text(no_labels.to_json())
         labelled = LabelledImages(
             images=images, image_set=image_set, class_ids_N=np.frombuffer(ids, np.int32) if ids else np.empty(0, np.int32),
             unknown={label: match.reason for label, match in sorted(matches.items()) if match.class_id is None},
-            notes=tuple(filter(None, (told, left_out_text(image_set.left_out.to_json())))),
+            notes=tuple(filter(None, (notice, left_out_text(image_set.left_out.to_json())))),
         )  # fmt: skip
         if not len(labelled):
             raise InputError(
                 f"no label of the {what} images is the name of a class", where=images,
                 expected=f"names like {class_names[0]!r}",
-                found=", ".join(repr(label) for label in sorted(matches)[:3]) or told or f"{len(ids)} images, no labels",
+                found=", ".join(repr(label) for label in sorted(matches)[:3]) or notice or f"{len(ids)} images, no labels",
                 hint="name the folders as the classes are named" + (f", or leave out {option}" if option else ""),
             )  # fmt: skip
         return labelled

@@ -19,9 +19,9 @@ _LOOK_AT = 16
 
 
 class SamePictures:
-    """The images whose key the store knows, and whose picture is the one that its teacher saw.
+    """The images whose key the store has, and whose content is the one that its teacher saw.
 
-    A key says a corpus's name and a path, and nothing of a picture. Shards of the store's own corpus hold its pictures.
+    A key is made of a corpus's name and a path, not of an image's content. Shards of the store's own corpus hold its pictures.
     Of anything else the content counts: the digest of each file is compared with the one in the manifest of the store's
     shards, which must be where `cache` found them.
 
@@ -141,7 +141,7 @@ class SamePictures:
             )  # fmt: skip
 
     def _how(self, shards: ShardSet) -> str:
-        words = [
+        restored = [
             "teachonce",
             "evaluate",
             "BUNDLE",
@@ -149,7 +149,7 @@ class SamePictures:
             "--store",
             str(self._teacher.location),
         ]
-        return f"{shlex.join(words)}, or leave out --store"
+        return f"{shlex.join(restored)}, or leave out --store"
 
 
 def _form_text(form: dict[str, object]) -> str:

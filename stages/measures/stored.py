@@ -167,7 +167,7 @@ def _entries(shards: ShardSet, shard: int) -> list[Entry]:
 def _find_shards(
     store: Location, description: StoreDescription | None, given: Location | str | None
 ) -> tuple[ShardSet | None, str]:
-    """(shards, '') or (None, why not). What the user names must be right; what was recorded may be stale."""
+    """(shards, '') or (None, why not). A folder that the user names must be right; the recorded one may be stale."""
     if description is None:
         return None, "no targets are cached yet"
     if given is not None:

@@ -1,4 +1,4 @@
-"""Owns what models say of labelled images, read from stores that `cache` made of their centre views."""
+"""Owns the accuracy of models on labelled images, read from stores that `cache` made of their centre views."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _VIEW = 0
 def stored_accuracy(
     shards: Location, model: Location, *, base: str | None = None, teacher: Location | None = None
 ) -> Evaluation:
-    """Measure a model by its answers in a store, as `evaluate` measures a student.
+    """Measure a model by its outputs in a store, as `evaluate` measures a student.
 
     Args:
         shards: labelled images.

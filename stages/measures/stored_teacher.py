@@ -16,7 +16,7 @@ from ...storage_schemas.view_params import Views
 from ..corpora.shards import ShardSet
 from ..samples.pixel_sample import PixelSample, check_sample
 from ..views.spec import ViewSpec
-from .brought_rows import BroughtRows
+from .gathered_rows import GatheredRows
 from .stored import Stored
 
 #: Agreement is measured on this stored view, at its stored box: both see the same part of the image.
@@ -49,7 +49,7 @@ class StoredTeacher:
             )
         self._check_classes(class_names)
         self.views = ViewSpec.from_json(self._stored.description.views, self._stored.location)
-        self._brought: BroughtRows | None = None
+        self._brought: GatheredRows | None = None
         self._rows = functools.lru_cache(maxsize=_SHARDS_KEPT)(self._read_rows)
         self._logits = functools.lru_cache(maxsize=_SHARDS_KEPT)(self._read_logits)
 
@@ -112,14 +112,14 @@ class StoredTeacher:
         return rows_N
 
     def expect(self, rows_N: NDArray[np.int64]) -> None:
-        """Prepare for being asked about these rows in this order, int64 (sample,); -1 where there is none.
+        """Prepare to read these rows in this order, int64 (sample,); -1 where there is no row.
 
         Shards come in the order of their rows, and are read as they come. A folder comes in the order of its paths, which
         is any order of rows.
         """
         known_N = rows_N[rows_N >= 0]
         if (np.diff(known_N) < 0).any():
-            self._brought = BroughtRows(known_N, self._spec.shard_size, self._read_rows, self._read_logits)
+            self._brought = GatheredRows(known_N, self._spec.shard_size, self._read_rows, self._read_logits)
 
     def box(self, row: int) -> np.void:
         """The stored box and colours of a row in the view that is compared, a VIEW record."""
@@ -143,7 +143,7 @@ class StoredTeacher:
 
     @property
     def shards(self) -> ShardSet | None:
-        """The shards that were cached, where they can still be found; else `no_shards` says why not."""
+        """The shards that were cached, where they can still be found; else `no_shards` has the reason."""
         return self._stored.shards
 
     @property

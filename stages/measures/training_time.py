@@ -44,7 +44,7 @@ def training_time(folder: Location, stage: str) -> TrainingTime | None:
     The ledger's timings are those of the last attempt alone.
 
     Raises:
-        DamagedError: a line of the log is none.
+        DamagedError: a line of the log cannot be read.
     """
     plan, log = Ledger(folder, stage).plan(), folder / RUN / "log.jsonl"
     if plan is None or not log.exists():

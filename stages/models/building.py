@@ -100,7 +100,7 @@ def _memory(tensor: Tensor) -> int:
 
 
 def _can_become(target: Tensor, value: Tensor, holders: int) -> bool:
-    """Whether the value's memory can be the target's: of the same form, and nobody else's."""
+    """Whether the value's memory can be the target's: of the same form, and not shared with another tensor."""
     return (
         value.layout == target.layout == torch.strided
         and (value.dtype, value.device, value.stride()) == (target.dtype, target.device, target.stride())
@@ -110,6 +110,6 @@ def _can_become(target: Tensor, value: Tensor, holders: int) -> bool:
 
 
 def give_back_memory() -> None:
-    """Return freed memory to the system. glibc keeps it where the blocks were small or the process was told to."""
+    """Return freed memory to the system. glibc keeps it where the blocks were small or the process was set to."""
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)

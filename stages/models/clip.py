@@ -35,7 +35,7 @@ class BuiltClip:
     Attributes:
         module: on the CPU, in fp32.
         model_cfg: open_clip's, as it was built: with the activation and the image size.
-        preprocess: the model's own, at the size that was asked for.
+        preprocess: the model's own, at the chosen size.
         at_own_size: whether that is the size of its configuration.
         logit_scale: the model's own factor from cosines to logits.
         entry: which entry of the weights file was taken, such as `state_dict_ema`; '' where there is but one.
@@ -229,7 +229,7 @@ def _building(source: ClipSource, model_cfg: Mapping[str, Any]) -> Iterator[None
 
 @contextlib.contextmanager
 def _no_code_of_repositories() -> Iterator[None]:
-    """Inside, transformers neither runs code that a repository or a folder brings, nor asks at the terminal whether it may."""
+    """Inside, transformers neither runs code that a repository or a folder brings, nor prompts at the terminal whether it may."""
     from transformers import dynamic_module_utils
 
     before = dynamic_module_utils.TIME_OUT_REMOTE_CODE
@@ -243,7 +243,7 @@ def _no_code_of_repositories() -> Iterator[None]:
 def _converted(whole: Any, weights: Tensors) -> Tensors:
     """A file's tensors under the names of open_clip's classes, as its `load_checkpoint` has them.
 
-    Position embeddings stay as they are; callers interpolate them only where another size was asked for, since weights of
+    Position embeddings stay as they are; callers interpolate them only where another size was chosen, since weights of
     another size are another model's. A missing bias stays missing, for the same reason. What the model computes itself, such as the attention mask
     that TorchScript stores, is left out.
     """
@@ -268,7 +268,7 @@ def check_width(features: Any, embed_dim: int, where: str) -> None:
     """Refuse features that are not (image, embed_dim).
 
     Raises:
-        InputError: the configuration says another width, or the tower gives more than one vector an image.
+        InputError: the configuration has another width, or the tower gives more than one vector an image.
     """
     if features.ndim != 2 or features.shape[1] != embed_dim:
         raise InputError(

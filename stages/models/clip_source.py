@@ -44,8 +44,8 @@ class ClipSource:
         model_cfg: open_clip's `model_cfg`, with the activation that the named weights were trained with.
         preprocess_cfg: open_clip's, complete.
         weights_path: a local file; None for random weights.
-        weights: where they come from, in words without local paths.
-        configured: whether the configuration came with the weights, and so knows their activation.
+        weights: where they come from, as text without local paths.
+        configured: whether the configuration came with the weights, and so has their activation.
     """
 
     name: str
@@ -59,7 +59,7 @@ class ClipSource:
 
 
 def names_its_weights(name: str) -> bool:
-    """Whether a model's name alone says where its weights are."""
+    """Whether a model's name alone names its weights."""
     return name.startswith((LOCAL_PREFIX, HUB_PREFIX))
 
 
@@ -120,8 +120,8 @@ def _built_in(typed: str, pretrained: str | None, role: Role) -> ClipSource:
     tag = {} if pretrained == RANDOM else get_pretrained_cfg(name, pretrained)
     path: str | None
     if tag:
-        # Weights were trained with one of two activations; open_clip builds what the model's name says, whatever the
-        # tag says, and only warns.
+        # Weights were trained with one of two activations; open_clip builds that of the model's name, whatever the
+        # tag has, and only warns.
         model_cfg["quick_gelu"] = bool(model_cfg.get("quick_gelu") or tag.get("quick_gelu"))
         with hub_access(
             f"{name}, {pretrained}", f"check the network, or give a file with --{role}-pretrained"

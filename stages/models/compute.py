@@ -40,7 +40,7 @@ class Compute:
 
     @contextlib.contextmanager
     def inference(self) -> Iterator[None]:
-        """No gradients, autocast in bf16 where asked, deterministic kernels, and this many threads in this thread."""
+        """No gradients, autocast in bf16 where chosen, deterministic kernels, and this many threads in this thread."""
         torch.set_num_threads(self.threads)
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
@@ -54,10 +54,10 @@ class Compute:
 def resolve_compute(settings: ComputeSettings, *, elsewhere: bool = False) -> Compute:
     """Settle `auto`: CUDA where this machine has it; bf16 where it is faster; as many threads as cores, four at most.
 
-    `elsewhere` says that the work runs on other machines (Ray), so this one need not have the device.
+    `elsewhere`: the work runs on other machines (Ray), so this one need not have the device.
 
     Raises:
-        InputError: `cuda` was asked for where torch finds none; an impossible setting.
+        InputError: `cuda` was chosen where torch finds none; an impossible setting.
     """
     check(settings)
     device, precision = settings.device, settings.precision
@@ -78,7 +78,7 @@ def training_compute(settings: ComputeSettings, *, elsewhere: bool = False) -> C
     """Settle `auto` for training: bf16 on CUDA, fp32 on the CPU.
 
     Raises:
-        InputError: `cuda` was asked for where torch finds none; an impossible setting.
+        InputError: `cuda` was chosen where torch finds none; an impossible setting.
     """
     compute = resolve_compute(settings, elsewhere=elsewhere)
     if settings.precision == "auto" and compute.device == "cpu":

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from ...storage_schemas.errors import InputError, TeachonceError
 from .weights import brief
 
-#: Loggers of libraries that tell of every try again and every file.
+#: Loggers of libraries that log every retry and every file.
 _NOISY = ("huggingface_hub", "timm", "transformers", "httpx")
 
 
 @contextlib.contextmanager
 def hub_access(where: str, hint: str) -> Iterator[None]:
-    """Inside, files of the hub are fetched, or found in its cache; libraries say nothing.
+    """Inside, files of the hub are fetched, or found in its cache; libraries print nothing.
 
     Where the hub's name cannot be resolved, its client looks into the cache only: its own tries take half a minute a
     file, and a line on stderr each.
@@ -44,7 +44,7 @@ def hub_access(where: str, hint: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def one_line(what: str, where: str, hint: str) -> Iterator[None]:
-    """Inside, libraries say nothing; what they raise (they share no base class) is one clear line.
+    """Inside, libraries print nothing; what they raise (they share no base class) is one clear line.
 
     Raises:
         InputError: with these words, and the library's own as what was found.
@@ -60,7 +60,7 @@ def one_line(what: str, where: str, hint: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Inside, open_clip (on the root logger), timm and the hub's client log nothing: what matters is raised or told by us."""
+    """Inside, open_clip (on the root logger), timm and the hub's client log nothing: what matters is raised or printed by us."""
     loggers = [logging.getLogger(), *(logging.getLogger(name) for name in _NOISY)]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

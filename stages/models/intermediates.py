@@ -25,11 +25,11 @@ TOKENS = "tokens"
 
 @dataclass(frozen=True, kw_only=True)
 class Passed:
-    """What one pass gave, all fp32.
+    """Results of one pass, all fp32.
 
     Attributes:
         maps: (N, C, Y, X), and for `tokens` (N, T, C): T = Y · X, row by row.
-        end: what the model's own head or pooling takes, or has made, see `Intermediates.run`; None where nobody asked.
+        end: what the model's own head or pooling takes, or has made, see `Intermediates.run`; None where it was not requested.
     """
 
     maps: dict[str, Tensor]

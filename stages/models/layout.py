@@ -19,7 +19,7 @@ def use_channels_last(module: nn.Module) -> bool:
 
     Strided convolutions that `overruns_channels_last` names become ones of stride 1 on every stride-th pixel:
     the same sums over the same weights by the same names, on any device and under `torch.compile`, which puts
-    convolutions on the CPU channels last whether asked or not.
+    convolutions on the CPU channels last whether requested or not.
     """
     convolutions = [m for m in module.modules() if isinstance(m, nn.Conv2d)]
     if len(convolutions) < 2:

@@ -1,4 +1,4 @@
-"""Owns the names of models and weights that users type: who asks, what looks like a file, what was perhaps meant."""
+"""Owns the names of models and weights that users type: for which role, what looks like a file, what was perhaps meant."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def unknown_name(what: str, name: str, known: Sequence[str], hint: str) -> Input
 
 
 def without_prefix_error(name: str, known: Sequence[str], hint: str, *, role: Role) -> InputError:
-    """The error for a name that is none of open_clip's: what stands before its colon may be misspelt."""
+    """The error for a name that open_clip does not have: what stands before its colon may be misspelt."""
     before, colon, rest = name.partition(":")
     prefixes = [TIMM_PREFIX, LOCAL_PREFIX, HUB_PREFIX, *([PROMPTS_PREFIX] if role == "teacher" else [])]
     near = [f"{prefix}{rest}" for prefix in near_names(before + colon, prefixes)] if colon else []
@@ -58,5 +58,5 @@ def weights_file(path: str, role: Role, hint: str) -> str:
 
 
 def loaded_text(name: str, weights: str, digest: str, *facts: str) -> str:
-    """The line that says what was loaded; facts that are '' are left out."""
+    """The line on what was loaded; facts that are '' are left out."""
     return f"{name}: {', '.join(filter(None, (f'weights {weights}', f'digest {digest[:12]}', *facts)))}"

@@ -26,7 +26,7 @@ _OPEN_CLIP_FILTERS = {"bicubic": "bicubic", "bilinear": "bilinear", "random": "b
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocess:
-    """How a model wants its images.
+    """How a model's images are prepared.
 
     Attributes:
         size: pixels of the square input.
@@ -100,7 +100,7 @@ class Preprocess:
         )
 
     def to_json(self) -> Json:
-        """Fields that came later are left out where they say what was always so: fingerprints and bundles stay as they are."""
+        """Fields that came later are left out at their old values: fingerprints and bundles stay as they are."""
         facts = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
         always = (("crop_mode", "center"), ("fill", None), ("sample_kind", IMAGE))
         return {k: v for k, v in facts.items() if (k, v) not in always}
@@ -126,7 +126,7 @@ class Preprocess:
         return replace(self, **({"fill": None} if "crop_mode" in given else {}) | given)
 
     def to_text(self) -> str:
-        """In a few words for people."""
+        """A short text for people."""
         mean, std = ("/".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
         return (
             f"{self.size}x{self.size} pixels, {self.interpolation}, crop {self.crop_mode} {self.crop_pct:.4g}, "

@@ -1,4 +1,4 @@
-"""Owns what a user can say of how a model computes and how its images are made. Imports no library: options are made of it."""
+"""Owns the settings of how a model computes and how its images are made. Imports no library: options are made of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns what a user can say of a teacher. Imports no library, since options are made of it."""
+"""Owns the settings that name a teacher. Imports no library, since options are made of them."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class TimmSource:
         role: whose it is; errors name its options.
         from_hub: whether the weights are timm's own, to be downloaded.
         path: a weights file; None for the hub's, or random weights.
-        weights: where they come from, in words without local paths.
+        weights: where they come from, as text without local paths.
     """
 
     name: str
@@ -57,7 +57,7 @@ class BuiltTimm:
 
 
 def names_its_weights(name: str) -> bool:
-    """Whether a model's name alone says where its weights are: `timm:NAME.TAG`."""
+    """Whether a model's name alone names its weights: `timm:NAME.TAG`."""
     return "." in name
 
 
@@ -136,7 +136,7 @@ def build_timm(
 
 
 def classifiers(module: Any) -> tuple[str, ...]:
-    """Names of a model's classifying layers, as its `pretrained_cfg` says; most have one, distilled ones two."""
+    """Names of a model's classifying layers, from its `pretrained_cfg`; most have one, distilled ones two."""
     names: Any = module.pretrained_cfg.get("classifier") or ()
     return (names,) if isinstance(names, str) else tuple(names)
 

@@ -1,4 +1,4 @@
-"""Owns what a model's text is made of: its tokenizer, and class names that the tokenizer cuts or cannot tell apart."""
+"""Owns what a model's text is made of: its tokenizer, and class names that the tokenizer cuts or cannot distinguish."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def same_tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> list[tuple[int, .
 
 
 def name_notes(tokenizer: Tokenizer, names: Sequence[str], texts: Sequence[str]) -> tuple[str, ...]:
-    """What a person should know of the class names before vectors are computed from them: a line a finding.
+    """Notes for people on the class names, before vectors are computed from them: a line a finding.
 
     Args:
         tokenizer: the model's.
@@ -155,8 +155,10 @@ def _of_transformers(name: str, files: str) -> Tokenizer:
             tokenizer: Any = open_clip.get_tokenizer(name, trust_remote_code=False)
             # Where vocabulary files are missing, transformers makes a tokenizer to which all words are unknown.
             known = tokenizer.tokenizer
-            words = known.get_vocab().keys() - set(known.all_special_tokens) - known.get_added_vocab().keys()
-            if len(words) < 2:
+            vocabulary = (
+                known.get_vocab().keys() - set(known.all_special_tokens) - known.get_added_vocab().keys()
+            )
+            if len(vocabulary) < 2:
                 raise InputError(
                     "a tokenizer without words", where=name if local else files, expected="a vocabulary",
                     found="special tokens only", hint=hint if local else "check the repository's files",
@@ -174,7 +176,7 @@ def _of_transformers(name: str, files: str) -> Tokenizer:
 
 @contextlib.contextmanager
 def _here(where: str, hint: str) -> Iterator[None]:
-    """Inside, only files of this machine are read; libraries say nothing, and what goes wrong is one line."""
+    """Inside, only files of this machine are read; libraries print nothing, and an error is one line."""
     with warnings.catch_warnings(), one_line("cannot load the tokenizer", where, hint):
         warnings.simplefilter("ignore")
         yield

@@ -61,7 +61,7 @@ class TorchScript:
 class _Object:
     """Stands in for an object of the archive's code: its attributes, and nothing else of it.
 
-    Class attribute `registered`: names of its parameters and buffers; None where the source does not say.
+    Class attribute `registered`: names of its parameters and buffers; None where the source does not list them.
     """
 
     registered: frozenset[str] | None = None
@@ -82,7 +82,7 @@ def _first(value: Any, *rest: Any) -> Any:
 
 
 def is_torchscript(location: UserFile) -> bool:
-    """Whether a file is a zip archive with TorchScript's own record. A damaged zip file is none."""
+    """Whether a file is a zip archive with TorchScript's own record. False for a damaged zip file."""
     with location.open() as file:
         try:
             with zipfile.ZipFile(file) as archive:

@@ -1,4 +1,4 @@
-"""Owns what an image tower's configuration may say: an allow-list of open_clip's `vision_cfg`, with types and ranges.
+"""Owns what an image tower's configuration may hold: an allow-list of open_clip's `vision_cfg`, with types and ranges.
 
 A configuration comes with a model or a student, perhaps from a stranger, and the libraries do as it says: timm's
 `create_model` takes `hf-hub:` and `local-dir:` for a name, and both libraries make room for whatever sizes are given.
@@ -81,10 +81,10 @@ class VisionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 def check_vision_config(fields: Json, *, where: object, hint: str) -> VisionConfig:
-    """What `vision_cfg` says; nothing is built, opened or fetched.
+    """`vision_cfg`, checked; nothing is built, opened or fetched.
 
     Raises:
-        DamagedError: a field that is not known, or another type or a number out of range; `found` says where.
+        DamagedError: a field that is not known, or another type or a number out of range; `found` names it.
     """
     config = as_schema(
         fields, VisionConfig, what="not a configuration of an image tower", where=where, hint=hint

@@ -350,7 +350,7 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def brief(error: Exception) -> str:
-    """What another library's error says, on one short line."""
+    """The message of another library's error, on one short line."""
     return " ".join(str(error).split())[:160] or type(error).__name__
 
 

@@ -46,7 +46,7 @@ def check_pair(shards: ShardSet, store: Location) -> StoreFacts:
 
 
 def targets_to_read(facts: StoreFacts, names: Sequence[str]) -> tuple[tuple[str, ...], bool]:
-    """Which targets to read for those that were asked for, and whether logits must be formed from embeddings.
+    """Which targets to read for the requested ones, and whether logits must be formed from embeddings.
 
     Raises:
         InputError: the store lacks one.

@@ -72,7 +72,7 @@ class Loading:
         try:
             item: SentBatch | TeachonceError = next(self._batches)
         except (RuntimeError, EOFError, OSError) as error:
-            # The loader's own word for it, or a broken pipe from the process; not an error from within it.
+            # The DataLoader's own error, or a broken pipe from the process; not an error from within it.
             if self._workers and "Original Traceback" not in str(error):
                 raise _died(error) from error
             raise
@@ -81,7 +81,7 @@ class Loading:
         return item
 
     def stop(self) -> None:
-        """End the processes. Dropping the iterator is how a DataLoader is told."""
+        """End the processes. A DataLoader ends them when its iterator is dropped."""
         self._loader = self._batches = None
         self.slabs = SlabReader(())
         self._pairs.close()
@@ -127,7 +127,7 @@ class _BatchSpans(Sampler[BatchSpan]):
 
 
 def _as_it_is(item: Any) -> Any:
-    """An item is a batch already."""
+    """Items are whole batches already."""
     return item
 
 
@@ -148,7 +148,7 @@ def _without_main() -> Iterator[None]:
 def _start_worker(worker: int) -> None:
     """In a fresh loader process: it ends with its parent.
 
-    A parent that is killed stops nobody. torch's loaders watch the process that forked them, which here is
+    A parent that is killed stops no process. torch's loaders watch the process that forked them, which here is
     the server, and the server lives as long as a loader does: so each loader watches the parent itself.
     """
     threading.Thread(target=_end_with_parent, name="end with parent", daemon=True).start()

@@ -1,4 +1,4 @@
-"""Owns the order of an epoch: a pure function of (seed, epoch, valid rows per shard), whoever reads it.
+"""Owns the order of an epoch: a pure function of (seed, epoch, valid rows per shard), the same for every reader.
 
 Shards are permuted, then read in windows of a few shards whose rows are shuffled together. Only the window at
 hand is ever computed, so memory does not grow with the corpus and any step can be reached at once.

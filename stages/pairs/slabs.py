@@ -1,4 +1,4 @@
-"""Owns shared memory between loader processes and trainer: written by one, used again once nobody holds it.
+"""Owns shared memory between loader processes and trainer: written by one, used again once it is free.
 
 The pages of fresh shared memory cost about 100 µs an image of 224 pixels, a tenth of decoding and rendering.
 So a loader process writes whole batches into slabs that it keeps, and a queue tells it which are free again.
@@ -26,7 +26,7 @@ ArrayLayout = Sequence[tuple[str, tuple[int, ...]]]
 
 _ALIGNMENT = 64
 
-#: Where Linux keeps it; a container's has 64 MiB unless it is told otherwise.
+#: Where Linux keeps it; a container's has 64 MiB by default.
 _SHARED_MEMORY = "/dev/shm"
 
 
@@ -60,7 +60,7 @@ def _padded(dtype: str, shape: tuple[int, ...]) -> int:
 
 
 def shared_memory_full(needed: int | None = None) -> StorageError:
-    """What to say where there is no room for what loader processes share; `needed` is that of one more batch, in bytes."""
+    """The error where there is no room in shared memory; `needed` is the room of one more batch, in bytes."""
     try:
         room = os.statvfs(_SHARED_MEMORY)
         found = f"{room.f_bavail * room.f_frsize:,} bytes free of {room.f_blocks * room.f_frsize:,}"
@@ -82,7 +82,7 @@ class SlabWriter:
         self._free: list[int] = []
 
     def take(self) -> tuple[Slab, NDArray[np.uint8]]:
-        """A slab that nobody reads, and its memory (flat)."""
+        """A slab that is not in use, and its memory (flat)."""
         while not self._released.empty():
             self._free.append(self._released.get())
         if self._free:
@@ -121,7 +121,7 @@ class SlabReader:
         return [torch.from_numpy(array) for array in arrays]
 
     def give_back(self) -> None:
-        """Tell the loader processes which slabs are free. Not done on dropping: that may be in any thread."""
+        """Send the numbers of free slabs to the loader processes. Not done on dropping: that may be in any thread."""
         while self._dropped:
             name = self._dropped.popleft()
             self._held[name] -= 1

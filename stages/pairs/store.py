@@ -52,7 +52,7 @@ class StoreFacts:
 
 @dataclass(frozen=True)
 class _Receipts:
-    """What the receipts of a store's shards say of its chunks (see `StoreReceipts`).
+    """The chunks of a store by the receipts of its shards (see `StoreReceipts`).
 
     Attributes:
         chunks_per_shard: of arrays whose chunks hold less than the rows of a shard.
@@ -113,7 +113,7 @@ def open_store(store: Location) -> zarr.Group:
 
 
 def read_description(root: zarr.Group, store: Location) -> StoreDescription:
-    """What the store says of its rows; it is that of the run in its ledger, and of the arrays that are there.
+    """The store's description; it agrees with the run in its ledger, and with the arrays that are there.
 
     Raises:
         IncompleteError: nothing was cached here yet.

@@ -1,4 +1,4 @@
-"""Owns the answer to a target store whose root is lost: the same whoever opens it, and nothing is written into it."""
+"""Owns the refusal of a target store whose root is lost: the same in every command, and nothing is written into it."""
 
 from __future__ import annotations
 

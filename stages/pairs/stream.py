@@ -49,7 +49,7 @@ class TargetStream(IterableDataset[Batch]):
     on where an epoch is entered.
 
     Iterating gives whole batches, from where the stream stands to the end of the epoch; the next iteration is
-    the next epoch. `state_dict` says where it stands. A DataLoader around it, if a trainer insists on one,
+    the next epoch. `state_dict` gives its position. A DataLoader around it, if a trainer insists on one,
     is `DataLoader(stream, batch_size=None)`; the processes are the stream's own.
 
     Args:
@@ -62,10 +62,10 @@ class TargetStream(IterableDataset[Batch]):
             vectors where the store holds no logits.
         views: read the first so many views of the store's K only.
         drop_last: leave out the last batch of an epoch if it is shorter.
-        rank: this process reads the rank-th of `world_size` equal parts of each batch. By default what torch.distributed says,
+        rank: this process reads the rank-th of `world_size` equal parts of each batch. By default that of torch.distributed,
             where it was initialised, else 0.
         world_size: number of these parts. By default as `rank`, else 1.
-        num_workers: processes that prepare batches ahead; 0 prepares each here, when it is asked for.
+        num_workers: processes that prepare batches ahead; 0 prepares each here, when it is needed.
         pin_memory: put batches into page-locked memory, for a model on a GPU.
         accept_other_pixels: read on even if this machine renders images otherwise than the teacher saw them.
 
@@ -74,7 +74,7 @@ class TargetStream(IterableDataset[Batch]):
         steps_per_epoch: batches in a whole epoch.
         num_samples: usable samples in the corpus.
         num_views: K, or `views`.
-        note: what there is to say of pixels that differ and were accepted; '' where none do.
+        note: a line on pixels that differ and were accepted; '' where none do.
 
     Raises:
         InputError, IncompleteError, MismatchError, DamagedError: see `check_pair` and its neighbours.
@@ -128,7 +128,7 @@ class TargetStream(IterableDataset[Batch]):
         self._loading = Loading(self._pairs, num_workers)
         self._pin_memory = pin_memory
         self._reading: object = None  # the epoch that is being read has batches left
-        # Loader processes that outlive their stream make a noise when the interpreter goes down.
+        # Loader processes that outlive their stream print errors when the interpreter exits.
         weakref.finalize(self, self._loading.stop)
 
     @cached_property
@@ -157,7 +157,7 @@ class TargetStream(IterableDataset[Batch]):
                 found="a worker process", hint="use num_workers=0 there, and TargetStream(num_workers=N)",
             )  # fmt: skip
         for batch in self.batches(self.epoch, self._samples):
-            # Before it is handed over, and into the next epoch at once: a trainer that counts never asks for the end.
+            # Before it is handed over, and into the next epoch at once: a trainer that counts steps never reaches the end.
             self._go_to(self.epoch, self._samples + self._spans.batch_size)
             yield batch
 
@@ -195,7 +195,7 @@ class TargetStream(IterableDataset[Batch]):
         Does not move where the stream stands. Only one epoch is read at a time.
 
         Raises:
-            DamagedError: tar and store disagree, or bytes changed; where says which.
+            DamagedError: tar and store disagree, or bytes changed; `where` names the place.
             TeachonceError: a loader process died.
         """
         if self._reading is not None:

@@ -25,7 +25,7 @@ from .target_rows import TargetRows
 #: Shards whose targets are kept at hand: as many as a pipeline mixes after the join costs nothing.
 OPEN_SHARDS = 4
 
-Sample = Mapping[str, Any]
+WebDatasetSample = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class TargetJoin:
         self._names, forms_logits = targets_to_read(facts, targets)
         self._vectors = read_vectors(open_store(store), store) if forms_logits else None
 
-    def __call__(self, samples: Iterable[Sample]) -> Iterator[dict[str, Any]]:
+    def __call__(self, samples: Iterable[WebDatasetSample]) -> Iterator[dict[str, Any]]:
         """The samples with their targets, in their order."""
         root, spec = open_store(self._facts.store), self._facts.spec
         blocks: OrderedDict[int, _Block] = OrderedDict()
@@ -118,7 +118,7 @@ class TargetJoin:
             targets["logits"] = self._vectors.logits(targets["embedding"][np.arange(len(keys_N))])
         return _Block(keys_N, valid_N, views_N, targets)
 
-    def _joined(self, sample: Sample, block: _Block, position: int) -> dict[str, Any]:
+    def _joined(self, sample: WebDatasetSample, block: _Block, position: int) -> dict[str, Any]:
         view = block.views_N[position]
         found = {name: block.targets[name][position] for name in self._targets}
         found["view"] = view
@@ -136,7 +136,7 @@ class TargetJoin:
         return {**sample, **found}
 
 
-def _identify(sample: Sample) -> tuple[str, int]:
+def _identify(sample: WebDatasetSample) -> tuple[str, int]:
     """Key and row of a sample."""
     try:
         about = sample["json"]
@@ -150,7 +150,7 @@ def _identify(sample: Sample) -> tuple[str, int]:
         ) from error  # fmt: skip
 
 
-def _image_bytes(sample: Sample) -> bytes:
+def _image_bytes(sample: WebDatasetSample) -> bytes:
     members = [name for name in sample if not name.startswith("__") and name != "json"]
     if len(members) != 1 or not isinstance(sample[members[0]], bytes):
         raise InputError(

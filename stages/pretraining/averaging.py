@@ -26,7 +26,7 @@ class GaussianAverage:
 
     Attributes:
         tensors: the sum, by name; the average itself behind the last epoch.
-        epochs_done: epochs that it holds; whoever resumes says so.
+        epochs_done: epochs that it holds; set on resume.
     """
 
     def __init__(self, clip: PromptedClip, *, epochs: int, mean: float, std: float) -> None:

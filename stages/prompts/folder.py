@@ -22,7 +22,7 @@ class LoadedPrompts:
     """Prompts from their folder.
 
     Attributes:
-        config: what `config.json` says.
+        config: the content of `config.json`.
         prompts: `vision_prompts_LPD` and `text_prompts_LPD`, fp32 (layer, prompt, channel).
         towers: weights of the model that go with them, by open_clip's names; None where they are the backbone's own.
     """

@@ -1,4 +1,4 @@
-"""Owns what teacher and students cost, and from how many students on asking the teacher once costs less.
+"""Owns what teacher and students cost, and from how many students on one pass of the teacher costs less.
 
 Online, as the authors' code has it, the teacher's image tower sees every image of every step, and its text tower is run
 in every step. Here the image tower sees each view once, and the text tower is run once. What online training would
@@ -22,7 +22,7 @@ from .settings import CROSS
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """Seconds of one data set. Devices are held that long, several at a time or not.
+    """Seconds of one data set: of the time that a device is in use, whether one or several are used at a time.
 
     Attributes:
         device: of the teacher: `cuda` or `cpu`.
@@ -58,7 +58,7 @@ class Costs:
 
     @property
     def break_even(self) -> float:
-        """Runs of a student from which on asking once costs no more."""
+        """Runs of a student from which on one pass of the teacher costs no more."""
         return self.once / self.online
 
     @property
@@ -87,7 +87,7 @@ class Costs:
 
 
 def costs_of(request: Request, dataset: str, bundles: Sequence[Location]) -> Costs | None:
-    """What the finished stages of a data set took, and the training of these students; None if nothing says so."""
+    """What the finished stages of a data set took, and the training of these students; None where it is not recorded."""
     targets = DatasetFolders(root=request.out, dataset=dataset).targets
     times = [time for bundle in bundles if (time := training_time(bundle, "distill")) is not None]
     cache = Ledger(targets, "cache")

@@ -1,4 +1,4 @@
-"""Owns what lies where in a benchmark's folder, and the note that says which protocol it is of."""
+"""Owns what lies where in a benchmark's folder, and the note on which protocol it is of."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ...storage_schemas.json_file import read_json
 #: The data set whose prompts teach all others in the cross-dataset protocol.
 SOURCE = "imagenet"
 
-#: What came of it, for programs and for people.
+#: The results, for programs and for people.
 RESULTS, PAGE = "results.json", "results.md"
 
 _KIND = "teachonce benchmark promptkd"
@@ -65,7 +65,7 @@ class DatasetFolders:
         return self.folder / self._students / f"{student}-{seed}"
 
     def measured(self, student: str, seed: int) -> Location:
-        """What was measured of it."""
+        """The measured results of a student."""
         return self.folder / "measured" / self._students / f"{student}-{seed}.json"
 
     @property

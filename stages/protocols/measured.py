@@ -25,7 +25,7 @@ from .settings import BASE2NOVEL
 
 
 def measure_teacher(request: Request, dataset: str) -> Figures:
-    """The teacher's accuracy on the test images, by its cached answers.
+    """The teacher's accuracy on the test images, by its cached outputs.
 
     Raises:
         IncompleteError: they are not all there.
@@ -38,7 +38,7 @@ def measure_teacher(request: Request, dataset: str) -> Figures:
 def measure_student(
     request: Request, dataset: str, student: Model, seed: int, show: Callable[[], None]
 ) -> StudentRun:
-    """What `evaluate` says of a student, kept with the digests of the student and of the images that it is true of.
+    """The result of `evaluate` for a student, kept with the digests of the student and of the images that it holds for.
 
     Args:
         request: the benchmark.

@@ -34,7 +34,7 @@ from .table import page
 
 
 def run_promptkd(request: Request, runner: Runner) -> dict[str, Json]:
-    """Run the benchmark in its folder, or what is left of it; return and save what there is to tell.
+    """Run the benchmark in its folder, or what is left of it; return and save the results.
 
     Raises:
         InputError, MismatchError: something is wrong before the first stage: data, names, options, folder.
@@ -58,7 +58,7 @@ def run_promptkd(request: Request, runner: Runner) -> dict[str, Json]:
 
 
 class _Work:
-    """Does what is left of each data set, and remembers what failed."""
+    """Runs what is left of each data set, and keeps what failed."""
 
     def __init__(self, request: Request, runner: Runner) -> None:
         self._request, self._runner = request, runner
@@ -109,7 +109,7 @@ class _Work:
         return train_and_measure
 
     def _attempt(self, dataset: str, what: str, work: Callable[[], Any]) -> Any:
-        """What the work returns; None, and the failure remembered, where a user can act on its error."""
+        """What the work returns; None, and the failure kept, where a user can act on its error."""
         try:
             return work()
         except TeachonceError as error:

@@ -1,4 +1,4 @@
-"""Owns what a PromptKD benchmark is asked for, and what is refused of it before anything runs."""
+"""Owns the request for a PromptKD benchmark, and what is refused of it before anything runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .settings import BASE2NOVEL, CROSS, PRETRAINED, STUDENT, TEACHER, Benchmark
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A model as `--teacher` or `--student` names it, and its weights; None where the name says where they are."""
+    """A model as `--teacher` or `--student` names it, and its weights; None where the name says which."""
 
     name: str
     pretrained: str | None
@@ -53,7 +53,7 @@ class Request:
         out: folder for all of it.
         seeds: of the students.
         students: which.
-        teacher: the model that gets prompts; with `prompts`, the model that they go with, or None for what they say.
+        teacher: the model that gets prompts; with `prompts`, the model that they go with, or None for the one in their folder.
         teacher_seed: of the draw of shots and the prompts.
         prompts: folder of prompts to use instead (cross-dataset), or of a folder of them for each data set.
         shots: images of each class that prompts are learned on.
@@ -89,12 +89,12 @@ class Request:
         more: Mapping[str, tuple[str, ...]],
         say: Callable[[str], None],
     ) -> Request:
-        """What a user asked for, with the paper's models where nothing else is named.
+        """The request that a user's settings make, with the paper's models where nothing else is named.
 
         Args:
             settings: as typed.
             out, compute, more: see the attributes.
-            say: is told which data sets are left out because they are not there.
+            say: shows which data sets are left out because they are not there.
 
         Raises:
             InputError: see `choose_datasets` and `pair_students`; weights of no teacher.
@@ -137,11 +137,11 @@ class Request:
         return folder if self.protocol == CROSS else folder / dataset
 
     def check(self) -> None:
-        """Refuse what can be known to fail: data that is not there, prompts that are none, names that collide.
+        """Refuse what can be known to fail: missing data, folders that hold no prompts, names that collide.
 
         Raises:
-            InputError: says which.
-            DamagedError, MismatchError: a folder that is none of prompts, or of another version.
+            InputError: with the cause.
+            DamagedError, MismatchError: a folder that holds no prompts, or those of another version.
         """
         if not self.students:
             raise InputError("no students", where="--student")
@@ -185,7 +185,7 @@ def choose_datasets(
         given: what the user typed, or None.
         protocol: one of `PROTOCOLS`.
         data: CoOp's root folder.
-        say: is told which are left out because they are not there.
+        say: shows which are left out because they are not there.
 
     Raises:
         InputError: no such folder or data set, one that this protocol has no use for, or one that stands twice.

@@ -1,4 +1,4 @@
-"""Owns what came of a benchmark: means and standard deviations over seeds, beside what is published."""
+"""Owns the results of a benchmark: means and standard deviations over seeds, beside what is published."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def published_of(protocol: str, dataset: str) -> dict[str, float]:
 def facts_of(
     request: Request, results: Sequence[DatasetResults], failures: Sequence[Failure]
 ) -> dict[str, Json]:
-    """Everything there is to tell, as JSON. Accuracies are shares of 1; `std` is the sample's, null for one seed."""
+    """All results, as JSON. Accuracies are shares of 1; `std` is the sample's, null for one seed."""
     protocol = request.protocol
     rows = [
         {
@@ -113,7 +113,7 @@ def facts_of(
 
 
 def selection(request: Request) -> str:
-    """In words, how each run's weights were chosen among its epochs."""
+    """How each run's weights were chosen among its epochs, as a sentence."""
     if request.on_test:
         by = "harmonic mean" if request.protocol == BASE2NOVEL else "accuracy"
         return (
@@ -141,7 +141,7 @@ def _over_seeds(protocol: str, runs: Sequence[Mapping[str, float]]) -> dict[str,
 
 
 def _average(request: Request, student: Model, results: Sequence[DatasetResults]) -> dict[str, Json] | None:
-    """The row of averages over the data sets where this student has all its seeds; None if that is one or none.
+    """The row of averages over the data sets where this student has all its seeds; None if that is at most one.
 
     As in the paper, its harmonic mean is that of the average base and novel accuracy; for each seed, then over seeds.
     """

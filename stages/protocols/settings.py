@@ -19,7 +19,7 @@ TEACHER, STUDENT, PRETRAINED = "ViT-L-14", "ViT-B-16", "openai"
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkSettings:
-    """What a user asks for; `request.Request` is what becomes of it."""
+    """What a user chooses; `request.Request` is made of it."""
 
     data: str = setting(unit="FOLDER", help="Folder of the data sets, as CoOp's DATASETS.md lays them out.")
     protocol: str = setting(

@@ -1,4 +1,4 @@
-"""Owns how a benchmark's results are told: tables for a terminal, and the same as a page of Markdown."""
+"""Owns the tables of a benchmark's results: for a terminal, and as a page of Markdown."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def page(facts: Mapping[str, Any]) -> str:
 
 
 def _plain(note: str) -> str:
-    """A note that begins with an asterisk is no item of a list."""
+    """A note without Markdown's meaning of an asterisk at its beginning, which would make it an item of a list."""
     return f"\\{note}" if note.startswith("*") else note
 
 
@@ -112,11 +112,11 @@ def _costs(facts: Mapping[str, Any]) -> tuple[list[str], Rows]:
 def _costs_notes(facts: Mapping[str, Any]) -> list[str]:
     costs = list(facts["costs"].values())
     devices = {(c["teacher_device"], c["student_device"]) for c in costs}
-    words = [
+    costs_in_words = [
         _device(teacher) if teacher == student else f"{_device(teacher)} of the teacher, {_device(student)} of students"
         for teacher, student in sorted(devices)
     ]  # fmt: skip
-    notes = [f"Seconds are {'; '.join(words)}. The text and image towers ran once, for all runs."]
+    notes = [f"Seconds are {'; '.join(costs_in_words)}. The text and image towers ran once, for all runs."]
     if facts["shared_pretrain_seconds"] is not None:
         notes.append(f"Prompts for all data sets: {seconds_text(facts['shared_pretrain_seconds'])}.")
     once = sum(c["teacher_once_seconds"] for c in costs)

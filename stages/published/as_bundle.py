@@ -1,4 +1,4 @@
-"""Owns bringing a PromptKD student's checkpoint into a student bundle."""
+"""Owns turning a PromptKD student's checkpoint into a student bundle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns bringing a PromptSRC checkpoint into a folder of prompts."""
+"""Owns turning a PromptSRC checkpoint into a folder of prompts."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def import_teacher(
     )  # fmt: skip
     identity = {
         "schema_version": PROMPTS_FOLDER.version, "checkpoint": found.sha256,
-        # Not `pretrained`, which may be a path: the digest of the weights says it.
+        # Not `pretrained`, which may be a path: the digest of the weights stands for it.
         "teacher": {**{field: about[field] for field in ("architecture", "weights", "preprocess")}, "model": spec.model},
         "classes": list(names), "base_classes": list(base_names), "context": context, "weights": found.taken,
     }  # fmt: skip

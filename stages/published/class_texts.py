@@ -89,17 +89,17 @@ def read_class_texts(
 def learned_classes(
     base: str | None, names: tuple[str, ...], texts: ClassTexts | None, where: str
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The classes that prompts were learned on, and lines to say of it.
+    """The classes that prompts were learned on, and notes for people.
 
     Args:
-        base: what a user says, see `base_classes`; None takes those whose texts are in the file, or all where it has none.
+        base: what a user names, see `base_classes`; None takes those whose texts are in the file, or all where it has none.
         names: the class list.
         texts: those in the file.
         where: the file.
 
     Raises:
         InputError: as `base_classes`.
-        MismatchError: the user says other classes than the file.
+        MismatchError: the user names other classes than the file.
     """
     if base is None:
         if texts is None:

@@ -61,7 +61,7 @@ def classify(keys: Collection[str], *, where: object) -> CheckpointLayout:
     """Sort keys by what they are. Names of the towers' own weights are left to `check_keys`.
 
     Raises:
-        InputError: neither kind of checkpoint, a key that is none of its own, or a layer of prompts that is missing.
+        InputError: neither kind of checkpoint, an unknown key, or a layer of prompts that is missing.
     """
     teacher, student = FIRST["text"] in keys, any(key.startswith(PROJECTOR) for key in keys)
     if teacher == student:
@@ -134,7 +134,7 @@ def check_shape(key: str, found: tuple[int, ...], expected: tuple[int | str, ...
 
 
 def refuse_unknown(keys: Collection[str], kind: str, where: object) -> None:
-    """Refuse a checkpoint with keys that nothing is known of.
+    """Refuse a checkpoint with unknown keys.
 
     Raises:
         InputError: there are some; names the first.

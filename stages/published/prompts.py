@@ -22,7 +22,7 @@ def stack_prompts(layout: CheckpointLayout, weights: Mapping[str, Tensor], tower
         blocks: transformer blocks in it.
 
     Raises:
-        InputError: layers of different shapes, of another width, more than there are blocks, or numbers that are none.
+        InputError: layers of different shapes, of another width, more than there are blocks, or layer numbers that are no numbers.
     """
     keys = layout.prompts.get(tower, ())
     if not keys:

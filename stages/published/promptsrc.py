@@ -18,7 +18,7 @@ from .prompts import stack_prompts
 
 @dataclass(frozen=True, kw_only=True)
 class PromptSrcTeacher:
-    """What a checkpoint says of a teacher.
+    """What a checkpoint holds of a teacher.
 
     Attributes:
         prompts: `vision_prompts_LPD` and `text_prompts_LPD`, fp32 (layer, prompt, channel).

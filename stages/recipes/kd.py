@@ -24,7 +24,7 @@ class Kd:
     """Any backbone.
 
     Its features are projected to the teacher's width and meet the teacher's class vectors, scale and
-    bias (normalised where the teacher's are), so a student knows every class that the teacher has a vector
+    bias (normalised where the teacher's are), so a student has every class that the teacher has a vector
     for.
     """
 
@@ -42,7 +42,7 @@ class Kd:
         vectors: ClassVectors | None,
         targets: Mapping[str, TargetSpec],
     ) -> Head:
-        assert vectors is not None  # logits were asked for
+        assert vectors is not None  # logits are among its targets
         return Head(
             width=backbone.width,
             embed_dim=vectors.embed_dim,
@@ -58,7 +58,7 @@ class Kd:
         return all_with_decay_on_matrices(student, settings)
 
     def loss(self, outputs: LossInputs, settings: KdSettings) -> Tensor:
-        """weight * T^2 * KL(teacher || student), mean over the batch; plus the embedding term, if asked for.
+        """weight * T^2 * KL(teacher || student), mean over the batch; plus the embedding term, if it has a weight.
 
         That term is 1 - cosine, or the squared distance over all channels, mean over the batch.
         """

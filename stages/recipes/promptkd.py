@@ -41,7 +41,7 @@ class PromptKd:
         vectors: ClassVectors | None,
         targets: Mapping[str, TargetSpec],
     ) -> Head:
-        assert vectors is not None  # logits were asked for
+        assert vectors is not None  # logits are among its targets
         check_tower(backbone.module)
         return Head(
             width=backbone.width,

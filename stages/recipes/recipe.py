@@ -1,4 +1,4 @@
-"""Owns the seam between the trainer and the methods: what a recipe says of itself, and what its loss is given."""
+"""Owns the seam between the trainer and the methods: what a recipe declares, and the inputs of its loss."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class LossInputs:
-    """What student and teacher give for one batch, all fp32, by the names of targets.
+    """Outputs of student and teacher for one batch, all fp32, by the names of targets.
 
     Attributes:
         student: with gradients. `embedding` (N, D) always; `logits` (N, C) where there are class vectors; and for each of the
             head's levels what its projector gives, under the name of the target that it is compared with and in its shape.
-        teacher: the targets that the recipe asked for, from the store; `logits` may be formed from embeddings.
+        teacher: the targets that the recipe needs, from the store; `logits` may be formed from embeddings.
     """
 
     student: Mapping[str, Tensor]
@@ -40,14 +40,14 @@ class Recipe(Protocol):
 
     @property
     def defaults(self) -> Any:
-        """Its settings, as published or as is usual: an object of its own settings class."""
+        """Its defaults, as published or as is usual: an object of its own settings class."""
 
     @property
     def frozen_backbone(self) -> bool:
-        """Whether the backbone's own weights stay as they are; such a recipe wants them to be named."""
+        """Whether the backbone's own weights stay as they are; such a recipe needs them to be named."""
 
     def targets(self, settings: Any, stored: Sequence[TargetSpec]) -> tuple[str, ...]:
-        """Names of the targets that the loss looks at.
+        """Names of the targets that the loss needs.
 
         `logits` needs class vectors, and is there wherever logits or embeddings are stored; other names must be stored.
 
@@ -72,14 +72,14 @@ class Recipe(Protocol):
             settings: its own.
             backbone: the student's.
             vectors: class vectors; None where there are none, or where the targets are not about classes.
-            targets: those that it asked for, by name, with axes and shapes.
+            targets: those that it needs, by name, with axes and shapes.
 
         Raises:
             InputError: this backbone, or this teacher, cannot be used.
         """
 
     def logit_scale(self, backbone: Backbone, vectors: ClassVectors) -> float:
-        """The factor from the student's embeddings to its logits. Asked only where there are class vectors."""
+        """The factor from the student's embeddings to its logits. Called only where there are class vectors."""
 
     def parameter_groups(self, student: Student, settings: Any) -> list[dict[str, Any]]:
         """What trains, as torch optimizers take it: `params` and `weight_decay` of each group."""

@@ -1,6 +1,6 @@
 """Owns the table of recipes: this program's own, and those of installed packages (entry points `teachonce.recipes`).
 
-Imports no torch before a recipe is asked for by name: the command line is made of names and settings.
+Imports no torch before a recipe is looked up by name: the command line is made of names and settings.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def other_settings() -> dict[str, type[TrainSettings]]:
     """Those of other packages, which are imported for it; without those that cannot be loaded."""
     found = {}
     for name in sorted(_others()):
-        with contextlib.suppress(InputError):  # it is told when the recipe is asked for
+        with contextlib.suppress(InputError):  # the error comes when the recipe is used
             found[name] = type(recipe_named(name).defaults)
     return found
 

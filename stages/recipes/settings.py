@@ -59,7 +59,7 @@ class TrainSettings:
 
     def to_json(self) -> dict[str, Json]:
         """For fingerprint and origin: all but what is off."""
-        off = {field.name: said.off for field, said in settings_of(self) if said.off is not None}
+        off = {field.name: setting.off for field, setting in settings_of(self) if setting.off is not None}
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in asdict(self).items()

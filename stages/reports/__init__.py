@@ -1,1 +1,1 @@
-"""What a person reads: measures of a student, summaries of a store, and the tables that they are told in."""
+"""What a person reads: measures of a student, summaries of a store, and their tables."""

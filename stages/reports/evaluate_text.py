@@ -1,4 +1,4 @@
-"""Owns how an evaluation is told: as JSON, and as aligned tables for people."""
+"""Owns the report of an evaluation: as JSON, and as aligned tables for people."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from ...storage_schemas.target_store import read_rows
 from ...storage_schemas.view_params import BOX, COLOR_FACTORS
 from ..measures.soft_labels import softmax
 from ..measures.stored import Stored
-from ..views.colors import ORDERS
+from ..views.colors import COLOR_ORDERS
 from ..views.spec import ViewSpec
 
 #: Shorter beginnings of keys are taken for paths.
@@ -95,7 +95,7 @@ def _view(params: np.void, spec: ViewSpec) -> dict[str, Json]:
     facts: dict[str, Json] = {name: int(params[name]) for name in BOX}
     facts["flip"] = bool(facts["flip"])
     if spec.has_colors:
-        order = ORDERS[int(params["color_order"])] if params["color_order"] >= 0 else ()
+        order = COLOR_ORDERS[int(params["color_order"])] if params["color_order"] >= 0 else ()
         done = [COLOR_FACTORS[i] for i in order if spec.jitter[i] > 0]
         facts["colors"] = [{"operation": name, "factor": float(params[name])} for name in done]
         facts["grayscale"] = bool(params["grayscale"])

@@ -53,7 +53,7 @@ def _coverage(coverage: dict[str, Any]) -> str:
 
 
 def _fingerprint(facts: dict[str, Any]) -> str:
-    """The fingerprint in words; every field of it is either put into words here or listed as it is."""
+    """The fingerprint for people; every field of it is either described here or listed as it is."""
     fields, teacher, views = dict(facts["fingerprint"]), facts["teacher"], facts["views"]
     compute, preprocess = fields["compute"], teacher["preprocess"]
     corpus = f"'{facts['corpus_name']}', " if facts["corpus_name"] else ""

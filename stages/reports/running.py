@@ -1,4 +1,4 @@
-"""Owns what is told of a command that is running: for how long, and until when, as far as what it has done tells."""
+"""Owns the report on a command that is running: for how long, and until when, estimated from its progress."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def running_json(
 def running_text(facts: dict[str, Any], folder: str, *, now: datetime.datetime) -> str:
     """`running_json` on one line."""
     driver = Driver(**{name: facts[name] for name in ("command", "host", "pid", "since")})
-    told = f"running: {driver}, in {folder}"
+    text = f"running: {driver}, in {folder}"
     if facts["seconds"] is not None:
-        told += f"; for {seconds_text(facts['seconds'])}"
+        text += f"; for {seconds_text(facts['seconds'])}"
     until = _moment(facts["until"] or "")
     if until is None:
-        return told
+        return text
     clock = until.strftime("%H:%M") if until.date() == now.date() else until.strftime("%Y-%m-%d %H:%M")
-    return f"{told}, about {seconds_text((until - now).total_seconds())} more, until {clock}"
+    return f"{text}, about {seconds_text((until - now).total_seconds())} more, until {clock}"
 
 
 def _expected_end(
@@ -75,7 +75,7 @@ def _by_receipts(ledger: Ledger, plan: Plan, since: datetime.datetime) -> dateti
 def _by_log(
     plan: Plan, out: Location, training: dict[str, Any] | None, since: datetime.datetime
 ) -> datetime.datetime | None:
-    """A training is one unit: its log says how far it is, and how fast."""
+    """A training is one unit: its log shows how far it is, and how fast."""
     if training is None:
         return None
     written = (out / "run" / "log.jsonl").changed_at()

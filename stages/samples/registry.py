@@ -25,7 +25,7 @@ def kind_named(name: str, where: object) -> SampleKind:
 
 
 def check_kind(found: str, wanted: str, *, where: object, whose: str) -> SampleKind:
-    """The kind of what `where` holds, which must be the one that is wanted.
+    """The kind of what `where` holds, which must be the expected one.
 
     Args:
         whose: who wants it: "the teacher".

@@ -1,1 +1,1 @@
-"""Settings: what a user can say of each stage, one file a stage. Options are made of them, so they import no library."""
+"""Settings: what a user can choose in each stage, one file a stage. Options are made of them, so they import no library."""

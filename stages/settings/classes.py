@@ -1,4 +1,4 @@
-"""Owns how options that take class lists and base classes are told."""
+"""Owns the help texts of options that take class lists and base classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns the settings of `teachonce pretrain` that say which images prompts are learned on."""
+"""Owns the settings of `teachonce pretrain` that decide which images prompts are learned on."""
 
 from __future__ import annotations
 

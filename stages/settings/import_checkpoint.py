@@ -14,7 +14,7 @@ CONTEXT = "a photo of a"
 
 @dataclass(frozen=True, kw_only=True)
 class ImportSettings:
-    """What a checkpoint does not say of itself; each kind's in a group of its own. None: not given, or what the default says."""
+    """What a checkpoint does not hold itself; each kind's in a group of its own. None: not given, or as `default_text` says."""
 
     teacher: str | None = setting(
         None, group=TEACHER, help="The open_clip model that it was trained with (ViT-L-14, hf-hub:…, local-dir:…)."

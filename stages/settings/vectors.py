@@ -14,7 +14,7 @@ class VectorsSettings:
     """Which class vectors, and what they are tried on.
 
     Attributes:
-        classes: None asks for the teacher's own classes.
+        classes: None for the teacher's own classes.
         templates: see `inputs.classes.read_templates`; refused where the teacher has learned its prompts.
         base_classes: None marks those that prompts were learned on, if any.
         check: see `teachers.class_check.check_accuracy`.

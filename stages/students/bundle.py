@@ -40,7 +40,7 @@ class LoadedStudent:
         student: in eval mode, its parameters without gradients; uint8 images (N, 3, size, size) to fp32 embeddings (N, width)
             that `vectors.logits` takes. Images must lie on its device.
         class_vectors: with the student's own logit scale; None where it was trained without classes. `vectors` are these, or refuse.
-        config: what `config.json` says.
+        config: the content of `config.json`.
         preprocess: size and test-time crop of the images.
     """
 

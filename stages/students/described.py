@@ -1,4 +1,4 @@
-"""Owns what a bundle may say of its student's backbone: an allow-list, since libraries build what they are told.
+"""Owns what a bundle may hold of its student's backbone: an allow-list, since libraries build whatever a description holds.
 
 Of the two libraries timm's `create_model` alone would open `checkpoint_path`, fetch what `pretrained_cfg` names, and take
 a name for a repository. The same list is looked at when a student is created: what training writes can be loaded.
@@ -21,7 +21,7 @@ _HINT = "point to a folder that `teachonce distill` wrote"
 
 
 class OpenClipBackbone(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An image tower of open_clip's. `name` is only told."""
+    """An image tower of open_clip's. `name` is for people only."""
 
     family: Literal["open_clip"]
     name: str
@@ -46,7 +46,7 @@ class TimmBackbone(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 def check_backbone(fields: Mapping[str, Json], *, where: object) -> OpenClipBackbone | TimmBackbone:
-    """What a bundle's `student` entry says; nothing is built, opened or fetched.
+    """A bundle's `student` entry, checked; nothing is built, opened or fetched.
 
     Raises:
         DamagedError: no such family, a field that is not known, or another type or a number out of range.

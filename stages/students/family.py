@@ -23,7 +23,7 @@ class Backbone:
         preprocess: from the model's own configuration.
         width: channels of the features.
         logit_scale: the model's own factor from cosines to logits; None where it has none.
-        weights: where the weights come from, in words without local paths.
+        weights: where the weights come from, as text without local paths.
         loaded: what else a person should know of them: the entry of their file, the activation.
     """
 
@@ -57,4 +57,4 @@ class Family(Protocol):
         """The module of `Backbone.config` with undefined weights; reads no file and downloads nothing."""
 
     def implies_weights(self, name: str) -> bool:
-        """Whether a model's name alone says where its weights are."""
+        """Whether a model's name alone names its weights."""

@@ -33,12 +33,12 @@ def rebuild_student(
 ) -> Student:
     """The student with its weights, on the CPU; one image has gone through it.
 
-    Its parts are first built without memory, and names and shapes compared with the weights: what asks for more than the
+    Its parts are first built without memory, and names and shapes compared with the weights: what needs more than the
     file holds is refused before room is made for it.
 
     Args:
         folder: the bundle, as errors name it; nothing in it is opened.
-        backbone, preprocess, head: what its configuration says.
+        backbone, preprocess, head: from its configuration.
         weights: those of its file; emptied as they become the student's.
 
     Raises:
@@ -100,7 +100,7 @@ def _count(weights: Mapping[str, Tensor]) -> int:
 
 @contextlib.contextmanager
 def _one_line(where: object) -> Iterator[None]:
-    """Inside, libraries say nothing, and whatever they raise of a description (they share no base class) is one line."""
+    """Inside, libraries print nothing, and whatever they raise on a description (they share no base class) is one line."""
     try:
         with quiet_libraries():
             yield

@@ -21,7 +21,7 @@ def rebuild_backbone(config: Mapping[str, Json], *, where: object = None) -> nn.
     """The module that a bundle's `student` entry describes; no file is opened, nothing fetched.
 
     Raises:
-        DamagedError: it says what is not allowed, see `check_backbone`.
+        DamagedError: it holds what is not allowed, see `check_backbone`.
     """
     return _family(check_backbone(config, where=where).family).rebuild(config)
 

@@ -44,7 +44,7 @@ class TeacherSpec:
         return {**self.__dict__, "preprocess": self.preprocess.to_json()}
 
     def to_text(self, weights: str, entry: str, activation: str = "") -> str:
-        """The line that says what was loaded: from where, and which entry of the file ('' where there is but one)."""
+        """The line on what was loaded: from where, and which entry of the file ('' where there is but one)."""
         of_file = f"{weights} ({entry})" if entry else weights
         return loaded_text(self.model, of_file, self.weights_digest, activation, self.preprocess.to_text())
 
@@ -63,11 +63,11 @@ class Offer:
 
 
 class Teacher(Protocol):
-    """A frozen model that gives targets for images. `BaseTeacher` has what most need not say."""
+    """A frozen model that gives targets for images. `BaseTeacher` has defaults for most methods."""
 
     @property
     def spec(self) -> TeacherSpec:
-        """Who it is."""
+        """Its identity."""
 
     @property
     def loaded(self) -> str:
@@ -96,14 +96,14 @@ class Teacher(Protocol):
         """Class vectors for what `class_names` gave."""
 
     def name_notes(self, names: Sequence[str], templates: Sequence[str]) -> tuple[str, ...]:
-        """What a person should know of these class names: those that its tokenizer cuts, or cannot tell apart."""
+        """Notes for people on these class names: those that its tokenizer cuts, or cannot distinguish."""
 
     def plain(self, names: Sequence[str]) -> list[tuple[Teacher, ClassVectors]]:
         """The same model without what it has learned, and its class vectors; empty where it has learned nothing more."""
 
 
 class BaseTeacher:
-    """A teacher without classes of its own, of which nothing special is to be known. A family overrides what it has."""
+    """A teacher without classes of its own and without notes. A family overrides what it has."""
 
     spec: TeacherSpec
 

@@ -75,7 +75,7 @@ def check_spread(vectors: ClassVectors, where: object) -> None:
 def check_accuracy(
     teacher: Teacher, vectors: ClassVectors, images: str, compute: Compute, where: object
 ) -> Checked:
-    """Refuse class vectors that say no more of labelled images than guessing, or far less than without prompts.
+    """Refuse class vectors that are no better than guessing on labelled images, or far worse than without prompts.
 
     Args:
         teacher: on its device.
@@ -101,10 +101,10 @@ def check_accuracy(
     if checked.plain is not None:
         least = max(least, checked.plain.rate / 2)
     if found[0].rate <= min(least, 0.99):
-        words = "" if checked.plain is None else f", {checked.plain.rate:.1%} without prompts"
+        comparison = "" if checked.plain is None else f", {checked.plain.rate:.1%} without prompts"
         raise DamagedError(
             "the class vectors have collapsed: their accuracy is too low to be true", where=where,
-            expected=f"more than {least:.1%} on {found[0].total} images of {images} (chance {chance:.1%}{words})",
+            expected=f"more than {least:.1%} on {found[0].total} images of {images} (chance {chance:.1%}{comparison})",
             found=f"{found[0].rate:.1%}",
             hint="check the prompts, the order of the class list and the labels",
         )  # fmt: skip

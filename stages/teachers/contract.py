@@ -14,7 +14,7 @@ _ROUNDING = 1e-4
 def check_contract(
     vectors: ClassVectors, embedding_ND: torch.Tensor, own_NC: torch.Tensor, *, where: str
 ) -> None:
-    """Refuse a teacher whose stored numbers would not be what it says.
+    """Refuse a teacher whose stored targets would not give its own outputs.
 
     Args:
         vectors: of the classes of `own_NC`.

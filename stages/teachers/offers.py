@@ -56,7 +56,7 @@ def outputs_with_maps(
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """A teacher beside the class vectors of a store: everything that can be asked of the two.
+    """A teacher beside the class vectors of a store: all targets that the two give.
 
     Attributes:
         head: class vectors on the teacher's device; None where there are none.
@@ -72,8 +72,8 @@ class Answers:
 
     def outputs(self, images_NCHW: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         """Targets by name, fp32, of uint8 images on the teacher's device."""
-        asked = tuple(dict.fromkeys(EMBEDDING if name == LOGITS else name for name in names))
-        found = self.teacher.outputs(images_NCHW, asked)
+        computed = tuple(dict.fromkeys(EMBEDDING if name == LOGITS else name for name in names))
+        found = self.teacher.outputs(images_NCHW, computed)
         if LOGITS in names:
             assert self.head is not None
             found[LOGITS] = self.head(found[EMBEDDING])

@@ -31,7 +31,7 @@ _CLASSES_AT_ONCE = 64
 
 @dataclass(frozen=True, kw_only=True)
 class _Backbone:
-    """What a folder says of the model that its prompts were learned for."""
+    """The model that a folder's prompts were learned for."""
 
     model: str
     pretrained: str | None
@@ -44,7 +44,7 @@ class PromptedTeacher(BaseTeacher):
 
     def __init__(self, backbone: OpenClipTeacher, loaded: LoadedPrompts, name: str) -> None:
         config = loaded.config
-        # The draw of the prompts is overwritten; nobody else's random numbers may move for it.
+        # The draw of the prompts is overwritten; it must not change the random numbers of others.
         with torch.random.fork_rng(devices=[]):
             clip = PromptedClip(backbone.model, loaded.shape)
         for field, own in clip.prompts().items():  # one that is narrower would be stretched
@@ -101,7 +101,7 @@ class PromptedTeacher(BaseTeacher):
         return self
 
     def offers(self) -> tuple[Offer, ...]:
-        """The embedding alone: the libraries' passes for maps know nothing of prompts."""
+        """The embedding alone: the libraries' passes for maps have no prompts."""
         return (Offer(name="embedding", axes=("channel",), shape=(self.spec.embed_dim,)),)
 
     def outputs(self, images_NCHW: torch.Tensor, names: Sequence[str]) -> dict[str, torch.Tensor]:
@@ -115,7 +115,7 @@ class PromptedTeacher(BaseTeacher):
         return self._config.class_names if names is None else tuple(names)
 
     def class_vectors(self, names: Sequence[str], templates: Sequence[str]) -> ClassVectors:
-        """Text features of the learned prompts for each class, L2-normalised; templates mean nothing to it.
+        """Text features of the learned prompts for each class, L2-normalised; templates do not apply.
 
         Classes are marked as base classes where the folder says that prompts were learned on them; no marks if that
         is so for all or none of the names.

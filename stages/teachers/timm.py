@@ -93,7 +93,7 @@ class TimmTeacher(BaseTeacher):
         return self._answer(images_NCHW)[0]
 
     def class_names(self, names: Sequence[str] | None) -> tuple[str, ...]:
-        """The names given, in the head's order, or those that timm knows."""
+        """The names given, in the head's order, or those that timm has."""
         names = _own_names(self._model) if names is None else names
         if names is None:
             raise InputError(
@@ -108,7 +108,7 @@ class TimmTeacher(BaseTeacher):
         return tuple(names)
 
     def class_vectors(self, names: Sequence[str], templates: Sequence[str]) -> ClassVectors:
-        """The heads' weight rows and bias; templates mean nothing to them."""
+        """The heads' weight rows and bias; templates do not apply."""
         weight_CD, bias_C = self._heads.rows()
         return ClassVectors(
             names=tuple(names), vectors_CD=weight_CD, bias_C=bias_C, logit_scale=1.0, normalized=False
@@ -166,7 +166,7 @@ class _Heads:
     def rows(
         self,
     ) -> tuple[np.ndarray[Any, np.dtype[np.float32]], np.ndarray[Any, np.dtype[np.float32]] | None]:
-        """Weight (C, D) and bias (C,), or None, whose map of the embedding is the mean of what the heads say."""
+        """Weight (C, D) and bias (C,), or None, whose map of the embedding is the mean of the heads' outputs."""
         heads, count = self.layers.values(), len(self.layers)
         weight_CD = torch.cat([head.weight.detach().float().flatten(1) for head in heads], dim=1) / count
         biases = [head.bias.detach().float() for head in heads if head.bias is not None]

@@ -1,4 +1,4 @@
-"""Owns the student at the start of training: built as its recipe wants it."""
+"""Owns the student at the start of training: built as its recipe describes it."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def build_student(
     *,
     seed: int,
 ) -> BuiltStudent:
-    """Build the student as its recipe wants it; new parts are drawn from `seed`.
+    """Build the student as its recipe describes it; new parts are drawn from `seed`.
 
     Args:
         vectors: class vectors; None where there are none.
-        targets: what the recipe asked for, by name.
+        targets: those that the recipe needs, by name.
 
     Raises:
         InputError: unknown model, unfitting weights, or a model that the recipe cannot use.

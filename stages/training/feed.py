@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Pairs(Protocol):
-    """What training wants of a batch (see `stream.Batch`)."""
+    """What training needs of a batch (see `stream.Batch`)."""
 
     @property
     def images_NCHW(self) -> Tensor: ...
@@ -25,7 +25,7 @@ OnDevice = tuple[Tensor, dict[str, Tensor]]
 def feed(pairs: Iterator[Pairs], device: torch.device) -> Iterator[OnDevice]:
     """The batches on the device, in order.
 
-    On CUDA a batch is asked for while the kernels of the one before still run, and copied in a stream of its own
+    On CUDA a batch is requested while the kernels of the one before still run, and copied in a stream of its own
     (from page-locked memory, see `TargetStream`), so neither loading nor copying holds up the model.
     """
     if device.type != "cuda":

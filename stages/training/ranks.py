@@ -1,4 +1,4 @@
-"""Owns ranks: which of the processes that train one student together this one is, and what they tell each other.
+"""Owns ranks: which of the processes that train one student together this one is, and what they exchange.
 
 They are processes of torch.distributed, however they were started (Ray Train, torchrun). Gradients go through
 DistributedDataParallel; everything else that they exchange is small and goes through here, as JSON and never pickled.
@@ -41,7 +41,7 @@ class Ranks:
 
     @staticmethod
     def here() -> Ranks:
-        """As torch.distributed says in this process."""
+        """From torch.distributed in this process."""
         if not (dist.is_available() and dist.is_initialized()):
             return Ranks()
         return Ranks(dist.get_rank(), dist.get_world_size())
@@ -119,7 +119,7 @@ def accumulating(module: nn.Module) -> AbstractContextManager[None]:
 
 
 def _exchange_device() -> torch.device:
-    """Where tensors must lie to be exchanged: NCCL knows GPUs only."""
+    """Where tensors must lie to be exchanged: NCCL works on GPUs only."""
     if dist.get_backend() == "nccl":
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")

@@ -1,4 +1,4 @@
-"""Owns what a training run tells as it goes: log.jsonl and TensorBoard curves, in the bundle's `run`."""
+"""Owns the log of a training run: log.jsonl and TensorBoard curves, in the bundle's `run`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class RunLog:
     """One JSON object a line: step (steps done), epoch, loss, lr, samples_per_second, wait_share;
     behind an epoch also validation_accuracy, where there are validation images.
 
-    On resume, lines beyond the checkpoint are cut off, so that each step is told once.
+    On resume, lines beyond the checkpoint are cut off, so that each step is logged once.
     """
 
     def __init__(self, folder: Location, *, step: int) -> None:

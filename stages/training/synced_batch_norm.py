@@ -74,7 +74,7 @@ def batch_norm(
 
     Args:
         input: (N, C, …) on the CPU; fp32, fp64 or bf16.
-        running_mean, running_var: (C,), fp32 at least, brought up to date: the variance that is kept is the unbiased one.
+        running_mean, running_var: (C,), fp32 at least, updated: the variance that is kept is the unbiased one.
         weight, bias: (C,), fp32 at least.
         training, momentum, eps: as there. All but training calls go there.
     """

@@ -27,27 +27,27 @@ class TrainingTargets:
         vectors: class vectors; None where the recipe's targets are not about classes, or where there are none.
         names: targets to read. For `logits` that is `logits` where they were formed with these vectors, else `embedding`,
             from which they are formed anew.
-        asked: what the recipe asked for of what is stored, by name.
-        wanted: names of all that the recipe asked for.
-        teacher: the teacher in words.
+        specs: the requested targets that are stored, by name.
+        requested: names of all targets that the recipe needs.
+        teacher: the teacher, for people.
     """
 
     vectors: ClassVectors | None
     names: tuple[str, ...]
-    asked: Mapping[str, TargetSpec]
-    wanted: tuple[str, ...]
+    specs: Mapping[str, TargetSpec]
+    requested: tuple[str, ...]
     teacher: Json
 
     @property
     def forms_logits(self) -> bool:
         """Whether the teacher's logits are to be formed from its embeddings."""
-        return "logits" in self.wanted and "logits" not in self.names
+        return "logits" in self.requested and "logits" not in self.names
 
 
 def choose_targets(
     store: Location, vectors: Location | str | None, recipe: Recipe, settings: Any
 ) -> TrainingTargets:
-    """Find what the recipe asks for, and the class vectors that go with it.
+    """Find the targets that the recipe needs, and the class vectors that go with them.
 
     Args:
         store: the store with the targets.
@@ -62,43 +62,43 @@ def choose_targets(
     root = open_store(store)
     about = read_description(root, store)
     stored = {target.name: target for target in about.spec.targets}
-    asked = recipe.targets(settings, about.spec.targets)
-    about_classes = bool(_ABOUT_CLASSES & set(asked))
+    requested = recipe.targets(settings, about.spec.targets)
+    about_classes = bool(_ABOUT_CLASSES & set(requested))
     if vectors is not None and not about_classes:
         raise InputError(
             "class vectors are of no use to this recipe: it learns no embedding", where=f"--vectors {vectors}",
-            expected="`embedding` among its targets", found=", ".join(asked), hint="leave out --vectors",
+            expected="`embedding` among its targets", found=", ".join(requested), hint="leave out --vectors",
         )  # fmt: skip
     class_vectors: ClassVectors | None = None
     source = store if vectors is None else Location.of(vectors)
     if about_classes:
         other = root if vectors is None else open_store(source)
-        needed = vectors is not None or "logits" in asked
+        needed = vectors is not None or "logits" in requested
         class_vectors = read_vectors(other, source) if needed else vectors_if_any(other, source)
         if class_vectors is not None:
             _check_teacher(about, other, source)
-    names = asked
-    if "logits" in asked:
+    names = requested
+    if "logits" in requested:
         assert class_vectors is not None
         if "logits" not in stored or about.decided_by.class_vectors != class_vectors.digest:
             _check_forming(about, stored, class_vectors, source)
-            names = tuple(dict.fromkeys("embedding" if name == "logits" else name for name in asked))
+            names = tuple(dict.fromkeys("embedding" if name == "logits" else name for name in requested))
     elif class_vectors is not None:
         _check_width(stored, class_vectors, source)
     return TrainingTargets(
-        vectors=class_vectors, names=names, asked={name: stored[name] for name in asked if name in stored},
-        wanted=asked, teacher=about.teacher,
+        vectors=class_vectors, names=names, specs={name: stored[name] for name in requested if name in stored},
+        requested=requested, teacher=about.teacher,
     )  # fmt: skip
 
 
 def _check_teacher(about: StoreDescription, other: Any, source: Location) -> None:
-    cached, asked = about.decided_by.teacher, origin_model(other, source)
-    if cached.weights != asked.weights_digest:
+    cached, origin = about.decided_by.teacher, origin_model(other, source)
+    if cached.weights != origin.weights_digest:
         raise MismatchError(
             "the class vectors are another teacher's than the cached targets",
             where=f"{source}: field 'teacher.weights'",
             expected=f"{cached.model} {cached.weights} (the cached targets)",
-            found=f"{asked.model} {asked.weights_digest} (the class vectors)",
+            found=f"{origin.model} {origin.weights_digest} (the class vectors)",
             hint=f"teachonce vectors --teacher {typed(cached.model)} … --out OTHER, then --vectors OTHER",
         )  # fmt: skip
 

@@ -38,7 +38,7 @@ MOMENTUM = 0.9
 
 
 class Stream(Protocol):
-    """What the trainer wants of a stream of pairs (see `stream.TargetStream`)."""
+    """What the trainer needs of a stream of pairs (see `stream.TargetStream`)."""
 
     steps_per_epoch: int
 
@@ -48,11 +48,11 @@ class Stream(Protocol):
 
 @dataclass(kw_only=True)
 class Trainer:
-    """A student, a recipe, and the stream of what the teacher gave.
+    """A student, a recipe, and the stream of pairs that it is trained on.
 
     Attributes:
         student: on its device; is trained in place.
-        teacher_head: forms the teacher's logits where the recipe wants them and the stream brings embeddings only.
+        teacher_head: forms the teacher's logits where the recipe needs them and the stream has embeddings only.
         student_head: forms the student's logits; None where there are no class vectors.
         stream: this rank's parts of batches of `settings.batch_size` pairs.
         preprocess: of the student.

@@ -13,7 +13,7 @@ from PIL import Image, ImageEnhance
 from ...storage_schemas.view_params import COLOR_FACTORS
 
 #: `color_order` is an index into this: orders of (brightness, contrast, saturation, hue), as `itertools` lists them.
-ORDERS: tuple[tuple[int, ...], ...] = tuple(itertools.permutations(range(len(COLOR_FACTORS))))
+COLOR_ORDERS: tuple[tuple[int, ...], ...] = tuple(itertools.permutations(range(len(COLOR_FACTORS))))
 
 
 def _shift_hue(image: Image.Image, turns: float) -> Image.Image:
@@ -39,13 +39,13 @@ def recolor(
 
     Args:
         image: RGB.
-        order: index into `ORDERS`; -1 for no jitter.
+        order: index into `COLOR_ORDERS`; -1 for no jitter.
         grayscale: 1 for equal channels (ITU-R 601 luma).
         factors: of brightness, contrast and saturation, and the hue's shift in turns.
         strengths: an operation of strength 0 is left out, since a hue shifted by nothing is still rounded.
     """
     if order >= 0:
-        for i in ORDERS[order]:
+        for i in COLOR_ORDERS[order]:
             if strengths[i] > 0:
                 image = _OPERATIONS[i](image, factors[i])
     return image.convert("L").convert("RGB") if grayscale else image

@@ -1,4 +1,4 @@
-"""Owns what a user can say of views, and the words for it. Imports no library, since options are made of it."""
+"""Owns the settings of views, and their choices. Imports no library, since options are made of them."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from ...storage_schemas.fingerprint import Json
 from ...storage_schemas.json_file import as_schema
 from ...storage_schemas.view_params import NO_COLOR, VIEW, Views
 from .centering import Color, center_box
-from .colors import ORDERS
+from .colors import COLOR_ORDERS
 from .settings import CENTERED, FILTERS, LARGEST_CROP, LEAST_CROP, RandomViews
 
 #: The kind of random views.
@@ -69,7 +69,7 @@ class ViewSpec:
 
     @staticmethod
     def random(count: int, drawn: RandomViews, interpolation: str) -> ViewSpec:
-        """Random views as a user wants them drawn; with their own filter, or else this one.
+        """Random views by a user's settings; with their own filter, or else this one.
 
         Raises:
             InputError: an impossible setting.
@@ -229,4 +229,4 @@ class ViewSpec:
         *strengths, hue = self.jitter
         ranges = [(max(0.0, 1 - s), 1 + s) for s in strengths] + [(-hue, hue)]
         factors = [low + u * (high - low) for u, (low, high) in zip(draws, ranges, strict=True)]
-        return int(order * len(ORDERS)), grayscale, *factors
+        return int(order * len(COLOR_ORDERS)), grayscale, *factors

@@ -1,4 +1,4 @@
-"""Owns the versions of the libraries that decide a store's bytes, and the words for how two machines' differ."""
+"""Owns the versions of the libraries that decide a store's bytes, and the text on how two machines' differ."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import features
 #: What decodes and renders, beside Pillow itself: its names for the libraries that it was built with.
 _IN_PILLOW = ("jpg", "libjpeg_turbo", "mozjpeg", "zlib", "zlib_ng", "webp", "avif", "jpg_2000", "libtiff")
 
-#: Distributions that decide what the teacher says of those pixels, and how it is stored.
+#: Distributions that decide the teacher's outputs for those pixels, and how they are stored.
 _BESIDE = ("teachonce", "torch", "open_clip_torch", "timm", "zarr")
 
 #: Names in `pixel_versions` that can be installed.
@@ -30,7 +30,7 @@ def pixel_versions() -> Mapping[str, str]:
 
 
 def other_versions() -> dict[str, str]:
-    """Versions of what else decides a store's bytes, where this Python knows them as installed."""
+    """Versions of the other distributions that decide a store's bytes, of those that are installed."""
     versions = {}
     for name in _BESIDE:
         try:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from teachonce.pipeline.executors import head, native_stderr
-from teachonce.pipeline.executors.head import ClusterEnded, Head
+from teachonce.pipeline.executors.head import ClusterEnded, RayHead
 
 
 class Clock:
@@ -36,7 +36,7 @@ def clock(monkeypatch) -> Clock:
 def test_a_head_that_answers_again_in_time_ends_nothing(clock):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        there = Head(f"127.0.0.1:{port}")
+        there = RayHead(f"127.0.0.1:{port}")
         clock.seconds = 5
         there.look()
         there.check()

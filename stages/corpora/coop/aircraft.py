@@ -11,7 +11,7 @@ from .listing import Listing, check_each_once, class_name, image_path, shown
 
 
 def read_aircraft(folder: UserFile, splits: Sequence[str]) -> Listing:
-    """What FGVC-Aircraft's files say of these splits; the classes come in the order of variants.txt.
+    """The content of FGVC-Aircraft's files for these splits; the classes come in the order of variants.txt.
 
     Raises:
         InputError: a class that stands twice in variants.txt, or not at all; a path that leaves the images' folder

@@ -10,7 +10,7 @@ from ....storage_schemas.errors import InputError
 from ..reading import look_at
 from ..source import SourceFile
 from .aircraft import read_aircraft
-from .layouts import LAYOUTS, DatasetLayout, Kind
+from .layouts import LAYOUTS, DatasetKind, DatasetLayout
 from .listing import Listing
 from .split_file import read_split_file
 from .synsets import ClassFolders
@@ -31,8 +31,8 @@ class Dataset:
 
     def missing(self, *splits: str) -> UserFile | None:
         """The first folder or file that is not there, of those that its classes and these splits take."""
-        # Which classes these have is what their folders say.
-        splits = splits or (tuple(self.layout.images) if self.layout.kind is Kind.SOME_SYNSETS else ())
+        # Their folders decide which classes these have.
+        splits = splits or (tuple(self.layout.images) if self.layout.kind is DatasetKind.SOME_SYNSETS else ())
         folders = [self.layout.images[split] for split in splits]
         needed = (self.root, *(self.root / path for path in (*self.layout.files, *folders) if path))
         return next((location for location in needed if not location.exists()), None)
@@ -94,7 +94,7 @@ class Dataset:
 
     @property
     def _has_folders(self) -> bool:
-        return self.layout.kind in (Kind.SYNSETS, Kind.SOME_SYNSETS, Kind.NUMBERS)
+        return self.layout.kind in (DatasetKind.SYNSETS, DatasetKind.SOME_SYNSETS, DatasetKind.NUMBERS)
 
     def _folders(self, split: str) -> ClassFolders:
         return ClassFolders(
@@ -103,6 +103,6 @@ class Dataset:
         )  # fmt: skip
 
     def _listing(self) -> Listing:
-        if self.layout.kind is Kind.AIRCRAFT:
+        if self.layout.kind is DatasetKind.AIRCRAFT:
             return read_aircraft(self.root, tuple(self.layout.images))
         return read_split_file(self.root / self.layout.files[0])

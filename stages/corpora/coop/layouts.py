@@ -10,8 +10,8 @@ from enum import Enum
 SPLITS = ("train", "val", "test")
 
 
-class Kind(Enum):
-    """Where a data set says which image belongs to which split and class."""
+class DatasetKind(Enum):
+    """Where a data set lists which image belongs to which split and class."""
 
     SPLIT_FILE = "CoOp's split_zhou_*.json"
     AIRCRAFT = "FGVC-Aircraft's own text files"
@@ -38,14 +38,14 @@ class DatasetLayout:
     title: str
     folder: str
     images: Mapping[str, str]
-    kind: Kind
+    kind: DatasetKind
     files: tuple[str, ...]
     loss_weight: int = 1000
 
 
 def _listed(
     name: str, title: str, *, folder: str = "", images: str, files: tuple[str, ...],
-    loss_weight: int = 1000, kind: Kind = Kind.SPLIT_FILE,
+    loss_weight: int = 1000, kind: DatasetKind = DatasetKind.SPLIT_FILE,
 ) -> DatasetLayout:  # fmt: skip
     return DatasetLayout(
         name=name, title=title, folder=folder or name, images=dict.fromkeys(SPLITS, images), kind=kind,
@@ -53,7 +53,7 @@ def _listed(
     )  # fmt: skip
 
 
-def _variant(name: str, title: str, folder: str, images: str, kind: Kind) -> DatasetLayout:
+def _variant(name: str, title: str, folder: str, images: str, kind: DatasetKind) -> DatasetLayout:
     return DatasetLayout(
         name=name, title=title, folder=folder, images={"test": images}, kind=kind, files=("classnames.txt",)
     )
@@ -63,7 +63,7 @@ _ALL = (
     # CoOp tests on ImageNet's validation images, and has no others to validate on.
     DatasetLayout(
         name="imagenet", title="ImageNet", folder="imagenet", images={"train": "images/train", "test": "images/val"},
-        kind=Kind.SYNSETS, files=("classnames.txt",),
+        kind=DatasetKind.SYNSETS, files=("classnames.txt",),
     ),
     _listed("caltech101", "Caltech101", folder="caltech-101", images="101_ObjectCategories",
             files=("split_zhou_Caltech101.json",)),
@@ -74,16 +74,16 @@ _ALL = (
     _listed("oxford_flowers", "Flowers102", images="jpg", files=("split_zhou_OxfordFlowers.json",),
             loss_weight=200),
     _listed("food101", "Food101", folder="food-101", images="images", files=("split_zhou_Food101.json",)),
-    _listed("fgvc_aircraft", "FGVCAircraft", images="images", kind=Kind.AIRCRAFT, loss_weight=200,
+    _listed("fgvc_aircraft", "FGVCAircraft", images="images", kind=DatasetKind.AIRCRAFT, loss_weight=200,
             files=("variants.txt", *(f"images_variant_{split}.txt" for split in SPLITS))),
     _listed("sun397", "SUN397", images="SUN397", files=("split_zhou_SUN397.json",)),
     _listed("dtd", "DTD", images="images", files=("split_zhou_DescribableTextures.json",), loss_weight=200),
     _listed("eurosat", "EuroSAT", images="2750", files=("split_zhou_EuroSAT.json",)),
     _listed("ucf101", "UCF101", images="UCF-101-midframes", files=("split_zhou_UCF101.json",)),
-    _variant("imagenetv2", "ImageNetV2", "imagenetv2", "imagenetv2-matched-frequency-format-val", Kind.NUMBERS),
-    _variant("imagenet_sketch", "ImageNet-Sketch", "imagenet-sketch", "images", Kind.SYNSETS),
-    _variant("imagenet_a", "ImageNet-A", "imagenet-adversarial", "imagenet-a", Kind.SOME_SYNSETS),
-    _variant("imagenet_r", "ImageNet-R", "imagenet-rendition", "imagenet-r", Kind.SOME_SYNSETS),
+    _variant("imagenetv2", "ImageNetV2", "imagenetv2", "imagenetv2-matched-frequency-format-val", DatasetKind.NUMBERS),
+    _variant("imagenet_sketch", "ImageNet-Sketch", "imagenet-sketch", "images", DatasetKind.SYNSETS),
+    _variant("imagenet_a", "ImageNet-A", "imagenet-adversarial", "imagenet-a", DatasetKind.SOME_SYNSETS),
+    _variant("imagenet_r", "ImageNet-R", "imagenet-rendition", "imagenet-r", DatasetKind.SOME_SYNSETS),
 )  # fmt: skip
 
 #: All data sets by name, in the order of CoOp's and PromptKD's tables.

@@ -17,7 +17,7 @@ _SHORT.maxstring = _SHORT.maxother = 80
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """What the split files of one data set say.
+    """The content of the split files of one data set.
 
     Attributes:
         class_names: C different names in the order of their label ids.

@@ -10,7 +10,7 @@ from .listing import Listing, check_each_once, class_name, image_path, shown
 
 
 def read_split_file(file: UserFile) -> Listing:
-    """What a split file says.
+    """The content of a split file.
 
     Raises:
         InputError: no JSON; another shape; a path that leaves the images' folder or stands twice in a split; ids and names of

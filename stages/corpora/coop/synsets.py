@@ -12,7 +12,7 @@ from ..name_list import told_apart
 from ..names import is_hidden_name, is_image_name
 from ..source import SourceFile
 from ..text_file import read_lines
-from .layouts import Kind
+from .layouts import DatasetKind
 from .listing import class_name
 
 
@@ -28,19 +28,19 @@ class ClassFolders:
 
     names_file: UserFile
     images: UserFile
-    kind: Kind
+    kind: DatasetKind
 
     def class_names(self) -> tuple[str, ...]:
         """Names in the order of the synsets: all of the file's, or with `SOME_SYNSETS` those that have a folder.
 
-        ImageNet gives some name to two classes; they are told apart by their index.
+        ImageNet gives the same name to two pairs of classes; they are distinguished by their index.
 
         Raises:
             InputError: as `class_of`.
         """
         return (
             tuple(self.class_of().values())
-            if self.kind is Kind.SOME_SYNSETS
+            if self.kind is DatasetKind.SOME_SYNSETS
             else tuple(self._known().values())
         )
 
@@ -60,7 +60,7 @@ class ClassFolders:
                 f"a class folder that {self.names_file.name} lacks", where=self.images / stranger,
                 hint=f"add it to {self.names_file}, or take the folder away",
             )  # fmt: skip
-        if self.kind is Kind.SOME_SYNSETS:
+        if self.kind is DatasetKind.SOME_SYNSETS:
             there = [folder for folder in known if folder in folders]
             names = self._names()
             return dict(zip(there, told_apart([names[folder] for folder in there]), strict=True))
@@ -99,10 +99,10 @@ class ClassFolders:
     def _known(self) -> dict[str, str]:
         """The class that each folder may be, in order; with `SOME_SYNSETS` a name may stand twice."""
         names = self._names()
-        if self.kind is Kind.SOME_SYNSETS:
+        if self.kind is DatasetKind.SOME_SYNSETS:
             return names
         apart = told_apart(list(names.values()))
-        folders = map(str, range(len(names))) if self.kind is Kind.NUMBERS else names
+        folders = map(str, range(len(names))) if self.kind is DatasetKind.NUMBERS else names
         return dict(zip(folders, apart, strict=True))
 
     def _names(self) -> dict[str, str]:

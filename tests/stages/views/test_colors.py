@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from teachonce.stages.views.colors import ORDERS, recolor
+from teachonce.stages.views.colors import COLOR_ORDERS, recolor
 from teachonce.stages.views.render import draw, render, render_views
 from teachonce.stages.views.spec import ViewSpec
 from teachonce.storage_schemas.errors import InputError
@@ -50,14 +50,14 @@ def test_a_view_has_torchvisions_pixels(strengths, by_torchvision):
 
 def test_every_order_and_the_ends_of_every_range():
     image = picture(40, 30)
-    assert len(ORDERS) == 24
+    assert len(COLOR_ORDERS) == 24
     for order, factors in itertools.product(
         range(24), [(0.0, 2.0, 0.5, -0.5), (1.7, 0.0, 3.0, 0.5), (1, 1, 1, 0)]
     ):
         view = np.array((0, 0, 30, 40, 0, order, 0, *factors), VIEW)[()]
         found = recolor(image, order, 0, [float(view[n]) for n in VIEW.names[7:]], (1, 1, 2, 0.5))
         expected = image
-        for index in ORDERS[order]:
+        for index in COLOR_ORDERS[order]:
             expected = OPERATIONS[index](expected, float(view[VIEW.names[7 + index]]))
         assert found.tobytes() == expected.tobytes(), (order, factors)
 

@@ -1,4 +1,4 @@
-"""Owns rows of a store that are asked for in another order than the store's: copied once, shard by shard."""
+"""Owns rows of a store that are needed in another order than the store's: copied once, shard by shard."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ...pipeline.storage import scratch_file
 from ...storage_schemas.view_params import Views
 
 
-class BroughtRows:
-    """What a store says of some rows, in a file without a name. One that is asked for anywhere else costs a whole shard.
+class GatheredRows:
+    """Views and logits of some rows of a store, in a file without a name. Reading another row costs a whole shard.
 
     Args:
         rows_N: int64 (row,), in any order.
