@@ -47,7 +47,7 @@ class Program(click.Group):
                 return super().invoke(ctx)
             except BaseException as error:
                 clear()
-                shown = _as_people_see_it(error, self.commands.get(str(ctx.invoked_subcommand)))
+                shown = _as_click_error(error, self.commands.get(str(ctx.invoked_subcommand)))
                 if shown is error:
                     raise
                 raise shown from error
@@ -63,7 +63,7 @@ def _require_working_folder() -> None:
         raise InputError("the working folder has been deleted", hint="cd to one that is there") from error
 
 
-def _as_people_see_it(error: BaseException, command: click.Command | None) -> BaseException:
+def _as_click_error(error: BaseException, command: click.Command | None) -> BaseException:
     """One line for what a user can act on; itself for what is a bug, or no error."""
     if isinstance(error, KeyboardInterrupt) or interrupt.happened():
         only_looks = command is not None and all(p.name not in ("out", "file") for p in command.params)

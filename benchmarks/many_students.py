@@ -32,16 +32,16 @@ def run(bench: Bench) -> Iterator[Line]:
         count = len(runs)
         for kind in ("cpu", "wall"):
             ours = getattr(once, kind) + sum(getattr(c, kind) for c in cached)
-            theirs = sum(getattr(c, kind) for c in online)
+            online_cost = sum(getattr(c, kind) for c in online)
             student_cost = sum(getattr(c, kind) for c in cached) / count
-            teacher_cost = theirs / count - student_cost
+            teacher_cost = online_cost / count - student_cost
             predicted = count * (teacher_cost + student_cost) / (teacher_cost + count * student_cost)
             limit = (teacher_cost + student_cost) / student_cost
             yield Line(
                 what=f"teacher in every step by cached, {len(SEEDS)} seeds of {len(STUDENTS)} students, {kind} time",
-                corpus=name, ratios=[theirs / ours],
+                corpus=name, ratios=[online_cost / ours],
                 note=f"predicted {predicted:.2f}; (T + S) / S = {limit:.2f} for ever more students; cache "
-                f"{getattr(once, kind):.0f} s, a student {student_cost:.1f} s, with its teacher {theirs / count:.1f} s",
+                f"{getattr(once, kind):.0f} s, a student {student_cost:.1f} s, with its teacher {online_cost / count:.1f} s",
             )  # fmt: skip
 
 
@@ -151,6 +151,6 @@ def _both_towers(online: Any) -> Any:
                     teacher.class_vectors(names, ())
                     return ask(images_NCHW)
 
-            return OnlineStream(stream._pairs, stream._theirs, CallCounter(), self.teacher_compute)
+            return OnlineStream(stream._pairs, stream._teacher_stream, CallCounter(), self.teacher_compute)
 
     return BothTowers

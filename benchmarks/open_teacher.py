@@ -23,13 +23,13 @@ def run(bench: Bench) -> Iterator[Line]:
     for kind in KINDS:
         file = bench.scratch / ("w.safetensors" if kind.startswith("safetensors") else "w.pt")
         _measure("write", kind, file)
-        ours, theirs = [], []
+        ours, open_clip_runs = [], []
         for _ in range(min(3, bench.repeats)):
             ours.append(_measure("teachonce", kind, file))
-            theirs.append(_measure("open_clip", kind, file))
+            open_clip_runs.append(_measure("open_clip", kind, file))
         file.unlink()
         weights = ours[0]["weights"]
-        peak = sorted(t["peak"] for t in theirs)[len(theirs) // 2] / weights
+        peak = sorted(t["peak"] for t in open_clip_runs)[len(open_clip_runs) // 2] / weights
         yield Line(
             corpus="none", what=f"peak memory of opening {MODEL} by its weights in fp32, {kind}",
             ratios=[o["peak"] / weights for o in ours], at_most=1.2,
@@ -37,7 +37,7 @@ def run(bench: Bench) -> Iterator[Line]:
         )  # fmt: skip
         yield Line(
             corpus="none", what=f"time of opening {MODEL} by open_clip's create_model, {kind}",
-            ratios=[o["seconds"] / t["seconds"] for o, t in zip(ours, theirs, strict=True)],
+            ratios=[o["seconds"] / t["seconds"] for o, t in zip(ours, open_clip_runs, strict=True)],
             note="ours with the digest of the weights, and with two images through the model",
         )  # fmt: skip
 

@@ -39,7 +39,7 @@ def promptkd(
 
     Shows the command of each stage as it runs it, and ends with accuracies (mean and standard deviation over seeds)
     beside the published ones, and with what teacher and students took. Both are saved as results.json and results.md.
-    Run again, it does what is left. --executor is for `shard` and `cache`. See docs/promptkd.md.
+    Run again, it continues where it stopped. --executor is for `shard` and `cache`. See docs/promptkd.md.
 
     Exits with 1 if a data set or a student failed; the others are done.
     """

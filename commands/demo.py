@@ -18,11 +18,11 @@ from .runner import make_runner
 @options_of("executor", ExecutorSettings)
 @click.pass_context
 def demo(ctx: click.Context, out: str, executor: ExecutorSettings, as_json: bool) -> None:
-    """Run every stage on small images with a tiny teacher and student, and compare what came out.
+    """Run every stage on small images with a tiny teacher and student, and compare the results.
 
     Takes less than 3 minutes on 2 cores, offline. It draws 3,000 images of coloured digits without labels, shows
     the command of each stage as it runs it, and ends with accuracies on held-out images of base and novel classes.
-    Run again, it does what is left. --executor is for `shard` and `cache` of the images to train on.
+    Run again, it continues where it stopped. --executor is for `shard` and `cache` of the images to train on.
     """
     from ..stages.demo.report import facts_text
     from ..stages.demo.tour import run_demo

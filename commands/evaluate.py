@@ -21,7 +21,7 @@ from .output import json_option, print_json
 def evaluate(
     bundle: str, images: str, settings: EvaluateSettings, compute: InferenceSettings, as_json: bool
 ) -> None:
-    """Measure a student: accuracy where labels are class names, agreement with its teacher where a store knows.
+    """Measure a student: accuracy where labels are class names, and with a store, agreement with its teacher.
 
     BUNDLE is a folder that `teachonce distill` wrote; IMAGES a folder of class folders, a tar, a list,
     coop:NAME/SPLIT=DATA for a split of a data set, or a folder of shards. Labels match class names whatever their
@@ -30,7 +30,7 @@ def evaluate(
 
     Base images are judged among base classes only and novel images among novel classes only, as in PromptKD.
     Agreement is measured on the store's first view: the student sees the box that the teacher saw. Images that are
-    no shards of the store's corpus are compared by content with the shards that it was made from.
+    not shards of the store's corpus are compared by content with the shards that it was made from.
     """
     from ..stages.evaluate import evaluate as measure
     from ..stages.models.compute import resolve_compute

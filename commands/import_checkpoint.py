@@ -19,7 +19,7 @@ from .output import json_option, print_json, report
 @json_option
 @one_driver
 def import_checkpoint(checkpoint: str, out: str, settings: ImportSettings, as_json: bool) -> None:
-    """Bring a checkpoint of PromptSRC's or PromptKD's authors here.
+    """Convert a checkpoint that the code of PromptSRC's or PromptKD's authors wrote.
 
     CHECKPOINT is a file that their trainers wrote, such as VLPromptLearner/model.pth.tar-20; nothing in it is run. A
     PromptSRC teacher becomes a folder for --teacher teachonce:FOLDER; a PromptKD student becomes a bundle for

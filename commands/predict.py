@@ -14,7 +14,7 @@ from .output import json_option, print_json
 @command()
 @click.argument("bundle", type=click.Path())
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE…")
-@option("--top", type=click.IntRange(1), default=5, show_default=True, metavar="K", help="Classes an image.")
+@option("--top", type=click.IntRange(1), default=5, show_default=True, metavar="K", help="Classes per image.")
 @json_option
 @options_of("compute", InferenceSettings)
 def predict(

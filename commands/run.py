@@ -26,7 +26,7 @@ def run_file(ctx: click.Context, file: str, as_json: bool) -> None:
     """Run the stages that a YAML file describes, skipping what is done.
 
     Each stage is a command of this program with its options; paths are relative to the file. All options, and
-    whether all that is read is there, are checked before the first stage starts. See docs/run-files.md. With --json each stage prints a document.
+    whether all inputs are there, are checked before the first stage starts. See docs/run-files.md. With --json each stage prints a document.
     """
     import contextlib
 

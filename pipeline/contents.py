@@ -13,7 +13,7 @@ from ..storage_schemas.errors import InputError
 from ..storage_schemas.plain_text import typed
 from .storage import Location
 
-#: What a stage keeps its books in, below its output folder: `LEDGER/STAGE/`.
+#: The folder of ledgers below a stage's output folder: `LEDGER/STAGE/`.
 LEDGER = "ledger"
 
 #: The lock that the one command which writes to an output holds, in `LEDGER`.

@@ -26,7 +26,7 @@ from .storage import Location, is_temporary
 from .user_files import UserFile
 
 #: What file managers and file systems put into folders that a person calls empty.
-_LITTER = {".DS_Store", "Thumbs.db", "desktop.ini", "lost+found"}
+_SYSTEM_FILES = {".DS_Store", "Thumbs.db", "desktop.ini", "lost+found"}
 
 #: Stages whose output is one and the same folder.
 _TOGETHER = {"vectors": ("vectors", "cache"), "cache": ("vectors", "cache")}
@@ -92,9 +92,9 @@ def is_begun(out: Location, command: str) -> bool:
     """Whether this command, or one that shares its output, began to write here."""
     if command in ("demo", "benchmark promptkd"):
         return (out / (DEMO_NOTE if command == "demo" else BENCHMARK_NOTE)).exists()
-    books = [out / LEDGER / stage for stage in _TOGETHER.get(command, (command,))]
+    ledgers = [out / LEDGER / stage for stage in _TOGETHER.get(command, (command,))]
     # Somebody may keep a ledger of money; ours has a plan, or nothing yet.
-    if any((folder / "plan.json").exists() or _is_blank(folder) for folder in books):
+    if any((folder / "plan.json").exists() or _is_blank(folder) for folder in ledgers):
         return True
     if command in _TOGETHER:
         return is_target_store(out)
@@ -102,11 +102,11 @@ def is_begun(out: Location, command: str) -> bool:
 
 
 def foreign_names(out: Location) -> list[str]:
-    """Names in the folder beside litter, what killed writers left, and books in which nothing is written."""
+    """Names in the folder beside system files, temporary files of killed writers, and ledgers in which nothing is written."""
     return [
         name
         for name in out.names()
-        if name not in _LITTER
+        if name not in _SYSTEM_FILES
         and not (is_temporary(name) and not (out / name).is_dir())
         and not (name == LEDGER and _is_blank(out / name))
     ]

@@ -12,7 +12,7 @@ from typing import Any
 from . import terminal
 
 #: A rate over less time means nothing: workers report their samples in lots.
-_SECONDS_TO_TELL = 2.0
+_LEAST_SECONDS = 2.0
 
 
 class Progress:
@@ -44,7 +44,7 @@ class Progress:
         self._note = ""
         self._bar: Any = None
         self._clock: tuple[float, int] | None = None  # when the first samples came, and the count then
-        self._said = ""
+        self._printed = ""
         self._lock = threading.Lock()
 
     def __enter__(self) -> Progress:
@@ -53,21 +53,21 @@ class Progress:
         return self
 
     def starting(self, what: str) -> None:
-        """Tell what takes time before there are samples. May be called often; once there are some, it is nothing.
+        """Show what takes time before there are samples. May be called often; once there are some, it does nothing.
 
         On a terminal it is shown at once and replaced by what comes; elsewhere it is a line once it has taken a while.
         """
         with self._lock:
-            if self._clock is not None or what == self._said:
+            if self._clock is not None or what == self._printed:
                 return
             line = f"{self._title}: {what}"
             if self._is_terminal:
                 terminal.starting(line)
-            elif self._is_time():
+            elif self._is_due():
                 terminal.say(line)
             else:
                 return
-            self._said = what
+            self._printed = what
 
     def advance(self, count: int, note: str = "") -> None:
         """Add `count` samples; `note` replaces the figures shown after the rate."""
@@ -94,7 +94,7 @@ class Progress:
                 self._bar.set_postfix_str(note, refresh=False)
         if self._bar is not None:
             self._bar.update(moved)
-        elif not self._is_terminal and self._is_time():
+        elif not self._is_terminal and self._is_due():
             self._print_line()
 
     def _show_bar(self) -> None:
@@ -114,11 +114,9 @@ class Progress:
             return None
         start, count = self._clock
         seconds = time.monotonic() - start
-        return (
-            (self._count - count) / seconds if self._count > count and seconds >= _SECONDS_TO_TELL else None
-        )
+        return (self._count - count) / seconds if self._count > count and seconds >= _LEAST_SECONDS else None
 
-    def _is_time(self) -> bool:
+    def _is_due(self) -> bool:
         now = time.monotonic()
         if now - self._last_line < self._every:
             return False
@@ -134,7 +132,7 @@ class Progress:
                 line += f", {max(self._total - self._count, 0) / rate:.0f} s left"
         line += f", {self._note}" if self._note else ""
         terminal.say(line)
-        self._said = str(self._count)
+        self._printed = str(self._count)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -146,7 +144,7 @@ class Progress:
         elif (
             self._clock is not None
             and not self._is_terminal
-            and self._said != str(self._count)
-            and (self._said or not self._brief)
+            and self._printed != str(self._count)
+            and (self._printed or not self._brief)
         ):
             self._print_line()

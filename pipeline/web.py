@@ -75,7 +75,7 @@ def read_url(url: str, *, max_bytes: int = MAX_BYTES) -> bytes:
     )
 
 
-class _Passing(Exception):
+class _TransientError(Exception):
     """Trouble of the moment. `wait` is what the server asks for, in seconds."""
 
     def __init__(self, reason: str, wait: float = 0.0) -> None:
@@ -87,7 +87,7 @@ def _retried(read: Callable[[], bytes], url: str) -> bytes:
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return read()
-        except _Passing as trouble:
+        except _TransientError as trouble:
             if attempt == ATTEMPTS or trouble.wait > MAX_WAIT_SECONDS:
                 raise _unreachable(url, trouble) from trouble
             time.sleep(max(trouble.wait, BACKOFF_SECONDS * 2 ** (attempt - 1)))
@@ -127,7 +127,7 @@ def _read_web(url: str, max_bytes: int) -> bytes:
     except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, httpx2.LocalProtocolError, ValueError) as error:
         raise InputError("cannot read", where=url, found=_first_line(error)) from error
     except httpx2.TransportError as error:
-        raise _Passing(_first_line(error)) from error
+        raise _TransientError(_first_line(error)) from error
     except httpx2.DecodingError as error:
         raise InputError("cannot read", where=url, found=f"a damaged body: {_first_line(error)}") from error
     raise InputError("cannot read", where=url, found=f"more than {MAX_REDIRECTS} redirects")
@@ -153,11 +153,11 @@ def _get(target: httpx2.URL, url: str, max_bytes: int) -> bytes | str:
     with _client(os.getpid()).stream("GET", target, timeout=timeout, follow_redirects=False) as response:
         status = response.status_code
         if status in _PASSING or status >= 500:
-            raise _Passing(_said(response), wait=_seconds(response.headers.get("retry-after", "")))
+            raise _TransientError(_status(response), wait=_seconds(response.headers.get("retry-after", "")))
         if response.has_redirect_location:
             return response.headers["location"]
         if not response.is_success:
-            raise InputError("cannot read", where=url, found=_said(response))
+            raise InputError("cannot read", where=url, found=_status(response))
         announced = response.headers.get("content-length", "")
         if announced.isdecimal() and int(announced) > max_bytes:
             raise _too_large(url, f"{int(announced)} bytes", max_bytes)
@@ -168,7 +168,7 @@ def _get(target: httpx2.URL, url: str, max_bytes: int) -> bytes | str:
                 raise _too_large(url, "a body that goes on", max_bytes)
             seconds = time.monotonic() - start
             if seconds > PATIENCE_SECONDS and len(body) < MIN_BYTES_A_SECOND * seconds:
-                raise _Passing(f"too slow: {len(body)} bytes in {seconds:.0f} seconds")
+                raise _TransientError(f"too slow: {len(body)} bytes in {seconds:.0f} seconds")
         return bytes(body)
 
 
@@ -218,7 +218,7 @@ def _too_large(url: str, found: str, max_bytes: int) -> InputError:
     return InputError("file too large", where=url, expected=f"at most {max_bytes} bytes", found=found)
 
 
-def _said(response: httpx2.Response) -> str:
+def _status(response: httpx2.Response) -> str:
     return f"HTTP {response.status_code} {response.reason_phrase}".rstrip()
 
 

@@ -167,7 +167,7 @@ class _Renderer:
         self, student: LoadedStudent, image_set: ImageSet, teacher: StoredTeacher | None, same: SamePictures | None
     ) -> None:  # fmt: skip
         self._size, self._own = student.preprocess.size, student.preprocess.center_view()
-        self._theirs = teacher.views if teacher is not None and teacher.views != self._own else None
+        self._teacher_views = teacher.views if teacher is not None and teacher.views != self._own else None
         self._kind, self._limit, self._same = image_set.kind, image_set.max_pixels, same
 
     def __call__(self, job: _Job) -> Pixels:
@@ -176,8 +176,8 @@ class _Renderer:
         sample = kind.decode(data, self._limit)
         own = draw_views(kind, sample, kind.params(sample, "", self._own), size, self._own)
         is_same = self._same is not None and self._same.is_same(job.index, job.picture, data)
-        if self._theirs is not None and is_same:
-            return np.concatenate([own, draw_views(kind, sample, [job.box], size, self._theirs)])
+        if self._teacher_views is not None and is_same:
+            return np.concatenate([own, draw_views(kind, sample, [job.box], size, self._teacher_views)])
         return own
 
 

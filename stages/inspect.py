@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +16,15 @@ from ..storage_schemas.fingerprint import Json, digest_json
 from ..storage_schemas.plain_text import counted, typed
 from ..storage_schemas.samples import shard_name
 from ..storage_schemas.target_store import all_arrays, read_target
-from .measures.soft_labels import Floats, SoftLabels, Values
+from .measures.soft_labels import SoftLabels, Values
 from .measures.stored import Stored
 from .samples.pixel_sample import PixelSample
 from .samples.registry import kind_named
 from .views.spec import ViewSpec
 from .views.versions import versions_text
+
+if TYPE_CHECKING:
+    from ..storage_schemas.encodings import Floats
 
 
 def inspect_store(stored: Stored, *, top: int = 5) -> dict[str, Json]:

@@ -10,7 +10,7 @@ from typing import Any
 from ..pipeline.tables import clip, table
 from ..storage_schemas.errors import InputError
 from ..storage_schemas.near_names import near_names
-from .models.catalogue import Measures, Named, measure, open_clip_models, timm_models
+from .models.catalogue import Measures, NamedModel, measure, open_clip_models, timm_models
 from .models.names import TIMM_PREFIX
 
 #: More models than this are listed without what takes a tenth of a second each to find out.
@@ -21,7 +21,7 @@ MEASURED_AT_MOST = 100
 class ListedModel:
     """A model in the list; `measures` is None where it was not, or cannot be, built to be measured."""
 
-    named: Named
+    named: NamedModel
     measures: Measures | None
 
     def to_json(self) -> dict[str, Any]:

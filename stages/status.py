@@ -125,7 +125,7 @@ def _this_moment() -> datetime.datetime:
 
 
 def _stage(ledger: Ledger, examples: int) -> dict[str, Json]:
-    """One stage's books. A unit whose files are gone or cut is left to do, as the runner sees it."""
+    """One stage's ledger. A unit whose files are gone or cut is left to do, as the runner sees it."""
     plan = ledger.plan()
     assert plan is not None  # `Ledger.stages` lists those that have one
     done = damaged = rows_done = 0

@@ -92,8 +92,8 @@ class ClassVectors:
             return torch.from_numpy(np.require(values, np.float32, ["C", "W"])).to(embedding_ND.device)
 
         kind = embedding_ND.device.type
-        knows = torch.amp.is_autocast_available(kind)
-        with torch.autocast(kind, enabled=False) if knows else contextlib.nullcontext():
+        has_autocast = torch.amp.is_autocast_available(kind)
+        with torch.autocast(kind, enabled=False) if has_autocast else contextlib.nullcontext():
             logits_NC = self.logit_scale * (embedding_ND.float() @ there(self.vectors_CD).T)
             return logits_NC if self.bias_C is None else logits_NC + there(self.bias_C)
 

@@ -56,13 +56,16 @@ class Fingerprint:
 
     def differences(self, found: Mapping[str, Json]) -> list[tuple[str, str, str]]:
         """Fields that differ from `found`, as (dotted name, expected, found); first those that both have, by name."""
-        mine, theirs = _flatten(self.fields), _flatten(found)
-        names = sorted(mine.keys() | theirs.keys(), key=lambda n: (n not in mine or n not in theirs, n))
+        own_fields, found_fields = _flatten(self.fields), _flatten(found)
+        names = sorted(
+            own_fields.keys() | found_fields.keys(),
+            key=lambda n: (n not in own_fields or n not in found_fields, n),
+        )
         return [
-            (name, _brief(mine[name]) if name in mine else "nothing",
-             _brief(theirs[name]) if name in theirs else "nothing")
+            (name, _brief(own_fields[name]) if name in own_fields else "nothing",
+             _brief(found_fields[name]) if name in found_fields else "nothing")
             for name in names
-            if name not in mine or name not in theirs or mine[name] != theirs[name]
+            if name not in own_fields or name not in found_fields or own_fields[name] != found_fields[name]
         ]  # fmt: skip
 
     def check(

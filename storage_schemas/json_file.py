@@ -1,7 +1,7 @@
 """Owns reading our own JSON: against its schema, and against the digest that was written into it.
 
-A schema is a dataclass; msgspec compares types with it, and says where another one lies. Files of ours may come from
-a stranger, so nothing in them is taken on trust: neither types, nor depth, nor what is missing.
+A schema is a dataclass; msgspec compares types with it, and names the place of another one. Files of ours may come from
+an untrusted source, so nothing in them is taken on trust: neither types, nor depth, nor what is missing.
 """
 
 from __future__ import annotations

@@ -73,11 +73,11 @@ def open_root(store: str | Store, *, mode: Literal["r", "a"] = "r", where: objec
         # A killed run may have made the root and its ledger, and no attribute yet.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
-            strangers = sorted({*root.attrs.asdict(), *root.array_keys(), *root.group_keys()} - {"ledger"})
-        if strangers:
+            foreign = sorted({*root.attrs.asdict(), *root.array_keys(), *root.group_keys()} - {"ledger"})
+        if foreign:
             raise MismatchError(
                 "a Zarr group that is not teachonce's", where=where, expected="a new store, or one of teachonce's",
-                found=f"'{strangers[0]}' in it", hint="give another --out",
+                found=f"'{foreign[0]}' in it", hint="give another --out",
             )  # fmt: skip
         # Zarr's listing warns of folders that are no nodes; the ledger of receipts is one, so make it a group.
         root.require_group("ledger")

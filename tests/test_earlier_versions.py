@@ -24,7 +24,10 @@ from teachonce.stages.training.checkpoint import Best, Training, load_best, load
 from teachonce.storage_schemas.fingerprint import Fingerprint
 
 DATA = Path(__file__).parent / "data"
-VERSIONS = sorted(path.name for path in DATA.iterdir() if path.is_dir())
+VERSIONS = sorted(path.name for path in DATA.iterdir() if path.name[0].isdigit())
+
+#: The first store and bundle of version 2 of their formats, beside the shards of 0.1.0.
+MAPS = DATA / "maps"
 
 
 @pytest.fixture(params=VERSIONS)
@@ -130,3 +133,33 @@ def test_a_checkpoint(old, expected):
 def test_commands(old, command):
     done = CliRunner().invoke(main, command.format(old=old).split())
     assert done.exit_code == 0, done.output
+
+
+def test_a_store_of_maps(tmp_path):
+    """Version 2 of the store: tokens and maps in chunks of a few rows, against plain zarr."""
+    store = shutil.copytree(MAPS / "maps.zarr", tmp_path / "maps.zarr")
+    plain: Any = zarr.open_group(str(store), mode="r")
+    assert plain.attrs["teachonce"]["schema_version"] == 2
+    assert plain["tokens"].chunks[0] < 5
+    names, rows = ["embedding", "tokens", "features.resblocks.0"], []
+    with TargetStream(
+        str(DATA / "0.1.0/shards"), str(store), image_size=16, batch_size=4, targets=names, drop_last=False,
+        accept_other_pixels=True,
+    ) as stream:  # fmt: skip
+        for batch in stream.batches(1):
+            rows += batch.rows_N.tolist()
+            for name in names:
+                expected = plain[name][:, 1][batch.rows_N.numpy()].astype(np.float32)
+                np.testing.assert_array_equal(batch.targets[name].numpy(), expected)
+    assert sorted(rows) == np.flatnonzero(plain["valid"][:]).tolist()
+
+
+def test_a_student_of_maps():
+    """Version 2 of the bundle: levels, and no class vectors."""
+    loaded, expected = load_student(str(MAPS / "student")), json.loads((MAPS / "expected.json").read_bytes())
+    assert loaded.class_vectors is None
+    images_NCHW = (torch.arange(2 * 3 * 16 * 16) * 7 % 256).to(torch.uint8).reshape(2, 3, 16, 16)
+    found = loaded.student.outputs(images_NCHW)
+    assert set(found) == set(expected)
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name].numpy(), values, rtol=1e-4, atol=1e-4)

@@ -54,13 +54,13 @@ class OnlineStage(DistillStage):
         pairs = super().open_pairs(built)
         assert isinstance(pairs, TargetStream)
         teacher = load_teacher(self.teacher).to(torch.device(self.teacher_compute.device))
-        theirs, size = None, teacher.spec.preprocess.size
+        teacher_stream, size = None, teacher.spec.preprocess.size
         if size != built.backbone.preprocess.size:
-            theirs = TargetStream(
+            teacher_stream = TargetStream(
                 self.shards, self.store, image_size=size, batch_size=self.settings.batch_size, seed=self.seed, targets=(),
                 views=self.views, drop_last=True,
             )  # fmt: skip
-        return OnlineStream(pairs, theirs, teacher, self.teacher_compute)
+        return OnlineStream(pairs, teacher_stream, teacher, self.teacher_compute)
 
 
 class OnlineStream:
@@ -68,21 +68,26 @@ class OnlineStream:
 
     Args:
         pairs: the student's images.
-        theirs: the same samples and boxes at the teacher's size; None where that is the student's.
+        teacher_stream: the same samples and boxes at the teacher's size; None where that is the student's.
         teacher, compute: the teacher, and how it computes.
     """
 
     def __init__(
-        self, pairs: TargetStream, theirs: TargetStream | None, teacher: Teacher, compute: Compute
+        self, pairs: TargetStream, teacher_stream: TargetStream | None, teacher: Teacher, compute: Compute
     ) -> None:
         self.steps_per_epoch = pairs.steps_per_epoch
-        self._pairs, self._theirs, self._teacher, self._compute = pairs, theirs, teacher, compute
+        self._pairs, self._teacher_stream, self._teacher, self._compute = (
+            pairs,
+            teacher_stream,
+            teacher,
+            compute,
+        )
 
     def batches(self, epoch: int, first_sample: int = 0) -> Iterator[Batch]:
         batches, seen_by_teacher = self._pairs.batches(epoch, first_sample), repeat(None)
-        if self._theirs is not None:
-            seen_by_teacher = self._theirs.batches(epoch, first_sample)
-        for batch, seen in zip(batches, seen_by_teacher, strict=self._theirs is not None):
+        if self._teacher_stream is not None:
+            seen_by_teacher = self._teacher_stream.batches(epoch, first_sample)
+        for batch, seen in zip(batches, seen_by_teacher, strict=self._teacher_stream is not None):
             seen = batch if seen is None else seen
             assert torch.equal(seen.rows_N, batch.rows_N)
             with self._compute.inference():
@@ -91,5 +96,5 @@ class OnlineStream:
 
     def close(self) -> None:
         self._pairs.close()
-        if self._theirs is not None:
-            self._theirs.close()
+        if self._teacher_stream is not None:
+            self._teacher_stream.close()

@@ -116,8 +116,8 @@ class Proof:
 
     def loss_difference(self, way: str, step: int | None = None) -> float:
         """Largest relative difference to the online loss in the first `step` steps (all)."""
-        ours, theirs = np.array(self.others[way].losses[:step]), np.array(self.online.losses[:step])
-        return float((np.abs(ours - theirs) / np.abs(theirs)).max())
+        ours, online = np.array(self.others[way].losses[:step]), np.array(self.online.losses[:step])
+        return float((np.abs(ours - online) / np.abs(online)).max())
 
     def weight_difference(self, way: str, step: int | None = None, *, acting: bool = True) -> float:
         """Norm of the difference to the online weights after `step` steps (all), relative to their norm.
@@ -126,8 +126,8 @@ class Proof:
         """
         step = self.steps if step is None else step
         chosen = self.online.acting if acting else torch.ones_like(self.online.acting)
-        ours, theirs = self.others[way].weights[step][chosen], self.online.weights[step][chosen]
-        return float((ours - theirs).norm() / theirs.norm())
+        ours, online = self.others[way].weights[step][chosen], self.online.weights[step][chosen]
+        return float((ours - online).norm() / online.norm())
 
 
 def prove(

@@ -47,7 +47,7 @@ def put_back() -> None:
     _file = _kept = None
 
 
-def last_words() -> str | None:
+def last_lines() -> str | None:
     """The last line that was set aside, without its time and place."""
     if _file is None:
         return None

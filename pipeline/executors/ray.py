@@ -22,7 +22,7 @@ from ..sockets import folder_for_sockets
 from ..types import Stage, Unit
 from ..worker import Outcome
 from .head import ClusterEnded, RayHead, is_reachable
-from .native_stderr import last_words, put_back, set_aside
+from .native_stderr import last_lines, put_back, set_aside
 from .worker_group import RayWorker, WorkerGroup
 
 #: Ray's settings, unless the user's environment has others. Ray reads some of it as it is imported, so this module
@@ -82,7 +82,7 @@ def connect(address: str | None) -> None:
         if address == "auto":
             raise _no_cluster(address) from error
         raise InputError(
-            "the Ray cluster does not take this command in", where=address, found=last_words() or error,
+            "the Ray cluster does not take this command in", where=address, found=last_lines() or error,
             hint=f"give it Ray {ray.__version__} as here; where it asks for a token: export RAY_AUTH_MODE=token",
         ) from error  # fmt: skip
 
@@ -152,11 +152,11 @@ class RayExecutor:
         """Outcomes as units finish; at most workers x units_at_once units are in flight."""
         import ray
 
-        board.starting(what_starts(self.address))
+        board.starting(start_note(self.address))
         connect(self.address)
         needs = stage.resources
         count, cpus = place(room(), cpus=needs.cpus, gpus=needs.gpus, workers=self.workers)
-        start = what_waits(count, cpus)
+        start = wait_note(count, cpus)
         board.starting(start)
         actor_class = ray.remote(RayWorker).options(  # type: ignore[attr-defined]
             num_cpus=cpus,
@@ -202,11 +202,11 @@ class RayExecutor:
         worker_group.kill_all()
 
 
-def what_starts(address: str | None) -> str:
+def start_note(address: str | None) -> str:
     return "starting Ray on this machine" if address is None else f"joining the Ray cluster at {address}"
 
 
-def what_waits(workers: int, cpus: float) -> str:
+def wait_note(workers: int, cpus: float) -> str:
     """The progress note while Ray has not started them; on a busy cluster that may take long."""
     needs = "1 CPU" if cpus == 1 else f"{cpus:g} CPUs"
     return (

@@ -26,7 +26,7 @@ from ..storage import Location
 from ..terminal import one_line_warnings
 from ..types import Stage, Unit
 from ..worker import Outcome, Worker, failed
-from .ray import connect, disconnect, place, room, what_starts, what_waits
+from .ray import connect, disconnect, place, room, start_note, wait_note
 
 #: How often a unit starts again, from what its stage kept, after one of its processes died.
 RESTARTS_AFTER_A_DEAD_WORKER = 3
@@ -69,7 +69,7 @@ class RayTrainExecutor:
             InputError: no cluster answers, or it has too few GPUs.
         """
         _require_ray_train()
-        board.starting(what_starts(self.address))
+        board.starting(start_note(self.address))
         connect(self.address)
         for unit in units:
             yield self._outcome(stage, ledger, unit, board)
@@ -96,8 +96,8 @@ class RayTrainExecutor:
 
         needs = stage.resources
         count, cpus = place(room(), cpus=needs.cpus, gpus=needs.gpus, workers=self.workers)
-        waits = what_waits(count, cpus)
-        board.starting(waits)
+        note = wait_note(count, cpus)
+        board.starting(note)
         folder = ledger.folder / f"ray-{unit.key}"
         folder.remove_folder()
         folder.make_dir()
@@ -122,7 +122,7 @@ class RayTrainExecutor:
             ),
         )  # fmt: skip
         try:
-            return _fit(trainer, folder / "said", waits, board)
+            return _fit(trainer, folder / "said", note, board)
         except BaseException:
             disconnect()  # Ctrl-C: nothing trains on
             raise
@@ -203,7 +203,7 @@ def _fit(trainer: Any, stderr_file: Location, late: str, board: Board) -> Except
     except SystemExit as left:  # what Ray Train's own handler of Ctrl-C ends in
         raise KeyboardInterrupt from left
     except Exception as error:
-        return _what_counts(error)
+        return _decisive_error(error)
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, ctrl_c)
@@ -232,7 +232,7 @@ def _print_from(stderr_file: Location, offset: int, board: Board) -> int:
     return len(lines)
 
 
-def _what_counts(error: Exception) -> Exception:
+def _decisive_error(error: Exception) -> Exception:
     """Of all ranks' errors the one to report: what one raised, before how one died and what that did to the others.
 
     Older Rays hand over what was raised wrapped up with its traceback.
@@ -240,7 +240,7 @@ def _what_counts(error: Exception) -> Exception:
     failures: list[Exception] = [
         getattr(e, "_base_exc", e) for e in getattr(error, "worker_failures", {}).values()
     ] or [error]
-    failures.sort(key=lambda e: (_is_death(e), not isinstance(e, TeachonceError), not _is_rays(e)))
+    failures.sort(key=lambda e: (_is_death(e), not isinstance(e, TeachonceError), not _is_ray_error(e)))
     if failures[0] is not error:
         failures[0].__cause__ = error  # with the tracebacks of the workers, as text
     return failures[0]
@@ -249,10 +249,10 @@ def _what_counts(error: Exception) -> Exception:
 def _is_death(error: Exception) -> bool:
     """Whether a process or its machine died, or this one lost contact to it, rather than raised an error of its own."""
     lost = isinstance(error, RuntimeError) and any(n in str(error) for n in ("gloo", "NCCL", "c10d"))
-    return lost or _is_rays(error)
+    return lost or _is_ray_error(error)
 
 
-def _is_rays(error: Exception) -> bool:
+def _is_ray_error(error: Exception) -> bool:
     return type(error).__module__.split(".")[0] == "ray"
 
 

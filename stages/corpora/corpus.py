@@ -85,7 +85,7 @@ def freeze_corpus(
         return corpus
     out.make_dir()
     settings["order"] = order = order or "hash"
-    listing, missed = _Listing(sources), _Missed()
+    listing, missed = _Listing(sources), _UnreachableCount()
     manifest = out / MANIFEST
     with Progress("manifest", None) as bar, (manifest if order == "source" else out / DRAFT).create() as file:
         shards = missed.watch(_entries(listing, sources, name, shard_size, max_bytes, Draft(out), bar))
@@ -171,7 +171,7 @@ class _Listing:
                 yield index, path, found
 
 
-class _Missed:
+class _UnreachableCount:
     """Counts the entries that could not be read at the moment."""
 
     def __init__(self) -> None:

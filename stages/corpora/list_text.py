@@ -82,11 +82,11 @@ def refuse_joined_label(file: UserFile, row: ListRow) -> None:
                 raise InputError(
                     "a line of a list is no file, but its beginning is", where=f"{file}, line {row.line}: {row.path}",
                     expected="a path, or a path, a tab and a label", found=f"'{mark}' between them",
-                    hint=_how_to_part(file, row.path, mark),
+                    hint=_split_hint(file, row.path, mark),
                 )  # fmt: skip
 
 
-def _how_to_part(file: UserFile, line: str, mark: str) -> str:
+def _split_hint(file: UserFile, line: str, mark: str) -> str:
     if mark == "," or mark == ";":
         return f"name it {file.path.stem}.csv, with a first line path{mark}label"
     if line.count(mark) > 1:

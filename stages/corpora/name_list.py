@@ -17,7 +17,7 @@ from .text_file import json_value, read_text, read_user_json, text_lines
 _HEADS = {"class", "class_name", "classname", "label", "name"}
 
 
-def told_apart(names: Sequence[str]) -> tuple[str, ...]:
+def with_indices(names: Sequence[str]) -> tuple[str, ...]:
     """The names, with their index behind those that stand twice, as OpenAI's "missile" and "sunglasses" do."""
     counts = Counter(names)
     return tuple(name if counts[name] == 1 else f"{name} ({i})" for i, name in enumerate(names))

@@ -29,7 +29,7 @@ STRENGTH: dict[Style, float] = {"source": 1.0, "domain": 0.8}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Images:
+class DrawnImages:
     """Painted images and what they show."""
 
     images_NHWC: npt.NDArray[np.uint8]
@@ -93,7 +93,7 @@ def render(
     start: int = 0,
     classes: Sequence[str] | None = None,
     strength: float | None = None,
-) -> Images:
+) -> DrawnImages:
     """Paint images `start .. start + count - 1` of a split in a style.
 
     Every run of `len(classes)` images holds each class once, in shuffled order: 16 shots of 40 classes are
@@ -132,7 +132,7 @@ def render(
         stream=list(STRENGTH).index(style) * len(SPLITS) + list(SPLITS).index(split),
         strength=STRENGTH[style] if strength is None else strength,
     )
-    return Images(images_NHWC=images, labels_N=labels, drawings_N=drawings, backgrounds_N=backgrounds)
+    return DrawnImages(images_NHWC=images, labels_N=labels, drawings_N=drawings, backgrounds_N=backgrounds)
 
 
 def write_folder(

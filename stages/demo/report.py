@@ -36,7 +36,7 @@ _STUDENTS = (
 )
 
 
-def tell(root: Location, runner: Runner) -> dict[str, Json]:
+def facts_of_demo(root: Location, runner: Runner) -> dict[str, Json]:
     """Measure every student on the held-out images, unless that is done, and gather all facts."""
     runner.say("\nMeasure the students on the held-out images.")
     shards, base = root / folder.HELD_OUT_SHARDS, str(root / folder.BASE_CLASSES)
@@ -60,7 +60,7 @@ def tell(root: Location, runner: Runner) -> dict[str, Json]:
 
 
 def facts_text(facts: Mapping[str, Any]) -> str:
-    """What `tell` returned, for a terminal."""
+    """What `facts_of_demo` returned, for a terminal."""
     rows = []
     for model in facts["models"]:
         training = model.get("training")

@@ -10,7 +10,7 @@ from ...pipeline.storage import Location
 from ...storage_schemas.fingerprint import Json
 from . import folder
 from .folder import DemoSize, prepare
-from .report import tell
+from .report import facts_of_demo
 
 #: Boxes keep half of an image or more and are never mirrored: digits must stay digits.
 VIEWS: Mapping[str, Any] = {"view_scale": "0.5,1", "view_flip": 0}
@@ -41,7 +41,7 @@ def run_demo(out: str, runner: Runner, size: DemoSize | None = None) -> dict[str
     teach(root, size, runner)
     train(root, size, runner)
     question(root, size, runner)
-    return tell(root, runner)
+    return facts_of_demo(root, runner)
 
 
 def tune(root: Location, size: DemoSize, runner: Runner) -> None:

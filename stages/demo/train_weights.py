@@ -26,7 +26,7 @@ from .tiny_clip import Role
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class ModelTraining:
     """How long and how fast a model is trained with AdamW."""
 
     learning_rate: float
@@ -36,9 +36,9 @@ class Recipe:
     weight_decay: float = 0.05
 
 
-RECIPES: dict[Role, Recipe] = {
-    "teacher": Recipe(learning_rate=8e-4, num_steps=2400, seed=1),
-    "student": Recipe(learning_rate=1.2e-3, num_steps=1000, seed=2),
+MODEL_TRAININGS: dict[Role, ModelTraining] = {
+    "teacher": ModelTraining(learning_rate=8e-4, num_steps=2400, seed=1),
+    "student": ModelTraining(learning_rate=1.2e-3, num_steps=1000, seed=2),
 }
 
 # In a prototype, a plain contrastive loss learnt colours and left digits at chance: so there is a task for
@@ -47,24 +47,24 @@ BANK_WEIGHTS = {"class": 1.0, "digit": 0.5, "colour": 0.5, "background": 0.25}
 HEAD_WEIGHT = 0.5
 
 
-def train(role: Role, recipe: Recipe, directory: Path) -> None:
+def train(role: Role, training: ModelTraining, directory: Path) -> None:
     """Train one model and write its folder."""
     from open_clip.model import CLIP
 
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer = captions.write_vocabulary(directory)
     config = tiny_clip.model_config(role, tokenizer.vocab_size)
-    torch.manual_seed(recipe.seed)
-    generator = np.random.default_rng(recipe.seed)
+    torch.manual_seed(training.seed)
+    generator = np.random.default_rng(training.seed)
     model: Any = CLIP(**config)
     sizes = [len(bank) for bank in captions.banks().values()]
     head = nn.Linear(config["embed_dim"], sum(sizes[1:]))
-    optimizer = _optimizer([*model.parameters(), *head.parameters()], recipe)
+    optimizer = _optimizer([*model.parameters(), *head.parameters()], training)
     started = time.monotonic()
     window: list[float] = []
-    for step, (pixels, labels) in enumerate(_batches(recipe, generator)):
+    for step, (pixels, labels) in enumerate(_batches(training, generator)):
         for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * _schedule(step, recipe.num_steps)
+            group["lr"] = training.learning_rate * _schedule(step, training.num_steps)
         features = model.encode_image(pixels)
         texts = model.encode_text(tokenizer(captions.draw_captions(generator)), normalize=True)
         logits = model.logit_scale.exp() * functional.normalize(features, dim=-1) @ texts.T
@@ -80,7 +80,7 @@ def train(role: Role, recipe: Recipe, directory: Path) -> None:
         with torch.no_grad():
             model.logit_scale.clamp_(0, math.log(100))
         window.append(loss.item())
-        if (step + 1) % 200 == 0 or step + 1 == recipe.num_steps:
+        if (step + 1) % 200 == 0 or step + 1 == training.num_steps:
             scale, seconds = math.exp(model.logit_scale.item()), time.monotonic() - started
             print(
                 f"  step {step + 1}: loss {np.mean(window):.3f}, logit scale {scale:.1f}, {seconds:.0f} s",
@@ -90,23 +90,25 @@ def train(role: Role, recipe: Recipe, directory: Path) -> None:
     tiny_clip.write_folder(directory, model, config)
 
 
-def _batches(recipe: Recipe, generator: np.random.Generator) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+def _batches(
+    training: ModelTraining, generator: np.random.Generator
+) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
     """Yield `num_steps` batches (model input, labels of each bank); each epoch is painted anew."""
     num_images = images.SPLITS["source"] * len(images.class_names())
     num_digits = len(images.DIGITS)
     step = 0
-    for epoch in range(math.ceil(recipe.num_steps * recipe.batch_size / num_images) + 1):
+    for epoch in range(math.ceil(training.num_steps * training.batch_size / num_images) + 1):
         # from nearly upright and clean to the whole style over the first two fifths
-        strength = min(1.0, 0.25 + 0.75 * step / (0.4 * recipe.num_steps))
+        strength = min(1.0, 0.25 + 0.75 * step / (0.4 * training.num_steps))
         start = epoch * num_images
         painted = images.render(
-            "source", "source", num_images, seed=recipe.seed, start=start, strength=strength
+            "source", "source", num_images, seed=training.seed, start=start, strength=strength
         )
         order = generator.permutation(num_images)
-        for first in range(0, num_images - recipe.batch_size + 1, recipe.batch_size):
-            if step == recipe.num_steps:
+        for first in range(0, num_images - training.batch_size + 1, training.batch_size):
+            if step == training.num_steps:
                 return
-            rows = order[first : first + recipe.batch_size]
+            rows = order[first : first + training.batch_size]
             labels = painted.labels_N[rows]
             yield (
                 tiny_clip.normalise(painted.images_NHWC[rows]),
@@ -120,12 +122,12 @@ def _batches(recipe: Recipe, generator: np.random.Generator) -> Iterator[tuple[T
             step += 1
 
 
-def _optimizer(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
+def _optimizer(parameters: list[nn.Parameter], training: ModelTraining) -> torch.optim.Optimizer:
     groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": training.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98))
+    return torch.optim.AdamW(groups, lr=training.learning_rate, betas=(0.9, 0.98))
 
 
 def _schedule(step: int, num_steps: int) -> float:
@@ -138,13 +140,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Train the named models and print what they reach on the validation drawings."""
     parser = argparse.ArgumentParser(description="Train the demo's teacher and student on the source style.")
     parser.add_argument("--out", type=Path, required=True, help="folder that gets teacher/ and student/")
-    parser.add_argument("--only", choices=sorted(RECIPES), help="train one of the two")
+    parser.add_argument("--only", choices=sorted(MODEL_TRAININGS), help="train one of the two")
     options = parser.parse_args(arguments)
-    for role, recipe in RECIPES.items():
+    for role, training in MODEL_TRAININGS.items():
         if options.only not in (None, role):
             continue
-        print(f"{role}: {asdict(recipe)}", flush=True)
-        train(role, recipe, options.out / role)
+        print(f"{role}: {asdict(training)}", flush=True)
+        train(role, training, options.out / role)
         for style in images.STRENGTH:
             accuracy = tiny_clip.zero_shot(options.out / role, "validation", style, 2400)
             shown = ", ".join(f"{subset} {value:.3f}" for subset, value in accuracy.items())

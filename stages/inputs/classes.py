@@ -10,7 +10,7 @@ from ...pipeline.user_files import UserFile
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.near_names import did_you_mean
 from ..corpora.coop.source import dataset_classes
-from ..corpora.name_list import read_names, told_apart
+from ..corpora.name_list import read_names, with_indices
 from ..corpora.spelling import is_dataset
 
 #: Used where no templates are named; CLIP's own for a single prompt.
@@ -27,7 +27,7 @@ def read_classes(source: str) -> tuple[str, ...]:
     if source == "imagenet":
         import open_clip
 
-        return told_apart(open_clip.IMAGENET_CLASSNAMES)
+        return with_indices(open_clip.IMAGENET_CLASSNAMES)
     if is_dataset(source):
         return _checked(dataset_classes(source), source)
     location = Location.of(source)

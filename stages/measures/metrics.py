@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+if TYPE_CHECKING:
+    from ...storage_schemas.encodings import Floats
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,8 @@ class Accuracy:
 
     def most_taken_for(self, class_id: int) -> tuple[int, int] | None:
         """(class id, times) that images of this class are most often mistaken for; None if never."""
-        mine = [(-times, guess) for (true, guess), times in self.mistakes.items() if true == class_id]
-        return (min(mine)[1], -min(mine)[0]) if mine else None
+        confusions = [(-times, guess) for (true, guess), times in self.mistakes.items() if true == class_id]
+        return (min(confusions)[1], -min(confusions)[0]) if confusions else None
 
 
 class Agreement:

@@ -91,7 +91,7 @@ class SamePictures:
 
     def _refuse_other_sizes(self) -> None:
         """Reduced images are other pictures than their originals, whose digests they keep."""
-        cached, mine = self._teacher.shards, self._image_set.shards
+        cached, own = self._teacher.shards, self._image_set.shards
         if cached is None:
             if self.of_the_store is None:
                 raise InputError(
@@ -99,13 +99,15 @@ class SamePictures:
                     found=self._teacher.no_shards, hint="pass the shards that were cached as IMAGES, or leave out --store",
                 )  # fmt: skip
             return  # their pixels are compared with the teacher's
-        theirs, ours = cached.reduced, {} if mine is None else mine.reduced
+        store_form, own_form = cached.reduced, {} if own is None else own.reduced
         if self.of_the_store is not None:  # what another Pillow makes of them shows in their pixels
-            theirs, ours = ({k: v for k, v in form.items() if k == "resize"} for form in (theirs, ours))
-        if theirs != ours:
+            store_form, own_form = (
+                {k: v for k, v in form.items() if k == "resize"} for form in (store_form, own_form)
+            )
+        if store_form != own_form:
             raise MismatchError(
                 "the images were not reduced as those were that the store's teacher saw", where=self._teacher.location,
-                expected=f"{_form_text(theirs)}, as in {cached.location}", found=_form_text(ours), hint=self._how(cached),
+                expected=f"{_form_text(store_form)}, as in {cached.location}", found=_form_text(own_form), hint=self._hint(cached),
             )  # fmt: skip
 
     def _expected(self) -> NDArray[np.bytes_]:
@@ -137,11 +139,11 @@ class SamePictures:
                 "the images have the store's names, but are other pictures", where=self._teacher.location,
                 expected=f"the files that {self._teacher.shards.location} was made of",
                 found=f"other content in {first} and {looked - 1} more of {looked} that were looked at",
-                hint=self._how(self._teacher.shards),
+                hint=self._hint(self._teacher.shards),
             )  # fmt: skip
 
-    def _how(self, shards: ShardSet) -> str:
-        restored = [
+    def _hint(self, shards: ShardSet) -> str:
+        command = [
             "teachonce",
             "evaluate",
             "BUNDLE",
@@ -149,7 +151,7 @@ class SamePictures:
             "--store",
             str(self._teacher.location),
         ]
-        return f"{shlex.join(restored)}, or leave out --store"
+        return f"{shlex.join(command)}, or leave out --store"
 
 
 def _form_text(form: dict[str, object]) -> str:

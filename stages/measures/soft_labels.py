@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...storage_schemas.fingerprint import Json
 
-Floats = NDArray[np.float32]
+if TYPE_CHECKING:
+    from ...storage_schemas.encodings import Floats
 
 #: Resolution of quartiles: this many equal parts of the range.
 _BINS = 10_000

@@ -49,7 +49,7 @@ class StoredTeacher:
             )
         self._check_classes(class_names)
         self.views = ViewSpec.from_json(self._stored.description.views, self._stored.location)
-        self._brought: GatheredRows | None = None
+        self._gathered: GatheredRows | None = None
         self._rows = functools.lru_cache(maxsize=_SHARDS_KEPT)(self._read_rows)
         self._logits = functools.lru_cache(maxsize=_SHARDS_KEPT)(self._read_logits)
 
@@ -59,16 +59,18 @@ class StoredTeacher:
                 "the store does not say which classes its logits are of", where=self.location,
                 hint=f"teachonce vectors --teacher … --out {typed(self.location)}",
             )  # fmt: skip
-        theirs = self._stored.vectors.names
-        if theirs == tuple(class_names):
+        store_names = self._stored.vectors.names
+        if store_names == tuple(class_names):
             return
-        pairs = enumerate(zip(class_names, theirs, strict=False))
-        index, mine, other = next(((i, repr(a), repr(b)) for i, (a, b) in pairs if a != b), (-1, "", ""))
+        pairs = enumerate(zip(class_names, store_names, strict=False))
+        index, student_name, store_name = next(
+            ((i, repr(a), repr(b)) for i, (a, b) in pairs if a != b), (-1, "", "")
+        )
         field = f"class_names[{index}]" if index >= 0 else "number of classes"
         raise MismatchError(
             "the store's teacher knows other classes than the student, or in another order",
             where=f"{self.location}: field '{field}'",
-            expected=f"{mine or len(class_names)} (the student)", found=f"{other or len(theirs)} (the store)",
+            expected=f"{student_name or len(class_names)} (the student)", found=f"{store_name or len(store_names)} (the store)",
             hint="compare with the store that the student was distilled from",
         )  # fmt: skip
 
@@ -119,20 +121,20 @@ class StoredTeacher:
         """
         known_N = rows_N[rows_N >= 0]
         if (np.diff(known_N) < 0).any():
-            self._brought = GatheredRows(known_N, self._spec.shard_size, self._read_rows, self._read_logits)
+            self._gathered = GatheredRows(known_N, self._spec.shard_size, self._read_rows, self._read_logits)
 
     def box(self, row: int) -> np.void:
         """The stored box and colours of a row in the view that is compared, a VIEW record."""
-        if self._brought is not None:
-            return self._brought.view(row)
+        if self._gathered is not None:
+            return self._gathered.view(row)
         shard, offset = divmod(row, self._spec.shard_size)
         view: np.void = self._rows(shard)[offset]
         return view
 
     def logits(self, rows_N: Sequence[int]) -> NDArray[np.float32]:
         """The teacher's logits of these rows in that view, fp32 (sample, class)."""
-        if self._brought is not None:
-            return self._brought.logits(rows_N)
+        if self._gathered is not None:
+            return self._gathered.logits(rows_N)
         shards = [divmod(row, self._spec.shard_size) for row in rows_N]
         return np.stack([self._logits(shard)[offset] for shard, offset in shards])
 

@@ -31,7 +31,7 @@ class TrainingTime:
 
 @dataclass(frozen=True, kw_only=True)
 class _Figures:
-    """What is read of a line in `log.jsonl`."""
+    """The fields that are read of a line in `log.jsonl`."""
 
     step: Positive
     samples_per_second: Annotated[float, msgspec.Meta(gt=0)]

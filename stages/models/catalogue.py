@@ -15,7 +15,7 @@ NO_TEACHERS = ("volo",)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Named:
+class NamedModel:
     """A model by name.
 
     Attributes:
@@ -46,7 +46,7 @@ class Measures:
     parameters: int
 
 
-def open_clip_models() -> Iterator[Named]:
+def open_clip_models() -> Iterator[NamedModel]:
     """All that open_clip builds in, in its order."""
     import open_clip
 
@@ -57,14 +57,14 @@ def open_clip_models() -> Iterator[Named]:
         config = open_clip.get_model_config(name)
         text = config["text_cfg"]
         size = config["vision_cfg"].get("image_size", 224)
-        yield Named(
+        yield NamedModel(
             name=name, size=size if isinstance(size, int) else max(size), can_teach=True,
             weights={tag: _clip_origin(open_clip.get_pretrained_cfg(name, tag)) for tag in tags.get(name, [])},
             needs="transformers" if text.get("hf_model_name") or text.get("hf_tokenizer_name") else "",
         )  # fmt: skip
 
 
-def timm_models() -> Iterator[Named]:
+def timm_models() -> Iterator[NamedModel]:
     """All of timm's architectures, in its order."""
     import timm
     from timm.models import get_arch_pretrained_cfgs
@@ -79,7 +79,7 @@ def timm_models() -> Iterator[Named]:
             if cfg.has_weights
         }
         module = timm.model_entrypoint(name).__module__.rpartition(".")[2]
-        yield Named(
+        yield NamedModel(
             name=f"{TIMM_PREFIX}{name}", size=first.input_size[1], weights=weights,
             can_teach=bool(first.classifier and first.num_classes) and module not in NO_TEACHERS,
         )  # fmt: skip

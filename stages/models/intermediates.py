@@ -24,7 +24,7 @@ TOKENS = "tokens"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Passed:
+class PassResult:
     """Results of one pass, all fp32.
 
     Attributes:
@@ -51,7 +51,7 @@ class Intermediates:
         self._index = {f"{FEATURES}{level}": index for index, level in enumerate(levels)}
         self.names = (*self._index, TOKENS) if levels else ()
 
-    def run(self, pixels_NCHW: Tensor, names: Sequence[str], *, to_the_end: bool = False) -> Passed:
+    def run(self, pixels_NCHW: Tensor, names: Sequence[str], *, to_the_end: bool = False) -> PassResult:
         """One pass.
 
         Args:
@@ -64,18 +64,18 @@ class Intermediates:
         # The norm acts on all maps of a pass, so tokens take one of their own where maps are wanted too.
         if tokens and indices:
             first = self.run(pixels_NCHW, [n for n in names if n != TOKENS], to_the_end=to_the_end)
-            return Passed(maps=first.maps | self.run(pixels_NCHW, [TOKENS]).maps, end=first.end)
+            return PassResult(maps=first.maps | self.run(pixels_NCHW, [TOKENS]).maps, end=first.end)
         found, end = self._call(
             pixels_NCHW, [len(self._index) - 1] if tokens else indices, tokens, to_the_end
         )
         if tokens:
-            return Passed(maps={TOKENS: found[0].float().flatten(2).transpose(1, 2)}, end=end)
+            return PassResult(maps={TOKENS: found[0].float().flatten(2).transpose(1, 2)}, end=end)
         by_index = dict(zip(indices, found, strict=True))
-        return Passed(
+        return PassResult(
             maps={name: by_index[self._index[name]].float().contiguous() for name in names}, end=end
         )
 
-    def pooled(self, passed: Passed) -> Tensor:
+    def pooled(self, passed: PassResult) -> Tensor:
         """The module's own result of a pass that went to the end: what calling it would have given.
 
         Raises:

@@ -118,22 +118,22 @@ class EpochOrder:
 
     @property
     def num_samples(self) -> int:
-        return int(self._ends_S[-1]) if len(self._ends_S) else 0
+        return int(self._ends[-1]) if len(self._ends) else 0
 
     @cached_property
-    def _shards_S(self) -> Ints:
+    def _shards(self) -> Ints:
         """Shards in the order in which windows take them; those without valid rows are left out."""
         shards = permutation(len(self.rows_per_shard), f"shards/{self.seed}/{self.epoch}")
         return shards[self.rows_per_shard[shards] > 0]
 
     @cached_property
-    def _ends_S(self) -> Ints:
-        return np.cumsum(self.rows_per_shard[self._shards_S], dtype=np.int64)
+    def _ends(self) -> Ints:
+        return np.cumsum(self.rows_per_shard[self._shards], dtype=np.int64)
 
     @cached_property
-    def _window_ends_W(self) -> Ints:
-        last = np.arange(self.window - 1, len(self._ends_S) + self.window - 1, self.window)
-        return self._ends_S[np.minimum(last, len(self._ends_S) - 1)]
+    def _window_ends(self) -> Ints:
+        last = np.arange(self.window - 1, len(self._ends) + self.window - 1, self.window)
+        return self._ends[np.minimum(last, len(self._ends) - 1)]
 
     def samples(self, start: int, stop: int) -> tuple[Ints, Ints]:
         """Samples `start` to `stop` of the epoch: (shards, positions among the valid rows of each), int64.
@@ -142,8 +142,8 @@ class EpochOrder:
         """
         if not 0 <= start < stop <= self.num_samples:
             raise IndexError(f"samples {start} to {stop} of {self.num_samples}")
-        first, last = (int(w) for w in np.searchsorted(self._window_ends_W, [start, stop - 1], side="right"))
-        begin = int(self._window_ends_W[first - 1]) if first else 0
+        first, last = (int(w) for w in np.searchsorted(self._window_ends, [start, stop - 1], side="right"))
+        begin = int(self._window_ends[first - 1]) if first else 0
         parts = [self._window(w) for w in range(first, last + 1)]
         shards_N = np.concatenate([shards for shards, _ in parts])[start - begin : stop - begin]
         positions_N = np.concatenate([positions for _, positions in parts])[start - begin : stop - begin]
@@ -151,8 +151,8 @@ class EpochOrder:
 
     def open_shards(self, start: int, stop: int) -> set[int]:
         """The shards of the windows that samples `start` to `stop` lie in: those worth keeping open."""
-        first, last = (int(w) for w in np.searchsorted(self._window_ends_W, [start, stop - 1], side="right"))
-        return set(self._shards_S[first * self.window : (last + 1) * self.window].tolist())
+        first, last = (int(w) for w in np.searchsorted(self._window_ends, [start, stop - 1], side="right"))
+        return set(self._shards[first * self.window : (last + 1) * self.window].tolist())
 
     @cached_property
     def _window(self) -> Callable[[int], tuple[Ints, Ints]]:
@@ -160,7 +160,7 @@ class EpochOrder:
         return lru_cache(maxsize=2)(self._draw_window)
 
     def _draw_window(self, window: int) -> tuple[Ints, Ints]:
-        shards = self._shards_S[window * self.window : (window + 1) * self.window]
+        shards = self._shards[window * self.window : (window + 1) * self.window]
         counts = self.rows_per_shard[shards]
         order = permutation(int(counts.sum()), f"window/{self.seed}/{self.epoch}/{window}")
         positions = np.concatenate([np.arange(count) for count in counts])

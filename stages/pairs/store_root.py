@@ -18,7 +18,7 @@ def refuse_lost_root(store: Location) -> None:
         DamagedError: it is such a folder.
     """
     root = store / "zarr.json"
-    if root.exists() and not _is_a_strangers(root):
+    if root.exists() and not _is_foreign_group(root):
         return
     begun = [stage for stage in ("vectors", "cache") if Ledger(store, stage).plan() is not None]
     if begun:
@@ -28,7 +28,7 @@ def refuse_lost_root(store: Location) -> None:
         )  # fmt: skip
 
 
-def _is_a_strangers(root: Location) -> bool:
+def _is_foreign_group(root: Location) -> bool:
     """Whether it is a group's, without our mark: such as one that Zarr made where there was none. What cannot be read is reported later."""
     try:
         fields = json.loads(root.read_bytes())

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..prompts.text import Tokenizer, text_features, text_tower, text_width
+from ..prompts.text import Tokenize, text_features, text_tower, text_width
 from .settings import PretrainSettings
 
 #: The first 60 of OpenAI's 80 ImageNet templates: those of PromptSRC's frozen text features.
@@ -65,7 +65,7 @@ def promptsrc_loss(features: BatchFeatures, settings: PretrainSettings) -> dict[
 
 
 @torch.no_grad()
-def plain_text_features(model: torch.nn.Module, tokenizer: Tokenizer, names: Sequence[str]) -> Tensor:
+def plain_text_features(model: torch.nn.Module, tokenizer: Tokenize, names: Sequence[str]) -> Tensor:
     """Frozen text features (C, D) of each class, fp32 on the model's device: averaged over templates, then normalised."""
     import open_clip
 

@@ -38,7 +38,7 @@ class PretrainSettings:
 
     epochs: int = setting(20, least=1, help="Passes over the shots.")
     batch_size: int = setting(
-        8, least=1, unit="IMAGES", help="Images a step; the papers' ViT-B/16 teacher: 4."
+        8, least=1, unit="IMAGES", help="Images per step; the papers' ViT-B/16 teacher: 4."
     )
     lr: float = setting(0.005, above=0, help="Highest learning rate; the papers' ViT-B/16 teacher: 0.0025.")
     optimizer: str = setting(
@@ -58,9 +58,9 @@ class PretrainSettings:
     )  # fmt: skip
     context: str = setting("a photo of a", group=PROMPTS, help="Words that text prompts start from.")
     vision_length: int = setting(
-        4, least=0, unit="TOKENS", group=PROMPTS, help="Vision prompt tokens a layer."
+        4, least=0, unit="TOKENS", group=PROMPTS, help="Vision prompt tokens per layer."
     )
-    text_length: int = setting(4, least=0, unit="TOKENS", group=PROMPTS, help="Text prompt tokens a layer.")
+    text_length: int = setting(4, least=0, unit="TOKENS", group=PROMPTS, help="Text prompt tokens per layer.")
     vision_depth: int = setting(
         9, least=1, unit="LAYERS", group=PROMPTS, help="Layers with vision prompts, at most the tower's."
     )  # fmt: skip

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ...storage_schemas.fingerprint import Json
 from .text import (
-    Tokenizer,
+    Tokenize,
     check_text_tower,
     context_embedding,
     count_text_blocks,
@@ -73,7 +73,7 @@ class PromptedClip(nn.Module):
         )
 
     @torch.no_grad()
-    def start_from(self, context: str, tokenizer: Tokenizer) -> None:
+    def start_from(self, context: str, tokenizer: Tokenize) -> None:
         """Let the text prompts of layer 0 be the embeddings of some words, such as "a photo of a".
 
         Raises:
@@ -141,6 +141,6 @@ class PromptedClip(nn.Module):
         yield "vision_prompts_LPD", self.vision_prompts_LPD
 
 
-def class_ids(context: str, names: Sequence[str], tokenizer: Tokenizer) -> Tensor:
+def class_ids(context: str, names: Sequence[str], tokenizer: Tokenize) -> Tensor:
     """Token ids (C, position) of "{context} {name}." for each class."""
     return tokenizer(prompt_texts(context, names))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ...storage_schemas.errors import InputError
 
 #: Token ids (text, position) of some texts, as open_clip's tokenizers give them.
-Tokenizer = Callable[[Sequence[str]], Tensor]
+Tokenize = Callable[[Sequence[str]], Tensor]
 
 
 def text_tower(model: nn.Module) -> nn.Module:
@@ -99,7 +99,7 @@ def text_width(model: nn.Module) -> int:
 
 
 @torch.no_grad()
-def context_embedding(model: nn.Module, tokenizer: Tokenizer, context: str, length: int) -> Tensor:
+def context_embedding(model: nn.Module, tokenizer: Tokenize, context: str, length: int) -> Tensor:
     """Embeddings (length, channel), fp32, of the first tokens of some words: where the prompts of layer 0 start.
 
     Raises:

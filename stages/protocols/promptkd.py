@@ -66,22 +66,22 @@ class _Work:
 
     def dataset(self, dataset: str) -> DatasetResults:
         """The whole sequence; what could be measured in the end."""
-        request, runner, taught = self._request, self._runner, False
+        request, runner, has_teacher = self._request, self._runner, False
         runner.say(f"\n{dataset}: one teacher, asked once for {self._runs()}.")
 
         def teach() -> None:
-            nonlocal taught
+            nonlocal has_teacher
             if request.protocol == BASE2NOVEL:
                 _do(prompts_commands(request, dataset), runner)
             _do(teacher_commands(request, dataset, runner.where), runner)
-            taught = True
+            has_teacher = True
 
         try:
             self._attempt(dataset, "teacher", teach)
         finally:
             runner.leave()
             load_teacher.cache_clear()  # students train without it
-        if not taught:
+        if not has_teacher:
             return DatasetResults(dataset=dataset, teacher=None, runs=(), costs=None)
         teacher = self._attempt(dataset, "teacher", lambda: measure_teacher(request, dataset))
         runs = []

@@ -51,7 +51,7 @@ class BenchmarkSettings:
         None, default_text=f"{PRETRAINED}, where the name does not say", group=TEACHER_GROUP, help="Its weights: tag or path."
     )  # fmt: skip
     teacher_seed: int = with_default(
-        FewShotSettings, "seed", FewShotSettings.seed, group=TEACHER_GROUP, help="Of the draw of shots, and the prompts."
+        FewShotSettings, "seed", FewShotSettings.seed, group=TEACHER_GROUP, help="Seed of the draw of shots, and of the prompts."
     )  # fmt: skip
     shots: int = with_default(
         FewShotSettings, "shots", FewShotSettings.shots, group=TEACHER_GROUP, help="Images of each class to learn prompts on."

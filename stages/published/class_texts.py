@@ -16,7 +16,7 @@ from ...storage_schemas.errors import InputError, MismatchError
 from ...storage_schemas.plain_text import counted
 from ..inputs.class_match import base_classes
 from ..prompts.clip import class_ids
-from ..prompts.text import Tokenizer, text_tower
+from ..prompts.text import Tokenize, text_tower
 from .layout import PREFIX, SUFFIX, check_shape
 
 #: Distance of a token's embedding from the model's own, as a share of its length, up to which it is the same token.
@@ -40,7 +40,7 @@ class ClassTexts:
 
 @torch.no_grad()
 def read_class_texts(
-    weights: Mapping[str, Tensor], model: nn.Module, tokenizer: Tokenizer, names: Sequence[str], context: str,
+    weights: Mapping[str, Tensor], model: nn.Module, tokenizer: Tokenize, names: Sequence[str], context: str,
     length: int, *, where: object,
 ) -> ClassTexts | None:  # fmt: skip
     """Find the classes that a checkpoint's prompts were learned on, by the texts whose token embeddings it keeps.
@@ -105,13 +105,13 @@ def learned_classes(
         if texts is None:
             return names, ("the file does not say which classes it was learned on: all of the list",)
         chosen = tuple(np.array(names, object)[texts.classes_C])
-        strangers = texts.count - texts.known
+        unknown = texts.count - texts.known
         notes = [
             f"learned on {len(chosen)} of {counted(len(names), 'class')}, by the class texts in the file"
         ]
-        if strangers:
+        if unknown:
             notes.append(
-                f"{strangers} class texts in the file are none of the list's: other classes, other names, or another --context"
+                f"{unknown} class texts in the file are none of the list's: other classes, other names, or another --context"
             )
         return chosen, tuple(notes)
     base_C = base_classes(base, names)

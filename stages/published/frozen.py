@@ -53,11 +53,11 @@ def compare(
     """
     squares = differences = 0.0
     largest, at = -1.0, ""
-    for key, mine in own.items():
-        theirs = weights[key]
-        check_shape(key, tuple(theirs.shape), tuple(mine.shape), where=where)
-        start = mine.float()
-        difference = (theirs.float() - start).abs()
+    for key, own_tensor in own.items():
+        checkpoint_tensor = weights[key]
+        check_shape(key, tuple(checkpoint_tensor.shape), tuple(own_tensor.shape), where=where)
+        start = own_tensor.float()
+        difference = (checkpoint_tensor.float() - start).abs()
         squares += float(start.double().square().sum())
         differences += float(difference.double().square().sum())
         most = float(difference.max())

@@ -26,6 +26,6 @@ class KdSettings(TrainSettings):
     embedding_loss: str = setting(
         "none",
         choices=("none", "cosine", "mse"),
-        help="Also draw embeddings to the teacher's, if they are cached.",
+        help="Also a loss on the distance to the teacher's embeddings, if these are cached.",
     )
     embedding_weight: float = setting(1.0, least=0, help="Factor of the embedding term.")

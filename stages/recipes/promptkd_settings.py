@@ -21,5 +21,5 @@ class PromptKdSettings(TrainSettings):
     temperature: float = with_default(KdSettings, "temperature", 1.0)
     loss_weight: float = with_default(KdSettings, "loss_weight", 1000.0)
     projector: str = with_default(KdSettings, "projector", "mlp")
-    prompt_length: int = setting(4, least=0, help="Visual prompt tokens a layer.")
+    prompt_length: int = setting(4, least=0, help="Visual prompt tokens per layer.")
     prompt_depth: int = setting(9, least=1, help="Layers with prompts, at most the student's.")

@@ -28,7 +28,7 @@ class TrainSettings:
 
     epochs: int = setting(20, least=1, help="Passes over the corpus; epoch e reads view e mod K.")
     batch_size: int = setting(
-        least=1, unit="SAMPLES", help="Samples a step; a last, shorter batch is left out."
+        least=1, unit="SAMPLES", help="Samples per step; a last, shorter batch is left out."
     )
     lr: float = setting(above=0, help="Highest learning rate.")
     weight_decay: float = setting(
@@ -43,18 +43,18 @@ class TrainSettings:
     warmup_epochs: int = setting(1, least=0, unit="EPOCHS", group=TRAINING, help="Epochs of warm-up.")
     accumulate: int = setting(
         1, least=1, off=1, unit="PARTS", group=TRAINING,
-        help="Take each batch through the student in so many equal parts, to save memory.",
+        help="Split each batch into this many equal parts, one forward pass each, to save memory.",
     )  # fmt: skip
     clip_norm: float = setting(
         0.0, least=0, off=0, group=TRAINING, help="Largest norm of the gradients; 0: no limit."
     )  # fmt: skip
     ema: float = setting(
         0.0, least=0, below=1, off=0, unit="DECAY", group=TRAINING,
-        help="Keep a moving average of the weights, and give the bundle that; 0: none.",
+        help="Keep a moving average of the weights, and store that in the bundle; 0: none.",
     )  # fmt: skip
     patience: int = setting(
         0, least=0, off=0, unit="EPOCHS", group=VALIDATION,
-        help="Stop after so many epochs without a better validation accuracy; 0: never.",
+        help="Stop after this many epochs without a better validation accuracy; 0: never.",
     )  # fmt: skip
 
     def to_json(self) -> dict[str, Json]:

@@ -14,5 +14,5 @@ class CheckpointSettings:
 
     checkpoint_every: int | None = setting(
         None, least=1, unit="STEPS", group=COMPUTING,
-        help="Write a checkpoint every so many steps, beside the one after each epoch.",
+        help="Steps between two checkpoints, besides the one after each epoch.",
     )  # fmt: skip

@@ -31,20 +31,20 @@ class DistillSettings(CheckpointSettings):
     )  # fmt: skip
     validation_by: str = setting(
         "top1", choices=FIGURES, group=VALIDATION,
-        help="What the best epoch is best by: accuracy over all classes, of base images among base classes, or the harmonic "
+        help="Figure that decides the best epoch: accuracy over all classes, of base images among base classes, or the harmonic "
         "mean of that and of novel images among novel classes (classes as `vectors --base-classes` marked them).",
     )  # fmt: skip
     vectors: str | None = setting(
         None, unit="PATH", group=TARGETS, help="Use the class vectors of this other store; needs cached embeddings."
     )  # fmt: skip
     views: int | None = setting(
-        None, least=1, unit="VIEWS", default_text="all", group=TARGETS, help="Read only the first so many of the store's K views."
+        None, least=1, unit="VIEWS", default_text="all", group=TARGETS, help="Number of views to read, the first of the store's K."
     )  # fmt: skip
     reuse_views: bool = setting(
-        False, group=TARGETS, help="Fewer views than epochs are meant: do not mention it in the end."
+        False, group=TARGETS, help="Fewer views than epochs are intended: print no note on it at the end."
     )  # fmt: skip
     accept_other_pixels: bool = setting(
-        False, group=TARGETS, help="Train even if this machine renders images otherwise than the teacher saw them."
+        False, group=TARGETS, help="Train even if this machine renders images differently from what the teacher saw."
     )  # fmt: skip
     compiled: bool = setting(
         False, option="compile", group=COMPUTING, help="Use torch.compile: slow to start, then faster on GPUs."

@@ -22,7 +22,7 @@ class ShardSettings:
         give_up_on_unreachable: images that cannot be read at the moment become unusable rows; else they fail their shard.
     """
 
-    shard_size: int = setting(1000, least=1, unit="SAMPLES", help="Samples a shard.")
+    shard_size: int = setting(1000, least=1, unit="SAMPLES", help="Samples per shard.")
     name: str | None = setting(
         None, default_text="the sources' names", help="Name of the corpus, part of every sample's key."
     )  # fmt: skip
@@ -38,7 +38,7 @@ class ShardSettings:
     )  # fmt: skip
     max_bytes: int = setting(
         MAX_BYTES, least=1, most=MAX_BYTES, unit="BYTES", default_text="1 GiB", group=UNUSUAL,
-        help="Longer files are recorded as unusable; a URL's body is left there.",
+        help="Longer files are recorded as unusable; downloads stop there.",
     )  # fmt: skip
     give_up_on_unreachable: bool = setting(
         False, group=UNUSUAL,

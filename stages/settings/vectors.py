@@ -32,7 +32,7 @@ class VectorsSettings:
     )  # fmt: skip
     check: str | None = setting(
         None, unit="IMAGES",
-        help="Labelled images to try the vectors on: refused if they are no better than guessing, or if learned prompts do half "
+        help="Labelled images to try the vectors on: the vectors are refused if they are no better than guessing, or if learned prompts do half "
         "as well as none.",
     )  # fmt: skip
 

@@ -107,9 +107,9 @@ class Ranks:
         return (total / self.world_size).to(tensor.device)
 
     def _all_gather(self, tensor: Tensor) -> Tensor:
-        mine = tensor.to(_exchange_device())
-        rows = [torch.empty_like(mine) for _ in range(self.world_size)]
-        dist.all_gather(rows, mine)
+        local = tensor.to(_exchange_device())
+        rows = [torch.empty_like(local) for _ in range(self.world_size)]
+        dist.all_gather(rows, local)
         return torch.stack(rows).cpu()
 
 

@@ -87,8 +87,8 @@ def few_drawings(monkeypatch):
 
 @pytest.mark.usefixtures("few_drawings")
 def test_training_script_writes_a_folder_that_loads(tmp_path, monkeypatch, capsys):
-    brief = replace(train_weights.RECIPES["student"], num_steps=4, batch_size=16)
-    monkeypatch.setitem(train_weights.RECIPES, "student", brief)
+    brief = replace(train_weights.MODEL_TRAININGS["student"], num_steps=4, batch_size=16)
+    monkeypatch.setitem(train_weights.MODEL_TRAININGS, "student", brief)
     assert train_weights.main(["--out", str(tmp_path), "--only", "student"]) == 0
     assert "validation drawings, domain style: base 0." in capsys.readouterr().out
     assert {path.name for path in (tmp_path / "student").iterdir()} == {

@@ -66,11 +66,11 @@ def test_native_code_writes_aside_and_python_does_not():
         "native_stderr.set_aside()\n"
         "os.write(2, b'[2026-01-01 12:00:00,000 W 1 1] gcs_client.cc:210: no token\\n')\n"
         "print('for people', file=sys.stderr)\n"
-        "print(native_stderr.last_words())\n"
+        "print(native_stderr.last_lines())\n"
         "native_stderr.put_back()\n"
         "os.write(2, b'native again\\n')\n"
         "print('and Python', file=sys.stderr)\n"
-        "print(native_stderr.last_words())\n"
+        "print(native_stderr.last_lines())\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stderr == "for people\nnative again\nand Python\n"
@@ -79,7 +79,7 @@ def test_native_code_writes_aside_and_python_does_not():
 
 def test_where_stderr_is_not_the_process_s_own_nothing_is_set_aside(monkeypatch, capsys):
     native_stderr.set_aside()
-    assert native_stderr.last_words() is None
+    assert native_stderr.last_lines() is None
 
 
 #: A cluster of this test alone, and a command's work on it.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ....pipeline.user_files import UserFile
 from ....storage_schemas.errors import InputError
 from ..folder import FolderSource
-from ..name_list import told_apart
+from ..name_list import with_indices
 from ..names import is_hidden_name, is_image_name
 from ..source import SourceFile
 from ..text_file import read_lines
@@ -54,16 +54,16 @@ class ClassFolders:
         folders = {
             name for name in self.images.names() if not is_hidden_name(name) and (self.images / name).is_dir()
         }
-        stranger = min(folders - set(known), default=None)
-        if stranger is not None:
+        unknown_folder = min(folders - set(known), default=None)
+        if unknown_folder is not None:
             raise InputError(
-                f"a class folder that {self.names_file.name} lacks", where=self.images / stranger,
+                f"a class folder that {self.names_file.name} lacks", where=self.images / unknown_folder,
                 hint=f"add it to {self.names_file}, or take the folder away",
             )  # fmt: skip
         if self.kind is DatasetKind.SOME_SYNSETS:
             there = [folder for folder in known if folder in folders]
             names = self._names()
-            return dict(zip(there, told_apart([names[folder] for folder in there]), strict=True))
+            return dict(zip(there, with_indices([names[folder] for folder in there]), strict=True))
         missing = next((folder for folder in known if folder not in folders), None)
         if missing is not None:
             raise InputError(
@@ -101,7 +101,7 @@ class ClassFolders:
         names = self._names()
         if self.kind is DatasetKind.SOME_SYNSETS:
             return names
-        apart = told_apart(list(names.values()))
+        apart = with_indices(list(names.values()))
         folders = map(str, range(len(names))) if self.kind is DatasetKind.NUMBERS else names
         return dict(zip(folders, apart, strict=True))
 

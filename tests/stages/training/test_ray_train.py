@@ -149,7 +149,7 @@ CLEAR, BUG, DIED = InputError("the loss is not finite"), TypeError("a bug"), Act
     ],
 )
 def test_which_error_counts(failures, counts, again) -> None:
-    error = ray_train._what_counts(GroupError(*failures))
+    error = ray_train._decisive_error(GroupError(*failures))
     assert error is (counts or failures[0])
     assert ray_train._is_death(error) is again
 
