@@ -78,7 +78,7 @@ def _distill(own: Path, student: str, steps: int, batch: int, threads: int, wait
     def epoch(self: TargetStream, *arguments: Any, **keywords: Any) -> Iterator[Any]:
         pairs_of_epoch = original(self, *arguments, **keywords)
         while True:
-            # The trainer asks for a batch: the step before it is done.
+            # The trainer requests a batch: the step before it is done.
             asked.append((time.perf_counter(), time.process_time()))
             if (item := next(pairs_of_epoch, None)) is None:
                 return

@@ -12,7 +12,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Cost:
-    """What some work took.
+    """The cost of some work.
 
     Attributes:
         wall: seconds on the clock.
@@ -81,7 +81,7 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """What every benchmark is given.
+    """The inputs of every benchmark.
 
     Attributes:
         corpora: (name, folder of images) to measure on; see `corpora`.
@@ -97,7 +97,7 @@ class Bench:
 
 
 def cost(work: Callable[[], object]) -> Cost:
-    """Do the work once and say what it took."""
+    """Do the work once and return its cost."""
     wall, cpu = time.perf_counter(), _cpu_seconds()
     work()
     return Cost(time.perf_counter() - wall, _cpu_seconds() - cpu)
@@ -109,7 +109,7 @@ def _cpu_seconds() -> float:
 
 
 def pairs(ours: Callable[[], Cost], floor: Callable[[], Cost], repeats: int) -> list[Pair]:
-    """Both by turns, after one unmeasured turn each; who begins alternates, so that a drift hits both."""
+    """Both by turns, after one unmeasured turn each; the order alternates, so that a drift affects both."""
     ours(), floor()
     found = []
     for turn in range(repeats):

@@ -144,13 +144,15 @@ def _both_towers(online: Any) -> Any:
             teacher, names = load_teacher(self.teacher), self.vectors.names
             ask = teacher.embed
 
-            class CallCounter:
+            class TeacherWithBothTowers:
                 spec = teacher.spec
 
                 def embed(self, images_NCHW: Any) -> Any:
                     teacher.class_vectors(names, ())
                     return ask(images_NCHW)
 
-            return OnlineStream(stream._pairs, stream._teacher_stream, CallCounter(), self.teacher_compute)
+            return OnlineStream(
+                stream._pairs, stream._teacher_stream, TeacherWithBothTowers(), self.teacher_compute
+            )
 
     return BothTowers

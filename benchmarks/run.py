@@ -93,7 +93,7 @@ def _name(corpus: Path) -> str:
 
 
 def _facts(threads: int) -> dict[str, str]:
-    """Where and with what these figures came about."""
+    """The machine and the versions that these figures were measured with."""
     cpu = "unknown"
     info = Path("/proc/cpuinfo")
     if info.exists():

@@ -67,7 +67,7 @@ class _HashedFile:
 
 
 def bare_loop(corpus: Path, out: Path) -> None:
-    """What anyone would write who needs tars of images and facts, on disk for sure, with a checksum."""
+    """The obvious code for tars of images and metadata, synced to disk, with a checksum."""
     import webdataset
 
     out.mkdir()

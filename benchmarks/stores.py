@@ -71,7 +71,7 @@ def samples_of(shards: Path, store: Path) -> list[Sample]:
 
 
 def decode_and_render(sample: Sample, views: list[int], out_VCHW: NDArray[np.uint8]) -> None:
-    """What anyone would write with Pillow: decode, crop, resize (bicubic), mirror, channels first."""
+    """The obvious code with Pillow: decode, crop, resize (bicubic), mirror, channels first."""
     import io
 
     size = out_VCHW.shape[-1]

@@ -21,7 +21,7 @@ from ..storage_schemas.plain_text import typed
 from .places.disk_errors import as_storage_error as as_storage_error
 from .places.local import LOCAL
 from .places.local import is_temporary as is_temporary
-from .places.place import Held, NoLocksError, Place, RangeReader, Stat
+from .places.place import HeldLock, NoLocksError, Place, RangeReader, Stat
 from .places.ranges import RangeFile
 from .places.schemes import opener
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store
 
 __all__ = [
-    "Held", "Location", "NoLocksError", "RangeReader", "as_storage_error", "expand_home", "is_temporary", "is_url", "missing_hint",
+    "HeldLock", "Location", "NoLocksError", "RangeReader", "as_storage_error", "expand_home", "is_temporary", "is_url", "missing_hint",
     "scratch_file",
 ]  # fmt: skip
 
@@ -273,7 +273,7 @@ class Location:
         """
         self.place.sweep(self.full_name)
 
-    def hold(self, content: bytes) -> Held | None:
+    def hold(self, content: bytes) -> HeldLock | None:
         """Hold this file, with `content` in it, for this process alone; None where another process holds it.
 
         Raises:

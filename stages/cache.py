@@ -312,7 +312,7 @@ def plan_cache(
     loaded = load_teacher(config)
     teacher = loaded.spec
     check_kind(
-        shard_set.corpus.sample_kind, teacher.preprocess.sample_kind, where=shard_set.location, whose="the teacher"
+        shard_set.corpus.sample_kind, teacher.preprocess.sample_kind, where=shard_set.location, expected_by="the teacher"
     )  # fmt: skip
     claim_output(store, CacheStage.name)
     root = open_root(store.zarr_store(), mode="a", where=store)

@@ -295,7 +295,7 @@ def plan_distill(
     built = build_student(config, method, training, chosen.vectors, chosen.specs, seed=settings.seed)
     check_kind(
         shard_set.corpus.sample_kind, built.backbone.preprocess.sample_kind, where=shard_set.location,
-        whose="the student",
+        expected_by="the student",
     )  # fmt: skip
     stream = open_stream(
         shard_set, location, built, training, targets=chosen.names, seed=settings.seed, views=settings.views,
@@ -454,8 +454,8 @@ def _reuse(stream: TargetStream, settings: TrainSettings) -> str | None:
         return None
     uses = settings.epochs / stream.num_views
     return (
-        f"{counted(stream.num_views, 'view')} served {counted(settings.epochs, 'epoch')}, each about {uses:.3g} times; "
-        "--reuse-views says that this is meant"
+        f"{counted(stream.num_views, 'view')} were used in {counted(settings.epochs, 'epoch')}, each about {uses:.3g} times; "
+        "--reuse-views leaves out this note"
     )
 
 

@@ -1,4 +1,4 @@
-"""Owns CIFAR-10 as a task: a real teacher with a fitted head, a student from nothing, a tiny CLIP for prompts."""
+"""Owns CIFAR-10 as a task: a real teacher with a fitted head, a student from random weights, a tiny CLIP for prompts."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class OnlineStage(DistillStage):
-    """A distillation that asks the teacher itself about every batch.
+    """A distillation that runs the teacher itself on every batch.
 
     All else is `DistillStage`: order, boxes, recipe, trainer, bundle. No target is read from the store, which still
     says which boxes there are.

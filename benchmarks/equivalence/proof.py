@@ -154,7 +154,7 @@ def prove(
 
 
 def target_difference(online: OnlineStage) -> float:
-    """Ask the teacher about the first epoch's batches, and compare with the store: a teacher's last bits may depend
+    """Run the teacher on the first epoch's batches, and compare with the store: a teacher's last bits may depend
     on which images it sees together."""
     built = build_student(
         online.config, recipe_named(online.recipe), online.settings, online.vectors, seed=online.seed

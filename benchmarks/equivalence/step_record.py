@@ -16,7 +16,7 @@ from torch import nn
 
 @dataclass
 class StepRecord:
-    """What happened in each step of one training.
+    """The loss of each step of one training, and its weights after some of them.
 
     Attributes:
         keep: weights are kept after so many steps.

@@ -72,7 +72,7 @@ class TrialBook:
             note.write_text(json.dumps(settings, indent=1) + "\n")
 
     def lines(self) -> list[dict[str, Any]]:
-        """What each finished trial is and what came of it."""
+        """Each finished trial, with its results."""
         text = self._lines.read_text() if self._lines.exists() else ""
         return [json.loads(line) for line in text.splitlines()]
 

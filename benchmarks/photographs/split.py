@@ -28,7 +28,7 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """The four parts. `pretrain` is what a stand-in for a CLIP saw before; nobody else gets it."""
+    """The four parts. `pretrain` is what a stand-in for a CLIP is trained on before; it is used for nothing else."""
 
     names: tuple[str, ...]
     pretrain: Part

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from .files import FileRanges, read_at, stat_of
-from .place import Held, NoLocksError, RangeReader, Stat
+from .place import HeldLock, NoLocksError, RangeReader, Stat
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -135,7 +135,7 @@ class LocalPlace:
                 if is_temporary(name):
                     (Path(path) / name).unlink(missing_ok=True)
 
-    def hold(self, name: str, content: bytes) -> Held | None:
+    def hold(self, name: str, content: bytes) -> HeldLock | None:
         """By flock. Besides what the Protocol says it raises whatever `OSError` the file system has."""
         made = _make_folder_of(name)
         while True:
@@ -146,7 +146,7 @@ class LocalPlace:
                 if os.path.samestat(os.fstat(descriptor), Path(name).stat()):
                     os.truncate(descriptor, 0)
                     os.pwrite(descriptor, content, 0)
-                    return _FileHeld(name, descriptor, made)
+                    return _FileLock(name, descriptor, made)
             except BlockingIOError:
                 os.close(descriptor)
                 return None
@@ -212,7 +212,7 @@ class LocalPlace:
 LOCAL = LocalPlace()
 
 
-class _FileHeld:
+class _FileLock:
     """A file that this process alone holds, by the kernel's lock on it (flock): a process that ends, however, holds nothing."""
 
     def __init__(self, name: str, descriptor: int, made: list[Path]) -> None:

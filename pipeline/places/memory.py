@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from ...storage_schemas.errors import StorageError
-from .place import Held, RangeReader, Stat
+from .place import HeldLock, RangeReader, Stat
 from .zarr_store import PlaceStore
 
 if TYPE_CHECKING:
@@ -156,13 +156,13 @@ class MemoryPlace:
     def sweep(self, folder: str) -> None:
         """There is nothing: a write that was not finished is nowhere."""
 
-    def hold(self, name: str, content: bytes) -> Held | None:
+    def hold(self, name: str, content: bytes) -> HeldLock | None:
         with self._lock:
             if name in self._held:
                 return None
             self.write(name, content)
             self._held.add(name)
-        return _Held(self, name)
+        return _MemoryLock(self, name)
 
     def release(self, name: str) -> None:
         """Let go of a name that is held."""
@@ -222,7 +222,7 @@ class _Appended(io.RawIOBase):
         return len(new)
 
 
-class _Held:
+class _MemoryLock:
     def __init__(self, place: MemoryPlace, name: str) -> None:
         self._place, self._name = place, name
 

@@ -60,7 +60,7 @@ class RangeReader(Protocol):
         """Nothing is read any more."""
 
 
-class Held(Protocol):
+class HeldLock(Protocol):
     """A name that this process alone holds."""
 
     def release(self) -> None:
@@ -151,7 +151,7 @@ class Place(Protocol):
     def sweep(self, folder: str) -> None:
         """Remove what killed writers left below a folder. Only the driver calls this, before any work starts."""
 
-    def hold(self, name: str, content: bytes) -> Held | None:
+    def hold(self, name: str, content: bytes) -> HeldLock | None:
         """Hold a name, with `content` in its file, for this process alone; None where another process holds it.
 
         A process that ends, however it does, holds nothing any more, at the latest after a time that the place states.

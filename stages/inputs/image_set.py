@@ -89,7 +89,7 @@ def open_images(images: str, *, name: str | None = None, kind: SampleKind | None
                 "shards carry their own corpus name", where="--name", found=name, hint="leave out --name"
             )
         if kind is not None:
-            check_kind(shards.corpus.sample_kind, kind.name, where=shards.location, whose="wanted here")
+            check_kind(shards.corpus.sample_kind, kind.name, where=shards.location, expected_by="wanted here")
         return _ShardImages(shards)
     kind = kind or IMAGES
     (source,) = open_sources([images], kind=kind)

@@ -182,7 +182,7 @@ def _find_shards(
     except TeachonceError as error:
         return (
             None,
-            f"{recorded}, where the shards were, is of no use ({error.what}); pass --shards DIR to see paths",
+            f"{recorded}, where the shards were, cannot be used ({error.what}); pass --shards DIR to see paths",
         )
     return shards, ""
 

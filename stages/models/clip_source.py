@@ -157,7 +157,7 @@ def _local_folder(name: str, role: Role) -> tuple[dict[str, Any], str | None, st
     if not file.exists():
         raise InputError(
             "no open_clip model in this folder", where=folder, expected=f"{_CONFIG} and weights", found=f"no {_CONFIG}",
-            hint=f"--{role} {LOCAL_PREFIX}FOLDER wants a folder that open_clip wrote, or a downloaded hub repository",
+            hint=f"--{role} {LOCAL_PREFIX}FOLDER takes a folder that open_clip wrote, or a downloaded hub repository",
         )  # fmt: skip
     with quiet_libraries():
         weights: str | None = _find_checkpoint_in_dir(folder.path)

@@ -67,7 +67,7 @@ class _Work:
     def dataset(self, dataset: str) -> DatasetResults:
         """The whole sequence; what could be measured in the end."""
         request, runner, has_teacher = self._request, self._runner, False
-        runner.say(f"\n{dataset}: one teacher, asked once for {self._runs()}.")
+        runner.say(f"\n{dataset}: one teacher, run once for {self._runs()}.")
 
         def teach() -> None:
             nonlocal has_teacher

@@ -19,23 +19,23 @@ def kind_named(name: str, where: object) -> SampleKind:
     if name not in KINDS:
         raise MismatchError(
             "samples of a kind that is not known here", where=where, expected=", ".join(sorted(KINDS)), found=name,
-            hint="install what knows it, as where this was made",
+            hint="install the package that has it, as where this was made",
         )  # fmt: skip
     return KINDS[name]
 
 
-def check_kind(found: str, wanted: str, *, where: object, whose: str) -> SampleKind:
+def check_kind(found: str, wanted: str, *, where: object, expected_by: str) -> SampleKind:
     """The kind of what `where` holds, which must be the expected one.
 
     Args:
-        whose: who wants it: "the teacher".
+        expected_by: what needs the kind, for the error: "the teacher".
 
     Raises:
         MismatchError: it is another one, or not known here.
     """
     if found != wanted:
         raise MismatchError(
-            "samples of another kind", where=where, expected=f"{wanted} ({whose})", found=found,
+            "samples of another kind", where=where, expected=f"{wanted} ({expected_by})", found=found,
             hint="give samples of that kind",
         )  # fmt: skip
     return kind_named(found, where)

@@ -117,7 +117,7 @@ def test_the_command(taught_store, tiny_clip, tmp_path, monkeypatch) -> None:
         "distill: prompts go 3 layers deep, not 9: the student has no more blocks",
     ]
     assert told[-1] == (
-        "distill: 3 views served 4 epochs, each about 1.33 times; --reuse-views says that this is meant"
+        "distill: 3 views were used in 4 epochs, each about 1.33 times; --reuse-views leaves out this note"
     )
     assert sorted(p.name for p in (tmp_path / "b").iterdir()) == [
         "class_vectors.safetensors",
@@ -130,7 +130,7 @@ def test_the_command(taught_store, tiny_clip, tmp_path, monkeypatch) -> None:
     before = (tmp_path / "b" / "model.safetensors").stat().st_mtime_ns
     again = CliRunner().invoke(main, [*command, "--reuse-views"])
     assert again.exit_code == 0
-    assert "served" not in again.stderr
+    assert "were used in" not in again.stderr
     assert "1 of 1 unit done, 1 of them before" in again.stderr
     assert (tmp_path / "b" / "model.safetensors").stat().st_mtime_ns == before
 

@@ -451,7 +451,7 @@ def test_shards_that_moved(known, tmp_path):
     entry = list(known.shards.manifest())[30]
 
     without = Stored.open(str(store))
-    gone = f"{tmp_path / 'gone'}, where the shards were, is of no use"
+    gone = f"{tmp_path / 'gone'}, where the shards were, cannot be used"
     note = f"{gone} (no shards here); pass --shards DIR to see paths"
     facts = inspect_store(without)
     assert facts["notes"] == [note]

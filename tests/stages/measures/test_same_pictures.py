@@ -188,7 +188,7 @@ def test_pictures_that_cannot_be_told_apart_are_refused(photos, teacher_of, tmp_
     teacher = StoredTeacher(str(tmp_path / "my store"), NAMES)
     assert refusal(InputError, teacher, photos) == (
         "whether these are the pictures that the store's teacher saw cannot be known: "
-        f"{tmp_path}/my store: found {tmp_path}/shards, where the shards were, is of no use (no shards here). "
+        f"{tmp_path}/my store: found {tmp_path}/shards, where the shards were, cannot be used (no shards here). "
         "Next: pass the shards that were cached as IMAGES, or leave out --store"
     )
     assert same_rows(same(teacher, tmp_path / "moved"), tmp_path / "moved") == list(range(6))
