@@ -1,4 +1,4 @@
-"""Owns how commands answer: a line for people on stderr, or one JSON document on stdout."""
+"""Owns the output of commands: a line for people on stderr, or one JSON document on stdout."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def report(summary: Summary, out: object, as_json: bool) -> None:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout. What a terminal would obey is escaped: such characters stand inside strings only."""
+    """One JSON document on stdout. What a terminal would act on is escaped: such characters stand inside strings only."""
     text = json.dumps(value, indent=1, ensure_ascii=False)
     unsafe = {c for c in text if not c.isprintable()} - {"\n"}
     sys.stdout.write(text.translate({ord(c): json.dumps(c)[1:-1] for c in unsafe}) + "\n")

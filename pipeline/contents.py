@@ -1,4 +1,4 @@
-"""Owns the answer to "what is this path": the kind of a file or folder, in words for errors, by what marks it."""
+"""Owns the answer to "what is this path": the kind of a file or folder, as text for errors, by what marks it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DEMO_NOTE, BENCHMARK_NOTE = "demo.json", "benchmark.json"
 #: Names by which a message distinguishes a folder of images from others; what `shard` reads is decided by Pillow.
 _IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 
-#: So many files, this deep, say what a folder without a marker holds.
+#: So many files, this deep, are looked at to find out what a folder without a marker holds.
 _LOOK_AT, _DEEP = 200, 3
 
 
@@ -149,7 +149,7 @@ def how_to_make(location: Location, command: str) -> str:
 
 
 def _marked(folder: Location) -> Kind | None:
-    """By what vouches for it, or by the books of the stage that began it."""
+    """By the file that makes it complete, or by the ledger of the stage that began it."""
     if is_shards(folder):
         return Kind.SHARDS
     if is_target_store(folder):

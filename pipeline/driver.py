@@ -1,7 +1,7 @@
 """Owns the rule that one command at a time writes to an output: a lock that names its holder and dies with it.
 
 The lock is `OUT/ledger/driver.json`, held by the kernel (flock) for as long as its process lives, and removed by it. A
-process that was killed holds nothing: the next one takes the file over, whatever it says. On NFS the server does the
+process that was killed holds nothing: the next one takes the file over, whatever is in it. On NFS the server does the
 same for a client that went away, once its lease has run out (90 seconds on Linux). Of places that cannot lock,
 this is said, and two commands are kept apart only by their plans. A place with put-if-absent in place of locks will need
 the holder to renew what it wrote.
@@ -110,7 +110,7 @@ def _may_be_ours(out: Location) -> bool:
 
 
 def driver_of(out: Location) -> Driver | None:
-    """Who is writing to an output now; None for nobody."""
+    """The process that is writing to an output now; None if there is none."""
     lock = out / LEDGER / DRIVER
     if not lock.is_held():
         return None

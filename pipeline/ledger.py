@@ -49,7 +49,7 @@ class _PlanFile:
 
 @dataclass(frozen=True)
 class Ledger:
-    """The books of one stage under its output folder."""
+    """The ledger of one stage under its output folder."""
 
     out: Location
     stage: str

@@ -93,7 +93,7 @@ def is_begun(out: Location, command: str) -> bool:
     if command in ("demo", "benchmark promptkd"):
         return (out / (DEMO_NOTE if command == "demo" else BENCHMARK_NOTE)).exists()
     ledgers = [out / LEDGER / stage for stage in _TOGETHER.get(command, (command,))]
-    # Somebody may keep a ledger of money; ours has a plan, or nothing yet.
+    # A folder `ledger` may be the user's own; ours has a plan, or nothing yet.
     if any((folder / "plan.json").exists() or _is_blank(folder) for folder in ledgers):
         return True
     if command in _TOGETHER:
@@ -168,7 +168,7 @@ def _named_place(given: str | None) -> Location | None:
 
 
 def _there(text: str) -> Location | None:
-    """What somebody typed, if it is there to be seen."""
+    """A path that a user typed, if it exists."""
     with contextlib.suppress(InputError, OSError, ValueError):
         place = Location.of(text) if text else None
         return place if place is not None and place.exists() else None

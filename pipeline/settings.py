@@ -27,8 +27,8 @@ class Setting:
         most, below: the same of the other end.
         choices: the only values that it may have; empty for any.
         known: words of a list with commas, of which others may be right too: what is nearly one of these is a misspelling.
-        unit: what a value is, in capitals, for `--help`: `STEPS`, `CLASSES`; '' for the type's own word.
-        default_text: the default in words, where the field's own does not say it.
+        unit: what a value is, in capitals, for `--help`: `STEPS`, `CLASSES`; '' for the type's own name.
+        default_text: the default as text, where the field's own value does not show it.
         group: the section of `--help` that its option stands in; '' for the one that the command puts them in.
         option: its option behind the prefix, where that is not the field's name; '' for the prefix alone.
         off: a value that means "none of that": it is left out of fingerprints. None where there is none.

@@ -147,7 +147,7 @@ class Location:
         return self.folder / name
 
     def local_path(self) -> Path | None:
-        """What other programs know it by; None where they cannot reach it."""
+        """The path by which other programs find it; None where they cannot reach it."""
         return self.place.local_path(self.full_name)
 
     @property
@@ -277,7 +277,7 @@ class Location:
         """Hold this file, with `content` in it, for this process alone; None where another process holds it.
 
         Raises:
-            NoLocksError: the place knows no locks.
+            NoLocksError: the place has no locks.
         """
         return self.place.hold(self.full_name, content)
 
@@ -294,6 +294,6 @@ class Location:
         return self.place == folder.place and self.place.is_inside(self.full_name, folder.full_name)
 
     def obstacle(self) -> tuple[Location, str] | None:
-        """What is in the way of files below this folder, with words for it; None where they can be written."""
+        """What is in the way of files below this folder, with a message for it; None where they can be written."""
         found = self.place.obstacle(self.full_name)
         return None if found is None else (Location(self.place, found[0]), found[1])

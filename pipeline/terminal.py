@@ -24,7 +24,7 @@ _above_bar: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext
 
 
 def say(text: str) -> None:
-    """Print a line (or some) for people, above a bar if one is shown. What a terminal would obey is escaped."""
+    """Print a line (or some) for people, above a bar if one is shown. What a terminal would act on is escaped."""
     _print(sys.stderr, printable_lines(text))
 
 

@@ -77,7 +77,7 @@ class Timer:
 
     @contextmanager
     def laps(self) -> Iterator[Callable[[str], None]]:
-        """For one thread's inner loop: each call of what this yields books the time since the last one."""
+        """For one thread's inner loop: each call of what this yields adds the time since the last one to a kind of work."""
         seconds: dict[str, float] = {}
         last = time.perf_counter()
 

@@ -17,7 +17,7 @@ from .places.files import kind_of_no_file as kind_of_no_file  # folders of image
 from .storage import Location
 from .storage import expand_home as expand_home
 from .storage import is_url as is_url
-from .web import read_url as read_url  # stages know what users name, and nothing of what is behind it
+from .web import read_url as read_url  # stages see what users name, and nothing of what is behind it
 
 
 @dataclass(frozen=True, order=True)

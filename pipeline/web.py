@@ -1,7 +1,7 @@
 """Owns reading URLs: http(s) through httpx2, object stores (s3, gs, az) through obstore.
 
 What keeps the bytes away is of two kinds. Of the address: it is missing, forbidden, malformed, too large; that is an
-`InputError` about this one URL. Of the moment: the network, a host, a server in trouble; that is `Unreachable`, after a few
+`InputError` about this one URL. Transient: the network, a host, a server with a problem; that is `Unreachable`, after a few
 tries, and is no fault of the image.
 """
 
@@ -19,7 +19,7 @@ from ..storage_schemas.errors import InputError, MissingDependency, Unreachable
 if TYPE_CHECKING:
     import httpx2
 
-#: Larger bodies are not read into memory, unless a caller says otherwise.
+#: Larger bodies are not read into memory, unless a caller sets another limit.
 MAX_BYTES = 1 << 30
 
 #: How long a connection may take. Two lost packets are forgiven; a dead host costs this, `ATTEMPTS` times.
@@ -32,11 +32,11 @@ READ_SECONDS = 30.0
 PATIENCE_SECONDS = 60.0
 MIN_BYTES_A_SECOND = 10_000
 
-#: Tries at trouble of the moment, the first included, and the wait before the second, which doubles.
+#: Attempts at transient errors, the first included, and the wait before the second, which doubles.
 ATTEMPTS = 3
 BACKOFF_SECONDS = 0.5
 
-#: The longest wait that a server may ask for (Retry-After); one that asks for more is left alone.
+#: The longest wait that a server may request (Retry-After); one that requests more is not tried again.
 MAX_WAIT_SECONDS = 10.0
 
 MAX_REDIRECTS = 5
@@ -76,7 +76,7 @@ def read_url(url: str, *, max_bytes: int = MAX_BYTES) -> bytes:
 
 
 class _TransientError(Exception):
-    """Trouble of the moment. `wait` is what the server asks for, in seconds."""
+    """An error that may pass. `wait` is what the server requests, in seconds."""
 
     def __init__(self, reason: str, wait: float = 0.0) -> None:
         super().__init__(reason)
@@ -146,7 +146,7 @@ def _parsed(parse: Callable[[str], httpx2.URL], text: str) -> httpx2.URL:
 
 
 def _get(target: httpx2.URL, url: str, max_bytes: int) -> bytes | str:
-    """The body, or where a redirect leads. `url` is what the user knows it by."""
+    """The body, or where a redirect leads. `url` is the one that the user named."""
     import httpx2
 
     timeout = httpx2.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)

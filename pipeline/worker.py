@@ -43,7 +43,7 @@ class Worker:
     def run(self, unit: Unit) -> Outcome:
         """Do one unit and commit it. A failure is recorded and returned, never raised, so others go on.
 
-        An error in opening the stage is raised: every other unit would meet it too.
+        An error in opening the stage is raised: every other unit would fail by it too.
         """
         self._open()
         try:

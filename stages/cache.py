@@ -46,7 +46,7 @@ from .views.versions import other_versions, versions_text
 if TYPE_CHECKING:
     import torch
 
-#: A row as the decoding threads hand it over: its views' parameters and arrays (view, …), or why there are none.
+#: A row as the decoding threads hand it over: its views' parameters and arrays (view, …), or the reason why there are none.
 _Rendered = Ready[int, tuple[Views, Pixels]]
 
 

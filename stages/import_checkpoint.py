@@ -130,7 +130,7 @@ def plan_import(
 
 
 def _check_options(kind: str, settings: ImportSettings, where: str) -> None:
-    """Refuse options that the kind of file needs and lacks, or has no use for."""
+    """Refuse missing options that the kind of file needs, and options that do not apply to it."""
     given = {
         (setting.group, option_name(field.name)): getattr(settings, field.name) is not None
         for field, setting in settings_of(settings)

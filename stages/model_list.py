@@ -35,7 +35,7 @@ def list_models(text: str | None, *, role: str | None) -> list[ListedModel]:
     """Models whose names contain a text.
 
     Args:
-        text: words, all of which must stand in the name; case, `-`, `_` and `/` do not matter. None for all models.
+        text: words, all of which must be in the name; case, `-`, `_` and `/` do not matter. None for all models.
         role: `teacher` or `student` lists only those that can be one.
 
     Raises:

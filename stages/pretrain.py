@@ -283,7 +283,7 @@ def plan_pretrain(
 
     Raises:
         InputError: a teacher that cannot take prompts, bad classes, too few images, an impossible setting.
-        MismatchError: whatever `Ledger.begin` will say comes later; nothing here.
+        MismatchError: not raised here, but later by `Ledger.begin`.
     """
     require_open_clip(config.model)
     few, settings, views = few or FewShotSettings(), settings or PretrainSettings(), views or RandomViews()

@@ -31,7 +31,7 @@ class ClassVectors:
         vectors_CD: fp32 (class, channel); rows have length 1 for text features.
         bias_C: fp32 (class,), or None.
         logit_scale: the factor itself, not its logarithm.
-        normalized: whether embeddings are L2-normalised before they meet the vectors.
+        normalized: whether embeddings are L2-normalised before they are compared with the vectors.
         base_C: bool (class,): which are base classes, the others being novel; None where they are not marked.
     """
 
@@ -80,7 +80,7 @@ class ClassVectors:
         An array gives an array. A torch tensor gives a tensor on its device; gradients flow to the embeddings, and autocast
         changes nothing. The class vectors are copied to that device in each call: a trainer keeps them there itself.
         """
-        if not isinstance(embedding_ND, np.ndarray):  # a tensor; who has one has paid for importing torch
+        if not isinstance(embedding_ND, np.ndarray):  # a tensor: torch is imported already
             return self._tensor_logits(embedding_ND)
         logits_NC = np.float32(self.logit_scale) * (embedding_ND.astype(np.float32) @ self.vectors_CD.T)
         return logits_NC if self.bias_C is None else logits_NC + self.bias_C
@@ -218,7 +218,7 @@ def origin_model(group: zarr.Group, where: object) -> OriginModel:
     """The teacher that the class vectors come from.
 
     Raises:
-        IncompleteError, DamagedError: as `read_class_vectors`; or there is no word of a teacher.
+        IncompleteError, DamagedError: as `read_class_vectors`; or no teacher is recorded.
     """
     origin = as_schema(read_origin(group, where), _Origin, what=_NO_TEACHER, where=where, hint=_AGAIN)
     return origin.teacher

@@ -56,7 +56,7 @@ SHARDS = Format(name="shards")
 #: store without such targets is written as version 1.
 TARGET_STORE = Format(name="a target store", kind="target store", version=2)
 
-#: Arrays of classes, in a target store. They say no version of their own on disk; it is part of the fingerprint of `vectors`.
+#: Arrays of classes, in a target store. They have no version of their own on disk; it is part of the fingerprint of `vectors`.
 CLASS_VECTORS = Format(name="class vectors")
 
 #: A folder of learned prompts.

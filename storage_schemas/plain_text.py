@@ -1,4 +1,4 @@
-"""Owns text for people: safe to show, since a terminal obeys control characters; counted things; words to type."""
+"""Owns text for people: safe to show, since a terminal acts on control characters; counted things; text to type."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shlex
 
 
 def printable(text: str) -> str:
-    """The text with everything that a terminal would obey, or that would break a line, as `\\x..` escapes."""
+    """The text with everything that a terminal would act on, or that would break a line, as `\\x..` escapes."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
@@ -18,7 +18,7 @@ def printable_lines(text: str) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """A number of things in words: `1 class`, `2 classes`, `0 entries`.
+    """A number of things as text: `1 class`, `2 classes`, `0 entries`.
 
     Args:
         noun: in the singular; of several words the last one changes.

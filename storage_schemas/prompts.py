@@ -30,7 +30,7 @@ class PromptsConfig:
         context: the words that text prompts stand in for; texts are "{context} {class}.".
         class_names: all classes, base and novel, in order.
         base_classes: those of them that the prompts were learned on.
-        origin: how they came about: settings, samples, seed; or the file that they were taken from. Facts only.
+        origin: how they were made: settings, samples, seed; or the file that they were taken from. Facts only.
         files: sha256 (hexadecimal) of the other files, by name; None in folders of early versions.
     """
 

@@ -196,7 +196,7 @@ def all_arrays(root: zarr.Group, where: object) -> list[tuple[str, Any]]:
 
 
 def check_arrays(root: zarr.Group, spec: StoreSpec, where: object) -> None:
-    """Refuse a store whose arrays are not those that its description speaks of. Reads their metadata only.
+    """Refuse a store whose arrays are not those of its description. Reads their metadata only.
 
     Raises:
         DamagedError: an array is missing, or has another shape, other chunks or another type.

@@ -7,7 +7,7 @@ import time
 
 from ...storage_schemas.errors import TeachonceError
 
-#: Seconds between two looks, and for how long in a row none may answer. A head that is restarted is back before.
+#: Seconds between two checks, and for how long in a row none may succeed. A head that is restarted is back before.
 SECONDS_BETWEEN_LOOKS, SECONDS_OF_SILENCE = 5.0, 40.0
 
 #: Where work was lost: how often to try at once, a second apart.
@@ -30,7 +30,7 @@ class RayHead:
         self._last_look = self._last_answer = time.monotonic()
 
     def look(self) -> None:
-        """Once in a while, look whether it answers.
+        """Check whether it answers, unless the last check was a moment ago.
 
         Raises:
             ClusterEnded: it has not for a while.

@@ -1,6 +1,6 @@
-"""Owns what native code writes to this process's stderr: set aside while Ray is in use, whose own words fill pages.
+"""Owns what native code writes to this process's stderr: set aside while Ray is in use, whose own output fills pages.
 
-Python's stderr stays what it was. What was set aside can be read, to say why Ray refuses.
+Python's stderr stays what it was. What was set aside can be read, to report why Ray refuses.
 """
 
 from __future__ import annotations

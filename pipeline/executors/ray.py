@@ -166,7 +166,7 @@ class RayExecutor:
             max_restarts=-1,
             max_task_retries=RETRIES_AFTER_A_DEAD_WORKER,
         )
-        # Class vectors may be in a stage: as arguments that actors start with, Ray would fear for their restart.
+        # Class vectors may be in a stage: as arguments that actors start with, Ray would warn that they cannot restart.
         given = [ray.put((stage, ledger))]
         pending = iter(units)
         slots = list(islice(pending, count * needs.units_at_once))
@@ -254,14 +254,14 @@ def room() -> list[tuple[float, float]]:
 def place(
     room: Sequence[tuple[float, float]], *, cpus: int, gpus: float, workers: int | None
 ) -> tuple[int, float]:
-    """How many workers to start, and how many CPUs each asks Ray for.
+    """How many workers to start, and how many CPUs each requests of Ray.
 
     Args:
         room: (CPUs, GPUs) of each node.
         cpus, gpus: of one worker.
         workers: number that the user chose; None for as many as fit, at least one.
 
-    A worker that no node can hold would wait for ever. So where the wanted ones do not fit, each asks for fewer
+    A worker that no node can hold would wait for ever. So where the wanted ones do not fit, each requests fewer
     CPUs than it uses: 1, then a half, and so on; they share cores, and Ray still spreads them over the nodes.
 
     Raises:

@@ -36,7 +36,7 @@ WAIT_SECONDS = 6 * 3600
 
 _LOOPBACK = "127.0.0.1"
 
-#: Until the first word of waiting for a cluster that may have no room.
+#: Until the first note on waiting for a cluster that may have no room.
 PATIENCE_SECONDS = 60.0
 
 #: Ray Train's settings, unless the user's environment has others.

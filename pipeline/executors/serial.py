@@ -1,4 +1,4 @@
-"""Runs units in this process. Stages that ask for it get two threads, so that reading overlaps computing."""
+"""Runs units in this process. Stages that need it get two threads, so that reading overlaps computing."""
 
 from __future__ import annotations
 

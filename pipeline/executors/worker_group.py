@@ -1,6 +1,6 @@
 """Owns the actors of a run on Ray: what one does, and what all of them report now and then: samples so far, and lines for people.
 
-Counts and lines only: a report is some hundred bytes, asked for by the driver so seldom that it costs nothing.
+Counts and lines only: a report is some hundred bytes, requested by the driver so seldom that it costs nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..terminal import one_line_warnings
 from ..types import Unit
 from ..worker import Outcome, Worker
 
-#: Seconds between two reports of a worker, and how many workers the driver asks in a second at most.
+#: Seconds between two reports of a worker, and of how many workers the driver requests one in a second at most.
 SECONDS_BETWEEN_REPORTS, REPORTS_A_SECOND = 1.0, 50
 
 #: Seconds for the last report of all workers, once their work is done.
@@ -29,7 +29,7 @@ LAST_REPORT_SECONDS = 5.0
 #: Lines of workers that are printed at most in a run; all are in Ray's logs.
 _MOST_LINES = 1000
 
-#: Units whose samples a worker remembers. It holds a few at a time, and is asked for those only.
+#: Units whose samples a worker remembers. It works on a few at a time, and only those are reported.
 _UNITS_REMEMBERED = 64
 
 

@@ -1,4 +1,4 @@
-"""Owns the local file system as a place: atomic renames, syncs, locks of the kernel, and its errors in words.
+"""Owns the local file system as a place: atomic renames, syncs, locks of the kernel, and clear messages for its errors.
 
 Names are absolute paths. What is about to be vouched for is written to a temporary name, flushed to the disk, and renamed into
 place; then the folder is flushed. With `files.py` and `user_files.py` the only module that opens local files.
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 #: Names of unfinished files: ours (`create`) and those of zarr's local store.
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp|.*\.[0-9a-f]{32}\.partial")
 
-#: What file systems say that have no locks.
+#: Errors of file systems without locks.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 
-#: What file systems say that have no hard links.
+#: Errors of file systems without hard links.
 _NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK}
 
 
@@ -136,7 +136,7 @@ class LocalPlace:
                     (Path(path) / name).unlink(missing_ok=True)
 
     def hold(self, name: str, content: bytes) -> HeldLock | None:
-        """By flock. Besides what the Protocol says it raises whatever `OSError` the file system has."""
+        """By flock. Besides the errors of the Protocol it raises whatever `OSError` the file system has."""
         made = _make_folder_of(name)
         while True:
             descriptor = os.open(name, os.O_RDWR | os.O_CREAT, 0o644)

@@ -30,7 +30,7 @@ class Fault:
     Attributes:
         nth: of the writes whose names match, from 1 on.
         name: full names that match, as the shell matches them (`*` is any text, `/` too).
-        torn: so many bytes arrive under the name all the same: what a place does that breaks its word. None: nothing arrives.
+        torn: so many bytes arrive under the name all the same: what a place does that breaks its promise. None: nothing arrives.
         error: makes the error that the writer sees; None: no error, as if all were well.
         always: every later match too, as on a disk that is full.
     """

@@ -9,14 +9,14 @@ Who is responsible for what:
 
 - *The place* for files that are whole or not there. A reader never sees a part of a write, and of two writers one wins with all its bytes.
   What is written durably outlasts the machine's loss of power from the moment that the call returns. It also turns what its own
-  libraries raise into the errors below, retries what is worth it, and knows its credentials.
+  libraries raise into the errors below, retries what is worth it, and holds its credentials.
 - *The caller* for the order of writing (a receipt last), for what existence means, and for every digest: a place is never
   trusted to give back what was written.
 - *Nobody* renames or changes a part of a file. There is no verb for either, since object stores have none.
 
 Errors, whatever the place: `FileNotFoundError` where there is no such file; `StorageError` where the place refuses (full, read-only,
 forbidden); `Unreachable` where it does not answer at the moment. A local place raises the `OSError` of the system in place of
-`StorageError`, and `as_storage_error` puts it into words where it is shown.
+`StorageError`, and `as_storage_error` makes a clear message of it where it is shown.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ class Place(Protocol):
         A process that ends, however it does, holds nothing any more, at the latest after a time that the place states.
 
         Raises:
-            NoLocksError: the place knows no such thing.
+            NoLocksError: the place has no locks.
         """
 
     def is_held(self, name: str) -> bool:
@@ -170,7 +170,7 @@ class Place(Protocol):
         """
 
     def local_path(self, name: str) -> Path | None:
-        """What other programs on this machine know the name by; None where they cannot reach it."""
+        """The path by which other programs on this machine find it; None where they cannot reach it."""
 
     def address(self, name: str) -> str:
         """The name as it can be written down and given to `Location.of` anywhere: a full path or a URL. Never a secret in it."""

@@ -9,7 +9,7 @@ from .place import Place
 #: From what stands behind `SCHEME://` to the place, and the full name in it.
 Opener = Callable[[str], tuple[Place, str]]
 
-#: Every process knows these.
+#: Known in every process.
 _OPENERS: dict[str, Opener] = {}
 
 
@@ -19,7 +19,7 @@ def opener(scheme: str) -> Opener | None:
 
 
 def register(scheme: str, opener: Opener) -> None:
-    """Let `Location.of` know one more kind of place, in this process."""
+    """Make one more kind of place known to `Location.of`, in this process."""
     _OPENERS[scheme] = opener
 
 

@@ -36,6 +36,6 @@ class Draft:
 
 def _draft_entries(out: Location, drafts: list[str]) -> Iterator[Entry]:
     for name in drafts:
-        # One that cannot be read is no loss.
+        # One that cannot be read is skipped: its images are read again.
         with contextlib.suppress(OSError, TypeError, TeachonceError):
             yield from open_manifest(out, None, name)

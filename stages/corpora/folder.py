@@ -67,7 +67,7 @@ class _Disk:
         return File(size=size, problem=problem)
 
     def is_label(self, folder: bytes, name: bytes) -> bool:
-        return False  # in a folder, folders alone say labels
+        return False  # in a folder, folders alone give labels
 
 
 def _leads_to_folder(entry: os.DirEntry[bytes]) -> bool:

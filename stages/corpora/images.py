@@ -68,7 +68,7 @@ class BadImage(Exception):
 def probe(data: bytes, max_pixels: int = MAX_PIXELS) -> str:
     """Check an image without decoding its pixels where that is possible. Returns the extension of its real format.
 
-    A JPEG, PNG or GIF that ends as its format says is taken as whole; anything else is decoded to find out.
+    A JPEG, PNG or GIF with its format's end mark is taken as whole; anything else is decoded to find out.
 
     Raises:
         BadImage: empty, not an image of `pillow_guard.FORMATS`, truncated, or more than `max_pixels` pixels.
@@ -154,7 +154,7 @@ def one_image(where: object = None) -> Iterator[None]:
 
 
 def out_of_memory(where: object) -> Unreachable:
-    """Too little memory to read or decode an image, which may be well."""
+    """Too little memory to read or decode an image, which may have no fault."""
     return Unreachable(
         "out of memory", where=where, found="not enough for this image",
         hint="free some memory, or use fewer workers or threads, then run the same command again",

@@ -1,6 +1,6 @@
 """Owns what Pillow may do with untrusted bytes: which formats it opens, how many pixels it allocates, what it warns of.
 
-Pillow's own settings are global. They belong to whoever runs the process and stay as they are; what is set here holds for
+Pillow's own settings are global. They belong to the process and stay as they are; what is set here holds for
 the calls in a `with guard(…)` block, in the thread that makes them.
 """
 
@@ -52,7 +52,7 @@ def image_extensions() -> frozenset[str]:
 
 
 class Sizes:
-    """Pixels of the largest image that was met in a block; 0 before the first."""
+    """Pixels of the largest image of a block; 0 before the first."""
 
     largest = 0
 
@@ -82,7 +82,7 @@ class _Limit(threading.local):
 
 _limit = _Limit()
 
-#: Pillow asks this function about every size that it finds in a file.
+#: Pillow calls this function with every size that it finds in a file.
 _pillows_check: Any = getattr(Image, "_decompression_bomb_check", None)
 
 

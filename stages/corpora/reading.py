@@ -1,6 +1,6 @@
-"""Owns reading an image's file, and the difference between a fault of the image and a trouble that may pass.
+"""Owns reading an image's file, and the difference between a fault of the image and an error that may pass.
 
-The first is recorded, and the image keeps its row as unusable. The second says nothing about the image: it fails the work
+The first is recorded, and the image keeps its row as unusable. The second is no fault of the image: it fails the work
 at hand, and the same command tries again.
 """
 
@@ -101,7 +101,7 @@ def _unreachable(path: str | None, found: object) -> Unreachable:
 
 
 def unreachable_reason(error: Unreachable) -> str:
-    """What is recorded where one gives up on an image that may be well."""
+    """The reason that is recorded where an image is given up on that may have no fault."""
     return f"{_UNREACHABLE}{' '.join(str(error.found or error.what).split())}"
 
 

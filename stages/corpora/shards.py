@@ -126,7 +126,7 @@ class ShardReader:
         self._position = {int(row): i for i, row in enumerate(self.index["row"])}
 
     def _check_index(self, rows: range, where: object) -> None:
-        """Refuse an index that speaks of other rows than the shard's, or of bytes behind the end of its tar."""
+        """Refuse an index of other rows than the shard's, or of bytes behind the end of its tar."""
         size = self._tar.size() or 0
         begin, length = self.index["offset"], self.index["length"]
         fits = (begin >= TAR_BLOCK) & (length >= 0) & (begin <= size) & (length <= size - begin)

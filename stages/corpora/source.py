@@ -14,11 +14,11 @@ class SourceFile:
     Attributes:
         path: POSIX path relative to the source; unique within it.
         offset: first byte within a tar; -1 for a file of its own.
-        size: bytes; -1 where only reading tells (URLs).
-        label: class name, where the source says one.
+        size: bytes; -1 where it is known only by reading (URLs).
+        label: class name, where the source has one.
         left_out: the kind (of `left_out`) that it is left out as; empty for an image.
         place: its position, from 0 on, in the order that the source itself gives its images; -1 where it gives none.
-        no_label: what stands where its label should and is none, as in `Label.problem`; empty where nothing does.
+        no_label: what stands in the place of its label and is not one, as in `Label.problem`; empty where nothing does.
         problem: why it cannot be read, where that is known already; it is then not read.
     """
 

@@ -1,4 +1,4 @@
-"""Owns counting what was met by kind, with the first of each kind as an example."""
+"""Owns counting by kind, with the first of each kind as an example."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class _Archive:
         """The next member, or None at the first block that is not a header; `end` is where that lies."""
         try:
             if self._tar is None:
-                headers: Any = _Headers(self._raw)  # it has all that tarfile asks of a file
+                headers: Any = _Headers(self._raw)  # it has all that tarfile needs of a file
                 self._tar = tarfile.TarFile(
                     fileobj=headers, tarinfo=_Member, encoding="utf-8", errors="surrogateescape"
                 )
@@ -109,7 +109,7 @@ class _Archive:
 
 
 class _Member(tarfile.TarInfo):
-    """A member whose name is read as the format of its header says."""
+    """A member whose name is read by the format of its header."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:

@@ -120,7 +120,7 @@ class _Members:
             if member.islnk():
                 target = _encoded(plain_path(member.linkname))
                 there = self.nodes.get(target)
-                # What is there by now: a later member of that name replaces it there alone.
+                # The present member of that name: a later one replaces it there, not here.
                 node = there if isinstance(there, _Data) else _Link(target, hard=True)
             elif member.issym():
                 node = _Link(_encoded(member.linkname), hard=False)

@@ -26,7 +26,7 @@ Folder = TypeVar("Folder")
 
 @dataclass(frozen=True, kw_only=True)
 class File:
-    """What a tree knows of a file with an image's name.
+    """The facts of a file with an image's name.
 
     Attributes:
         size, offset, problem: as in `SourceFile`.

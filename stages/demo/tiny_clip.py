@@ -88,7 +88,7 @@ def model_config(role: Role, vocab_size: int) -> dict[str, Any]:
 def write_folder(directory: Path, model: nn.Module, config: dict[str, Any]) -> None:
     """Write weights (fp16), configuration and templates beside the vocabulary that `captions` wrote."""
     weights = {name: value.detach().half().contiguous() for name, value in model.state_dict().items()}
-    # not save_file: it leaves a file that nobody else may read
+    # not save_file: it leaves a file that no other user may read
     (directory / WEIGHTS_NAME).write_bytes(save(weights, metadata={"format": "pt"}))
     preprocess = {
         "size": SIZE,

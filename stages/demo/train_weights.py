@@ -93,7 +93,7 @@ def train(role: Role, training: ModelTraining, directory: Path) -> None:
 def _batches(
     training: ModelTraining, generator: np.random.Generator
 ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-    """Yield `num_steps` batches (model input, labels of each bank); each epoch is painted anew."""
+    """Yield `num_steps` batches (model input, labels of each bank); each epoch is painted again."""
     num_images = images.SPLITS["source"] * len(images.class_names())
     num_digits = len(images.DIGITS)
     step = 0

@@ -1,1 +1,1 @@
-"""Measures: what is computed about students, stores and labelled images, before anybody reads it."""
+"""Measures: what is computed about students, stores and labelled images, before it is reported."""

@@ -24,7 +24,7 @@ class Evaluation:
         matches: what became of each label.
         accuracy: over the images whose label is a class.
         agreement: over the images that the store's teacher saw; None where no store was given.
-        not_in_store: usable images that it does not know.
+        not_in_store: usable images that it does not hold.
         other_pictures: usable images whose keys it has, with other content than the teacher saw.
         notes: lines that a person should see.
     """

@@ -127,7 +127,7 @@ class Accuracy:
         return Rate(int(self.split_C[side_C].sum()), int(self.total_C[side_C].sum()))
 
     def most_taken_for(self, class_id: int) -> tuple[int, int] | None:
-        """(class id, times) that images of this class are most often mistaken for; None if never."""
+        """(class id, times): the class that images of this one are most often mistaken for; None if never."""
         confusions = [(-times, guess) for (true, guess), times in self.mistakes.items() if true == class_id]
         return (min(confusions)[1], -min(confusions)[0]) if confusions else None
 

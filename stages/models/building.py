@@ -49,7 +49,7 @@ class _Unfilled(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        # torch.nn.init hands itself over with its tensor by name; what it calls below is out of reach here.
+        # torch.nn.init passes itself on with its tensor by name; what it calls below cannot be seen here.
         target = args[0] if args else kwargs.get("tensor")
         if isinstance(target, Tensor) and _of_parameter(target):
             name = getattr(func, "__name__", "")

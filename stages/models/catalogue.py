@@ -9,7 +9,7 @@ from typing import Any
 from .hub import quiet_libraries
 from .names import TIMM_PREFIX
 
-#: timm's families whose logits are no linear map of one embedding: VOLO adds the largest answer of any token. They are
+#: timm's families whose logits are no linear map of one embedding: VOLO adds the largest output of any token. They are
 #: refused when they are opened; a list need not offer them.
 NO_TEACHERS = ("volo",)
 
@@ -23,7 +23,7 @@ class NamedModel:
         size: of its images, in pixels.
         weights: tags for `--…-pretrained`, and where each is downloaded from.
         can_teach: whether it has a classifier, or a text tower.
-        needs: packages beyond the base install: `transformers` for the text tower's words, or ''.
+        needs: packages beyond the base install: `transformers` for the text tower's tokenizer, or ''.
     """
 
     name: str
@@ -88,7 +88,7 @@ def timm_models() -> Iterator[NamedModel]:
 def measure(name: str) -> Measures | None:
     """Build a model without memory for its weights, and measure it; None where that cannot be done.
 
-    Some models compute with their weights while they are built; text towers of transformers want their configuration
+    Some models compute with their weights while they are built; text towers of transformers need their configuration
     from the hub.
     """
     import torch

@@ -17,7 +17,7 @@ class ClassHead(nn.Module):
     def __init__(self, vectors: ClassVectors, logit_scale: float | None = None) -> None:
         super().__init__()
         self.logit_scale = vectors.logit_scale if logit_scale is None else logit_scale
-        # Copies: on Ray these arrays lie in memory that others share, which torch takes for an oversight.
+        # Copies: on Ray these arrays lie in memory that others share, which torch warns of.
         self.register_buffer("vectors_CD", torch.tensor(vectors.vectors_CD))
         self.register_buffer("bias_C", None if vectors.bias_C is None else torch.tensor(vectors.bias_C))
 

@@ -1,4 +1,4 @@
-"""Owns the way to the model hub: one quiet try, and one clear line where it fails."""
+"""Owns the way to the model hub: one quiet try, and a one-line error where it fails."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def one_line(what: str, where: str, hint: str) -> Iterator[None]:
     """Inside, libraries print nothing; what they raise (they share no base class) is one clear line.
 
     Raises:
-        InputError: with these words, and the library's own as what was found.
+        InputError: with this text, and the library's own message as what was found.
     """
     try:
         with quiet_libraries():

@@ -22,7 +22,7 @@ from .names import HUB_PREFIX, LOCAL_PREFIX, unknown_name
 BPE_FILE = "bpe_simple_vocab.txt.gz"
 
 #: What a configuration may set of its tokenizer. open_clip hands everything on to its own class, which would open
-#: `bpe_path`, or to transformers', which would open or fetch what other names say.
+#: `bpe_path`, or to transformers', which would open or fetch what other names refer to.
 _SETTINGS = {"clean": str, "strip_sep_token": bool, "language": str, "reduction_mask": str}
 
 #: How much of a name a note shows.
@@ -48,7 +48,7 @@ def load_tokenizer(name: str) -> Tokenizer:
             as `BPE_FILE`.
 
     Raises:
-        InputError: no such model, no way to the tokenizer's files, or files that are not there or hold no words.
+        InputError: no such model, no way to the tokenizer's files, or files that are missing or hold no vocabulary.
         MissingDependency: the tokenizer is one of transformers, which is not installed.
     """
     import open_clip
@@ -59,7 +59,7 @@ def load_tokenizer(name: str) -> Tokenizer:
     with _hub(name, name) if hub else _here(name, "check the folder's open_clip_config.json"):
         config = open_clip.get_model_config(name)
     if config is None:
-        # open_clip's own answer would be CLIP's tokenizer.
+        # open_clip would take CLIP's tokenizer.
         raise unknown_name(
             "open_clip has no such model", name, open_clip.list_models(), "check the model's name"
         )
@@ -80,7 +80,7 @@ def load_tokenizer(name: str) -> Tokenizer:
 
 
 def cut_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
-    """Indices of the texts that are longer than the context: their last words do not count.
+    """Indices of the texts that are longer than the context: their last tokens do not count.
 
     A text fits if a longer context gives the same tokens and more padding, wherever the padding stands.
     """

@@ -1,6 +1,6 @@
 """Owns what an image tower's configuration may hold: an allow-list of open_clip's `vision_cfg`, with types and ranges.
 
-A configuration comes with a model or a student, perhaps from an untrusted source, and the libraries obey it: timm's
+A configuration comes with a model or a student, perhaps from an untrusted source, and the libraries build what it holds: timm's
 `create_model` takes `hf-hub:` and `local-dir:` for a name, and both libraries make room for whatever sizes are given.
 """
 

@@ -23,7 +23,7 @@ from .target_rows import TargetRows
 
 
 def check_pair(shards: ShardSet, store: Location) -> StoreFacts:
-    """What to know of a finished store that was made from these shards.
+    """The facts of a finished store that was made from these shards.
 
     Raises:
         InputError, IncompleteError, DamagedError: see `store_facts`.
@@ -105,7 +105,7 @@ class JoinedShard:
         targets: by name; `targets[name][positions]` is fp32 (sample, …) of some usable samples, by their place among these.
 
     Raises:
-        DamagedError: tar and store disagree about a key or about who is usable, or bytes are damaged.
+        DamagedError: tar and store disagree about a key or about which samples are usable, or bytes are damaged.
     """
 
     rows: NDArray[np.int64]

@@ -104,14 +104,14 @@ class Loading:
                 sampler=self._requests,
                 batch_size=None,
                 collate_fn=_as_it_is,
-                # Without one of its own it draws from torch's global generator, and training would notice.
+                # Without one of its own it draws from torch's global generator, which would change training.
                 generator=torch.Generator(),
                 **options,
             )
 
 
 class _BatchSpans(Sampler[BatchSpan]):
-    """The batches to come; persistent loaders keep it, so each epoch sets it anew."""
+    """The batches to come; persistent loaders keep it, so each epoch sets it again."""
 
     def __init__(self) -> None:
         self.set(0, Spans(num_samples=0, batch_size=1))

@@ -7,7 +7,7 @@ from types import TracebackType
 
 from .batches import Batches as Batches
 
-#: What a process meets that is forked for a parent which has ended meanwhile (Ctrl-C): its queues are gone.
+#: Errors in a process that is forked for a parent which has ended meanwhile (Ctrl-C): its queues are gone.
 _PARENT_IS_GONE = (FileNotFoundError, EOFError, ConnectionError, KeyboardInterrupt)
 
 

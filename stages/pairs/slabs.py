@@ -1,7 +1,7 @@
 """Owns shared memory between loader processes and trainer: written by one, used again once it is free.
 
 The pages of fresh shared memory cost about 100 µs an image of 224 pixels, a tenth of decoding and rendering.
-So a loader process writes whole batches into slabs that it keeps, and a queue tells it which are free again.
+So a loader process writes whole batches into slabs that it keeps, and learns from a queue which are free again.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class SlabReader:
         self._dropped: deque[tuple[int, int]] = deque()
 
     def tensors(self, slab: Slab, layout: ArrayLayout) -> list[torch.Tensor]:
-        """The arrays in a slab. They may be kept, and cut into views, for ever."""
+        """The arrays in a slab. They may be kept, and cut into views, as long as needed."""
         name = (slab.worker, slab.number)
         if slab.memory is not None:
             self._slabs[name] = slab.memory.numpy()

@@ -27,7 +27,7 @@ from .store_root import refuse_lost_root
 
 @dataclass(frozen=True, kw_only=True)
 class StoreFacts:
-    """What a reader of pairs must know of a store before it opens any row.
+    """The facts of a store that a reader of pairs needs before it opens any row.
 
     Attributes:
         store: where it is.
@@ -104,7 +104,7 @@ def open_store(store: Location) -> zarr.Group:
     check_version(root, where=store)
     with contextlib.suppress(
         TeachonceError
-    ):  # whoever needs the description reads it again, and gets the error
+    ):  # where the description is needed, it is read again, with the error
         spec = StoreDescription.read(root, where=store).spec
         receipts.chunks_per_shard.update(
             {t.name: -(-spec.shard_size // t.chunk[0]) for t in spec.targets if t.chunk is not None}
@@ -156,7 +156,7 @@ def vectors_if_any(root: zarr.Group, store: Location) -> ClassVectors | None:
 
 
 def store_facts(store: Location) -> StoreFacts:
-    """What to know of a finished store.
+    """The facts of a finished store.
 
     Raises:
         InputError: no store there.

@@ -10,7 +10,7 @@ from ...storage_schemas.errors import DamagedError
 
 
 def refuse_lost_root(store: Location) -> None:
-    """Refuse a folder in which class vectors or targets were begun, and whose zarr.json is gone or another's.
+    """Refuse a folder in which class vectors or targets were begun, and whose zarr.json is lost or not ours.
 
     Zarr would make a new one, without its description of arrays that took a teacher a week.
 

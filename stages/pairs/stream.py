@@ -219,7 +219,7 @@ class TargetStream(IterableDataset[Batch]):
             del item
 
     def close(self) -> None:
-        """Stop the loader processes and close files. The stream stays usable: the next epoch starts anew."""
+        """Stop the loader processes and close files. The stream stays usable: the next epoch starts them again."""
         self._reading = None
         self._loading.stop()
 

@@ -1,4 +1,4 @@
-"""Owns joining targets onto somebody's own `webdataset.WebDataset` pipeline over tars that `teachonce shard` wrote."""
+"""Owns joining targets onto a user's own `webdataset.WebDataset` pipeline over tars that `teachonce shard` wrote."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def sample_shots(
 
     It is CoOp's own draw for this seed: CoOp seeds `random` with it and samples the training images before anything
     else, class by class in the order in which its split file first names them, base and novel classes alike; it
-    takes the base classes out of what was drawn. That holds for images that know their place in a split file.
+    takes the base classes out of what was drawn. That holds for images with a place in a split file.
     Others come in the order of their paths: so do those of shards, which keep no place, and ImageNet's, which CoOp takes
     as the file system lists them.
 

@@ -48,7 +48,7 @@ class PromptedClip(nn.Module):
     """
 
     def __init__(self, model: nn.Module, shape: PromptShape) -> None:
-        """Prompts are drawn from torch's global generator; `start_from` gives text prompts their words.
+        """Prompts are drawn from torch's global generator; `start_from` gives text prompts their starting text.
 
         Raises:
             InputError: a tower that prompts are not defined for, or that has fewer blocks.
@@ -74,7 +74,7 @@ class PromptedClip(nn.Module):
 
     @torch.no_grad()
     def start_from(self, context: str, tokenizer: Tokenize) -> None:
-        """Let the text prompts of layer 0 be the embeddings of some words, such as "a photo of a".
+        """Let the text prompts of layer 0 be the embeddings of a text, such as "a photo of a".
 
         Raises:
             InputError: fewer tokens than prompts.

@@ -100,7 +100,7 @@ def text_width(model: nn.Module) -> int:
 
 @torch.no_grad()
 def context_embedding(model: nn.Module, tokenizer: Tokenize, context: str, length: int) -> Tensor:
-    """Embeddings (length, channel), fp32, of the first tokens of some words: where the prompts of layer 0 start.
+    """Embeddings (length, channel), fp32, of the first tokens of a text: where the prompts of layer 0 start.
 
     Raises:
         InputError: fewer tokens than `length`: prompts would take the places of class names.

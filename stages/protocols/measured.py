@@ -44,7 +44,7 @@ def measure_student(
         request: the benchmark.
         dataset: its test images.
         student, seed: which.
-        show: called before anything is measured anew.
+        show: called before anything is measured again.
 
     Raises:
         IncompleteError: the student is not trained.

@@ -1,6 +1,6 @@
 """Owns the run of a PromptKD benchmark: every stage of every data set by its own command, then the results.
 
-A data set or a student that fails does not stop the others; what failed is told in the end.
+A data set or a student that fails does not stop the others; what failed is reported at the end.
 """
 
 from __future__ import annotations

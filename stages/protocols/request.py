@@ -188,7 +188,7 @@ def choose_datasets(
         say: shows which are left out because they are not there.
 
     Raises:
-        InputError: no such folder or data set, one that this protocol has no use for, or one that stands twice.
+        InputError: no such folder or data set, one that this protocol does not use, or one that is named twice.
     """
     root = UserFile.of(data)
     if not root.is_dir():

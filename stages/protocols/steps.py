@@ -21,7 +21,7 @@ def prompts_commands(request: Request, dataset: str) -> list[Command]:
     """What makes the prompts that teach on `dataset`: nothing, if there are some."""
     if request.prompts is not None:
         return []
-    assert request.teacher is not None  # only prompts say what they were learned for
+    assert request.teacher is not None  # only prompts name the model that they were learned for
     if request.protocol == CROSS:
         dataset = SOURCE
     depth = {"vision_depth": 9, "text_depth": 9} if request.protocol == CROSS else {}

@@ -34,7 +34,7 @@ class Features:
     """Any student of either family; each target has a map of the student and a projector of its own.
 
     Student and teacher see the same box, flip and colours of a view, so that places correspond. With `embedding` among the targets
-    the pooled features learn it, and meet class vectors where the store has some; without, the student has no classes.
+    the pooled features learn it, and are compared with class vectors where the store has some; without, the student has no classes.
     """
 
     name = "features"

@@ -23,7 +23,7 @@ from .recipe import LossInputs, all_with_decay_on_matrices
 class Kd:
     """Any backbone.
 
-    Its features are projected to the teacher's width and meet the teacher's class vectors, scale and
+    Its features are projected to the teacher's width and compared with the teacher's class vectors, scale and
     bias (normalised where the teacher's are), so a student has every class that the teacher has a vector
     for.
     """

@@ -1,6 +1,6 @@
 """Owns the Protocol of a kind of sample: what turns a file's bytes and a view into an array. Images are one kind.
 
-Commands and streams know a kind by these members alone: see `images` for the one that there is, `registry` for its name.
+Commands and streams use these members of a kind alone: see `images` for the one that there is, `registry` for its name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Sample = Any
 class SampleKind(Protocol):
     """One kind of sample. It can be pickled, and its methods are called in several threads at once.
 
-    A file is hostile input. A method that meets one which cannot be used raises `BadImage` with the reason; then that sample
+    A file is hostile input. A method that gets one which cannot be used raises `BadImage` with the reason; then that sample
     keeps its row and is recorded as unusable. A lack of memory is `Unreachable`: it is never recorded as a fault of the sample.
     """
 

@@ -1,6 +1,6 @@
 """Owns the pixel sample: a few rendered views whose digests show that a machine decodes and renders as another one did.
 
-`cache` takes it when a store is created; whoever renders the store's views later takes it again and compares.
+`cache` takes it when a store is created; a command that renders the store's views later takes it again and compares.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class PixelSample:
         return found
 
     def check(self, shards: ShardSet, spec: ViewSpec, *, where: object, hint: str) -> None:
-        """Refuse a machine that renders otherwise. `hint` says what to do but for installing other versions.
+        """Refuse a machine that renders otherwise. `hint`: what to do, besides installing other versions.
 
         Raises:
             MismatchError: names the first view that differs, and the libraries whose versions do.

@@ -24,7 +24,7 @@ class Backbone:
         width: channels of the features.
         logit_scale: the model's own factor from cosines to logits; None where it has none.
         weights: where the weights come from, as text without local paths.
-        loaded: what else a person should know of them: the entry of their file, the activation.
+        loaded: further facts of them for people: the entry of their file, the activation.
     """
 
     module: nn.Module

@@ -22,7 +22,7 @@ from .projectors import PROJECTORS
 class Student(nn.Module):
     """uint8 images (N, 3, H, W) on its device to fp32 embeddings (N, D of the teacher).
 
-    What comes out is ready for `ClassVectors.logits`: normalised where the class vectors want it. Autocast,
+    What comes out is ready for `ClassVectors.logits`: normalised where the class vectors need it. Autocast,
     where a caller switches it on, reaches the backbone only; projector and normalisation are fp32.
 
     `outputs` also gives the maps that the head's levels name, from the same pass.

@@ -117,7 +117,7 @@ class PromptedTeacher(BaseTeacher):
     def class_vectors(self, names: Sequence[str], templates: Sequence[str]) -> ClassVectors:
         """Text features of the learned prompts for each class, L2-normalised; templates do not apply.
 
-        Classes are marked as base classes where the folder says that prompts were learned on them; no marks if that
+        Classes are marked as base classes where the folder records that prompts were learned on them; no marks if that
         is so for all or none of the names.
         """
         ids_CT = class_ids(self._config.context, names, self._backbone.tokenizer)

@@ -29,7 +29,7 @@ from .offers import offers_with_maps, outputs_with_maps
 class TimmTeacher(BaseTeacher):
     """A timm classifier. `embed` is what its linear head reads, so embedding · weightᵀ + bias are its logits.
 
-    Models with several heads (distilled ones) say the mean of their logits. Then the embedding is what the heads read,
+    Models with several heads (distilled ones) return the mean of their logits. Then the embedding is what the heads read,
     one behind the other, and the class vectors are their rows, divided by the number of heads.
     """
 
@@ -137,7 +137,7 @@ class _Heads:
     Attributes:
         layers: by name, in the model's own order.
         width: channels of what they read, together.
-        num_classes: what each of them says.
+        num_classes: outputs of each of them.
     """
 
     def __init__(self, model: Any, where: str) -> None:

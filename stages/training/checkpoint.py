@@ -119,7 +119,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(folder: Location, training: Training, fingerprint: Fingerprint) -> TrainState:
-    """Put the saved state into `training`. Returns where it was; the beginning if there is none.
+    """Put the saved state into `training`. Returns that state; the beginning if there is none.
 
     Raises:
         MismatchError: a checkpoint of another run; names the differing field.

@@ -57,7 +57,7 @@ class Ranks:
         `backward` leaves the mean of all ranks' gradients in its parameters, and batch norms look at the whole batch:
         so equal parts of a batch give what the whole batch gives. Everything else (weights, state, evaluation) stays
         with `module`. Buffers are not sent around, since every rank computes the same. Weights without a gradient are
-        allowed; that also keeps DistributedDataParallel from arranging its buckets anew after the first step, by
+        allowed; that also keeps DistributedDataParallel from rearranging its buckets after the first step, by
         which a resumed run would sum in another order than one that went on.
 
         Raises:

@@ -1,6 +1,6 @@
 """Owns batch norm over all ranks: in training, mean and variance are those of the whole batch, not of a rank's slice.
 
-On a GPU this is torch's own SyncBatchNorm, which knows no CPU. There, calls of `batch_norm` are answered here, whatever
+On a GPU this is torch's own SyncBatchNorm, which does not run on CPUs. There, calls of `batch_norm` are answered here, whatever
 module makes them.
 """
 

@@ -56,7 +56,7 @@ def choose_targets(
 
     Raises:
         InputError: no store there, or one without what the recipe needs.
-        IncompleteError: no targets, or no class vectors where logits are wanted, yet.
+        IncompleteError: no targets, or no class vectors where logits are requested, yet.
         MismatchError: class vectors of another teacher or width; logits of other class vectors and no embeddings.
     """
     root = open_store(store)

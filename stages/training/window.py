@@ -25,7 +25,7 @@ class Window:
         self.restart()
 
     def restart(self) -> None:
-        """Begin anew; what was since `close` is not counted."""
+        """Begin again; what was since `close` is not counted."""
         self._start = time.perf_counter()
         self._waited = 0.0
         self._figures: dict[str, list[Tensor]] = {}

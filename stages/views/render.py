@@ -22,7 +22,7 @@ def draw(image: Image.Image, params: np.void, size: int, spec: ViewSpec) -> Imag
 
     A random box is cropped, then resized, as torchvision's `resized_crop` does on a Pillow image; colours change last.
     A centre view resizes, then crops or pads, exactly as open_clip's and timm's test-time transforms do; its params
-    say what it shows, in pixels of the original (`CENTER` will do).
+    say what it shows, in pixels of the original (`CENTER` is enough).
     """
     filter_ = INTERPOLATIONS[spec.interpolation]
     if not spec.is_random:

@@ -29,7 +29,7 @@ class Listing:
 
 
 def shown(value: object) -> str:
-    """A value of a split file for an error: on one line, not long, and nothing in it that a terminal obeys."""
+    """A value of a split file for an error: on one line, not long, and nothing in it that a terminal acts on."""
     return _SHORT.repr(value)
 
 

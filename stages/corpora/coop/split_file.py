@@ -41,7 +41,7 @@ def read_split_file(file: UserFile) -> Listing:
 
 
 class _Classes:
-    """Ids and names, each of which stands for one of the other."""
+    """Ids and names, one to one."""
 
     def __init__(self) -> None:
         self._names: dict[int, str] = {}
