@@ -53,6 +53,7 @@ wheel: $(VENV)/.test
 docs: $(VENV)/.docs
 	$(BIN)/python docs/make_cli_reference.py
 	$(BIN)/python docs/make_rooms.py
+	$(BIN)/python docs/make_error_reference.py
 	rm -rf $(VENV)/docs && mkdir -p $(VENV)/docs/teachonce
 	for part in *.py */__init__.py; do \
 	  ln -s "../../../$${part%/__init__.py}" "$(VENV)/docs/teachonce/$${part%/__init__.py}"; done

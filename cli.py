@@ -60,7 +60,9 @@ def _require_working_folder() -> None:
     try:
         os.getcwd()  # noqa: PTH109
     except FileNotFoundError as error:
-        raise InputError("the working folder has been deleted", hint="cd to one that is there") from error
+        raise InputError(
+            "the working folder has been deleted", code="working-folder-deleted", hint="cd to one that is there",
+        ) from error  # fmt: skip
 
 
 def _as_click_error(error: BaseException, command: click.Command | None) -> BaseException:
@@ -71,12 +73,12 @@ def _as_click_error(error: BaseException, command: click.Command | None) -> Base
         interrupt.mark_line_printed()
         return click.exceptions.Exit(interrupt.EXIT_CODE)
     if isinstance(error, TeachonceError):
-        return click.ClickException(str(error))
+        return click.ClickException(error.line)
     if isinstance(error, OSError):
         from .pipeline.storage import as_storage_error
 
         clear = as_storage_error(error)
-        return error if clear is None else click.ClickException(str(clear))
+        return error if clear is None else click.ClickException(clear.line)
     return error
 
 

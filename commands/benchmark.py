@@ -73,5 +73,5 @@ def _words(settings: BenchmarkSettings, field: str) -> tuple[str, ...]:
         return tuple(shlex.split(text or ""))
     except ValueError as error:
         raise InputError(
-            "not a list of options", where=f"{option_name(field)} {text}", found=error
-        ) from error
+            "not a list of options", code="option-list-malformed", where=f"{option_name(field)} {text}", found=error,
+        ) from error  # fmt: skip

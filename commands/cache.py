@@ -63,6 +63,7 @@ def _refuse_options_of_random_views(ctx: click.Context) -> None:
     if given:
         also = "; a centre view's filter is --teacher-interpolation" if "view_interpolation" in given else ""
         raise InputError(
-            "these options are for random views", where=", ".join(map(option_name, given)), expected="--views K",
+            "these options are for random views", code="option-for-random-views",
+            where=", ".join(map(option_name, given)), expected="--views K",
             found="--views center", hint=f"give a number of views, or leave them out{also}",
         )  # fmt: skip

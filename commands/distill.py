@@ -49,7 +49,10 @@ def distill(
 
     if use_gpu:
         if compute.device == "cpu":
-            raise InputError("--use-gpu and --device cpu exclude each other", hint="leave one of them out")
+            raise InputError(
+                "--use-gpu and --device cpu exclude each other", code="options-exclude-each-other",
+                hint="leave one of them out",
+            )  # fmt: skip
         compute = replace(compute, device="cuda")
     stage = plan_distill(
         shards, store, student, out=out, recipe=recipe, options=options, settings=settings,

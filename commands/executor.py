@@ -43,9 +43,14 @@ class ExecutorSettings:
 
             return RayExecutor(address=self.ray_address, workers=self.workers)
         if self.ray_address is not None:
-            raise InputError("--ray-address needs --executor ray", where=self.ray_address)
+            raise InputError(
+                "--ray-address needs --executor ray", code="option-needs-another", where=self.ray_address
+            )
         if self.workers not in (None, 1):
-            raise InputError("several workers need --executor ray", where="--workers", found=self.workers)
+            raise InputError(
+                "several workers need --executor ray", code="option-needs-another", where="--workers",
+                found=self.workers,
+            )  # fmt: skip
         from ..pipeline.executors.serial import SerialExecutor
 
         return SerialExecutor()

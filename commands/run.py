@@ -47,7 +47,7 @@ def run_file(ctx: click.Context, file: str, as_json: bool) -> None:
             command = commands.get(stage.command)
             if command is None:
                 hint = did_you_mean(stage.command, commands, f"one of {', '.join(sorted(commands))}")
-                raise InputError("unknown stage", where=stage.where, hint=hint)
+                raise InputError("unknown stage", code="run-file-stage-unknown", where=stage.where, hint=hint)
             _refuse_unknown_keys(stage, command, ctx)
             takes = {p.name for p in command.params}
             options = {**{k: v for k, v in runfile.defaults.items() if k in takes}, **stage.options}
@@ -59,7 +59,8 @@ def run_file(ctx: click.Context, file: str, as_json: bool) -> None:
                 calls.append(command.make_context(stage.command, argv, parent=ctx))
             except click.UsageError as error:
                 raise InputError(
-                    "a stage's options are wrong", where=stage.where, found=error.format_message().rstrip("."),
+                    "a stage's options are wrong", code="run-file-options-wrong",
+                    where=stage.where, found=error.format_message().rstrip("."),
                     hint=f"teachonce {stage.command} --help",
                 ) from error  # fmt: skip
             inputs.check(stage.command, calls[-1].params, stage.where)
@@ -85,5 +86,6 @@ def _refuse_unknown_keys(stage: StageCall, command: click.Command, ctx: click.Co
         if key.replace("_", "-") not in known and key not in known:
             hint = did_you_mean(key.replace("_", "-"), sorted(known), f"teachonce {stage.command} --help")
             raise InputError(
-                "a stage has no such option", where=stage.where, found=key.replace("_", "-"), hint=hint
-            )
+                "a stage has no such option", code="run-file-option-unknown", where=stage.where,
+                found=key.replace("_", "-"), hint=hint,
+            )  # fmt: skip

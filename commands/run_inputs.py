@@ -64,7 +64,8 @@ class RunInputs:
             made = self._made[location]
             if None not in (made, kind) and made != kind:
                 raise InputError(
-                    "a stage reads another kind of folder", where=where, expected=kind, found=f"{location}, {made}",
+                    "a stage reads another kind of folder", code="run-file-input-other-kind",
+                    where=where, expected=kind, found=f"{location}, {made}",
                     hint="name the --out of the stage that makes it",
                 )  # fmt: skip
             return
@@ -75,7 +76,7 @@ class RunInputs:
         found = kind_of(location)
         if found == Kind.NOTHING:
             raise InputError(
-                "a stage reads what is not there", where=where,
+                "a stage reads what is not there", code="run-file-input-missing", where=where,
                 expected=f"{kind or 'a file or a folder'}, or the --out of an earlier stage", found=f"no {location}",
                 hint=did_you_mean(str(location), [*map(str, self._made), *location.near()], "check the path"),
             )  # fmt: skip
@@ -87,6 +88,7 @@ class RunInputs:
             )
             raise InputError(
                 "a stage reads another kind of folder",
+                code="run-file-input-other-kind",
                 where=where,
                 expected=kind,
                 found=f"{location}, {found}",

@@ -120,7 +120,7 @@ def refuse_swapped(
     if kinds[1] == is_first != kinds[0] and is_second in (None, kinds[0]):
         swapped = shlex.join([command, str(second), str(first)])
         raise InputError(
-            "two folders are swapped", where=f"{first} {second}", expected=f"{is_first} first",
+            "two folders are swapped", code="folders-swapped", where=f"{first} {second}", expected=f"{is_first} first",
             found=f"{kinds[0]} first, then {kinds[1]}", hint=f"teachonce {swapped} …",
         )  # fmt: skip
 

@@ -93,7 +93,7 @@ def only_driver(out: Location, command: str) -> Iterator[None]:
         return
     if held is None:
         raise BusyError(
-            "another command is writing there", where=out, expected="one at a time",
+            "another command is writing there", code="output-busy", where=out, expected="one at a time",
             found=Driver.from_bytes(lock.read_bytes()), hint=f"wait for it: teachonce status {typed(out)}",
         )  # fmt: skip
     _held.add(key)

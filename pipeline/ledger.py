@@ -75,7 +75,7 @@ class Ledger:
         if not location.exists():
             return None
         found = read_sealed(
-            location.read_bytes(), _PlanFile, what="not a plan", where=location,
+            location.read_bytes(), _PlanFile, what="not a plan", code="plan-malformed", where=location,
             hint=f"restore it from a copy, or run `teachonce {self.stage}` with another --out",
         )  # fmt: skip
         return Plan(
@@ -108,6 +108,7 @@ class Ledger:
             plan.fingerprint.check(
                 found.fingerprint.fields,
                 what=f"{self.out} holds the output of another {self.stage}",
+                code="output-other-settings",
                 where=self._plan_file,
                 hint=hint,
                 whose=("this command", "the folder"),
@@ -146,7 +147,8 @@ class Ledger:
         found = receipt.key if plan is None else f"{receipt.key} of {receipt.fingerprint}"
         if found != expected:
             raise DamagedError(
-                "a receipt of another unit, or of another run", where=location, expected=expected, found=found,
+                "a receipt of another unit, or of another run", code="receipt-other-unit",
+                where=location, expected=expected, found=found,
                 hint=f"restore it from a copy, or {self.redo_hint(key)}",
             )  # fmt: skip
         return receipt
@@ -179,11 +181,10 @@ class Ledger:
             return f"mv {receipts[0]} {receipts[0]}.old, {again}"
         return f"add .old to the names of their receipts in {self.folder / 'receipts'}, {again}"
 
-    def fail(self, key: str, reason: str, detail: str) -> None:
-        """Record why a unit failed; a later success removes it."""
-        (self.folder / "failures" / f"{key}.json").write_bytes(
-            canonical_json({"key": key, "reason": reason, "detail": detail}) + b"\n"
-        )
+    def fail(self, key: str, reason: str, detail: str, code: str | None) -> None:
+        """Record why a unit failed; a later success removes it. What is a bug has no code."""
+        fields = {"key": key, "reason": reason, "detail": detail, **({} if code is None else {"code": code})}
+        (self.folder / "failures" / f"{key}.json").write_bytes(canonical_json(fields) + b"\n")
 
     def failures(self) -> dict[str, dict[str, Any]]:
         """Recorded failures by unit key."""
@@ -207,11 +208,14 @@ class Ledger:
         """
         plan = self.plan()
         if plan is None:
-            raise IncompleteError(f"{self.stage} has not run here", where=self.out, hint=hint)
+            raise IncompleteError(
+                f"{self.stage} has not run here", code="stage-not-run", where=self.out, hint=hint
+            )
         done = len(self.done_keys())
         if done != plan.units:
             raise IncompleteError(
                 f"{self.stage} has not finished",
+                code="stage-unfinished",
                 where=self.out,
                 found=f"{done} of {counted(plan.units, 'unit')}",
                 hint=hint,
@@ -232,7 +236,7 @@ def _note(location: Location, schema: type[dict[str, Fields]]) -> dict[str, Fiel
     if not data:
         return {}
     return read_json(
-        data, schema, what="not a note of this ledger", where=location,
+        data, schema, what="not a note of this ledger", code="ledger-note-malformed", where=location,
         hint=f"rm {shlex.quote(str(location))}: nothing depends on it",
     )  # fmt: skip
 
@@ -251,7 +255,9 @@ def record_outputs(folder: Location, paths: list[str]) -> tuple[Output, ...]:
     for path in paths:
         location = folder / path
         if not location.exists():
-            raise DamagedError("a chunk is missing right after it was written", where=location)
+            raise DamagedError(
+                "a chunk is missing right after it was written", code="written-file-missing", where=location
+            )
         location.sync()
         data = location.read_bytes()
         outputs.append(Output(path=path, bytes=len(data), sha256=hashlib.sha256(data).hexdigest()))

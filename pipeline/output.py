@@ -66,7 +66,8 @@ def check_output(
     for given, place in named:
         if place is not None and place.is_inside(out):
             raise InputError(
-                "the output folder is or holds an input", where=out, expected="a folder apart from the inputs",
+                "the output folder is or holds an input", code="output-holds-input",
+                where=out, expected="a folder apart from the inputs",
                 found=given, hint=_elsewhere(out, command),
             )  # fmt: skip
     if is_begun(out, command):
@@ -75,7 +76,7 @@ def check_output(
     if names:
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         raise InputError(
-            "the output folder holds something else", where=out, expected=_expected(command),
+            "the output folder holds something else", code="output-holds-other", where=out, expected=_expected(command),
             found=f"{kind_of(out)}: {names[0]}{more}", hint=_elsewhere(out, command),
         )  # fmt: skip
 
@@ -128,7 +129,8 @@ def _check_place(out: Location, command: str) -> None:
     obstacle = out.obstacle()
     if obstacle is not None:
         raise InputError(
-            "no folder can be here", where=obstacle[0], expected="a folder, or nothing", found=obstacle[1],
+            "no folder can be here", code="output-blocked",
+            where=obstacle[0], expected="a folder, or nothing", found=obstacle[1],
             hint=_elsewhere(obstacle[0], command),
         )  # fmt: skip
 

@@ -48,21 +48,31 @@ def read_runfile(location: UserFile) -> RunFile:
         InputError: missing, not YAML, or of another shape; names the place.
     """
     if not location.exists() or location.is_dir():
-        raise InputError("no such run file", where=location, hint=missing_hint(location, "check the path"))
+        raise InputError(
+            "no such run file", code="run-file-missing", where=location, hint=missing_hint(location, "check the path"),
+        )  # fmt: skip
     try:
         content = yaml.safe_load(location.read_bytes())
     except (yaml.YAMLError, ValueError) as error:  # an impossible date is a ValueError
-        raise InputError("not a YAML file", where=f"{location}: {error}") from error
+        raise InputError(
+            "not a YAML file", code="run-file-malformed", where=f"{location}: {error}"
+        ) from error
     except RecursionError as error:
-        raise InputError("not a run file: it is nested too deeply", where=location) from error
+        raise InputError(
+            "not a run file: it is nested too deeply", code="run-file-malformed", where=location
+        ) from error
     example = "stages: [{shard: {corpus: photos, out: shards}}]"
     if not isinstance(content, dict) or not isinstance(content.get("stages"), list) or not content["stages"]:
-        raise InputError("a run file needs a list of stages", where=location, hint=f"for example `{example}`")
+        raise InputError(
+            "a run file needs a list of stages", code="run-file-without-stages", where=location,
+            hint=f"for example `{example}`",
+        )  # fmt: skip
     defaults = {_underscored(k): v for k, v in content.items() if k != "stages"}
     for name in defaults:
         if name not in DEFAULTS:
             raise InputError(
                 "unknown key in a run file",
+                code="run-file-key-unknown",
                 where=f"{location}: {name}",
                 expected=", ".join(("stages", *DEFAULTS)),
                 found=name,
@@ -76,13 +86,17 @@ def _stage(item: Any, where: str) -> StageCall:
     if not isinstance(item, dict) or len(item) != 1:
         raise InputError(
             "a stage is one command with its options",
+            code="run-file-stage-malformed",
             where=where,
             expected="COMMAND: {OPTION: VALUE}",
             found=item,
         )
     ((command, options),) = item.items()
     if not isinstance(options, dict | None):
-        raise InputError("a stage's options are a mapping", where=f"{where} ({command})", found=options)
+        raise InputError(
+            "a stage's options are a mapping", code="run-file-options-malformed", where=f"{where} ({command})",
+            found=options,
+        )  # fmt: skip
     named = {_underscored(k): v for k, v in (options or {}).items()}
     return StageCall(command=str(command), options=named, where=f"{where} ({command})")
 

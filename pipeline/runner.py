@@ -87,7 +87,9 @@ def _run(stage: Stage, out: Location, executor: Executor, *, progress: bool) -> 
     for unit in stage.plan():
         units, rows = units + 1, rows + unit.rows
     if units == 0:
-        raise InputError(f"{stage.name} has nothing to do", where=out, hint="give it a corpus with images")
+        raise InputError(
+            f"{stage.name} has nothing to do", code="nothing-to-do", where=out, hint="give it a corpus with images",
+        )  # fmt: skip
     ledger.begin(
         Plan(stage=stage.name, fingerprint=stage.fingerprint, units=units, rows=rows),
         hint=f"use the options of the first run, or {another_output(out, stage.name)}",
@@ -95,6 +97,7 @@ def _run(stage: Stage, out: Location, executor: Executor, *, progress: bool) -> 
     summary = Summary(stage=stage.name, units=units)
     done = _intact_keys(ledger)
     summary.done_before = len(done)
+    codes: dict[str, str] = {}
     if summary.done_before < units:
         done_rows = sum(unit.rows for unit in stage.plan() if unit.key in done)
         left = (unit for unit in stage.plan() if unit.key not in done)
@@ -104,13 +107,15 @@ def _run(stage: Stage, out: Location, executor: Executor, *, progress: bool) -> 
             board = Board(stage.name, bar, done_rows, counts=progress)
             for outcome in executor.map(stage, ledger, left, board):
                 _count(summary, outcome)
+                if outcome.code is not None:
+                    codes[outcome.key] = outcome.code
                 board.settle(outcome)
     if summary.failed:
-        raise _failure(summary, out)
+        raise _failure(summary, codes, out)
     _count_unusable(summary, ledger)
     if 0 < summary.all_rows == sum(summary.unusable.values()):
         raise InputError(
-            "not one image can be used", where=out, expected="at least one usable image",
+            "not one image can be used", code="images-none-usable", where=out, expected="at least one usable image",
             found=summary.reasons, hint=f"see `teachonce status {typed(out)}`",
         )  # fmt: skip
     return summary
@@ -137,10 +142,11 @@ def _count(summary: Summary, outcome: Outcome) -> None:
     summary.invalid_rows += outcome.invalid_rows
 
 
-def _failure(summary: Summary, out: Location) -> TeachonceError:
+def _failure(summary: Summary, codes: dict[str, str], out: Location) -> TeachonceError:
     key, reason = min(summary.failed.items())
     return UnitsFailed(
         f"{len(summary.failed)} of {counted(summary.units, 'unit')} of {summary.stage} failed, the first is {key}",
+        code=codes.get(key, "unit-failed"),
         where=reason,
         hint=None
         if "Next: " in reason

@@ -96,14 +96,15 @@ class Location:
             return location
         text = str(location)
         if text.startswith("pipe:"):
-            raise InputError("pipe: runs a command from data and is refused", where=text)
+            raise InputError("pipe: runs a command from data and is refused", code="pipe-refused", where=text)
         if is_url(text):
             scheme, _, rest = text.partition("://")
             open_place = opener(scheme)
             if open_place is None:
                 raise InputError(
-                    "only local folders can be used here", where=text, hint="mount or copy it first"
-                )
+                    "only local folders can be used here", code="place-not-local", where=text,
+                    hint="mount or copy it first",
+                )  # fmt: skip
             return Location(*open_place(rest))
         return Location(LOCAL, str(Path(expand_home(text)).absolute()))
 
@@ -159,7 +160,9 @@ class Location:
         """
         path = self.local_path()
         if path is None:
-            raise InputError("only local folders can be used here", where=self, hint="choose a local folder")
+            raise InputError(
+                "only local folders can be used here", code="place-not-local", where=self, hint="choose a local folder",
+            )  # fmt: skip
         return path
 
     def near(self) -> list[str]:

@@ -37,7 +37,10 @@ class UserFile:
             return file
         path = Location.of(file).local_path()
         if path is None:
-            raise InputError("only local folders can be used here", where=file, hint="mount or copy it first")
+            raise InputError(
+                "only local folders can be used here", code="place-not-local", where=file,
+                hint="mount or copy it first",
+            )  # fmt: skip
         return UserFile(path)
 
     def __truediv__(self, name: str) -> UserFile:
@@ -94,7 +97,7 @@ class UserFile:
         """
         kind = kind_of_no_file(self.path.stat().st_mode)
         if kind is not None:
-            raise InputError(f"{kind}, not a file", where=self)
+            raise InputError(f"{kind}, not a file", code="not-a-file", where=self)
 
     def read_file(self) -> bytes:
         """All bytes of this file, which must be one: pipes and devices give bytes for ever, or none and no end.

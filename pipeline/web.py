@@ -69,6 +69,7 @@ def read_url(url: str, *, max_bytes: int = MAX_BYTES) -> bytes:
         return _read_object(url, max_bytes)
     raise InputError(
         "URLs of this kind are not read",
+        code="url-scheme-unknown",
         where=url,
         expected=", ".join((*_WEB, "s3", "gs or az")),
         found=scheme,
@@ -125,12 +126,16 @@ def _read_web(url: str, max_bytes: int) -> bytes:
                 return answer
             target = _parsed(target.join, answer)
     except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, httpx2.LocalProtocolError, ValueError) as error:
-        raise InputError("cannot read", where=url, found=_first_line(error)) from error
+        raise InputError("cannot read", code="url-unreadable", where=url, found=_first_line(error)) from error
     except httpx2.TransportError as error:
         raise _TransientError(_first_line(error)) from error
     except httpx2.DecodingError as error:
-        raise InputError("cannot read", where=url, found=f"a damaged body: {_first_line(error)}") from error
-    raise InputError("cannot read", where=url, found=f"more than {MAX_REDIRECTS} redirects")
+        raise InputError(
+            "cannot read", code="url-unreadable", where=url, found=f"a damaged body: {_first_line(error)}"
+        ) from error
+    raise InputError(
+        "cannot read", code="url-unreadable", where=url, found=f"more than {MAX_REDIRECTS} redirects"
+    )
 
 
 def _parsed(parse: Callable[[str], httpx2.URL], text: str) -> httpx2.URL:
@@ -157,7 +162,7 @@ def _get(target: httpx2.URL, url: str, max_bytes: int) -> bytes | str:
         if response.has_redirect_location:
             return response.headers["location"]
         if not response.is_success:
-            raise InputError("cannot read", where=url, found=_status(response))
+            raise InputError("cannot read", code="url-unreadable", where=url, found=_status(response))
         announced = response.headers.get("content-length", "")
         if announced.isdecimal() and int(announced) > max_bytes:
             raise _too_large(url, f"{int(announced)} bytes", max_bytes)
@@ -192,14 +197,14 @@ def _read_object(url: str, max_bytes: int) -> bytes:
     try:
         store = from_url(base, retry_config=retry_config)
     except Exception as error:  # a ValueError or one of obstore's, by what is wrong with the address
-        raise InputError("cannot read", where=url, found=_first_line(error)) from error
+        raise InputError("cannot read", code="url-unreadable", where=url, found=_first_line(error)) from error
     try:
         found = obstore.get(store, name)
         size = int(found.meta["size"])
         body = bytes(found.bytes()) if size <= max_bytes else b""
     except (FileNotFoundError, PermissionError, exceptions.PermissionDeniedError, exceptions.UnauthenticatedError,
             exceptions.NotFoundError, exceptions.InvalidPathError, exceptions.NotSupportedError) as error:  # fmt: skip
-        raise InputError("cannot read", where=url, found=_first_line(error)) from error
+        raise InputError("cannot read", code="url-unreadable", where=url, found=_first_line(error)) from error
     except (exceptions.BaseError, OSError) as error:
         raise _unreachable(url, error) from error
     if size > max_bytes:
@@ -209,13 +214,15 @@ def _read_object(url: str, max_bytes: int) -> bytes:
 
 def _unreachable(url: str, error: Exception) -> Unreachable:
     return Unreachable(
-        "cannot be read at the moment", where=url, found=_first_line(error),
+        "cannot be read at the moment", code="unreachable-now", where=url, found=_first_line(error),
         hint="check the network and the server, then run the same command again",
     )  # fmt: skip
 
 
 def _too_large(url: str, found: str, max_bytes: int) -> InputError:
-    return InputError("file too large", where=url, expected=f"at most {max_bytes} bytes", found=found)
+    return InputError(
+        "file too large", code="file-too-large", where=url, expected=f"at most {max_bytes} bytes", found=found
+    )
 
 
 def _status(response: httpx2.Response) -> str:

@@ -16,12 +16,13 @@ from .types import RunUnit, Stage, Timer, Unit
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of a unit: done (error is None) or failed with a one-line reason."""
+    """What became of a unit: done (error is None) or failed with a one-line reason, and a code where it is no bug's."""
 
     key: str
     rows: int
     invalid_rows: int = 0
     error: str | None = None
+    code: str | None = None
 
 
 class Worker:
@@ -76,10 +77,10 @@ def failed(ledger: Ledger, unit: Unit, error: Exception) -> Outcome:
     """Record why a unit failed."""
     clear = as_storage_error(error) if isinstance(error, OSError) else error
     if isinstance(clear, TeachonceError):
-        reason = str(clear)
+        reason, code = str(clear), clear.code
     else:
-        reason = f"{type(error).__name__}: {error}"
+        reason, code = f"{type(error).__name__}: {error}", None
     # A full disk cannot take the note either; the outcome still has the reason.
     with contextlib.suppress(OSError, StorageError):
-        ledger.fail(unit.key, reason, "".join(traceback.format_exception(error)))
-    return Outcome(key=unit.key, rows=unit.rows, error=reason)
+        ledger.fail(unit.key, reason, "".join(traceback.format_exception(error)), code)
+    return Outcome(key=unit.key, rows=unit.rows, error=reason, code=code)

@@ -134,7 +134,8 @@ class CacheStage:
         teacher = load_teacher(self.config)
         if teacher.spec.weights_digest != self.teacher.weights_digest:
             raise MismatchError(
-                "this machine has other weights of the teacher", where=self.config.model,
+                "this machine has other weights of the teacher", code="teacher-weights-differ-here",
+                where=self.config.model,
                 expected=f"{self.teacher.weights_digest} (the plan)", found=f"{teacher.spec.weights_digest} (this machine)",
                 hint="give every node the same weights file",
             )  # fmt: skip
@@ -225,7 +226,8 @@ class _Worker:
                 continue
             if reader.key(row) != entries[offset].key:
                 raise DamagedError(
-                    "tar and manifest are out of line", where=f"{stage.shards.location}, row {row}",
+                    "tar and manifest are out of line", code="tar-manifest-out-of-line",
+                    where=f"{stage.shards.location}, row {row}",
                     expected=entries[offset].key, found=reader.key(row),
                 )  # fmt: skip
             batch.append((offset, *ready.result))
@@ -268,7 +270,8 @@ def _timed(first: _Rendered | None, rendered: Iterator[_Rendered], timer: Timer)
 def _refuse_nonfinite(writer: BlockWriter, shard: int) -> None:
     for name, bad in writer.nonfinite.items():
         raise InputError(
-            "the teacher gave NaN or infinity", where=f"{name} of {counted(bad, 'sample')} in shard {shard}",
+            "the teacher gave NaN or infinity", code="teacher-not-finite",
+            where=f"{name} of {counted(bad, 'sample')} in shard {shard}",
             hint="run `teachonce cache` with --precision fp32",
         )  # fmt: skip
 
@@ -383,7 +386,8 @@ def _refuse_unusable(shards: ShardSet) -> None:
         if len(receipt.invalid_rows) < receipt.rows:
             return
     raise InputError(
-        "not one image can be used", where=shards.location, expected="at least one usable image",
+        "not one image can be used", code="images-none-usable",
+        where=shards.location, expected="at least one usable image",
         found=f"{shards.corpus.num_samples} unusable", hint=f"see `teachonce status {typed(shards.location)}`",
     )  # fmt: skip
 
@@ -410,7 +414,8 @@ def _vectors_for(root: Any, store: Location, teacher: TeacherSpec, targets: str)
     origin = origin_model(root, store)
     if origin.weights_digest != teacher.weights_digest:
         raise MismatchError(
-            "the store's class vectors are another teacher's", where=f"{store}: field 'teacher.weights'",
+            "the store's class vectors are another teacher's", code="vectors-other-teacher",
+            where=f"{store}: field 'teacher.weights'",
             expected=f"{teacher.model} {teacher.weights_digest} (this teacher)",
             found=f"{origin.model} {origin.weights_digest} (the class vectors)",
             hint="use that teacher, or another --out",

@@ -49,8 +49,9 @@ def overview(data: str) -> list[DatasetState]:
     root = UserFile.of(data)
     if not root.is_dir():
         raise InputError(
-            "no such folder", where=root, hint="name the folder that holds the data sets' folders"
-        )
+            "no such folder", code="folder-missing", where=root,
+            hint="name the folder that holds the data sets' folders",
+        )  # fmt: skip
     return [_state(Dataset.below(root, name)) for name in LAYOUTS]
 
 

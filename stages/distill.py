@@ -110,7 +110,8 @@ class DistillStage:
         )
         if built.digest != self.identity["student"]["weights"]:
             raise MismatchError(
-                "this machine starts from other weights of the student", where=self.config.model,
+                "this machine starts from other weights of the student", code="student-weights-differ-here",
+                where=self.config.model,
                 expected=f"{self.identity['student']['weights']} (the plan)", found=f"{built.digest} (this machine)",
                 hint="give every node the same weights file and the same version of torch",
             )  # fmt: skip
@@ -175,7 +176,8 @@ class DistillStage:
         expected = self.identity["validation"]
         if validation.digest != expected:
             raise MismatchError(
-                "the validation images changed", where=self.validation, expected=f"{expected} (the plan)",
+                "the validation images changed", code="images-changed",
+                where=self.validation, expected=f"{expected} (the plan)",
                 found=f"{validation.digest} (now)", hint="give every node the same images, or restore them",
             )  # fmt: skip
         return validation
@@ -306,8 +308,9 @@ def plan_distill(
     checking = _validation(validation, settings.validation_by, chosen.vectors, shard_set)
     if training.patience and checking is None:
         raise InputError(
-            "early stopping needs validation images", where="--patience", hint="add --validation IMAGES"
-        )
+            "early stopping needs validation images", code="option-needs-another", where="--patience",
+            hint="add --validation IMAGES",
+        )  # fmt: skip
     cached = Ledger(location, "cache").require_complete(hint="run the same `teachonce cache` command again")
     shared: dict[str, Json] = {
         "recipe": recipe,
@@ -377,7 +380,8 @@ def _refuse_one_class(chosen: TrainingTargets, settings: TrainSettings, where: o
     looks = hasattr(settings, "embedding_loss")
     other = ", or let kd look at embeddings: --embedding-loss cosine" if looks else ""
     raise InputError(
-        "nothing can be learned from one class: the loss is 0", where=f"{where}, class {vectors.names[0]!r}",
+        "nothing can be learned from one class: the loss is 0", code="class-only-one",
+        where=f"{where}, class {vectors.names[0]!r}",
         expected="2 classes or more", found=1,
         hint=f"compute class vectors of more classes into another store and name it with --vectors{other}",
     )  # fmt: skip
@@ -393,7 +397,8 @@ def _validation(
 ) -> Validation | None:
     if images is not None and vectors is None:
         raise InputError(
-            "validation needs class vectors, and this student has none", where=f"--validation {images}",
+            "validation needs class vectors, and this student has none", code="validation-needs-vectors",
+            where=f"--validation {images}",
             hint="learn the teacher's embedding too, from a store with class vectors; or leave it out",
         )  # fmt: skip
     if images is not None and vectors is not None:
@@ -401,7 +406,7 @@ def _validation(
         return Validation.open(images, vectors.names, by=by, base_C=vectors.base_C, kind=kind)
     if by != "top1":
         raise InputError(
-            "a figure to select by needs validation images", where=f"--validation-by {by}",
+            "a figure to select by needs validation images", code="option-needs-another", where=f"--validation-by {by}",
             hint="add --validation IMAGES",
         )  # fmt: skip
     return None

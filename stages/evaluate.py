@@ -104,7 +104,9 @@ def evaluate(
             _count(result, batch, student, teacher, same, compute)
     if not result.usable:
         path, reason = result.unusable[0]
-        raise InputError("none of the images can be used", where=images, found=f"{path}: {reason}")
+        raise InputError(
+            "none of the images can be used", code="images-none-usable", where=images, found=f"{path}: {reason}",
+        )  # fmt: skip
     if same is not None and same.others:
         result.notes.append(same.note())
     return result
@@ -125,8 +127,9 @@ def _survey(result: Evaluation, image_set: ImageSet, images: str) -> NDArray[np.
     result.left_out = image_set.left_out
     if not result.found:
         raise InputError(
-            "no images here", where=images, hint="give a folder of class folders, a tar, a list or shards"
-        )
+            "no images here", code="images-missing", where=images,
+            hint="give a folder of class folders, a tar, a list or shards",
+        )  # fmt: skip
     matcher = ClassMatcher(result.class_names)
     result.matches = {label: matcher.match(label) for label in result.labels}
     return np.frombuffer(bytes(keys), f"S{KEY_LENGTH}")
@@ -138,7 +141,7 @@ def _refuse_nothing_to_measure(result: Evaluation, images: str) -> None:
     some = ", ".join(repr(label) for label in sorted(result.labels)[:3])
     some = some or no_labels_text(result.no_labels.to_json()) or "no labels"
     raise InputError(
-        "no label is the name of a class, so there is nothing to measure", where=images,
+        "no label is the name of a class, so there is nothing to measure", code="labels-without-class", where=images,
         expected=f"names like {result.class_names[0]!r}", found=some,
         hint="name the folders as the classes are named, or compare with the teacher by --store",
     )  # fmt: skip
@@ -151,8 +154,9 @@ def _jobs(
     for index, picture in enumerate(image_set.pictures()):
         if index >= len(keys_N) or keys_N[index] != picture.key.encode("ascii"):
             raise InputError(
-                "the images changed while they were measured", where=picture.path, hint="run it again"
-            )
+                "the images changed while they were measured", code="images-changed-meanwhile", where=picture.path,
+                hint="run it again",
+            )  # fmt: skip
         match = result.matches.get(picture.label) if picture.label is not None else None
         row = -1 if same is None else int(same.rows_N[index])
         box = teacher.box(row) if teacher is not None and row >= 0 else CENTER

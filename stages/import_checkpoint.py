@@ -139,9 +139,13 @@ def _check_options(kind: str, settings: ImportSettings, where: str) -> None:
     if lacking:
         raise InputError(
             f"a {kind} needs {' and '.join(lacking)}",
+            code="import-option-missing",
             where=where,
             hint="teachonce import --help says what for",
         )
     useless = [option for (of, option), is_given in given.items() if of != kind and is_given]
     if useless:
-        raise InputError(f"a {kind} has no use for {', '.join(useless)}", where=where, hint="leave it out")
+        raise InputError(
+            f"a {kind} has no use for {', '.join(useless)}", code="import-option-useless", where=where,
+            hint="leave it out",
+        )  # fmt: skip

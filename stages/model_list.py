@@ -48,7 +48,7 @@ def list_models(text: str | None, *, role: str | None) -> list[ListedModel]:
         full = {model.name.removeprefix(TIMM_PREFIX): model.name for model in reversed(fitting)}
         near = [full[name] for name in near_names(text or "", list(full))]
         raise InputError(
-            "no model has such a name", where=text,
+            "no model has such a name", code="model-unknown", where=text,
             hint=f"did you mean {', '.join(near)}?" if near else "`teachonce models` lists them all",
         )  # fmt: skip
     measured = len(found) <= MEASURED_AT_MOST

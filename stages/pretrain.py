@@ -122,7 +122,8 @@ class PretrainStage:
         backbone = OpenClipTeacher.load(self.config)
         if backbone.spec.weights_digest != self.teacher.weights_digest:
             raise MismatchError(
-                "this machine has other weights of the teacher", where=self.config.model,
+                "this machine has other weights of the teacher", code="teacher-weights-differ-here",
+                where=self.config.model,
                 expected=f"{self.teacher.weights_digest} (the plan)", found=f"{backbone.spec.weights_digest} (this machine)",
                 hint="give every node the same weights file",
             )  # fmt: skip
@@ -132,7 +133,8 @@ class PretrainStage:
         digest = shots.check()
         if digest != self.shots_digest:
             raise MismatchError(
-                "the images changed", where=self.images, expected=f"{self.shots_digest} (the plan)", found=f"{digest} (now)",
+                "the images changed", code="images-changed",
+                where=self.images, expected=f"{self.shots_digest} (the plan)", found=f"{digest} (now)",
                 hint="give every node the same images, or restore them",
             )  # fmt: skip
 
@@ -227,7 +229,8 @@ def draw_shots(
     labelled = LabelledImages.open(images, names, what="training")
     for label, reason in labelled.unknown.items():
         raise InputError(
-            "a label of the images is not in the class list", where=f"{images}: {label!r}", found=reason,
+            "a label of the images is not in the class list", code="label-unknown",
+            where=f"{images}: {label!r}", found=reason,
             hint="add it to --classes, or take its images out",
         )  # fmt: skip
     places_N = _places(labelled)
@@ -300,7 +303,8 @@ def plan_pretrain(
     base_C = np.ones(len(names), np.bool_) if base is None else base_classes(base, names)
     if base_C.sum() < 2:
         raise InputError(
-            "nothing can be learned from one class: the loss is 0", where=f"class {names[int(base_C.argmax())]!r}",
+            "nothing can be learned from one class: the loss is 0", code="class-only-one",
+            where=f"class {names[int(base_C.argmax())]!r}",
             expected="2 base classes or more", found=1,
             hint="name more of them with --base-classes" if base is not None else "give more classes",
         )  # fmt: skip
@@ -311,7 +315,7 @@ def plan_pretrain(
     drawn = draw_shots(images, names, base_C, shots, seed, backbone.spec, spec)
     if settings.batch_size > len(drawn.pictures):
         raise InputError(
-            "a batch is larger than all shots together", where="--batch-size",
+            "a batch is larger than all shots together", code="batch-too-large", where="--batch-size",
             expected=f"at most {len(drawn.pictures)}", found=settings.batch_size,
         )  # fmt: skip
     shape = settings.shape(count_blocks(backbone.model.visual), count_text_blocks(backbone.model))

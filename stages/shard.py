@@ -125,7 +125,7 @@ class ShardStage:
             data = b""
         if len(data) != entry.size or content_digest(data) != entry.digest:
             raise InputError(
-                "a file has changed since the manifest was frozen", where=entry.path,
+                "a file has changed since the manifest was frozen", code="file-changed", where=entry.path,
                 expected=f"{entry.size} bytes with digest {entry.digest}", found=f"{len(data)} bytes, {content_digest(data)}",
                 hint="put the file back, or shard the changed corpus to another --out",
             )  # fmt: skip
@@ -175,8 +175,9 @@ def plan_shard(
     location = Location.of(out)
     if settings.resize is not None and kind.reducer() is None:
         raise InputError(
-            f"samples of kind '{kind.name}' cannot be reduced", where="--resize", hint="leave it out"
-        )
+            f"samples of kind '{kind.name}' cannot be reduced", code="sample-kind-not-resizable", where="--resize",
+            hint="leave it out",
+        )  # fmt: skip
     check_output(location, ShardStage.name, inputs=corpus)
     sources = open_sources(corpus, kind=kind, max_bytes=settings.max_bytes)
     claim_output(location, ShardStage.name)

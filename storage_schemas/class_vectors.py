@@ -113,7 +113,8 @@ class ClassVectors:
             or any(o != (count,) for o in others)
         ):
             raise DamagedError(
-                "class names and class vectors do not belong together", where=where, expected=f"({count}, channels)",
+                "class names and class vectors do not belong together", code="vectors-do-not-fit-names",
+                where=where, expected=f"({count}, channels)",
                 found=", ".join(map(str, (shape, *others))), hint="copy or write them again",
             )  # fmt: skip
 
@@ -181,7 +182,7 @@ def read_class_vectors(group: zarr.Group, where: object) -> ClassVectors:
         IncompleteError: the store has none yet.
         DamagedError: they cannot be read, or their digest is not the recorded one.
     """
-    with readable(_UNREADABLE, where=where, hint=_AGAIN):
+    with readable(_UNREADABLE, code="vectors-damaged", where=where, hint=_AGAIN):
         array, about = _described(group, where)
         vectors = ClassVectors(
             names=tuple(str(name) for name in group["class_names"][:]),  # type: ignore[index,union-attr]
@@ -195,6 +196,7 @@ def read_class_vectors(group: zarr.Group, where: object) -> ClassVectors:
     if found != about.digest:
         raise DamagedError(
             "class vectors changed since they were written",
+            code="vectors-changed",
             where=where,
             expected=about.digest,
             found=found,
@@ -210,7 +212,7 @@ def read_origin(group: zarr.Group, where: object) -> Json:
     Raises:
         IncompleteError, DamagedError: as `read_class_vectors`.
     """
-    with readable(_UNREADABLE, where=where, hint=_AGAIN):
+    with readable(_UNREADABLE, code="vectors-damaged", where=where, hint=_AGAIN):
         return _described(group, where)[1].origin
 
 
@@ -220,7 +222,14 @@ def origin_model(group: zarr.Group, where: object) -> OriginModel:
     Raises:
         IncompleteError, DamagedError: as `read_class_vectors`; or no teacher is recorded.
     """
-    origin = as_schema(read_origin(group, where), _Origin, what=_NO_TEACHER, where=where, hint=_AGAIN)
+    origin = as_schema(
+        read_origin(group, where),
+        _Origin,
+        what=_NO_TEACHER,
+        code="vectors-teacher-unknown",
+        where=where,
+        hint=_AGAIN,
+    )
     return origin.teacher
 
 
@@ -250,10 +259,16 @@ def _described(group: zarr.Group, where: object) -> tuple[Any, _Attributes]:
     if "class_vectors" not in group or "class_names" not in group:
         raise IncompleteError(
             "the store has no class vectors",
+            code="vectors-missing",
             where=where,
             hint=f"teachonce vectors --teacher … --out {typed(where)}",
         )
     array: Any = group["class_vectors"]
     return array, as_schema(
-        array.attrs.asdict(), _Attributes, what="not class vectors", where=where, hint=_AGAIN
+        array.attrs.asdict(),
+        _Attributes,
+        what="not class vectors",
+        code="vectors-malformed",
+        where=where,
+        hint=_AGAIN,
     )

@@ -1,5 +1,8 @@
 """The errors a user can meet. Each is one clear line; anything else that escapes is a bug and shows a traceback.
 
+Each has a code, such as `corpus-missing`: it says what has happened, and stays when the words are changed. What has
+happened in several places has one code. docs/errors.md lists them all.
+
 TeachonceError
 ├── InputError            what the user gave cannot be used (missing, empty, malformed)
 ├── MismatchError         two things that must belong together do not (fingerprints, class lists, corpora)
@@ -19,6 +22,7 @@ from typing import Any
 
 from .plain_text import printable
 
+_FIELDS = ("code", "where", "expected", "found", "hint")
 _LINE_BREAKS = re.compile(r"[ \t]*[\t\r\n\f\v][\s]*")
 
 
@@ -27,24 +31,28 @@ class TeachonceError(Exception):
 
     Args:
         what: what is wrong, in a few words.
+        code: the same for programs and for searching: short words with hyphens between them, one meaning each.
         where: the file, store, field or option that it concerns.
         expected: what was expected there.
         found: what was found there.
         hint: what to type or do next.
 
     `str(error)` is one line: ``what: where: expected E, found F. Next: hint``. Control characters in it are escaped.
+    `error.line` holds the code too, `error.fields` all but the words of `what`.
     """
 
     def __init__(
         self,
         what: str,
         *,
+        code: str,
         where: object = None,
         expected: object = None,
         found: object = None,
         hint: str | None = None,
     ) -> None:
         self.what = what
+        self.code = code
         self.where = where
         self.expected = expected
         self.found = found
@@ -63,16 +71,39 @@ class TeachonceError(Exception):
             line += f". Next: {self.hint}"
         return printable(_LINE_BREAKS.sub(" ", line).strip())  # blanks stay: they may be a path's
 
+    @property
+    def fields(self) -> dict[str, str]:
+        """The code, and `where`, `expected`, `found` and `hint` where they were given, as text: for programs."""
+        given = {name: self.__dict__[name] for name in _FIELDS}
+        return {name: str(value) for name, value in given.items() if value is not None}
+
+    @property
+    def line(self) -> str:
+        """What people are shown: the sentence with its code before the hint, which can be pasted from the line's end."""
+        return with_code(str(self), self.code)
+
     def __reduce__(self) -> tuple[Any, ...]:
         # Keyword-only arguments are lost by the default; errors cross process borders (Ray, loader workers).
-        fields = {k: self.__dict__[k] for k in ("where", "expected", "found", "hint")}
+        fields = {k: self.__dict__[k] for k in _FIELDS}
         return _rebuild, (type(self), self.what, fields)
+
+
+def with_code(sentence: str, code: str) -> str:
+    """A sentence of an error with the code in it: ``what: where [code]. Next: hint``."""
+    facts, mark, hint = sentence.partition(". Next: ")
+    return f"{facts} [{code}]{mark}{hint}"
 
 
 def _rebuild(cls: type[TeachonceError], what: str, fields: dict[str, Any]) -> TeachonceError:
     error = cls.__new__(cls)
     TeachonceError.__init__(error, what, **fields)
     return error
+
+
+#: Of an error that torch's loader made anew from its text alone, as it does with those of its processes. Nowhere else is a
+#: code left out: for whoever checks types, it is required.
+LOST_CODE = "worker-failed"
+TeachonceError.__init__.__kwdefaults__["code"] = LOST_CODE  # type: ignore[index]
 
 
 class InputError(TeachonceError):
@@ -110,8 +141,8 @@ class MissingDependency(TeachonceError):
     """An optional package is needed: `what` names the purpose, `install` the command that brings it."""
 
     def __init__(self, what: str, install: str) -> None:
-        super().__init__(what, hint=install)
+        super().__init__(what, code="package-missing", hint=install)
 
 
 class UnitsFailed(TeachonceError):
-    """Some units of work failed; every other unit is done and kept."""
+    """Some units of work failed; every other unit is done and kept. The code is that of the first one's error."""

@@ -69,13 +69,20 @@ class Fingerprint:
         ]  # fmt: skip
 
     def check(
-        self, found: Mapping[str, Json], *, what: str, where: object, hint: str, whose: tuple[str, str]
+        self,
+        found: Mapping[str, Json],
+        *,
+        what: str,
+        code: str,
+        where: object,
+        hint: str,
+        whose: tuple[str, str],
     ) -> None:
         """Refuse `found` unless all of its fields equal these.
 
         Args:
             found: the other fields.
-            what, where, hint: of the error.
+            what, code, where, hint: of the error.
             whose: what these fields are of, and what the others are of, as in ("this command", "the folder").
 
         Raises:
@@ -86,6 +93,6 @@ class Fingerprint:
             name, expected, other = differences[0]
             more = f" (and {counted(len(differences) - 1, 'more field')})" if len(differences) > 1 else ""
             raise MismatchError(
-                what, where=f"{where}: field '{name}'{more}", expected=f"{expected} ({whose[0]})", found=f"{other} ({whose[1]})",
+                what, code=code, where=f"{where}: field '{name}'{more}", expected=f"{expected} ({whose[0]})", found=f"{other} ({whose[1]})",
                 hint=hint,
             )  # fmt: skip

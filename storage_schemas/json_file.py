@@ -26,13 +26,13 @@ Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 53)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 
 
-def read_json(data: bytes, schema: type[Schema], *, what: str, where: object, hint: str) -> Schema:
+def read_json(data: bytes, schema: type[Schema], *, what: str, code: str, where: object, hint: str) -> Schema:
     """Bytes of JSON as an object of `schema`. Fields that it does not have are ignored.
 
     Args:
         data: the bytes.
         schema: a dataclass, or a type of JSON such as `dict[str, Any]`.
-        what, where, hint: of the error.
+        what, code, where, hint: of the error.
 
     Raises:
         DamagedError: not JSON, nested too deeply, or of other types; `found` names the place.
@@ -40,10 +40,10 @@ def read_json(data: bytes, schema: type[Schema], *, what: str, where: object, hi
     try:
         return msgspec.json.decode(data, type=schema)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        raise DamagedError(what, where=where, found=_brief(error), hint=hint) from error
+        raise DamagedError(what, code=code, where=where, found=_brief(error), hint=hint) from error
 
 
-def as_schema(value: Json, schema: type[Schema], *, what: str, where: object, hint: str) -> Schema:
+def as_schema(value: Json, schema: type[Schema], *, what: str, code: str, where: object, hint: str) -> Schema:
     """The same for JSON that is parsed already.
 
     Raises:
@@ -52,7 +52,7 @@ def as_schema(value: Json, schema: type[Schema], *, what: str, where: object, hi
     try:
         return msgspec.convert(value, schema)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise DamagedError(what, where=where, found=_brief(error), hint=hint) from error
+        raise DamagedError(what, code=code, where=where, found=_brief(error), hint=hint) from error
 
 
 def seal(fields: Mapping[str, Json]) -> dict[str, Json]:
@@ -70,6 +70,7 @@ def unseal(fields: Mapping[str, Json], *, where: object, hint: str) -> dict[str,
     if SEAL in fields and fields[SEAL] != (found := digest_json(rest)):
         raise DamagedError(
             "a description that changed since it was written",
+            code="description-changed",
             where=f"{where}: field '{SEAL}'",
             expected=fields[SEAL],
             found=found,
@@ -78,14 +79,18 @@ def unseal(fields: Mapping[str, Json], *, where: object, hint: str) -> dict[str,
     return rest
 
 
-def read_sealed(data: bytes, schema: type[Schema], *, what: str, where: object, hint: str) -> Schema:
+def read_sealed(
+    data: bytes, schema: type[Schema], *, what: str, code: str, where: object, hint: str
+) -> Schema:
     """A sealed JSON object, by its schema.
 
     Raises:
         DamagedError: no such object, or one that changed since it was sealed.
     """
-    fields = read_json(data, dict[str, Any], what=what, where=where, hint=hint)
-    return as_schema(unseal(fields, where=where, hint=hint), schema, what=what, where=where, hint=hint)
+    fields = read_json(data, dict[str, Any], what=what, code=code, where=where, hint=hint)
+    return as_schema(
+        unseal(fields, where=where, hint=hint), schema, what=what, code=code, where=where, hint=hint
+    )
 
 
 def _brief(error: Exception) -> str:

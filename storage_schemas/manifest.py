@@ -122,7 +122,7 @@ class Corpus:
             MismatchError: written by another schema version.
         """
         about: dict[str, Any] = {
-            "what": "not a corpus file", "where": where,
+            "what": "not a corpus file", "code": "corpus-file-malformed", "where": where,
             "hint": "restore it from a copy, or run `teachonce shard` with another --out",
         }  # fmt: skip
         fields = read_json(data, dict[str, Any], **about)
@@ -184,6 +184,7 @@ def footer_digest(file: IO[bytes], where: object) -> str:
 def _damaged(where: object, found: object) -> DamagedError:
     return DamagedError(
         "the manifest is damaged",
+        code="manifest-damaged",
         where=where,
         found=" ".join(str(found).split()),
         hint="restore it from a copy",

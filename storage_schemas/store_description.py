@@ -186,7 +186,7 @@ class StoreDescription:
             DamagedError: it has none.
         """
         return as_schema(
-            dict(self.fingerprint), DecidedBy, what="not a fingerprint of targets", where="the store's attribute `cache`",
+            dict(self.fingerprint), DecidedBy, what="not a fingerprint of targets", code="store-description-malformed", where="the store's attribute `cache`",
             hint=_RESTORE,
         )  # fmt: skip
 
@@ -211,6 +211,7 @@ class StoreDescription:
         if found is None:
             raise IncompleteError(
                 "the store holds no targets yet",
+                code="store-without-targets",
                 where=where,
                 hint=f"teachonce cache SHARDS --teacher … --out {typed(where)}",
             )
@@ -234,7 +235,7 @@ class StoreDescription:
             MismatchError: names the field.
         """
         planned.check(
-            self.fingerprint, what="the arrays of this store were made for another run than its ledger's",
+            self.fingerprint, what="the arrays of this store were made for another run than its ledger's", code="store-other-run",
             where=f"{where}/zarr.json", hint=_RESTORE, whose=("the ledger", "the arrays"),
         )  # fmt: skip
 
@@ -243,13 +244,15 @@ _RESTORE = "restore zarr.json from a copy, or run `teachonce cache` with another
 
 
 def _about(where: str) -> dict[str, Any]:
-    return {"what": "not a description of targets", "where": where, "hint": _RESTORE}
+    return {
+        "what": "not a description of targets", "code": "store-description-malformed", "where": where, "hint": _RESTORE
+    }  # fmt: skip
 
 
 def lost_description(where: object) -> DamagedError:
     """For a store that has a ledger of targets, but nothing that describes them."""
     return DamagedError(
-        "the store has lost what describes its targets", where=f"{where}/zarr.json",
+        "the store has lost what describes its targets", code="store-description-lost", where=f"{where}/zarr.json",
         expected=f"the attribute `{ATTRIBUTE}`, as in its ledger", found="none", hint=_RESTORE,
     )  # fmt: skip
 

@@ -65,7 +65,12 @@ def open_root(store: str | Store, *, mode: Literal["r", "a"] = "r", where: objec
         MismatchError: `mode='a'` on a Zarr group that teachonce did not make.
     """
     where = store if where is None else where
-    with readable("the store's zarr.json cannot be read", where=where, hint="restore zarr.json from a copy"):
+    with readable(
+        "the store's zarr.json cannot be read",
+        code="store-root-malformed",
+        where=where,
+        hint="restore zarr.json from a copy",
+    ):
         root = zarr.open_group(store, mode=mode, zarr_format=3)
     if mode == "r":
         return root
@@ -76,7 +81,8 @@ def open_root(store: str | Store, *, mode: Literal["r", "a"] = "r", where: objec
             foreign = sorted({*root.attrs.asdict(), *root.array_keys(), *root.group_keys()} - {"ledger"})
         if foreign:
             raise MismatchError(
-                "a Zarr group that is not teachonce's", where=where, expected="a new store, or one of teachonce's",
+                "a Zarr group that is not teachonce's", code="store-other-group",
+                where=where, expected="a new store, or one of teachonce's",
                 found=f"'{foreign[0]}' in it", hint="give another --out",
             )  # fmt: skip
         # Zarr's listing warns of folders that are no nodes; the ledger of receipts is one, so make it a group.
@@ -95,7 +101,8 @@ def check_version(root: zarr.Group, where: object) -> None:
     found: Any = root.attrs.asdict().get("teachonce")
     if not isinstance(found, dict) or found.get("kind") != TARGET_STORE.kind:
         raise MismatchError(
-            "not a target store", where=where, expected=f"the attribute `teachonce` of kind '{TARGET_STORE.kind}'",
+            "not a target store", code="store-other-kind",
+            where=where, expected=f"the attribute `teachonce` of kind '{TARGET_STORE.kind}'",
             found=found, hint=hint,
         )  # fmt: skip
     TARGET_STORE.check(found.get("schema_version"), where=f"{where}/zarr.json", hint=hint)
@@ -188,7 +195,9 @@ def all_arrays(root: zarr.Group, where: object) -> list[tuple[str, Any]]:
     """
     hint = "restore the zarr.json of each array from a copy"
     with (
-        readable("the metadata of an array cannot be read", where=where, hint=hint),
+        readable(
+            "the metadata of an array cannot be read", code="store-array-malformed", where=where, hint=hint
+        ),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
@@ -203,13 +212,16 @@ def check_arrays(root: zarr.Group, spec: StoreSpec, where: object) -> None:
     """
     for array in _row_arrays(spec):
         file, hint = f"{where}/{array.name}/zarr.json", "restore it from a copy"
-        with readable("an array of the store cannot be opened", where=file, hint=hint):
+        with readable(
+            "an array of the store cannot be opened", code="store-array-malformed", where=file, hint=hint
+        ):
             found: Any = root[array.name]
             kind = f"shape {found.shape}, chunks {found.chunks}, {found.dtype}"
         expected = f"shape {array.shape}, chunks {array.chunks}, {np.dtype(array.dtype)}"
         if kind != expected:
             raise DamagedError(
                 "an array of the store is not as its description has it",
+                code="store-array-malformed",
                 where=file,
                 expected=expected,
                 found=kind,
@@ -326,7 +338,7 @@ class BlockWriter:
             and np.isfinite(values[np.isinf(stored)]).any()
         ):
             raise InputError(
-                "numbers that fp16 has no room for", where=f"{target.name} in shard {self.shard}",
+                "numbers that fp16 has no room for", code="fp16-overflow", where=f"{target.name} in shard {self.shard}",
                 expected=f"at most {np.finfo(np.float16).max:g}", found=f"{np.nanmax(np.abs(values)):g}",
                 hint="cache into a new store with --encoding fp32",
             )  # fmt: skip
@@ -421,7 +433,7 @@ def read_rows(
     """
     rows = spec.rows(shard)
     names = "keys, valid, view_params or view_colors" if spec.colors else "keys, valid or view_params"
-    with readable(_DAMAGED, where=f"{names}, shard {shard}", hint=_AGAIN):
+    with readable(_DAMAGED, code="chunk-damaged", where=f"{names}, shard {shard}", hint=_AGAIN):
         keys = np.ascontiguousarray(root["keys"][rows]).view(f"S{KEY_LENGTH}")[:, 0]  # type: ignore[index]
         valid, params = np.asarray(root["valid"][rows]), np.asarray(root["view_params"][rows, view])  # type: ignore[index]
         colors = np.asarray(root["view_colors"][rows, view]) if spec.colors else None  # type: ignore[index]
@@ -442,7 +454,7 @@ def read_target(
     all_rows = spec.rows(shard)
     first, stop, _ = part.indices(all_rows.stop - all_rows.start)
     rows = slice(all_rows.start + first, all_rows.start + stop)
-    with readable(_DAMAGED, where=f"{name}, shard {shard}, view {view}", hint=_AGAIN):
+    with readable(_DAMAGED, code="chunk-damaged", where=f"{name}, shard {shard}, view {view}", hint=_AGAIN):
         stored = np.asarray(root[name][rows, view])  # type: ignore[index]
         if name == "logits" and spec.encoding.separate_max:
             return decode_logits(stored, np.asarray(root[LOGITS_MAX][rows, view]))  # type: ignore[index]

@@ -14,7 +14,7 @@ _ERRORS = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeErr
 
 
 @contextlib.contextmanager
-def readable(what: str, *, where: object, hint: str) -> Iterator[None]:
+def readable(what: str, *, code: str, where: object, hint: str) -> Iterator[None]:
     """Inside, arrays and groups are read.
 
     Raises:
@@ -25,4 +25,4 @@ def readable(what: str, *, where: object, hint: str) -> Iterator[None]:
             yield
     except _ERRORS as error:
         found = " ".join(str(error).split()) or type(error).__name__
-        raise DamagedError(what, where=where, found=found, hint=hint) from error
+        raise DamagedError(what, code=code, where=where, found=found, hint=hint) from error

@@ -68,7 +68,7 @@ def test_a_full_disk_keeps_what_is_done_and_a_read_only_one_starts_nothing(corpu
     small_disk("ro")
     code, lines = teachonce("shard", corpus, "--out", out.parent / "other", "--executor", "serial")
     assert (code, lines[-1]) == (
-        1, f"Error: the file system is read-only: {out.parent / 'other'}. Next: choose another --out",
+        1, f"Error: the file system is read-only: {out.parent / 'other'} [file-system-read-only]. Next: choose another --out",
     )  # fmt: skip
 
 
@@ -98,16 +98,16 @@ def test_ctrl_c_is_one_line_and_the_same_command_resumes(corpus, python, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (("shard", "/nowhere", "--out", "{out}"), "Error: no such corpus: /nowhere. Next: check the path"),
-        (("shard", "pipe:ls", "--out", "{out}"), "Error: pipe: runs a command from data and is refused: pipe:ls"),
+        (("shard", "/nowhere", "--out", "{out}"), "Error: no such corpus: /nowhere [corpus-missing]. Next: check the path"),
+        (("shard", "pipe:ls", "--out", "{out}"), "Error: pipe: runs a command from data and is refused: pipe:ls [pipe-refused]"),
         (("cache", "/nowhere", "--teacher", "timm:test_vit", "--teacher-pretrained", "random", "--out", "{out}"),
-         "Error: no shards here: /nowhere: expected a folder of shards, found nothing. Next: teachonce shard CORPUS --out /nowhere"),
+         "Error: no shards here: /nowhere: expected a folder of shards, found nothing [shards-missing]. Next: teachonce shard CORPUS --out /nowhere"),
         (("cache", "/nowhere", "--teacher", "x", "--out", "{out}", "--views", "many"),
-         "Error: impossible number of views: --views: expected a number or `center`, found many"),
+         "Error: impossible number of views: --views: expected a number or `center`, found many [setting-impossible]"),
         (("vectors", "--teacher", "x", "--classes", "/nowhere", "--out", "{out}"),
-         "Error: no such class list: /nowhere. Next: one name a line, a JSON list, `imagenet`, `coop:NAME=DATA`, or a folder of shards"),
+         "Error: no such class list: /nowhere [class-list-missing]. Next: one name a line, a JSON list, `imagenet`, `coop:NAME=DATA`, or a folder of shards"),
         (("shard", "/nowhere", "--out", "{out}", "--executor", "serial", "--workers", "2"),
-         "Error: no such corpus: /nowhere. Next: check the path"),
+         "Error: no such corpus: /nowhere [corpus-missing]. Next: check the path"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line_and_leave_nothing(arguments, line, tmp_path):
@@ -123,7 +123,7 @@ def test_a_deleted_working_folder_is_one_line(tmp_path, monkeypatch):
     gone.rmdir()
     for words in (("status", tmp_path), ("models", "vit"), ("shard", tmp_path, "--out", tmp_path / "out")):
         assert teachonce(*words) == (
-            1, ["Error: the working folder has been deleted. Next: cd to one that is there"],
+            1, ["Error: the working folder has been deleted [working-folder-deleted]. Next: cd to one that is there"],
         )  # fmt: skip
 
 
@@ -145,7 +145,7 @@ def test_an_input_that_may_not_be_read_is_not_answered_by_another_output(corpus,
         finally:
             os.seteuid(0)
         assert (code, lines) == (
-            1, [f"Error: no permission to read: {Path(folder) / what}. Next: ask its owner, or: chmod u+rX {Path(folder) / what}"],
+            1, [f"Error: no permission to read: {Path(folder) / what} [read-permission-denied]. Next: ask its owner, or: chmod u+rX {Path(folder) / what}"],
         )  # fmt: skip
 
 

@@ -132,20 +132,20 @@ def failing(error: Callable[[], BaseException]) -> click.Group:
     ("error", "line"),
     [
         (
-            InputError("no images", where="photos", hint="give a folder"),
-            "Error: no images: photos. Next: give a folder\n",
+            InputError("no images", code="images-missing", where="photos", hint="give a folder"),
+            "Error: no images: photos [images-missing]. Next: give a folder\n",
         ),
         (
-            MismatchError("another teacher", where="'name'", expected="A", found="B"),
-            "Error: another teacher: 'name': expected A, found B\n",
+            MismatchError("another teacher", code="another-teacher", where="'name'", expected="A", found="B"),
+            "Error: another teacher: 'name': expected A, found B [another-teacher]\n",
         ),
         (
-            IncompleteError("shard has not\nfinished", where="x", found="1 of 2 units"),
-            "Error: shard has not finished: x: found 1 of 2 units\n",
+            IncompleteError("shard has not\nfinished", code="stage-unfinished", where="x", found="1 of 2 units"),
+            "Error: shard has not finished: x: found 1 of 2 units [stage-unfinished]\n",
         ),
         (
             OSError(errno.ENOSPC, "No space left on device", "x.tar"),
-            "Error: the disk is full: x.tar. "
+            "Error: the disk is full: x.tar [disk-full]. "
             "Next: free some space, then run the same command again; finished work is kept\n",
         ),
     ],

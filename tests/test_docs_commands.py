@@ -25,8 +25,8 @@ from teachonce.cli import main
 
 CHECKOUT = Path(__file__).parents[1]
 
-#: docs/cli.md is written by docs/make_cli_reference.py from the commands themselves.
-PAGES = ("README.md", "CONTRIBUTING.md", *sorted(f"docs/{p.name}" for p in (CHECKOUT / "docs").glob("*.md") if p.name != "cli.md"))  # fmt: skip
+#: docs/cli.md and docs/errors.md are written from the sources.
+PAGES = ("README.md", "CONTRIBUTING.md", *sorted(f"docs/{p.name}" for p in (CHECKOUT / "docs").glob("*.md") if p.name not in ("cli.md", "errors.md")))  # fmt: skip
 
 #: What a block may say it is. `text` is output and layouts; nothing in it is to be typed.
 LANGUAGES = ("sh", "python", "yaml", "text")

@@ -97,4 +97,6 @@ def test_homes_in_programs_lists_and_run_files(tmp_path, monkeypatch):
     (tmp_path / "run.yaml").write_text("stages: [{status: {path: ~/photos}}]")
     code, line = last_line("run", str(tmp_path / "run.yaml"))
     assert code == 1
-    assert line.startswith(f"Error: no stage of teachonce has started here: {tmp_path}/photos.")
+    assert line.startswith(
+        f"Error: no stage of teachonce has started here: {tmp_path}/photos [nothing-started]."
+    )

@@ -31,7 +31,12 @@ def run(*words: object) -> tuple[int, str]:
 
 def test_an_error_is_one_line_of_plain_text() -> None:
     error = InputError(
-        "no such " + EVIL, where=EVIL, expected=EVIL, found="a\nb\tc" + EVIL, hint="ls " + EVIL
+        "no such " + EVIL,
+        code="no-such-evil",
+        where=EVIL,
+        expected=EVIL,
+        found="a\nb\tc" + EVIL,
+        hint="ls " + EVIL,
     )
     assert controls(str(error)) == []
     assert "\n" not in str(error)

@@ -65,7 +65,7 @@ class TrialBook:
         folder.mkdir(parents=True, exist_ok=True)
         if note.exists():
             Fingerprint(fields=settings).check(
-                json.loads(note.read_bytes()), what="trials with other settings", where=note,
+                json.loads(note.read_bytes()), what="trials with other settings", code="output-other-settings", where=note,
                 hint="use the options of the first run, or another --out", whose=("this command", "the folder"),
             )  # fmt: skip
         else:

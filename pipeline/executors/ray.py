@@ -82,7 +82,8 @@ def connect(address: str | None) -> None:
         if address == "auto":
             raise _no_cluster(address) from error
         raise InputError(
-            "the Ray cluster does not take this command in", where=address, found=last_lines() or error,
+            "the Ray cluster does not take this command in", code="ray-cluster-refuses",
+            where=address, found=last_lines() or error,
             hint=f"give it Ray {ray.__version__} as here; where it asks for a token: export RAY_AUTH_MODE=token",
         ) from error  # fmt: skip
 
@@ -90,6 +91,7 @@ def connect(address: str | None) -> None:
 def _no_cluster(address: str) -> InputError:
     return InputError(
         "no Ray cluster answers",
+        code="ray-cluster-missing",
         where=address,
         hint="start one with `ray start --head`, or leave out --ray-address",
     )
@@ -223,22 +225,24 @@ def _outcome(ray: Any, reference: Any, ledger: Ledger, unit: Unit, head: RayHead
         cause = error.cause if isinstance(error.cause, Exception) else error
         if isinstance(cause, TeachonceError) and not isinstance(cause, StorageError):
             raise cause from error  # opening the stage failed: so will every other worker
-        reason = f"{type(cause).__name__}: {cause}"
+        reason, code = f"{type(cause).__name__}: {cause}", None
     except ray.exceptions.RayError as error:
         head.check()
-        cause, reason = error, str(_death(error))
-    ledger.fail(unit.key, reason, str(cause))
-    return Outcome(key=unit.key, rows=unit.rows, error=reason)
+        death = _death(error)
+        cause, reason, code = error, str(death), death.code
+    ledger.fail(unit.key, reason, str(cause), code)
+    return Outcome(key=unit.key, rows=unit.rows, error=reason, code=code)
 
 
 def _death(error: Exception) -> TeachonceError:
     """The error for a unit whose worker died each time, in one line; Ray's own message fills a page."""
     if "OutOfMemory" in type(error).__name__ or "ran out of memory" in str(error):
         return TeachonceError(
-            "its node ran out of memory", hint="use fewer --workers, then run the same command again"
-        )
+            "its node ran out of memory", code="node-out-of-memory",
+            hint="use fewer --workers, then run the same command again",
+        )  # fmt: skip
     return TeachonceError(
-        f"its worker process ended unforeseen {RETRIES_AFTER_A_DEAD_WORKER + 1} times (killed, or crashed)",
+        f"its worker process ended unforeseen {RETRIES_AFTER_A_DEAD_WORKER + 1} times (killed, or crashed)", code="worker-died",
         hint="use fewer --workers if memory is short, then run the same command again",
     )  # fmt: skip
 
@@ -274,7 +278,8 @@ def place(
     by_gpu = sum(int(g / gpus) for _, g in room) if gpus else None
     if by_gpu is not None and by_gpu < (workers or 1):
         raise InputError(
-            "the Ray cluster has too few GPUs", where=f"{workers or 1} workers with {gpus:g} each",
+            "the Ray cluster has too few GPUs", code="ray-gpus-too-few",
+            where=f"{workers or 1} workers with {gpus:g} each",
             found=f"{sum(g for _, g in room):g} on {len(room)} nodes", hint="use fewer --workers, or --device cpu",
         )  # fmt: skip
     wanted, share = workers or max(1, fitting(cpus)), float(cpus)

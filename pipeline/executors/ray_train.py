@@ -257,7 +257,9 @@ def _is_ray_error(error: Exception) -> bool:
 
 
 def _not_shared(what: str, where: Location) -> InputError:
-    return InputError(what, where=where, hint="give --out a folder on a file system that all nodes share")
+    return InputError(
+        what, code="output-not-shared", where=where, hint="give --out a folder on a file system that all nodes share",
+    )  # fmt: skip
 
 
 def _require_ray_train() -> None:

@@ -5,37 +5,56 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 from ...storage_schemas.errors import StorageError
 from ...storage_schemas.plain_text import typed
 
+
+class _Refusal(NamedTuple):
+    what: str
+    code: str
+    hint: str
+
+
+_DENIED = _Refusal(
+    "permission denied", code="permission-denied", hint="choose another --out, or change the folder's permissions"
+)  # fmt: skip
 _DISK_ERRORS = {
-    errno.ENOSPC: (
-        "the disk is full",
-        "free some space, then run the same command again; finished work is kept",
+    errno.ENOSPC: _Refusal(
+        "the disk is full", code="disk-full",
+        hint="free some space, then run the same command again; finished work is kept",
     ),
-    errno.EDQUOT: ("the disk quota is used up", "free some space, then run the same command again"),
-    errno.EROFS: ("the file system is read-only", "choose another --out"),
-    errno.EACCES: ("permission denied", "choose another --out, or change the folder's permissions"),
-    errno.ENAMETOOLONG: ("a name is too long for a file or folder", "choose a shorter one"),
-    errno.ENOTDIR: ("a path that goes on below a file", "check the path"),
-    errno.ELOOP: ("a link that leads to itself", "check the path"),
-    errno.EPERM: ("permission denied", "choose another --out, or change the folder's permissions"),
-}
+    errno.EDQUOT: _Refusal(
+        "the disk quota is used up", code="disk-quota-used-up",
+        hint="free some space, then run the same command again",
+    ),
+    errno.EROFS: _Refusal(
+        "the file system is read-only", code="file-system-read-only", hint="choose another --out"
+    ),
+    errno.ENAMETOOLONG: _Refusal(
+        "a name is too long for a file or folder", code="name-too-long", hint="choose a shorter one"
+    ),
+    errno.ENOTDIR: _Refusal("a path that goes on below a file", code="path-below-file", hint="check the path"),
+    errno.ELOOP: _Refusal("a link that leads to itself", code="link-loop", hint="check the path"),
+    errno.EACCES: _DENIED,
+    errno.EPERM: _DENIED,
+}  # fmt: skip
 
 
 def as_storage_error(error: OSError) -> StorageError | None:
     """The clear error for a disk that is full, read-only or forbidden; None for any other OSError."""
     if error.errno not in _DISK_ERRORS:
         return None
-    what, hint = _DISK_ERRORS[error.errno]
+    what, code, hint = _DISK_ERRORS[error.errno]
     if error.errno in (errno.EACCES, errno.EPERM) and error.filename:
         unreadable = _unreadable(Path(os.fsdecode(error.filename)))
         if unreadable is not None:
             return StorageError(
-                "no permission to read", where=unreadable, hint=f"ask its owner, or: chmod u+rX {typed(str(unreadable))}"
+                "no permission to read", code="read-permission-denied",
+                where=unreadable, hint=f"ask its owner, or: chmod u+rX {typed(str(unreadable))}"
             )  # fmt: skip
-    return StorageError(what, where=error.filename or "while writing", hint=hint)
+    return StorageError(what, code=code, where=error.filename or "while writing", hint=hint)
 
 
 def _unreadable(path: Path) -> Path | None:

@@ -57,7 +57,7 @@ class FileRanges:
             if error.errno != errno.EMFILE:
                 raise
             raise StorageError(
-                "too many files are open", where=where,
+                "too many files are open", code="open-files-too-many", where=where,
                 hint="make larger shards, or raise the limit: ulimit -n 65536",
             ) from error  # fmt: skip
         self._close = weakref.finalize(self, os.close, self._descriptor)
@@ -72,7 +72,8 @@ class FileRanges:
             return read_at(self._descriptor, offset, size)
         except OSError as error:
             raise Unreachable(
-                "cannot be read at the moment", where=self._where, found=error.strerror or error,
+                "cannot be read at the moment", code="unreachable-now",
+                where=self._where, found=error.strerror or error,
                 hint="check the disk or the mount, then run the same command again",
             ) from error  # fmt: skip
 
@@ -101,7 +102,7 @@ def read_file(path: bytes | Path) -> bytes:
     with open(path, "rb", buffering=0, opener=_open_at_once) as file:
         kind = kind_of_no_file(os.fstat(file.fileno()).st_mode)
         if kind is not None:
-            raise InputError(f"{kind}, not a file")
+            raise InputError(f"{kind}, not a file", code="not-a-file")
         return file.read()
 
 

@@ -38,7 +38,9 @@ class Fault:
     nth: int = 1
     name: str = "*"
     torn: int | None = None
-    error: Callable[[str], BaseException] | None = lambda name: StorageError("refused on demand", where=name)
+    error: Callable[[str], BaseException] | None = lambda name: StorageError(
+        "refused on demand", code="refused-on-demand", where=name
+    )
     always: bool = False
     _seen: int = 0
 

@@ -67,7 +67,8 @@ def freeze_corpus(
         corpus = Corpus.from_bytes(frozen.read_bytes(), where=frozen)
         Fingerprint(fields=settings).check(
             {k: getattr(corpus, k) for k in settings},
-            what=f"{out} holds other shards", where=frozen, hint="use the options of the first run, or another --out",
+            what=f"{out} holds other shards", code="output-other-settings",
+            where=frozen, hint="use the options of the first run, or another --out",
             whose=("this command", "the folder"),
         )  # fmt: skip
         listing = _Listing(sources)
@@ -77,7 +78,8 @@ def freeze_corpus(
             raise listing.missed
         if listing.digest != corpus.listing_id:
             raise MismatchError(
-                "the corpus has changed since its manifest was frozen", where=", ".join(s.name for s in sources),
+                "the corpus has changed since its manifest was frozen", code="corpus-changed",
+                where=", ".join(s.name for s in sources),
                 expected=f"{counted(corpus.num_samples, 'image')}, as in the manifest",
                 found=f"{counted(listing.count, 'image')} with other names or sizes",
                 hint="write the changed corpus to another --out",
@@ -188,7 +190,8 @@ class _UnreachableCount:
     def error(self, total: int) -> Unreachable:
         assert self._first is not None
         return Unreachable(
-            f"{self.count} of {counted(total, 'image')} cannot be read at the moment", where=f"the first is {self._first.path}",
+            f"{self.count} of {counted(total, 'image')} cannot be read at the moment", code="unreachable-now",
+            where=f"the first is {self._first.path}",
             found=str(self._first.problem).partition(": ")[2],
             hint="run the same command again, or add --give-up-on-unreachable to leave such images out",
         )  # fmt: skip
@@ -239,5 +242,5 @@ def _entries(
 def _no_images(sources: Sequence[Source], left_out: LeftOut) -> InputError:
     names = ", ".join(source.name for source in sources)
     found = left_out_text(left_out.to_json()).partition(": ")[2] or "nothing"
-    return InputError("no images", where=names, expected="at least one image file", found=found,
+    return InputError("no images", code="images-missing", where=names, expected="at least one image file", found=found,
                       hint="for a folder of tars, name the tars: teachonce shard FOLDER/*.tar --out …")  # fmt: skip

@@ -156,7 +156,7 @@ def one_image(where: object = None) -> Iterator[None]:
 def out_of_memory(where: object) -> Unreachable:
     """Too little memory to read or decode an image, which may have no fault."""
     return Unreachable(
-        "out of memory", where=where, found="not enough for this image",
+        "out of memory", code="image-out-of-memory", where=where, found="not enough for this image",
         hint="free some memory, or use fewer workers or threads, then run the same command again",
     )  # fmt: skip
 

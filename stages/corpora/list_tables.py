@@ -47,7 +47,9 @@ def csv_rows(file: UserFile, text: str, delimiter: str = "") -> Iterator[ListRow
             else:
                 yield bad_row(f"line {number}", f"{len(cells)} cells, where the first line has {len(names)}")
     except csv.Error as error:
-        raise InputError("not a CSV table", where=f"{file}, line {reader.line_num}", found=error) from error
+        raise InputError(
+            "not a CSV table", code="csv-malformed", where=f"{file}, line {reader.line_num}", found=error
+        ) from error
 
 
 def json_rows(file: UserFile) -> Iterator[ListRow]:
@@ -59,7 +61,7 @@ def json_rows(file: UserFile) -> Iterator[ListRow]:
     values = read_user_json(file, hint=f"JSON lines are {file.path.stem}.jsonl")
     if not isinstance(values, list):
         raise InputError(
-            "not a JSON list of images", where=file, expected='[{"path": …, "label": …}, …]',
+            "not a JSON list of images", code="json-list-expected", where=file, expected='[{"path": …, "label": …}, …]',
             found=f"a value of type {type(values).__name__}", hint="write such a list, or a .csv with the columns path and label",
         )  # fmt: skip
     return _value_rows(file, ((f"entry {number}", value) for number, value in enumerate(values, 1)))
@@ -94,7 +96,9 @@ def parquet_rows(file: UserFile) -> Iterator[ListRow]:
         values = _values(columns.column(names[paths]))
         beside = _values(columns.column("label")) if labels is not None else [None] * len(values)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise InputError("not a Parquet file that can be read", where=file, found=error) from error
+        raise InputError(
+            "not a Parquet file that can be read", code="parquet-unreadable", where=file, found=error
+        ) from error
     for number, (path, label) in enumerate(zip(values, beside, strict=True), 1):
         yield row_of(f"row {number}", path, label)
 

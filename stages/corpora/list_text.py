@@ -24,8 +24,9 @@ def list_text(file: UserFile) -> str:
     """
     if is_image_name(file.name):
         raise InputError(
-            "an image is no corpus", where=file, hint="give the folder that it lies in, or a list of paths"
-        )
+            "an image is no corpus", code="corpus-is-one-image", where=file,
+            hint="give the folder that it lies in, or a list of paths",
+        )  # fmt: skip
     data = read_user_file(file)
     try:
         text = decode_text(data)
@@ -59,7 +60,8 @@ def text_rows(file: UserFile, text: str) -> Iterator[ListRow]:
         path, tab, label = line.partition("\t")
         if "\t" in label.strip():
             raise InputError(
-                "a line with several tabs", where=f"{file}, line {number}", expected="path<TAB>label",
+                "a line with several tabs", code="list-line-many-tabs",
+                where=f"{file}, line {number}", expected="path<TAB>label",
                 found=f"{line.count(chr(9)) + 1} columns",
                 hint="name the columns in a first line, one of them path and one label",
             )  # fmt: skip
@@ -80,7 +82,8 @@ def refuse_joined_label(file: UserFile, row: ListRow) -> None:
             there = mark == " " if is_url(path) else UserFile(file.path.parent / expand_home(path)).exists()
             if is_image_name(path) and there:
                 raise InputError(
-                    "a line of a list is no file, but its beginning is", where=f"{file}, line {row.line}: {row.path}",
+                    "a line of a list is no file, but its beginning is", code="list-separator-unclear",
+                    where=f"{file}, line {row.line}: {row.path}",
                     expected="a path, or a path, a tab and a label", found=f"'{mark}' between them",
                     hint=_split_hint(file, row.path, mark),
                 )  # fmt: skip
@@ -104,5 +107,6 @@ def _refuse_json(file: UserFile, first: str) -> None:
             return
     kind = "jsonl" if first.startswith("{") else "json"
     raise InputError(
-        "JSON in a file that is not named so", where=file, hint=f"name it {file.path.stem}.{kind}"
-    )
+        "JSON in a file that is not named so", code="json-misnamed", where=file,
+        hint=f"name it {file.path.stem}.{kind}",
+    )  # fmt: skip

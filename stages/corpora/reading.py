@@ -95,7 +95,7 @@ def reason_of(error: OSError) -> str:
 
 def _unreachable(path: str | None, found: object) -> Unreachable:
     return Unreachable(
-        "cannot be read at the moment", where=path, found=found,
+        "cannot be read at the moment", code="unreachable-now", where=path, found=found,
         hint="mend the cause, then run the same command again",
     )  # fmt: skip
 

@@ -42,6 +42,7 @@ class ShardSet:
         if not (shards.location / "corpus.json").exists():
             raise InputError(
                 "no shards here",
+                code="shards-missing",
                 where=shards.location,
                 expected=Kind.SHARDS,
                 found=kind_of(shards.location),
@@ -79,6 +80,7 @@ class ShardSet:
         if receipt is None:
             raise DamagedError(
                 "a shard has no receipt",
+                code="shard-receipt-missing",
                 where=f"{self.location}, shard {shard}",
                 hint="run `teachonce shard` again",
             )
@@ -107,7 +109,8 @@ class ShardReader:
             found = (shards.location / output.path).size()
             if found != output.bytes:
                 raise DamagedError(
-                    "a shard's file was cut or replaced", where=shards.location / output.path,
+                    "a shard's file was cut or replaced", code="shard-file-changed",
+                    where=shards.location / output.path,
                     expected=f"{output.bytes} bytes", found="no file" if found is None else f"{found} bytes",
                     hint=f"run the same `teachonce shard … --out {typed(shards.location)}` again",
                 )  # fmt: skip
@@ -116,7 +119,8 @@ class ShardReader:
         recorded = next((o.sha256 for o in receipt.outputs if o.path == index_location.name), "none")
         if (sha256 := hashlib.sha256(index).hexdigest()) != recorded:
             raise DamagedError(
-                "an offset index changed since it was written", where=index_location, expected=f"sha256 {recorded}",
+                "an offset index changed since it was written", code="index-changed",
+                where=index_location, expected=f"sha256 {recorded}",
                 found=sha256, hint=f"restore it from a copy, or {self._redo}",
             )  # fmt: skip
         self.index: NDArray[np.void] = decode_index(index, where=index_location)
@@ -133,7 +137,8 @@ class ShardReader:
         known = sorted([*self.index["row"].tolist(), *self.invalid])
         if known != list(rows) or not fits.all():
             raise DamagedError(
-                "an index does not fit its receipt or its tar", where=where, expected=f"rows {rows.start} to {rows.stop - 1}",
+                "an index does not fit its receipt or its tar", code="index-does-not-fit",
+                where=where, expected=f"rows {rows.start} to {rows.stop - 1}",
                 found=f"{len(self.index)} images and {len(self.invalid)} without, {int((~fits).sum())} of them outside the tar",
                 hint=f"restore it from a copy, or {self._redo}",
             )  # fmt: skip
@@ -155,16 +160,16 @@ class ShardReader:
         member = self._bytes.read(offset - TAR_BLOCK, TAR_BLOCK + length)
         if len(member) < TAR_BLOCK + length:
             raise DamagedError(
-                "a shard's tar was cut while it was read", where=f"{self._tar}, row {row}",
+                "a shard's tar was cut while it was read", code="shard-tar-cut", where=f"{self._tar}, row {row}",
                 expected=f"at least {offset + length} bytes", found=f"{offset - TAR_BLOCK + len(member)} bytes",
                 hint="restore the tar, or run the same `teachonce shard` command again",
             )  # fmt: skip
         found = member_key(member[:TAR_BLOCK])
         if found != key:
-            raise DamagedError("tar and index are out of line", where=f"{self._tar}, row {row}", expected=key, found=found or "no member header")  # fmt: skip
+            raise DamagedError("tar and index are out of line", code="tar-index-out-of-line", where=f"{self._tar}, row {row}", expected=key, found=found or "no member header")  # fmt: skip
         data = member[TAR_BLOCK:]
         if zlib.crc32(data) != int(record["crc32"]):
-            raise DamagedError("an image in a tar changed", where=f"{self._tar}, row {row}, {key}", hint=f"restore the tar, or {self._redo}")  # fmt: skip
+            raise DamagedError("an image in a tar changed", code="image-in-tar-changed", where=f"{self._tar}, row {row}, {key}", hint=f"restore the tar, or {self._redo}")  # fmt: skip
         return data
 
     def close(self) -> None:

@@ -139,7 +139,7 @@ class _Members:
             return  # GNU tar packs a file that it was given twice as a link to itself
         if before is not None and self._matters(shown(path)):
             raise InputError(
-                "a tar holds the same name twice", where=f"{self._file}: {shown(path)}",
+                "a tar holds the same name twice", code="tar-name-twice", where=f"{self._file}: {shown(path)}",
                 hint="unpack it and name the folder, where the later one stays; or pack each image under its own name",
             )  # fmt: skip
         self.nodes[path] = node

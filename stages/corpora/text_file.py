@@ -40,7 +40,7 @@ def text_lines(file: UserFile, text: str) -> list[str]:
     """
     if "\n" not in text and "\r" in text.rstrip("\r"):
         raise InputError(
-            "lines that end at carriage returns", where=file,
+            "lines that end at carriage returns", code="text-carriage-returns", where=file,
             hint=f"tr '\\r' '\\n' < {shlex.quote(str(file))} > {beside(file, 'lines')}",
         )  # fmt: skip
     lines = text.split("\n")
@@ -54,12 +54,13 @@ def read_user_file(file: UserFile) -> bytes:
         InputError: a folder, a device, or what cannot be read.
     """
     if file.is_device():
-        raise InputError("a device, not a file", where=file)
+        raise InputError("a device, not a file", code="not-a-file", where=file)
     try:
         return file.read_bytes()
     except OSError as error:
         raise InputError(
-            "cannot be read", where=file, found=error.strerror or error, hint="check its path and its permissions"
+            "cannot be read", code="file-unreadable",
+            where=file, found=error.strerror or error, hint="check its path and its permissions"
         ) from error  # fmt: skip
 
 
@@ -94,10 +95,11 @@ def not_utf8(file: UserFile, line: int, error: UnicodeDecodeError | None = None)
     if error is not None and error.encoding != "utf-8":
         what = error.encoding.upper()
         return InputError(
-            f"not text in {what}, as its byte-order mark says", where=file, hint="save it as UTF-8"
-        )
+            f"not text in {what}, as its byte-order mark says", code="text-not-as-marked", where=file,
+            hint="save it as UTF-8",
+        )  # fmt: skip
     return InputError(
-        "not text in UTF-8", where=f"{file}, line {line}",
+        "not text in UTF-8", code="text-not-utf8", where=f"{file}, line {line}",
         hint=f"save it as UTF-8; if it is Latin-1: iconv -f LATIN1 -t UTF-8 {shlex.quote(str(file))} > {beside(file, 'utf8')}",
     )  # fmt: skip
 
@@ -109,10 +111,11 @@ def no_text(file: UserFile, data: bytes) -> InputError:
     )
     if wide is None:
         return InputError(
-            "not a text file: it holds NUL bytes", where=file, hint="give a file with one entry a line"
-        )
+            "not a text file: it holds NUL bytes", code="text-with-nul", where=file,
+            hint="give a file with one entry a line",
+        )  # fmt: skip
     return InputError(
-        f"not text in UTF-8: it looks like {wide} without a byte-order mark", where=file,
+        f"not text in UTF-8: it looks like {wide} without a byte-order mark", code="text-not-utf8", where=file,
         hint=f"iconv -f {wide} -t UTF-8 {shlex.quote(str(file))} > {beside(file, 'utf8')}",
     )  # fmt: skip
 
@@ -143,4 +146,4 @@ def read_user_json(file: UserFile, *, hint: str | None = None) -> Any:
     try:
         return json_value(read_text(file))
     except ValueError as error:
-        raise InputError("not JSON", where=file, found=error, hint=hint) from error
+        raise InputError("not JSON", code="json-malformed", where=file, found=error, hint=hint) from error

@@ -114,11 +114,19 @@ def _is_ready(root: Location, identity: dict[str, Json]) -> bool:
     note = root / NOTE
     if not note.exists():
         return False
-    found = read_json(note.read_bytes(), dict[str, Any], what="not a demo's note", where=note, hint=another)
+    found = read_json(
+        note.read_bytes(),
+        dict[str, Any],
+        what="not a demo's note",
+        code="demo-note-malformed",
+        where=note,
+        hint=another,
+    )
     ready = found.pop("ready", None)
     Fingerprint(fields=identity).check(
         found,
         what=f"{root} holds the demo of another version",
+        code="demo-other-version",
         where=note,
         hint=another,
         whose=("this version", "the folder"),

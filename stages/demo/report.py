@@ -95,6 +95,7 @@ def _measured(root: Location, bundle: str, runner: Runner) -> Json:
             kept.read_bytes(),
             dict[str, Any],
             what="not a note of results",
+            code="results-note-malformed",
             where=kept,
             hint=f"rm {shlex.quote(str(kept))}",
         )

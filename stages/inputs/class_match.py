@@ -86,11 +86,13 @@ def base_classes(spec: str, class_names: Sequence[str]) -> NDArray[np.bool_]:
         for name in _listed_names(spec, matcher):
             match = matcher.match(name)
             if match.class_id is None:
-                raise InputError(f"--base-classes names no class: {match.reason}", where=name)
+                raise InputError(
+                    f"--base-classes names no class: {match.reason}", code="base-class-unknown", where=name
+                )
             base_C[match.class_id] = True
     if base_C.all() or not base_C.any():
         raise InputError(
-            "base and novel classes must both be there", where="--base-classes",
+            "base and novel classes must both be there", code="base-classes-one-sided", where="--base-classes",
             expected=f"1 to {len(class_names) - 1} of {len(class_names)} classes", found=int(base_C.sum()),
         )  # fmt: skip
     return base_C
@@ -102,7 +104,7 @@ def _listed_names(spec: str, matcher: ClassMatcher) -> Iterable[str]:
         return read_names(location)
     if "," not in spec and matcher.match(spec).class_id is None:
         raise InputError(
-            "no such file, and no class of that name", where=f"--base-classes {spec}",
+            "no such file, and no class of that name", code="base-class-unknown", where=f"--base-classes {spec}",
             hint="give a file with one name a line, names with commas between them, or @half",
         )  # fmt: skip
     return [part.strip() for part in spec.split(",") if part.strip()]

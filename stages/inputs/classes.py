@@ -34,7 +34,7 @@ def read_classes(source: str) -> tuple[str, ...]:
     if not location.exists():
         kinds = "one name a line, a JSON list, `imagenet`, `coop:NAME=DATA`, or a folder of shards"
         hint = did_you_mean(source, ["imagenet"], "") or missing_hint(location, kinds)
-        raise InputError("no such class list", where=location, hint=hint)
+        raise InputError("no such class list", code="class-list-missing", where=location, hint=hint)
     return _checked(_labels(location) if location.is_dir() else read_names(UserFile.of(source)), location)
 
 
@@ -53,7 +53,9 @@ def classes_of(images: str, classes: str | None) -> tuple[str, ...]:
 
     labels = {picture.label for picture in open_images(images).pictures() if picture.label is not None}
     if not labels:
-        raise InputError("these images have no labels", where=images, hint="put them into class folders")
+        raise InputError(
+            "these images have no labels", code="labels-missing", where=images, hint="put them into class folders",
+        )  # fmt: skip
     return _checked(sorted(labels, key=str.encode), images)
 
 
@@ -64,16 +66,18 @@ def _checked(names: Sequence[str], where: object) -> tuple[str, ...]:
         InputError: no name, an empty one, or one that stands there twice.
     """
     if not names:
-        raise InputError("an empty class list", where=where)
+        raise InputError("an empty class list", code="class-list-empty", where=where)
     seen: set[str] = set()
     for number, name in enumerate(names, 1):
         if not name.replace("_", " ").strip():
             raise InputError(
-                "a class without a name", where=f"{where}, entry {number}: {name!r}",
+                "a class without a name", code="class-name-empty", where=f"{where}, entry {number}: {name!r}",
                 hint="name it, or take it out; in prompts, underscores are spaces",
             )  # fmt: skip
         if name in seen:
-            raise InputError("a class name stands twice", where=f"{where}, entry {number}: {name}")
+            raise InputError(
+                "a class name stands twice", code="class-name-twice", where=f"{where}, entry {number}: {name}"
+            )
         seen.add(name)
     return tuple(names)
 
@@ -101,13 +105,15 @@ def read_templates(source: str | None) -> tuple[str, ...]:
         hint = did_you_mean(source, kinds, "") or missing_hint(
             location, f"a file, `{kinds[0]}` or `{kinds[1]}`"
         )
-        raise InputError("no such templates", where=source, hint=hint)
+        raise InputError("no such templates", code="templates-missing", where=source, hint=hint)
     templates = read_names(location, what="template")
     if not templates:
-        raise InputError("no templates", where=location)
+        raise InputError("no templates", code="templates-empty", where=location)
     for number, template in enumerate(templates, 1):
         if "{}" not in template:
-            raise InputError("a template without {}", where=f"{location}, entry {number}: {template}")
+            raise InputError(
+                "a template without {}", code="template-without-slot", where=f"{location}, entry {number}: {template}",
+            )  # fmt: skip
     return tuple(templates)
 
 
@@ -117,10 +123,13 @@ def _labels(location: Location) -> list[str]:
     kind = kind_of(location)
     if kind != Kind.SHARDS:
         raise InputError(
-            "not a class list", where=location, expected=f"a file of names, or {Kind.SHARDS}", found=kind,
+            "not a class list", code="class-list-other-kind",
+            where=location, expected=f"a file of names, or {Kind.SHARDS}", found=kind,
             hint="write the names to a file, one a line, and give that",
         )  # fmt: skip
     labels = {label for _, label in ShardSet.open(location).manifest().labels() if label is not None}
     if not labels:
-        raise InputError("these shards have no labels", where=location, hint="give a file of class names")
+        raise InputError(
+            "these shards have no labels", code="labels-missing", where=location, hint="give a file of class names",
+        )  # fmt: skip
     return sorted(labels)

@@ -86,8 +86,9 @@ def open_images(images: str, *, name: str | None = None, kind: SampleKind | None
         shards = ShardSet.open(Location.of(what))
         if name is not None:
             raise InputError(
-                "shards carry their own corpus name", where="--name", found=name, hint="leave out --name"
-            )
+                "shards carry their own corpus name", code="corpus-name-fixed", where="--name", found=name,
+                hint="leave out --name",
+            )  # fmt: skip
         if kind is not None:
             check_kind(shards.corpus.sample_kind, kind.name, where=shards.location, expected_by="wanted here")
         return _ShardImages(shards)

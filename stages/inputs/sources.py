@@ -42,7 +42,7 @@ def open_sources(
             raise unreachable(argument, error.strerror or error) from error
         if source.name in sources:
             raise InputError(
-                "two sources have the same name", where=source.name,
+                "two sources have the same name", code="source-name-twice", where=source.name,
                 hint=f"name them apart: {typed(f'{source.name}-a')}=PATH {typed(f'{source.name}-b')}=PATH",
             )  # fmt: skip
         sources[source.name] = source
@@ -55,7 +55,9 @@ def _open_source(argument: str, extensions: Collection[str], max_bytes: int) -> 
         return open_split(rest, name=given)
     location = UserFile.of(rest)
     if not location.exists():
-        raise InputError("no such corpus", where=location, hint=missing_hint(location, "check the path"))
+        raise InputError(
+            "no such corpus", code="corpus-missing", where=location, hint=missing_hint(location, "check the path"),
+        )  # fmt: skip
     if location.is_dir():
         return FolderSource(name=given or location.name, root=location, extensions=extensions)
     name = given or location.name.partition(".")[0]

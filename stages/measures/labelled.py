@@ -99,7 +99,7 @@ class LabelledImages:
         )  # fmt: skip
         if not len(labelled):
             raise InputError(
-                f"no label of the {what} images is the name of a class", where=images,
+                f"no label of the {what} images is the name of a class", code="labels-without-class", where=images,
                 expected=f"names like {class_names[0]!r}",
                 found=", ".join(repr(label) for label in sorted(matches)[:3]) or notice or f"{len(ids)} images, no labels",
                 hint="name the folders as the classes are named" + (f", or leave out {option}" if option else ""),
@@ -142,7 +142,10 @@ class LabelledImages:
         return state.hexdigest()
 
     def _changed(self) -> InputError:
-        return InputError("the images changed while they were read", where=self.images, hint="run it again")
+        return InputError(
+            "the images changed while they were read", code="images-changed-meanwhile", where=self.images,
+            hint="run it again",
+        )  # fmt: skip
 
     def center_views(self, preprocess: Preprocess, *, threads: int) -> Iterator[CenterViews]:
         """All images in order, at the centre view of a model, decoded ahead in threads; each once, usable or not."""

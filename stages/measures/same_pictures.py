@@ -83,7 +83,7 @@ class SamePictures:
     def _nothing_in_common(self) -> InputError:
         cached = self._teacher.shards
         return InputError(
-            "none of the images has a key in the store", where=self._teacher.location,
+            "none of the images has a key in the store", code="images-not-in-store", where=self._teacher.location,
             expected="a corpus with another name" if cached is None else f"corpus '{cached.corpus.name}'",
             found=f"corpus '{self._image_set.name}'",
             hint="pass the shards that were cached, or --name with their corpus's name, or leave out --store",
@@ -95,7 +95,8 @@ class SamePictures:
         if cached is None:
             if self.of_the_store is None:
                 raise InputError(
-                    "whether these are the pictures that the store's teacher saw cannot be known", where=self._teacher.location,
+                    "whether these are the pictures that the store's teacher saw cannot be known", code="images-cannot-be-compared",
+                    where=self._teacher.location,
                     found=self._teacher.no_shards, hint="pass the shards that were cached as IMAGES, or leave out --store",
                 )  # fmt: skip
             return  # their pixels are compared with the teacher's
@@ -106,7 +107,8 @@ class SamePictures:
             )
         if store_form != own_form:
             raise MismatchError(
-                "the images were not reduced as those were that the store's teacher saw", where=self._teacher.location,
+                "the images were not reduced as those were that the store's teacher saw", code="images-other-form",
+                where=self._teacher.location,
                 expected=f"{_form_text(store_form)}, as in {cached.location}", found=_form_text(own_form), hint=self._hint(cached),
             )  # fmt: skip
 
@@ -136,7 +138,8 @@ class SamePictures:
             first = self.others[min(self.others)]
             assert self._teacher.shards is not None
             raise MismatchError(
-                "the images have the store's names, but are other pictures", where=self._teacher.location,
+                "the images have the store's names, but are other pictures", code="images-other-pictures",
+                where=self._teacher.location,
                 expected=f"the files that {self._teacher.shards.location} was made of",
                 found=f"other content in {first} and {looked - 1} more of {looked} that were looked at",
                 hint=self._hint(self._teacher.shards),

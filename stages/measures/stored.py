@@ -108,7 +108,8 @@ class Stored:
         shard = row // self.rows.shard_size
         if self.ledger.receipt(shard_name(shard)) is None:
             raise IncompleteError(
-                "this sample is not cached yet", where=f"{self.location}, row {row}, shard {shard}",
+                "this sample is not cached yet", code="sample-not-cached",
+                where=f"{self.location}, row {row}, shard {shard}",
                 hint="run the same `teachonce cache` command again",
             )  # fmt: skip
         return shard
@@ -191,7 +192,8 @@ def _check_corpus(store: Location, description: StoreDescription, shards: ShardS
     expected = description.corpus_id
     if shards.corpus.corpus_id != expected:
         raise MismatchError(
-            "these shards are another corpus's", where=f"{shards.location}: field 'corpus_id'",
+            "these shards are another corpus's", code="shards-other-corpus",
+            where=f"{shards.location}: field 'corpus_id'",
             expected=f"{expected} (as in {store})", found=f"{shards.corpus.corpus_id} (these shards)",
             hint="pass the shards that the store was made from",
         )  # fmt: skip

@@ -73,7 +73,9 @@ def _stored_logits(
     """Class vectors; logits (sample, class) of all rows in order; which rows are valid, bool (sample,)."""
     stored = Stored.open(store, shards)
     if stored.no_logits or stored.vectors is None:
-        raise IncompleteError("no logits to measure", where=store, found=stored.no_logits)
+        raise IncompleteError(
+            "no logits to measure", code="store-without-logits", where=store, found=stored.no_logits
+        )
     stored.ledger.require_complete(hint="run the same `teachonce cache` command again")
     done = stored.shards_done()
     valid_N = np.concatenate([stored.keys_and_valid(shard)[1] for shard in done])

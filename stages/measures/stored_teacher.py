@@ -45,8 +45,9 @@ class StoredTeacher:
         self._spec = self._stored.rows
         if self._stored.no_logits:
             raise IncompleteError(
-                "the store gives no logits to compare with", where=self.location, found=self._stored.no_logits
-            )
+                "the store gives no logits to compare with", code="store-without-logits", where=self.location,
+                found=self._stored.no_logits,
+            )  # fmt: skip
         self._check_classes(class_names)
         self.views = ViewSpec.from_json(self._stored.description.views, self._stored.location)
         self._gathered: GatheredRows | None = None
@@ -56,7 +57,8 @@ class StoredTeacher:
     def _check_classes(self, class_names: Sequence[str]) -> None:
         if self._stored.vectors is None:
             raise IncompleteError(
-                "the store does not say which classes its logits are of", where=self.location,
+                "the store does not say which classes its logits are of", code="store-classes-unknown",
+                where=self.location,
                 hint=f"teachonce vectors --teacher … --out {typed(self.location)}",
             )  # fmt: skip
         store_names = self._stored.vectors.names
@@ -68,7 +70,7 @@ class StoredTeacher:
         )
         field = f"class_names[{index}]" if index >= 0 else "number of classes"
         raise MismatchError(
-            "the store's teacher knows other classes than the student, or in another order",
+            "the store's teacher knows other classes than the student, or in another order", code="store-other-classes",
             where=f"{self.location}: field '{field}'",
             expected=f"{student_name or len(class_names)} (the student)", found=f"{store_name or len(store_names)} (the store)",
             hint="compare with the store that the student was distilled from",

@@ -53,7 +53,12 @@ def training_time(folder: Location, stage: str) -> TrainingTime | None:
     seconds, waited, done = 0.0, 0.0, 0
     for line in log.read_bytes().splitlines():
         figures = read_json(
-            line, _Figures, what="not a line of a training log", where=log, hint="restore the log from a copy"
+            line,
+            _Figures,
+            what="not a line of a training log",
+            code="training-log-malformed",
+            where=log,
+            hint="restore the log from a copy",
         )
         took = (figures.step - done) * batch_size / figures.samples_per_second
         seconds, waited, done = seconds + took, waited + took * figures.wait_share, figures.step

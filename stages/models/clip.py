@@ -70,7 +70,8 @@ def build_clip(source: ClipSource, *, size: int | None = None) -> BuiltClip:
     """
     if "text_cfg" not in source.model_cfg:
         raise InputError(
-            "this model has no text tower", where=source.name, expected="text_cfg in its model_cfg", found="none",
+            "this model has no text tower", code="model-without-text-tower",
+            where=source.name, expected="text_cfg in its model_cfg", found="none",
             hint="choose a CLIP-like model; classifiers of timm's are named timm:NAME",
         )  # fmt: skip
 
@@ -138,7 +139,9 @@ def resize_trunk(tower: Any, size: int | None, where: str) -> None:
     try:
         tower.set_input_size(size)
     except (TypeError, AssertionError, ValueError, RuntimeError) as error:
-        raise InputError("this model cannot take that image size", where=where, found=size) from error
+        raise InputError(
+            "this model cannot take that image size", code="image-size-impossible", where=where, found=size
+        ) from error
 
 
 def make_model(model_cfg: Mapping[str, Any]) -> nn.Module:
@@ -217,7 +220,9 @@ def _building(source: ClipSource, model_cfg: Mapping[str, Any]) -> Iterator[None
         )
     hint = f"check its configuration, and --{source.role}-size if it was given"
     with contextlib.ExitStack() as stack:
-        stack.enter_context(one_line(f"cannot build this {source.role}", source.name, hint))
+        stack.enter_context(
+            one_line(f"cannot build this {source.role}", source.name, hint, code="model-unbuildable")
+        )
         if text_model:
             stack.enter_context(_no_code_of_repositories())
             if not UserFile.of(text_model).is_dir():
@@ -272,6 +277,6 @@ def check_width(features: Any, embed_dim: int, where: str) -> None:
     """
     if features.ndim != 2 or features.shape[1] != embed_dim:
         raise InputError(
-            "this model's features are not what its configuration says", where=where,
+            "this model's features are not what its configuration says", code="model-features-differ", where=where,
             expected=f"one vector of {embed_dim} channels an image", found=f"shape {tuple(features.shape)}",
         )  # fmt: skip

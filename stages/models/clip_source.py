@@ -87,7 +87,7 @@ def resolve_clip(name: str, pretrained: str | None, *, role: Role) -> ClipSource
         path, weights = pretrained, weights_file(pretrained, role, f"{label} brings its own weights")
     elif path is None:
         raise InputError(
-            "no weights beside the model's configuration", where=name,
+            "no weights beside the model's configuration", code="weights-missing", where=name,
             hint=f"put them there, or add --{role}-pretrained FILE, or --{role}-pretrained {RANDOM} to try things out",
         )  # fmt: skip
     return ClipSource(
@@ -107,14 +107,15 @@ def _built_in(typed: str, pretrained: str | None, role: Role) -> ClipSource:
     if model_cfg is None:
         if timm.is_model(name.partition(".")[0]):
             raise InputError(
-                "open_clip has no such model", where=name, hint=f"did you mean {TIMM_PREFIX}{name}?"
-            )
+                "open_clip has no such model", code="model-unknown", where=name,
+                hint=f"did you mean {TIMM_PREFIX}{name}?",
+            )  # fmt: skip
         hint = f"`teachonce models --{role}` lists all of them; timm models are named timm:NAME"
         raise without_prefix_error(typed, open_clip.list_models(), hint, role=role)
     tags = list_pretrained_tags_by_model(name)
     if pretrained is None:
         raise InputError(
-            f"a {role} needs weights", where=name,
+            f"a {role} needs weights", code="weights-needed", where=name,
             hint=f"add --{role}-pretrained: {one_of(tags)}; `{RANDOM}` gives seeded random weights for trying things out",
         )  # fmt: skip
     tag = {} if pretrained == RANDOM else get_pretrained_cfg(name, pretrained)
@@ -133,7 +134,9 @@ def _built_in(typed: str, pretrained: str | None, role: Role) -> ClipSource:
     elif looks_like_path(pretrained):
         path, weights = pretrained, weights_file(pretrained, role, one_of(tags))
     else:
-        raise unknown_name(f"{name} has no such weights", pretrained, tags, one_of(tags))
+        raise unknown_name(
+            f"{name} has no such weights", pretrained, tags, one_of(tags), code="weights-tag-unknown"
+        )
     return ClipSource(
         name=name, typed=name, role=role, model_cfg=model_cfg, preprocess_cfg=_preprocess(tag), weights_path=path,
         weights=weights, configured=bool(tag),
@@ -156,7 +159,8 @@ def _local_folder(name: str, role: Role) -> tuple[dict[str, Any], str | None, st
     file = folder / _CONFIG
     if not file.exists():
         raise InputError(
-            "no open_clip model in this folder", where=folder, expected=f"{_CONFIG} and weights", found=f"no {_CONFIG}",
+            "no open_clip model in this folder", code="model-config-missing",
+            where=folder, expected=f"{_CONFIG} and weights", found=f"no {_CONFIG}",
             hint=f"--{role} {LOCAL_PREFIX}FOLDER takes a folder that open_clip wrote, or a downloaded hub repository",
         )  # fmt: skip
     with quiet_libraries():
@@ -164,7 +168,8 @@ def _local_folder(name: str, role: Role) -> tuple[dict[str, Any], str | None, st
     files = [n for n in folder.names() if n.endswith((".safetensors", ".bin", ".pth"))]
     if weights is not None and len(files) > 1 and UserFile.of(weights).name not in _PREFERRED:
         raise InputError(
-            "several weights files beside the model's configuration", where=name, expected=f"one, or {_PREFERRED[0]}",
+            "several weights files beside the model's configuration", code="weights-several",
+            where=name, expected=f"one, or {_PREFERRED[0]}",
             found=", ".join(sorted(files)), hint=f"add --{role}-pretrained FILE",
         )  # fmt: skip
     return _parse(file.read_bytes(), where=file), weights, f"{LOCAL_PREFIX}{folder.name}"
@@ -189,11 +194,12 @@ def _parse(data: bytes, where: object) -> dict[str, Any]:
         config["model_cfg"]["vision_cfg"], config["model_cfg"]["embed_dim"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
-            "not an open_clip configuration", where=where, expected="model_cfg with vision_cfg and embed_dim",
+            "not an open_clip configuration", code="model-config-malformed",
+            where=where, expected="model_cfg with vision_cfg and embed_dim",
             found=f"{type(error).__name__}: {error}",
         ) from error  # fmt: skip
     try:
         check_vision_config(config["model_cfg"]["vision_cfg"], where=where, hint="choose another model")
     except DamagedError as error:
-        raise InputError(error.what, where=error.where, expected=error.expected, found=error.found, hint=error.hint) from error  # fmt: skip
+        raise InputError(error.what, code=error.code, where=error.where, expected=error.expected, found=error.found, hint=error.hint) from error  # fmt: skip
     return config

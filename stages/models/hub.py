@@ -32,10 +32,10 @@ def hub_access(where: str, hint: str) -> Iterator[None]:
     reachable = offline or _can_resolve(constants.ENDPOINT)
     constants.HF_HUB_OFFLINE = offline or not reachable
     try:
-        with one_line("cannot download from the hub", where, hint):
+        with one_line("cannot download from the hub", where, hint, code="hub-download-failed"):
             yield
     except InputError as error:
-        if not reachable and error.what == "cannot download from the hub":
+        if not reachable and error.code == "hub-download-failed":
             error.found = f"no network: {constants.ENDPOINT} cannot be found"
         raise
     finally:
@@ -43,7 +43,7 @@ def hub_access(where: str, hint: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def one_line(what: str, where: str, hint: str) -> Iterator[None]:
+def one_line(what: str, where: str, hint: str, *, code: str) -> Iterator[None]:
     """Inside, libraries print nothing; what they raise (they share no base class) is one clear line.
 
     Raises:
@@ -55,7 +55,7 @@ def one_line(what: str, where: str, hint: str) -> Iterator[None]:
     except TeachonceError:
         raise
     except Exception as error:
-        raise InputError(what, where=where, found=brief(error), hint=hint) from error
+        raise InputError(what, code=code, where=where, found=brief(error), hint=hint) from error
 
 
 @contextlib.contextmanager

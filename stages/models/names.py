@@ -25,9 +25,9 @@ PROMPTS_PREFIX = "teachonce:"
 RANDOM = "random"
 
 
-def unknown_name(what: str, name: str, known: Sequence[str], hint: str) -> InputError:
+def unknown_name(what: str, name: str, known: Sequence[str], hint: str, *, code: str) -> InputError:
     """The error for a misspelt model or tag, with the nearest names."""
-    return InputError(what, where=name, hint=did_you_mean(name, known, hint))
+    return InputError(what, code=code, where=name, hint=did_you_mean(name, known, hint))
 
 
 def without_prefix_error(name: str, known: Sequence[str], hint: str, *, role: Role) -> InputError:
@@ -36,8 +36,10 @@ def without_prefix_error(name: str, known: Sequence[str], hint: str, *, role: Ro
     prefixes = [TIMM_PREFIX, LOCAL_PREFIX, HUB_PREFIX, *([PROMPTS_PREFIX] if role == "teacher" else [])]
     near = [f"{prefix}{rest}" for prefix in near_names(before + colon, prefixes)] if colon else []
     if near:
-        return InputError("open_clip has no such model", where=name, hint=f"did you mean {', '.join(near)}?")
-    return unknown_name("open_clip has no such model", name, known, hint)
+        return InputError(
+            "open_clip has no such model", code="model-unknown", where=name, hint=f"did you mean {', '.join(near)}?",
+        )  # fmt: skip
+    return unknown_name("open_clip has no such model", name, known, hint, code="model-unknown")
 
 
 def one_of(tags: Sequence[str]) -> str:
@@ -53,7 +55,9 @@ def weights_file(path: str, role: Role, hint: str) -> str:
     """
     location = UserFile.of(path)
     if not location.is_file():  # a pipe or a device would never end
-        raise InputError("no such file of weights", where=f"--{role}-pretrained {path}", hint=hint)
+        raise InputError(
+            "no such file of weights", code="weights-missing", where=f"--{role}-pretrained {path}", hint=hint
+        )
     return location.name
 
 

@@ -86,8 +86,9 @@ class Preprocess:
         channels, *sides = cfg["input_size"]
         if channels != 3:
             raise InputError(
-                "only models with three input channels are supported", where=where, found=channels
-            )
+                "only models with three input channels are supported", code="channels-not-three", where=where,
+                found=channels,
+            )  # fmt: skip
         return Preprocess(
             size=square_size(sides, where) if size is None else size,
             mean=_triple(cfg["mean"], "mean", where),
@@ -116,6 +117,7 @@ class Preprocess:
             fields,
             Preprocess,
             what="not a preprocessing of images",
+            code="preprocess-malformed",
             where=where,
             hint="copy the bundle again",
         )
@@ -173,14 +175,17 @@ def square_size(image_size: Any, where: str) -> int:
         return image_size
     height, width = image_size
     if height != width:
-        raise InputError("only square inputs are supported", where=where, found=f"{height}x{width}")
+        raise InputError(
+            "only square inputs are supported", code="input-not-square", where=where, found=f"{height}x{width}",
+        )  # fmt: skip
     return int(height)
 
 
 def _choice(name: Any, known: Mapping[str, str], what: str, where: str) -> str:
     if name not in known:
         raise InputError(
-            f"unknown {what} in the model's configuration", where=where, expected=sorted(known), found=name,
+            f"unknown {what} in the model's configuration", code="model-config-value-unknown",
+            where=where, expected=sorted(known), found=name,
             hint="correct it, or use another model",
         )  # fmt: skip
     return known[name]
@@ -190,5 +195,7 @@ def _triple(value: Any, what: str, where: str) -> tuple[Any, Any, Any]:
     """A value for each of three channels, from one for all of them or from three."""
     values = tuple(value) if isinstance(value, Sequence) else (value,) * 3
     if len(values) != 3:
-        raise InputError(f"not a {what} of three channels", where=where, expected=3, found=len(values))
+        raise InputError(
+            f"not a {what} of three channels", code="channels-not-three", where=where, expected=3, found=len(values),
+        )  # fmt: skip
     return values

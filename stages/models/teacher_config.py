@@ -43,7 +43,8 @@ class TeacherConfig(PreprocessSettings):
         backbone = overrides.pop("backbone", None)
         if backbone is not None and not model.startswith(PROMPTS_PREFIX):
             raise InputError(
-                "only prompts have a backbone", where="--teacher-backbone", expected="--teacher teachonce:FOLDER",
+                "only prompts have a backbone", code="option-needs-another",
+                where="--teacher-backbone", expected="--teacher teachonce:FOLDER",
                 found=f"--teacher {model}", hint="leave it out",
             )  # fmt: skip
         return TeacherConfig(

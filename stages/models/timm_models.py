@@ -79,21 +79,25 @@ def resolve_timm(name: str, pretrained: str | None, *, role: Role) -> TimmSource
     if not timm.is_model(architecture):
         if open_clip.get_model_config(architecture) is not None:
             hint = f"did you mean {architecture}, without {TIMM_PREFIX}?"
-            raise InputError("timm has no such model", where=architecture, hint=hint)
+            raise InputError("timm has no such model", code="model-unknown", where=architecture, hint=hint)
         hint = f"`teachonce models --{role}` lists them all"
-        raise unknown_name("timm has no such model", architecture, timm.list_models(), hint)
+        raise unknown_name(
+            "timm has no such model", architecture, timm.list_models(), hint, code="model-unknown"
+        )
     tags = [n.partition(".")[2] for n in timm.models.get_arch_pretrained_cfgs(architecture)]
     tags = [t for t in tags if t]
     if pretrained is None and not tag:
         raise InputError(
-            f"a {role} needs weights", where=f"{TIMM_PREFIX}{architecture}",
+            f"a {role} needs weights", code="weights-needed", where=f"{TIMM_PREFIX}{architecture}",
             hint=f"add --{role}-pretrained: `{DEFAULT}` (timm's own), {one_of(tags)}, or `{RANDOM}` for trying things out",
         )  # fmt: skip
     of_file = pretrained is not None and pretrained != RANDOM and looks_like_path(pretrained)
     if pretrained not in (None, RANDOM, DEFAULT) and not of_file:
         tag = str(pretrained)
     if tag and tag not in tags:
-        raise unknown_name(f"{TIMM_PREFIX}{architecture} has no such weights", tag, tags, one_of(tags))
+        raise unknown_name(
+            f"{TIMM_PREFIX}{architecture} has no such weights", tag, tags, one_of(tags), code="weights-tag-unknown",
+        )  # fmt: skip
     from_hub = pretrained != RANDOM and not of_file
     full = f"{architecture}.{tag}" if tag else architecture
     if from_hub:
@@ -146,7 +150,7 @@ def _building(source: TimmSource, where: str) -> contextlib.AbstractContextManag
     if source.from_hub:
         return hub_access(where, f"check the network, or give a file with --{source.role}-pretrained")
     hint = f"choose another --{source.role} or --{source.role}-size"
-    return one_line(f"timm cannot build this {source.role}", where, hint)
+    return one_line(f"timm cannot build this {source.role}", where, hint, code="model-unbuildable")
 
 
 def _load(module: Any, source: TimmSource, options: Mapping[str, Any], *, resize: bool) -> str:

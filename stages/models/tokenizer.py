@@ -61,8 +61,9 @@ def load_tokenizer(name: str) -> Tokenizer:
     if config is None:
         # open_clip would take CLIP's tokenizer.
         raise unknown_name(
-            "open_clip has no such model", name, open_clip.list_models(), "check the model's name"
-        )
+            "open_clip has no such model", name, open_clip.list_models(), "check the model's name",
+            code="model-unknown",
+        )  # fmt: skip
     text_cfg = config.get("text_cfg", {})
     _check_settings(text_cfg.get("tokenizer_kwargs", {}), name)
     files = text_cfg.get("hf_tokenizer_name")
@@ -131,13 +132,17 @@ def name_notes(tokenizer: Tokenizer, names: Sequence[str], texts: Sequence[str])
 
 def _check_settings(settings: Any, name: str) -> None:
     if not isinstance(settings, dict):
-        raise InputError("not a tokenizer's settings", where=name, expected="an object", found=settings)
+        raise InputError(
+            "not a tokenizer's settings", code="tokenizer-settings-malformed", where=name, expected="an object",
+            found=settings,
+        )  # fmt: skip
     for key, value in settings.items():
         kind = _SETTINGS.get(key)
         if key == "trust_remote_code" or (kind is not None and isinstance(value, kind)):
             continue  # the first is always answered by False
         raise InputError(
-            "a tokenizer's setting that is not known", where=f"{name}: tokenizer_kwargs",
+            "a tokenizer's setting that is not known", code="tokenizer-setting-unknown",
+            where=f"{name}: tokenizer_kwargs",
             expected=", ".join(f"{k} ({v.__name__})" for k, v in _SETTINGS.items()), found=f"{key}: {value!r}",
         )  # fmt: skip
 
@@ -160,7 +165,8 @@ def _of_transformers(name: str, files: str) -> Tokenizer:
             )
             if len(vocabulary) < 2:
                 raise InputError(
-                    "a tokenizer without words", where=name if local else files, expected="a vocabulary",
+                    "a tokenizer without words", code="tokenizer-empty",
+                    where=name if local else files, expected="a vocabulary",
                     found="special tokens only", hint=hint if local else "check the repository's files",
                 )  # fmt: skip
             return tokenizer  # type: ignore[no-any-return]
@@ -177,7 +183,10 @@ def _of_transformers(name: str, files: str) -> Tokenizer:
 @contextlib.contextmanager
 def _here(where: str, hint: str) -> Iterator[None]:
     """Inside, only files of this machine are read; libraries print nothing, and an error is one line."""
-    with warnings.catch_warnings(), one_line("cannot load the tokenizer", where, hint):
+    with (
+        warnings.catch_warnings(),
+        one_line("cannot load the tokenizer", where, hint, code="tokenizer-unloadable"),
+    ):
         warnings.simplefilter("ignore")
         yield
 

@@ -109,8 +109,9 @@ def read_torchscript(location: UserFile) -> TorchScript:
             root = torch.load(shown, map_location="cpu", weights_only=True, mmap=False)
     if not isinstance(root, _Object):
         raise InputError(
-            "not a file of weights", where=location, expected="a module", found=type(root).__name__
-        )
+            "not a file of weights", code="weights-malformed", where=location, expected="a module",
+            found=type(root).__name__,
+        )  # fmt: skip
     tensors: dict[str, Tensor] = {}
     values: dict[str, Any] = {}
     left = [(root, "", 0)]
@@ -119,7 +120,7 @@ def read_torchscript(location: UserFile) -> TorchScript:
         module, prefix, level = left.pop()
         if not isinstance(module.attributes, dict):
             raise InputError(
-                "cannot read weights", where=location,
+                "cannot read weights", code="weights-unreadable", where=location,
                 found=f"an object that only the file's own code can unpack ({prefix or 'the whole'})",
                 hint="where you trust the file, save its weights alone: "
                 "torch.save(torch.jit.load(FILE).state_dict(), NEW_FILE)",
@@ -135,7 +136,9 @@ def read_torchscript(location: UserFile) -> TorchScript:
         left += reversed(below)
         names_seen += len(module.attributes)
         if level > _MOST_LEVELS or names_seen > _MOST_NAMES:
-            raise InputError("not a file of weights", where=location, found="modules without end")
+            raise InputError(
+                "not a file of weights", code="weights-malformed", where=location, found="modules without end"
+            )
     return TorchScript(
         tensors=tensors, values=values, classes=frozenset(name.rpartition(".")[2] for name in classes)
     )
@@ -189,7 +192,7 @@ def _check_sizes(archive: zipfile.ZipFile, location: UserFile) -> None:
     packed = [record.filename for record in records if record.compress_type != zipfile.ZIP_STORED]
     if claimed > held or packed:
         raise InputError(
-            "cannot read weights", where=location,
+            "cannot read weights", code="weights-unreadable", where=location,
             found=f"a compressed record ({packed[0]})" if packed else f"records of {claimed} bytes in a file of {held}",
         )  # fmt: skip
 

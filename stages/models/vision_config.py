@@ -87,7 +87,12 @@ def check_vision_config(fields: Json, *, where: object, hint: str) -> VisionConf
         DamagedError: a field that is not known, or another type or a number out of range; `found` names it.
     """
     config = as_schema(
-        fields, VisionConfig, what="not a configuration of an image tower", where=where, hint=hint
+        fields,
+        VisionConfig,
+        what="not a configuration of an image tower",
+        code="vision-config-malformed",
+        where=where,
+        hint=hint,
     )
     if config.timm_model_name is not None:
         check_timm_name(config.timm_model_name, where=where)
@@ -107,6 +112,7 @@ def check_timm_name(name: str, *, where: object) -> None:
         tag and name not in timm.models.get_arch_pretrained_cfgs(architecture)
     ):
         raise DamagedError(
-            "timm has no such model", where=where, expected="a model of timm's registry", found=name,
+            "timm has no such model", code="bundle-model-unknown",
+            where=where, expected="a model of timm's registry", found=name,
             hint="a newer timm may have it: pip install --upgrade timm",
         )  # fmt: skip

@@ -102,7 +102,7 @@ def read_weights_file(path: str) -> WeightsFile:
     """
     location = UserFile.of(path)
     if not location.is_file():  # a pipe or a device would never end
-        raise InputError("no such file of weights", where=location)
+        raise InputError("no such file of weights", code="weights-missing", where=location)
     archive: TorchScript | None = None
     found: Any
     try:
@@ -122,12 +122,13 @@ def read_weights_file(path: str) -> WeightsFile:
         pickled = re.search(r"GLOBAL ([\w.]+)", str(error))
         if pickled is not None:
             raise InputError(
-                "cannot read weights", where=location, found=f"a pickled object ({pickled[1]}), and nothing in a file is run",
+                "cannot read weights", code="weights-unreadable",
+                where=location, found=f"a pickled object ({pickled[1]}), and nothing in a file is run",
                 hint="where you trust the file, save its weights alone: "
                 "torch.save({'state_dict': checkpoint['state_dict']}, NEW_FILE)",
             ) from error  # fmt: skip
         raise InputError(
-            "cannot read weights", where=location, found=brief(error),
+            "cannot read weights", code="weights-unreadable", where=location, found=brief(error),
             hint="give a .safetensors file, a torch file of tensors (no pickled objects), or a TorchScript archive",
         ) from error  # fmt: skip
     taken = _unwrap(found) if isinstance(found, dict) else None
@@ -136,14 +137,14 @@ def read_weights_file(path: str) -> WeightsFile:
             f"entries {_some(map(str, found), len(found))}" if isinstance(found, dict) and found else None
         )
         raise InputError(
-            "not a file of weights", where=location, expected="tensors by name",
+            "not a file of weights", code="weights-malformed", where=location, expected="tensors by name",
             found=entries or type(found).__name__,
         )  # fmt: skip
     held, beside, entry = taken
     arrays = [str(name) for name, value in held.items() if isinstance(value, _Array)]
     if arrays:
         raise InputError(
-            "cannot read weights", where=location, expected="tensors",
+            "cannot read weights", code="weights-unreadable", where=location, expected="tensors",
             found=f"numpy arrays ({_some(arrays, len(arrays))})",
             hint="save them as tensors: torch.save({name: torch.from_numpy(array) for name, array in weights.items()}, "
             "NEW_FILE)",
@@ -262,12 +263,14 @@ def names_in_order(
     """
     if len(own) != len(weights):
         raise InputError(
-            f"weights do not fit {what}", where=where, expected=f"{len(own)} tensors", found=len(weights)
-        )
+            f"weights do not fit {what}", code="weights-do-not-fit", where=where, expected=f"{len(own)} tensors",
+            found=len(weights),
+        )  # fmt: skip
     for (name, tensor), (other, found) in zip(own.items(), weights.items(), strict=True):
         if name.rpartition(".")[2] != other.rpartition(".")[2] or tensor.shape != found.shape:
             raise InputError(
                 f"weights do not fit {what}",
+                code="weights-do-not-fit",
                 where=where,
                 expected=f"{name} {tuple(tensor.shape)}",
                 found=f"{other} {tuple(found.shape)}",
@@ -320,7 +323,8 @@ def check_fit(
         found += [f"none ({len(missing)} missing)"] if missing else []
         found += [f"{_shapes(weights, unknown)} ({len(unknown)} unknown)"] if unknown else []
         raise InputError(
-            f"weights do not fit {what}", where=where, expected="; ".join(expected) or "no other weights",
+            f"weights do not fit {what}", code="weights-do-not-fit",
+            where=where, expected="; ".join(expected) or "no other weights",
             found="; ".join(found),
         )  # fmt: skip
 

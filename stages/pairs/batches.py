@@ -100,7 +100,7 @@ class Batches(Dataset[Any]):
                     sample = kind.decode(joined.read(row), self._limit)
                 except BadImage as bad:
                     raise DamagedError(
-                        "an image that the teacher saw cannot be read any more",
+                        "an image that the teacher saw cannot be read any more", code="image-no-longer-readable",
                         where=f"{self._shards.location}, row {row}", found=bad,
                         hint="restore the tar, or run `teachonce shard` again",
                     ) from bad  # fmt: skip

@@ -184,6 +184,6 @@ def _context() -> Any:
 
 def _died(error: Exception) -> TeachonceError:
     return TeachonceError(
-        "a loader process died", found=str(error) or type(error).__name__,
+        "a loader process died", code="loader-died", found=str(error) or type(error).__name__,
         hint="use fewer or no --loader-workers; in a container, give it more shared memory (--shm-size)",
     )  # fmt: skip

@@ -153,7 +153,8 @@ class TargetStream(IterableDataset[Batch]):
         """
         if get_worker_info() is not None:
             raise InputError(
-                "the stream has loader processes of its own", where="DataLoader(num_workers=…)", expected=0,
+                "the stream has loader processes of its own", code="stream-in-worker",
+                where="DataLoader(num_workers=…)", expected=0,
                 found="a worker process", hint="use num_workers=0 there, and TargetStream(num_workers=N)",
             )  # fmt: skip
         for batch in self.batches(self.epoch, self._samples):
@@ -182,11 +183,14 @@ class TargetStream(IterableDataset[Batch]):
         fields = dict(state)
         epoch, samples = fields.pop("epoch", None), fields.pop("samples", None)
         self._identity.check(
-            fields, what="the state of another stream", where="load_state_dict",
+            fields, what="the state of another stream", code="stream-state-other", where="load_state_dict",
             hint="open the stream as it was, or start anew without this state", whose=("this stream", "the state"),
         )  # fmt: skip
         if not isinstance(epoch, int) or not isinstance(samples, int) or epoch < 0 or samples < 0:
-            raise InputError("not a stream's state", where="load_state_dict", found=f"{epoch=}, {samples=}")
+            raise InputError(
+                "not a stream's state", code="stream-state-malformed", where="load_state_dict",
+                found=f"{epoch=}, {samples=}",
+            )  # fmt: skip
         self._go_to(epoch, samples)
 
     def batches(self, epoch: int, first_sample: int = 0) -> Iterator[Batch]:
@@ -258,12 +262,15 @@ def pinned(batch: Batch) -> Batch:
 def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
     if (rank is None) != (world_size is None):
         raise InputError(
-            "rank and world belong together", where="TargetStream", found=f"{rank=}, {world_size=}"
-        )
+            "rank and world belong together", code="rank-without-world", where="TargetStream",
+            found=f"{rank=}, {world_size=}",
+        )  # fmt: skip
     if rank is None or world_size is None:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             return torch.distributed.get_rank(), torch.distributed.get_world_size()
         return 0, 1
     if not 0 <= rank < world_size:
-        raise InputError("no such rank", where="TargetStream", expected=f"0 to {world_size - 1}", found=rank)
+        raise InputError(
+            "no such rank", code="rank-impossible", where="TargetStream", expected=f"0 to {world_size - 1}", found=rank,
+        )  # fmt: skip
     return rank, world_size

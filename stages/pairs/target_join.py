@@ -97,7 +97,8 @@ class TargetJoin:
             known = block.keys_N[position].decode("ascii") if position < len(block.keys_N) else "no such row"
             if known != key:
                 raise DamagedError(
-                    "the sample is not the one that the store has in its row", where=f"{self._facts.store}, row {row}",
+                    "the sample is not the one that the store has in its row", code="keys-differ",
+                    where=f"{self._facts.store}, row {row}",
                     expected=known, found=key, hint="pass the store that was made from these tars",
                 )  # fmt: skip
             if block.valid_N[position]:
@@ -106,7 +107,8 @@ class TargetJoin:
     def _read(self, root: Any, shard: int, key: str) -> _Block:
         if not 0 <= shard < self._facts.spec.num_shards:
             raise DamagedError(
-                "a sample of a shard that the store does not have", where=f"{self._facts.store}, key {key}",
+                "a sample of a shard that the store does not have", code="sample-outside-store",
+                where=f"{self._facts.store}, key {key}",
                 expected=f"shards 0 to {self._facts.spec.num_shards - 1}", found=shard,
                 hint="pass the store that was made from these tars",
             )  # fmt: skip
@@ -128,6 +130,7 @@ class TargetJoin:
             except BadImage as bad:
                 raise DamagedError(
                     "an image that the teacher saw cannot be read any more",
+                    code="image-no-longer-readable",
                     where=sample["__key__"],
                     found=bad,
                 ) from bad
@@ -144,7 +147,8 @@ def _identify(sample: WebDatasetSample) -> tuple[str, int]:
         return str(sample["__key__"]), int(about["row"])
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(
-            "a sample without the members '__key__' and 'json' with its row", where=sample.get("__key__", "?"),
+            "a sample without the members '__key__' and 'json' with its row", code="sample-members-missing",
+            where=sample.get("__key__", "?"),
             found=", ".join(name for name in sample if not name.startswith("__")) or "nothing",
             hint="join the tars that `teachonce shard` wrote, before anything renames or drops their members",
         ) from error  # fmt: skip
@@ -154,7 +158,8 @@ def _image_bytes(sample: WebDatasetSample) -> bytes:
     members = [name for name in sample if not name.startswith("__") and name != "json"]
     if len(members) != 1 or not isinstance(sample[members[0]], bytes):
         raise InputError(
-            "rendering needs the image's own bytes", where=sample["__key__"], expected="one member beside 'json'",
+            "rendering needs the image's own bytes", code="sample-image-missing",
+            where=sample["__key__"], expected="one member beside 'json'",
             found=", ".join(members) or "none", hint="join before `.decode(…)`, or leave out image_size",
         )  # fmt: skip
     return sample[members[0]]  # type: ignore[no-any-return]

@@ -52,7 +52,7 @@ class Shots:
                 self.kind.probe(data, self.max_pixels)
             except BadImage as bad:
                 raise InputError(
-                    "one of the shots cannot be used", where=picture.path, found=str(bad),
+                    "one of the shots cannot be used", code="shot-unusable", where=picture.path, found=str(bad),
                     hint="take it out of the images, or use another --seed",
                 ) from bad  # fmt: skip
             state.update(f"{picture.key} {content_digest(data)} {label}\n".encode())
@@ -87,6 +87,7 @@ class Shots:
 def _pixels(ready: Ready[tuple[Picture, int], Pixels]) -> Pixels:
     if ready.result is None:
         raise InputError(
-            "one of the shots cannot be used", where=ready.item[0].path, found=ready.reason, hint="restore it"
-        )
+            "one of the shots cannot be used", code="shot-unusable", where=ready.item[0].path, found=ready.reason,
+            hint="restore it",
+        )  # fmt: skip
     return ready.result

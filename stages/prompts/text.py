@@ -80,7 +80,7 @@ def check_text_tower(model: nn.Module) -> None:
         problem = "no output projection"
     if problem:
         raise InputError(
-            "this teacher cannot take text prompts", where="--teacher",
+            "this teacher cannot take text prompts", code="text-prompts-impossible", where="--teacher",
             expected="open_clip's causal text transformer, read at its end token", found=problem,
             hint="choose such a model (ViT-B-16, ViT-B-32, ViT-L-14, …)",
         )  # fmt: skip
@@ -110,7 +110,8 @@ def context_embedding(model: nn.Module, tokenizer: Tokenize, context: str, lengt
     tokens = int(_ends(tower, ids_1T)) - 1  # without the start
     if tokens < length:
         raise InputError(
-            "the context has fewer tokens than there are text prompts", where=f"--context {context!r}",
+            "the context has fewer tokens than there are text prompts", code="context-too-short",
+            where=f"--context {context!r}",
             expected=f"at least {length} tokens", found=tokens, hint="use more words, or a smaller --text-length",
         )  # fmt: skip
     device = tower.token_embedding.weight.device

@@ -87,11 +87,19 @@ def claim(
     if not note.exists():
         note.write_bytes(canonical_json({"kind": _KIND, "protocol": protocol}) + b"\n")
         return
-    found = read_json(note.read_bytes(), dict[str, Any], what="not a benchmark's note", where=note, hint=hint)
+    found = read_json(
+        note.read_bytes(),
+        dict[str, Any],
+        what="not a benchmark's note",
+        code="benchmark-note-malformed",
+        where=note,
+        hint=hint,
+    )
     other = found.get("protocol")
     if (found.get("kind"), other) != (_KIND, protocol):
         raise MismatchError(
             "the folder holds another benchmark",
+            code="benchmark-other",
             where=note,
             expected=f"{protocol} (this command)",
             found=f"{other} (the folder)",

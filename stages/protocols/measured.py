@@ -54,7 +54,7 @@ def measure_student(
     bundle, kept = folders.bundle(student.folder, seed), folders.measured(student.folder, seed)
     receipt = Ledger(bundle, "distill").receipt("student")
     if receipt is None:
-        raise IncompleteError("the student is not trained", where=bundle)
+        raise IncompleteError("the student is not trained", code="student-unfinished", where=bundle)
     true_of = {"student": receipt.digest, "images": ShardSet.open(folders.test_shards).corpus.corpus_id}
     measured = _kept(kept.read_bytes(), true_of) if kept.exists() else None
     if measured is None:
@@ -83,7 +83,14 @@ def _evaluate(request: Request, dataset: str, bundle: str) -> Evaluation:
 def _kept(data: bytes, true_of: Mapping[str, str]) -> Json | None:
     """What was measured, if it is of this student and these images."""
     try:
-        found = read_json(data, dict[str, Any], what="not a note of results", where="measured", hint="")
+        found = read_json(
+            data,
+            dict[str, Any],
+            what="not a note of results",
+            code="results-note-malformed",
+            where="measured",
+            hint="",
+        )
     except DamagedError:
         return None  # it is measured again
     return found.get("measured") if all(found.get(name) == value for name, value in true_of.items()) else None
@@ -95,7 +102,9 @@ def _base(request: Request) -> str | None:
 
 def _figures(request: Request, measured: Mapping[str, Any]) -> Figures:
     if measured["accuracy"] is None:
-        raise DamagedError("no image with a label that is a class was measured")
+        raise DamagedError(
+            "no image with a label that is a class was measured", code="results-without-labels"
+        )
     images, unusable = measured["images"]["labelled"], len(measured["images"]["unusable"])
     if request.protocol != BASE2NOVEL:
         values = {"accuracy": measured["accuracy"]["top1"]["rate"]}
@@ -104,5 +113,7 @@ def _figures(request: Request, measured: Mapping[str, Any]) -> Figures:
         values = {"base": split["base"]["rate"], "novel": split["novel"]["rate"],
                   "harmonic_mean": split["harmonic_mean"]["mean"]}  # fmt: skip
     if None in values.values():
-        raise DamagedError("there are test images of one side of the split only", where=str(request.data))
+        raise DamagedError(
+            "there are test images of one side of the split only", code="results-one-sided", where=str(request.data),
+        )  # fmt: skip
     return Figures(values=values, images=images, unusable=unusable)

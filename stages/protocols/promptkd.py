@@ -113,8 +113,8 @@ class _Work:
         try:
             return work()
         except TeachonceError as error:
-            self.failures.append(Failure(dataset=dataset, what=what, error=str(error)))
-            self._runner.say(f"benchmark: {dataset} ({what}) failed: {error}")
+            self.failures.append(Failure(dataset=dataset, what=what, error=str(error), code=error.code))
+            self._runner.say(f"benchmark: {dataset} ({what}) failed: {error.line}")
             return None
 
     def _runs(self) -> str:

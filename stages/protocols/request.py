@@ -102,8 +102,9 @@ class Request:
         teacher, prompts = settings.teacher, settings.prompts
         if settings.teacher_pretrained is not None and teacher is None and prompts is not None:
             raise InputError(
-                "--teacher-pretrained needs --teacher beside --prompts", where=settings.teacher_pretrained
-            )
+                "--teacher-pretrained needs --teacher beside --prompts", code="option-needs-another",
+                where=settings.teacher_pretrained,
+            )  # fmt: skip
         return Request(
             protocol=settings.protocol, data=settings.data, out=out, seeds=settings.seeds, prompts=prompts,
             datasets=choose_datasets(settings.datasets, settings.protocol, settings.data, say),
@@ -144,10 +145,13 @@ class Request:
             DamagedError, MismatchError: a folder that holds no prompts, or those of another version.
         """
         if not self.students:
-            raise InputError("no students", where="--student")
+            raise InputError("no students", code="students-none-given", where="--student")
         _refuse_twice([model.folder for model in self.students], "--student", "two students of one name")
         if not self.seeds or min(self.seeds) < 0:
-            raise InputError("impossible seeds", where="--seeds", hint="give numbers from 0 on, as in 1,2,3")
+            raise InputError(
+                "impossible seeds", code="setting-impossible", where="--seeds",
+                hint="give numbers from 0 on, as in 1,2,3",
+            )  # fmt: skip
         _refuse_twice([str(seed) for seed in self.seeds], "--seeds", "a seed stands twice")
         if self.teacher is not None:
             require_open_clip(
@@ -170,7 +174,8 @@ class Request:
                     "a folder for each data set below it" if self.protocol == BASE2NOVEL else "prompts in it"
                 )
                 raise InputError(
-                    "no prompts here", where=folder, expected=f"--prompts FOLDER with {below}", found=f"no {CONFIG}",
+                    "no prompts here", code="prompts-missing",
+                    where=folder, expected=f"--prompts FOLDER with {below}", found=f"no {CONFIG}",
                     hint="teachonce import … or teachonce pretrain …, or leave out --prompts",
                 )  # fmt: skip
             PromptsConfig.from_bytes((folder / CONFIG).read_bytes(), where=folder / CONFIG)
@@ -193,37 +198,43 @@ def choose_datasets(
     root = UserFile.of(data)
     if not root.is_dir():
         raise InputError(
-            "no such folder", where=root, hint="name the folder that holds the data sets' folders"
-        )
+            "no such folder", code="folder-missing", where=root,
+            hint="name the folder that holds the data sets' folders",
+        )  # fmt: skip
     usual = tuple(BASE_TO_NOVEL if protocol == BASE2NOVEL else CROSS_DATASET)
     if given is None:
         absent = [name for name in usual if not Dataset.below(root, name).root.exists()]
         if len(absent) == len(usual):
             raise InputError(
-                "no data set that can be used", where=root, hint=f"teachonce datasets {typed(data)}"
-            )
+                "no data set that can be used", code="datasets-none-usable", where=root,
+                hint=f"teachonce datasets {typed(data)}",
+            )  # fmt: skip
         if absent:
             say(f"benchmark: left out, for they are not in {root}: {', '.join(absent)}")
         return tuple(name for name in usual if name not in absent)
     names = [name.strip() for name in given.split(",") if name.strip()]
     if not names:
-        raise InputError("no data sets", where="--datasets", hint=f"one or more of {', '.join(usual)}")
+        raise InputError(
+            "no data sets", code="datasets-none-given", where="--datasets", hint=f"one or more of {', '.join(usual)}",
+        )  # fmt: skip
     _refuse_twice(names, "--datasets", "a data set stands twice")
     for name in names:
         if name not in LAYOUTS:
             raise InputError(
                 "no such data set",
+                code="dataset-unknown",
                 where=f"--datasets {name}",
                 hint=did_you_mean(name, usual, f"one of {', '.join(usual)}"),
             )
         if tuple(LAYOUTS[name].images) == ("test",):
             raise InputError(
-                "a data set with test images only", where=f"--datasets {name}",
+                "a data set with test images only", code="dataset-test-only", where=f"--datasets {name}",
                 hint=f"measure a finished student on it: teachonce evaluate BUNDLE {typed(f'coop:{name}/test={data}')}",
             )  # fmt: skip
         if name not in usual:
             raise InputError(
-                "the data set that prompts are learned on is no target", where=f"--datasets {name}",
+                "the data set that prompts are learned on is no target", code="dataset-not-a-target",
+                where=f"--datasets {name}",
                 hint="leave it out, or use --protocol base2novel",
             )  # fmt: skip
     return tuple(name for name in usual if name in names)
@@ -238,7 +249,8 @@ def pair_students(names: tuple[str, ...], pretrained: tuple[str, ...]) -> tuple[
     names = names or (STUDENT,)
     if len(pretrained) not in (0, 1, len(names)):
         raise InputError(
-            "weights must be given once, or once for each --student", where="--student-pretrained",
+            "weights must be given once, or once for each --student", code="weights-count-wrong",
+            where="--student-pretrained",
             expected="1" if len(names) == 1 else f"1 or {len(names)}", found=len(pretrained),
         )  # fmt: skip
     weights: tuple[str | None, ...] = (
@@ -250,4 +262,4 @@ def pair_students(names: tuple[str, ...], pretrained: tuple[str, ...]) -> tuple[
 def _refuse_twice(names: Sequence[str], option: str, what: str) -> None:
     twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
     if twice is not None:
-        raise InputError(what, where=f"{option} {twice}", hint="name each once")
+        raise InputError(what, code="given-twice", where=f"{option} {twice}", hint="name each once")

@@ -57,11 +57,12 @@ class DatasetResults:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """What could not be done: `what` is `teacher`, or a student and its seed."""
+    """What could not be done: `what` is `teacher`, or a student and its seed; `code` is the error's."""
 
     dataset: str
     what: str
     error: str
+    code: str
 
 
 def harmonic(base: float, novel: float) -> float:

@@ -38,7 +38,8 @@ def import_student(
     family = family_of(name)
     if pretrained == RANDOM or (pretrained is None and not family.implies_weights(name)):
         raise InputError(
-            "a student's weights are compared with those that it was trained from", where=name,
+            "a student's weights are compared with those that it was trained from", code="import-weights-needed",
+            where=name,
             expected="--student-pretrained TAG or PATH", found=pretrained or "none",
             hint="add --student-pretrained openai, as the authors have it",
         )  # fmt: skip
@@ -50,7 +51,7 @@ def import_student(
     if (vectors.embed_dim, vectors.normalized) != (head.embed_dim, True) or vectors.bias_C is not None:
         kind = "text features" if vectors.normalized and vectors.bias_C is None else "rows of a linear head"
         raise MismatchError(
-            "these class vectors are not of the student's teacher", where=store,
+            "these class vectors are not of the student's teacher", code="vectors-not-for-student", where=store,
             expected=f"text features of {head.embed_dim} channels (the student)", found=f"{kind} of {vectors.embed_dim} channels (the store)",
             hint="teachonce import its teacher, then teachonce vectors --teacher teachonce:FOLDER",
         )  # fmt: skip

@@ -47,7 +47,7 @@ def import_teacher(
         context_embedding(backbone.model, backbone.tokenizer, context, length)
     except InputError as error:
         hint = "give the words that the prompts were learned from"
-        raise InputError(error.what, where=error.where, expected=error.expected, found=error.found, hint=hint) from error  # fmt: skip
+        raise InputError(error.what, code=error.code, where=error.where, expected=error.expected, found=error.found, hint=hint) from error  # fmt: skip
     texts = read_class_texts(
         file.weights, backbone.model, backbone.tokenizer, names, context, length, where=where
     )

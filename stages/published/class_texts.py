@@ -70,7 +70,8 @@ def read_class_texts(
     start_FD = weights[PREFIX][:, 0].float()
     if not bool((_distance(start_FD, token_embeddings[ids_CT[:1, 0]]) <= _SAME).all()):
         raise InputError(
-            "the checkpoint's token embeddings are another model's", where=f"{where}: {PREFIX}",
+            "the checkpoint's token embeddings are another model's", code="checkpoint-other-model",
+            where=f"{where}: {PREFIX}",
             expected="the start token of the teacher, but for rounding", found="another",
             hint="name the model that it was trained with: --teacher and --teacher-pretrained",
         )  # fmt: skip
@@ -119,7 +120,8 @@ def learned_classes(
         wrong = np.flatnonzero(texts.classes_C != base_C)
         example = f", first differing at {names[wrong[0]]!r}" if len(wrong) else ""
         raise MismatchError(
-            "the checkpoint was learned on other classes", where=f"{where}: --base-classes {base}",
+            "the checkpoint was learned on other classes", code="checkpoint-other-classes",
+            where=f"{where}: --base-classes {base}",
             expected=f"{texts.count} class texts as in the file",
             found=f"{int(base_C.sum())} base classes{example}",
             hint="leave out --base-classes to take those whose texts are in the file; --context must be the authors' too",

@@ -66,7 +66,8 @@ def compare(
     relative = (differences / squares) ** 0.5 if squares else 0.0
     if not relative <= MOST:
         raise InputError(
-            "the checkpoint's frozen weights are another model's", where=f"{where}: {at}",
+            "the checkpoint's frozen weights are another model's", code="checkpoint-other-model",
+            where=f"{where}: {at}",
             expected=f"those of {option} {model}, but for rounding", found=f"a difference of {relative:.2g} of their size",
             hint=f"name the model that it was trained with: {option} and {option}-pretrained",
         )  # fmt: skip

@@ -66,7 +66,7 @@ def classify(keys: Collection[str], *, where: object) -> CheckpointLayout:
     teacher, student = FIRST["text"] in keys, any(key.startswith(PROJECTOR) for key in keys)
     if teacher == student:
         raise InputError(
-            "not a checkpoint that can be imported", where=where,
+            "not a checkpoint that can be imported", code="checkpoint-kind-unknown", where=where,
             expected=f"{FIRST['text']} (a {TEACHER}) or {PROJECTOR}… (a {STUDENT})",
             found="both" if teacher else f"neither, but {min(keys, default='nothing')}", hint=_ASK,
         )  # fmt: skip
@@ -110,7 +110,7 @@ def check_keys(found: Iterable[str], expected: Iterable[str], *, kind: str, wher
     missing = sorted(want - have)
     if missing:
         raise InputError(
-            "the checkpoint lacks a weight", where=where, expected=missing[0],
+            "the checkpoint lacks a weight", code="checkpoint-weight-missing", where=where, expected=missing[0],
             found=f"none ({len(missing)} missing, {len(have - want)} unknown)",
             hint="name the model that it was trained with, or give a whole file",
         )  # fmt: skip
@@ -128,7 +128,8 @@ def check_shape(key: str, found: tuple[int, ...], expected: tuple[int | str, ...
     ):
         shape = f"({', '.join(map(str, expected))}{',' if len(expected) == 1 else ''})"
         raise InputError(
-            "a weight of the checkpoint has another shape", where=where, expected=f"{key} {shape}", found=found,
+            "a weight of the checkpoint has another shape", code="checkpoint-weight-other-shape",
+            where=where, expected=f"{key} {shape}", found=found,
             hint="name the model that it was trained with",
         )  # fmt: skip
 
@@ -141,7 +142,8 @@ def refuse_unknown(keys: Collection[str], kind: str, where: object) -> None:
     """
     if keys:
         raise InputError(
-            "an unknown key in the checkpoint", where=where, expected=f"keys of a {kind}",
+            "an unknown key in the checkpoint", code="checkpoint-key-unknown",
+            where=where, expected=f"keys of a {kind}",
             found=f"{next(iter(keys))} ({len(keys)} unknown)", hint=_ASK,
         )  # fmt: skip
 
@@ -152,7 +154,7 @@ def _in_order(tower: str, layers: Mapping[int, str], where: object) -> tuple[str
         some = layers[max(layers)]
         key = FIRST[tower] if missing == 0 else re.sub(r"resblocks\.\d+", f"resblocks.{missing}", some)
         raise InputError(
-            "the checkpoint lacks a layer of prompts", where=where, expected=key,
+            "the checkpoint lacks a layer of prompts", code="checkpoint-layer-missing", where=where, expected=key,
             found=f"layers {', '.join(map(str, sorted(layers)))}", hint="give a whole file",
         )  # fmt: skip
     return tuple(layers[layer] for layer in sorted(layers))

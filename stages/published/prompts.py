@@ -32,10 +32,11 @@ def stack_prompts(layout: CheckpointLayout, weights: Mapping[str, Tensor], tower
         length = len(first) if first.dim() else "prompts"
         check_shape(key, tuple(weights[key].shape), (length, width), where=where)
         if not bool(torch.isfinite(weights[key]).all()):
-            raise InputError("prompts that are not finite", where=f"{where}: {key}", hint="take an earlier epoch's file")  # fmt: skip
+            raise InputError("prompts that are not finite", code="checkpoint-not-finite", where=f"{where}: {key}", hint="take an earlier epoch's file")  # fmt: skip
     if len(keys) > blocks:
         raise InputError(
-            f"the checkpoint has more layers of {tower} prompts than the model has blocks", where=where,
+            f"the checkpoint has more layers of {tower} prompts than the model has blocks", code="checkpoint-layers-too-many",
+            where=where,
             expected=f"at most {blocks}", found=len(keys), hint="name the model that it was trained with",
         )  # fmt: skip
     return torch.stack([weights[key].float() for key in keys])

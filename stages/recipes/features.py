@@ -46,7 +46,8 @@ class Features:
         if not settings.feature_targets:
             if not known:
                 raise InputError(
-                    "the store holds no features", where="--recipe features", expected="an embedding, tokens or maps",
+                    "the store holds no features", code="features-not-in-store",
+                    where="--recipe features", expected="an embedding, tokens or maps",
                     found=", ".join(target.name for target in stored),
                     hint="teachonce cache SHARDS --targets embedding,tokens --teacher … --out ANOTHER_STORE",
                 )  # fmt: skip
@@ -55,7 +56,8 @@ class Features:
         for name in names:
             if name not in known:
                 raise InputError(
-                    "the store holds no such features", where="--feature-targets", expected=", ".join(known) or "none here",
+                    "the store holds no such features", code="target-not-in-store",
+                    where="--feature-targets", expected=", ".join(known) or "none here",
                     found=name, hint=f"teachonce cache SHARDS --targets {name} --teacher … --out ANOTHER_STORE",
                 )  # fmt: skip
         return names
@@ -122,7 +124,8 @@ def _shapes(backbone: Backbone) -> dict[str, tuple[int, ...]]:
     shapes = Intermediates(backbone.module).shapes(torch.zeros(1, 3, size, size))
     if not shapes:
         raise InputError(
-            "this student gives no feature maps", where="--student", expected="a model with `forward_intermediates`",
+            "this student gives no feature maps", code="student-without-maps",
+            where="--student", expected="a model with `forward_intermediates`",
             found=str(backbone.config.get("name")), hint="choose another student, or --feature-targets embedding",
         )  # fmt: skip
     return shapes
@@ -135,13 +138,15 @@ def _layers(given: str, maps: Sequence[TargetSpec], shapes: Mapping[str, tuple[i
     names = [word.strip() for word in given.split(",")]
     if len(names) != len(maps):
         raise InputError(
-            "one map of the student for each target", where="--student-layers", expected=f"{len(maps)} names, for "
+            "one map of the student for each target", code="student-layers-count-wrong",
+            where="--student-layers", expected=f"{len(maps)} names, for "
             + (", ".join(target.name for target in maps) or "no target"), found=given, hint="leave it out to have them chosen",
         )  # fmt: skip
     for name in names:
         if name not in shapes:
             raise InputError(
-                "the student has no such map", where="--student-layers", expected=", ".join(shapes), found=name,
+                "the student has no such map", code="student-layer-unknown",
+                where="--student-layers", expected=", ".join(shapes), found=name,
                 hint=did_you_mean(name, list(shapes), "") or None,
             )  # fmt: skip
     return names

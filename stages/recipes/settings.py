@@ -78,6 +78,7 @@ class TrainSettings:
             if name not in own:
                 raise InputError(
                     f"an option that recipe {recipe} does not have",
+                    code="recipe-option-unknown",
                     where=option_name(name),
                     hint="leave it out",
                 )

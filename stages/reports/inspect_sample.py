@@ -126,13 +126,14 @@ def find_row(stored: Stored, name: str) -> int:
         )
         raise InputError(
             "several samples go by this name",
+            code="sample-ambiguous",
             where=name,
             found=f"{len(found)}: {listed}",
             hint="give more of it",
         )
     by_path = "" if stored.shards is not None else f"; {stored.no_paths}"
     raise InputError(
-        "no such sample", where=name,
+        "no such sample", code="sample-unknown", where=name,
         hint=f"give a key or its first {MIN_PREFIX} characters, a row from 0 to {spec.num_samples - 1}, "
         f"or an image's path or the end of one{by_path}",
     )  # fmt: skip

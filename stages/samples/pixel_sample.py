@@ -124,6 +124,7 @@ class PixelSample:
         others = f" (and {more} more of {self.num_views} views)" if more else ""
         raise MismatchError(
             "this machine renders other pixels than the teacher saw",
+            code="pixels-differ-here",
             where=f"{where}, row {first.row}, view {first.view}{others}",
             expected=first.expected,
             found=f"{first.found} ({versions_text(self.versions, here)})",
@@ -158,6 +159,7 @@ class PixelSample:
             fields,
             PixelSample,
             what="not a sample of rendered views",
+            code="pixel-sample-malformed",
             where=where,
             hint="restore the store from a copy",
         )

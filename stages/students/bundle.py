@@ -73,7 +73,8 @@ class LoadedStudent:
         """
         if self.class_vectors is None:
             raise InputError(
-                "this student has no class vectors, so it tells no classes", where=self.config.student.get("name"),
+                "this student has no class vectors, so it tells no classes", code="student-without-classes",
+                where=self.config.student.get("name"),
                 expected="one that learned logits, or the embedding, from a store with class vectors",
                 found=f"recipe {self.config.origin.get('recipe')}, targets {', '.join(self.config.origin.get('targets', ()))}",
                 hint="use its features with `load_student`; or teachonce vectors … --out STORE, and distill with `embedding` among the targets",
@@ -128,11 +129,13 @@ def load_student(location: Location | str, *, device: str = "cpu") -> LoadedStud
         if (folder / "run").exists():
             raise IncompleteError(
                 "the student is not finished",
+                code="student-unfinished",
                 where=folder,
                 hint="run the same `teachonce distill` command again",
             )
         raise InputError(
             "no student bundle here",
+            code="bundle-missing",
             where=folder,
             expected=Kind.BUNDLE,
             found=kind_of(folder),
@@ -147,6 +150,7 @@ def load_student(location: Location | str, *, device: str = "cpu") -> LoadedStud
     except (FileNotFoundError, safetensors.SafetensorError, KeyError) as error:
         raise DamagedError(
             "a bundle's file is missing or damaged",
+            code="bundle-damaged",
             where=folder,
             found=str(error),
             hint="copy the bundle again",
@@ -155,7 +159,7 @@ def load_student(location: Location | str, *, device: str = "cpu") -> LoadedStud
     head = Head.from_json(config.head, folder / CONFIG)
     if vectors is not None and vectors.embed_dim != head.embed_dim:
         raise DamagedError(
-            "the bundle's class vectors are not for its student", where=folder,
+            "the bundle's class vectors are not for its student", code="bundle-vectors-do-not-fit", where=folder,
             expected=f"{head.embed_dim} channels, as the student gives", found=f"{vectors.embed_dim}",
             hint="copy the bundle again",
         )  # fmt: skip

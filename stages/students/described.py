@@ -53,11 +53,19 @@ def check_backbone(fields: Mapping[str, Json], *, where: object) -> OpenClipBack
     """
     family = fields.get("family")
     if family == "open_clip":
-        about = as_schema(dict(fields), OpenClipBackbone, what=_WHAT, where=where, hint=_HINT)
+        about = as_schema(
+            dict(fields),
+            OpenClipBackbone,
+            what=_WHAT,
+            code="bundle-student-malformed",
+            where=where,
+            hint=_HINT,
+        )
         check_vision_config(fields["vision_cfg"], where=where, hint=_HINT)
         if about.vision_cfg.timm_model_pretrained:
             raise DamagedError(
                 _WHAT,
+                code="bundle-student-malformed",
                 where=where,
                 expected="weights in the bundle",
                 found="timm_model_pretrained",
@@ -65,11 +73,14 @@ def check_backbone(fields: Mapping[str, Json], *, where: object) -> OpenClipBack
             )
         return about
     if family == "timm":
-        model = as_schema(dict(fields), TimmBackbone, what=_WHAT, where=where, hint=_HINT)
+        model = as_schema(
+            dict(fields), TimmBackbone, what=_WHAT, code="bundle-student-malformed", where=where, hint=_HINT
+        )
         check_timm_name(model.name, where=where)
         return model
     raise DamagedError(
         "a bundle of an unknown family of students",
+        code="bundle-family-unknown",
         where=where,
         expected="timm or open_clip",
         found=family,

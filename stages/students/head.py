@@ -62,5 +62,6 @@ class Head:
             DamagedError: something else.
         """
         return as_schema(
-            fields, Head, what="not a head of a student", where=where, hint="copy the bundle again"
-        )
+            fields, Head, what="not a head of a student", code="head-malformed", where=where,
+            hint="copy the bundle again",
+        )  # fmt: skip

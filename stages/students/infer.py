@@ -26,6 +26,7 @@ def student_logits(
     if not np.isfinite(logits_NC).all():
         raise DamagedError(
             "the student says NaN or infinity",
+            code="student-not-finite",
             where="logits",
             hint="try --precision fp32, or distill it again",
         )

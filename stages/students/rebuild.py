@@ -107,13 +107,16 @@ def _one_line(where: object) -> Iterator[None]:
     except DamagedError:
         raise
     except InputError as error:
-        raise DamagedError(error.what, where=where, expected=error.expected, found=error.found) from error
+        raise DamagedError(
+            error.what, code=error.code, where=where, expected=error.expected, found=error.found
+        ) from error
     except Exception as error:
         raise _damaged(where, "parts that fit together", brief(error)) from error
 
 
 def _damaged(where: object, expected: str, found: str) -> DamagedError:
     return DamagedError(
-        "the bundle's model cannot be built", where=where, expected=expected, found=found,
+        "the bundle's model cannot be built", code="bundle-model-unbuildable",
+        where=where, expected=expected, found=found,
         hint="copy the bundle again, or ask whoever made it",
     )  # fmt: skip

@@ -133,10 +133,14 @@ def make_projector(head: Head) -> nn.Module:
             nn.Linear(head.embed_dim, head.embed_dim),
         )
     if head.projector != "none":
-        raise InputError("unknown projector", where="--projector", expected=PROJECTORS, found=head.projector)
+        raise InputError(
+            "unknown projector", code="projector-unknown", where="--projector", expected=PROJECTORS,
+            found=head.projector,
+        )  # fmt: skip
     if head.width != head.embed_dim:
         raise InputError(
-            "the student's features need a projector to the teacher's width", where="--projector none",
+            "the student's features need a projector to the teacher's width", code="projector-needed",
+            where="--projector none",
             expected=f"{head.embed_dim} channels", found=head.width, hint="--projector linear",
         )  # fmt: skip
     return nn.Identity()
@@ -185,7 +189,8 @@ def grid_of(shape: Sequence[int], target: str) -> tuple[int, int]:
     side = math.isqrt(shape[0])
     if side * side != shape[0]:
         raise InputError(
-            "tokens that lie on no square grid cannot be compared with a student's maps", where=target,
+            "tokens that lie on no square grid cannot be compared with a student's maps", code="tokens-not-square",
+            where=target,
             expected="a square number of tokens", found=shape[0], hint="choose a target with the axes y and x",
         )  # fmt: skip
     return side, side

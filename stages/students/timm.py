@@ -30,7 +30,7 @@ class TimmFamily:
         features_ND = try_images(built.module, preprocess.size, f"{where}, --student-size")
         if features_ND.ndim != 2:
             raise InputError(
-                "this student gives no pooled features", where=f"--student {where}",
+                "this student gives no pooled features", code="student-without-features", where=f"--student {where}",
                 expected="one vector an image", found=f"shape {tuple(features_ND.shape)}", hint="choose another",
             )  # fmt: skip
         config: dict[str, Json] = {"family": "timm", "name": source.name, "kwargs": dict(built.kwargs)}

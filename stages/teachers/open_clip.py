@@ -102,8 +102,9 @@ class OpenClipTeacher(BaseTeacher):
     def class_names(self, names: Sequence[str] | None) -> tuple[str, ...]:
         if names is None:
             raise InputError(
-                "this teacher has no classes of its own", where=self.spec.model, hint="add --classes FILE"
-            )
+                "this teacher has no classes of its own", code="classes-needed", where=self.spec.model,
+                hint="add --classes FILE",
+            )  # fmt: skip
         return tuple(names)
 
     def class_vectors(self, names: Sequence[str], templates: Sequence[str]) -> ClassVectors:

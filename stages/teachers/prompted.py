@@ -75,7 +75,7 @@ class PromptedTeacher(BaseTeacher):
         loaded = read_prompts(folder)
         name = f"{PROMPTS_PREFIX}{folder.rstrip('/').rpartition('/')[2]}"
         about = as_schema(
-            dict(loaded.config.backbone), _Backbone, what="prompts that do not name their model", where=f"{folder}/{CONFIG}",
+            dict(loaded.config.backbone), _Backbone, what="prompts that do not name their model", code="prompts-without-model", where=f"{folder}/{CONFIG}",
             hint="copy the folder again",
         )  # fmt: skip
         model = config.backbone or about.model
@@ -141,6 +141,7 @@ class PromptedTeacher(BaseTeacher):
 
 def _another_backbone(name: str, expected: object, found: object) -> MismatchError:
     return MismatchError(
-        "these prompts were learned for another backbone", where=name, expected=f"{expected} (the prompts)", found=f"{found} (the model)",
+        "these prompts were learned for another backbone", code="prompts-other-backbone",
+        where=name, expected=f"{expected} (the prompts)", found=f"{found} (the model)",
         hint="name it with --teacher-backbone MODEL and --teacher-pretrained WEIGHTS",
     )  # fmt: skip

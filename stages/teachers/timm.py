@@ -97,11 +97,12 @@ class TimmTeacher(BaseTeacher):
         names = _own_names(self._model) if names is None else names
         if names is None:
             raise InputError(
-                "timm does not know this model's classes", where=self.spec.model, hint="add --classes FILE"
-            )
+                "timm does not know this model's classes", code="classes-needed", where=self.spec.model,
+                hint="add --classes FILE",
+            )  # fmt: skip
         if len(names) != self._heads.num_classes:
             raise InputError(
-                "the class list does not fit the teacher's head", where=self.spec.model,
+                "the class list does not fit the teacher's head", code="classes-do-not-fit-head", where=self.spec.model,
                 expected=f"{self._heads.num_classes} names in the head's order", found=len(names),
                 hint="leave out --classes to use timm's own names",
             )  # fmt: skip
@@ -150,14 +151,15 @@ class _Heads:
                 layer = None
             if not isinstance(layer, (nn.Linear, nn.Conv2d)):
                 raise InputError(
-                    "a timm teacher needs a linear head", where=f"{TIMM_PREFIX}{where}",
+                    "a timm teacher needs a linear head", code="classifier-not-linear", where=f"{TIMM_PREFIX}{where}",
                     expected="a linear layer, or a 1x1 convolution", found=f"{name}: {type(model.get_submodule(name)).__name__}",
                     hint="choose a model with a classifier",
                 )  # fmt: skip
             self.layers[name] = layer
         if not names:
             raise InputError(
-                "this model has no classifier", where=f"{TIMM_PREFIX}{where}", expected="a linear head",
+                "this model has no classifier", code="classifier-missing",
+                where=f"{TIMM_PREFIX}{where}", expected="a linear head",
                 found="none", hint="choose a model with a classifier, or a CLIP-like one",
             )  # fmt: skip
         self.width = sum(layer.weight.shape[1] for layer in self.layers.values())

@@ -57,7 +57,7 @@ def build_student(
     family = family_of(config.model)
     if recipe.frozen_backbone and config.pretrained is None and not family.implies_weights(config.model):
         raise InputError(
-            f"recipe {recipe.name} keeps the student's weights as they are, so it needs good ones",
+            f"recipe {recipe.name} keeps the student's weights as they are, so it needs good ones", code="student-weights-needed",
             where=config.model,
             hint=f"add --student-pretrained TAG or PATH; `--student-pretrained {RANDOM}` to try things out",
         )  # fmt: skip
@@ -74,6 +74,7 @@ def build_student(
     ):
         raise InputError(
             "batch norm cannot train on batches of one",
+            code="batch-too-small",
             where="--batch-size",
             expected=f"at least {2 * settings.accumulate}",
             found=settings.batch_size,

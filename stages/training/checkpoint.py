@@ -131,7 +131,7 @@ def load_checkpoint(folder: Location, training: Training, fingerprint: Fingerpri
     tensors, about = _read(location, _About)
     state = TrainState(step=about.step, best=about.best)
     fingerprint.check(
-        about.fingerprint, what="a checkpoint of another run", where=location,
+        about.fingerprint, what="a checkpoint of another run", code="checkpoint-other-run", where=location,
         hint="use the options of the run that wrote it, or another --out", whose=("this run", "the checkpoint"),
     )  # fmt: skip
     _copy(_part(tensors, _WEIGHT), training.trainee.changing(), location)
@@ -191,18 +191,25 @@ def _read(location: Location, schema: type[About]) -> tuple[dict[str, Tensor], A
     try:
         data, tensors = _tensors(location)
     except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
-        raise DamagedError(what, where=location, found=str(error), hint=_START_ANEW) from error
-    about = read_sealed(data, dict[str, Any], what=what, where=location, hint=_START_ANEW)
+        raise DamagedError(
+            what, code="checkpoint-malformed", where=location, found=str(error), hint=_START_ANEW
+        ) from error
+    about = read_sealed(
+        data, dict[str, Any], what=what, code="checkpoint-malformed", where=location, hint=_START_ANEW
+    )
     expected = about.get("tensors")  # none in those of early versions
     if expected is not None and (found := tensors_digest(tensors)) != expected:
         raise DamagedError(
             "a checkpoint changed since it was written",
+            code="checkpoint-changed",
             where=location,
             expected=expected,
             found=found,
             hint=_START_ANEW,
         )
-    return tensors, as_schema(about, schema, what=what, where=location, hint=_START_ANEW)
+    return tensors, as_schema(
+        about, schema, what=what, code="checkpoint-malformed", where=location, hint=_START_ANEW
+    )
 
 
 def _tensors(location: Location) -> tuple[bytes, dict[str, Tensor]]:
@@ -222,7 +229,8 @@ def _copy(saved: Mapping[str, Tensor], into: Mapping[str, Tensor], location: Loc
     wrong = {name for name in into if name not in saved or into[name].shape != saved[name].shape}
     if wrong or len(saved) != len(into):
         raise DamagedError(
-            "a checkpoint does not fit the model", where=location, found=min(wrong, default="more weights"),
+            "a checkpoint does not fit the model", code="checkpoint-does-not-fit",
+            where=location, found=min(wrong, default="more weights"),
             hint=_START_ANEW,
         )  # fmt: skip
     for name, value in into.items():

@@ -66,7 +66,8 @@ def choose_targets(
     about_classes = bool(_ABOUT_CLASSES & set(requested))
     if vectors is not None and not about_classes:
         raise InputError(
-            "class vectors are of no use to this recipe: it learns no embedding", where=f"--vectors {vectors}",
+            "class vectors are of no use to this recipe: it learns no embedding", code="vectors-useless",
+            where=f"--vectors {vectors}",
             expected="`embedding` among its targets", found=", ".join(requested), hint="leave out --vectors",
         )  # fmt: skip
     class_vectors: ClassVectors | None = None
@@ -95,7 +96,7 @@ def _check_teacher(about: StoreDescription, other: Any, source: Location) -> Non
     cached, origin = about.decided_by.teacher, origin_model(other, source)
     if cached.weights != origin.weights_digest:
         raise MismatchError(
-            "the class vectors are another teacher's than the cached targets",
+            "the class vectors are another teacher's than the cached targets", code="vectors-other-teacher",
             where=f"{source}: field 'teacher.weights'",
             expected=f"{cached.model} {cached.weights} (the cached targets)",
             found=f"{origin.model} {origin.weights_digest} (the class vectors)",
@@ -109,7 +110,7 @@ def _check_forming(
     """Logits can be formed from embeddings where these are stored, and as wide as the class vectors."""
     if "logits" in stored and "embedding" not in stored:
         raise MismatchError(
-            "the cached logits were formed with other class vectors",
+            "the cached logits were formed with other class vectors", code="logits-other-vectors",
             where=f"{source}: field 'class_vectors'", expected=f"{about.decided_by.class_vectors} (the cached logits)",
             found=f"{vectors.digest} (these class vectors)",
             hint="leave out --vectors, or cache embeddings (`--targets embedding`) for any class list",
@@ -120,13 +121,14 @@ def _check_forming(
 def _check_width(stored: Mapping[str, TargetSpec], vectors: ClassVectors, source: Location) -> None:
     if "embedding" not in stored:
         raise MismatchError(
-            "the store holds neither logits nor embeddings", where=source, expected="`logits` or `embedding`, for class vectors",
+            "the store holds neither logits nor embeddings", code="store-without-embeddings",
+            where=source, expected="`logits` or `embedding`, for class vectors",
             found=", ".join(stored), hint="teachonce cache SHARDS --targets embedding --teacher … --out ANOTHER_STORE",
         )  # fmt: skip
     (width,) = stored["embedding"].shape
     if width != vectors.embed_dim:
         raise MismatchError(
-            "class vectors and cached embeddings differ in width", where=source,
+            "class vectors and cached embeddings differ in width", code="vectors-other-width", where=source,
             expected=f"{width} channels (the embeddings)", found=f"{vectors.embed_dim} (the class vectors)",
             hint="use the teacher that was cached",
         )  # fmt: skip

@@ -57,14 +57,16 @@ class Validation:
             return Validation(labelled=labelled)
         if base_C is None:
             raise InputError(
-                "nothing says which classes are base classes", where=f"--validation-by {by}",
+                "nothing says which classes are base classes", code="base-classes-unmarked",
+                where=f"--validation-by {by}",
                 hint="mark them: teachonce vectors … --base-classes FILE|@half",
             )  # fmt: skip
         ids_N = labelled.class_ids_N
         sides = set(base_C[ids_N[ids_N >= 0]].tolist())
         if True not in sides or (by == "harmonic-mean" and False not in sides):
             raise InputError(
-                "the validation images lack classes that are to be measured", where=images,
+                "the validation images lack classes that are to be measured", code="validation-classes-missing",
+                where=images,
                 expected="images of base classes" + (" and of novel ones" if by == "harmonic-mean" else ""),
                 found=f"images of {'base' if True in sides else 'novel'} classes only",
                 hint="give other images, or --validation-by top1",
@@ -106,7 +108,7 @@ class Validation:
             student.train(training)
         if not usable:
             raise InputError(
-                "not one validation image can be used", where=self.labelled.images,
+                "not one validation image can be used", code="images-none-usable", where=self.labelled.images,
                 expected="at least one usable image", found=f"{len(self.labelled)} unusable",
                 hint="give other images, or leave out --validation",
             )  # fmt: skip

@@ -61,7 +61,7 @@ class Window:
         for offset, loss in enumerate(losses):
             if not math.isfinite(loss):
                 raise InputError(
-                    "the loss is not finite", found=loss,
+                    "the loss is not finite", code="loss-not-finite", found=loss,
                     where=f"step {step - len(losses) + offset + 1}, epoch {epoch + 1}",
                     hint="use a smaller --lr, longer --warmup-epochs or --precision fp32, and another --out",
                 )  # fmt: skip

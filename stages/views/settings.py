@@ -62,6 +62,7 @@ class ViewCount:
         if not (self.views.isdecimal() and int(self.views) > 0):
             raise InputError(
                 "impossible number of views",
+                code="setting-impossible",
                 where="--views",
                 expected="a number or `center`",
                 found=self.views,

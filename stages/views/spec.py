@@ -79,21 +79,30 @@ class ViewSpec:
 
     def __post_init__(self) -> None:
         if self.kind not in (*CENTERED, RANDOM_CROP):
-            raise InputError("unknown kind of views", where=self.kind, hint="--views K or --views center")
+            raise InputError(
+                "unknown kind of views", code="view-kind-unknown", where=self.kind, hint="--views K or --views center",
+            )  # fmt: skip
         if self.interpolation not in INTERPOLATIONS:
             raise InputError(
                 "unknown interpolation",
+                code="interpolation-unknown",
                 where=self.interpolation,
                 expected=sorted(INTERPOLATIONS),
                 found=self.interpolation,
             )
         if self.count < 1 or (not self.is_random and self.count != 1):
-            raise InputError("impossible number of views", where="--views", found=self.count)
+            raise InputError(
+                "impossible number of views", code="setting-impossible", where="--views", found=self.count
+            )
         if not 0 < self.scale[0] <= self.scale[1] <= 1 or not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
-            raise InputError("impossible range of view scale or ratio", found=f"{self.scale}, {self.ratio}")
+            raise InputError(
+                "impossible range of view scale or ratio", code="view-scale-impossible",
+                found=f"{self.scale}, {self.ratio}",
+            )  # fmt: skip
         if not LEAST_CROP <= self.crop_pct <= LARGEST_CROP:
             raise InputError(
                 "impossible share of a crop",
+                code="setting-impossible",
                 where="crop_pct",
                 expected=f"{LEAST_CROP} to {LARGEST_CROP}",
                 found=self.crop_pct,
@@ -103,10 +112,14 @@ class ViewSpec:
 
     def _check_fill(self) -> None:
         if self.kind != "border" and any(self.fill):
-            raise InputError("only border views are padded with a colour", where=self.kind, found=self.fill)
+            raise InputError(
+                "only border views are padded with a colour", code="fill-color-useless", where=self.kind,
+                found=self.fill,
+            )  # fmt: skip
         if len(self.fill) != 3 or not all(isinstance(v, int) and 0 <= v <= 255 for v in self.fill):
             raise InputError(
                 "impossible colour of the padding",
+                code="fill-color-impossible",
                 expected="three whole numbers from 0 to 255",
                 found=self.fill,
             )
@@ -115,29 +128,33 @@ class ViewSpec:
         *factors, hue = self.jitter
         if not all(0 <= strength < math.inf for strength in factors) or not 0 <= hue <= 0.5:
             raise InputError(
-                "impossible strengths of the colour jitter", where="--view-jitter",
+                "impossible strengths of the colour jitter", code="setting-impossible", where="--view-jitter",
                 expected="brightness, contrast, saturation of 0 or more, and a hue from 0 to 0.5",
                 found=", ".join(f"{strength:g}" for strength in self.jitter),
             )  # fmt: skip
         for option, probability in (("flip", self.flip), ("grayscale", self.grayscale)):
             if not 0 <= probability <= 1:
                 raise InputError(
-                    "not a probability", where=f"--view-{option}", expected="0 to 1", found=probability
-                )
+                    "not a probability", code="setting-impossible", where=f"--view-{option}", expected="0 to 1",
+                    found=probability,
+                )  # fmt: skip
         if not 0 < self.jitter_probability <= 1:
             raise InputError(
-                "impossible probability of the colour jitter", where="--view-jitter-probability",
+                "impossible probability of the colour jitter", code="setting-impossible",
+                where="--view-jitter-probability",
                 expected="more than 0, at most 1", found=self.jitter_probability,
                 hint="leave out the jitter to have none",
             )  # fmt: skip
         if self.jitter_probability < 1 and not any(self.jitter):
             raise InputError(
-                "a probability of a colour jitter that there is not", where="--view-jitter-probability",
+                "a probability of a colour jitter that there is not", code="option-needs-another",
+                where="--view-jitter-probability",
                 found=self.jitter_probability, hint="add --view-jitter, such as 0.4,0.4,0.2,0.1",
             )  # fmt: skip
         if not self.is_random and self.has_colors:
             raise InputError(
-                "centre views keep their colours", where="--view-jitter, --view-grayscale",
+                "centre views keep their colours", code="option-for-random-views",
+                where="--view-jitter, --view-grayscale",
                 hint="use --views K for random views",
             )  # fmt: skip
 
@@ -173,6 +190,7 @@ class ViewSpec:
             fields,
             ViewSpec,
             what="not a description of views",
+            code="views-malformed",
             where=where,
             hint="restore the store from a copy",
         )

@@ -156,12 +156,18 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(InputError) as error:
         prepare(Location.of(tmp_path), TINY, print)
-    assert str(error.value) == (
-        f"the output folder holds something else: {tmp_path}: expected a folder that is new, empty, or begun by "
-        f"`teachonce demo`, found a folder of other files: thesis.tex. Next: teachonce demo … --out {tmp_path}-demo"
-    )
-    with pytest.raises(InputError, match=r"^no folder can be here: .*thesis.tex: .* found a file. Next: "):
+    assert error.value.fields == {
+        "code": "output-holds-other",
+        "where": str(tmp_path),
+        "expected": "a folder that is new, empty, or begun by `teachonce demo`",
+        "found": "a folder of other files: thesis.tex",
+        "hint": f"teachonce demo … --out {tmp_path}-demo",
+    }
+    with pytest.raises(InputError) as refused:
         prepare(Location.of(tmp_path / "thesis.tex"), TINY, print)
+    assert (refused.value.code, str(refused.value.found)) == ("output-blocked", "a file")
+    assert str(refused.value.where).endswith("thesis.tex")
+    assert refused.value.hint is not None
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 

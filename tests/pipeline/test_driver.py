@@ -47,10 +47,13 @@ def test_a_second_driver_is_told_who_the_first_is(holder, tmp_path) -> None:
     assert (found.command, found.pid) == ("teachonce cache", holder.pid)
     with pytest.raises(BusyError) as error, only_driver(out, "teachonce vectors"):
         pass
-    assert str(error.value) == (
-        f"another command is writing there: {out}: expected one at a time, found teachonce cache, process {holder.pid} on "
-        f"{found.host}, since {found.since}. Next: wait for it: teachonce status {out}"
-    )
+    assert error.value.fields == {
+        "code": "output-busy",
+        "where": str(out),
+        "expected": "one at a time",
+        "found": f"teachonce cache, process {holder.pid} on {found.host}, since {found.since}",
+        "hint": f"wait for it: teachonce status {out}",
+    }
     holder.stdin.close()
     holder.wait()
     with only_driver(out, "teachonce vectors"):
@@ -66,8 +69,9 @@ def test_status_says_who_is_running(holder, tmp_path) -> None:
     assert f"running: teachonce cache, process {holder.pid} on " in status_text(facts)
     holder.kill()
     holder.wait()
-    with pytest.raises(InputError, match="no stage of teachonce has started here"):
+    with pytest.raises(InputError) as error:
         folder_status(str(tmp_path / "out"))
+    assert error.value.code == "nothing-started"
 
 
 def test_a_killed_holder_holds_nothing(holder, tmp_path) -> None:

@@ -50,10 +50,11 @@ def test_a_head_that_answers_again_in_time_ends_nothing(clock):
     clock.seconds = 85
     with pytest.raises(ClusterEnded) as caught:
         there.look()
-    assert str(caught.value) == (
-        f"the Ray cluster has ended: 127.0.0.1:{port}. Next: start it again, then run the same command again; what was "
-        "finished is kept"
-    )
+    assert caught.value.fields == {
+        "code": "ray-cluster-ended",
+        "where": f"127.0.0.1:{port}",
+        "hint": "start it again, then run the same command again; what was finished is kept",
+    }
     with pytest.raises(ClusterEnded):
         there.check()
 

@@ -18,10 +18,13 @@ def test_a_short_folder_is_kept_and_a_long_one_replaced(tmp_path, monkeypatch):
     monkeypatch.setattr(sockets, "_SHORT_FOLDERS", ("/nowhere",))
     with pytest.raises(InputError) as caught:
         sockets.folder_for_sockets(str(long), 32, "TMPDIR")
-    assert str(caught.value) == (
-        f"no folder for sockets: {long}: expected a path of at most {sockets._LONGEST - 32} bytes, found {len(str(long))}. "
-        "Next: export TMPDIR=/short/folder"
-    )
+    assert caught.value.fields == {
+        "code": "socket-path-too-long",
+        "where": str(long),
+        "expected": f"a path of at most {sockets._LONGEST - 32} bytes",
+        "found": str(len(str(long))),
+        "hint": "export TMPDIR=/short/folder",
+    }
 
 
 @pytest.mark.parametrize("given", [True, False])

@@ -241,12 +241,13 @@ def test_a_store_is_not_finished_by_a_machine_that_renders_otherwise(begun, monk
     monkeypatch.setattr(images, "pixel_versions", lambda: {**stage.pixels.versions, "Pillow": "99.0.1"})
     with pytest.raises(MismatchError) as caught:
         begun()
-    assert str(caught.value) == (
-        f"this machine renders other pixels than the teacher saw: {stage.store}, row 0, view 0 (and 127 more of 128 "
-        f"views): expected {recorded['digests'][0][0]}, found {caught.value.found.split()[0]} (Pillow {there} there, "  # type: ignore[attr-defined]
-        f"99.0.1 here). Next: install Pillow {there}, or give another --out; a store is finished by machines that "
-        "render as the first one"
-    )
+    assert caught.value.fields == {
+        "code": "pixels-differ-here",
+        "where": f"{stage.store}, row 0, view 0 (and 127 more of 128 views)",
+        "expected": str(recorded["digests"][0][0]),
+        "found": f"{str(caught.value.found).split()[0]} (Pillow {there} there, 99.0.1 here)",
+        "hint": f"install Pillow {there}, or give another --out; a store is finished by machines that render as the first one",
+    }
     with pytest.raises(MismatchError) as caught:  # a worker on another node
         stage.open()
     assert str(caught.value).endswith(
@@ -325,15 +326,15 @@ def test_options_are_the_spec(picture_shards, tiny_clip_teacher, tmp_path):
     ("options", "message"),
     [
         (["--view-scale", "0.5,1", "--view-seed", "0"],
-         "these options are for random views: --view-seed, --view-scale: expected --views K, found --views center. "
+         "these options are for random views: --view-seed, --view-scale: expected --views K, found --views center [option-for-random-views]. "
          "Next: give a number of views, or leave them out"),
         (["--view-interpolation", "bilinear"],
-         "these options are for random views: --view-interpolation: expected --views K, found --views center. "
+         "these options are for random views: --view-interpolation: expected --views K, found --views center [option-for-random-views]. "
          "Next: give a number of views, or leave them out; a centre view's filter is --teacher-interpolation"),
         (["--views", "2", "--view-jitter-probability", "0.5"],
-         "a probability of a colour jitter that there is not: --view-jitter-probability: found 0.5. "
+         "a probability of a colour jitter that there is not: --view-jitter-probability: found 0.5 [option-needs-another]. "
          "Next: add --view-jitter, such as 0.4,0.4,0.2,0.1"),
-        (["--views", "many"], "impossible number of views: --views: expected a number or `center`, found many"),
+        (["--views", "many"], "impossible number of views: --views: expected a number or `center`, found many [setting-impossible]"),
     ],
 )  # fmt: skip
 def test_options_that_mean_nothing_are_refused(options, message, picture_shards, tiny_clip_teacher, tmp_path):
@@ -351,5 +352,6 @@ def test_four_numbers_are_four(picture_shards, tiny_clip_teacher, tmp_path):
 
 
 def test_centre_views_keep_their_colours():
-    with pytest.raises(InputError, match="centre views keep their colours"):
+    with pytest.raises(InputError) as error:
         ViewSpec(jitter=JITTER)
+    assert error.value.code == "option-for-random-views"

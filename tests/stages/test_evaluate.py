@@ -367,7 +367,7 @@ def test_a_store_whose_views_have_other_pixels_here_is_refused(
     several = "(and 127 more of 128 views)"
     assert stderr.startswith(f"Error: {wrong} {several}: expected {sample.digests[0][0]}, found ")
     assert stderr.endswith(
-        " (with the same versions of all libraries). "
+        " (with the same versions of all libraries) [pixels-differ-here]. "
         "Next: run `teachonce cache` again into another store, or add --accept-other-pixels\n"
     )
     code, stdout, stderr = run(*arguments, "--accept-other-pixels")
@@ -445,7 +445,7 @@ def test_the_commands_print_tables_or_json(bundle, pictures):
     code, out, err = run("evaluate", pictures, pictures)
     assert (code, out) == (1, "")
     assert err.startswith(
-        f"Error: no student bundle here: {pictures}: expected a student bundle, found a folder of images. "
+        f"Error: no student bundle here: {pictures}: expected a student bundle, found a folder of images [bundle-missing]. "
     )
 
 
@@ -507,7 +507,10 @@ def test_a_bad_image_is_named_and_the_others_are_done(bundle, pictures, tmp_path
 def test_stdin_is_no_image(bundle):
     code, out, err = run("predict", bundle, "-")
     assert (code, out) == (1, "")
-    assert err == "Error: images cannot come from stdin: -. Next: save it to a file and give its path\n"
+    assert (
+        err
+        == "Error: images cannot come from stdin: - [stdin-refused]. Next: save it to a file and give its path\n"
+    )
 
 
 @pytest.mark.slow

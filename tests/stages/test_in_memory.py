@@ -416,12 +416,12 @@ def test_every_command_takes_a_place_by_its_address(
     assert list(tmp_path.iterdir()) == []
     assert {name.split("/")[1] for name in place.files()} == {"shards", "store", "student", "again"}
     for command, line in (
-        (["cache", store, *teacher[:-1], "memory://all/third"], "Error: no shards here: memory://all/store: expected a folder of shards, found a target store. "),
+        (["cache", store, *teacher[:-1], "memory://all/third"], "Error: no shards here: memory://all/store: expected a folder of shards, found a target store [shards-missing]. "),
         (["distill", store, shards, "--student", f"local-dir:{tiny_clip}", "--recipe", "kd", "--out", "memory://new"],
          "Error: two folders are swapped: memory://all/store memory://all/shards: "),
         (["shard", pictures, "--out", store], "Error: the output folder holds something else: memory://all/store: "),
         (["cache", shards, *teacher[:-1], "memory://all"], "Error: the output folder is or holds an input: memory://all: "),
-        (["shard", pictures, "--out", f"{shards}/000000.tar/x"], "Error: no folder can be here: memory://all/shards/000000.tar: expected a folder, or nothing, found a file. "),
+        (["shard", pictures, "--out", f"{shards}/000000.tar/x"], "Error: no folder can be here: memory://all/shards/000000.tar: expected a folder, or nothing, found a file [output-blocked]. "),
     ):  # fmt: skip
         told = CliRunner().invoke(main, list(map(str, command)))
         assert told.exit_code == 1

@@ -281,8 +281,9 @@ def test_a_store_with_class_vectors_only(tmp_path):
     assert (
         f"no targets are cached yet; run `teachonce cache SHARDS --teacher … --out {stored.location}`" in text
     )
-    with pytest.raises(IncompleteError, match="the store holds no targets yet"):
+    with pytest.raises(IncompleteError) as error:
         inspect_sample(stored, "0")
+    assert error.value.code == "store-without-targets"
 
 
 def test_an_unfinished_store_shows_what_is_there(write):
@@ -302,10 +303,11 @@ def test_an_unfinished_store_shows_what_is_there(write):
     assert facts["soft_labels"]["top_classes"][0]["class"].startswith("class ")
     with pytest.raises(IncompleteError) as caught:
         inspect_sample(stored, "30")
-    assert str(caught.value) == (
-        f"this sample is not cached yet: {known.location}, row 30, shard 2. "
-        "Next: run the same `teachonce cache` command again"
-    )
+    assert caught.value.fields == {
+        "code": "sample-not-cached",
+        "where": f"{known.location}, row 30, shard 2",
+        "hint": "run the same `teachonce cache` command again",
+    }
 
 
 def test_nan_in_a_valid_row_is_a_problem_that_nobody_overlooks(write):
@@ -419,10 +421,11 @@ def test_every_way_to_name_a_sample(known):
 def test_an_unknown_sample(known, name):
     with pytest.raises(InputError) as caught:
         find_row(Stored.open(known.location), name)
-    assert str(caught.value) == (
-        f"no such sample: {name}. Next: give a key or its first 6 characters, a row from 0 to 47, "
-        "or an image's path or the end of one"
-    )
+    assert caught.value.fields == {
+        "code": "sample-unknown",
+        "where": str(name),
+        "hint": "give a key or its first 6 characters, a row from 0 to 47, or an image's path or the end of one",
+    }
 
 
 def test_an_ambiguous_name_lists_candidates(write, make_shards, make_store, pictures, tmp_path):
@@ -432,10 +435,12 @@ def test_an_ambiguous_name_lists_candidates(write, make_shards, make_store, pict
     known = make_store(shards, tmp_path / "store", description=description(shards, ["logits"]))
     with pytest.raises(InputError) as caught:
         find_row(Stored.open(known.location), "00.png")
-    assert str(caught.value) == (
-        "several samples go by this name: 00.png: found 3: a/00.png, b/00.png, c/00.png. "
-        "Next: give more of it"
-    )
+    assert caught.value.fields == {
+        "code": "sample-ambiguous",
+        "where": "00.png",
+        "found": "3: a/00.png, b/00.png, c/00.png",
+        "hint": "give more of it",
+    }
     assert (
         find_row(Stored.open(known.location), "b/00.png")
         == find_row(Stored.open(known.location), "a/00.png") + 17
@@ -470,11 +475,13 @@ def test_shards_of_another_corpus_are_refused(known, make_shards, pictures, tmp_
     other = make_shards(pictures / "red fox", tmp_path / "other", name="foxes")
     with pytest.raises(MismatchError) as caught:
         Stored.open(known.location, other.location)
-    assert str(caught.value) == (
-        f"these shards are another corpus's: {other.location}: field 'corpus_id': "
-        f"expected {known.shards.corpus.corpus_id} (as in {known.location}), found {other.corpus.corpus_id} (these shards). "
-        "Next: pass the shards that the store was made from"
-    )
+    assert caught.value.fields == {
+        "code": "shards-other-corpus",
+        "where": f"{other.location}: field 'corpus_id'",
+        "expected": f"{known.shards.corpus.corpus_id} (as in {known.location})",
+        "found": f"{other.corpus.corpus_id} (these shards)",
+        "hint": "pass the shards that the store was made from",
+    }
 
 
 def test_what_is_no_store_is_one_line(picture_shards, tmp_path):

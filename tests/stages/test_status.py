@@ -126,7 +126,7 @@ class EverySecondFails:
     def open(self):
         def run(unit, timer):
             if int(unit.key) % 2:
-                raise InputError("no such thing", where=f"unit\n{unit.key}")
+                raise InputError("no such thing", code="no-such-thing", where=f"unit\n{unit.key}")
             return Receipt(
                 key=unit.key, outputs=(), rows=2, invalid_rows=(), digest="d", fingerprint=FINGERPRINT.digest
             )
@@ -140,14 +140,16 @@ def test_failed_units_of_a_real_run(tmp_path):
     facts = folder_status(tmp_path, examples=3)
     (stage,) = facts["stages"]
     assert (stage["done"], stage["failed"], stage["left"]) == (4, 4, 0)
-    assert stage["failures"][0] == {"unit": "000001", "reason": "no such thing: unit 000001"}
+    assert stage["failures"][0] == {
+        "unit": "000001", "reason": "no such thing: unit 000001", "code": "no-such-thing"
+    }  # fmt: skip
     assert (facts["state"], exit_code(facts)) == ("failed units", 4)
     found = lines(facts)
     start = found.index("failed")
     assert found[start + 1 : start + 5] == [
-        "000001 no such thing: unit 000001",
-        "000003 no such thing: unit 000003",
-        "000005 no such thing: unit 000005",
+        "000001 no such thing: unit 000001 [no-such-thing]",
+        "000003 no such thing: unit 000003 [no-such-thing]",
+        "000005 no such thing: unit 000005 [no-such-thing]",
         "and 1 more",
     ]
     assert found[-1] == (
@@ -219,19 +221,19 @@ def test_command(tmp_path, picture_shards):
 
 
 @pytest.mark.parametrize(
-    ("make", "what"),
+    ("make", "what", "code"),
     [
-        (lambda path: None, "no such folder"),
-        (lambda path: path.write_text("x"), "no such folder"),
-        (lambda path: path.mkdir(), NOT_OURS),
-        (lambda path: (path.mkdir(), (path / "config.json").write_text("{")), NOT_OURS),
-        (lambda path: (path.mkdir(), (path / "zarr.json").write_text('{"attributes": {}}')), NOT_OURS),
+        (lambda path: None, "no such folder", "folder-missing"),
+        (lambda path: path.write_text("x"), "no such folder", "folder-missing"),
+        (lambda path: path.mkdir(), NOT_OURS, "nothing-started"),
+        (lambda path: (path.mkdir(), (path / "config.json").write_text("{")), NOT_OURS, "nothing-started"),
+        (lambda path: (path.mkdir(), (path / "zarr.json").write_text('{"attributes": {}}')), NOT_OURS, "nothing-started"),
     ],
 )  # fmt: skip
-def test_what_is_not_ours_is_one_line(tmp_path, make, what):
+def test_what_is_not_ours_is_one_line(tmp_path, make, what, code):
     path = tmp_path / "it"
     make(path)
     result = CliRunner().invoke(main, ["status", str(path)])
     hint = "give a folder of shards, a store, a bundle or a run"
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr == f"Error: {what}: {path}. Next: {hint}\n"
+    assert result.stderr == f"Error: {what}: {path} [{code}]. Next: {hint}\n"

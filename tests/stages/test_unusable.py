@@ -63,12 +63,12 @@ def test_not_one_usable_image_is_an_error_in_shard_and_cache_again_and_again(tmp
         assert (code, lines[-1]) == (
             1,
             f"Error: not one image can be used: {out}: expected at least one usable image, found 3 × empty file, "
-            f"2 × not an image that Pillow reads. Next: see `teachonce status {out}`",
+            f"2 × not an image that Pillow reads [images-none-usable]. Next: see `teachonce status {out}`",
         )
     code, _, lines = cache(out, tmp_path / "t")
     assert (code, lines) == (
         1,
-        [f"Error: not one image can be used: {out}: expected at least one usable image, found 5 unusable. "
+        [f"Error: not one image can be used: {out}: expected at least one usable image, found 5 unusable [images-none-usable]. "
          f"Next: see `teachonce status {out}`"],
     )  # fmt: skip
     assert not (tmp_path / "t" / "zarr.json").exists()
@@ -82,7 +82,7 @@ def test_images_that_only_decoding_finds_broken_end_cache_in_an_error(tmp_path):
         assert code == 1
         assert lines[-1] == (
             f"Error: not one image can be used: {tmp_path / 't'}: expected at least one usable image, found "
-            f"3 × cannot be decoded. Next: see `teachonce status {tmp_path / 't'}`"
+            f"3 × cannot be decoded [images-none-usable]. Next: see `teachonce status {tmp_path / 't'}`"
         )
 
 

@@ -23,11 +23,11 @@ def test_fingerprints_name_every_difference():
         ("teacher.weights", "'aa'", "'bb'"), ("seed", "nothing", "1"), ("views", "4", "nothing"),
     ]  # fmt: skip
     assert mine.digest == Fingerprint(fields={"views": 4, "teacher": {"size": 224, "weights": "aa"}}).digest
-    mine.check(mine.fields, what="x", where="y", hint="z", whose=("mine", "theirs"))
+    mine.check(mine.fields, what="x", code="other-x", where="y", hint="z", whose=("mine", "theirs"))
     with pytest.raises(MismatchError) as caught:
         mine.check(
-            found, what="another store", where="out", hint="choose another --out", whose=("mine", "theirs")
-        )
+            found, what="another store", code="other-store", where="out", hint="choose another --out", whose=("mine", "theirs")
+        )  # fmt: skip
     assert str(caught.value) == (
         "another store: out: field 'teacher.weights' (and 2 more fields): expected 'aa' (mine), found 'bb' (theirs). Next: choose another --out"
     )
@@ -47,7 +47,7 @@ def test_receipts_round_trip_and_refuse_other_bytes():
 
 
 def test_errors_are_one_line_and_cross_process_borders():
-    error = InputError("bad\nthing", where="x", expected=1, found=2, hint="do y")
+    error = InputError("bad\nthing", code="bad-thing", where="x", expected=1, found=2, hint="do y")
     assert str(error) == "bad thing: x: expected 1, found 2. Next: do y"
     copy = pickle.loads(pickle.dumps(error))
     assert (type(copy), str(copy)) == (InputError, str(error))

@@ -24,9 +24,11 @@ def test_things_are_counted_in_words(number, noun, words):
 @pytest.mark.parametrize("name", ["plain", "two words", "two  blanks", "it's", "$HOME", "a;b", "füchse"])
 def test_a_suggested_command_can_be_pasted(name):
     location = Location.of(f"/data/{name}")
-    error = InputError("not here", where=location, hint=f"teachonce status {typed(location)}")
+    error = InputError(
+        "not here", code="not-here", where=location, hint=f"teachonce status {typed(location)}"
+    )
     assert shlex.split(str(error).partition("Next: ")[2]) == ["teachonce", "status", f"/data/{name}"]
 
 
 def test_an_error_is_one_line():
-    assert str(InputError("a\n  b", where="c\td\r\n", hint=" e  f ")) == "a b: c d . Next:  e  f"
+    assert str(InputError("a\n  b", code="a-b", where="c\td\r\n", hint=" e  f ")) == "a b: c d . Next:  e  f"

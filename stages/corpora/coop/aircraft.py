@@ -22,10 +22,12 @@ def read_aircraft(folder: UserFile, splits: Sequence[str]) -> Listing:
     for number, line in read_lines(variants):
         where = f"{variants}, line {number}"
         if class_name(line, where) in names:
-            raise InputError("a class name stands twice", where=where, found=shown(line))
+            raise InputError(
+                "a class name stands twice", code="class-name-twice", where=where, found=shown(line)
+            )
         names[line] = None
     if not names:
-        raise InputError("an empty class list", where=variants)
+        raise InputError("an empty class list", code="class-list-empty", where=variants)
     images: dict[str, list[tuple[str, str]]] = {}
     for split in splits:
         file = folder / f"images_variant_{split}.txt"
@@ -34,7 +36,9 @@ def read_aircraft(folder: UserFile, splits: Sequence[str]) -> Listing:
             where = f"{file}, line {number}"
             image, _, name = line.partition(" ")
             if name not in names:
-                raise InputError(f"a class that {variants.name} lacks", where=where, found=shown(name))
+                raise InputError(
+                    f"a class that {variants.name} lacks", code="class-not-listed", where=where, found=shown(name),
+                )  # fmt: skip
             images[split].append((image_path(f"{image}.jpg", where), name))
         check_each_once([path for path, _ in images[split]], str(file))
     return Listing(class_names=tuple(names), images=images)

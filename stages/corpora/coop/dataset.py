@@ -46,7 +46,8 @@ class Dataset:
         missing = self.missing(*splits)
         if missing is not None:
             raise InputError(
-                f"a data set is not {'there' if missing == self.root else 'complete'}", where=self.layout.name,
+                f"a data set is not {'there' if missing == self.root else 'complete'}", code="dataset-incomplete",
+                where=self.layout.name,
                 expected=missing, found="nothing",
                 hint=f'lay it out as the section "{self.layout.title}" of CoOp\'s DATASETS.md says',
             )  # fmt: skip

@@ -46,7 +46,9 @@ def image_path(value: object, where: str) -> str:
         and not {"", ".", ".."} & set(value.split("/"))
     ):
         return value
-    raise InputError("not a plain path below the images' folder", where=where, found=shown(value))
+    raise InputError(
+        "not a plain path below the images' folder", code="split-path-unsafe", where=where, found=shown(value)
+    )
 
 
 def class_name(value: object, where: str) -> str:
@@ -57,7 +59,7 @@ def class_name(value: object, where: str) -> str:
     """
     if isinstance(value, str) and value.strip() and value.isprintable():
         return value
-    raise InputError("not a class name", where=where, found=shown(value))
+    raise InputError("not a class name", code="class-name-malformed", where=where, found=shown(value))
 
 
 def check_each_once(paths: Sequence[str], where: str) -> None:
@@ -70,6 +72,7 @@ def check_each_once(paths: Sequence[str], where: str) -> None:
     for number, path in enumerate(paths, 1):
         if path in seen:
             raise InputError(
-                "an image stands twice in a split", where=f"{where}, entry {number}", found=shown(path)
-            )
+                "an image stands twice in a split", code="split-image-twice", where=f"{where}, entry {number}",
+                found=shown(path),
+            )  # fmt: skip
         seen.add(path)

@@ -57,7 +57,8 @@ class ClassFolders:
         unknown_folder = min(folders - set(known), default=None)
         if unknown_folder is not None:
             raise InputError(
-                f"a class folder that {self.names_file.name} lacks", where=self.images / unknown_folder,
+                f"a class folder that {self.names_file.name} lacks", code="class-folder-not-listed",
+                where=self.images / unknown_folder,
                 hint=f"add it to {self.names_file}, or take the folder away",
             )  # fmt: skip
         if self.kind is DatasetKind.SOME_SYNSETS:
@@ -67,7 +68,8 @@ class ClassFolders:
         missing = next((folder for folder in known if folder not in folders), None)
         if missing is not None:
             raise InputError(
-                f"a class of {self.names_file.name} has no folder", where=self.images / missing,
+                f"a class of {self.names_file.name} has no folder", code="class-folder-missing",
+                where=self.images / missing,
                 hint="sort the images into class folders as CoOp's DATASETS.md says",
             )  # fmt: skip
         return known
@@ -83,7 +85,8 @@ class ClassFolders:
             folder, _, rest = found.path.partition("/")
             if found.is_image and is_image_name(found.path) and (not rest or "/" in rest):
                 raise InputError(
-                    "an image lies in no class folder", where=self.images / found.path,
+                    "an image lies in no class folder", code="image-outside-class-folders",
+                    where=self.images / found.path,
                     hint="sort the images into class folders as CoOp's DATASETS.md says",
                 )  # fmt: skip
             yield replace(found, label=class_of.get(folder), no_label="")
@@ -113,11 +116,12 @@ class ClassFolders:
             synset, _, name = line.partition(" ")
             if synset <= before:
                 raise InputError(
-                    "synsets out of order", where=where, expected=f"one after {before}", found=synset,
+                    "synsets out of order", code="synsets-out-of-order",
+                    where=where, expected=f"one after {before}", found=synset,
                     hint="get classnames.txt as CoOp's DATASETS.md says: the order of its lines is that of the labels",
                 )  # fmt: skip
             names[synset] = class_name(name.strip(), where)
             before = synset
         if not names:
-            raise InputError("an empty class list", where=self.names_file)
+            raise InputError("an empty class list", code="class-list-empty", where=self.names_file)
         return names

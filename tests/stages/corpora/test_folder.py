@@ -192,13 +192,20 @@ def test_what_a_folder_cannot_list_at_the_moment_is_said(tmp_path, monkeypatch):
         "c/1.jpg": b"c/1.jpg",
     }
     pictures = {picture.path: picture for picture in open_images(str(tmp_path)).pictures()}
-    with pytest.raises(Unreachable, match=r"^cannot be read at the moment: b: found Permission denied\. "):
+    with pytest.raises(Unreachable) as error:
         pictures["b"].read()
+    assert (error.value.code, str(error.value.where), str(error.value.found)) == (
+        "unreachable-now",
+        "b",
+        "Permission denied",
+    )
+    assert error.value.hint is not None
     (tmp_path / "a").rename(tmp_path / "d")
-    with pytest.raises(
-        Unreachable, match=r"^a folder cannot be read at the moment: .*: found Permission denied\. "
-    ):
+    with pytest.raises(Unreachable) as error:
         found(tmp_path)
+    assert (error.value.code, str(error.value.found)) == ("unreachable-now", "Permission denied")
+    assert error.value.where is not None
+    assert error.value.hint is not None
 
 
 def test_links_to_folders_are_followed_once_and_so_far(tmp_path):

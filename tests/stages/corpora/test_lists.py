@@ -300,8 +300,9 @@ def test_a_name_with_blanks_is_no_path_and_label(folder):
 
 def test_folders_and_devices_are_no_lists(tmp_path):
     (source,) = open_sources(["/dev/zero"])
-    with pytest.raises(InputError, match=r"^a device, not a file: /dev/zero$"):
+    with pytest.raises(InputError) as error:
         list(source.walk())
+    assert (error.value.code, str(error.value.where)) == ("not-a-file", "/dev/zero")
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ class Fails:
         (FileNotFoundError(errno.ENOENT, "No such file or directory"), "cannot be read: No such file or directory"),
         (OSError(errno.ENAMETOOLONG, "File name too long"), "cannot be read: File name too long"),
         (NotADirectoryError(errno.ENOTDIR, "Not a directory"), "cannot be read: Not a directory"),
-        (InputError("cannot read", where="http://x", found="HTTP 404"), "cannot be read: cannot read: http://x: found HTTP 404"),
+        (InputError("cannot read", code="url-unreadable", where="http://x", found="HTTP 404"), "cannot be read: cannot read: http://x: found HTTP 404"),
         (ValueError("embedded null byte"), "cannot be read: ValueError: embedded null byte"),
     ],
 )  # fmt: skip
@@ -92,7 +92,7 @@ def test_what_a_name_brings_about_is_of_the_image(error, reason):
     "error",
     [OSError(errno.EIO, "Input/output error"), PermissionError(errno.EACCES, "Permission denied"),
      OSError(errno.ESTALE, "Stale file handle"), OSError(errno.EMFILE, "Too many open files"), TimeoutError("timed out"),
-     MemoryError(), Unreachable("cannot be read at the moment", where="a.jpg", found="HTTP 503")],
+     MemoryError(), Unreachable("cannot be read at the moment", code="unreachable-now", where="a.jpg", found="HTTP 503")],
 )  # fmt: skip
 def test_everything_else_is_of_the_moment(error):
     with pytest.raises(Unreachable, match=r"a\.jpg.*found"):
@@ -101,7 +101,7 @@ def test_everything_else_is_of_the_moment(error):
 
 def test_an_error_that_was_no_trouble_of_reading_stays_what_it_was():
     with pytest.raises(StorageError) as caught:
-        read_image(Fails(StorageError("the disk is full")), "a.jpg", -1, 3)
+        read_image(Fails(StorageError("the disk is full", code="the-disk-is")), "a.jpg", -1, 3)
     assert not isinstance(caught.value, Unreachable)
 
 
@@ -152,7 +152,7 @@ def test_a_server_that_is_down_is_asked_again_by_the_same_command(site, tmp_path
     url = f"http://127.0.0.1:{site.server_port}/1.png"
     assert (code, lines[-1]) == (
         1,
-        f"Error: 2 of 6 images cannot be read at the moment: the first is {url}: found HTTP 503 Service Unavailable. "
+        f"Error: 2 of 6 images cannot be read at the moment: the first is {url}: found HTTP 503 Service Unavailable [unreachable-now]. "
         "Next: run the same command again, or add --give-up-on-unreachable to leave such images out",
     )
     assert not list(out.glob("*.tar"))
@@ -236,8 +236,10 @@ def test_a_file_that_cannot_be_read_for_a_moment(tmp_path, monkeypatch):
         in lines[-1]
     )
     images = {picture.path: picture for picture in open_images(str(corpus)).pictures()}
-    with pytest.raises(Unreachable, match=r"cannot be read at the moment: 2\.png: found Input/output error"):
+    with pytest.raises(Unreachable) as error:
         images["2.png"].read()
+    assert (error.value.code, str(error.value.where)) == ("unreachable-now", "2.png")
+    assert str(error.value.found).startswith("Input/output error")
     assert images["1.png"].read() == png(1)
     # Files here are read again each time: one that has changed meanwhile is what it now is.
     (corpus / "3.png").write_bytes(png(33))
@@ -361,7 +363,7 @@ def test_a_file_that_cannot_be_looked_at_for_a_moment_is_no_other_corpus(tmp_pat
         code, lines = shard(source, out)
         assert (code, lines[-1]) == (
             1,
-            "Error: cannot be read at the moment: 1.png: found Input/output error. "
+            "Error: cannot be read at the moment: 1.png: found Input/output error [unreachable-now]. "
             "Next: mend the cause, then run the same command again",
         )
         monkeypatch.undo()

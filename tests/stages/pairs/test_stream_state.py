@@ -93,14 +93,18 @@ def test_a_state_of_another_stream_is_refused(known_store):
     stream = open_stream(known_store)
     with pytest.raises(MismatchError) as error:
         open_stream(known_store, seed=4).load_state_dict(stream.state_dict())
-    assert str(error.value) == (
-        "the state of another stream: load_state_dict: field 'seed': expected 4 (this stream), found 3 (the state). "
-        "Next: open the stream as it was, or start anew without this state"
-    )
+    assert error.value.fields == {
+        "code": "stream-state-other",
+        "where": "load_state_dict: field 'seed'",
+        "expected": "4 (this stream)",
+        "found": "3 (the state)",
+        "hint": "open the stream as it was, or start anew without this state",
+    }
     with pytest.raises(MismatchError, match="field 'views': expected 2 .this stream., found 3 .the state."):
         open_stream(known_store, views=2).load_state_dict(stream.state_dict())
-    with pytest.raises(InputError, match="not a stream's state"):
+    with pytest.raises(InputError) as refused:
         stream.load_state_dict(stream.state_dict() | {"epoch": "1"})
+    assert refused.value.code == "stream-state-malformed"
 
 
 @pytest.mark.parametrize("world", [2, 4])
@@ -118,13 +122,23 @@ def test_ranks_read_the_parts_of_every_batch(known_store, world):
 def test_ranks_that_cannot_be_are_refused(known_store):
     with pytest.raises(InputError) as error:
         open_stream(known_store, rank=0, world_size=3)
-    assert str(error.value) == (
-        "a batch cannot be shared out equally among the workers: --batch-size: expected a multiple of 3, found 8"
-    )
-    with pytest.raises(InputError, match="no such rank: TargetStream: expected 0 to 1, found 2"):
+    assert error.value.fields == {
+        "code": "batch-not-divisible",
+        "where": "--batch-size",
+        "expected": "a multiple of 3",
+        "found": "8",
+    }
+    with pytest.raises(InputError) as refused:
         open_stream(known_store, rank=2, world_size=2)
-    with pytest.raises(InputError, match="rank and world belong together"):
+    assert (refused.value.code, str(refused.value.where), str(refused.value.expected)) == (
+        "rank-impossible",
+        "TargetStream",
+        "0 to 1",
+    )
+    assert str(refused.value.found).startswith("2")
+    with pytest.raises(InputError) as refused:
         open_stream(known_store, rank=1)
+    assert refused.value.code == "rank-without-world"
 
 
 def test_fewer_views_than_the_store_has(known_store):
@@ -137,11 +151,13 @@ def test_fewer_views_than_the_store_has(known_store):
     assert (two.num_views, every.num_views) == (2, 3)
     with pytest.raises(InputError) as error:
         open_stream(known_store, views=4)
-    assert str(error.value) == (
-        f"the store does not have these views: {known_store.location}: expected 1 to 3 views "
-        "(random_resized_crop), found --views 4. Next: leave out --views, or teachonce cache SHARDS --views 4 "
-        "--teacher … --out ANOTHER_STORE"
-    )
+    assert error.value.fields == {
+        "code": "views-not-in-store",
+        "where": str(known_store.location),
+        "expected": "1 to 3 views (random_resized_crop)",
+        "found": "--views 4",
+        "hint": "leave out --views, or teachonce cache SHARDS --views 4 --teacher … --out ANOTHER_STORE",
+    }
 
 
 def test_a_loader_around_it(known_store):

@@ -130,10 +130,13 @@ def test_prompts_start_from_words():
         torch.testing.assert_close(shallow.class_features(ids), expected, atol=1e-6, rtol=1e-6)
     with pytest.raises(InputError) as error:
         clip.start_from("photo", TOKENIZER)
-    assert str(error.value) == (
-        "the context has fewer tokens than there are text prompts: --context 'photo': expected at least 4 tokens, "
-        "found 1. Next: use more words, or a smaller --text-length"
-    )
+    assert error.value.fields == {
+        "code": "context-too-short",
+        "where": "--context 'photo'",
+        "expected": "at least 4 tokens",
+        "found": "1",
+        "hint": "use more words, or a smaller --text-length",
+    }
 
 
 @pytest.mark.parametrize(
@@ -145,10 +148,13 @@ def test_text_towers_that_cannot_take_prompts_are_refused(changes, found):
     model = open_clip.CustomTextCLIP(**{**TINY, "text_cfg": {**TINY["text_cfg"], **changes}})
     with pytest.raises(InputError) as error:
         prompted(model)
-    assert str(error.value) == (
-        "this teacher cannot take text prompts: --teacher: expected open_clip's causal text transformer, read at its "
-        f"end token, found {found}. Next: choose such a model (ViT-B-16, ViT-B-32, ViT-L-14, …)"
-    )
+    assert error.value.fields == {
+        "code": "text-prompts-impossible",
+        "where": "--teacher",
+        "expected": "open_clip's causal text transformer, read at its end token",
+        "found": str(found),
+        "hint": "choose such a model (ViT-B-16, ViT-B-32, ViT-L-14, …)",
+    }
 
 
 def test_deeper_than_the_towers_is_refused():

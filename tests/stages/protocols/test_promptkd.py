@@ -17,6 +17,7 @@ from teachonce.cli import main
 from teachonce.pipeline.ledger import Ledger
 from teachonce.pipeline.storage import Location
 from teachonce.stages.students.bundle import load_student
+from teachonce.storage_schemas.errors import with_code
 
 pytestmark = pytest.mark.slow
 
@@ -228,7 +229,7 @@ def test_another_protocol_in_the_folder_is_refused(whole, benchmark) -> None:
     assert result.exit_code == 1
     assert result.stderr == (
         f"Error: the folder holds another benchmark: {out}/benchmark.json: expected cross-dataset (this command), "
-        "found base2novel (the folder). "
+        "found base2novel (the folder) [benchmark-other]. "
         "Next: give another --out\n"
     )  # fmt: skip
 
@@ -286,7 +287,10 @@ def test_a_data_set_that_fails_does_not_stop_the_others(benchmark, data, tmp_pat
     assert 0.8 < row["teacher"]["base"] <= 1
     (failure,) = facts["failed"]
     assert (failure["dataset"], failure["what"]) == ("oxford_pets", "teacher")
-    assert f"benchmark: oxford_pets (teacher) failed: {failure['error']}" in result.stderr
+    assert (
+        f"benchmark: oxford_pets (teacher) failed: {with_code(failure['error'], failure['code'])}"
+        in result.stderr
+    )
     told = result.stdout[result.stdout.index("FAILED") :]
     assert failure["error"] in told
     # Mended, the same command does what is left.

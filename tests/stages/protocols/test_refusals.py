@@ -17,23 +17,23 @@ NAMES = ("imagenet, caltech101, oxford_pets, stanford_cars, oxford_flowers, food
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        (["--datasets", "dtd,flowers"], "no such data set: --datasets flowers. Next: did you mean oxford_flowers?"),
-        (["--datasets", "dtd,dtd"], "a data set stands twice: --datasets dtd. Next: name each once"),
-        (["--datasets", ","], f"no data sets: --datasets. Next: one or more of {NAMES}"),
-        (["--datasets", "imagenet_a"], "a data set with test images only: --datasets imagenet_a. Next: measure a finished "
+        (["--datasets", "dtd,flowers"], "no such data set: --datasets flowers [dataset-unknown]. Next: did you mean oxford_flowers?"),
+        (["--datasets", "dtd,dtd"], "a data set stands twice: --datasets dtd [given-twice]. Next: name each once"),
+        (["--datasets", ","], f"no data sets: --datasets [datasets-none-given]. Next: one or more of {NAMES}"),
+        (["--datasets", "imagenet_a"], "a data set with test images only: --datasets imagenet_a [dataset-test-only]. Next: measure a finished "
          "student on it: teachonce evaluate BUNDLE coop:imagenet_a/test={data}"),
-        (["--datasets", "sun397"], 'a data set is not there: sun397: expected {data}/sun397, found nothing. Next: lay it out as '
+        (["--datasets", "sun397"], 'a data set is not there: sun397: expected {data}/sun397, found nothing [dataset-incomplete]. Next: lay it out as '
          'the section "SUN397" of CoOp\'s DATASETS.md says'),
-        (["--seeds", "1,1"], "a seed stands twice: --seeds 1. Next: name each once"),
+        (["--seeds", "1,1"], "a seed stands twice: --seeds 1 [given-twice]. Next: name each once"),
         (["--teacher", "timm:resnet18"], "only an open_clip model can be given prompts: --teacher timm:resnet18: expected "
-         "ViT-L-14, hf-hub:… or local-dir:…, found timm:resnet18. Next: name the model without prompts; learned ones go to --prompts"),
+         "ViT-L-14, hf-hub:… or local-dir:…, found timm:resnet18 [prompts-need-open-clip]. Next: name the model without prompts; learned ones go to --prompts"),
         (["--distill-options", "--qqqq 3"], "a command's options are wrong: teachonce distill: found No such option "
-         "'--qqqq'. Next: teachonce distill --help"),
-        (["--cache-options", "--views 'x"], "not a list of options: --cache-options --views 'x: found No closing quotation"),
+         "'--qqqq' [command-options-wrong]. Next: teachonce distill --help"),
+        (["--cache-options", "--views 'x"], "not a list of options: --cache-options --views 'x: found No closing quotation [option-list-malformed]"),
         (["--student-pretrained", "a", "--student-pretrained", "b"], "weights must be given once, or once for each "
-         "--student: --student-pretrained: expected 1, found 2"),
+         "--student: --student-pretrained: expected 1, found 2 [weights-count-wrong]"),
         (["--prompts", "{out}"], "no prompts here: {out}/dtd: expected --prompts FOLDER with a folder for each data set below "
-         "it, found no config.json. Next: teachonce import … or teachonce pretrain …, or leave out --prompts"),
+         "it, found no config.json [prompts-missing]. Next: teachonce import … or teachonce pretrain …, or leave out --prompts"),
     ],
 )  # fmt: skip
 def test_before_anything_runs(options, error, benchmark, data, tmp_path) -> None:
@@ -52,7 +52,9 @@ def test_a_student_that_cannot_be_built_is_refused_before_the_teacher_works(benc
         out, "--protocol", "base2novel", "--datasets", "dtd", "--student", "ViT-B-61", students=()
     )
     assert result.exit_code == 1
-    assert result.stderr.startswith("Error: open_clip has no such model: ViT-B-61. Next: did you mean ")
+    assert result.stderr.startswith(
+        "Error: open_clip has no such model: ViT-B-61 [model-unknown]. Next: did you mean "
+    )
     assert not out.exists()
 
 
@@ -60,14 +62,17 @@ def test_two_students_that_would_share_a_folder(benchmark, tmp_path) -> None:
     result = benchmark(
         tmp_path / "out", "--protocol", "base2novel", "--datasets", "dtd", students=("student",) * 2
     )
-    assert result.stderr == "Error: two students of one name: --student student. Next: name each once\n"
+    assert (
+        result.stderr
+        == "Error: two students of one name: --student student [given-twice]. Next: name each once\n"
+    )
 
 
 def test_imagenet_is_no_target_of_its_own_prompts(benchmark, tmp_path) -> None:
     result = benchmark(tmp_path / "out", "--protocol", "cross-dataset", "--datasets", "imagenet,dtd")
     assert result.exit_code == 1
     assert result.stderr == (
-        "Error: the data set that prompts are learned on is no target: --datasets imagenet. Next: leave it out, or use "
+        "Error: the data set that prompts are learned on is no target: --datasets imagenet [dataset-not-a-target]. Next: leave it out, or use "
         "--protocol base2novel\n"
     )  # fmt: skip
 
@@ -77,7 +82,7 @@ def test_a_folder_of_other_things_is_left_alone(benchmark, tmp_path) -> None:
     result = benchmark(tmp_path, "--protocol", "base2novel", "--datasets", "dtd")
     assert result.stderr == (
         f"Error: the output folder holds something else: {tmp_path}: expected a folder that is new, empty, or begun by "
-        "`teachonce benchmark promptkd`, found a folder of other files: thesis.tex. Next: teachonce benchmark promptkd … --out "
+        "`teachonce benchmark promptkd`, found a folder of other files: thesis.tex [output-holds-other]. Next: teachonce benchmark promptkd … --out "
         f"{tmp_path}-benchmark\n"
     )  # fmt: skip
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
@@ -94,10 +99,13 @@ def test_a_folder_that_holds_an_input_is_left_alone(benchmark, data, tmp_path) -
 def test_no_data(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for folder, error in (
-        ("none", f"no such folder: {tmp_path}/none. Next: name the folder that holds the data sets' folders"),
+        (
+            "none",
+            f"no such folder: {tmp_path}/none [folder-missing]. Next: name the folder that holds the data sets' folders",
+        ),
         (
             "empty",
-            f"no data set that can be used: {tmp_path}/empty. Next: teachonce datasets {tmp_path}/empty",
+            f"no data set that can be used: {tmp_path}/empty [datasets-none-usable]. Next: teachonce datasets {tmp_path}/empty",
         ),
     ):
         words = ["benchmark", "promptkd", "--protocol", "base2novel", "--data", str(tmp_path / folder)]

@@ -285,19 +285,24 @@ def test_which_classes_it_was_learned_on(tiny, make_teacher, classes, tmp_path) 
     assert config("b", base_classes="@half") == (list(NAMES[:3]), ())
     with pytest.raises(MismatchError) as error:
         config("c", base_classes="red fox,newt,yak")
-    assert str(error.value) == (
-        "the checkpoint was learned on other classes: m.pth: --base-classes red fox,newt,yak: expected 3 class texts as in "
-        "the file, found 3 base classes, first differing at 'Blue_Jay'. Next: leave out --base-classes to take those whose "
-        "texts are in the file; --context must be the authors' too"
-    )
+    assert error.value.fields == {
+        "code": "checkpoint-other-classes",
+        "where": "m.pth: --base-classes red fox,newt,yak",
+        "expected": "3 class texts as in the file",
+        "found": "3 base classes, first differing at 'Blue_Jay'",
+        "hint": "leave out --base-classes to take those whose texts are in the file; --context must be the authors' too",
+    }
     base, _ = config("d", context="an image of the")
     assert base == list(NAMES[:3])  # the words behind the prompts do not show: there are none
     with pytest.raises(InputError) as short:
         config("e", context="a photo")
-    assert str(short.value) == (
-        "the context has fewer tokens than there are text prompts: --context 'a photo': expected at least 4 tokens, found "
-        "2. Next: give the words that the prompts were learned from"
-    )
+    assert short.value.fields == {
+        "code": "context-too-short",
+        "where": "--context 'a photo'",
+        "expected": "at least 4 tokens",
+        "found": "2",
+        "hint": "give the words that the prompts were learned from",
+    }
     assert config("f", context="a photo of a big")[0] == []
 
 

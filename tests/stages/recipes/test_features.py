@@ -215,8 +215,11 @@ def test_what_is_refused(picture_shards, store, tmp_path, options, where, found)
 
 
 def test_stores_without_what_a_recipe_needs(picture_shards, known_store, store, tmp_path):
-    with pytest.raises(InputError, match="the store holds no features: --recipe features"):
+    with pytest.raises(InputError) as error:
         planned(picture_shards, known_store.location, tmp_path / "a")
-    with pytest.raises((IncompleteError, MismatchError), match="no class vectors"):
+    assert error.value.code == "features-not-in-store"
+    assert str(error.value.where).startswith("--recipe features")
+    with pytest.raises((IncompleteError, MismatchError)) as caught:
         plan_distill(str(picture_shards.location), str(store), RESNET, out=str(tmp_path / "b"), recipe="kd", compute=FP32,
                      options={"batch_size": 8}, settings=DistillSettings(loader_workers=0))  # fmt: skip
+    assert caught.value.code == "vectors-missing"

@@ -412,10 +412,10 @@ def test_promptkd_wants_good_weights(tiny_clip) -> None:
         "--student-pretrained TAG or PATH; `--student-pretrained random` to try things out"
     )
     settings = recipe.defaults.override("promptkd", {"batch_size": 1})
-    with pytest.raises(
-        InputError, match="batch norm cannot train on batches of one: --batch-size: expected at"
-    ):
+    with pytest.raises(InputError) as refused:
         build_student(StudentConfig(model=f"local-dir:{tiny_clip}"), recipe, settings, vectors(), seed=0)
+    assert (refused.value.code, str(refused.value.where)) == ("batch-too-small", "--batch-size")
+    assert str(refused.value.expected).startswith("at")
 
 
 def test_promptkd_shares_a_linear_heads_scale_and_bias(tiny_clip) -> None:

@@ -142,13 +142,13 @@ def test_a_changed_resampler_is_named(sampled_store, sample, picture_shards, oth
     there, here = sample.versions, images.pixel_versions()
     found = sample.differences(picture_shards, SPEC)
     assert len(found) == 128
-    assert str(caught.value) == (
-        f"this machine renders other pixels than the teacher saw: {sampled_store.location}, row 0, view 0 "
-        f"(and 127 more of 128 views): expected {sample.digests[0][0]}, found {found[0].found} "
-        f"(Pillow {there['Pillow']} there, 99.0.1 here; libjpeg_turbo {there['libjpeg_turbo']} there, 9.9.9 here). "
-        f"Next: install Pillow {there['Pillow']}, or run `teachonce cache` again into another store, or add "
-        "--accept-other-pixels"
-    )
+    assert caught.value.fields == {
+        "code": "pixels-differ-here",
+        "where": f"{sampled_store.location}, row 0, view 0 (and 127 more of 128 views)",
+        "expected": str(sample.digests[0][0]),
+        "found": f"{found[0].found} (Pillow {there['Pillow']} there, 99.0.1 here; libjpeg_turbo {there['libjpeg_turbo']} there, 9.9.9 here)",
+        "hint": f"install Pillow {there['Pillow']}, or run `teachonce cache` again into another store, or add --accept-other-pixels",
+    }
     assert here["Pillow"] == "99.0.1"
 
 
@@ -161,12 +161,13 @@ def test_a_changed_decoder_is_named(sampled_store, sample, picture_shards, other
     jpegs = [row for row in sample.rows if entries[row].path.endswith(".jpg")]
     found = sample.differences(picture_shards, SPEC)
     assert list(dict.fromkeys(difference.row for difference in found)) == jpegs
-    assert str(caught.value) == (
-        f"this machine renders other pixels than the teacher saw: {sampled_store.location}, row {jpegs[0]}, "
-        f"view {found[0].view} (and {len(found) - 1} more of 128 views): expected {found[0].expected}, "
-        f"found {found[0].found} (with the same versions of all libraries). "
-        "Next: run `teachonce cache` again into another store, or add --accept-other-pixels"
-    )
+    assert caught.value.fields == {
+        "code": "pixels-differ-here",
+        "where": f"{sampled_store.location}, row {jpegs[0]}, view {found[0].view} (and {len(found) - 1} more of 128 views)",
+        "expected": str(found[0].expected),
+        "found": f"{found[0].found} (with the same versions of all libraries)",
+        "hint": "run `teachonce cache` again into another store, or add --accept-other-pixels",
+    }
 
 
 def test_other_pixels_may_be_accepted(sampled_store, picture_shards, other_filter, other_pillow):
@@ -224,8 +225,9 @@ def test_a_changed_tar_is_damage_and_no_other_machine(sampled_store, picture_sha
     data = bytearray(tar.read_bytes())
     data[600] ^= 1
     tar.write_bytes(data)
-    with pytest.raises(DamagedError, match="an image in a tar changed"):
+    with pytest.raises(DamagedError) as error:
         check_pixels(shards, check_pair(shards, sampled_store.location))
+    assert error.value.code == "image-in-tar-changed"
 
 
 def test_versions_name_what_decodes_and_renders():

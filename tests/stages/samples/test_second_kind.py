@@ -291,5 +291,8 @@ def test_kinds_are_never_mixed(signals, shards, folder, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="samples of kind 'signal' cannot be reduced"):
         plan_shard([str(folder)], out=str(tmp_path / "small"), kind=signals, settings=ShardSettings(resize=8))
     monkeypatch.delitem(KINDS, "signal")
-    with pytest.raises(MismatchError, match="samples of a kind that is not known here: .*found signal"):
+    with pytest.raises(MismatchError) as error:
         kind_named(shards.corpus.sample_kind, where=shards.location)
+    assert error.value.code == "sample-kind-unknown"
+    assert error.value.where is not None
+    assert str(error.value.found).startswith("signal")

@@ -163,7 +163,9 @@ def test_a_batch_that_cannot_be_shared_out_is_refused_before_anything_starts(
                 recipe="kd", options={"batch_size": 8, "accumulate": accumulate}, compute=compute, workers=3,
                 settings=DistillSettings(loader_workers=0),
             )  # fmt: skip
-        assert str(error.value) == (
-            "a batch cannot be shared out equally among the workers: --batch-size: "
-            f"expected a multiple of {expected}, found 8"
-        )
+        assert error.value.fields == {
+            "code": "batch-not-divisible",
+            "where": "--batch-size",
+            "expected": f"a multiple of {expected}",
+            "found": "8",
+        }

@@ -133,7 +133,11 @@ class GroupError(Exception):
 
 
 LOST = RuntimeError("[pair.cc:561] gloo: Connection closed by peer [127.0.0.1]:18077")
-CLEAR, BUG, DIED = InputError("the loss is not finite"), TypeError("a bug"), ActorDied("gone")
+CLEAR, BUG, DIED = (
+    InputError("the loss is not finite", code="loss-not-finite"),
+    TypeError("a bug"),
+    ActorDied("gone"),
+)
 
 
 @pytest.mark.parametrize(

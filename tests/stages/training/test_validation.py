@@ -169,10 +169,11 @@ def test_what_cannot_validate_is_refused(plan, labelled, tmp_path, taught_store)
     )
     with pytest.raises(InputError) as error:
         plan(validation=None, options={"patience": 2})
-    assert (
-        str(error.value)
-        == "early stopping needs validation images: --patience. Next: add --validation IMAGES"
-    )
+    assert error.value.fields == {
+        "code": "option-needs-another",
+        "where": "--patience",
+        "hint": "add --validation IMAGES",
+    }
     notes = plan().notes
     assert f"validation on 12 of the 15 images in {labelled}, whose labels are class names" in notes
 
@@ -251,19 +252,25 @@ def test_the_best_by_base_classes_or_by_the_harmonic_mean(plan, labelled, marked
 def test_figures_of_base_classes_need_them(plan, labelled, marked, tmp_path):
     with pytest.raises(InputError) as error:
         plan(validation_by="base")
-    assert str(error.value) == (
-        "nothing says which classes are base classes: --validation-by base. "
-        "Next: mark them: teachonce vectors … --base-classes FILE|@half"
-    )
+    assert error.value.fields == {
+        "code": "base-classes-unmarked",
+        "where": "--validation-by base",
+        "hint": "mark them: teachonce vectors … --base-classes FILE|@half",
+    }
     with pytest.raises(InputError) as error:
         plan(validation=None, validation_by="base")
-    assert str(error.value) == (
-        "a figure to select by needs validation images: --validation-by base. Next: add --validation IMAGES"
-    )
+    assert error.value.fields == {
+        "code": "option-needs-another",
+        "where": "--validation-by base",
+        "hint": "add --validation IMAGES",
+    }
     shutil.copytree(labelled / "c", tmp_path / "novel" / "c")
     with pytest.raises(InputError) as error:
         plan(validation=str(tmp_path / "novel"), validation_by="base", store=str(marked))
-    assert str(error.value) == (
-        f"the validation images lack classes that are to be measured: {tmp_path}/novel: expected images of base classes, "
-        "found images of novel classes only. Next: give other images, or --validation-by top1"
-    )
+    assert error.value.fields == {
+        "code": "validation-classes-missing",
+        "where": f"{tmp_path}/novel",
+        "expected": "images of base classes",
+        "found": "images of novel classes only",
+        "hint": "give other images, or --validation-by top1",
+    }

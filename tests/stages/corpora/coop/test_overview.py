@@ -66,12 +66,12 @@ def test_nothing_to_be_found_is_an_error(tmp_path):
     assert result.stdout.startswith("Not there (what is missing first)\n  imagenet ")
     assert len(result.stdout.splitlines()) == 16
     assert result.stderr == (
-        f"Error: no data set that can be used: {tmp_path}. Next: see docs/datasets.md for the layout\n"
+        f"Error: no data set that can be used: {tmp_path} [datasets-none-usable]. Next: see docs/datasets.md for the layout\n"
     )
     result = listed(str(tmp_path / "none"))
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == (
-        f"Error: no such folder: {tmp_path}/none. Next: name the folder that holds the data sets' folders\n"
+        f"Error: no such folder: {tmp_path}/none [folder-missing]. Next: name the folder that holds the data sets' folders\n"
     )
 
 
