@@ -32,14 +32,14 @@ from .models.compute import Compute, keep_freed_memory
 from .models.teacher_config import TeacherConfig
 from .pairs.store import read_description, read_vectors, vectors_if_any
 from .pairs.store_root import refuse_lost_root
-from .samples.ahead import Pixels, Ready, decoding_threads, in_order
+from .samples.ahead import Ready, ViewArrays, decoding_threads, in_order
 from .samples.kind import SampleKind, draw_views
 from .samples.pixel_sample import PixelSample
 from .samples.registry import check_kind, kind_named
 from .settings.cache import CacheSettings
 from .teachers import TeacherSpec, load_teacher
 from .teachers.base import Offer
-from .teachers.offers import LOGITS, Answers, choose_offers
+from .teachers.offers import LOGITS, Answers, choose_offers, target_names
 from .views.spec import ViewSpec
 from .views.versions import other_versions, versions_text
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     import torch
 
 #: A row as the decoding threads hand it over: its views' parameters and arrays (view, …), or the reason why there are none.
-_Rendered = Ready[int, tuple[Views, Pixels]]
+_Rendered = Ready[int, tuple[Views, ViewArrays]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +190,7 @@ class _Worker:
         stage = self._stage
         kind, size, limit = stage.kind, stage.teacher.preprocess.size, stage.shards.corpus.max_pixels
 
-        def work(row: int) -> tuple[Views, Pixels]:
+        def work(row: int) -> tuple[Views, ViewArrays]:
             if row in reader.invalid:
                 raise BadImage(reader.invalid[row])
             with timer("read"):
@@ -217,7 +217,7 @@ class _Worker:
         stage = self._stage
         start = stage.spec.rows(writer.shard).start
         invalid: list[InvalidRow] = []
-        batch: list[tuple[int, Views, Pixels]] = []
+        batch: list[tuple[int, Views, ViewArrays]] = []
         for ready in _timed(first, rendered, timer):
             row, offset = ready.item, ready.item - start
             if ready.result is None:
@@ -238,7 +238,7 @@ class _Worker:
             self._put(batch, writer, timer)
         return tuple(invalid)
 
-    def _put(self, batch: Sequence[tuple[int, Views, Pixels]], writer: BlockWriter, timer: Timer) -> None:
+    def _put(self, batch: Sequence[tuple[int, Views, ViewArrays]], writer: BlockWriter, timer: Timer) -> None:
         """The teacher's targets for a batch of whole samples, in row order."""
         import torch
 
@@ -405,8 +405,9 @@ def _other_versions(described: StoreDescription, recorded: PixelSample, kind: Sa
 
 
 def _vectors_for(root: Any, store: Location, teacher: TeacherSpec, targets: str) -> ClassVectors | None:
-    needs = "logits" in targets.split(",") or targets == "both"
-    if not needs and targets != "auto":
+    names = target_names(targets)
+    needs = LOGITS in names
+    if not needs and names != ("auto",):
         return None
     vectors = read_vectors(root, store) if needs else vectors_if_any(root, store)
     if vectors is None:

@@ -80,23 +80,26 @@ class Answers:
         return {name: found[name] for name in names}
 
 
+def target_names(targets: str) -> tuple[str, ...]:
+    """The names that `--targets` lists, each once; `both` is `embedding,logits`, `auto` stays."""
+    words = (word.strip() for word in targets.split(","))
+    names = (name for word in words for name in ((EMBEDDING, LOGITS) if word == "both" else (word,)))
+    return tuple(dict.fromkeys(names))
+
+
 def choose_offers(teacher: Teacher, vectors: ClassVectors | None, targets: str) -> tuple[Offer, ...]:
     """What `--targets` asks for, in its order.
 
     Args:
-        targets: names with commas between them; `auto` for logits where there are class vectors and no more classes than
-            channels, else the embedding; `both` for `embedding,logits`.
+        targets: see `target_names`; `auto` is logits where there are class vectors and no more classes than channels, else the
+            embedding.
 
     Raises:
         InputError: the teacher does not offer one.
     """
-    spec = teacher.spec
-    if targets == "auto":
-        fits = vectors is not None and vectors.num_classes <= spec.embed_dim
-        targets = LOGITS if fits else EMBEDDING
-    names = tuple(
-        dict.fromkeys(n.strip() for n in targets.replace("both", f"{EMBEDDING},{LOGITS}").split(","))
-    )
+    spec, names = teacher.spec, target_names(targets)
+    if names == ("auto",):
+        names = (LOGITS,) if vectors is not None and vectors.num_classes <= spec.embed_dim else (EMBEDDING,)
     simple = {EMBEDDING: Offer(name=EMBEDDING, axes=("channel",), shape=(spec.embed_dim,))}
     if vectors is not None:
         simple[LOGITS] = Offer(name=LOGITS, axes=("class",), shape=(vectors.num_classes,))

@@ -25,6 +25,7 @@ from teachonce.stages.models.compute import Compute
 from teachonce.stages.pairs.store import open_store, read_description
 from teachonce.stages.settings.cache import CacheSettings
 from teachonce.stages.teachers import TeacherConfig, load_teacher
+from teachonce.stages.teachers.offers import target_names
 from teachonce.stages.views.spec import ViewSpec
 from teachonce.storage_schemas import store_description
 from teachonce.storage_schemas.errors import DamagedError, InputError, MismatchError
@@ -316,6 +317,19 @@ def test_what_a_teacher_does_not_offer(picture_shards, tmp_path):
     assert error.value.where == "--targets"
     assert str(error.value.found) == "features.layer3"
     assert "features.blocks.5, tokens" in str(error.value.expected)
+
+
+@pytest.mark.parametrize(
+    ("targets", "names"),
+    [
+        ("auto", ("auto",)),
+        ("both", ("embedding", "logits")),
+        ("tokens, embedding,tokens", ("tokens", "embedding")),
+        ("features.both,both", ("features.both", "embedding", "logits")),
+    ],
+)
+def test_names_of_targets(targets, names):
+    assert target_names(targets) == names
 
 
 def test_plain_vectors_are_written_as_version_1_and_others_as_2(picture_shards, tmp_path):
