@@ -22,7 +22,7 @@ from .measures.metrics import Accuracy, Agreement
 from .measures.same_pictures import SamePictures
 from .measures.stored_teacher import StoredTeacher
 from .models.compute import Compute
-from .samples.ahead import Pixels, Ready, prepare
+from .samples.ahead import Ready, ViewArrays, prepare
 from .samples.kind import draw_views
 from .settings.evaluate import EvaluateSettings
 from .students.bundle import LoadedStudent, load_student
@@ -77,8 +77,8 @@ def evaluate(
     image_set = open_images(images, name=settings.name, kind=student.kind)
     result = Evaluation(class_names=names, accuracy=Accuracy(len(names), base_C))
     keys_N = _survey(result, image_set, images)
-    told = no_labels_text(result.no_labels.to_json()), left_out_text(result.left_out.to_json())
-    result.notes += filter(None, told)
+    notices = no_labels_text(result.no_labels.to_json()), left_out_text(result.left_out.to_json())
+    result.notes += filter(None, notices)
     same = None
     if teacher is not None:
         same = SamePictures(teacher, image_set, keys_N)
@@ -89,7 +89,7 @@ def evaluate(
     _refuse_nothing_to_measure(result, images)
     work = _Renderer(student, image_set, teacher, same)
     with Progress("evaluate", result.found) as bar:
-        batch: list[Ready[_Job, Pixels]] = []
+        batch: list[Ready[_Job, ViewArrays]] = []
         jobs = _jobs(image_set, result, teacher, keys_N, same)
         for ready in prepare(jobs, work, compute.threads, 2 * batch_size):
             if ready.result is None:
@@ -174,7 +174,7 @@ class _Renderer:
         self._teacher_views = teacher.views if teacher is not None and teacher.views != self._own else None
         self._kind, self._limit, self._same = image_set.kind, image_set.max_pixels, same
 
-    def __call__(self, job: _Job) -> Pixels:
+    def __call__(self, job: _Job) -> ViewArrays:
         data = job.picture.read()
         kind, size = self._kind, self._size
         sample = kind.decode(data, self._limit)
@@ -187,7 +187,7 @@ class _Renderer:
 
 def _count(
     result: Evaluation,
-    batch: list[Ready[_Job, Pixels]],
+    batch: list[Ready[_Job, ViewArrays]],
     student: LoadedStudent,
     teacher: StoredTeacher | None,
     same: SamePictures | None,

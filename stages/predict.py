@@ -15,7 +15,7 @@ from ..storage_schemas.plain_text import printable
 from .corpora.images import MAX_PIXELS, BadImage, one_image
 from .measures.metrics import log_softmax
 from .models.compute import Compute
-from .samples.ahead import Pixels, prepare
+from .samples.ahead import ViewArrays, prepare
 from .samples.kind import draw_views
 from .students.bundle import load_student
 from .students.infer import student_logits
@@ -56,7 +56,7 @@ def predict(bundle: str, images: Sequence[str], *, top: int, compute: Compute) -
     size, view = student.preprocess.size, student.preprocess.center_view()
     kind = student.kind
 
-    def work(image: str) -> Pixels:
+    def work(image: str) -> ViewArrays:
         try:
             with one_image():
                 sample = kind.decode(_read(image), MAX_PIXELS)
@@ -64,7 +64,7 @@ def predict(bundle: str, images: Sequence[str], *, top: int, compute: Compute) -
         except Unreachable as error:
             raise BadImage(f"{error.what}: {error.found}") from error
 
-    batch: list[tuple[str, Pixels | None, str]] = []
+    batch: list[tuple[str, ViewArrays | None, str]] = []
 
     def settle() -> Iterator[Prediction]:
         good = [pixels for _, pixels, _ in batch if pixels is not None]

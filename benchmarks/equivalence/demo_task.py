@@ -42,7 +42,7 @@ def demo_task(folder: Path, *, num_images: int, num_held_out: int, views: int, t
         views=ViewSpec(kind="random_resized_crop", count=views, scale=(0.5, 1.0), flip=0.0),
         trainings={
             recipe: Training(student=student, options={**options, "batch_size": 100})
-            for recipe, options in tour.RECIPES.items()
+            for recipe, options in tour.STUDENT_OPTIONS.items()
         },
         base=True,
     )

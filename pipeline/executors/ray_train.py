@@ -37,7 +37,7 @@ WAIT_SECONDS = 6 * 3600
 _LOOPBACK = "127.0.0.1"
 
 #: Until the first note on waiting for a cluster that may have no room.
-PATIENCE_SECONDS = 60.0
+NOTE_AFTER_SECONDS = 60.0
 
 #: Ray Train's settings, unless the user's environment has others.
 _SETTINGS = {
@@ -213,7 +213,7 @@ def _fit(trainer: Any, stderr_file: Location, late: str, board: Board) -> Except
 
 
 def _relay(stderr_file: Location, late: str, board: Board, done: threading.Event) -> None:
-    printed, seconds, patience = 0, 0.0, PATIENCE_SECONDS
+    printed, seconds, patience = 0, 0.0, NOTE_AFTER_SECONDS
     while not done.wait(0.2):
         printed += _print_from(stderr_file, printed, board)
         seconds += 0.2

@@ -44,7 +44,7 @@ class Fault:
     always: bool = False
     _seen: int = 0
 
-    def meets(self, name: str) -> bool:
+    def matches(self, name: str) -> bool:
         """Whether this write is the one. Counts it."""
         if not fnmatchcase(name, self.name):
             return False
@@ -112,11 +112,11 @@ class MemoryPlace:
     def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
         with self._lock:
             self.written.append(name)
-            met = [fault for fault in self.faults if fault.meets(name)]
-            if not met:
+            matching = [fault for fault in self.faults if fault.matches(name)]
+            if not matching:
                 self._files[name] = (bytes(data), time.time())
                 return
-            fault = met[0]
+            fault = matching[0]
             if fault.torn is not None:
                 self._files[name] = (bytes(data[: fault.torn]), time.time())
         if fault.error is not None:

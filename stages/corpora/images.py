@@ -15,7 +15,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ...storage_schemas.errors import Unreachable
 from .limits import MAX_BYTES, MAX_PIXELS
-from .pillow_guard import Sizes, TooManyPixels, formats, guard, image_extensions
+from .pillow_guard import LargestSize, TooManyPixels, formats, guard, image_extensions
 
 __all__ = [
     "MAX_BYTES",
@@ -162,7 +162,7 @@ def out_of_memory(where: object) -> Unreachable:
 
 
 @contextlib.contextmanager
-def _enough_memory(sizes: Sizes) -> Iterator[None]:
+def _enough_memory(sizes: LargestSize) -> Iterator[None]:
     """Decoders that get no memory report broken data: check whether there was as much as they may take.
 
     Raises:

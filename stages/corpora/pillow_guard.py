@@ -51,14 +51,14 @@ def image_extensions() -> frozenset[str]:
     return frozenset(ext.lower() for ext, name in Image.EXTENSION.items() if name in FORMATS)
 
 
-class Sizes:
+class LargestSize:
     """Pixels of the largest image of a block; 0 before the first."""
 
     largest = 0
 
 
 @contextlib.contextmanager
-def guard(max_pixels: int) -> Iterator[Sizes]:
+def guard(max_pixels: int) -> Iterator[LargestSize]:
     """No image of more than `max_pixels` is allocated in the block, also not inside icons and the like.
 
     The user's `Image.MAX_IMAGE_PIXELS` neither narrows nor widens that. Pillow's warnings are not shown.
@@ -67,7 +67,7 @@ def guard(max_pixels: int) -> Iterator[Sizes]:
         TooManyPixels: at the first such size.
     """
     outer = _limit.pixels, _limit.sizes
-    _limit.pixels, _limit.sizes = max_pixels, Sizes()
+    _limit.pixels, _limit.sizes = max_pixels, LargestSize()
     try:
         with _silence:
             yield _limit.sizes
@@ -77,7 +77,7 @@ def guard(max_pixels: int) -> Iterator[Sizes]:
 
 class _Limit(threading.local):
     pixels: int | None = None
-    sizes = Sizes()
+    sizes = LargestSize()
 
 
 _limit = _Limit()

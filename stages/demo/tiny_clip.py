@@ -29,7 +29,7 @@ _PATCH = 9  # 17 tokens an image; smaller patches cost far more time than they b
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sizes:
+class TowerSizes:
     """Widths (channels) and depths of the two towers."""
 
     vision_width: int
@@ -41,8 +41,8 @@ class Sizes:
     embed_dim: int
 
 
-SIZES: dict[Role, Sizes] = {
-    "teacher": Sizes(
+SIZES: dict[Role, TowerSizes] = {
+    "teacher": TowerSizes(
         vision_width=160,
         vision_layers=6,
         head_width=40,
@@ -51,7 +51,7 @@ SIZES: dict[Role, Sizes] = {
         text_heads=3,
         embed_dim=128,
     ),
-    "student": Sizes(
+    "student": TowerSizes(
         vision_width=96,
         vision_layers=4,
         head_width=32,

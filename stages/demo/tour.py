@@ -16,8 +16,8 @@ from .report import facts_of_demo
 VIEWS: Mapping[str, Any] = {"view_scale": "0.5,1", "view_flip": 0}
 
 #: Chosen on the validation drawings.
-PROMPTS: Mapping[str, Any] = {"optimizer": "adamw", "lr": 0.01, "schedule": "cosine", "batch_size": 64}
-RECIPES: Mapping[str, Mapping[str, Any]] = {
+PROMPT_OPTIONS: Mapping[str, Any] = {"optimizer": "adamw", "lr": 0.01, "schedule": "cosine", "batch_size": 64}
+STUDENT_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "promptkd": {"optimizer": "adamw", "lr": 0.01, "schedule": "cosine", "prompt_depth": 4},
     "kd": {"lr": 0.002},
 }
@@ -48,7 +48,7 @@ def tune(root: Location, size: DemoSize, runner: Runner) -> None:
     """The teacher's prompts, learned on a few labelled images of the base classes."""
     runner.say("\nTune the teacher's prompts on a few labelled images of the base classes.")
     runner.run("pretrain", root / folder.SHOTS, teacher=model(root, folder.TEACHER), classes=root / folder.CLASSES,
-               base_classes=root / folder.BASE_CLASSES, shots=size.shots, **PROMPTS, epochs=size.prompts_epochs,
+               base_classes=root / folder.BASE_CLASSES, shots=size.shots, **PROMPT_OPTIONS, epochs=size.prompts_epochs,
                **VIEWS, out=root / folder.PROMPTS)  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def train(root: Location, size: DemoSize, runner: Runner) -> None:
     epochs = {"promptkd": size.promptkd_epochs, "kd": size.kd_epochs}
     # No loader processes: training takes two cores, and starting one takes longer than it would save.
     for recipe, trained_parts in (("promptkd", "prompts and projector"), ("kd", "all of it")):
-        settings = {**RECIPES[recipe], "epochs": epochs[recipe], "batch_size": size.batch_size}
+        settings = {**STUDENT_OPTIONS[recipe], "epochs": epochs[recipe], "batch_size": size.batch_size}
         runner.say(f"\nTrain a student ({trained_parts}) from the store; no teacher is loaded.")
         runner.run("distill", shards, targets, student=student, recipe=recipe, **settings, loader_workers=0,
                    out=root / recipe)  # fmt: skip

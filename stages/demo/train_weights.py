@@ -94,7 +94,7 @@ def _batches(
     training: ModelTraining, generator: np.random.Generator
 ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
     """Yield `num_steps` batches (model input, labels of each bank); each epoch is painted again."""
-    num_images = images.SPLITS["source"] * len(images.class_names())
+    num_images = images.DRAWINGS_PER_DIGIT["source"] * len(images.class_names())
     num_digits = len(images.DIGITS)
     step = 0
     for epoch in range(math.ceil(training.num_steps * training.batch_size / num_images) + 1):

@@ -16,7 +16,7 @@ from ..corpora.left_out import left_out_text
 from ..inputs.class_match import ClassMatcher, Match
 from ..inputs.image_set import ImageSet, Picture, open_images
 from ..models.preprocess import Preprocess
-from ..samples.ahead import Pixels, prepare
+from ..samples.ahead import ViewArrays, prepare
 from ..samples.images import IMAGES
 from ..samples.kind import SampleKind, draw_views
 
@@ -34,7 +34,7 @@ class CenterViews:
         unusable: class ids of images that could not be used; they have no views.
     """
 
-    images_NCHW: Pixels
+    images_NCHW: ViewArrays
     labels_N: NDArray[np.int64]
     unusable: tuple[int, ...]
 
@@ -152,11 +152,11 @@ class LabelledImages:
         view, size = preprocess.center_view(), preprocess.size
         kind, limit = self.image_set.kind, self.image_set.max_pixels
 
-        def work(item: tuple[Picture, int]) -> Pixels:
+        def work(item: tuple[Picture, int]) -> ViewArrays:
             sample = kind.decode(item[0].read(), limit)
             return draw_views(kind, sample, kind.params(sample, "", view), size, view)
 
-        pixels: list[Pixels] = []
+        pixels: list[ViewArrays] = []
         labels: list[int] = []
         unusable: list[int] = []
 

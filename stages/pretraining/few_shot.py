@@ -10,18 +10,16 @@ from numpy.typing import NDArray
 
 from ...storage_schemas.errors import InputError
 
-Ints = NDArray[np.int64]
-
 
 def sample_shots(
-    class_ids_N: Ints,
-    places_N: Ints,
+    class_ids_N: NDArray[np.int64],
+    places_N: NDArray[np.int64],
     *,
     shots: int,
     seed: int,
     only_C: NDArray[np.bool_],
     names: Sequence[str],
-) -> Ints:
+) -> NDArray[np.int64]:
     """So many images of each class, drawn at random.
 
     It is CoOp's own draw for this seed: CoOp seeds `random` with it and samples the training images before anything

@@ -15,7 +15,7 @@ from ...storage_schemas.samples import content_digest
 from ..corpora.images import BadImage
 from ..inputs.image_set import Picture
 from ..pairs.order import permutation
-from ..samples.ahead import Pixels, Ready, prepare
+from ..samples.ahead import Ready, ViewArrays, prepare
 from ..samples.kind import SampleKind, draw_views
 from ..views.spec import ViewSpec
 
@@ -69,13 +69,13 @@ class Shots:
         steps = len(order_N) // batch_size
         items = [self.pictures[i] for i in order_N[first * batch_size : steps * batch_size]]
 
-        def work(item: tuple[Picture, int]) -> Pixels:
+        def work(item: tuple[Picture, int]) -> ViewArrays:
             picture, _ = item
             sample = self.kind.decode(picture.read(), self.max_pixels)
             params = self.kind.params(sample, picture.key, self.views)
             return draw_views(self.kind, sample, params[epoch : epoch + 1], self.size, self.views)
 
-        batch: list[tuple[Pixels, int]] = []
+        batch: list[tuple[ViewArrays, int]] = []
         for ready in prepare(items, work, threads, 2 * batch_size):
             batch.append((_pixels(ready), ready.item[1]))
             if len(batch) == batch_size:
@@ -84,7 +84,7 @@ class Shots:
                 batch.clear()
 
 
-def _pixels(ready: Ready[tuple[Picture, int], Pixels]) -> Pixels:
+def _pixels(ready: Ready[tuple[Picture, int], ViewArrays]) -> ViewArrays:
     if ready.result is None:
         raise InputError(
             "one of the shots cannot be used", code="shot-unusable", where=ready.item[0].path, found=ready.reason,

@@ -16,7 +16,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 #: Views of one sample, as `kind.draw_views` gives them.
-Pixels = NDArray[Any]
+ViewArrays = NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,12 +34,12 @@ def test_base_and_novel_part_the_classes_and_cover_every_colour_and_digit():
 
 
 def test_no_drawing_is_in_two_splits():
-    drawings = np.concatenate([images.split_drawings(split).ravel() for split in images.SPLITS])
+    drawings = np.concatenate([images.split_drawings(split).ravel() for split in images.DRAWINGS_PER_DIGIT])
     assert len(drawings) == len(np.unique(drawings)) == 5000
 
 
 def test_rendered_drawings_come_from_their_split_and_show_their_digit():
-    for split in images.SPLITS:
+    for split in images.DRAWINGS_PER_DIGIT:
         rendered = images.render(split, "domain", 300)
         pool = images.split_drawings(split)
         for label, drawing in zip(rendered.labels_N, rendered.drawings_N, strict=True):

