@@ -34,5 +34,6 @@ def test_too_few_gpus_are_an_error_and_not_a_wait():
         "1 on 2 nodes",
     )
     assert error.value.hint is not None
-    with pytest.raises(InputError, match="too few GPUs"):
+    with pytest.raises(InputError) as error:
         place([(8, 0)], cpus=1, gpus=1, workers=None)
+    assert error.value.code == "ray-gpus-too-few"

@@ -213,13 +213,20 @@ def test_whatever_differs_is_refused_by_name(
         with pytest.raises(MismatchError, match=f"holds the output of another cache: .*field '{field}'"):
             cache(picture_shards, config, out, **options)  # type: ignore[arg-type]
     other_corpus = make_shards(pictures / "red fox", tmp_path / "other")
-    with pytest.raises(MismatchError, match="field 'corpus_id'"):
+    with pytest.raises(MismatchError) as error:
         cache(other_corpus, config, out)
-    with pytest.raises(MismatchError, match="field 'teacher.preprocess.mean'"):
+    assert error.value.code == "output-other-settings"
+    assert str(error.value.where).endswith("field 'corpus_id'")
+    with pytest.raises(MismatchError) as error:
         cache(picture_shards, TeacherConfig(model=config.model, mean=(0.5, 0.5, 0.5)), out)
+    assert error.value.code == "output-other-settings"
+    assert str(error.value.where).endswith("field 'teacher.preprocess.mean'")
     class_file.write_text("\n".join(reversed(CLASSES)))
-    with pytest.raises(MismatchError, match="holds the output of another vectors: .*field 'classes'"):
+    with pytest.raises(MismatchError) as error:
         vectors(config, out, class_file)
+    assert error.value.code == "output-other-settings"
+    assert error.value.what.endswith("holds the output of another vectors")
+    assert str(error.value.where).endswith("field 'classes'")
 
 
 def test_logits_need_vectors_and_say_so(picture_shards, tiny_clip_teacher, tmp_path):
@@ -241,8 +248,10 @@ def test_a_teacher_that_says_nan_is_refused(picture_shards, tiny_clip_teacher, t
     config = clip_config(tiny_clip_teacher)
     teacher = load_teacher(config)  # which says it of real images only
     monkeypatch.setattr(teacher, "embed", lambda images: torch.full((len(images), 16), torch.nan))
-    with pytest.raises(UnitsFailed, match="the teacher gave NaN or infinity: embedding of "):
+    with pytest.raises(UnitsFailed) as failure:
         cache(picture_shards, config, tmp_path / "s")
+    assert failure.value.code == "teacher-not-finite"
+    assert str(failure.value.where).startswith("the teacher gave NaN or infinity: embedding of ")
 
 
 @pytest.mark.parametrize(

@@ -254,10 +254,12 @@ def test_a_store_is_not_finished_by_a_machine_that_renders_otherwise(begun, monk
         f"Next: install Pillow {there}, or give every node the same versions of everything"
     )
     # Another view spec is what is wrong then, not the pixels.
-    with pytest.raises(
-        MismatchError, match="holds the output of another cache: .*field 'views.seed': expected 9"
-    ):
+    with pytest.raises(MismatchError) as caught:
         run(begun(views=ViewSpec(kind="random_resized_crop", seed=9)))
+    assert caught.value.code == "output-other-settings"
+    assert caught.value.what.endswith("holds the output of another cache")
+    assert str(caught.value.where).endswith("field 'views.seed'")
+    assert str(caught.value.expected).startswith("9")
 
 
 def test_other_versions_of_the_same_pixels_are_told(begun):

@@ -269,8 +269,9 @@ def test_a_full_place_leaves_nothing_half_done(place, small_cache):
     place.faults = [Fault(name=f"full/{chunk}", always=True)]
     with pytest.raises(UnitsFailed, match=f"^1 of 3 units of cache failed, the first is 000001: refused on demand: memory://full/{chunk}"):  # fmt: skip
         small_cache("full")
-    with pytest.raises(IncompleteError, match="found 2 of 3 units"):
+    with pytest.raises(IncompleteError) as error:
         TargetStream("memory://shards", "memory://full", image_size=32, batch_size=1, seed=0)
+    assert (error.value.code, str(error.value.found)) == ("stage-unfinished", "2 of 3 units")
     status = folder_status("memory://full")["stages"][0]
     assert (status["done"], status["failed"], status["left"]) == (2, 1, 0)
     # Now nothing more can be written, not even why; then all is as it was.
@@ -278,10 +279,13 @@ def test_a_full_place_leaves_nothing_half_done(place, small_cache):
     for number in (0, 2):
         (Location(place, "full") / "ledger" / "cache" / "receipts" / f"{number:06d}.json").remove()
     place.faults = [Fault(name="full/embedding/*", always=True), Fault(name="full/*/failures/*", always=True)]
-    with pytest.raises(
-        UnitsFailed, match="^3 of 3 units of cache failed, the first is 000000: refused on demand"
-    ):
+    with pytest.raises(UnitsFailed) as failure:
         small_cache("full")
+    assert (failure.value.code, failure.value.what) == (
+        "refused-on-demand",
+        "3 of 3 units of cache failed, the first is 000000",
+    )
+    assert str(failure.value.where).startswith("refused on demand")
     place.faults = []
     small_cache("full")
     assert files_of(Location(place, "full")) == calm

@@ -465,8 +465,10 @@ def test_shards_that_moved(known, tmp_path):
     sample = inspect_sample(without, entry.key[:8])
     assert (sample["row"], sample["path"], sample["label"]) == (30, None, None)
     assert f"Note: {note}" in sample_text(sample)
-    with pytest.raises(InputError, match=r"no such sample: 30\.jpg.*pass --shards DIR"):
+    with pytest.raises(InputError) as error:
         find_row(without, "30.jpg")
+    assert (error.value.code, str(error.value.where)) == ("sample-unknown", "30.jpg")
+    assert "pass --shards DIR" in str(error.value.hint)
 
     assert inspect_sample(Stored.open(str(store), str(moved)), entry.path)["path"] == entry.path
 

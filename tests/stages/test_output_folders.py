@@ -322,8 +322,9 @@ def test_the_lock_of_a_command_that_is_gone_is_nothing(tmp_path):
     assert foreign_names(out) == []
     (out / "ledger" / "shard" / "plan.json").write_bytes(b"{}")
     check_output(out, "shard")
-    with pytest.raises(InputError, match="found a folder of shards: ledger"):
+    with pytest.raises(InputError) as error:
         check_output(out, "cache")
+    assert (error.value.code, str(error.value.found)) == ("output-holds-other", "a folder of shards: ledger")
 
 
 def test_a_foreign_group_is_no_store_even_for_who_opens_it_directly(tmp_path):

@@ -146,12 +146,19 @@ def test_a_file_that_changes_between_manifest_and_tar_fails_its_unit(pictures, t
     stage = plan_shard([str(corpus)], out=str(tmp_path / "out"), settings=ShardSettings(shard_size=100))
     victim = corpus / "house-cat" / "02.jpg"
     victim.write_bytes(victim.read_bytes()[:-1] + b"\0")
-    with pytest.raises(
-        UnitsFailed, match="a file has changed since the manifest was frozen: house-cat/02.jpg"
-    ):
+    with pytest.raises(UnitsFailed) as error:
         run_stage(stage, stage.out, SerialExecutor(), progress=False)
-    with pytest.raises(IncompleteError, match=r"shard has not finished: .*: found 0 of 1 unit"):
+    assert error.value.code == "file-changed"
+    assert str(error.value.where).startswith(
+        "a file has changed since the manifest was frozen: house-cat/02.jpg"
+    )
+    with pytest.raises(IncompleteError) as incomplete:
         ShardSet.open(str(tmp_path / "out"))
+    assert (incomplete.value.code, incomplete.value.what, str(incomplete.value.found)) == (
+        "stage-unfinished",
+        "shard has not finished",
+        "0 of 1 unit",
+    )
 
 
 def test_empty_corpora_and_folders_without_shards_are_errors(tmp_path):

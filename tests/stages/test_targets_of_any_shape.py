@@ -256,9 +256,11 @@ def test_a_flipped_bit_in_a_chunk_names_its_shard(picture_shards, tmp_path, smal
     stream = TargetStream(
         picture_shards.location, tmp_path / "s.zarr", image_size=32, batch_size=4, targets=["tokens"]
     )
-    with pytest.raises(DamagedError, match="the receipt of shard 1 vouches for"):
+    with pytest.raises(DamagedError) as error:
         for _ in stream:
             pass
+    assert error.value.code == "chunk-changed"
+    assert error.value.what.endswith("the receipt of shard 1 vouches for")
     stream.close()
 
 

@@ -167,8 +167,10 @@ def test_what_is_no_plain_tar_is_refused_with_what_it_is(tmp_path):
         assert f"no.tar, {text}" in str(error.value.where)
     assert found(make_tar(tmp_path / "empty.tar")) == {}
     os.mkfifo(tmp_path / "pipe.tar")
-    with pytest.raises(InputError, match=r"^a pipe, not a file: .*pipe\.tar"):
+    with pytest.raises(InputError) as caught:
         open_sources([str(tmp_path / "pipe.tar")])
+    assert (caught.value.code, caught.value.what) == ("not-a-file", "a pipe, not a file")
+    assert str(caught.value.where).endswith("pipe.tar")
 
 
 def test_a_tar_that_cannot_be_read_at_the_moment_is_not_called_bad(tmp_path, monkeypatch):
@@ -178,10 +180,10 @@ def test_a_tar_that_cannot_be_read_at_the_moment_is_not_called_bad(tmp_path, mon
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(UserFile, "open", fails)
-    with pytest.raises(
-        Unreachable, match=r"^a tar cannot be read at the moment: .*t\.tar: found Permission denied\."
-    ):
+    with pytest.raises(Unreachable) as error:
         found(tar)
+    assert (error.value.code, str(error.value.found)) == ("unreachable-now", "Permission denied")
+    assert str(error.value.where).endswith("t.tar")
 
 
 def test_all_of_concatenated_tars_is_read(tmp_path):

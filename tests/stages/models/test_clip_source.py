@@ -216,6 +216,8 @@ def test_a_text_tower_that_brings_code_is_refused_without_a_question(tmp_path, m
     config = {"embed_dim": 8, "vision_cfg": vision, "text_cfg": {"hf_model_name": str(text)}}
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked at the terminal"))
-    with pytest.raises(InputError, match="cannot build this teacher: .*custom code"):
+    with pytest.raises(InputError) as error:
         build_clip(resolve_clip(f"local-dir:{folder}", "random", role="teacher"))
+    assert (error.value.code, error.value.what) == ("model-unbuildable", "cannot build this teacher")
+    assert "custom code" in str(error.value.found)
     assert not ran.exists()

@@ -100,8 +100,14 @@ def test_a_state_of_another_stream_is_refused(known_store):
         "found": "3 (the state)",
         "hint": "open the stream as it was, or start anew without this state",
     }
-    with pytest.raises(MismatchError, match="field 'views': expected 2 .this stream., found 3 .the state."):
+    with pytest.raises(MismatchError) as error:
         open_stream(known_store, views=2).load_state_dict(stream.state_dict())
+    assert (error.value.code, str(error.value.expected), str(error.value.found)) == (
+        "stream-state-other",
+        "2 (this stream)",
+        "3 (the state)",
+    )
+    assert str(error.value.where).endswith("field 'views'")
     with pytest.raises(InputError) as refused:
         stream.load_state_dict(stream.state_dict() | {"epoch": "1"})
     assert refused.value.code == "stream-state-malformed"

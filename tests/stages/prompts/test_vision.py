@@ -133,5 +133,7 @@ def test_towers_that_cannot_take_prompts_are_refused(changes: dict, found: str) 
 
 def test_more_layers_than_there_are_is_refused() -> None:
     assert count_blocks(tower()) == 4
-    with pytest.raises(InputError, match="depth 1 to 4, found 4, 5"):
+    with pytest.raises(InputError) as error:
         PromptedVisionTransformer(tower(), length=4, depth=5)
+    assert (error.value.code, str(error.value.found)) == ("prompt-size-impossible", "4, 5")
+    assert str(error.value.expected).endswith("depth 1 to 4")

@@ -125,8 +125,13 @@ def test_weights_of_students() -> None:
         Model(name="local-dir:x/tiny", pretrained=None), Model(name="hf-hub:a/b", pretrained=None),
         Model(name="timm:resnet18", pretrained="default"),
     )  # fmt: skip
-    with pytest.raises(InputError, match="expected 1 or 3, found 2"):
+    with pytest.raises(InputError) as error:
         pair_students((b16, b32, "x"), ("a", "b"))
+    assert (error.value.code, str(error.value.expected), str(error.value.found)) == (
+        "weights-count-wrong",
+        "1 or 3",
+        "2",
+    )
 
 
 @pytest.mark.parametrize(

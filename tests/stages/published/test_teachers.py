@@ -137,8 +137,11 @@ def test_the_same_command_writes_the_same_bytes_and_another_is_refused(
     assert {n: d for n, d in digests(parallel).items() if n != "config.json"} == {
         n: d for n, d in before.items() if n != "config.json"
     }
-    with pytest.raises(MismatchError, match=r"a holds the output of another import: .*field 'weights'"):
+    with pytest.raises(MismatchError) as error:
         bring(tmp_path / "m.pth", tiny, classes, tmp_path / "a", weights="backbone")
+    assert error.value.code == "output-other-settings"
+    assert error.value.what.endswith("a holds the output of another import")
+    assert str(error.value.where).endswith("field 'weights'")
 
 
 def test_prompts_in_the_text_tower_alone(tiny, make_teacher, classes, images, normalized, tmp_path) -> None:

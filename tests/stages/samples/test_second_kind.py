@@ -281,15 +281,31 @@ def test_labelled_samples_are_of_the_kind(signals, folder):
 
 def test_kinds_are_never_mixed(signals, shards, folder, tmp_path, monkeypatch):
     assert open_images(str(shards.location)).kind is signals
-    with pytest.raises(MismatchError, match="expected image .wanted here., found signal"):
+    with pytest.raises(MismatchError) as error:
         open_images(str(shards.location), kind=IMAGES)
+    assert (error.value.code, str(error.value.expected), str(error.value.found)) == (
+        "sample-kind-other",
+        "image (wanted here)",
+        "signal",
+    )
     monkeypatch.setattr(cache, "load_teacher", lambda config: ImageTeacher())
-    with pytest.raises(MismatchError, match="expected image .the teacher., found signal"):
+    with pytest.raises(MismatchError) as error:
         plan(shards, tmp_path / "s.zarr")
-    with pytest.raises(MismatchError, match="sample_kind"):
+    assert (error.value.code, str(error.value.expected), str(error.value.found)) == (
+        "sample-kind-other",
+        "image (the teacher)",
+        "signal",
+    )
+    with pytest.raises(MismatchError) as error:
         shard(folder, tmp_path / "shards")
-    with pytest.raises(InputError, match="samples of kind 'signal' cannot be reduced"):
+    assert error.value.code == "output-other-settings"
+    assert "sample_kind" in str(error.value.where)
+    with pytest.raises(InputError) as refused:
         plan_shard([str(folder)], out=str(tmp_path / "small"), kind=signals, settings=ShardSettings(resize=8))
+    assert (refused.value.code, refused.value.what) == (
+        "sample-kind-not-resizable",
+        "samples of kind 'signal' cannot be reduced",
+    )
     monkeypatch.delitem(KINDS, "signal")
     with pytest.raises(MismatchError) as error:
         kind_named(shards.corpus.sample_kind, where=shards.location)

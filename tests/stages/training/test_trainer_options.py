@@ -191,5 +191,10 @@ def test_impossible_settings(options, text):
 def test_batch_norm_needs_two_samples_in_each_part(vectors):
     recipe = recipe_named("kd")
     settings = recipe.defaults.override("kd", {"batch_size": 4, "accumulate": 4})
-    with pytest.raises(InputError, match="expected at least 8, found 4"):
+    with pytest.raises(InputError) as error:
         build_student(StudentConfig(model="timm:test_resnet", size=32), recipe, settings, vectors, seed=0)
+    assert (error.value.code, str(error.value.expected), str(error.value.found)) == (
+        "batch-too-small",
+        "at least 8",
+        "4",
+    )

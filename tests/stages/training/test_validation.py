@@ -195,8 +195,10 @@ def test_other_validation_images_are_another_run(plan, labelled, tmp_path):
     run(plan())
     (tmp_path / "others" / "a").mkdir(parents=True)
     Image.new("RGB", (40, 36)).save(tmp_path / "others" / "a" / "0.png")
-    with pytest.raises(MismatchError, match="field 'validation'"):
+    with pytest.raises(MismatchError) as error:
         run(plan(validation=str(tmp_path / "others")))
+    assert error.value.code == "output-other-settings"
+    assert str(error.value.where).endswith("field 'validation'")
 
 
 @pytest.fixture
@@ -238,7 +240,7 @@ def test_the_best_by_base_classes_or_by_the_harmonic_mean(plan, labelled, marked
         expected = b if by == "base" else 2 * b * n / (b + n) if b + n else 0
         assert found == pytest.approx(expected, abs=1e-5)
         assert json.loads((stage.out / "config.json").read_bytes())["origin"]["validation"]["by"] == by
-    with pytest.raises(MismatchError, match="field 'validation'"):
+    with pytest.raises(MismatchError) as error:
         run(
             plan(
                 "base",
@@ -247,6 +249,8 @@ def test_the_best_by_base_classes_or_by_the_harmonic_mean(plan, labelled, marked
                 store=str(marked),
             )
         )
+    assert error.value.code == "output-other-settings"
+    assert str(error.value.where).endswith("field 'validation'")
 
 
 def test_figures_of_base_classes_need_them(plan, labelled, marked, tmp_path):
