@@ -25,7 +25,7 @@ def benchmark() -> None:
 
 
 @benchmark.command(cls=Subcommand)
-@option("--out", default="promptkd-run", show_default=True, type=click.Path(), help="Folder for all of it.")
+@option("--out", default="promptkd-run", show_default=True, type=click.Path(), help="Folder for everything.")
 @options_of("settings", BenchmarkSettings)
 @json_option
 @options_of("compute", BenchmarkComputeSettings)

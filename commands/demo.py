@@ -13,7 +13,7 @@ from .runner import make_runner
 
 
 @command()
-@option("--out", default="demo-run", show_default=True, type=click.Path(), help="Folder for all of it.")
+@option("--out", default="demo-run", show_default=True, type=click.Path(), help="Folder for everything.")
 @json_option
 @options_of("executor", ExecutorSettings)
 @click.pass_context

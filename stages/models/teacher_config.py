@@ -25,7 +25,7 @@ class TeacherConfig(PreprocessSettings):
     )  # fmt: skip
     pretrained: str | None = setting(None, help="Pretrained tag, path to weights, or `random`.")
     backbone: str | None = setting(
-        None, help="For prompts: the model that they were learned for, if it is not where it was."
+        None, help="For prompts: the model that they were learned for, if it has moved."
     )  # fmt: skip
 
     @staticmethod

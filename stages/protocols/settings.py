@@ -45,7 +45,7 @@ class BenchmarkSettings:
     )  # fmt: skip
     teacher: str | None = setting(
         None, default_text=TEACHER, group=TEACHER_GROUP,
-        help="open_clip model that gets prompts. With --prompts: the model that they go with, if it is not where it was.",
+        help="open_clip model that gets prompts. With --prompts: the model that they go with, if it has moved.",
     )  # fmt: skip
     teacher_pretrained: str | None = setting(
         None, default_text=f"{PRETRAINED}, where the name does not say", group=TEACHER_GROUP, help="Its weights: tag or path."
@@ -81,5 +81,5 @@ class BenchmarkComputeSettings(ComputeSettings):
 
     precision: str = with_default(
         ComputeSettings, "precision", "auto",
-        help="Of pretrain, cache and distill. Class vectors are computed, and students measured, in fp32.",
+        help="Precision of pretrain, cache and distill. Class vectors are computed, and students measured, in fp32.",
     )  # fmt: skip

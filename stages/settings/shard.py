@@ -30,7 +30,7 @@ class ShardSettings:
         None, least=1, unit="PIXELS", help="Reduce the shorter side to this many pixels (re-encodes as JPEG)."
     )  # fmt: skip
     order: Order | None = setting(  # noqa: RUF009
-        None, choices=ORDERS, default_text="hash; shards that were begun keep theirs",
+        None, choices=ORDERS, default_text="hash; shards already begun keep their order",
         help="Order of rows: `hash` mixes classes and sources, `source` keeps the sources' own.",
     )  # fmt: skip
     max_pixels: int = setting(

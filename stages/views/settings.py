@@ -26,9 +26,11 @@ class RandomViews:
     """
 
     seed: int = seed_setting(0, help="Seed of boxes and colours.")
-    scale: tuple[float, float] = setting((0.08, 1.0), above=0, most=1, help="Range of the area's share.")
+    scale: tuple[float, float] = setting(
+        (0.08, 1.0), above=0, most=1, help="Range of the crop's share of the image's area."
+    )
     ratio: tuple[float, float] = setting(
-        (3 / 4, 4 / 3), least=0.001, most=1000, default_text="3/4 to 4/3", help="Range of the aspect ratio."
+        (3 / 4, 4 / 3), least=0.001, most=1000, default_text="3/4 to 4/3", help="Range of the crop's aspect ratio."
     )  # fmt: skip
     flip: float = setting(0.5, least=0, most=1, unit="P", help="Probability of a mirrored view.")
     jitter: tuple[float, float, float, float] = setting(
@@ -38,7 +40,7 @@ class RandomViews:
     jitter_probability: float = setting(
         1.0, above=0, most=1, unit="P", help="Probability of a jittered view, with --view-jitter."
     )  # fmt: skip
-    grayscale: float = setting(0.0, least=0, most=1, unit="P", help="Probability of a gray view.")
+    grayscale: float = setting(0.0, least=0, most=1, unit="P", help="Probability of a grayscale view.")
     interpolation: str | None = setting(
         None, choices=FILTERS, default_text="the teacher's", help="Resampling filter."
     )  # fmt: skip
