@@ -135,7 +135,7 @@ def test_no_images_says_what_there_is(tmp_path):
     code, stderr = shard(tmp_path / "t.tar", tmp_path / "out")
     assert code == 1
     assert (
-        "expected at least one image file, found 1 × hidden (first: ._a.jpg), 2 × no image name (first: inner.tar)."
+        "expected at least one image file, found 1 × hidden (first: ._a.jpg), 2 × no image name (first: inner.tar) [images-missing]."
         in stderr
     )
 
