@@ -30,9 +30,22 @@ from .storage_schemas.errors import InputError, TeachonceError
 
 #: In the order of the work, as `--help` lists them.
 COMMANDS = (
-    shard, datasets, models, pretrain, vectors, cache, import_checkpoint, distill, inspect, status, evaluate, predict,
-    run_file, demo, benchmark,
-)  # fmt: skip
+    shard,
+    datasets,
+    models,
+    pretrain,
+    vectors,
+    cache,
+    import_checkpoint,
+    distill,
+    inspect,
+    status,
+    evaluate,
+    predict,
+    run_file,
+    demo,
+    benchmark,
+)
 
 
 class Program(click.Group):
@@ -61,8 +74,10 @@ def _require_working_folder() -> None:
         os.getcwd()  # noqa: PTH109
     except FileNotFoundError as error:
         raise InputError(
-            "the working folder has been deleted", code="working-folder-deleted", hint="cd to one that is there",
-        ) from error  # fmt: skip
+            "the working folder has been deleted",
+            code="working-folder-deleted",
+            hint="cd to one that is there",
+        ) from error
 
 
 def _as_click_error(error: BaseException, command: click.Command | None) -> BaseException:

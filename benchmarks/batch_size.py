@@ -26,8 +26,9 @@ def run(bench: Bench) -> Iterator[Line]:
     best, best_cpu = ([min(getattr(c, kind) for c in turn) for turn in turns] for kind in ("wall", "cpu"))
     for size in SIZES:
         yield Line(
-            what=f"forward alone, {MODEL} bf16, batches of {size}", corpus="",
+            what=f"forward alone, {MODEL} bf16, batches of {size}",
+            corpus="",
             ratios=[b / c.wall for b, c in zip(best, costs[size], strict=True)],
             cpu_ratios=[b / c.cpu for b, c in zip(best_cpu, costs[size], strict=True)],
             note=rate(IMAGES, costs[size]),
-        )  # fmt: skip
+        )

@@ -45,12 +45,13 @@ def run(bench: Bench) -> Iterator[Line]:
 
             def plan(own: Path = own, views: int = views, numbers: Iterator[int] = numbers) -> Any:
                 return plan_cache(
-                    str(own / "shards"), TeacherConfig(model=MODEL, pretrained="random"),
+                    str(own / "shards"),
+                    TeacherConfig(model=MODEL, pretrained="random"),
                     out=str(fresh(own / f"store{next(numbers)}")),
                     views=ViewSpec(kind="random_resized_crop", count=views),
                     settings=CacheSettings(targets="embedding", encoding="fp16", batch_size=BATCH),
                     compute=resolve_compute(ComputeSettings(device="cpu", precision="bf16", threads=bench.threads)),
-                )  # fmt: skip
+                )
 
             def ours(stages: Any = plan) -> Cost:
                 stage = stages()
@@ -76,9 +77,7 @@ def run(bench: Bench) -> Iterator[Line]:
                 wall, cpu = speeds(found)
                 share = sum(d.cpu for d in decoding[1:]) / sum(f.cpu for _, f in found)
                 ours_rate, parts_rate = (rate(images * views, [c[i] for c in found]) for i in (0, 1))
-                note = (
-                    f"views: {ours_rate}, parts {parts_rate}; decoding, rendering: {share:.0%} of their CPU"
-                )
+                note = f"views: {ours_rate}, parts {parts_rate}; decoding, rendering: {share:.0%} of their CPU"
                 what = f"cache, {views} view{'s' if views > 1 else ''}, to parts with {whose} forward"
                 yield Line(what=what, corpus=name, ratios=wall, cpu_ratios=cpu, at_least=0.9, note=note)
 

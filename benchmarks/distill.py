@@ -37,9 +37,7 @@ def run(bench: Bench) -> Iterator[Line]:
             plain = PlainSteps(student, batch, steps)
             waiting: list[float] = []
             found = pairs(
-                lambda own=own, m=student, n=steps, b=batch, t=bench.threads, w=waiting: _distill(
-                    own, m, n, b, t, w
-                ),
+                lambda own=own, m=student, n=steps, b=batch, t=bench.threads, w=waiting: _distill(own, m, n, b, t, w),
                 plain,
                 bench.repeats,
             )
@@ -56,9 +54,12 @@ def run(bench: Bench) -> Iterator[Line]:
                 note=note,
             )
             yield Line(
-                what=f"distill, share of time waiting for pairs, {student}", corpus=name, ratios=shares, at_most=0.03,
+                what=f"distill, share of time waiting for pairs, {student}",
+                corpus=name,
+                ratios=shares,
+                at_most=0.03,
                 note="one loader process",
-            )  # fmt: skip
+            )
 
 
 def _distill(own: Path, student: str, steps: int, batch: int, threads: int, waiting: list[float]) -> Cost:
@@ -86,12 +87,16 @@ def _distill(own: Path, student: str, steps: int, batch: int, threads: int, wait
             yield item
 
     stage = plan_distill(
-        str(own / "shards"), str(own / "store"), StudentConfig(model=f"timm:{student}"),
-        out=str(fresh(own / "bundle")), recipe="kd",
+        str(own / "shards"),
+        str(own / "store"),
+        StudentConfig(model=f"timm:{student}"),
+        out=str(fresh(own / "bundle")),
+        recipe="kd",
         options={"epochs": 1, "batch_size": batch, "warmup_epochs": 0},
         compute=Compute(device="cpu", precision="fp32", threads=threads),
-        settings=DistillSettings(loader_workers=1), show_progress=False,
-    )  # fmt: skip
+        settings=DistillSettings(loader_workers=1),
+        show_progress=False,
+    )
     with mock.patch.object(TargetStream, "batches", epoch):
         run_stage(stage, stage.out, SerialExecutor(), progress=False)
     first, last = asked[WARM_UP], asked[WARM_UP + steps]
@@ -139,8 +144,11 @@ class PlainSteps:
         pixels = (self._images_NCHW.float() / 255 - self._mean) / self._std
         logits_NC = self._head(self._student(pixels))
         loss = F.kl_div(
-            F.log_softmax(logits_NC, dim=1), F.log_softmax(self._logits_NC, dim=1), reduction="batchmean", log_target=True,
-        )  # fmt: skip
+            F.log_softmax(logits_NC, dim=1),
+            F.log_softmax(self._logits_NC, dim=1),
+            reduction="batchmean",
+            log_target=True,
+        )
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self._optimizer.step()

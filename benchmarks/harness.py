@@ -73,10 +73,18 @@ class Line:
     def to_json(self) -> dict[str, object]:
         cpu = statistics.median(self.cpu_ratios) if self.cpu_ratios else None
         return {
-            "what": self.what, "corpus": self.corpus, "ratio": self.ratio, "ratios": list(self.ratios),
-            "cpu_ratio": cpu, "cpu_ratios": list(self.cpu_ratios), "at_least": self.at_least,
-            "at_most": self.at_most, "met": self.met, "met_in_cpu_time": self.met_in_cpu_time, "note": self.note,
-        }  # fmt: skip
+            "what": self.what,
+            "corpus": self.corpus,
+            "ratio": self.ratio,
+            "ratios": list(self.ratios),
+            "cpu_ratio": cpu,
+            "cpu_ratios": list(self.cpu_ratios),
+            "at_least": self.at_least,
+            "at_most": self.at_most,
+            "met": self.met,
+            "met_in_cpu_time": self.met_in_cpu_time,
+            "note": self.note,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,9 +154,7 @@ def table(lines: Sequence[Line]) -> Iterator[str]:
     rows = [head, tuple("---" for _ in head), *(_cells(line) for line in lines)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     for row in rows:
-        cells = (
-            cell.ljust(width, "-" if cell == "---" else " ") for cell, width in zip(row, widths, strict=True)
-        )
+        cells = (cell.ljust(width, "-" if cell == "---" else " ") for cell, width in zip(row, widths, strict=True))
         yield f"| {' | '.join(cells)} |"
 
 

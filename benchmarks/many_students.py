@@ -39,10 +39,11 @@ def run(bench: Bench) -> Iterator[Line]:
             limit = (teacher_cost + student_cost) / student_cost
             yield Line(
                 what=f"teacher in every step by cached, {len(SEEDS)} seeds of {len(STUDENTS)} students, {kind} time",
-                corpus=name, ratios=[online_cost / ours],
+                corpus=name,
+                ratios=[online_cost / ours],
                 note=f"predicted {predicted:.2f}; (T + S) / S = {limit:.2f} for ever more students; cache "
                 f"{getattr(once, kind):.0f} s, a student {student_cost:.1f} s, with its teacher {online_cost / count:.1f} s",
-            )  # fmt: skip
+            )
 
 
 @dataclass
@@ -69,10 +70,13 @@ class Work:
         named = plan_vectors(self.teacher, out=str(self.folder / "store"), compute=self.compute)
         run_stage(named, named.store, SerialExecutor(), progress=False)
         stage = plan_cache(
-            str(self.folder / "shards"), self.teacher, out=str(self.folder / "store"),
+            str(self.folder / "shards"),
+            self.teacher,
+            out=str(self.folder / "store"),
             settings=CacheSettings(targets="auto", encoding="fp16", batch_size=64),
-            views=ViewSpec(kind="random_resized_crop", count=EPOCHS), compute=self.compute,
-        )  # fmt: skip
+            views=ViewSpec(kind="random_resized_crop", count=EPOCHS),
+            compute=self.compute,
+        )
         run_stage(stage, stage.store, SerialExecutor(), progress=False)
 
     @property
@@ -100,10 +104,16 @@ class Work:
 
         out = fresh(self.folder / f"{student}-{seed}-{online}")
         stage = plan_distill(
-            str(self.folder / "shards"), str(self.folder / "store"), StudentConfig(model=student, pretrained="random"),
-            out=str(out), recipe="promptkd", options={"epochs": EPOCHS, "batch_size": BATCH_SIZE}, compute=self.compute,
-            settings=DistillSettings(seed=seed, loader_workers=0), show_progress=False,
-        )  # fmt: skip
+            str(self.folder / "shards"),
+            str(self.folder / "store"),
+            StudentConfig(model=student, pretrained="random"),
+            out=str(out),
+            recipe="promptkd",
+            options={"epochs": EPOCHS, "batch_size": BATCH_SIZE},
+            compute=self.compute,
+            settings=DistillSettings(seed=seed, loader_workers=0),
+            show_progress=False,
+        )
         if online:
             stage = _both_towers(OnlineStage).like(
                 stage, out=Location.of(out), teacher=self.teacher, compute=self.compute
@@ -126,10 +136,19 @@ class Work:
         clip.start_from("a photo of a", backbone.tokenizer)
         names = tuple(open_clip.IMAGENET_CLASSNAMES[:CLASSES])
         config = PromptsConfig(
-            backbone={"model": TEACHER, "pretrained": "random", "architecture": backbone.spec.architecture,
-                      "weights": backbone.spec.weights_digest, "preprocess": backbone.spec.preprocess.to_json()},
-            shape=shape.to_json(), context="a photo of a", class_names=names, base_classes=names, origin={},
-        )  # fmt: skip
+            backbone={
+                "model": TEACHER,
+                "pretrained": "random",
+                "architecture": backbone.spec.architecture,
+                "weights": backbone.spec.weights_digest,
+                "preprocess": backbone.spec.preprocess.to_json(),
+            },
+            shape=shape.to_json(),
+            context="a photo of a",
+            class_names=names,
+            base_classes=names,
+            origin={},
+        )
         write_prompts(Location.of(self.folder / "prompts"), clip.prompts(), config)
 
 
@@ -151,8 +170,6 @@ def _both_towers(online: Any) -> Any:
                     teacher.class_vectors(names, ())
                     return ask(images_NCHW)
 
-            return OnlineStream(
-                stream._pairs, stream._teacher_stream, TeacherWithBothTowers(), self.teacher_compute
-            )
+            return OnlineStream(stream._pairs, stream._teacher_stream, TeacherWithBothTowers(), self.teacher_compute)
 
     return BothTowers

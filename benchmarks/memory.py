@@ -36,14 +36,15 @@ def run(bench: Bench) -> Iterator[Line]:
         yield Line(what=f"peak memory, {stage}", corpus="drawn 32x32", ratios=ratios, at_most=1.1, note=note)
     yield _large_target(bench)
     found = [
-        json.loads(_measure("loader", folders[10 * IMAGES], 0, bench.threads))
-        for _ in range(min(3, bench.repeats))
+        json.loads(_measure("loader", folders[10 * IMAGES], 0, bench.threads)) for _ in range(min(3, bench.repeats))
     ]
     yield Line(
-        what="memory of a loader process, last quarter of an epoch by the second", corpus="drawn 32x32",
-        ratios=[last / second for second, last in found], at_most=1.05,
+        what="memory of a loader process, last quarter of an epoch by the second",
+        corpus="drawn 32x32",
+        ratios=[last / second for second, last in found],
+        at_most=1.05,
         note=f"{found[0][0] / 1024:.0f} and {found[0][1] / 1024:.0f} MiB of its own, {10 * IMAGES} images",
-    )  # fmt: skip
+    )
 
 
 def _large_target(bench: Bench) -> Line:
@@ -56,11 +57,13 @@ def _large_target(bench: Bench) -> Line:
             found.append(_peak(f"maps-{size}", folder, turn, bench.threads))
     small, large = (min(found) / 1024 for found in peaks.values())
     return Line(
-        what="peak memory, cache of 0.5 MB a row, by rows of a shard", corpus="drawn 64x64",
-        ratios=[b / a for a, b in zip(*peaks.values(), strict=True)], at_most=1.1,
+        what="peak memory, cache of 0.5 MB a row, by rows of a shard",
+        corpus="drawn 64x64",
+        ratios=[b / a for a, b in zip(*peaks.values(), strict=True)],
+        at_most=1.1,
         note=f"{small:.0f} MiB in shards of {SMALL_SHARD}, {large:.0f} MiB in shards of {LARGE_SHARD}; a shard's rows in fp32: "
         f"{LARGE_SHARD} MiB",
-    )  # fmt: skip
+    )
 
 
 def _peak(stage: str, folder: Path, turn: int, threads: int) -> int:
@@ -113,10 +116,13 @@ def _cache(images: Path, shards: Path, store: Path, threads: int) -> None:
 
     teacher = Path(teachonce.__file__).parent / "stages" / "demo" / "teacher"
     stage = plan_cache(
-        str(shards), TeacherConfig(model=f"local-dir:{teacher}"), out=str(store), views=None,
+        str(shards),
+        TeacherConfig(model=f"local-dir:{teacher}"),
+        out=str(store),
+        views=None,
         settings=CacheSettings(targets="embedding", encoding="fp16", batch_size=64),
         compute=Compute(device="cpu", precision="fp32", threads=threads),
-    )  # fmt: skip
+    )
     run_stage(stage, stage.store, SerialExecutor(), progress=False)
 
 
@@ -133,10 +139,13 @@ def _maps(images: Path, shards: Path, store: Path, shard_size: int, threads: int
     make_shards(images, shards, shard_size)
     config = TeacherConfig(model="timm:test_resnet", pretrained="random", size=176)
     stage = plan_cache(
-        str(shards), config, out=str(store), views=None,
+        str(shards),
+        config,
+        out=str(store),
+        views=None,
         settings=CacheSettings(targets="features.act1", encoding="fp16", batch_size=64),
         compute=Compute(device="cpu", precision="fp32", threads=threads),
-    )  # fmt: skip
+    )
     run_stage(stage, stage.store, SerialExecutor(), progress=False)
 
 
@@ -147,9 +156,14 @@ def _stream(images: Path, shards: Path, store: Path, threads: int) -> None:
     from teachonce.stages.pairs.stream import TargetStream
 
     with TargetStream(
-        ShardSet.open(str(shards)), Location.of(store), image_size=36, batch_size=64, seed=0, targets=("embedding",),
+        ShardSet.open(str(shards)),
+        Location.of(store),
+        image_size=36,
+        batch_size=64,
+        seed=0,
+        targets=("embedding",),
         drop_last=False,
-    ) as stream:  # fmt: skip
+    ) as stream:
         for epoch in range(2):
             for _ in stream.batches(epoch):
                 pass
@@ -160,9 +174,7 @@ def _loader(shards: Path, store: Path) -> tuple[int, int]:
     from teachonce import TargetStream
 
     quarters: list[list[int]] = [[], [], [], []]
-    with TargetStream(
-        shards, store, image_size=36, batch_size=64, targets=("embedding",), num_workers=1
-    ) as stream:
+    with TargetStream(shards, store, image_size=36, batch_size=64, targets=("embedding",), num_workers=1) as stream:
         for step, _ in enumerate(stream.batches(0)):
             pid = stream._loading._batches._workers[0].pid
             lines = Path(f"/proc/{pid}/status").read_text().splitlines()

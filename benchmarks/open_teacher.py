@@ -31,15 +31,18 @@ def run(bench: Bench) -> Iterator[Line]:
         weights = ours[0]["weights"]
         peak = sorted(t["peak"] for t in open_clip_runs)[len(open_clip_runs) // 2] / weights
         yield Line(
-            corpus="none", what=f"peak memory of opening {MODEL} by its weights in fp32, {kind}",
-            ratios=[o["peak"] / weights for o in ours], at_most=1.2,
+            corpus="none",
+            what=f"peak memory of opening {MODEL} by its weights in fp32, {kind}",
+            ratios=[o["peak"] / weights for o in ours],
+            at_most=1.2,
             note=f"weights of {weights / 1e6:.0f} MB; open_clip's create_model takes {peak:.2f} times as much as they do",
-        )  # fmt: skip
+        )
         yield Line(
-            corpus="none", what=f"time of opening {MODEL} by open_clip's create_model, {kind}",
+            corpus="none",
+            what=f"time of opening {MODEL} by open_clip's create_model, {kind}",
             ratios=[o["seconds"] / t["seconds"] for o, t in zip(ours, open_clip_runs, strict=True)],
             note="ours with the digest of the weights, and with two images through the model",
-        )  # fmt: skip
+        )
 
 
 def _measure(implementation: str, kind: str, file: Path) -> dict[str, float]:

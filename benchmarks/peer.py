@@ -41,9 +41,7 @@ def run(bench: Bench) -> Iterator[Line]:
                     bench.repeats,
                 )
             wall, cpu = speeds(found)
-            note = (
-                f"{rate(samples, [o for o, _ in found])}, webdataset {rate(samples, [f for _, f in found])}"
-            )
+            note = f"{rate(samples, [o for o, _ in found])}, webdataset {rate(samples, [f for _, f in found])}"
             what = "stream to webdataset without labels, " + (
                 "one process" if workers == 0 else f"{workers} loader processes"
             )
@@ -73,12 +71,14 @@ def _plain(shards: Path, workers: int) -> Any:
         RandomResizedCrop,
     )
 
-    crop = Compose([
-        RandomResizedCrop(SIZE, interpolation=InterpolationMode.BICUBIC), RandomHorizontalFlip(), PILToTensor(),
-    ])  # fmt: skip
+    crop = Compose(
+        [
+            RandomResizedCrop(SIZE, interpolation=InterpolationMode.BICUBIC),
+            RandomHorizontalFlip(),
+            PILToTensor(),
+        ]
+    )
     tars = [str(tar) for tar in sorted(shards.glob("*.tar"))]
     dataset = webdataset.WebDataset(tars, shardshuffle=100, nodesplitter=webdataset.split_by_node)
-    dataset = (
-        dataset.shuffle(1000).decode("pil").to_tuple("jpg;png").map_tuple(crop).batched(BATCH, partial=True)
-    )
+    dataset = dataset.shuffle(1000).decode("pil").to_tuple("jpg;png").map_tuple(crop).batched(BATCH, partial=True)
     return webdataset.WebLoader(dataset, batch_size=None, num_workers=workers, persistent_workers=workers > 0)

@@ -36,36 +36,44 @@ def run(bench: Bench) -> Iterator[Line]:
     for name, bound in (("chunked", 1.5), ("whole", None)):
         few, many = peaks[name, FEW], peaks[name, MANY]
         yield Line(
-            what=f"peak memory of stage I, {MANY} classes by {FEW}, {_words(name)}", corpus="",
-            ratios=[m / f for m, f in zip(many, few, strict=True)], at_most=bound,
+            what=f"peak memory of stage I, {MANY} classes by {FEW}, {_words(name)}",
+            corpus="",
+            ratios=[m / f for m, f in zip(many, few, strict=True)],
+            at_most=bound,
             note=f"{few[0] / 1024:.0f} and {many[0] / 1024:.0f} MiB, {_measure('model', FEW, bench.threads)['peak'] / 1024:.0f} "
             "MiB with no step done",
-        )  # fmt: skip
+        )
     yield Line(
-        what=f"peak memory of stage I, {FEW} classes, {_words('padded')}, by {_words('chunked')}", corpus="",
+        what=f"peak memory of stage I, {FEW} classes, {_words('padded')}, by {_words('chunked')}",
+        corpus="",
         ratios=[p / c for p, c in zip(peaks["padded", FEW], peaks["chunked", FEW], strict=True)],
         note=f"{peaks['padded', FEW][0] / 1024:.0f} MiB",
-    )  # fmt: skip
+    )
     for classes in (FEW, MANY):
         steps = {name: Step(name, classes, bench.threads) for name in ("chunked", "whole")}
         found = pairs(steps["chunked"], steps["whole"], turns)
         wall, cpu = slownesses(found)
         yield Line(
-            what=f"time of a step of stage I, {classes} classes, {_words('chunked')} by {_words('whole')}", corpus="",
-            ratios=wall, cpu_ratios=cpu, note=f"{found[0][0].wall:.1f} and {found[0][1].wall:.1f} s",
-        )  # fmt: skip
+            what=f"time of a step of stage I, {classes} classes, {_words('chunked')} by {_words('whole')}",
+            corpus="",
+            ratios=wall,
+            cpu_ratios=cpu,
+            note=f"{found[0][0].wall:.1f} and {found[0][1].wall:.1f} s",
+        )
     found = pairs(Step("chunked", FEW, bench.threads), Step("padded", FEW, bench.threads), turns)
     wall, cpu = slownesses(found)
     yield Line(
-        what=f"time of a step of stage I, {FEW} classes, {_words('chunked')} by {_words('padded')}", corpus="",
-        ratios=wall, cpu_ratios=cpu, at_most=1.0, note=f"{found[0][0].wall:.1f} and {found[0][1].wall:.1f} s",
-    )  # fmt: skip
+        what=f"time of a step of stage I, {FEW} classes, {_words('chunked')} by {_words('padded')}",
+        corpus="",
+        ratios=wall,
+        cpu_ratios=cpu,
+        at_most=1.0,
+        note=f"{found[0][0].wall:.1f} and {found[0][1].wall:.1f} s",
+    )
 
 
 def _words(name: str) -> str:
-    return {"chunked": f"chunks of {CHUNK}", "whole": "all at once", "padded": "all at once in 77 positions"}[
-        name
-    ]
+    return {"chunked": f"chunks of {CHUNK}", "whole": "all at once", "padded": "all at once in 77 positions"}[name]
 
 
 def _measure(name: str, classes: int, threads: int) -> dict[str, Any]:
@@ -106,10 +114,17 @@ class Step:
         self._labels_N = torch.arange(BATCH_SIZE)
         plain_CD = torch.nn.functional.normalize(torch.randn(classes, backbone.spec.embed_dim), dim=-1)
         self._tuner = Tuner(
-            clip=clip, normalize=Normalize(backbone.spec.preprocess), ids_CT=ids_CT, plain_text_CD=plain_CD,
-            shots=None, settings=settings, compute=Compute(device="cpu", precision="bf16", threads=threads), seed=0,
-            folder=Location.of("unused"), fingerprint=Fingerprint(fields={}),
-        )  # fmt: skip
+            clip=clip,
+            normalize=Normalize(backbone.spec.preprocess),
+            ids_CT=ids_CT,
+            plain_text_CD=plain_CD,
+            shots=None,
+            settings=settings,
+            compute=Compute(device="cpu", precision="bf16", threads=threads),
+            seed=0,
+            folder=Location.of("unused"),
+            fingerprint=Fingerprint(fields={}),
+        )
 
     def __call__(self) -> Cost:
         wall, cpu = time.perf_counter(), time.process_time()

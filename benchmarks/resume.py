@@ -29,9 +29,13 @@ def run(bench: Bench) -> Iterator[Line]:
         reading = cost(lambda own=own, late=late: _read_until(own, late)).wall
         note = f"{median_ms([o for o, _ in found])}; reading the {late} samples before it: {1000 * reading:.0f} ms"
         yield Line(
-            what="resume at nine tenths of an epoch, time to the first batch by that from the start", corpus=name,
-            ratios=wall, cpu_ratios=cpu, at_most=1.5, note=note,
-        )  # fmt: skip
+            what="resume at nine tenths of an epoch, time to the first batch by that from the start",
+            corpus=name,
+            ratios=wall,
+            cpu_ratios=cpu,
+            at_most=1.5,
+            note=note,
+        )
 
 
 def _open(own: Path) -> object:

@@ -21,12 +21,14 @@ ORDERS = ("hash", "source")
 def run(bench: Bench) -> Iterator[Line]:
     """Distinct classes in a batch; then the tars alone, from a folder and from a tar that are not in memory."""
     name = f"{CLASSES} classes of {IMAGES_A_CLASS}, drawn"
-    corpus = draw(
-        bench.scratch / "classes", CLASSES * IMAGES_A_CLASS, width=32, height=32, per_folder=IMAGES_A_CLASS
-    )
+    corpus = draw(bench.scratch / "classes", CLASSES * IMAGES_A_CLASS, width=32, height=32, per_folder=IMAGES_A_CLASS)
     hashed, source = (classes_in_a_batch(corpus, bench.scratch / order, order) for order in ORDERS)
-    yield Line(what=f"classes in a batch of {BATCH_SIZE}, hash by source", corpus=name, ratios=[hashed / source],
-               note=f"{hashed:.1f} and {source:.1f}")  # fmt: skip
+    yield Line(
+        what=f"classes in a batch of {BATCH_SIZE}, hash by source",
+        corpus=name,
+        ratios=[hashed / source],
+        note=f"{hashed:.1f} and {source:.1f}",
+    )
     shutil.rmtree(corpus)
     folder = draw(bench.scratch / "images", IMAGES_READ, width=300, height=200)
     tar = bench.scratch / "images.tar"
@@ -37,8 +39,13 @@ def run(bench: Bench) -> Iterator[Line]:
         found = pairs(*(_writer(images, bench.scratch / order, order) for order in ORDERS), bench.repeats)
         wall, cpu = slownesses(found)
         rates = (rate(IMAGES_READ, [pair[i] for pair in found]) for i in range(2))
-        yield Line(what=f"time of the tars of {what}, hash by source", corpus=f"{IMAGES_READ} drawn 300x200",
-                   ratios=wall, cpu_ratios=cpu, note=" and ".join(rates))  # fmt: skip
+        yield Line(
+            what=f"time of the tars of {what}, hash by source",
+            corpus=f"{IMAGES_READ} drawn 300x200",
+            ratios=wall,
+            cpu_ratios=cpu,
+            note=" and ".join(rates),
+        )
 
 
 def classes_in_a_batch(corpus: Path, out: Path, order: str) -> float:
@@ -52,9 +59,7 @@ def classes_in_a_batch(corpus: Path, out: Path, order: str) -> float:
     stage = plan_shard([str(corpus)], out=str(out), settings=settings)
     labels = [label for _, label in open_manifest(stage.out, stage.corpus).labels()]
     classes_N = np.unique(labels, return_inverse=True)[1]
-    rows_per_shard = np.array(
-        [len(stage.corpus.shard_rows(shard)) for shard in range(stage.corpus.num_shards)]
-    )
+    rows_per_shard = np.array([len(stage.corpus.shard_rows(shard)) for shard in range(stage.corpus.num_shards)])
     epoch = EpochOrder(seed=0, epoch=0, rows_per_shard=rows_per_shard, window=window_shards(rows_per_shard))
     shards_N, positions_N = epoch.samples(0, epoch.num_samples)
     read_N = classes_N[shards_N * SHARD_SIZE + positions_N]
@@ -71,9 +76,7 @@ def _writer(images: Path, out: Path, order: str):  # type: ignore[no-untyped-def
 
     def write() -> Cost:
         shutil.rmtree(out, ignore_errors=True)
-        stage = plan_shard(
-            [str(images)], out=str(out), settings=ShardSettings(shard_size=SHARD_SIZE, order=order)
-        )  # type: ignore[arg-type]
+        stage = plan_shard([str(images)], out=str(out), settings=ShardSettings(shard_size=SHARD_SIZE, order=order))  # type: ignore[arg-type]
         _forget(images)
         return cost(lambda: run_stage(stage, stage.out, SerialExecutor(), progress=False))
 

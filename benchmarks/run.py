@@ -18,9 +18,20 @@ from corpora import draw
 from harness import Bench, Line, table
 
 NAMES = (
-    "startup", "shard", "stream", "peer", "resume", "open_teacher", "cache", "distill", "pretrain", "many_students", "memory",
-    "batch_size", "row_order",
-)  # fmt: skip
+    "startup",
+    "shard",
+    "stream",
+    "peer",
+    "resume",
+    "open_teacher",
+    "cache",
+    "distill",
+    "pretrain",
+    "many_students",
+    "memory",
+    "batch_size",
+    "row_order",
+)
 
 PACKAGES = ("torch", "open_clip_torch", "timm", "pillow", "webdataset", "zarr", "numpy")
 
@@ -34,9 +45,7 @@ PACKAGES = ("torch", "open_clip_torch", "timm", "pillow", "webdataset", "zarr", 
     help="Folder or plain tar of images (repeat for more). Without it, images are drawn on the fly.",
 )
 @click.option("--only", multiple=True, type=click.Choice(NAMES), help="Only this one (repeat for more).")
-@click.option(
-    "--repeats", type=click.IntRange(1), default=5, show_default=True, help="Pairs of runs to measure."
-)
+@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Pairs of runs to measure.")
 @click.option(
     "--threads",
     type=click.IntRange(1),
@@ -78,10 +87,13 @@ def main(corpora: tuple[Path, ...], only: tuple[str, ...], repeats: int, threads
     print(*(f"{name}: {value}" for name, value in facts.items()), "", *table(lines), sep="\n")
     missed = [line for line in lines if line.met is False]
     bounds = sum(line.met is not None for line in lines)
-    print(f"\n{bounds - len(missed)} of {bounds} bounds are met." + "".join(
-        f"\nMissed{' on the clock only' if line.met_in_cpu_time else ''}: {line.what}, {line.corpus}: {line.ratio:.3f}"
-        for line in missed
-    ))  # fmt: skip
+    print(
+        f"\n{bounds - len(missed)} of {bounds} bounds are met."
+        + "".join(
+            f"\nMissed{' on the clock only' if line.met_in_cpu_time else ''}: {line.what}, {line.corpus}: {line.ratio:.3f}"
+            for line in missed
+        )
+    )
 
 
 def _lines(name: str, bench: Bench) -> Iterator[Line]:
@@ -98,9 +110,7 @@ def _facts(threads: int) -> dict[str, str]:
     info = Path("/proc/cpuinfo")
     if info.exists():
         names = [
-            line.partition(":")[2].strip()
-            for line in info.read_text().splitlines()
-            if line.startswith("model name")
+            line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")
         ]
         cpu = names[0] if names else cpu
     return {
@@ -108,9 +118,7 @@ def _facts(threads: int) -> dict[str, str]:
         "command": " ".join(["benchmarks/run.py", *sys.argv[1:]]),
         "CPU": f"{cpu}, {os.cpu_count()} cores, load {os.getloadavg()[1]:.1f} in the last 5 minutes",
         "threads": str(threads),
-        "versions": ", ".join(
-            [f"Python {platform.python_version()}", *(f"{p} {version(p)}" for p in PACKAGES)]
-        ),
+        "versions": ", ".join([f"Python {platform.python_version()}", *(f"{p} {version(p)}" for p in PACKAGES)]),
     }
 
 

@@ -41,9 +41,13 @@ def make_store(shards: Path, store: Path, *, views: int, threads: int) -> None:
     named = plan_vectors(config, out=str(store), compute=compute)
     run_stage(named, named.store, SerialExecutor(), progress=False)
     stage = plan_cache(
-        str(shards), config, out=str(store), views=ViewSpec(kind="random_resized_crop", count=views),
-        settings=CacheSettings(targets="logits", encoding="fp16", batch_size=64), compute=compute,
-    )  # fmt: skip
+        str(shards),
+        config,
+        out=str(store),
+        views=ViewSpec(kind="random_resized_crop", count=views),
+        settings=CacheSettings(targets="logits", encoding="fp16", batch_size=64),
+        compute=compute,
+    )
     run_stage(stage, stage.store, SerialExecutor(), progress=False)
 
 

@@ -35,9 +35,15 @@ def run(bench: Bench) -> Iterator[Line]:
 
         def stream(workers: int, shards: Path = shards, store: Path = store) -> TargetStream:
             return TargetStream(
-                ShardSet.open(str(shards)), Location.of(store), image_size=SIZE, batch_size=BATCH, seed=0,
-                targets=("logits",), drop_last=False, num_workers=workers,
-            )  # fmt: skip
+                ShardSet.open(str(shards)),
+                Location.of(store),
+                image_size=SIZE,
+                batch_size=BATCH,
+                seed=0,
+                targets=("logits",),
+                drop_last=False,
+                num_workers=workers,
+            )
 
         for workers in (0, 2):
             with stream(workers) as reading, _Renderers(samples, workers) as renderers:
@@ -49,9 +55,7 @@ def run(bench: Bench) -> Iterator[Line]:
                 )
             wall, cpu = speeds(found)
             note = f"{rate(len(samples), [o for o, _ in found])}, alone {rate(len(samples), [f for _, f in found])}"
-            what = (
-                "stream, in the trainer's process" if workers == 0 else f"stream, {workers} loader processes"
-            )
+            what = "stream, in the trainer's process" if workers == 0 else f"stream, {workers} loader processes"
             # Loader processes live on between epochs, so their CPU time is not known here.
             yield Line(
                 what=what,
@@ -100,9 +104,12 @@ def _join_share(stream: object, corpus: str, repeats: int) -> Line:
         shares.append(rest / whole)
         epoch += 2 + 1  # so that the views take turns
     return Line(
-        what="label join, share of the stream's CPU", corpus=corpus, ratios=shares[1:], at_most=0.05,
+        what="label join, share of the stream's CPU",
+        corpus=corpus,
+        ratios=shares[1:],
+        at_most=0.05,
         note="order, labels of 1,000 classes, checks and gathering; everything but reading, decoding, rendering",
-    )  # fmt: skip
+    )
 
 
 def _digest_share(stream: object, store: Path, corpus: str, repeats: int) -> Line:
@@ -123,9 +130,12 @@ def _digest_share(stream: object, store: Path, corpus: str, repeats: int) -> Lin
 
     shares = [cost(check).cpu / cost(lambda e=2 * e: _read(stream, e)).cpu for e in range(repeats + 1)]
     return Line(
-        what="digests of what is read, share of the stream's CPU", corpus=corpus, ratios=shares[1:], at_most=0.02,
+        what="digests of what is read, share of the stream's CPU",
+        corpus=corpus,
+        ratios=shares[1:],
+        at_most=0.02,
         note="receipts, and sha256 of every chunk of two views of 1,000 classes in fp16",
-    )  # fmt: skip
+    )
 
 
 def _nothing(*arguments: object) -> None:
@@ -142,9 +152,7 @@ class _Renderers:
     def __enter__(self) -> _Renderers:
         context = multiprocessing.get_context("fork")
         self._begin, self._end = context.Barrier(self._workers + 1), context.Barrier(self._workers + 1)
-        self._processes = [
-            context.Process(target=self._serve, args=(i,), daemon=True) for i in range(self._workers)
-        ]
+        self._processes = [context.Process(target=self._serve, args=(i,), daemon=True) for i in range(self._workers)]
         for process in self._processes:
             process.start()
         return self

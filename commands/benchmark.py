@@ -32,9 +32,13 @@ def benchmark() -> None:
 @options_of("executor", ExecutorSettings)
 @click.pass_context
 def promptkd(
-    ctx: click.Context, out: str, settings: BenchmarkSettings, compute: ComputeSettings, executor: ExecutorSettings,
+    ctx: click.Context,
+    out: str,
+    settings: BenchmarkSettings,
+    compute: ComputeSettings,
+    executor: ExecutorSettings,
     as_json: bool,
-) -> None:  # fmt: skip
+) -> None:
     """Reproduce PromptKD: prompts, one teacher's outputs for all students and seeds, students, table.
 
     Shows the command of each stage as it runs it, and ends with accuracies (mean and standard deviation over seeds)
@@ -49,9 +53,12 @@ def promptkd(
     from ..stages.protocols.table import facts_text
 
     request = Request.of(
-        settings, Location.of(out), compute=_given(compute), say=say,
+        settings,
+        Location.of(out),
+        compute=_given(compute),
+        say=say,
         more={stage: _words(settings, f"{stage}_options") for stage in ("pretrain", "cache", "distill")},
-    )  # fmt: skip
+    )
     facts = run_promptkd(request, make_runner(ctx, executor))
     if as_json:
         print_json(facts)
@@ -73,5 +80,8 @@ def _words(settings: BenchmarkSettings, field: str) -> tuple[str, ...]:
         return tuple(shlex.split(text or ""))
     except ValueError as error:
         raise InputError(
-            "not a list of options", code="option-list-malformed", where=f"{option_name(field)} {text}", found=error,
-        ) from error  # fmt: skip
+            "not a list of options",
+            code="option-list-malformed",
+            where=f"{option_name(field)} {text}",
+            found=error,
+        ) from error

@@ -31,9 +31,16 @@ from .output import json_option, report
 @options_of("executor", ExecutorSettings)
 @one_driver
 def cache(
-    shards: str, out: str, teacher: TeacherConfig, count: ViewCount, settings: CacheSettings, drawn: RandomViews, compute: ComputeSettings,
-    executor: ExecutorSettings, as_json: bool,
-) -> None:  # fmt: skip
+    shards: str,
+    out: str,
+    teacher: TeacherConfig,
+    count: ViewCount,
+    settings: CacheSettings,
+    drawn: RandomViews,
+    compute: ComputeSettings,
+    executor: ExecutorSettings,
+    as_json: bool,
+) -> None:
     """Run the teacher once over every view of every sample and store its outputs.
 
     SHARDS is a folder that `teachonce shard` wrote.
@@ -46,10 +53,14 @@ def cache(
     if count.random is None:
         _refuse_options_of_random_views(click.get_current_context())
     stage = plan_cache(
-        shards, teacher, out=out, settings=settings,
+        shards,
+        teacher,
+        out=out,
+        settings=settings,
         views=None if count.random is None else ViewSpec.random(count.random, drawn, FILTERS[0]),
-        view_interpolation=drawn.interpolation, compute=resolve_compute(compute, elsewhere=executor.elsewhere),
-    )  # fmt: skip
+        view_interpolation=drawn.interpolation,
+        compute=resolve_compute(compute, elsewhere=executor.elsewhere),
+    )
     for note in stage.notes:
         say(f"cache: {note}")
     if stage.vectors is None and settings.targets == "auto":
@@ -63,7 +74,10 @@ def _refuse_options_of_random_views(ctx: click.Context) -> None:
     if given:
         also = "; a centre view's filter is --teacher-interpolation" if "view_interpolation" in given else ""
         raise InputError(
-            "these options are for random views", code="option-for-random-views",
-            where=", ".join(map(option_name, given)), expected="--views K",
-            found="--views center", hint=f"give a number of views, or leave them out{also}",
-        )  # fmt: skip
+            "these options are for random views",
+            code="option-for-random-views",
+            where=", ".join(map(option_name, given)),
+            expected="--views K",
+            found="--views center",
+            hint=f"give a number of views, or leave them out{also}",
+        )

@@ -31,6 +31,8 @@ def datasets(data: str, as_json: bool) -> None:
         show(overview_text(states))
     if not any(state.found for state in states):
         raise InputError(
-            "no data set that can be used", code="datasets-none-usable", where=data,
+            "no data set that can be used",
+            code="datasets-none-usable",
+            where=data,
             hint="see docs/datasets.md for the layout",
-        )  # fmt: skip
+        )

@@ -30,15 +30,22 @@ from .recipe_options import RecipeChoice, RecipeCommand, recipe_options
 @options_of("settings", DistillSettings)
 @json_option
 @options_of("compute", TrainingComputeSettings)
-@option(
-    "--use-gpu", is_flag=True, section=COMPUTING, help="One GPU for each worker: the same as --device cuda."
-)
+@option("--use-gpu", is_flag=True, section=COMPUTING, help="One GPU for each worker: the same as --device cuda.")
 @options_of("executor", TrainingExecutorSettings)
 @one_driver
 def distill(
-    shards: str, store: str, out: str, recipe: str, student: StudentConfig, settings: DistillSettings,
-    compute: TrainingComputeSettings, use_gpu: bool, executor: TrainingExecutorSettings, as_json: bool, **options: Any,
-) -> None:  # fmt: skip
+    shards: str,
+    store: str,
+    out: str,
+    recipe: str,
+    student: StudentConfig,
+    settings: DistillSettings,
+    compute: TrainingComputeSettings,
+    use_gpu: bool,
+    executor: TrainingExecutorSettings,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Train a student from shards and store. The teacher is never loaded.
 
     SHARDS is the folder that `teachonce shard` wrote, STORE the target store that `teachonce cache` made from it.
@@ -50,14 +57,22 @@ def distill(
     if use_gpu:
         if compute.device == "cpu":
             raise InputError(
-                "--use-gpu and --device cpu exclude each other", code="options-exclude-each-other",
+                "--use-gpu and --device cpu exclude each other",
+                code="options-exclude-each-other",
                 hint="leave one of them out",
-            )  # fmt: skip
+            )
         compute = replace(compute, device="cuda")
     stage = plan_distill(
-        shards, store, student, out=out, recipe=recipe, options=options, settings=settings,
-        compute=training_compute(compute, elsewhere=executor.elsewhere), workers=executor.workers or 1,
-    )  # fmt: skip
+        shards,
+        store,
+        student,
+        out=out,
+        recipe=recipe,
+        options=options,
+        settings=settings,
+        compute=training_compute(compute, elsewhere=executor.elsewhere),
+        workers=executor.workers or 1,
+    )
     for note in stage.notes:
         say(f"distill: {note}")
     report(run_stage(stage, stage.out, executor.make(), progress=False), stage.out, as_json)

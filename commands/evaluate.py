@@ -18,9 +18,7 @@ from .output import json_option, print_json
 @options_of("settings", EvaluateSettings)
 @json_option
 @options_of("compute", InferenceSettings)
-def evaluate(
-    bundle: str, images: str, settings: EvaluateSettings, compute: InferenceSettings, as_json: bool
-) -> None:
+def evaluate(bundle: str, images: str, settings: EvaluateSettings, compute: InferenceSettings, as_json: bool) -> None:
     """Measure a student: accuracy where labels are class names, and with a store, agreement with its teacher.
 
     BUNDLE is a folder that `teachonce distill` wrote; IMAGES a folder of class folders, a tar, a list,
@@ -37,9 +35,7 @@ def evaluate(
     from ..stages.reports.evaluate_text import evaluation_json, evaluation_text
 
     starting("evaluate: loading the student")
-    result = measure(
-        bundle, images, compute=resolve_compute(compute), settings=settings
-    )  # fmt: skip
+    result = measure(bundle, images, compute=resolve_compute(compute), settings=settings)
     for note in result.notes:
         say(f"evaluate: {note}")
     facts = evaluation_json(result)

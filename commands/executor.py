@@ -17,15 +17,11 @@ if TYPE_CHECKING:
 class ExecutorSettings:
     """For every command that does units of work."""
 
-    executor: str = setting(
-        "ray", choices=("ray", "serial"), group=WHERE, help="On Ray, or one after another here."
-    )
+    executor: str = setting("ray", choices=("ray", "serial"), group=WHERE, help="On Ray, or one after another here.")
     ray_address: str | None = setting(
         None, group=WHERE, help="Join this Ray cluster: `auto` or HOST:PORT. Without it, Ray starts here."
-    )  # fmt: skip
-    workers: int | None = setting(
-        None, least=1, default_text="what fits", group=WHERE, help="Worker processes on Ray."
-    )  # fmt: skip
+    )
+    workers: int | None = setting(None, least=1, default_text="what fits", group=WHERE, help="Worker processes on Ray.")
 
     @property
     def elsewhere(self) -> bool:
@@ -43,14 +39,14 @@ class ExecutorSettings:
 
             return RayExecutor(address=self.ray_address, workers=self.workers)
         if self.ray_address is not None:
-            raise InputError(
-                "--ray-address needs --executor ray", code="option-needs-another", where=self.ray_address
-            )
+            raise InputError("--ray-address needs --executor ray", code="option-needs-another", where=self.ray_address)
         if self.workers not in (None, 1):
             raise InputError(
-                "several workers need --executor ray", code="option-needs-another", where="--workers",
+                "several workers need --executor ray",
+                code="option-needs-another",
+                where="--workers",
                 found=self.workers,
-            )  # fmt: skip
+            )
         from ..pipeline.executors.serial import SerialExecutor
 
         return SerialExecutor()
@@ -68,9 +64,12 @@ class TrainingExecutorSettings(SerialByDefault):
     """For a student: several workers train it together."""
 
     workers: int | None = setting(
-        None, least=1, default_text="1", group=WHERE,
+        None,
+        least=1,
+        default_text="1",
+        group=WHERE,
         help="Processes that train one student together, on Ray: each batch is shared out among them.",
-    )  # fmt: skip
+    )
 
     @property
     def elsewhere(self) -> bool:

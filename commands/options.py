@@ -33,11 +33,7 @@ def setting_fields(cls: Any) -> Iterator[SettingField]:
     hints = get_type_hints(cls)
     for field, setting in settings_of(cls):
         parts = get_args(hints[field.name])
-        kind = (
-            next(part for part in parts if part is not type(None))
-            if type(None) in parts
-            else hints[field.name]
-        )
+        kind = next(part for part in parts if part is not type(None)) if type(None) in parts else hints[field.name]
         yield SettingField(field=field, setting=setting, kind=kind)
 
 
@@ -83,9 +79,7 @@ def add_options(command: Command, options: list[Option]) -> Command:
     return command
 
 
-def option_of(
-    entry: SettingField, *, prefix: str = "", section: str = COMMON, is_given: bool = True
-) -> Option:
+def option_of(entry: SettingField, *, prefix: str = "", section: str = COMMON, is_given: bool = True) -> Option:
     """The option of one setting.
 
     Args:

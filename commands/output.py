@@ -26,9 +26,7 @@ def report(summary: Summary, out: object, as_json: bool) -> None:
         return
     from ..pipeline.ledger import noun_of
 
-    done = (
-        f"{summary.stage}: {summary.done_before + summary.done_now} of {counted(summary.units, 'unit')} done"
-    )
+    done = f"{summary.stage}: {summary.done_before + summary.done_now} of {counted(summary.units, 'unit')} done"
     before = f", {summary.done_before} of them before" if summary.done_before else ""
     see = f"see `teachonce status {typed(out)}`"
     bad = f", {summary.invalid_rows} unusable ({see})" if summary.invalid_rows else ""

@@ -17,9 +17,7 @@ from .output import json_option, print_json
 @option("--top", type=click.IntRange(1), default=5, show_default=True, metavar="K", help="Classes per image.")
 @json_option
 @options_of("compute", InferenceSettings)
-def predict(
-    bundle: str, images: tuple[str, ...], top: int, compute: InferenceSettings, as_json: bool
-) -> None:
+def predict(bundle: str, images: tuple[str, ...], top: int, compute: InferenceSettings, as_json: bool) -> None:
     """Show the most probable classes of images (paths or URLs).
 
     BUNDLE is a folder that `teachonce distill` wrote. An image that cannot be used is named on stderr; the others

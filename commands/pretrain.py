@@ -25,17 +25,23 @@ from .output import json_option, report
 @option("--out", required=True, type=click.Path(), help="Folder for the prompts.")
 @options_of("settings", PretrainSettings)
 @json_option
-@options_of(
-    "views", RandomViews, prefix="view", section="Views of the shots", only=("scale", "ratio", "flip")
-)
+@options_of("views", RandomViews, prefix="view", section="Views of the shots", only=("scale", "ratio", "flip"))
 @options_of("compute", TrainingComputeSettings)
 @options_of("checkpoints", CheckpointSettings)
 @options_of("executor", SerialByDefault)
 @one_driver
 def pretrain(
-    images: str, out: str, teacher: TeacherConfig, few: FewShotSettings, settings: PretrainSettings, views: RandomViews,
-    compute: TrainingComputeSettings, checkpoints: CheckpointSettings, executor: ExecutorSettings, as_json: bool,
-) -> None:  # fmt: skip
+    images: str,
+    out: str,
+    teacher: TeacherConfig,
+    few: FewShotSettings,
+    settings: PretrainSettings,
+    views: RandomViews,
+    compute: TrainingComputeSettings,
+    checkpoints: CheckpointSettings,
+    executor: ExecutorSettings,
+    as_json: bool,
+) -> None:
     """Tune a teacher's prompts on a few labelled images of each base class, after PromptSRC.
 
     IMAGES is a folder of class folders, a tar, a list, a folder of shards, or coop:NAME/SPLIT=DATA for a split of a
@@ -47,10 +53,15 @@ def pretrain(
     from ..stages.pretrain import plan_pretrain
 
     stage = plan_pretrain(
-        images, teacher, out=out, few=few, settings=settings, views=views,
+        images,
+        teacher,
+        out=out,
+        few=few,
+        settings=settings,
+        views=views,
         compute=training_compute(compute, elsewhere=executor.elsewhere),
         checkpoint_every=checkpoints.checkpoint_every,
-    )  # fmt: skip
+    )
     for note in stage.notes:
         say(f"pretrain: {note}")
     report(run_stage(stage, stage.out, executor.make(), progress=False), stage.out, as_json)

@@ -71,9 +71,7 @@ def _option(of: Mapping[str, SettingField], *, of_all: bool) -> Option:
     shown = set(defaults.values())
     text = next(iter(shown)) if len(shown) == 1 else ", ".join(f"{r} {d}" for r, d in defaults.items() if d)
     help_ = (
-        first.setting.help
-        if of_all
-        else f"{', '.join(of)}: {first.setting.help[0].lower()}{first.setting.help[1:]}"
+        first.setting.help if of_all else f"{', '.join(of)}: {first.setting.help[0].lower()}{first.setting.help[1:]}"
     )
     choices = tuple(dict.fromkeys(word for entry in of.values() for word in entry.setting.choices))
     setting = dataclasses.replace(first.setting, help=help_, default_text=text, choices=choices)

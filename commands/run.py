@@ -38,9 +38,7 @@ def run_file(ctx: click.Context, file: str, as_json: bool) -> None:
     runfile = read_runfile(location)
     program = ctx.find_root().command
     assert isinstance(program, click.Group)
-    commands = {
-        n: c for n, c in program.commands.items() if not isinstance(c, click.Group) and c is not run_file
-    }
+    commands = {n: c for n, c in program.commands.items() if not isinstance(c, click.Group) and c is not run_file}
     with contextlib.chdir(location.path.parent):
         calls = []
         for stage in runfile.stages:
@@ -59,10 +57,12 @@ def run_file(ctx: click.Context, file: str, as_json: bool) -> None:
                 calls.append(command.make_context(stage.command, argv, parent=ctx))
             except click.UsageError as error:
                 raise InputError(
-                    "a stage's options are wrong", code="run-file-options-wrong",
-                    where=stage.where, found=error.format_message().rstrip("."),
+                    "a stage's options are wrong",
+                    code="run-file-options-wrong",
+                    where=stage.where,
+                    found=error.format_message().rstrip("."),
                     hint=f"teachonce {stage.command} --help",
-                ) from error  # fmt: skip
+                ) from error
             inputs.check(stage.command, calls[-1].params, stage.where)
         for number, call in enumerate(calls, 1):
             say(f"[{number}/{len(calls)}] {call.info_name}")
@@ -86,6 +86,9 @@ def _refuse_unknown_keys(stage: StageCall, command: click.Command, ctx: click.Co
         if key.replace("_", "-") not in known and key not in known:
             hint = did_you_mean(key.replace("_", "-"), sorted(known), f"teachonce {stage.command} --help")
             raise InputError(
-                "a stage has no such option", code="run-file-option-unknown", where=stage.where,
-                found=key.replace("_", "-"), hint=hint,
-            )  # fmt: skip
+                "a stage has no such option",
+                code="run-file-option-unknown",
+                where=stage.where,
+                found=key.replace("_", "-"),
+                hint=hint,
+            )

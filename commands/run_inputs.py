@@ -64,22 +64,26 @@ class RunInputs:
             made = self._made[location]
             if None not in (made, kind) and made != kind:
                 raise InputError(
-                    "a stage reads another kind of folder", code="run-file-input-other-kind",
-                    where=where, expected=kind, found=f"{location}, {made}",
+                    "a stage reads another kind of folder",
+                    code="run-file-input-other-kind",
+                    where=where,
+                    expected=kind,
+                    found=f"{location}, {made}",
                     hint="name the --out of the stage that makes it",
-                )  # fmt: skip
+                )
             return
-        if any(
-            made in location.parents or (kind is None and location in made.parents) for made in self._made
-        ):
+        if any(made in location.parents or (kind is None and location in made.parents) for made in self._made):
             return  # in the output of an earlier stage, or around it
         found = kind_of(location)
         if found == Kind.NOTHING:
             raise InputError(
-                "a stage reads what is not there", code="run-file-input-missing", where=where,
-                expected=f"{kind or 'a file or a folder'}, or the --out of an earlier stage", found=f"no {location}",
+                "a stage reads what is not there",
+                code="run-file-input-missing",
+                where=where,
+                expected=f"{kind or 'a file or a folder'}, or the --out of an earlier stage",
+                found=f"no {location}",
                 hint=did_you_mean(str(location), [*map(str, self._made), *location.near()], "check the path"),
-            )  # fmt: skip
+            )
         if kind is not None and found != kind:
             hint = (
                 how_to_shard(location)

@@ -40,10 +40,12 @@ def make_runner(ctx: click.Context, executor: ExecutorSettings) -> Runner:
             make_context(argv)
         except click.UsageError as error:
             raise InputError(
-                "a command's options are wrong", code="command-options-wrong",
-                where=f"teachonce {argv[0]}", found=error.format_message().rstrip("."),
+                "a command's options are wrong",
+                code="command-options-wrong",
+                where=f"teachonce {argv[0]}",
+                found=error.format_message().rstrip("."),
                 hint=f"teachonce {argv[0]} --help",
-            ) from error  # fmt: skip
+            ) from error
 
     def leave() -> None:
         if executor.executor == "ray":

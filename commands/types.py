@@ -55,9 +55,7 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic from click 
         self.each: Any = each
         self.count = count
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[Any, ...]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
         if isinstance(value, tuple):
             return value
         parts = str(value).split(",")

@@ -26,9 +26,13 @@ from .output import json_option, report
 @options_of("executor", SerialByDefault)
 @one_driver
 def vectors(
-    out: str, teacher: TeacherConfig, settings: VectorsSettings, compute: ComputeSettings, executor: ExecutorSettings,
+    out: str,
+    teacher: TeacherConfig,
+    settings: VectorsSettings,
+    compute: ComputeSettings,
+    executor: ExecutorSettings,
     as_json: bool,
-) -> None:  # fmt: skip
+) -> None:
     """Compute class vectors: text features of class names, or the rows of a classifier's head."""
     from ..pipeline.runner import run_stage
     from ..stages.models.compute import resolve_compute

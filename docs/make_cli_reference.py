@@ -74,9 +74,7 @@ def _options(command: click.Command, context: click.Context) -> str:
     for section, records in command.sections(context).items():
         # A bar would end the cell, even in code.
         cells = [
-            (names.replace("|", "\\|"), text.replace("|", "\\|"))
-            for names, text in records
-            if "--help" not in names
+            (names.replace("|", "\\|"), text.replace("|", "\\|")) for names, text in records if "--help" not in names
         ]
         rows = [f"| `{names}` | {text} |" for names, text in cells]
         head = "" if section == COMMON else f"{section}:\n\n"

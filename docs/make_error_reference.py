@@ -17,10 +17,16 @@ TOPS = ("cli.py", "commands", "pipeline", "stages", "storage_schemas")
 
 #: What makes or raises an error with the code that it is given, and of which class.
 MAKERS = {
-    "read_json": "DamagedError", "read_sealed": "DamagedError", "as_schema": "DamagedError",
-    "readable": "DamagedError", "_damaged": "DamagedError", "check": "MismatchError",
-    "one_line": "InputError", "unknown_name": "InputError", "_Refusal": "StorageError",
-}  # fmt: skip
+    "read_json": "DamagedError",
+    "read_sealed": "DamagedError",
+    "as_schema": "DamagedError",
+    "readable": "DamagedError",
+    "_damaged": "DamagedError",
+    "check": "MismatchError",
+    "one_line": "InputError",
+    "unknown_name": "InputError",
+    "_Refusal": "StorageError",
+}
 
 HEAD = """\
 # Errors

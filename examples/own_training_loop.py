@@ -13,9 +13,7 @@ from torch.nn import functional as F
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shards", help="folder of `teachonce shard`")
     parser.add_argument("store", help="target store of `teachonce cache`, made from these shards")
     parser.add_argument("--model", default="resnet18", help="any image classifier of timm's")
@@ -27,9 +25,7 @@ def main() -> None:
 
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    with TargetStream(
-        args.shards, args.store, image_size=args.size, batch_size=args.batch_size, seed=0
-    ) as stream:
+    with TargetStream(args.shards, args.store, image_size=args.size, batch_size=args.batch_size, seed=0) as stream:
         model = timm.create_model(args.model, num_classes=stream.class_vectors.num_classes).to(device).train()
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
         for epoch in range(args.epochs):

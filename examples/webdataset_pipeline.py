@@ -23,9 +23,7 @@ def loader(shards: Path, store: str, *, view: int, size: int, batch_size: int) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shards", type=Path, help="folder of `teachonce shard`")
     parser.add_argument("store", help="target store of `teachonce cache`, made from these shards")
     parser.add_argument("--views", type=int, default=1, help="views in the store: one an epoch")

@@ -52,8 +52,12 @@ class Kind(StrEnum):
 
 #: What the stages make; `import` makes either of two, which its `config.json` distinguishes.
 _MADE_BY = {
-    "shard": Kind.SHARDS, "cache": Kind.STORE, "vectors": Kind.STORE, "distill": Kind.BUNDLE, "pretrain": Kind.PROMPTS,
-}  # fmt: skip
+    "shard": Kind.SHARDS,
+    "cache": Kind.STORE,
+    "vectors": Kind.STORE,
+    "distill": Kind.BUNDLE,
+    "pretrain": Kind.PROMPTS,
+}
 
 
 def made_by(command: str) -> Kind | None:
@@ -94,9 +98,7 @@ def free_name(location: Location, ending: str) -> Location:
     return base if not base.exists() else next((place for place in numbered if not place.exists()), base)
 
 
-def refuse_swapped(
-    command: str, first: object, second: object, *, is_first: Kind, is_second: Kind | None
-) -> None:
+def refuse_swapped(command: str, first: object, second: object, *, is_first: Kind, is_second: Kind | None) -> None:
     """Refuse two folders that are each what the other should be.
 
     Args:
@@ -109,9 +111,7 @@ def refuse_swapped(
         InputError: with the command in the right order.
     """
     try:
-        places = [
-            Location.of(given if isinstance(given, Location) else str(given)) for given in (first, second)
-        ]
+        places = [Location.of(given if isinstance(given, Location) else str(given)) for given in (first, second)]
     except InputError:
         return  # a URL of no place
     if not all(place.exists() for place in places):
@@ -120,9 +120,13 @@ def refuse_swapped(
     if kinds[1] == is_first != kinds[0] and is_second in (None, kinds[0]):
         swapped = shlex.join([command, str(second), str(first)])
         raise InputError(
-            "two folders are swapped", code="folders-swapped", where=f"{first} {second}", expected=f"{is_first} first",
-            found=f"{kinds[0]} first, then {kinds[1]}", hint=f"teachonce {swapped} …",
-        )  # fmt: skip
+            "two folders are swapped",
+            code="folders-swapped",
+            where=f"{first} {second}",
+            expected=f"{is_first} first",
+            found=f"{kinds[0]} first, then {kinds[1]}",
+            hint=f"teachonce {swapped} …",
+        )
 
 
 def how_to_shard(location: Location) -> str:

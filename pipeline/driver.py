@@ -56,9 +56,11 @@ class Driver:
         try:
             fields = json.loads(data)
             return Driver(
-                command=str(fields["command"]), host=str(fields["host"]), pid=int(fields["pid"]),
+                command=str(fields["command"]),
+                host=str(fields["host"]),
+                pid=int(fields["pid"]),
                 since=str(fields["since"]),
-            )  # fmt: skip
+            )
         except (ValueError, KeyError, TypeError):
             return Driver(command="another command", host="unknown", pid=0, since="unknown")
 
@@ -93,9 +95,13 @@ def only_driver(out: Location, command: str) -> Iterator[None]:
         return
     if held is None:
         raise BusyError(
-            "another command is writing there", code="output-busy", where=out, expected="one at a time",
-            found=Driver.from_bytes(lock.read_bytes()), hint=f"wait for it: teachonce status {typed(out)}",
-        )  # fmt: skip
+            "another command is writing there",
+            code="output-busy",
+            where=out,
+            expected="one at a time",
+            found=Driver.from_bytes(lock.read_bytes()),
+            hint=f"wait for it: teachonce status {typed(out)}",
+        )
     _held.add(key)
     try:
         yield

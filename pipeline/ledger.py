@@ -75,9 +75,13 @@ class Ledger:
         if not location.exists():
             return None
         found = read_sealed(
-            location.read_bytes(), _PlanFile, what="not a plan", code="plan-malformed", where=location,
+            location.read_bytes(),
+            _PlanFile,
+            what="not a plan",
+            code="plan-malformed",
+            where=location,
             hint=f"restore it from a copy, or run `teachonce {self.stage}` with another --out",
-        )  # fmt: skip
+        )
         return Plan(
             stage=found.stage,
             fingerprint=Fingerprint(fields=found.fingerprint),
@@ -147,10 +151,13 @@ class Ledger:
         found = receipt.key if plan is None else f"{receipt.key} of {receipt.fingerprint}"
         if found != expected:
             raise DamagedError(
-                "a receipt of another unit, or of another run", code="receipt-other-unit",
-                where=location, expected=expected, found=found,
+                "a receipt of another unit, or of another run",
+                code="receipt-other-unit",
+                where=location,
+                expected=expected,
+                found=found,
                 hint=f"restore it from a copy, or {self.redo_hint(key)}",
-            )  # fmt: skip
+            )
         return receipt
 
     def done_keys(self) -> list[str]:
@@ -208,9 +215,7 @@ class Ledger:
         """
         plan = self.plan()
         if plan is None:
-            raise IncompleteError(
-                f"{self.stage} has not run here", code="stage-not-run", where=self.out, hint=hint
-            )
+            raise IncompleteError(f"{self.stage} has not run here", code="stage-not-run", where=self.out, hint=hint)
         done = len(self.done_keys())
         if done != plan.units:
             raise IncompleteError(
@@ -236,9 +241,13 @@ def _note(location: Location, schema: type[dict[str, Fields]]) -> dict[str, Fiel
     if not data:
         return {}
     return read_json(
-        data, schema, what="not a note of this ledger", code="ledger-note-malformed", where=location,
+        data,
+        schema,
+        what="not a note of this ledger",
+        code="ledger-note-malformed",
+        where=location,
         hint=f"rm {shlex.quote(str(location))}: nothing depends on it",
-    )  # fmt: skip
+    )
 
 
 def _json_keys(folder: Location) -> list[str]:

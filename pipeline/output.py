@@ -36,14 +36,18 @@ _PATHS = ("local-dir:", "teachonce:")
 
 #: What a folder for the output of each command may be called.
 _ENDINGS = {
-    "shard": "shards", "vectors": "store", "cache": "store", "pretrain": "prompts", "distill": "student",
-    "import": "imported", "demo": "demo", "benchmark promptkd": "benchmark",
-}  # fmt: skip
+    "shard": "shards",
+    "vectors": "store",
+    "cache": "store",
+    "pretrain": "prompts",
+    "distill": "student",
+    "import": "imported",
+    "demo": "demo",
+    "benchmark promptkd": "benchmark",
+}
 
 
-def check_output(
-    out: Location, command: str, inputs: Iterable[object] = (), names: Iterable[str | None] = ()
-) -> None:
+def check_output(out: Location, command: str, inputs: Iterable[object] = (), names: Iterable[str | None] = ()) -> None:
     """Refuse a folder that `command` may not write into. Nothing is written.
 
     Args:
@@ -60,25 +64,30 @@ def check_output(
     _check_place(out, command)
     if not out.exists():
         return
-    named = [(given, _place_in(given)) for given in inputs] + [
-        (given, _named_place(given)) for given in names
-    ]
+    named = [(given, _place_in(given)) for given in inputs] + [(given, _named_place(given)) for given in names]
     for given, place in named:
         if place is not None and place.is_inside(out):
             raise InputError(
-                "the output folder is or holds an input", code="output-holds-input",
-                where=out, expected="a folder apart from the inputs",
-                found=given, hint=_elsewhere(out, command),
-            )  # fmt: skip
+                "the output folder is or holds an input",
+                code="output-holds-input",
+                where=out,
+                expected="a folder apart from the inputs",
+                found=given,
+                hint=_elsewhere(out, command),
+            )
     if is_begun(out, command):
         return
     names = foreign_names(out)
     if names:
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         raise InputError(
-            "the output folder holds something else", code="output-holds-other", where=out, expected=_expected(command),
-            found=f"{kind_of(out)}: {names[0]}{more}", hint=_elsewhere(out, command),
-        )  # fmt: skip
+            "the output folder holds something else",
+            code="output-holds-other",
+            where=out,
+            expected=_expected(command),
+            found=f"{kind_of(out)}: {names[0]}{more}",
+            hint=_elsewhere(out, command),
+        )
 
 
 def claim_output(out: Location, stage: str) -> None:
@@ -129,10 +138,13 @@ def _check_place(out: Location, command: str) -> None:
     obstacle = out.obstacle()
     if obstacle is not None:
         raise InputError(
-            "no folder can be here", code="output-blocked",
-            where=obstacle[0], expected="a folder, or nothing", found=obstacle[1],
+            "no folder can be here",
+            code="output-blocked",
+            where=obstacle[0],
+            expected="a folder, or nothing",
+            found=obstacle[1],
             hint=_elsewhere(obstacle[0], command),
-        )  # fmt: skip
+        )
 
 
 def _expected(command: str) -> str:

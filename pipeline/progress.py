@@ -102,9 +102,14 @@ class Progress:
 
         terminal.clear()
         self._bar = tqdm(
-            total=self._total, initial=self._count, desc=self._title, unit=self._unit, file=sys.stderr,
-            smoothing=0.1, **terminal.bar_width(),
-        )  # fmt: skip
+            total=self._total,
+            initial=self._count,
+            desc=self._title,
+            unit=self._unit,
+            file=sys.stderr,
+            smoothing=0.1,
+            **terminal.bar_width(),
+        )
         terminal.bar_shown(partial(tqdm.external_write_mode, file=sys.stderr))
 
     @property

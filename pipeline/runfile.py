@@ -49,14 +49,15 @@ def read_runfile(location: UserFile) -> RunFile:
     """
     if not location.exists() or location.is_dir():
         raise InputError(
-            "no such run file", code="run-file-missing", where=location, hint=missing_hint(location, "check the path"),
-        )  # fmt: skip
+            "no such run file",
+            code="run-file-missing",
+            where=location,
+            hint=missing_hint(location, "check the path"),
+        )
     try:
         content = yaml.safe_load(location.read_bytes())
     except (yaml.YAMLError, ValueError) as error:  # an impossible date is a ValueError
-        raise InputError(
-            "not a YAML file", code="run-file-malformed", where=f"{location}: {error}"
-        ) from error
+        raise InputError("not a YAML file", code="run-file-malformed", where=f"{location}: {error}") from error
     except RecursionError as error:
         raise InputError(
             "not a run file: it is nested too deeply", code="run-file-malformed", where=location
@@ -64,9 +65,11 @@ def read_runfile(location: UserFile) -> RunFile:
     example = "stages: [{shard: {corpus: photos, out: shards}}]"
     if not isinstance(content, dict) or not isinstance(content.get("stages"), list) or not content["stages"]:
         raise InputError(
-            "a run file needs a list of stages", code="run-file-without-stages", where=location,
+            "a run file needs a list of stages",
+            code="run-file-without-stages",
+            where=location,
             hint=f"for example `{example}`",
-        )  # fmt: skip
+        )
     defaults = {_underscored(k): v for k, v in content.items() if k != "stages"}
     for name in defaults:
         if name not in DEFAULTS:
@@ -94,9 +97,11 @@ def _stage(item: Any, where: str) -> StageCall:
     ((command, options),) = item.items()
     if not isinstance(options, dict | None):
         raise InputError(
-            "a stage's options are a mapping", code="run-file-options-malformed", where=f"{where} ({command})",
+            "a stage's options are a mapping",
+            code="run-file-options-malformed",
+            where=f"{where} ({command})",
             found=options,
-        )  # fmt: skip
+        )
     named = {_underscored(k): v for k, v in (options or {}).items()}
     return StageCall(command=str(command), options=named, where=f"{where} ({command})")
 

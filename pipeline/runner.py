@@ -88,8 +88,11 @@ def _run(stage: Stage, out: Location, executor: Executor, *, progress: bool) -> 
         units, rows = units + 1, rows + unit.rows
     if units == 0:
         raise InputError(
-            f"{stage.name} has nothing to do", code="nothing-to-do", where=out, hint="give it a corpus with images",
-        )  # fmt: skip
+            f"{stage.name} has nothing to do",
+            code="nothing-to-do",
+            where=out,
+            hint="give it a corpus with images",
+        )
     ledger.begin(
         Plan(stage=stage.name, fingerprint=stage.fingerprint, units=units, rows=rows),
         hint=f"use the options of the first run, or {another_output(out, stage.name)}",
@@ -115,9 +118,13 @@ def _run(stage: Stage, out: Location, executor: Executor, *, progress: bool) -> 
     _count_unusable(summary, ledger)
     if 0 < summary.all_rows == sum(summary.unusable.values()):
         raise InputError(
-            "not one image can be used", code="images-none-usable", where=out, expected="at least one usable image",
-            found=summary.reasons, hint=f"see `teachonce status {typed(out)}`",
-        )  # fmt: skip
+            "not one image can be used",
+            code="images-none-usable",
+            where=out,
+            expected="at least one usable image",
+            found=summary.reasons,
+            hint=f"see `teachonce status {typed(out)}`",
+        )
     return summary
 
 

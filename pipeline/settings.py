@@ -112,8 +112,12 @@ def check(settings: Any, prefix: str = "") -> None:
 def impossible(name: str, expected: str, found: object) -> InputError:
     """The error for a setting that cannot be, by the name of its field."""
     return InputError(
-        "impossible setting", code="setting-impossible", where=option_name(name), expected=expected, found=found,
-    )  # fmt: skip
+        "impossible setting",
+        code="setting-impossible",
+        where=option_name(name),
+        expected=expected,
+        found=found,
+    )
 
 
 def option_name(field: str) -> str:

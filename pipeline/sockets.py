@@ -32,10 +32,13 @@ def folder_for_sockets(usual: str, below: int, variable: str) -> str:
         if len(os.fsencode(folder)) + below <= _LONGEST and os.access(folder, os.W_OK | os.X_OK):
             return folder
     raise InputError(
-        "no folder for sockets", code="socket-path-too-long",
-        where=usual, expected=f"a path of at most {_LONGEST - below} bytes",
-        found=f"{len(os.fsencode(usual))}", hint=f"export {variable}=/short/folder",
-    )  # fmt: skip
+        "no folder for sockets",
+        code="socket-path-too-long",
+        where=usual,
+        expected=f"a path of at most {_LONGEST - below} bytes",
+        found=f"{len(os.fsencode(usual))}",
+        hint=f"export {variable}=/short/folder",
+    )
 
 
 @contextlib.contextmanager

@@ -29,9 +29,17 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store
 
 __all__ = [
-    "HeldLock", "Location", "NoLocksError", "RangeReader", "as_storage_error", "expand_home", "is_temporary", "is_url", "missing_hint",
+    "HeldLock",
+    "Location",
+    "NoLocksError",
+    "RangeReader",
+    "as_storage_error",
+    "expand_home",
+    "is_temporary",
+    "is_url",
+    "missing_hint",
     "scratch_file",
-]  # fmt: skip
+]
 
 #: So many names of a folder are looked at for one that was meant.
 _LOOK_BESIDE = 10_000
@@ -102,9 +110,11 @@ class Location:
             open_place = opener(scheme)
             if open_place is None:
                 raise InputError(
-                    "only local folders can be used here", code="place-not-local", where=text,
+                    "only local folders can be used here",
+                    code="place-not-local",
+                    where=text,
                     hint="mount or copy it first",
-                )  # fmt: skip
+                )
             return Location(*open_place(rest))
         return Location(LOCAL, str(Path(expand_home(text)).absolute()))
 
@@ -161,8 +171,11 @@ class Location:
         path = self.local_path()
         if path is None:
             raise InputError(
-                "only local folders can be used here", code="place-not-local", where=self, hint="choose a local folder",
-            )  # fmt: skip
+                "only local folders can be used here",
+                code="place-not-local",
+                where=self,
+                hint="choose a local folder",
+            )
         return path
 
     def near(self) -> list[str]:

@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from ..storage_schemas.plain_text import printable
 
 
-def table(
-    rows: Sequence[Sequence[str]], *, head: Sequence[str] = (), align: str = "", indent: int = 2
-) -> str:
+def table(rows: Sequence[Sequence[str]], *, head: Sequence[str] = (), align: str = "", indent: int = 2) -> str:
     """Rows of cells as lines.
 
     Args:
@@ -25,8 +23,7 @@ def table(
     lines = []
     for row in cells:
         padded = [
-            _pad(cell, width, align[i : i + 1] == "r")
-            for i, (cell, width) in enumerate(zip(row, widths, strict=False))
+            _pad(cell, width, align[i : i + 1] == "r") for i, (cell, width) in enumerate(zip(row, widths, strict=False))
         ]
         lines.append((" " * indent + "  ".join(padded)).rstrip())
     return "\n".join(lines)
@@ -75,6 +72,4 @@ def _width(text: str) -> int:
     """Columns that a text takes: East Asian wide characters take two, combining ones none."""
     if text.isascii():
         return len(text)
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text
-    )
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)

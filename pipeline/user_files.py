@@ -38,9 +38,11 @@ class UserFile:
         path = Location.of(file).local_path()
         if path is None:
             raise InputError(
-                "only local folders can be used here", code="place-not-local", where=file,
+                "only local folders can be used here",
+                code="place-not-local",
+                where=file,
                 hint="mount or copy it first",
-            )  # fmt: skip
+            )
         return UserFile(path)
 
     def __truediv__(self, name: str) -> UserFile:

@@ -115,9 +115,7 @@ def _read_web(url: str, max_bytes: int) -> bytes:
     try:
         import httpx2
     except ImportError as error:
-        raise MissingDependency(
-            "reading http(s) URLs needs httpx2", "pip install 'teachonce[urls]'"
-        ) from error
+        raise MissingDependency("reading http(s) URLs needs httpx2", "pip install 'teachonce[urls]'") from error
     try:
         target = _parsed(httpx2.URL, url)
         for _ in range(MAX_REDIRECTS + 1):
@@ -133,9 +131,7 @@ def _read_web(url: str, max_bytes: int) -> bytes:
         raise InputError(
             "cannot read", code="url-unreadable", where=url, found=f"a damaged body: {_first_line(error)}"
         ) from error
-    raise InputError(
-        "cannot read", code="url-unreadable", where=url, found=f"more than {MAX_REDIRECTS} redirects"
-    )
+    raise InputError("cannot read", code="url-unreadable", where=url, found=f"more than {MAX_REDIRECTS} redirects")
 
 
 def _parsed(parse: Callable[[str], httpx2.URL], text: str) -> httpx2.URL:
@@ -183,9 +179,7 @@ def _read_object(url: str, max_bytes: int) -> bytes:
         from obstore import exceptions
         from obstore.store import from_url
     except ImportError as error:
-        raise MissingDependency(
-            "reading s3, gs and az URLs needs obstore", "pip install 'teachonce[urls]'"
-        ) from error
+        raise MissingDependency("reading s3, gs and az URLs needs obstore", "pip install 'teachonce[urls]'") from error
     # Client options are left to the environment: any given here would put aside AWS_ALLOW_HTTP and its like. obstore's own
     # limits are 5 seconds to connect and 30 for a whole answer.
     retry_config: Any = {
@@ -202,8 +196,15 @@ def _read_object(url: str, max_bytes: int) -> bytes:
         found = obstore.get(store, name)
         size = int(found.meta["size"])
         body = bytes(found.bytes()) if size <= max_bytes else b""
-    except (FileNotFoundError, PermissionError, exceptions.PermissionDeniedError, exceptions.UnauthenticatedError,
-            exceptions.NotFoundError, exceptions.InvalidPathError, exceptions.NotSupportedError) as error:  # fmt: skip
+    except (
+        FileNotFoundError,
+        PermissionError,
+        exceptions.PermissionDeniedError,
+        exceptions.UnauthenticatedError,
+        exceptions.NotFoundError,
+        exceptions.InvalidPathError,
+        exceptions.NotSupportedError,
+    ) as error:
         raise InputError("cannot read", code="url-unreadable", where=url, found=_first_line(error)) from error
     except (exceptions.BaseError, OSError) as error:
         raise _unreachable(url, error) from error
@@ -214,9 +215,12 @@ def _read_object(url: str, max_bytes: int) -> bytes:
 
 def _unreachable(url: str, error: Exception) -> Unreachable:
     return Unreachable(
-        "cannot be read at the moment", code="unreachable-now", where=url, found=_first_line(error),
+        "cannot be read at the moment",
+        code="unreachable-now",
+        where=url,
+        found=_first_line(error),
         hint="check the network and the server, then run the same command again",
-    )  # fmt: skip
+    )
 
 
 def _too_large(url: str, found: str, max_bytes: int) -> InputError:

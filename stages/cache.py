@@ -75,9 +75,7 @@ class CacheStage:
 
     @property
     def resources(self) -> Resources:
-        return Resources(
-            cpus=self.compute.threads, gpus=float(self.compute.device == "cuda"), units_at_once=2
-        )
+        return Resources(cpus=self.compute.threads, gpus=float(self.compute.device == "cuda"), units_at_once=2)
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -134,11 +132,13 @@ class CacheStage:
         teacher = load_teacher(self.config)
         if teacher.spec.weights_digest != self.teacher.weights_digest:
             raise MismatchError(
-                "this machine has other weights of the teacher", code="teacher-weights-differ-here",
+                "this machine has other weights of the teacher",
+                code="teacher-weights-differ-here",
                 where=self.config.model,
-                expected=f"{self.teacher.weights_digest} (the plan)", found=f"{teacher.spec.weights_digest} (this machine)",
+                expected=f"{self.teacher.weights_digest} (the plan)",
+                found=f"{teacher.spec.weights_digest} (this machine)",
                 hint="give every node the same weights file",
-            )  # fmt: skip
+            )
         device = torch.device(self.compute.device)
         answers = Answers.of(teacher.to(device), self.vectors, device)
         root = open_root(self.store.zarr_store(), mode="a", where=self.store)
@@ -181,9 +181,13 @@ class _Worker:
             paths, digest = writer.finish()
             outputs = record_outputs(stage.store, paths)
         return Receipt(
-            key=unit.key, outputs=outputs, rows=unit.rows, invalid_rows=invalid, digest=digest,
+            key=unit.key,
+            outputs=outputs,
+            rows=unit.rows,
+            invalid_rows=invalid,
+            digest=digest,
             fingerprint=stage.fingerprint.digest,
-        )  # fmt: skip
+        )
 
     def _render(self, reader: ShardReader, shard: int, timer: Timer) -> Generator[_Rendered]:
         """Rows with their views, in order; decoding runs a bounded window ahead of what the model takes."""
@@ -226,10 +230,12 @@ class _Worker:
                 continue
             if reader.key(row) != entries[offset].key:
                 raise DamagedError(
-                    "tar and manifest are out of line", code="tar-manifest-out-of-line",
+                    "tar and manifest are out of line",
+                    code="tar-manifest-out-of-line",
                     where=f"{stage.shards.location}, row {row}",
-                    expected=entries[offset].key, found=reader.key(row),
-                )  # fmt: skip
+                    expected=entries[offset].key,
+                    found=reader.key(row),
+                )
             batch.append((offset, *ready.result))
             if len(batch) == stage.samples_per_batch:
                 self._put(batch, writer, timer)
@@ -270,10 +276,11 @@ def _timed(first: _Rendered | None, rendered: Iterator[_Rendered], timer: Timer)
 def _refuse_nonfinite(writer: BlockWriter, shard: int) -> None:
     for name, bad in writer.nonfinite.items():
         raise InputError(
-            "the teacher gave NaN or infinity", code="teacher-not-finite",
+            "the teacher gave NaN or infinity",
+            code="teacher-not-finite",
             where=f"{name} of {counted(bad, 'sample')} in shard {shard}",
             hint="run `teachonce cache` with --precision fp32",
-        )  # fmt: skip
+        )
 
 
 def plan_cache(
@@ -315,8 +322,11 @@ def plan_cache(
     loaded = load_teacher(config)
     teacher = loaded.spec
     check_kind(
-        shard_set.corpus.sample_kind, teacher.preprocess.sample_kind, where=shard_set.location, expected_by="the teacher"
-    )  # fmt: skip
+        shard_set.corpus.sample_kind,
+        teacher.preprocess.sample_kind,
+        where=shard_set.location,
+        expected_by="the teacher",
+    )
     claim_output(store, CacheStage.name)
     root = open_root(store.zarr_store(), mode="a", where=store)
     check_version(root, where=store)
@@ -357,18 +367,25 @@ def plan_cache(
         return stage
     if recorded is not None and not stage.fingerprint.differences(plan.fingerprint.fields):
         recorded.check(
-            shard_set, views, where=store,
+            shard_set,
+            views,
+            where=store,
             hint="give another --out; a store is finished by machines that render as the first one",
-        )  # fmt: skip
+        )
         stage = replace(stage, notes=stage.notes + _other_versions(described, recorded, stage.kind))
     return stage
 
 
 def _target(offer: Offer, shards: ShardSet, num_views: int, encoding: Encoding) -> TargetSpec:
     return TargetSpec.of(
-        offer.name, offer.axes, offer.shape, shard_size=shards.corpus.shard_size, num_samples=shards.corpus.num_samples,
-        num_views=num_views, itemsize=np.dtype(encoding.dtype).itemsize,
-    )  # fmt: skip
+        offer.name,
+        offer.axes,
+        offer.shape,
+        shard_size=shards.corpus.shard_size,
+        num_samples=shards.corpus.num_samples,
+        num_views=num_views,
+        itemsize=np.dtype(encoding.dtype).itemsize,
+    )
 
 
 def _same_rows(one: StoreSpec, other: StoreSpec) -> bool:
@@ -386,10 +403,13 @@ def _refuse_unusable(shards: ShardSet) -> None:
         if len(receipt.invalid_rows) < receipt.rows:
             return
     raise InputError(
-        "not one image can be used", code="images-none-usable",
-        where=shards.location, expected="at least one usable image",
-        found=f"{shards.corpus.num_samples} unusable", hint=f"see `teachonce status {typed(shards.location)}`",
-    )  # fmt: skip
+        "not one image can be used",
+        code="images-none-usable",
+        where=shards.location,
+        expected="at least one usable image",
+        found=f"{shards.corpus.num_samples} unusable",
+        hint=f"see `teachonce status {typed(shards.location)}`",
+    )
 
 
 def _other_versions(described: StoreDescription, recorded: PixelSample, kind: SampleKind) -> tuple[str, ...]:
@@ -415,10 +435,11 @@ def _vectors_for(root: Any, store: Location, teacher: TeacherSpec, targets: str)
     origin = origin_model(root, store)
     if origin.weights_digest != teacher.weights_digest:
         raise MismatchError(
-            "the store's class vectors are another teacher's", code="vectors-other-teacher",
+            "the store's class vectors are another teacher's",
+            code="vectors-other-teacher",
             where=f"{store}: field 'teacher.weights'",
             expected=f"{teacher.model} {teacher.weights_digest} (this teacher)",
             found=f"{origin.model} {origin.weights_digest} (the class vectors)",
             hint="use that teacher, or another --out",
-        )  # fmt: skip
+        )
     return vectors

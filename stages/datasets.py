@@ -49,9 +49,11 @@ def overview(data: str) -> list[DatasetState]:
     root = UserFile.of(data)
     if not root.is_dir():
         raise InputError(
-            "no such folder", code="folder-missing", where=root,
+            "no such folder",
+            code="folder-missing",
+            where=root,
             hint="name the folder that holds the data sets' folders",
-        )  # fmt: skip
+        )
     return [_state(Dataset.below(root, name)) for name in LAYOUTS]
 
 
@@ -60,9 +62,7 @@ def _state(dataset: Dataset) -> DatasetState:
     if missing is not None:
         return DatasetState(layout=dataset.layout, missing=str(missing), images={})
     try:
-        return DatasetState(
-            layout=dataset.layout, images=dataset.counts(), num_classes=len(dataset.class_names())
-        )
+        return DatasetState(layout=dataset.layout, images=dataset.counts(), num_classes=len(dataset.class_names()))
     except InputError as error:
         return DatasetState(layout=dataset.layout, problem=str(error), images={})
 
@@ -70,10 +70,16 @@ def _state(dataset: Dataset) -> DatasetState:
 def overview_text(states: list[DatasetState]) -> str:
     """Up to three tables: what was found, what cannot be used and why, what is not there."""
     found = [
-        [s.layout.name, *(str(s.images.get(split, "-")) for split in SPLITS),
-         str(s.num_classes), str(s.num_base), str(s.num_classes - s.num_base)]
-        for s in states if s.found
-    ]  # fmt: skip
+        [
+            s.layout.name,
+            *(str(s.images.get(split, "-")) for split in SPLITS),
+            str(s.num_classes),
+            str(s.num_base),
+            str(s.num_classes - s.num_base),
+        ]
+        for s in states
+        if s.found
+    ]
     problems = [[s.layout.name, s.problem] for s in states if s.problem is not None]
     missing = [[s.layout.name, s.missing] for s in states if s.missing is not None]
     parts = []
@@ -91,10 +97,17 @@ def overview_json(states: list[DatasetState]) -> list[dict[str, Any]]:
     """The same and what PromptKD publishes, one object a data set."""
     return [
         {
-            "name": s.layout.name, "folder": s.layout.folder, "found": s.found, "missing": s.missing,
-            "problem": s.problem, "images": s.images, "classes": s.num_classes, "base_classes": s.num_base,
-            "novel_classes": s.num_classes - s.num_base, "promptkd_loss_weight": s.layout.loss_weight,
+            "name": s.layout.name,
+            "folder": s.layout.folder,
+            "found": s.found,
+            "missing": s.missing,
+            "problem": s.problem,
+            "images": s.images,
+            "classes": s.num_classes,
+            "base_classes": s.num_base,
+            "novel_classes": s.num_classes - s.num_base,
+            "promptkd_loss_weight": s.layout.loss_weight,
             "promptkd_harmonic_mean": BASE_TO_NOVEL[s.layout.name][2] if s.layout.name in BASE_TO_NOVEL else None,
         }
         for s in states
-    ]  # fmt: skip
+    ]

@@ -105,16 +105,16 @@ class DistillStage:
 
     def open(self) -> RunUnit:
         recipe = recipe_named(self.recipe)
-        built = build_student(
-            self.config, recipe, self.settings, self.vectors, self.chosen.specs, seed=self.seed
-        )
+        built = build_student(self.config, recipe, self.settings, self.vectors, self.chosen.specs, seed=self.seed)
         if built.digest != self.identity["student"]["weights"]:
             raise MismatchError(
-                "this machine starts from other weights of the student", code="student-weights-differ-here",
+                "this machine starts from other weights of the student",
+                code="student-weights-differ-here",
                 where=self.config.model,
-                expected=f"{self.identity['student']['weights']} (the plan)", found=f"{built.digest} (this machine)",
+                expected=f"{self.identity['student']['weights']} (the plan)",
+                found=f"{built.digest} (this machine)",
                 hint="give every node the same weights file and the same version of torch",
-            )  # fmt: skip
+            )
 
         return _Training(self, built, recipe)
 
@@ -130,10 +130,17 @@ class DistillStage:
     def open_pairs(self, built: BuiltStudent) -> Stream:
         """The stream of pairs that trains the student."""
         return open_stream(
-            self.shards, self.store, built, self.settings, targets=self.targets, seed=self.seed, views=self.views,
-            num_workers=self.loader_workers, pin_memory=self.compute.device == "cuda",
+            self.shards,
+            self.store,
+            built,
+            self.settings,
+            targets=self.targets,
+            seed=self.seed,
+            views=self.views,
+            num_workers=self.loader_workers,
+            pin_memory=self.compute.device == "cuda",
             accept_other_pixels=self.accept_other_pixels,
-        )  # fmt: skip
+        )
 
     def _train(self, built: BuiltStudent, recipe: Recipe, timer: Timer) -> TrainState:
         if self.compute.device == "cpu":
@@ -176,10 +183,13 @@ class DistillStage:
         expected = self.identity["validation"]
         if validation.digest != expected:
             raise MismatchError(
-                "the validation images changed", code="images-changed",
-                where=self.validation, expected=f"{expected} (the plan)",
-                found=f"{validation.digest} (now)", hint="give every node the same images, or restore them",
-            )  # fmt: skip
+                "the validation images changed",
+                code="images-changed",
+                where=self.validation,
+                expected=f"{expected} (the plan)",
+                found=f"{validation.digest} (now)",
+                hint="give every node the same images, or restore them",
+            )
         return validation
 
     def _bundle_config(self, built: BuiltStudent, state: TrainState) -> BundleConfig:
@@ -217,9 +227,13 @@ class _Training:
             names = (CONFIG, WEIGHTS) if self.stage.vectors is None else (CONFIG, WEIGHTS, VECTORS)
             outputs = tuple(_output(self.stage.out, name) for name in names)
         return Receipt(
-            key=unit.key, outputs=outputs, rows=unit.rows, invalid_rows=(),
-            digest=weights_digest(self.built.student), fingerprint=self.stage.fingerprint.digest,
-        )  # fmt: skip
+            key=unit.key,
+            outputs=outputs,
+            rows=unit.rows,
+            invalid_rows=(),
+            digest=weights_digest(self.built.student),
+            fingerprint=self.stage.fingerprint.digest,
+        )
 
 
 def open_stream(
@@ -288,29 +302,41 @@ def plan_distill(
     training = method.defaults.override(recipe, options)
     refuse_swapped("distill", shards, store, is_first=Kind.SHARDS, is_second=Kind.STORE)
     check_output(
-        Location.of(out), DistillStage.name, inputs=(shards, store, vectors, validation),
+        Location.of(out),
+        DistillStage.name,
+        inputs=(shards, store, vectors, validation),
         names=(config.model, config.pretrained),
-    )  # fmt: skip
+    )
     shard_set, location = ShardSet.open(shards), Location.of(store)
     chosen = choose_targets(location, vectors, method, training)
     _refuse_one_class(chosen, training, where=vectors or store)
     built = build_student(config, method, training, chosen.vectors, chosen.specs, seed=settings.seed)
     check_kind(
-        shard_set.corpus.sample_kind, built.backbone.preprocess.sample_kind, where=shard_set.location,
+        shard_set.corpus.sample_kind,
+        built.backbone.preprocess.sample_kind,
+        where=shard_set.location,
         expected_by="the student",
-    )  # fmt: skip
+    )
     stream = open_stream(
-        shard_set, location, built, training, targets=chosen.names, seed=settings.seed, views=settings.views,
+        shard_set,
+        location,
+        built,
+        training,
+        targets=chosen.names,
+        seed=settings.seed,
+        views=settings.views,
         accept_other_pixels=settings.accept_other_pixels,
-    )  # fmt: skip
+    )
     parts = workers * training.accumulate
     check_batch(stream.num_samples, training.batch_size, drop_last=True, world_size=parts)
     checking = _validation(validation, settings.validation_by, chosen.vectors, shard_set)
     if training.patience and checking is None:
         raise InputError(
-            "early stopping needs validation images", code="option-needs-another", where="--patience",
+            "early stopping needs validation images",
+            code="option-needs-another",
+            where="--patience",
             hint="add --validation IMAGES",
-        )  # fmt: skip
+        )
     cached = Ledger(location, "cache").require_complete(hint="run the same `teachonce cache` command again")
     shared: dict[str, Json] = {
         "recipe": recipe,
@@ -380,11 +406,13 @@ def _refuse_one_class(chosen: TrainingTargets, settings: TrainSettings, where: o
     looks = hasattr(settings, "embedding_loss")
     other = ", or let kd look at embeddings: --embedding-loss cosine" if looks else ""
     raise InputError(
-        "nothing can be learned from one class: the loss is 0", code="class-only-one",
+        "nothing can be learned from one class: the loss is 0",
+        code="class-only-one",
         where=f"{where}, class {vectors.names[0]!r}",
-        expected="2 classes or more", found=1,
+        expected="2 classes or more",
+        found=1,
         hint=f"compute class vectors of more classes into another store and name it with --vectors{other}",
-    )  # fmt: skip
+    )
 
 
 def _other_terms(chosen: TrainingTargets, settings: TrainSettings) -> bool:
@@ -392,23 +420,24 @@ def _other_terms(chosen: TrainingTargets, settings: TrainSettings) -> bool:
     return set(chosen.requested) != {"logits"} and bool(getattr(settings, "embedding_weight", 1))
 
 
-def _validation(
-    images: str | None, by: str, vectors: ClassVectors | None, shards: ShardSet
-) -> Validation | None:
+def _validation(images: str | None, by: str, vectors: ClassVectors | None, shards: ShardSet) -> Validation | None:
     if images is not None and vectors is None:
         raise InputError(
-            "validation needs class vectors, and this student has none", code="validation-needs-vectors",
+            "validation needs class vectors, and this student has none",
+            code="validation-needs-vectors",
             where=f"--validation {images}",
             hint="learn the teacher's embedding too, from a store with class vectors; or leave it out",
-        )  # fmt: skip
+        )
     if images is not None and vectors is not None:
         kind = kind_named(shards.corpus.sample_kind, where=shards.location)
         return Validation.open(images, vectors.names, by=by, base_C=vectors.base_C, kind=kind)
     if by != "top1":
         raise InputError(
-            "a figure to select by needs validation images", code="option-needs-another", where=f"--validation-by {by}",
+            "a figure to select by needs validation images",
+            code="option-needs-another",
+            where=f"--validation-by {by}",
             hint="add --validation IMAGES",
-        )  # fmt: skip
+        )
     return None
 
 
@@ -433,7 +462,7 @@ def _notes(
         f"{total:,} parameters, {trained:,} of them trained by recipe {recipe}",
         f"{counted(stream.num_samples, 'sample')}, {counted(stream.steps_per_epoch, 'step')} of {settings.batch_size} an epoch, "
         f"{counted(settings.epochs, 'epoch')}",
-    ]  # fmt: skip
+    ]
     if stream.note:
         notes.append(stream.note)
     if checking is not None:
@@ -446,9 +475,7 @@ def _notes(
     depth, wanted = built.student.head.prompt_depth, getattr(settings, "prompt_depth", 0)
     if depth < wanted:
         notes.append(f"prompts go {depth} layers deep, not {wanted}: the student has no more blocks")
-    notes += [
-        f"{level.target} is compared with the student's {level.layer}" for level in built.student.head.levels
-    ]
+    notes += [f"{level.target} is compared with the student's {level.layer}" for level in built.student.head.levels]
     if config.pretrained is None and built.backbone.weights.startswith(RANDOM):
         notes.append("no --student-pretrained: the student starts from random weights")
     return tuple(notes)

@@ -105,8 +105,11 @@ def evaluate(
     if not result.usable:
         path, reason = result.unusable[0]
         raise InputError(
-            "none of the images can be used", code="images-none-usable", where=images, found=f"{path}: {reason}",
-        )  # fmt: skip
+            "none of the images can be used",
+            code="images-none-usable",
+            where=images,
+            found=f"{path}: {reason}",
+        )
     if same is not None and same.others:
         result.notes.append(same.note())
     return result
@@ -127,9 +130,11 @@ def _survey(result: Evaluation, image_set: ImageSet, images: str) -> NDArray[np.
     result.left_out = image_set.left_out
     if not result.found:
         raise InputError(
-            "no images here", code="images-missing", where=images,
+            "no images here",
+            code="images-missing",
+            where=images,
             hint="give a folder of class folders, a tar, a list or shards",
-        )  # fmt: skip
+        )
     matcher = ClassMatcher(result.class_names)
     result.matches = {label: matcher.match(label) for label in result.labels}
     return np.frombuffer(bytes(keys), f"S{KEY_LENGTH}")
@@ -141,22 +146,30 @@ def _refuse_nothing_to_measure(result: Evaluation, images: str) -> None:
     some = ", ".join(repr(label) for label in sorted(result.labels)[:3])
     some = some or no_labels_text(result.no_labels.to_json()) or "no labels"
     raise InputError(
-        "no label is the name of a class, so there is nothing to measure", code="labels-without-class", where=images,
-        expected=f"names like {result.class_names[0]!r}", found=some,
+        "no label is the name of a class, so there is nothing to measure",
+        code="labels-without-class",
+        where=images,
+        expected=f"names like {result.class_names[0]!r}",
+        found=some,
         hint="name the folders as the classes are named, or compare with the teacher by --store",
-    )  # fmt: skip
+    )
 
 
 def _jobs(
-    image_set: ImageSet, result: Evaluation, teacher: StoredTeacher | None, keys_N: NDArray[np.bytes_],
+    image_set: ImageSet,
+    result: Evaluation,
+    teacher: StoredTeacher | None,
+    keys_N: NDArray[np.bytes_],
     same: SamePictures | None,
-) -> Iterator[_Job]:  # fmt: skip
+) -> Iterator[_Job]:
     for index, picture in enumerate(image_set.pictures()):
         if index >= len(keys_N) or keys_N[index] != picture.key.encode("ascii"):
             raise InputError(
-                "the images changed while they were measured", code="images-changed-meanwhile", where=picture.path,
+                "the images changed while they were measured",
+                code="images-changed-meanwhile",
+                where=picture.path,
                 hint="run it again",
-            )  # fmt: skip
+            )
         match = result.matches.get(picture.label) if picture.label is not None else None
         row = -1 if same is None else int(same.rows_N[index])
         box = teacher.box(row) if teacher is not None and row >= 0 else CENTER
@@ -169,7 +182,7 @@ class _Renderer:
 
     def __init__(
         self, student: LoadedStudent, image_set: ImageSet, teacher: StoredTeacher | None, same: SamePictures | None
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._size, self._own = student.preprocess.size, student.preprocess.center_view()
         self._teacher_views = teacher.views if teacher is not None and teacher.views != self._own else None
         self._kind, self._limit, self._same = image_set.kind, image_set.max_pixels, same
@@ -208,8 +221,6 @@ def _count(
     if known:
         other = len(pixels[known[0]]) > 1
         theirs_NC = (
-            student_logits(student, np.stack([pixels[i][1] for i in known]), compute)
-            if other
-            else own_NC[known]
+            student_logits(student, np.stack([pixels[i][1] for i in known]), compute) if other else own_NC[known]
         )
         result.agreement.add(teacher.logits([rows[i] for i in known]), theirs_NC)

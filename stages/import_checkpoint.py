@@ -68,9 +68,13 @@ class _Writing:
         with timer("write"):
             outputs = record_outputs(self.stage.out, list(self.stage.content.write(self.stage.out)))
         return Receipt(
-            key=unit.key, outputs=outputs, rows=unit.rows, invalid_rows=(),
-            digest=digest_json([output.sha256 for output in outputs]), fingerprint=self.stage.fingerprint.digest,
-        )  # fmt: skip
+            key=unit.key,
+            outputs=outputs,
+            rows=unit.rows,
+            invalid_rows=(),
+            digest=digest_json([output.sha256 for output in outputs]),
+            fingerprint=self.stage.fingerprint.digest,
+        )
 
 
 def plan_import(
@@ -93,18 +97,14 @@ def plan_import(
     """
     check(settings)
     location = UserFile.of(checkpoint)
-    teacher = (
-        None if settings.teacher is None else TeacherConfig.of(settings.teacher, settings.teacher_pretrained)
-    )
-    models = (
-        (settings.student, settings.student_pretrained)
-        if teacher is None
-        else (teacher.model, teacher.pretrained)
-    )
+    teacher = None if settings.teacher is None else TeacherConfig.of(settings.teacher, settings.teacher_pretrained)
+    models = (settings.student, settings.student_pretrained) if teacher is None else (teacher.model, teacher.pretrained)
     check_output(
-        Location.of(out), ImportStage.name, inputs=(location, settings.vectors),
+        Location.of(out),
+        ImportStage.name,
+        inputs=(location, settings.vectors),
         names=(settings.classes, settings.base_classes, *models),
-    )  # fmt: skip
+    )
     file = read_weights_file(checkpoint)
     layout = classify(file.weights.keys(), where=location.name)
     _check_options(layout.kind, settings, location.name)
@@ -123,9 +123,15 @@ def plan_import(
         assert teacher is not None
         assert settings.classes is not None
         content = import_teacher(
-            location, file, layout, teacher, names=read_classes(settings.classes), base=settings.base_classes,
-            context=settings.context or CONTEXT, use_backbone=settings.weights == "backbone",
-        )  # fmt: skip
+            location,
+            file,
+            layout,
+            teacher,
+            names=read_classes(settings.classes),
+            base=settings.base_classes,
+            context=settings.context or CONTEXT,
+            use_backbone=settings.weights == "backbone",
+        )
     return ImportStage(out=Location.of(out), content=content, tensors=len(file.weights))
 
 
@@ -146,6 +152,8 @@ def _check_options(kind: str, settings: ImportSettings, where: str) -> None:
     useless = [option for (of, option), is_given in given.items() if of != kind and is_given]
     if useless:
         raise InputError(
-            f"a {kind} has no use for {', '.join(useless)}", code="import-option-useless", where=where,
+            f"a {kind} has no use for {', '.join(useless)}",
+            code="import-option-useless",
+            where=where,
             hint="leave it out",
-        )  # fmt: skip
+        )

@@ -79,14 +79,19 @@ def _arrays(stored: Stored, share_done: float) -> list[Json]:
         by_row = axes[:1] == ("sample",)
         raw = array.nbytes * (share_done if by_row else 1.0)
         stored_bytes = array.nbytes_stored()
-        arrays.append({
-            "name": name, "axes": list(axes), "shape": list(array.shape),
-            "dtype": str(array.metadata.to_dict()["data_type"]),
-            "chunks": list(array.chunks),
-            "codecs": [codec.to_dict() for codec in array.metadata.codecs],  # type: ignore[union-attr]
-            "bytes_on_disk": stored_bytes, "bytes_raw": round(raw),
-            "ratio": raw / stored_bytes if stored_bytes else None,
-        })  # fmt: skip
+        arrays.append(
+            {
+                "name": name,
+                "axes": list(axes),
+                "shape": list(array.shape),
+                "dtype": str(array.metadata.to_dict()["data_type"]),
+                "chunks": list(array.chunks),
+                "codecs": [codec.to_dict() for codec in array.metadata.codecs],  # type: ignore[union-attr]
+                "bytes_on_disk": stored_bytes,
+                "bytes_raw": round(raw),
+                "ratio": raw / stored_bytes if stored_bytes else None,
+            }
+        )
     return arrays
 
 
@@ -111,14 +116,18 @@ def _pixels(stored: Stored) -> Json:
     if sample is None:
         return None
     facts: dict[str, Json] = {
-        "rows": list(sample.rows), "views": sample.num_views, "size": sample.size, "digest": sample.digest,
-        "same_here": None, "not_compared": stored.no_paths or None, "differences": [], "versions_that_differ": None,
-    }  # fmt: skip
+        "rows": list(sample.rows),
+        "views": sample.num_views,
+        "size": sample.size,
+        "digest": sample.digest,
+        "same_here": None,
+        "not_compared": stored.no_paths or None,
+        "differences": [],
+        "versions_that_differ": None,
+    }
     if stored.shards is not None:
         try:
-            found = sample.differences(
-                stored.shards, ViewSpec.from_json(stored.description.views, stored.location)
-            )
+            found = sample.differences(stored.shards, ViewSpec.from_json(stored.description.views, stored.location))
         except TeachonceError as error:  # a damaged tar is no fault of the store
             facts["not_compared"] = str(error)
             return facts
@@ -184,9 +193,7 @@ def _measure(stored: Stored, facts: dict[str, Json], top: int) -> None:
             bar.advance(spec.rows(shard).stop - start)
     for name, value in values.items():
         if value.nan or value.infinite:
-            shards = ", ".join(map(str, value.bad_shards[:top])) + (
-                " …" if len(value.bad_shards) > top else ""
-            )
+            shards = ", ".join(map(str, value.bad_shards[:top])) + (" …" if len(value.bad_shards) > top else "")
             problems.append(
                 f"'{name}' has {value.nan} NaN and {value.infinite} infinite values in valid rows "
                 f"of shards {shards}. " + _again(stored, value.bad_shards)
@@ -225,9 +232,7 @@ def _again(stored: Stored, shards: list[int]) -> str:
     return f"Next: restore the store from a copy, or {redo}"
 
 
-def _row_problems(
-    stored: Stored, shard: int, keys_N: NDArray[np.bytes_], valid_N: NDArray[np.bool_]
-) -> list[str]:
+def _row_problems(stored: Stored, shard: int, keys_N: NDArray[np.bytes_], valid_N: NDArray[np.bool_]) -> list[str]:
     """Rows of a finished shard that contradict its receipt, or that have no key."""
     problems = []
     receipt = stored.ledger.receipt(shard_name(shard))
@@ -260,9 +265,7 @@ def _soft_labels(stored: Stored, soft: SoftLabels, top: int) -> Json:
         "views_agree": soft.samples_agreed / soft.samples if soft.samples else None,
         "classes_seen": int((soft.top1_C > 0).sum()),
         "top_classes": [
-            {"class": stored.class_name(int(i)), "samples": int(soft.top1_C[i])}
-            for i in order[:top]
-            if soft.top1_C[i]
+            {"class": stored.class_name(int(i)), "samples": int(soft.top1_C[i])} for i in order[:top] if soft.top1_C[i]
         ],
         "most_confident": samples(soft.most),
         "least_confident": samples(soft.least),

@@ -48,9 +48,11 @@ def list_models(text: str | None, *, role: str | None) -> list[ListedModel]:
         full = {model.name.removeprefix(TIMM_PREFIX): model.name for model in reversed(fitting)}
         near = [full[name] for name in near_names(text or "", list(full))]
         raise InputError(
-            "no model has such a name", code="model-unknown", where=text,
+            "no model has such a name",
+            code="model-unknown",
+            where=text,
             hint=f"did you mean {', '.join(near)}?" if near else "`teachonce models` lists them all",
-        )  # fmt: skip
+        )
     measured = len(found) <= MEASURED_AT_MOST
     return [ListedModel(named=model, measures=measure(model.name) if measured else None) for model in found]
 
@@ -62,16 +64,19 @@ def models_text(listed: Sequence[ListedModel]) -> str:
     for model in listed:
         named, measures = model.named, model.measures
         numbers = [f"{measures.width}", _millions(measures.parameters)] if measures else ["?", "?"]
-        rows.append([
-            named.name, f"{named.size}", *(numbers if measured else []), clip(", ".join(named.weights) or "none", 60),
-            "transformers" if named.needs else "",
-        ])  # fmt: skip
+        rows.append(
+            [
+                named.name,
+                f"{named.size}",
+                *(numbers if measured else []),
+                clip(", ".join(named.weights) or "none", 60),
+                "transformers" if named.needs else "",
+            ]
+        )
     head = ["model", "pixels", *(["width", "parameters"] if measured else []), "weights", "needs"]
     lines = [table(rows, head=head, align="lrrrll" if measured else "lrll", indent=0)]
     if not measured:
-        lines.append(
-            f"{len(listed)} models. Add TEXT to see width and parameters of up to {MEASURED_AT_MOST}."
-        )
+        lines.append(f"{len(listed)} models. Add TEXT to see width and parameters of up to {MEASURED_AT_MOST}.")
     return "\n".join(lines)
 
 

@@ -48,9 +48,11 @@ def predict(bundle: str, images: Sequence[str], *, top: int, compute: Compute) -
     """
     if "-" in images:
         raise InputError(
-            "images cannot come from stdin", code="stdin-refused", where="-",
+            "images cannot come from stdin",
+            code="stdin-refused",
+            where="-",
             hint="save it to a file and give its path",
-        )  # fmt: skip
+        )
     student = load_student(bundle, device=compute.device)
     names = student.vectors.names
     size, view = student.preprocess.size, student.preprocess.center_view()

@@ -83,18 +83,20 @@ class PretrainStage:
 
     @property
     def fingerprint(self) -> Fingerprint:
-        return Fingerprint(fields={
-            "schema_version": PROMPTS_FOLDER.version,
-            "teacher": {
-                "model": self.teacher.model,
-                "architecture": self.teacher.architecture,
-                "weights": self.teacher.weights_digest,
-                "preprocess": self.teacher.preprocess.to_json(),
-            },
-            "classes": list(self.names),
-            "base_classes": list(self.base_names),
-            **self._facts,
-        })  # fmt: skip
+        return Fingerprint(
+            fields={
+                "schema_version": PROMPTS_FOLDER.version,
+                "teacher": {
+                    "model": self.teacher.model,
+                    "architecture": self.teacher.architecture,
+                    "weights": self.teacher.weights_digest,
+                    "preprocess": self.teacher.preprocess.to_json(),
+                },
+                "classes": list(self.names),
+                "base_classes": list(self.base_names),
+                **self._facts,
+            }
+        )
 
     @property
     def base_names(self) -> tuple[str, ...]:
@@ -107,7 +109,7 @@ class PretrainStage:
             "settings": self.settings.to_json() | self.shape.to_json(),
             "views": self.views.to_json(),
             "compute": self.compute.to_json(),
-        }  # fmt: skip
+        }
 
     @property
     def resources(self) -> Resources:
@@ -122,21 +124,24 @@ class PretrainStage:
         backbone = OpenClipTeacher.load(self.config)
         if backbone.spec.weights_digest != self.teacher.weights_digest:
             raise MismatchError(
-                "this machine has other weights of the teacher", code="teacher-weights-differ-here",
+                "this machine has other weights of the teacher",
+                code="teacher-weights-differ-here",
                 where=self.config.model,
-                expected=f"{self.teacher.weights_digest} (the plan)", found=f"{backbone.spec.weights_digest} (this machine)",
+                expected=f"{self.teacher.weights_digest} (the plan)",
+                found=f"{backbone.spec.weights_digest} (this machine)",
                 hint="give every node the same weights file",
-            )  # fmt: skip
-        shots = draw_shots(
-            self.images, self.names, self.base_C, self.shots, self.seed, self.teacher, self.views
-        )
+            )
+        shots = draw_shots(self.images, self.names, self.base_C, self.shots, self.seed, self.teacher, self.views)
         digest = shots.check()
         if digest != self.shots_digest:
             raise MismatchError(
-                "the images changed", code="images-changed",
-                where=self.images, expected=f"{self.shots_digest} (the plan)", found=f"{digest} (now)",
+                "the images changed",
+                code="images-changed",
+                where=self.images,
+                expected=f"{self.shots_digest} (the plan)",
+                found=f"{digest} (now)",
                 hint="give every node the same images, or restore them",
-            )  # fmt: skip
+            )
 
         return _Tuning(self, backbone, shots)
 
@@ -181,15 +186,18 @@ class PretrainStage:
         spec = backbone.spec
         return PromptsConfig(
             backbone={
-                "model": self.config.model, "pretrained": self.config.pretrained, "architecture": spec.architecture,
-                "weights": spec.weights_digest, "preprocess": spec.preprocess.to_json(),
+                "model": self.config.model,
+                "pretrained": self.config.pretrained,
+                "architecture": spec.architecture,
+                "weights": spec.weights_digest,
+                "preprocess": spec.preprocess.to_json(),
             },
             shape=self.shape.to_json(),
             context=self.settings.context,
             class_names=self.names,
             base_classes=self.base_names,
             origin={"method": "PromptSRC", **self._facts},
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True)
@@ -207,9 +215,13 @@ class _Tuning:
             outputs = record_outputs(self.stage.out, list(names))
         learned = (self.stage.out / PROMPTS).read_bytes()
         return Receipt(
-            key=unit.key, outputs=outputs, rows=unit.rows, invalid_rows=(),
-            digest=hashlib.blake2b(learned, digest_size=16).hexdigest(), fingerprint=self.stage.fingerprint.digest,
-        )  # fmt: skip
+            key=unit.key,
+            outputs=outputs,
+            rows=unit.rows,
+            invalid_rows=(),
+            digest=hashlib.blake2b(learned, digest_size=16).hexdigest(),
+            fingerprint=self.stage.fingerprint.digest,
+        )
 
 
 def draw_shots(
@@ -229,10 +241,12 @@ def draw_shots(
     labelled = LabelledImages.open(images, names, what="training")
     for label, reason in labelled.unknown.items():
         raise InputError(
-            "a label of the images is not in the class list", code="label-unknown",
-            where=f"{images}: {label!r}", found=reason,
+            "a label of the images is not in the class list",
+            code="label-unknown",
+            where=f"{images}: {label!r}",
+            found=reason,
             hint="add it to --classes, or take its images out",
-        )  # fmt: skip
+        )
     places_N = _places(labelled)
     ids_N = labelled.class_ids_N.astype(np.int64)
     drawn = sample_shots(ids_N, places_N, shots=shots, seed=seed, only_C=base_C, names=names)
@@ -241,9 +255,12 @@ def draw_shots(
     place_C = np.cumsum(base_C) - 1
     return Shots(
         pictures=[(pictures[i][0], int(place_C[pictures[i][1]])) for i in drawn.tolist()],
-        size=teacher.preprocess.size, views=views, kind=labelled.image_set.kind,
-        max_pixels=labelled.image_set.max_pixels, notes=labelled.notes,
-    )  # fmt: skip
+        size=teacher.preprocess.size,
+        views=views,
+        kind=labelled.image_set.kind,
+        max_pixels=labelled.image_set.max_pixels,
+        notes=labelled.notes,
+    )
 
 
 def _places(labelled: LabelledImages) -> NDArray[np.int64]:
@@ -296,18 +313,22 @@ def plan_pretrain(
     check(config, "teacher")
     classes, base, shots, seed = few.classes, few.base_classes, few.shots, few.seed
     check_output(
-        Location.of(out), PretrainStage.name, inputs=(images,),
+        Location.of(out),
+        PretrainStage.name,
+        inputs=(images,),
         names=(classes, base, config.model, config.pretrained, config.backbone),
-    )  # fmt: skip
+    )
     names = classes_of(images, classes)
     base_C = np.ones(len(names), np.bool_) if base is None else base_classes(base, names)
     if base_C.sum() < 2:
         raise InputError(
-            "nothing can be learned from one class: the loss is 0", code="class-only-one",
+            "nothing can be learned from one class: the loss is 0",
+            code="class-only-one",
             where=f"class {names[int(base_C.argmax())]!r}",
-            expected="2 base classes or more", found=1,
+            expected="2 base classes or more",
+            found=1,
             hint="name more of them with --base-classes" if base is not None else "give more classes",
-        )  # fmt: skip
+        )
     backbone = OpenClipTeacher.load(config)
     check_tower(backbone.model.visual, role="teacher")
     check_text_tower(backbone.model)
@@ -315,20 +336,35 @@ def plan_pretrain(
     drawn = draw_shots(images, names, base_C, shots, seed, backbone.spec, spec)
     if settings.batch_size > len(drawn.pictures):
         raise InputError(
-            "a batch is larger than all shots together", code="batch-too-large", where="--batch-size",
-            expected=f"at most {len(drawn.pictures)}", found=settings.batch_size,
-        )  # fmt: skip
+            "a batch is larger than all shots together",
+            code="batch-too-large",
+            where="--batch-size",
+            expected=f"at most {len(drawn.pictures)}",
+            found=settings.batch_size,
+        )
     shape = settings.shape(count_blocks(backbone.model.visual), count_text_blocks(backbone.model))
     stage = PretrainStage(
-        images=images, out=Location.of(out), config=config, teacher=backbone.spec, names=names, base_C=base_C,
-        shots=shots, shots_digest=drawn.check(), settings=settings, shape=shape, views=spec, compute=compute, seed=seed,
+        images=images,
+        out=Location.of(out),
+        config=config,
+        teacher=backbone.spec,
+        names=names,
+        base_C=base_C,
+        shots=shots,
+        shots_digest=drawn.check(),
+        settings=settings,
+        shape=shape,
+        views=spec,
+        compute=compute,
+        seed=seed,
         notes=(
-            f"teacher {backbone.loaded}", *_notes(names, base_C, drawn, settings, shape),
+            f"teacher {backbone.loaded}",
+            *_notes(names, base_C, drawn, settings, shape),
             *name_notes(backbone.tokenizer, names, prompt_texts(settings.context, names)),
         ),
         checkpoint_every=checkpoint_every,
         show_progress=show_progress,
-    )  # fmt: skip
+    )
     stage.build(backbone)  # refuses a context that is too short, before anything is written
     return stage
 
@@ -345,12 +381,11 @@ def _notes(
         *drawn.notes,
         f"{counted(count, 'image')} of {int(base_C.sum())} of {counted(len(names), 'class')}, {counted(steps, 'step')} of {settings.batch_size} an "
         f"epoch, {counted(settings.epochs, 'epoch')}",
-    ]  # fmt: skip
+    ]
     for tower, requested, real in (
-        ("vision", settings.vision_depth, shape.vision_depth), ("text", settings.text_depth, shape.text_depth),
-    ):  # fmt: skip
+        ("vision", settings.vision_depth, shape.vision_depth),
+        ("text", settings.text_depth, shape.text_depth),
+    ):
         if real < requested:
-            notes.append(
-                f"{tower} prompts go {real} layers deep, not {requested}: the tower has no more blocks"
-            )
+            notes.append(f"{tower} prompts go {real} layers deep, not {requested}: the tower has no more blocks")
     return tuple(notes)

@@ -56,9 +56,7 @@ class ShardStage:
 
     def plan(self) -> Iterator[Unit]:
         for shard in range(self.corpus.num_shards):
-            yield Unit(
-                key=shard_name(shard), rows=len(self.corpus.shard_rows(shard)), inputs={"shard": shard}
-            )
+            yield Unit(key=shard_name(shard), rows=len(self.corpus.shard_rows(shard)), inputs={"shard": shard})
 
     def open(self) -> RunUnit:
         return _Writing(self, open_manifest(self.out, self.corpus))
@@ -78,9 +76,7 @@ class ShardStage:
                         lap("read")
                         with one_image(entry.path):
                             data, extension = self._check(data)
-                            metadata = sample_metadata(
-                                path=entry.path, row=row, digest=entry.digest, label=entry.label
-                            )
+                            metadata = sample_metadata(path=entry.path, row=row, digest=entry.digest, label=entry.label)
                         lap("check")
                     except (BadImage, Unreachable) as bad:
                         if isinstance(bad, Unreachable) and not self.give_up_on_unreachable:
@@ -104,9 +100,7 @@ class ShardStage:
             key=shard_name(shard),
             outputs=(
                 Output(path=tar.name, bytes=writer.size, sha256=writer.sha256.hexdigest()),
-                Output(
-                    path=index.name, bytes=len(index_bytes), sha256=hashlib.sha256(index_bytes).hexdigest()
-                ),
+                Output(path=index.name, bytes=len(index_bytes), sha256=hashlib.sha256(index_bytes).hexdigest()),
             ),
             rows=len(entries),
             invalid_rows=tuple(invalid),
@@ -118,17 +112,18 @@ class ShardStage:
         if entry.problem is not None:
             raise BadImage(entry.problem)
         try:
-            data = read_image(
-                self.sources[entry.source], self._path_in_source(entry), entry.offset, entry.size
-            )
+            data = read_image(self.sources[entry.source], self._path_in_source(entry), entry.offset, entry.size)
         except BadImage:  # it could be read when the manifest was frozen
             data = b""
         if len(data) != entry.size or content_digest(data) != entry.digest:
             raise InputError(
-                "a file has changed since the manifest was frozen", code="file-changed", where=entry.path,
-                expected=f"{entry.size} bytes with digest {entry.digest}", found=f"{len(data)} bytes, {content_digest(data)}",
+                "a file has changed since the manifest was frozen",
+                code="file-changed",
+                where=entry.path,
+                expected=f"{entry.size} bytes with digest {entry.digest}",
+                found=f"{len(data)} bytes, {content_digest(data)}",
                 hint="put the file back, or shard the changed corpus to another --out",
-            )  # fmt: skip
+            )
         return data
 
     def _path_in_source(self, entry: Entry) -> str:
@@ -175,9 +170,11 @@ def plan_shard(
     location = Location.of(out)
     if settings.resize is not None and kind.reducer() is None:
         raise InputError(
-            f"samples of kind '{kind.name}' cannot be reduced", code="sample-kind-not-resizable", where="--resize",
+            f"samples of kind '{kind.name}' cannot be reduced",
+            code="sample-kind-not-resizable",
+            where="--resize",
             hint="leave it out",
-        )  # fmt: skip
+        )
     check_output(location, ShardStage.name, inputs=corpus)
     sources = open_sources(corpus, kind=kind, max_bytes=settings.max_bytes)
     claim_output(location, ShardStage.name)

@@ -57,9 +57,7 @@ _KINDS = {
 }
 
 
-def folder_status(
-    path: Location | str, *, examples: int = 5, now: datetime.datetime | None = None
-) -> dict[str, Json]:
+def folder_status(path: Location | str, *, examples: int = 5, now: datetime.datetime | None = None) -> dict[str, Json]:
     """What `status` reports, as JSON: `kind`, `stages`, `state`, `running`, `next`. A stage's `unusable` names all of them.
 
     Args:
@@ -74,9 +72,11 @@ def folder_status(
     location = Location.of(path)
     if not location.is_dir():
         raise InputError(
-            "no such folder", code="folder-missing", where=location,
+            "no such folder",
+            code="folder-missing",
+            where=location,
             hint="give a folder of shards, a store, a bundle or a run",
-        )  # fmt: skip
+        )
     folders = [location, *location.folders()]
     for folder in folders:
         refuse_lost_root(folder)
@@ -86,9 +86,11 @@ def folder_status(
     drivers = {folder: driver for folder in folders if (driver := driver_of(folder)) is not None}
     if not stages and kind is None and not drivers:
         raise InputError(
-            "no stage of teachonce has started here", code="nothing-started", where=location,
+            "no stage of teachonce has started here",
+            code="nothing-started",
+            where=location,
             hint="give a folder of shards, a store, a bundle or a run",
-        )  # fmt: skip
+        )
     names = {stage["stage"] for stage in stages}
     missing = [stage for stage in _MAKERS.get(kind or "", ()) if stage not in names]
     if any(stage["failed"] for stage in stages):
@@ -142,17 +144,25 @@ def _stage(ledger: Ledger, examples: int) -> dict[str, Json]:
     training = _training(ledger.out)  # None for stages that train nothing
     unit_seconds = _unit_seconds(seconds)
     return {
-        "stage": plan.stage, "folder": str(ledger.out), "fingerprint": plan.fingerprint.digest,
-        "units": plan.units, "done": done, "failed": len(failures),
+        "stage": plan.stage,
+        "folder": str(ledger.out),
+        "fingerprint": plan.fingerprint.digest,
+        "units": plan.units,
+        "done": done,
+        "failed": len(failures),
         "left": max(plan.units - done - len(failures), 0),
-        "damaged": damaged, "rows": plan.rows, "rows_done": rows_done,
-        "invalid_rows": len(invalid), "unusable": _by_kind(invalid),
-        "seconds": seconds, "unit_seconds": unit_seconds,
+        "damaged": damaged,
+        "rows": plan.rows,
+        "rows_done": rows_done,
+        "invalid_rows": len(invalid),
+        "unusable": _by_kind(invalid),
+        "seconds": seconds,
+        "unit_seconds": unit_seconds,
         "rows_per_second": training["samples_per_second"] if training else _rate(rows_done, unit_seconds),
         "training": training,
         "bottleneck": _bottleneck(seconds),
         "failures": [_failure(key, failures[key]) for key in list(failures)[:examples]],
-    }  # fmt: skip
+    }
 
 
 def _failure(key: str, note: dict[str, Json]) -> dict[str, Json]:
@@ -180,9 +190,13 @@ def _training(out: Location) -> dict[str, Json] | None:
     for line in reversed(location.read_bytes().splitlines()):
         try:
             return read_json(
-                line, dict[str, Any], what="not a line of a training log", code="training-log-malformed",
-                where=location, hint="",
-            )  # fmt: skip
+                line,
+                dict[str, Any],
+                what="not a line of a training log",
+                code="training-log-malformed",
+                where=location,
+                hint="",
+            )
         except DamagedError:
             continue  # the last line of a killed run
     return None
@@ -231,9 +245,7 @@ def _stage_text(stage: dict[str, Any], path: str) -> str:
         ["fingerprint", stage["fingerprint"]],
     ]
     if stage["damaged"]:
-        rows.append(
-            ["damaged", f"{counted(stage['damaged'], 'unit')}: a receipt is there, but files are gone or cut"]
-        )
+        rows.append(["damaged", f"{counted(stage['damaged'], 'unit')}: a receipt is there, but files are gone or cut"])
     if stage["training"] is not None:
         last = stage["training"]
         rows.append(["training", f"step {last['step']}, epoch {last['epoch'] + 1}, loss {last['loss']:.4g}"])
@@ -271,10 +283,7 @@ def _unusable(stage: dict[str, Any]) -> str:
 
 
 def _failures(stage: dict[str, Any]) -> str:
-    rows = [
-        [f["unit"], with_code(f["reason"], f["code"]) if "code" in f else f["reason"]]
-        for f in stage["failures"]
-    ]
+    rows = [[f["unit"], with_code(f["reason"], f["code"]) if "code" in f else f["reason"]] for f in stage["failures"]]
     more = stage["failed"] - len(rows)
     if not rows:
         return ""

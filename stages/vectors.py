@@ -122,9 +122,13 @@ class _Computing:
         with timer("write"):
             outputs = self.stage._write(vectors, checked)
         return Receipt(
-            key=unit.key, outputs=outputs, rows=vectors.num_classes, invalid_rows=(),
-            digest=vectors.digest, fingerprint=self.stage.fingerprint.digest,
-        )  # fmt: skip
+            key=unit.key,
+            outputs=outputs,
+            rows=vectors.num_classes,
+            invalid_rows=(),
+            digest=vectors.digest,
+            fingerprint=self.stage.fingerprint.digest,
+        )
 
 
 def _chunks(store: Location, name: str) -> list[str]:
@@ -154,9 +158,11 @@ def plan_vectors(
     check(config, "teacher")
     store, classes, base = Location.of(out), settings.classes, settings.base_classes
     check_output(
-        store, VectorsStage.name, inputs=(settings.check,),
+        store,
+        VectorsStage.name,
+        inputs=(settings.check,),
         names=(classes, settings.templates, base, config.model, config.pretrained, config.backbone),
-    )  # fmt: skip
+    )
     refuse_lost_root(store)
     names = read_classes(classes) if classes is not None else None
     refuse_templates(config, settings.templates)

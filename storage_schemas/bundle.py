@@ -96,11 +96,13 @@ def decode_vectors(data: bytes, config: BundleConfig, where: object) -> ClassVec
     tensors = safetensors.numpy.load(data)
     if "vectors" not in tensors or {value.dtype for value in tensors.values()} != {np.dtype(np.float32)}:
         raise DamagedError(
-            "not the class vectors of a bundle", code="bundle-vectors-malformed",
-            where=where, expected="'vectors' in fp32",
+            "not the class vectors of a bundle",
+            code="bundle-vectors-malformed",
+            where=where,
+            expected="'vectors' in fp32",
             found=", ".join(f"'{name}' in {value.dtype}" for name, value in tensors.items()) or "nothing",
             hint="copy the bundle again",
-        )  # fmt: skip
+        )
     vectors = ClassVectors(
         names=config.class_names,
         vectors_CD=tensors["vectors"],

@@ -105,18 +105,15 @@ class ClassVectors:
         """
         count, shape = len(self.names), self.vectors_CD.shape
         others = [part.shape for part in (self.bias_C, self.base_C) if part is not None]
-        if (
-            not count
-            or len(shape) != 2
-            or shape[0] != count
-            or not shape[1]
-            or any(o != (count,) for o in others)
-        ):
+        if not count or len(shape) != 2 or shape[0] != count or not shape[1] or any(o != (count,) for o in others):
             raise DamagedError(
-                "class names and class vectors do not belong together", code="vectors-do-not-fit-names",
-                where=where, expected=f"({count}, channels)",
-                found=", ".join(map(str, (shape, *others))), hint="copy or write them again",
-            )  # fmt: skip
+                "class names and class vectors do not belong together",
+                code="vectors-do-not-fit-names",
+                where=where,
+                expected=f"({count}, channels)",
+                found=", ".join(map(str, (shape, *others))),
+                hint="copy or write them again",
+            )
 
     def __repr__(self) -> str:
         """On one line: the arrays have thousands of numbers."""
@@ -136,32 +133,56 @@ def write_class_vectors(group: zarr.Group, vectors: ClassVectors, origin: Json) 
     codec = [ZstdCodec(level=3), Crc32cCodec()]
     count, channels = vectors.vectors_CD.shape
     array = group.create_array(
-        "class_vectors", shape=(count, channels), chunks=(count, channels), dtype="float32",
-        dimension_names=("class", "channel"), compressors=codec, overwrite=True,
+        "class_vectors",
+        shape=(count, channels),
+        chunks=(count, channels),
+        dtype="float32",
+        dimension_names=("class", "channel"),
+        compressors=codec,
+        overwrite=True,
         attributes={
-            "logit_scale": vectors.logit_scale, "normalized": vectors.normalized,
-            "has_bias": vectors.bias_C is not None, "has_base": vectors.base_C is not None, "digest": vectors.digest, "origin": origin,
+            "logit_scale": vectors.logit_scale,
+            "normalized": vectors.normalized,
+            "has_bias": vectors.bias_C is not None,
+            "has_base": vectors.base_C is not None,
+            "digest": vectors.digest,
+            "origin": origin,
         },
-    )  # fmt: skip
+    )
     array[:] = vectors.vectors_CD
     names = group.create_array(
-        "class_names", shape=(count,), chunks=(count,), dtype="string", dimension_names=("class",),
-        compressors=codec, overwrite=True,
-    )  # fmt: skip
+        "class_names",
+        shape=(count,),
+        chunks=(count,),
+        dtype="string",
+        dimension_names=("class",),
+        compressors=codec,
+        overwrite=True,
+    )
     names[:] = np.array(vectors.names, dtype=object)
     written = ["class_vectors", "class_names"]
     if vectors.base_C is not None:
         marks = group.create_array(
-            "class_is_base", shape=(count,), chunks=(count,), dtype="bool", dimension_names=("class",),
-            compressors=codec, overwrite=True,
-        )  # fmt: skip
+            "class_is_base",
+            shape=(count,),
+            chunks=(count,),
+            dtype="bool",
+            dimension_names=("class",),
+            compressors=codec,
+            overwrite=True,
+        )
         marks[:] = vectors.base_C
         written.append("class_is_base")
     if vectors.bias_C is not None:
         bias = group.create_array(
-            "class_bias", shape=(count,), chunks=(count,), dtype="float32", dimension_names=("class",),
-            compressors=codec, overwrite=True,
-        )  # fmt: skip
+            "class_bias",
+            shape=(count,),
+            chunks=(count,),
+            dtype="float32",
+            dimension_names=("class",),
+            compressors=codec,
+            overwrite=True,
+        )
         bias[:] = vectors.bias_C
         written.append("class_bias")
     return written

@@ -129,7 +129,7 @@ class StorageError(TeachonceError):
 class Unreachable(StorageError):
     """Something to read cannot be had at the moment: a server is down, a disk or a mount gives an error.
 
-    It says nothing about what would have been read; the same command, later, may get it.
+    What would have been read may have no fault; the same command may get it later.
     """
 
 

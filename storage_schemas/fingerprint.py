@@ -62,11 +62,14 @@ class Fingerprint:
             key=lambda n: (n not in own_fields or n not in found_fields, n),
         )
         return [
-            (name, _brief(own_fields[name]) if name in own_fields else "nothing",
-             _brief(found_fields[name]) if name in found_fields else "nothing")
+            (
+                name,
+                _brief(own_fields[name]) if name in own_fields else "nothing",
+                _brief(found_fields[name]) if name in found_fields else "nothing",
+            )
             for name in names
             if name not in own_fields or name not in found_fields or own_fields[name] != found_fields[name]
-        ]  # fmt: skip
+        ]
 
     def check(
         self,
@@ -93,6 +96,10 @@ class Fingerprint:
             name, expected, other = differences[0]
             more = f" (and {counted(len(differences) - 1, 'more field')})" if len(differences) > 1 else ""
             raise MismatchError(
-                what, code=code, where=f"{where}: field '{name}'{more}", expected=f"{expected} ({whose[0]})", found=f"{other} ({whose[1]})",
+                what,
+                code=code,
+                where=f"{where}: field '{name}'{more}",
+                expected=f"{expected} ({whose[0]})",
+                found=f"{other} ({whose[1]})",
                 hint=hint,
-            )  # fmt: skip
+            )

@@ -40,14 +40,23 @@ def read_config(data: bytes, format_: Format, schema: type[Config], *, where: ob
     kind = fields.get("kind")
     if kind != format_.kind:
         raise DamagedError(
-            what, code="config-malformed", where=where, expected=f"kind: {format_.kind}", found=f"kind: {kind}",
+            what,
+            code="config-malformed",
+            where=where,
+            expected=f"kind: {format_.kind}",
+            found=f"kind: {kind}",
             hint=hint,
-        )  # fmt: skip
+        )
     # Before the seal: another version may seal in another way.
     format_.check(fields.get("schema_version"), where=where, hint=hint)
     return as_schema(
-        unseal(fields, where=where, hint=hint), schema, what=what, code="config-malformed", where=where, hint=hint,
-    )  # fmt: skip
+        unseal(fields, where=where, hint=hint),
+        schema,
+        what=what,
+        code="config-malformed",
+        where=where,
+        hint=hint,
+    )
 
 
 def file_digest(data: bytes) -> str:
@@ -66,6 +75,10 @@ def check_file(data: bytes, name: str, files: Mapping[str, str] | None, *, where
     expected, found = files.get(name), file_digest(data)
     if found != expected:
         raise DamagedError(
-            f"{name} is not the file that its config.json was written with", code="config-file-changed", where=where,
-            expected=f"sha256 {expected}", found=found, hint=hint,
-        )  # fmt: skip
+            f"{name} is not the file that its config.json was written with",
+            code="config-file-changed",
+            where=where,
+            expected=f"sha256 {expected}",
+            found=found,
+            hint=hint,
+        )

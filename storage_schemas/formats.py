@@ -44,10 +44,13 @@ class Format:
         newer = is_version and found > self.version  # type: ignore[operator]
         read = f"{self.version}" if self.oldest == self.version else f"{self.oldest} to {self.version}"
         raise MismatchError(
-            f"{self.name} of {'a later' if newer else 'another'} version of teachonce", code="format-version-unknown",
+            f"{self.name} of {'a later' if newer else 'another'} version of teachonce",
+            code="format-version-unknown",
             where=f"{where}: field 'schema_version'",
-            expected=f"{read} (this version)", found=f"{found} (the files)", hint="update teachonce here" if newer else hint,
-        )  # fmt: skip
+            expected=f"{read} (this version)",
+            found=f"{found} (the files)",
+            hint="update teachonce here" if newer else hint,
+        )
 
 
 #: Manifest, `corpus.json`, tars and their indexes.

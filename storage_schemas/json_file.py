@@ -79,18 +79,14 @@ def unseal(fields: Mapping[str, Json], *, where: object, hint: str) -> dict[str,
     return rest
 
 
-def read_sealed(
-    data: bytes, schema: type[Schema], *, what: str, code: str, where: object, hint: str
-) -> Schema:
+def read_sealed(data: bytes, schema: type[Schema], *, what: str, code: str, where: object, hint: str) -> Schema:
     """A sealed JSON object, by its schema.
 
     Raises:
         DamagedError: no such object, or one that changed since it was sealed.
     """
     fields = read_json(data, dict[str, Any], what=what, code=code, where=where, hint=hint)
-    return as_schema(
-        unseal(fields, where=where, hint=hint), schema, what=what, code=code, where=where, hint=hint
-    )
+    return as_schema(unseal(fields, where=where, hint=hint), schema, what=what, code=code, where=where, hint=hint)
 
 
 def _brief(error: Exception) -> str:

@@ -122,20 +122,21 @@ class Corpus:
             MismatchError: written by another schema version.
         """
         about: dict[str, Any] = {
-            "what": "not a corpus file", "code": "corpus-file-malformed", "where": where,
+            "what": "not a corpus file",
+            "code": "corpus-file-malformed",
+            "where": where,
             "hint": "restore it from a copy, or run `teachonce shard` with another --out",
-        }  # fmt: skip
+        }
         fields = read_json(data, dict[str, Any], **about)
         # Before the seal: another version may seal in another way.
-        SHARDS.check(
-            fields.get("schema_version"), where=where, hint="run `teachonce shard` with another --out"
-        )
+        SHARDS.check(fields.get("schema_version"), where=where, hint="run `teachonce shard` with another --out")
         corpus = as_schema(unseal(fields, where=where, hint=about["hint"]), Corpus, **about)
         if corpus.num_shards != -(-corpus.num_samples // corpus.shard_size):
             raise DamagedError(
-                **about, expected=f"{-(-corpus.num_samples // corpus.shard_size)} shards for {corpus.num_samples} samples",
+                **about,
+                expected=f"{-(-corpus.num_samples // corpus.shard_size)} shards for {corpus.num_samples} samples",
                 found=corpus.num_shards,
-            )  # fmt: skip
+            )
         return corpus
 
     def shard_rows(self, shard: int) -> range:

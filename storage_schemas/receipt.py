@@ -65,6 +65,4 @@ class Receipt:
         """
         old = shlex.quote(str(where))
         hint = f"restore it from a copy, or mv {old} {old}.old, then run the same command again"
-        return read_sealed(
-            data, Receipt, what="not a receipt", code="receipt-malformed", where=where, hint=hint
-        )
+        return read_sealed(data, Receipt, what="not a receipt", code="receipt-malformed", where=where, hint=hint)

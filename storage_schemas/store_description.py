@@ -186,17 +186,26 @@ class StoreDescription:
             DamagedError: it has none.
         """
         return as_schema(
-            dict(self.fingerprint), DecidedBy, what="not a fingerprint of targets", code="store-description-malformed", where="the store's attribute `cache`",
+            dict(self.fingerprint),
+            DecidedBy,
+            what="not a fingerprint of targets",
+            code="store-description-malformed",
+            where="the store's attribute `cache`",
             hint=_RESTORE,
-        )  # fmt: skip
+        )
 
     def write(self, root: zarr.Group) -> None:
         """Set the attribute, sealed with its digest."""
         fields = {
-            "spec": _spec_to_json(self.spec), "fingerprint": dict(self.fingerprint), "views": dict(self.views),
-            "teacher": dict(self.teacher), "shards": self.shards, "pixels": self.pixels, "versions": self.versions,
+            "spec": _spec_to_json(self.spec),
+            "fingerprint": dict(self.fingerprint),
+            "views": dict(self.views),
+            "teacher": dict(self.teacher),
+            "shards": self.shards,
+            "pixels": self.pixels,
+            "versions": self.versions,
             "sample_kind": None if self.sample_kind == IMAGE else self.sample_kind,
-        }  # fmt: skip
+        }
         root.attrs[ATTRIBUTE] = seal({name: value for name, value in fields.items() if value is not None})
 
     @staticmethod
@@ -221,12 +230,21 @@ class StoreDescription:
         targets = tuple(_target(found, file) for found in raw.spec.targets)
         return StoreDescription(
             spec=StoreSpec(
-                num_samples=raw.spec.num_samples, shard_size=raw.spec.shard_size, num_views=raw.spec.num_views,
-                targets=targets, encoding=ENCODINGS[raw.spec.encoding], colors=raw.spec.colors,
+                num_samples=raw.spec.num_samples,
+                shard_size=raw.spec.shard_size,
+                num_views=raw.spec.num_views,
+                targets=targets,
+                encoding=ENCODINGS[raw.spec.encoding],
+                colors=raw.spec.colors,
             ),
-            fingerprint=raw.fingerprint, views=raw.views, teacher=raw.teacher, shards=raw.shards,
-            pixels=raw.pixels, versions=raw.versions, sample_kind=raw.sample_kind,
-        )  # fmt: skip
+            fingerprint=raw.fingerprint,
+            views=raw.views,
+            teacher=raw.teacher,
+            shards=raw.shards,
+            pixels=raw.pixels,
+            versions=raw.versions,
+            sample_kind=raw.sample_kind,
+        )
 
     def check_planned(self, planned: Fingerprint, where: object) -> None:
         """Refuse a store whose arrays were not created for the run in its ledger.
@@ -235,9 +253,13 @@ class StoreDescription:
             MismatchError: names the field.
         """
         planned.check(
-            self.fingerprint, what="the arrays of this store were made for another run than its ledger's", code="store-other-run",
-            where=f"{where}/zarr.json", hint=_RESTORE, whose=("the ledger", "the arrays"),
-        )  # fmt: skip
+            self.fingerprint,
+            what="the arrays of this store were made for another run than its ledger's",
+            code="store-other-run",
+            where=f"{where}/zarr.json",
+            hint=_RESTORE,
+            whose=("the ledger", "the arrays"),
+        )
 
 
 _RESTORE = "restore zarr.json from a copy, or run `teachonce cache` with another --out"
@@ -245,16 +267,23 @@ _RESTORE = "restore zarr.json from a copy, or run `teachonce cache` with another
 
 def _about(where: str) -> dict[str, Any]:
     return {
-        "what": "not a description of targets", "code": "store-description-malformed", "where": where, "hint": _RESTORE
-    }  # fmt: skip
+        "what": "not a description of targets",
+        "code": "store-description-malformed",
+        "where": where,
+        "hint": _RESTORE,
+    }
 
 
 def lost_description(where: object) -> DamagedError:
     """For a store that has a ledger of targets, but nothing that describes them."""
     return DamagedError(
-        "the store has lost what describes its targets", code="store-description-lost", where=f"{where}/zarr.json",
-        expected=f"the attribute `{ATTRIBUTE}`, as in its ledger", found="none", hint=_RESTORE,
-    )  # fmt: skip
+        "the store has lost what describes its targets",
+        code="store-description-lost",
+        where=f"{where}/zarr.json",
+        expected=f"the attribute `{ATTRIBUTE}`, as in its ledger",
+        found="none",
+        hint=_RESTORE,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,8 +298,11 @@ class _TargetFields:
 def _target(found: _TargetFields, file: str) -> TargetSpec:
     shape = found.shape if found.width is None else [found.width]
     target = TargetSpec(
-        name=found.name, axes=found.axes, shape=tuple(shape or ()), chunk=None if found.chunk is None else tuple(found.chunk)
-    )  # fmt: skip
+        name=found.name,
+        axes=found.axes,
+        shape=tuple(shape or ()),
+        chunk=None if found.chunk is None else tuple(found.chunk),
+    )
     sizes = {len(found.axes), 2 + len(target.shape), len(found.chunk or found.axes)}
     if (found.width is None) == (found.shape is None) or not target.shape or len(sizes) > 1:
         raise DamagedError(

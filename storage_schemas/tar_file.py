@@ -16,13 +16,7 @@ _PIECE_BYTES = 1 << 20
 _LARGEST = 8**11 - 1
 _MODE_UID_GID = b"0000444\0" + b"0000000\0" * 2
 _MTIME = b"00000000000\0"
-_TYPE_TO_END = (
-    b"0"
-    + bytes(100)
-    + b"ustar\0" + b"00"
-    + b"bigdata".ljust(32, b"\0") * 2
-    + bytes(8 + 8 + 155 + 12)
-)  # fmt: skip
+_TYPE_TO_END = b"0" + bytes(100) + b"ustar\0" + b"00" + b"bigdata".ljust(32, b"\0") * 2 + bytes(8 + 8 + 155 + 12)
 _CONSTANT_SUM = sum(_MODE_UID_GID) + sum(_MTIME) + sum(b" " * 8) + sum(_TYPE_TO_END)
 
 

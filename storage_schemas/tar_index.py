@@ -34,12 +34,18 @@ def decode_index(data: bytes, where: object) -> NDArray[np.void]:
         table = np.load(io.BytesIO(data), allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise DamagedError(
-            "not an offset index", code="index-malformed", where=where,
+            "not an offset index",
+            code="index-malformed",
+            where=where,
             hint="restore it from a copy, or add .old to the name of its shard's receipt in ledger/shard/receipts and run the "
             "same `teachonce shard` command again",
-        ) from error  # fmt: skip
+        ) from error
     if table.dtype != INDEX_DTYPE or table.ndim != 1:
         raise DamagedError(
-            "not an offset index", code="index-malformed", where=where, expected=INDEX_DTYPE, found=table.dtype,
-        )  # fmt: skip
+            "not an offset index",
+            code="index-malformed",
+            where=where,
+            expected=INDEX_DTYPE,
+            found=table.dtype,
+        )
     return table  # type: ignore[no-any-return]

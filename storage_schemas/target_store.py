@@ -50,9 +50,7 @@ class TargetBlock:
     @property
     def digest(self) -> str:
         """blake2b-128 over the block's content, independent of codecs and encodings."""
-        return _digest(
-            self.keys, [self.valid, self.view_params, *(self.targets[n] for n in sorted(self.targets))]
-        )
+        return _digest(self.keys, [self.valid, self.view_params, *(self.targets[n] for n in sorted(self.targets))])
 
 
 def open_root(store: str | Store, *, mode: Literal["r", "a"] = "r", where: object = None) -> zarr.Group:
@@ -81,10 +79,13 @@ def open_root(store: str | Store, *, mode: Literal["r", "a"] = "r", where: objec
             foreign = sorted({*root.attrs.asdict(), *root.array_keys(), *root.group_keys()} - {"ledger"})
         if foreign:
             raise MismatchError(
-                "a Zarr group that is not teachonce's", code="store-other-group",
-                where=where, expected="a new store, or one of teachonce's",
-                found=f"'{foreign[0]}' in it", hint="give another --out",
-            )  # fmt: skip
+                "a Zarr group that is not teachonce's",
+                code="store-other-group",
+                where=where,
+                expected="a new store, or one of teachonce's",
+                found=f"'{foreign[0]}' in it",
+                hint="give another --out",
+            )
         # Zarr's listing warns of folders that are no nodes; the ledger of receipts is one, so make it a group.
         root.require_group("ledger")
         root.attrs["teachonce"] = {"kind": TARGET_STORE.kind, "schema_version": TARGET_STORE.oldest}
@@ -101,10 +102,13 @@ def check_version(root: zarr.Group, where: object) -> None:
     found: Any = root.attrs.asdict().get("teachonce")
     if not isinstance(found, dict) or found.get("kind") != TARGET_STORE.kind:
         raise MismatchError(
-            "not a target store", code="store-other-kind",
-            where=where, expected=f"the attribute `teachonce` of kind '{TARGET_STORE.kind}'",
-            found=found, hint=hint,
-        )  # fmt: skip
+            "not a target store",
+            code="store-other-kind",
+            where=where,
+            expected=f"the attribute `teachonce` of kind '{TARGET_STORE.kind}'",
+            found=found,
+            hint=hint,
+        )
     TARGET_STORE.check(found.get("schema_version"), where=f"{where}/zarr.json", hint=hint)
 
 
@@ -129,18 +133,30 @@ def _row_arrays(spec: StoreSpec) -> Iterator[_RowArray]:
     plain = [Crc32cCodec()]
     blosc = [BloscCodec(cname="lz4", shuffle="bitshuffle"), Crc32cCodec()]
     yield _RowArray(
-        name="keys", shape=(rows, KEY_LENGTH), chunks=(shard, KEY_LENGTH), dtype="uint8", axes=("sample", "key_character"),
-        fill=0, codecs=small, attributes={"meaning": "sample key in ASCII"},
-    )  # fmt: skip
+        name="keys",
+        shape=(rows, KEY_LENGTH),
+        chunks=(shard, KEY_LENGTH),
+        dtype="uint8",
+        axes=("sample", "key_character"),
+        fill=0,
+        codecs=small,
+        attributes={"meaning": "sample key in ASCII"},
+    )
     yield _RowArray(
         name="valid", shape=(rows,), chunks=(shard,), dtype="bool", axes=("sample",), fill=False, codecs=small
     )
 
     def per_view(name: str, columns: Sequence[str], dtype: str, axis: str, fill: Any) -> _RowArray:
         return _RowArray(
-            name=name, shape=(rows, spec.num_views, len(columns)), chunks=(shard, spec.num_views, len(columns)),
-            dtype=dtype, axes=("sample", "view", axis), fill=fill, codecs=small, attributes={"columns": list(columns)},
-        )  # fmt: skip
+            name=name,
+            shape=(rows, spec.num_views, len(columns)),
+            chunks=(shard, spec.num_views, len(columns)),
+            dtype=dtype,
+            axes=("sample", "view", axis),
+            fill=fill,
+            codecs=small,
+            attributes={"columns": list(columns)},
+        )
 
     yield per_view("view_params", columns(spec.colors), "int32", "view_param", -1)
     if spec.colors:
@@ -149,15 +165,25 @@ def _row_arrays(spec: StoreSpec) -> Iterator[_RowArray]:
     for target in spec.targets:
         is_logits = target.name == "logits"
         yield _RowArray(
-            name=target.name, shape=(rows, spec.num_views, *target.shape), chunks=_chunks(spec, target),
-            dtype=spec.encoding.dtype, axes=dimensions[target.name], fill=float("nan"), codecs=blosc if is_logits else plain,
-        )  # fmt: skip
+            name=target.name,
+            shape=(rows, spec.num_views, *target.shape),
+            chunks=_chunks(spec, target),
+            dtype=spec.encoding.dtype,
+            axes=dimensions[target.name],
+            fill=float("nan"),
+            codecs=blosc if is_logits else plain,
+        )
         if is_logits and spec.encoding.separate_max:
             yield _RowArray(
-                name=LOGITS_MAX, shape=(rows, spec.num_views), chunks=(shard, spec.num_views), dtype="float32",
-                axes=("sample", "view"), fill=float("nan"), codecs=plain,
+                name=LOGITS_MAX,
+                shape=(rows, spec.num_views),
+                chunks=(shard, spec.num_views),
+                dtype="float32",
+                axes=("sample", "view"),
+                fill=float("nan"),
+                codecs=plain,
                 attributes={"meaning": "add to `logits` (both in fp32) for the teacher's logits"},
-            )  # fmt: skip
+            )
 
 
 def _dimension_names(targets: Sequence[TargetSpec]) -> dict[str, tuple[str, ...]]:
@@ -180,9 +206,16 @@ def create_arrays(root: zarr.Group, description: StoreDescription) -> None:
     """Create every row array, then the description, whose presence means that they are all there."""
     for array in _row_arrays(description.spec):
         root.create_array(
-            array.name, shape=array.shape, chunks=array.chunks, dtype=array.dtype, dimension_names=array.axes,
-            fill_value=array.fill, compressors=array.codecs, attributes=array.attributes, overwrite=True,
-        )  # fmt: skip
+            array.name,
+            shape=array.shape,
+            chunks=array.chunks,
+            dtype=array.dtype,
+            dimension_names=array.axes,
+            fill_value=array.fill,
+            compressors=array.codecs,
+            attributes=array.attributes,
+            overwrite=True,
+        )
     root.attrs["teachonce"] = {"kind": TARGET_STORE.kind, "schema_version": description.spec.version}
     description.write(root)
 
@@ -195,9 +228,7 @@ def all_arrays(root: zarr.Group, where: object) -> list[tuple[str, Any]]:
     """
     hint = "restore the zarr.json of each array from a copy"
     with (
-        readable(
-            "the metadata of an array cannot be read", code="store-array-malformed", where=where, hint=hint
-        ),
+        readable("the metadata of an array cannot be read", code="store-array-malformed", where=where, hint=hint),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
@@ -212,9 +243,7 @@ def check_arrays(root: zarr.Group, spec: StoreSpec, where: object) -> None:
     """
     for array in _row_arrays(spec):
         file, hint = f"{where}/{array.name}/zarr.json", "restore it from a copy"
-        with readable(
-            "an array of the store cannot be opened", code="store-array-malformed", where=file, hint=hint
-        ):
+        with readable("an array of the store cannot be opened", code="store-array-malformed", where=file, hint=hint):
             found: Any = root[array.name]
             kind = f"shape {found.shape}, chunks {found.chunks}, {found.dtype}"
         expected = f"shape {array.shape}, chunks {array.chunks}, {np.dtype(array.dtype)}"
@@ -267,8 +296,7 @@ class BlockWriter:
         self._valid = np.zeros(len(keys), np.bool_)
         self._params = no_views(len(keys), spec.num_views)
         self._parts: dict[str, _Whole | _Streamed] = {
-            target.name: (_Streamed if spec.is_streamed(target) else _Whole)(self, target)
-            for target in spec.targets
+            target.name: (_Streamed if spec.is_streamed(target) else _Whole)(self, target) for target in spec.targets
         }
         self.nonfinite: dict[str, int] = {}
 
@@ -317,9 +345,7 @@ class BlockWriter:
         array[start : start + len(values)] = values
         grid = [-(-s // c) for s, c in zip(array.shape, array.chunks, strict=True)][1:]
         rows = range(start // array.chunks[0], -(-(start + len(values)) // array.chunks[0]))
-        return [
-            f"{name}/c/{row}" + "".join(f"/{i}" for i in index) for row in rows for index in np.ndindex(*grid)
-        ]
+        return [f"{name}/c/{row}" + "".join(f"/{i}" for i in index) for row in rows for index in np.ndindex(*grid)]
 
     def encoded(self, target: TargetSpec, values: Floats) -> tuple[NDArray[np.floating], Floats | None]:
         """As they are stored: (row, view, …), and for logits perhaps their maxima (row, view).
@@ -332,16 +358,15 @@ class BlockWriter:
             return encode_logits(values, encoding)
         with np.errstate(over="ignore"):
             stored = values.astype(encoding.dtype, copy=False)
-        if (
-            encoding.dtype == "float16"
-            and np.isinf(stored).any()
-            and np.isfinite(values[np.isinf(stored)]).any()
-        ):
+        if encoding.dtype == "float16" and np.isinf(stored).any() and np.isfinite(values[np.isinf(stored)]).any():
             raise InputError(
-                "numbers that fp16 has no room for", code="fp16-overflow", where=f"{target.name} in shard {self.shard}",
-                expected=f"at most {np.finfo(np.float16).max:g}", found=f"{np.nanmax(np.abs(values)):g}",
+                "numbers that fp16 has no room for",
+                code="fp16-overflow",
+                where=f"{target.name} in shard {self.shard}",
+                expected=f"at most {np.finfo(np.float16).max:g}",
+                found=f"{np.nanmax(np.abs(values)):g}",
                 hint="cache into a new store with --encoding fp32",
-            )  # fmt: skip
+            )
         return stored, None
 
 
@@ -477,9 +502,7 @@ def read_block(root: zarr.Group, spec: StoreSpec, shard: int) -> TargetBlock:
         valid=np.asarray(root["valid"][rows]),  # type: ignore[index,arg-type]
         view_params=from_columns(np.asarray(root["view_params"][rows]), colors),  # type: ignore[index,arg-type]
         targets={
-            t.name: np.stack(
-                [read_target(root, spec, shard, t.name, v) for v in range(spec.num_views)], axis=1
-            )
+            t.name: np.stack([read_target(root, spec, shard, t.name, v) for v in range(spec.num_views)], axis=1)
             for t in spec.targets
         },
     )

@@ -49,9 +49,7 @@ class VerifiedStore(WrapperStore[Store]):
     def _with_store(self, store: Store) -> VerifiedStore:
         return VerifiedStore(store, self._receipts)
 
-    async def get(
-        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
-    ) -> Buffer | None:
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """The bytes of one file, if there is one.
 
         Raises:
@@ -64,9 +62,7 @@ class VerifiedStore(WrapperStore[Store]):
         output = self._outputs(shard).get(key)
         data = await super().get(key, prototype)
         if output is None or data is None:
-            raise self._receipts.damaged(
-                key, shard, "no such chunk" if data is None else "none in the receipt"
-            )
+            raise self._receipts.damaged(key, shard, "no such chunk" if data is None else "none in the receipt")
         content: Any = data.as_array_like()
         if (found := hashlib.sha256(content).hexdigest()) != output.sha256:
             raise self._receipts.damaged(key, shard, f"sha256 {found}")

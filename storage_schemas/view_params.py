@@ -22,9 +22,7 @@ COLOR_CHOICES = ("color_order", "grayscale")
 COLOR_FACTORS = ("brightness", "contrast", "saturation", "hue")
 
 #: One view in memory. What is drawn is rounded to these types at once, so what is stored is what was used.
-VIEW = np.dtype(
-    [*((name, "<i4") for name in BOX + COLOR_CHOICES), *((name, "<f4") for name in COLOR_FACTORS)]
-)
+VIEW = np.dtype([*((name, "<i4") for name in BOX + COLOR_CHOICES), *((name, "<f4") for name in COLOR_FACTORS)])
 
 #: The last six fields of a view that keeps its colours.
 NO_COLOR = (-1, 0, 1.0, 1.0, 1.0, 0.0)

@@ -112,9 +112,19 @@ class Cluster:
 def cluster() -> Cluster:
     """One Ray for all tests that need any; those about a Ray that a command starts, or that end it, start their own."""
     command = [
-        "env", "RAY_AUTH_MODE=disabled", "RAY_USAGE_STATS_ENABLED=0", Path(sys.executable).with_name("ray"), "start", "--head",
-        "--block", "--num-cpus=2", "--include-dashboard=false", "--node-ip-address=127.0.0.1", "--port=0", "--temp-dir=FOLDER",
-    ]  # fmt: skip
+        "env",
+        "RAY_AUTH_MODE=disabled",
+        "RAY_USAGE_STATS_ENABLED=0",
+        Path(sys.executable).with_name("ray"),
+        "start",
+        "--head",
+        "--block",
+        "--num-cpus=2",
+        "--include-dashboard=false",
+        "--node-ip-address=127.0.0.1",
+        "--port=0",
+        "--temp-dir=FOLDER",
+    ]
     folder = shared.share("ray", command, ready="Ray runtime started")
     address = re.search(r"--address='([\d.:]+)'", (folder / "printed").read_text())
     assert address is not None, (folder / "printed").read_text()

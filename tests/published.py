@@ -52,9 +52,7 @@ def blocks(weights: Weights) -> list[dict[str, Tensor]]:
     return [part(weights, f"{prefix}{i}.") for i in range(count)]
 
 
-def image_features(
-    weights: Weights, prompts: Sequence[Tensor], images_NCHW: Tensor, heads: int, quick=False
-) -> Tensor:
+def image_features(weights: Weights, prompts: Sequence[Tensor], images_NCHW: Tensor, heads: int, quick=False) -> Tensor:
     """`encode_image` with the prompts of each layer (prompt, channel); none for the plain tower. Not normalised."""
     kernel = weights["conv1.weight"]
     width, _, size, _ = kernel.shape
@@ -74,9 +72,7 @@ def image_features(
     return norm(x[:, 0], weights, "ln_post") @ weights["proj"]
 
 
-def text_features(
-    weights: Weights, prompts: Sequence[Tensor], ids_CT: Tensor, heads: int, quick=False
-) -> Tensor:
+def text_features(weights: Weights, prompts: Sequence[Tensor], ids_CT: Tensor, heads: int, quick=False) -> Tensor:
     """`encode_text` with the prompts of each layer in positions 1 to n; none for the plain tower. Not normalised."""
     count, length = ids_CT.shape
     x = weights["token_embedding.weight"][ids_CT]
@@ -86,9 +82,7 @@ def text_features(
     mask = torch.full((length, length), -math.inf, dtype=x.dtype).triu(1)
     for layer, block in enumerate(blocks(weights)):
         if 1 <= layer < len(prompts):
-            x = torch.cat(
-                [x[:, :1], prompts[layer].expand(count, -1, -1), x[:, 1 + len(prompts[layer]) :]], 1
-            )
+            x = torch.cat([x[:, :1], prompts[layer].expand(count, -1, -1), x[:, 1 + len(prompts[layer]) :]], 1)
         x = run_block(x, block, heads, mask, quick)
     end = norm(x, weights, "ln_final")[torch.arange(count), ids_CT.argmax(-1)]
     return end @ weights["text_projection"]

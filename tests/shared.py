@@ -62,8 +62,12 @@ def share(name: str, command: Sequence[str | Path], *, ready: str = "") -> Path:
                 # Twice a child: nobody has to wait for it.
                 subprocess.run(
                     ["sh", "-c", f"({_UNTIL_STDIN_ENDS}) <{folder.parent}/open &", "sh", *words],
-                    stdout=output, stderr=output, start_new_session=True, check=True, pass_fds=[lock.fileno()],
-                )  # fmt: skip
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                    check=True,
+                    pass_fds=[lock.fileno()],
+                )
         while ready not in printed.read_text():
             time.sleep(0.02)
     return folder

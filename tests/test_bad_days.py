@@ -68,16 +68,31 @@ def test_a_full_disk_keeps_what_is_done_and_a_read_only_one_starts_nothing(corpu
     small_disk("ro")
     code, lines = teachonce("shard", corpus, "--out", out.parent / "other", "--executor", "serial")
     assert (code, lines[-1]) == (
-        1, f"Error: the file system is read-only: {out.parent / 'other'} [file-system-read-only]. Next: choose another --out",
-    )  # fmt: skip
+        1,
+        f"Error: the file system is read-only: {out.parent / 'other'} [file-system-read-only]. Next: choose another --out",
+    )
 
 
 @pytest.mark.slow
 def test_ctrl_c_is_one_line_and_the_same_command_resumes(corpus, python, tmp_path):
     shards, store = tmp_path / "shards", tmp_path / "store"
     assert teachonce("shard", corpus, "--out", shards, "--shard-size", 4, "--executor", "serial")[0] == 0
-    command = ["cache", shards, "--teacher", "timm:test_vit", "--teacher-pretrained", "random", "--views", 8,
-               "--threads", 1, "--executor", "serial", "--out", store]  # fmt: skip
+    command = [
+        "cache",
+        shards,
+        "--teacher",
+        "timm:test_vit",
+        "--teacher-pretrained",
+        "random",
+        "--views",
+        8,
+        "--threads",
+        1,
+        "--executor",
+        "serial",
+        "--out",
+        store,
+    ]
     process = python.start("-m", "teachonce", *command)
     receipts = store / "ledger" / "cache" / "receipts"
     while not any(receipts.glob("0*.json")):
@@ -98,18 +113,32 @@ def test_ctrl_c_is_one_line_and_the_same_command_resumes(corpus, python, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (("shard", "/nowhere", "--out", "{out}"), "Error: no such corpus: /nowhere [corpus-missing]. Next: check the path"),
-        (("shard", "pipe:ls", "--out", "{out}"), "Error: pipe: runs a command from data and is refused: pipe:ls [pipe-refused]"),
-        (("cache", "/nowhere", "--teacher", "timm:test_vit", "--teacher-pretrained", "random", "--out", "{out}"),
-         "Error: no shards here: /nowhere: expected a folder of shards, found nothing [shards-missing]. Next: teachonce shard CORPUS --out /nowhere"),
-        (("cache", "/nowhere", "--teacher", "x", "--out", "{out}", "--views", "many"),
-         "Error: impossible number of views: --views: expected a number or `center`, found many [setting-impossible]"),
-        (("vectors", "--teacher", "x", "--classes", "/nowhere", "--out", "{out}"),
-         "Error: no such class list: /nowhere [class-list-missing]. Next: one name a line, a JSON list, `imagenet`, `coop:NAME=DATA`, or a folder of shards"),
-        (("shard", "/nowhere", "--out", "{out}", "--executor", "serial", "--workers", "2"),
-         "Error: no such corpus: /nowhere [corpus-missing]. Next: check the path"),
+        (
+            ("shard", "/nowhere", "--out", "{out}"),
+            "Error: no such corpus: /nowhere [corpus-missing]. Next: check the path",
+        ),
+        (
+            ("shard", "pipe:ls", "--out", "{out}"),
+            "Error: pipe: runs a command from data and is refused: pipe:ls [pipe-refused]",
+        ),
+        (
+            ("cache", "/nowhere", "--teacher", "timm:test_vit", "--teacher-pretrained", "random", "--out", "{out}"),
+            "Error: no shards here: /nowhere: expected a folder of shards, found nothing [shards-missing]. Next: teachonce shard CORPUS --out /nowhere",
+        ),
+        (
+            ("cache", "/nowhere", "--teacher", "x", "--out", "{out}", "--views", "many"),
+            "Error: impossible number of views: --views: expected a number or `center`, found many [setting-impossible]",
+        ),
+        (
+            ("vectors", "--teacher", "x", "--classes", "/nowhere", "--out", "{out}"),
+            "Error: no such class list: /nowhere [class-list-missing]. Next: one name a line, a JSON list, `imagenet`, `coop:NAME=DATA`, or a folder of shards",
+        ),
+        (
+            ("shard", "/nowhere", "--out", "{out}", "--executor", "serial", "--workers", "2"),
+            "Error: no such corpus: /nowhere [corpus-missing]. Next: check the path",
+        ),
     ],
-)  # fmt: skip
+)
 def test_mistakes_are_one_line_and_leave_nothing(arguments, line, tmp_path):
     code, lines = teachonce(*(a.format(out=tmp_path / "out") for a in arguments))
     assert (code, lines) == (1, [line])
@@ -123,8 +152,9 @@ def test_a_deleted_working_folder_is_one_line(tmp_path, monkeypatch):
     gone.rmdir()
     for words in (("status", tmp_path), ("models", "vit"), ("shard", tmp_path, "--out", tmp_path / "out")):
         assert teachonce(*words) == (
-            1, ["Error: the working folder has been deleted [working-folder-deleted]. Next: cd to one that is there"],
-        )  # fmt: skip
+            1,
+            ["Error: the working folder has been deleted [working-folder-deleted]. Next: cd to one that is there"],
+        )
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="root alone can become somebody else")
@@ -135,9 +165,7 @@ def test_an_input_that_may_not_be_read_is_not_answered_by_another_output(corpus,
         Path(folder).chmod(0o755)
         out = Path(folder) / "store"
         assert teachonce("shard", corpus, "--out", out, "--executor", "serial")[0] == 0
-        assert (
-            teachonce("status", out)[0] == 0
-        )  # and all modules are imported, which somebody else may not read
+        assert teachonce("status", out)[0] == 0  # and all modules are imported, which somebody else may not read
         (Path(folder) / what).chmod(0)
         os.seteuid(65534)
         try:
@@ -145,8 +173,11 @@ def test_an_input_that_may_not_be_read_is_not_answered_by_another_output(corpus,
         finally:
             os.seteuid(0)
         assert (code, lines) == (
-            1, [f"Error: no permission to read: {Path(folder) / what} [read-permission-denied]. Next: ask its owner, or: chmod u+rX {Path(folder) / what}"],
-        )  # fmt: skip
+            1,
+            [
+                f"Error: no permission to read: {Path(folder) / what} [read-permission-denied]. Next: ask its owner, or: chmod u+rX {Path(folder) / what}"
+            ],
+        )
 
 
 @pytest.fixture(scope="module")
@@ -179,8 +210,22 @@ runpy.run_module("teachonce", run_name="__main__", alter_sys=True)
 @pytest.mark.skipif(os.getuid() != 0 or sys.platform != "linux", reason="mounting needs root on Linux")
 @pytest.mark.parametrize(("room", "fill"), [("4k", "4096"), ("1m", "")])
 def test_too_little_shared_memory_is_said_where_and_what_to_type(store, python, tmp_path, room, fill):
-    command = ["distill", *store, "--student", "timm:test_vit", "--recipe", "kd",
-               "--epochs", 1, "--batch-size", 30, "--loader-workers", 1, "--out", tmp_path / "student"]  # fmt: skip
+    command = [
+        "distill",
+        *store,
+        "--student",
+        "timm:test_vit",
+        "--recipe",
+        "kd",
+        "--epochs",
+        1,
+        "--batch-size",
+        30,
+        "--loader-workers",
+        1,
+        "--out",
+        tmp_path / "student",
+    ]
     done = python.run("-c", LITTLE_SHARED_MEMORY, room, fill, *command)
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]

@@ -27,9 +27,7 @@ HEAVY |= {"webdataset", "safetensors", "yaml", "tqdm", "tensorboard", "obstore"}
 
 
 def reference_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "make_cli_reference", CHECKOUT / "docs" / "make_cli_reference.py"
-    )
+    spec = importlib.util.spec_from_file_location("make_cli_reference", CHECKOUT / "docs" / "make_cli_reference.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -149,7 +147,7 @@ def failing(error: Callable[[], BaseException]) -> click.Group:
             "Next: free some space, then run the same command again; finished work is kept\n",
         ),
     ],
-)  # fmt: skip
+)
 def test_errors_of_ours_are_one_line_and_exit_with_1(error: BaseException, line: str) -> None:
     result = CliRunner().invoke(failing(lambda: error), ["fail"])
     assert (result.exit_code, result.stderr, result.stdout) == (1, line, "")

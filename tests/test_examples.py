@@ -55,9 +55,19 @@ def test_every_example_is_short_and_tested():
 
 def test_a_training_loop_of_your_own(pair, run, tmp_path):
     printed = run(
-        "own_training_loop.py", pair.shards.location, pair.location, "--model", "test_byobnet", "--size", 32,
-        "--batch-size", 5, "--epochs", 9, cwd=tmp_path,
-    )  # fmt: skip
+        "own_training_loop.py",
+        pair.shards.location,
+        pair.location,
+        "--model",
+        "test_byobnet",
+        "--size",
+        32,
+        "--batch-size",
+        5,
+        "--epochs",
+        9,
+        cwd=tmp_path,
+    )
     losses = [float(line.split()[-1]) for line in printed.splitlines()]
     assert len(losses) == 9
     assert losses[8] < 0.9 * losses[0]  # the same one of the two views; about 0.7 with any seed
@@ -67,12 +77,18 @@ def test_a_training_loop_of_your_own(pair, run, tmp_path):
 
 def test_targets_in_a_webdataset_pipeline(pair, run, tmp_path):
     printed = run(
-        "webdataset_pipeline.py", pair.shards.location, pair.location, "--views", 2, "--size", 8, "--batch-size", 6,
+        "webdataset_pipeline.py",
+        pair.shards.location,
+        pair.location,
+        "--views",
+        2,
+        "--size",
+        8,
+        "--batch-size",
+        6,
         cwd=tmp_path,
-    )  # fmt: skip
-    lines = [
-        re.fullmatch(r"view (\d): (\d+) samples, cross-entropy ([\d.]+)", s) for s in printed.splitlines()
-    ]
+    )
+    lines = [re.fullmatch(r"view (\d): (\d+) samples, cross-entropy ([\d.]+)", s) for s in printed.splitlines()]
     assert [(m[1], m[2]) for m in lines if m] == [("0", "20"), ("1", "20")]
     with TargetStream(pair.shards, pair.location, image_size=8, batch_size=20, targets=("logits",)) as stream:
         logits_NC = next(stream.batches(0)).targets["logits"]
@@ -85,9 +101,7 @@ def test_classifying_images(run, tmp_path):
     for index in range(3):
         picture = np.random.default_rng(index).integers(0, 256, (40, 48, 3), dtype=np.uint8)
         Image.fromarray(picture).save(tmp_path / f"{index}.png")
-    printed = run(
-        "classify.py", STUDENT, "0.png", "1.png", "2.png", "--top", 2, "--batch-size", 2, cwd=tmp_path
-    )
+    printed = run("classify.py", STUDENT, "0.png", "1.png", "2.png", "--top", 2, "--batch-size", 2, cwd=tmp_path)
     lines = [re.fullmatch(r"(\d)\.png: .+ (0\.\d{3}), .+ (0\.\d{3})", s) for s in printed.splitlines()]
     assert [m and m[1] for m in lines] == ["0", "1", "2"]
     assert all(m and float(m[2]) >= float(m[3]) for m in lines)

@@ -49,9 +49,7 @@ def dino(tmp_path_factory) -> Path:
     from transformers import Dinov2Config, Dinov2Model
 
     torch.manual_seed(0)
-    config = Dinov2Config(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=SIZE, patch_size=14
-    )
+    config = Dinov2Config(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=SIZE, patch_size=14)
     folder = tmp_path_factory.mktemp("dino") / "tiny"
     Dinov2Model(config).save_pretrained(folder)
     return folder
@@ -72,12 +70,17 @@ def made(package, dino, stage_inputs, tmp_path_factory) -> Path:
         "--epochs 3 --batch-size 8 --warmup-epochs 0 --loader-workers 0 --out student",
         "distill --help",
     ]
-    program = "import sys, json\nfrom teachonce.cli import main\n" \
-              "for words in json.loads(sys.argv[1]): main(words, standalone_mode=False)"  # fmt: skip
+    program = (
+        "import sys, json\nfrom teachonce.cli import main\n"
+        "for words in json.loads(sys.argv[1]): main(words, standalone_mode=False)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program, json.dumps([command.split() for command in commands])],
-        cwd=folder, env={**os.environ, "PYTHONPATH": _path(package)}, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": _path(package)},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     (folder / "help.txt").write_text(done.stdout)
     (folder / "told.txt").write_text(done.stderr)
@@ -96,30 +99,20 @@ def test_the_teachers_targets_are_the_models_own(made, dino):
     data = xarray.open_zarr(made / "targets.zarr", consolidated=False).load()
     assert data["tokens"].shape[1:] == (2, 4, 16)
     pictures = made / "pictures"
-    names = sorted(
-        (p.relative_to(pictures).as_posix() for p in pictures.rglob("*") if p.is_file()), key=str.encode
-    )
+    names = sorted((p.relative_to(pictures).as_posix() for p in pictures.rglob("*") if p.is_file()), key=str.encode)
     checked = 0
     for row in np.flatnonzero(data["valid"].values)[:5]:
         for view in range(2):
             top, left, height, width, flip = data["view_params"].values[row, view, :5].tolist()
-            image = (
-                Image.open(pictures / names[row]).convert("RGB").crop((left, top, left + width, top + height))
-            )
+            image = Image.open(pictures / names[row]).convert("RGB").crop((left, top, left + width, top + height))
             image = image.resize((SIZE, SIZE), Image.Resampling.BICUBIC)
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else image
             x = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() / 255
-            mean, std = (
-                torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-            )
+            mean, std = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
             with torch.no_grad():
                 found = model(((x - mean) / std)[None])
-            assert data["embedding"].values[row, view] == pytest.approx(
-                found.pooler_output[0].numpy(), abs=1e-4
-            )
-            assert data["tokens"].values[row, view] == pytest.approx(
-                found.last_hidden_state[0, 1:].numpy(), abs=1e-4
-            )
+            assert data["embedding"].values[row, view] == pytest.approx(found.pooler_output[0].numpy(), abs=1e-4)
+            assert data["tokens"].values[row, view] == pytest.approx(found.last_hidden_state[0, 1:].numpy(), abs=1e-4)
             checked += 1
     assert checked == 10
 

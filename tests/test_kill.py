@@ -37,8 +37,11 @@ def corpus(tmp_path_factory) -> Path:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*"))
-            if p.is_file() and "timings" not in p.parts}  # fmt: skip
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and "timings" not in p.parts
+    }
 
 
 def run(spawn, *command) -> None:
@@ -70,8 +73,24 @@ def test_killed_runs_end_with_the_same_bytes(spawn, corpus, tmp_path):
         return ("shard", corpus, "--out", out, "--shard-size", 6, "--executor", "serial")
 
     def cache(out):
-        return ("cache", tmp_path / "calm", "--teacher", "timm:test_vit", "--teacher-pretrained", "random", "--views", 3,
-                "--executor", "serial", "--threads", 1, "--batch-size", 32, "--out", out)  # fmt: skip
+        return (
+            "cache",
+            tmp_path / "calm",
+            "--teacher",
+            "timm:test_vit",
+            "--teacher-pretrained",
+            "random",
+            "--views",
+            3,
+            "--executor",
+            "serial",
+            "--threads",
+            1,
+            "--batch-size",
+            32,
+            "--out",
+            out,
+        )
 
     for command, calm, killed, seed in (
         (shard, tmp_path / "calm", tmp_path / "killed", 1),

@@ -68,7 +68,7 @@ ALLOWED = {
     "cli": ("commands", "pipeline", "storage_schemas"),
     "__main__": ("cli", "pipeline"),
     "__init__": ("stages.pairs", "stages.students"),  # the public names
-}  # fmt: skip
+}
 
 #: The rooms, which are the folders of the package, from the ground up: each may import those that stand before it.
 ROOMS = (
@@ -203,9 +203,7 @@ def test_pyproject_lists_every_package() -> None:
 @pytest.mark.parametrize("source", sources())
 def test_imports_point_one_way(source: str) -> None:
     allowed = ALLOWED[source.removesuffix(".py").split("/")[0]]
-    strangers = [
-        n for n, ours in imports(source) if ours and not any(n == a or n.startswith(f"{a}.") for a in allowed)
-    ]
+    strangers = [n for n, ours in imports(source) if ours and not any(n == a or n.startswith(f"{a}.") for a in allowed)]
     if source == "cli.py":
         strangers = [n for n in strangers if n != "__version__"]
     assert strangers == []
@@ -285,9 +283,7 @@ def test_only_places_and_user_files_open_files(source: str) -> None:
         f"os.path.{node.attr} in line {node.lineno}"
         for node in ast.walk(tree(source))
         # `splitext` looks at a name and builds no path.
-        if isinstance(node, ast.Attribute)
-        and ast.unparse(node.value) == "os.path"
-        and node.attr != "splitext"
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "os.path" and node.attr != "splitext"
     ]
     assert found == []
 
@@ -297,10 +293,7 @@ def test_artefacts_have_no_paths(source: str) -> None:
     found = []
     if not source.startswith(tuple(KNOWS_PATHS)):
         found = [n for n, ours in imports(source) if not ours and n.split(".")[0] == "pathlib"]
-    if (
-        not any(n.endswith(".UserFile") for n, ours in imports(source) if ours)
-        and source not in HANDS_ON_PATHS
-    ):
+    if not any(n.endswith(".UserFile") for n, ours in imports(source) if ours) and source not in HANDS_ON_PATHS:
         # An attribute of these names is a place's in such a module, and has a path on this machine at most.
         places = {"location", "folder", "store", "out", "root"}
         found += [

@@ -45,21 +45,17 @@ def last_line(*words: str) -> tuple[int, str]:
         ("vectors --teacher timm:test_vit --teacher-pretrained random --classes imagnet --out o", "imagenet"),
         ("run rnu.yaml", "run.yaml"),
     ],
-)  # fmt: skip
+)
 def test_a_misspelt_word_is_answered_with_the_nearest(tmp_path, monkeypatch, words, meant):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos" / "cat").mkdir(parents=True)
     (tmp_path / "run.yaml").write_text("stages: []")
     code, line = last_line(*shlex.split(words))
     assert code != 0
-    assert (
-        f"id you mean {meant}" in line.replace("'", "") or f"'{meant}'" in line.partition("id you mean")[2]
-    ), line
+    assert f"id you mean {meant}" in line.replace("'", "") or f"'{meant}'" in line.partition("id you mean")[2], line
 
 
-@pytest.mark.parametrize(
-    ("name", "meant"), [("ViT-B-23", "ViT-B-32"), ("rn50", "RN50"), ("local-dr:x", "local-dir:x")]
-)
+@pytest.mark.parametrize(("name", "meant"), [("ViT-B-23", "ViT-B-32"), ("rn50", "RN50"), ("local-dr:x", "local-dir:x")])
 @pytest.mark.parametrize("role", ["teacher", "student"])
 def test_teachers_are_guessed_as_students_are(role, name, meant):
     with pytest.raises(InputError, match=f"did you mean .*{meant}"):
@@ -71,12 +67,22 @@ def test_teachers_are_guessed_as_students_are(role, name, meant):
 @pytest.mark.parametrize(
     ("word", "full"),
     [
-        ("~/x", "HOME/x"), ("~", "HOME"), ("--out=~/x", "--out=HOME/x"), ("pets=~/x", "pets=HOME/x"), ("local-dir:~/x", "local-dir:HOME/x"),
-        ("teachonce:~/p", "teachonce:HOME/p"), ("coop:oxford_pets/train=~/data", "coop:oxford_pets/train=HOME/data"),
-        ("a=coop:oxford_pets/train=~/data", "a=coop:oxford_pets/train=HOME/data"), ("--teacher=local-dir:~/x", "--teacher=local-dir:HOME/x"),
-        ("a~/x", "a~/x"), ("./~/x", "./~/x"), ("~x", "~x"), ("https://host/~/x", "https://host/~/x"), ("x/a=~/y", "x/a=~/y"),
+        ("~/x", "HOME/x"),
+        ("~", "HOME"),
+        ("--out=~/x", "--out=HOME/x"),
+        ("pets=~/x", "pets=HOME/x"),
+        ("local-dir:~/x", "local-dir:HOME/x"),
+        ("teachonce:~/p", "teachonce:HOME/p"),
+        ("coop:oxford_pets/train=~/data", "coop:oxford_pets/train=HOME/data"),
+        ("a=coop:oxford_pets/train=~/data", "a=coop:oxford_pets/train=HOME/data"),
+        ("--teacher=local-dir:~/x", "--teacher=local-dir:HOME/x"),
+        ("a~/x", "a~/x"),
+        ("./~/x", "./~/x"),
+        ("~x", "~x"),
+        ("https://host/~/x", "https://host/~/x"),
+        ("x/a=~/y", "x/a=~/y"),
     ],
-)  # fmt: skip
+)
 def test_homes_in_words_of_a_command(word, full):
     assert expand_homes(word) == full.replace("HOME", str(Path.home()))
 
@@ -97,6 +103,4 @@ def test_homes_in_programs_lists_and_run_files(tmp_path, monkeypatch):
     (tmp_path / "run.yaml").write_text("stages: [{status: {path: ~/photos}}]")
     code, line = last_line("run", str(tmp_path / "run.yaml"))
     assert code == 1
-    assert line.startswith(
-        f"Error: no stage of teachonce has started here: {tmp_path}/photos [nothing-started]."
-    )
+    assert line.startswith(f"Error: no stage of teachonce has started here: {tmp_path}/photos [nothing-started].")

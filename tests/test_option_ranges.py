@@ -23,9 +23,7 @@ NUMBERS = (click.types.IntParamType, click.types.FloatParamType, Numbers)
 HEAVY = {"torch", "torchvision", "ray", "zarr", "open_clip", "timm", "numpy", "pyarrow", "PIL"}
 
 
-def commands(
-    group: click.Group = main, above: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+def commands(group: click.Group = main, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
     for name, command in group.commands.items():
         yield (*above, name), command
         if isinstance(command, click.Group):
@@ -34,9 +32,7 @@ def commands(
 
 def numeric() -> list[tuple[tuple[str, ...], click.Parameter]]:
     """(words of the command, parameter) of all that take numbers."""
-    return [
-        (words, p) for words, command in commands() for p in command.params if isinstance(p.type, NUMBERS)
-    ]
+    return [(words, p) for words, command in commands() for p in command.params if isinstance(p.type, NUMBERS)]
 
 
 OPTIONS = numeric()
@@ -82,9 +78,15 @@ def inside(kind: click.IntRange | Finite) -> list[str]:
 
 def test_there_are_some_in_every_command_that_computes() -> None:
     assert {words for words, _ in OPTIONS} >= {
-        ("shard",), ("pretrain",), ("vectors",), ("cache",), ("distill",), ("evaluate",), ("predict",),
+        ("shard",),
+        ("pretrain",),
+        ("vectors",),
+        ("cache",),
+        ("distill",),
+        ("evaluate",),
+        ("predict",),
         ("benchmark", "promptkd"),
-    }  # fmt: skip
+    }
     assert {p.opts[0] for _, p in OPTIONS} >= SEEDS | WITHOUT_RANGE | {
         "--lr",
         "--temperature",
@@ -142,9 +144,7 @@ def test_what_a_person_reads() -> None:
 
     assert line("distill", "--lr", "nan") == "Error: Invalid value for '--lr': 'nan' is not a finite number."
     assert line("distill", "--lr", "0") == "Error: Invalid value for '--lr': 0.0 is not in the range x>0."
-    assert (
-        line("distill", "--ema", "1") == "Error: Invalid value for '--ema': 1.0 is not in the range 0<=x<1."
-    )
+    assert line("distill", "--ema", "1") == "Error: Invalid value for '--ema': 1.0 is not in the range 0<=x<1."
     assert line("cache", "--teacher-std", "0.2,0,0.2") == (
         "Error: Invalid value for '--teacher-std': 0.0 is not in the range x>0."
     )
@@ -174,8 +174,13 @@ def draws(seed: int) -> list[object]:
         torch.manual_seed(seed)
         weights = torch.rand(4).tolist()
     shots_N = sample_shots(
-        np.repeat(np.arange(2), 500), np.full(1000, -1), shots=8, seed=seed, only_C=np.ones(2, np.bool_), names=("a", "b")
-    )  # fmt: skip
+        np.repeat(np.arange(2), 500),
+        np.full(1000, -1),
+        shots=8,
+        seed=seed,
+        only_C=np.ones(2, np.bool_),
+        names=("a", "b"),
+    )
     return [weights, shots_N.tolist(), views(seed), step_seed(seed, 3)]
 
 

@@ -82,9 +82,7 @@ def test_hints_of_what_is_there_already(names):
     assert run("vectors", *teacher, "--out", names("t"))[0] == 0
     code, text = run("shard", names("photos"), "--out", names("s"), "--executor", "serial", "--name", "other")
     assert code == 1
-    code, text = run(
-        "distill", names("t"), names("s"), "--student", "x", "--recipe", "kd", "--out", names("b")
-    )
+    code, text = run("distill", names("t"), names("s"), "--student", "x", "--recipe", "kd", "--out", names("b"))
     assert (code, typed_next(text)[:3]) == (1, ["distill", names("s"), names("t")])
     receipt = Path(names("s")) / "ledger/shard/receipts/000000.json"
     receipt.write_text(json.dumps({**json.loads(receipt.read_bytes()), "rows": 3}))

@@ -10,9 +10,7 @@ CHECKOUT = Path(__file__).parents[1]
 
 
 def test_every_promise_has_tests_that_exist():
-    lines = [
-        line for line in (CHECKOUT / "docs/promises.md").read_text().splitlines() if line.startswith("| **")
-    ]
+    lines = [line for line in (CHECKOUT / "docs/promises.md").read_text().splitlines() if line.startswith("| **")]
     assert len(lines) == 7
     for line in lines:
         named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", line)

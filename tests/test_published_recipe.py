@@ -46,10 +46,21 @@ def write_clip(folder, sizes, seed):
     layers, width, heads, text_layers, text_width, text_heads, embed_dim = sizes
     config = {
         "embed_dim": embed_dim,
-        "vision_cfg": {"image_size": 32, "layers": layers, "width": width, "head_width": width // heads, "patch_size": 8},
-        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": text_width, "heads": text_heads,
-                     "layers": text_layers},
-    }  # fmt: skip
+        "vision_cfg": {
+            "image_size": 32,
+            "layers": layers,
+            "width": width,
+            "head_width": width // heads,
+            "patch_size": 8,
+        },
+        "text_cfg": {
+            "context_length": 16,
+            "vocab_size": 49408,
+            "width": text_width,
+            "heads": text_heads,
+            "layers": text_layers,
+        },
+    }
     torch.manual_seed(seed)
     model = open_clip.CLIP(**config)
     with torch.no_grad():
@@ -57,9 +68,7 @@ def write_clip(folder, sizes, seed):
         model.logit_scale.fill_(np.log(20.0))
     folder.mkdir()
     preprocess = {"size": 32, "mean": MEAN, "std": STD, "interpolation": "bicubic", "resize_mode": "shortest"}
-    (folder / "open_clip_config.json").write_text(
-        json.dumps({"model_cfg": config, "preprocess_cfg": preprocess})
-    )
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
     safetensors.torch.save_file(model.state_dict(), folder / "open_clip_model.safetensors")
     return {name: value.double() for name, value in model.state_dict().items()}
 
@@ -87,29 +96,71 @@ def trained(tmp_path_factory, miniature):
     root = tmp_path_factory.mktemp("whole")
     miniature.build(root / "data", "oxford_pets", classes=NAMES, per_class={"train": 8, "val": 1, "test": 1})
     train, names = f"coop:oxford_pets/train={root}/data", f"coop:oxford_pets={root}/data"
-    found = SimpleNamespace(root=root, one=[], two=[], teacher=write_clip(root / "teacher", TEACHER, 1),
-                            student=write_clip(root / "student", STUDENT, 2))  # fmt: skip
+    found = SimpleNamespace(
+        root=root,
+        one=[],
+        two=[],
+        teacher=write_clip(root / "teacher", TEACHER, 1),
+        student=write_clip(root / "student", STUDENT, 2),
+    )
     with pytest.MonkeyPatch.context() as patch:
-        spy(patch, Tuner, lambda t: t.clip.trained(), lambda *seen: found.one.append(SimpleNamespace(
-            before=seen[0], after=seen[1], terms=seen[2], images=seen[3][1], labels=seen[3][2], lr=seen[4]["lr"])))  # fmt: skip
+        spy(
+            patch,
+            Tuner,
+            lambda t: t.clip.trained(),
+            lambda *seen: found.one.append(
+                SimpleNamespace(
+                    before=seen[0], after=seen[1], terms=seen[2], images=seen[3][1], labels=seen[3][2], lr=seen[4]["lr"]
+                )
+            ),
+        )
         stage = plan_pretrain(
-            train, TeacherConfig(model=f"local-dir:{root}/teacher"), out=str(root / "prompts"), few=FewShotSettings(classes=names, base_classes="@half", shots=4, seed=1), settings=PretrainSettings(batch_size=4), compute=CPU, show_progress=False,
-        )  # fmt: skip
+            train,
+            TeacherConfig(model=f"local-dir:{root}/teacher"),
+            out=str(root / "prompts"),
+            few=FewShotSettings(classes=names, base_classes="@half", shots=4, seed=1),
+            settings=PretrainSettings(batch_size=4),
+            compute=CPU,
+            show_progress=False,
+        )
         run(stage)
     teacher = TeacherConfig(model=f"teachonce:{root}/prompts")
     run(plan_shard([train], out=str(root / "shards"), settings=ShardSettings(shard_size=10)))
     run(plan_vectors(teacher, out=str(root / "store"), compute=CPU))
-    run(plan_cache(
-        str(root / "shards"), teacher, out=str(root / "store"), views=ViewSpec(kind="random_resized_crop", count=20),
-        settings=CacheSettings(targets="embedding", encoding="fp32", batch_size=40), compute=CPU,
-    ))  # fmt: skip
+    run(
+        plan_cache(
+            str(root / "shards"),
+            teacher,
+            out=str(root / "store"),
+            views=ViewSpec(kind="random_resized_crop", count=20),
+            settings=CacheSettings(targets="embedding", encoding="fp32", batch_size=40),
+            compute=CPU,
+        )
+    )
     with pytest.MonkeyPatch.context() as patch:
-        spy(patch, Trainer, lambda t: t.student.trained(), lambda *seen: found.two.append(SimpleNamespace(
-            before=seen[0], after=seen[1], loss=seen[2], images=seen[3][1], targets=seen[3][2], lr=seen[4]["lr"])))  # fmt: skip
-        run(plan_distill(
-            str(root / "shards"), str(root / "store"), StudentConfig(model=f"local-dir:{root}/student"),
-            out=str(root / "bundle"), recipe="promptkd", options={}, compute=CPU, settings=DistillSettings(seed=3, loader_workers=0), show_progress=False,
-        ))  # fmt: skip
+        spy(
+            patch,
+            Trainer,
+            lambda t: t.student.trained(),
+            lambda *seen: found.two.append(
+                SimpleNamespace(
+                    before=seen[0], after=seen[1], loss=seen[2], images=seen[3][1], targets=seen[3][2], lr=seen[4]["lr"]
+                )
+            ),
+        )
+        run(
+            plan_distill(
+                str(root / "shards"),
+                str(root / "store"),
+                StudentConfig(model=f"local-dir:{root}/student"),
+                out=str(root / "bundle"),
+                recipe="promptkd",
+                options={},
+                compute=CPU,
+                settings=DistillSettings(seed=3, loader_workers=0),
+                show_progress=False,
+            )
+        )
     found.prompts = safetensors.torch.load_file(root / "prompts" / "prompts.safetensors")
     return found
 
@@ -134,25 +185,28 @@ def test_stage_one(trained, published):
     vision, text = published.part(trained.teacher, "visual."), trained.teacher
     scale = trained.teacher["logit_scale"].exp()
     templates = [template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES[:60]]
-    plain_text_CD = published.unit(torch.stack([
-        published.text_features(text, [], ids([t.replace("{}", name.replace("_", " ")) for t in templates]), 2).mean(0)
-        for name in NAMES[:2]
-    ]))  # fmt: skip
+    plain_text_CD = published.unit(
+        torch.stack(
+            [
+                published.text_features(
+                    text, [], ids([t.replace("{}", name.replace("_", " ")) for t in templates]), 2
+                ).mean(0)
+                for name in NAMES[:2]
+            ]
+        )
+    )
     prompts = {name: value.clone().requires_grad_() for name, value in trained.one[0].before.items()}
     words = text["token_embedding.weight"][ids(["a photo of a"])[0, 1:5]]
     close(prompts["text_prompts_LPD"][0].detach(), words)
     assert {name: tuple(value.shape) for name, value in prompts.items()} == {
-        "vision_prompts_LPD": (4, 4, 48), "text_prompts_LPD": (3, 4, 32)
-    }  # fmt: skip
+        "vision_prompts_LPD": (4, 4, 48),
+        "text_prompts_LPD": (3, 4, 32),
+    }
     sgd = published.Sgd(prompts)
     for step, seen in enumerate(trained.one[:STEPS]):
         images_NCHW = pixels(seen.images)
-        image_ND = published.unit(
-            published.image_features(vision, list(prompts["vision_prompts_LPD"]), images_NCHW, 3)
-        )
-        text_CD = published.unit(
-            published.text_features(text, list(prompts["text_prompts_LPD"]), ids(base), 2)
-        )
+        image_ND = published.unit(published.image_features(vision, list(prompts["vision_prompts_LPD"]), images_NCHW, 3))
+        text_CD = published.unit(published.text_features(text, list(prompts["text_prompts_LPD"]), ids(base), 2))
         plain_image_ND = published.unit(published.image_features(vision, [], images_NCHW, 3))
         loss = published.promptsrc_loss(image_ND, text_CD, plain_image_ND, plain_text_CD, scale, seen.labels)
         close(seen.terms["loss"], loss.detach())
@@ -179,9 +233,7 @@ def test_stage_ones_learning_rates_and_average(trained, published):
 
 def test_stage_two(trained, published):
     """Student features, teacher logits, loss, and weights after ten steps, with the teacher in the loop."""
-    teacher_vision, student_vision = (
-        published.part(w, "visual.") for w in (trained.teacher, trained.student)
-    )
+    teacher_vision, student_vision = (published.part(w, "visual.") for w in (trained.teacher, trained.student))
     prompts = {name: list(value.double()) for name, value in trained.prompts.items()}
     texts = [f"a photo of a {name.replace('_', ' ')}." for name in NAMES]
     class_vectors_CD = published.unit(
@@ -190,9 +242,14 @@ def test_stage_two(trained, published):
     teacher_scale, student_scale = (w["logit_scale"].exp() for w in (trained.teacher, trained.student))
     weights = {name: value.clone().requires_grad_() for name, value in trained.two[0].before.items()}
     assert {name: tuple(value.shape) for name, value in weights.items()} == {
-        "backbone.prompts_LPD": (3, 4, 32), "projector.0.weight": (16, 12), "projector.0.bias": (16,),
-        "projector.1.weight": (16,), "projector.1.bias": (16,), "projector.3.weight": (16, 16), "projector.3.bias": (16,),
-    }  # fmt: skip
+        "backbone.prompts_LPD": (3, 4, 32),
+        "projector.0.weight": (16, 12),
+        "projector.0.bias": (16,),
+        "projector.1.weight": (16,),
+        "projector.1.bias": (16,),
+        "projector.3.weight": (16, 16),
+        "projector.3.bias": (16,),
+    }
     sgd = published.Sgd(weights)
     for step, seen in enumerate(trained.two[:STEPS]):
         images_NCHW = pixels(seen.images)
@@ -201,9 +258,7 @@ def test_stage_two(trained, published):
         )
         teacher_NC = teacher_scale * embedding_ND @ class_vectors_CD.T
         close(teacher_scale * seen.targets["embedding"].double() @ class_vectors_CD.T, teacher_NC)
-        features_ND = published.image_features(
-            student_vision, list(weights["backbone.prompts_LPD"]), images_NCHW, 2
-        )
+        features_ND = published.image_features(student_vision, list(weights["backbone.prompts_LPD"]), images_NCHW, 2)
         projected_ND = published.unit(published.project(features_ND, published.part(weights, "projector.")))
         loss = 1000 * published.divergence(teacher_NC, student_scale * projected_ND @ class_vectors_CD.T)
         close(seen.loss, loss.detach())

@@ -27,8 +27,11 @@ def corpus(tmp_path_factory) -> Path:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*"))
-            if p.is_file() and "timings" not in p.parts}  # fmt: skip
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and "timings" not in p.parts
+    }
 
 
 @pytest.fixture
@@ -59,8 +62,23 @@ def shard(corpus: Path, out: Path, *where: object) -> list[object]:
 
 
 def cache(shards: Path, out: Path, *where: object) -> list[object]:
-    return ["cache", shards, "--teacher", "timm:test_vit", "--teacher-pretrained", "random", "--views", 2,
-            "--threads", 1, "--batch-size", 16, "--out", out, *where]  # fmt: skip
+    return [
+        "cache",
+        shards,
+        "--teacher",
+        "timm:test_vit",
+        "--teacher-pretrained",
+        "random",
+        "--views",
+        2,
+        "--threads",
+        1,
+        "--batch-size",
+        16,
+        "--out",
+        out,
+        *where,
+    ]
 
 
 def test_two_ray_workers_make_the_same_bytes_as_one_process(corpus, run, tmp_path):

@@ -31,9 +31,18 @@ def test_stages_run_in_order_relative_to_the_file_and_are_skipped_when_done(fold
     stages = [
         {"shard": {"corpus": ["photos"], "out": "shards", "shard-size": 3, "json": True}},
         {"vectors": {**teacher, "out": "store.zarr"}},
-        {"cache": {**teacher, "shards": "shards", "views": 2, "out": "store.zarr", "view-scale": [0.5, 1.0],
-                   "view-jitter": [0.4, 0.4, 0.2, 0.1], "view-grayscale": 0.2}},
-    ]  # fmt: skip
+        {
+            "cache": {
+                **teacher,
+                "shards": "shards",
+                "views": 2,
+                "out": "store.zarr",
+                "view-scale": [0.5, 1.0],
+                "view-jitter": [0.4, 0.4, 0.2, 0.1],
+                "view-grayscale": 0.2,
+            }
+        },
+    ]
     code, out, err = run(folder, {"executor": "serial", "stages": stages})
     assert code == 0, err
     assert json.loads(out)["done_now"] == 3
@@ -47,8 +56,18 @@ def test_stages_run_in_order_relative_to_the_file_and_are_skipped_when_done(fold
     assert (views["scale"], views["jitter"], views["grayscale"]) == ([0.5, 1.0], [0.4, 0.4, 0.2, 0.1], 0.2)
     code, out, err = run(folder, {"executor": "serial", "stages": stages})
     assert code == 0
-    assert json.loads(out) == {"out": "shards", "stage": "shard", "units": 3, "done_before": 3,
-                               "done_now": 0, "rows": 0, "invalid_rows": 0, "failed": {}, "all_rows": 7, "unusable": {}}  # fmt: skip
+    assert json.loads(out) == {
+        "out": "shards",
+        "stage": "shard",
+        "units": 3,
+        "done_before": 3,
+        "done_now": 0,
+        "rows": 0,
+        "invalid_rows": 0,
+        "failed": {},
+        "all_rows": 7,
+        "unusable": {},
+    }
 
 
 @pytest.mark.parametrize(
@@ -59,41 +78,86 @@ def test_stages_run_in_order_relative_to_the_file_and_are_skipped_when_done(fold
         pytest.param("[" * 60_000, "not a run file: it is nested too deeply: {file}", id="deep"),
         ("stages: []", "a run file needs a list of stages: "),
         ("stages: [{shard: {corpus: photos, out: s}, cache: {}}]", "a stage is one command with its options: "),
-        ("stages: [{bake: {}}]", "unknown stage: {file}, stage 1 (bake) [run-file-stage-unknown]. Next: one of cache, "),
-        ("stages: [{cahce: {}}]", "unknown stage: {file}, stage 1 (cahce) [run-file-stage-unknown]. Next: did you mean cache?"),
-        ("worker: 3\nstages: [{shard: {}}]", "unknown key in a run file: {file}: worker: expected stages, executor, ray_address, workers, "
-         "found worker [run-file-key-unknown]. Next: did you mean workers?"),
-        ("stages: [{shard: {corpus: fotos, out: s}}]", "a stage reads what is not there: {file}, stage 1 (shard): corpus: expected a file "
-         "or a folder, or the --out of an earlier stage, found no fotos [run-file-input-missing]. Next: did you mean photos?"),
-        ("stages: [{shard: {corpus: [photos, 'more=other'], out: s}}]", "a stage reads what is not there: {file}, stage 1 (shard): corpus: "),
-        ("stages: [{shard: {corpus: photos, out: s}}, {vectors: {teacher: RN50, classes: clases.txt, out: t}}]",
-         "a stage reads what is not there: {file}, stage 2 (vectors): classes: "),
-        ("stages: [{shard: {corpus: photos, out: shards}}, {cache: {shards: shrads, teacher: RN50, out: t}}]",
-         "a stage reads what is not there: {file}, stage 2 (cache): shards: expected a folder of shards, or the --out of an earlier stage, "
-         "found no shrads [run-file-input-missing]. Next: did you mean shards?"),
-        ("stages: [{shard: {corpus: photos, out: s}}, {distill: {shards: s, store: t, student: RN50, recipe: kd, out: b}}]",
-         "a stage reads what is not there: {file}, stage 2 (distill): store: expected a target store, "),
-        ("stages: [{shard: {corpus: photos, out: s}}, {distill: {shards: s, store: s, student: RN50, recipe: kd, out: b}}]",
-         "a stage reads another kind of folder: {file}, stage 2 (distill): store: expected a target store, found s, a folder of shards [run-file-input-other-kind]. "),
-        ("stages: [{cache: {shards: photos, teacher: RN50, out: t}}]", "a stage reads another kind of folder: {file}, stage 1 (cache): "
-         "shards: expected a folder of shards, found photos, a folder of images [run-file-input-other-kind]. Next: teachonce shard photos --out photos-shards, "),
+        (
+            "stages: [{bake: {}}]",
+            "unknown stage: {file}, stage 1 (bake) [run-file-stage-unknown]. Next: one of cache, ",
+        ),
+        (
+            "stages: [{cahce: {}}]",
+            "unknown stage: {file}, stage 1 (cahce) [run-file-stage-unknown]. Next: did you mean cache?",
+        ),
+        (
+            "worker: 3\nstages: [{shard: {}}]",
+            "unknown key in a run file: {file}: worker: expected stages, executor, ray_address, workers, "
+            "found worker [run-file-key-unknown]. Next: did you mean workers?",
+        ),
+        (
+            "stages: [{shard: {corpus: fotos, out: s}}]",
+            "a stage reads what is not there: {file}, stage 1 (shard): corpus: expected a file "
+            "or a folder, or the --out of an earlier stage, found no fotos [run-file-input-missing]. Next: did you mean photos?",
+        ),
+        (
+            "stages: [{shard: {corpus: [photos, 'more=other'], out: s}}]",
+            "a stage reads what is not there: {file}, stage 1 (shard): corpus: ",
+        ),
+        (
+            "stages: [{shard: {corpus: photos, out: s}}, {vectors: {teacher: RN50, classes: clases.txt, out: t}}]",
+            "a stage reads what is not there: {file}, stage 2 (vectors): classes: ",
+        ),
+        (
+            "stages: [{shard: {corpus: photos, out: shards}}, {cache: {shards: shrads, teacher: RN50, out: t}}]",
+            "a stage reads what is not there: {file}, stage 2 (cache): shards: expected a folder of shards, or the --out of an earlier stage, "
+            "found no shrads [run-file-input-missing]. Next: did you mean shards?",
+        ),
+        (
+            "stages: [{shard: {corpus: photos, out: s}}, {distill: {shards: s, store: t, student: RN50, recipe: kd, out: b}}]",
+            "a stage reads what is not there: {file}, stage 2 (distill): store: expected a target store, ",
+        ),
+        (
+            "stages: [{shard: {corpus: photos, out: s}}, {distill: {shards: s, store: s, student: RN50, recipe: kd, out: b}}]",
+            "a stage reads another kind of folder: {file}, stage 2 (distill): store: expected a target store, found s, a folder of shards [run-file-input-other-kind]. ",
+        ),
+        (
+            "stages: [{cache: {shards: photos, teacher: RN50, out: t}}]",
+            "a stage reads another kind of folder: {file}, stage 1 (cache): "
+            "shards: expected a folder of shards, found photos, a folder of images [run-file-input-other-kind]. Next: teachonce shard photos --out photos-shards, ",
+        ),
         ("stages: [{cache: {shards: photos, teacher: 'teachonce:prompts', out: t}}]", "a stage reads "),
-        ("stages: [{vectors: {teacher: 'local-dir:model', classes: imagenet, out: t}}]", "a stage reads what is not there: {file}, stage 1 "
-         "(vectors): teacher: expected a file or a folder, "),
-        ("stages: [{vectors: {teacher: RN50, teacher-pretrained: w.pt, classes: imagenet, out: t}}]",
-         "a stage reads what is not there: {file}, stage 1 (vectors): teacher-pretrained: "),
-        ("stages: [{shard: {corpus: 'coop:dtd/train=data', out: s}}]", "a stage reads what is not there: {file}, stage 1 (shard): corpus: "),
+        (
+            "stages: [{vectors: {teacher: 'local-dir:model', classes: imagenet, out: t}}]",
+            "a stage reads what is not there: {file}, stage 1 (vectors): teacher: expected a file or a folder, ",
+        ),
+        (
+            "stages: [{vectors: {teacher: RN50, teacher-pretrained: w.pt, classes: imagenet, out: t}}]",
+            "a stage reads what is not there: {file}, stage 1 (vectors): teacher-pretrained: ",
+        ),
+        (
+            "stages: [{shard: {corpus: 'coop:dtd/train=data', out: s}}]",
+            "a stage reads what is not there: {file}, stage 1 (shard): corpus: ",
+        ),
         ("speed: 3\nstages: [{shard: {}}]", "unknown key in a run file: {file}: speed: expected stages, executor, "),
-        ("stages: [{shard: {corpus: photos, out: s, colour: 1}}]",
-         "a stage has no such option: {file}, stage 1 (shard): found colour [run-file-option-unknown]. Next: teachonce shard --help"),
-        ("stages: [{shard: {corpus: photos, out: s, shrad_size: 1}}]",
-         "a stage has no such option: {file}, stage 1 (shard): found shrad-size [run-file-option-unknown]. Next: did you mean shard-size"),
-        ("stages: [{cache: {shard: photos, teacher: RN50, out: s}}]",
-         "a stage has no such option: {file}, stage 1 (cache): found shard [run-file-option-unknown]. Next: did you mean shards?"),
-        ("stages: [{shard: {corpus: photos, out: s, shard-size: 0}}]", "a stage's options are wrong: {file}, stage 1 (shard): found Invalid value"),
-        ("stages: [{shard: {corpus: photos, out: s}}, {shard: {corpus: photos}}]", "a stage's options are wrong: {file}, stage 2 (shard): found Missing option '--out'"),
+        (
+            "stages: [{shard: {corpus: photos, out: s, colour: 1}}]",
+            "a stage has no such option: {file}, stage 1 (shard): found colour [run-file-option-unknown]. Next: teachonce shard --help",
+        ),
+        (
+            "stages: [{shard: {corpus: photos, out: s, shrad_size: 1}}]",
+            "a stage has no such option: {file}, stage 1 (shard): found shrad-size [run-file-option-unknown]. Next: did you mean shard-size",
+        ),
+        (
+            "stages: [{cache: {shard: photos, teacher: RN50, out: s}}]",
+            "a stage has no such option: {file}, stage 1 (cache): found shard [run-file-option-unknown]. Next: did you mean shards?",
+        ),
+        (
+            "stages: [{shard: {corpus: photos, out: s, shard-size: 0}}]",
+            "a stage's options are wrong: {file}, stage 1 (shard): found Invalid value",
+        ),
+        (
+            "stages: [{shard: {corpus: photos, out: s}}, {shard: {corpus: photos}}]",
+            "a stage's options are wrong: {file}, stage 2 (shard): found Missing option '--out'",
+        ),
     ],
-)  # fmt: skip
+)
 def test_mistakes_are_found_before_anything_starts(folder, content, message):
     code, _, err = run(folder, content)
     assert code == 1

@@ -107,9 +107,13 @@ def measure(folder: Path) -> dict[str, tuple[list[int], list[int]]]:
 
     def cache(executor, images, name):
         stage = plan_cache(
-            str(folder / f"shards-{name}"), teacher, out=str(folder / f"store-{name}"),
-            views=ViewSpec(kind="random_resized_crop", count=2), settings=CacheSettings(targets="embedding", encoding="fp16", batch_size=64), compute=compute,
-        )  # fmt: skip
+            str(folder / f"shards-{name}"),
+            teacher,
+            out=str(folder / f"store-{name}"),
+            views=ViewSpec(kind="random_resized_crop", count=2),
+            settings=CacheSettings(targets="embedding", encoding="fp16", batch_size=64),
+            compute=compute,
+        )
         run_stage(stage, stage.store, executor, progress=False)
 
     warm = draw(folder / "warm", 10)
@@ -129,18 +133,24 @@ def test_sorting_a_manifest_takes_no_more_memory_for_more_entries(tmp_path):
     peaks = []
     for count in (2_000, 20_000):
         entries = [
-            Entry(key=sample_key("n", f"{i}"), path=f"{i:040d}.jpg", source=0, offset=-1, size=i, digest="d" * 32, label="l")
+            Entry(
+                key=sample_key("n", f"{i}"),
+                path=f"{i:040d}.jpg",
+                source=0,
+                offset=-1,
+                size=i,
+                digest="d" * 32,
+                label="l",
+            )
             for i in range(count)
-        ]  # fmt: skip
+        ]
         with (tmp_path / "draft").open("wb") as file:
             write_manifest(file, [entries[i : i + 50] for i in range(0, count, 50)])
         system, counting = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
         pa.set_memory_pool(counting)
         try:
             with scratch_file(Location.of(tmp_path)) as scratch:
-                rows = by_key(
-                    open_manifest(Location.of(tmp_path), None, "draft"), count, scratch, rows_at_once=500
-                )
+                rows = by_key(open_manifest(Location.of(tmp_path), None, "draft"), count, scratch, rows_at_once=500)
                 assert sum(1 for _ in rows) == count
         finally:
             pa.set_memory_pool(system)

@@ -48,13 +48,23 @@ def test_an_error_is_one_line_of_plain_text() -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ["inspect", EVIL], ["status", EVIL], ["evaluate", EVIL, EVIL], ["predict", EVIL, EVIL], ["run", f"{EVIL}.yaml"],
-        ["shard", EVIL, "--out", "out"], ["models", EVIL], ["datasets", EVIL], ["distill", EVIL, EVIL, "--student", EVIL,
-        "--recipe", "kd", "--out", "out"], ["vectors", "--teacher", EVIL, "--out", "out"],
-        ["vectors", "--teacher", f"timm:{EVIL}", "--out", "out"], ["vectors", "--teacher", f"local-dir:{EVIL}", "--out", "out"],
-        [EVIL], ["shard", "x", "--executor", EVIL, "--out", "out"], ["cache", "x", "--view-scale", EVIL, "--out", "out"],
+        ["inspect", EVIL],
+        ["status", EVIL],
+        ["evaluate", EVIL, EVIL],
+        ["predict", EVIL, EVIL],
+        ["run", f"{EVIL}.yaml"],
+        ["shard", EVIL, "--out", "out"],
+        ["models", EVIL],
+        ["datasets", EVIL],
+        ["distill", EVIL, EVIL, "--student", EVIL, "--recipe", "kd", "--out", "out"],
+        ["vectors", "--teacher", EVIL, "--out", "out"],
+        ["vectors", "--teacher", f"timm:{EVIL}", "--out", "out"],
+        ["vectors", "--teacher", f"local-dir:{EVIL}", "--out", "out"],
+        [EVIL],
+        ["shard", "x", "--executor", EVIL, "--out", "out"],
+        ["cache", "x", "--view-scale", EVIL, "--out", "out"],
     ],
-)  # fmt: skip
+)
 def test_what_was_typed_comes_back_harmless(words, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     code, text = run(*words)
@@ -99,8 +109,17 @@ def test_what_lies_in_files_comes_out_harmless(evil_tar, tmp_path) -> None:
         ["inspect", store, "0"],
     ):
         told += run(*words)[1]
-    told += run("vectors", "--teacher", "timm:test_resnet", "--teacher-pretrained", "random", "--classes", shards,
-                "--out", tmp_path / "v.zarr")[1]  # fmt: skip
+    told += run(
+        "vectors",
+        "--teacher",
+        "timm:test_resnet",
+        "--teacher-pretrained",
+        "random",
+        "--classes",
+        shards,
+        "--out",
+        tmp_path / "v.zarr",
+    )[1]
     assert controls(told) == []
     code, text = run("status", shards, "--json")
     assert (code, controls(text)) == (0, [])

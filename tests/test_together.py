@@ -19,8 +19,22 @@ TEACHER = (
     "--executor",
     "serial",
 )
-STUDENT = ("--student", "timm:test_resnet", "--student-size", "32", "--recipe", "kd", "--epochs", "2", "--batch-size", "4",
-           "--loader-workers", "0", "--threads", "1")  # fmt: skip
+STUDENT = (
+    "--student",
+    "timm:test_resnet",
+    "--student-size",
+    "32",
+    "--recipe",
+    "kd",
+    "--epochs",
+    "2",
+    "--batch-size",
+    "4",
+    "--loader-workers",
+    "0",
+    "--threads",
+    "1",
+)
 
 
 @pytest.fixture(scope="module")

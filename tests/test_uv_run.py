@@ -47,8 +47,12 @@ def test_shard_on_ray_under_uv_run(tmp_path: Path, ray_folder: Path) -> None:
     # In a session of its own: uv, driver and Ray's helpers end together if it takes too long.
     process = subprocess.Popen(
         [uv(), "run", "--no-sync", "--offline", "teachonce", "shard", "images", "--workers", "1", "--out", "shards"],
-        cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     try:
         _, errors = process.communicate(timeout=SECONDS)
     except subprocess.TimeoutExpired:
@@ -74,7 +78,7 @@ print(ray._private.ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV)
     for environment, expected in ((plain, "False"), (plain | {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "1"}, "True")):
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", code], env=environment, capture_output=True, text=True, check=True
-        )  # fmt: skip
+        )
         assert done.stdout == f"{expected}\n"
 
 
@@ -88,7 +92,5 @@ import teachonce.stages.shard, teachonce.stages.vectors, teachonce.stages.cache,
 import teachonce.stages.pretrain, teachonce.stages.import_checkpoint
 print("ray" in sys.modules)
 """
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -26,8 +26,21 @@ from pathlib import Path
 from typing import IO, Any
 
 #: Not `teachonce` itself but for what a command imports first: tests look at which of its modules a program brings along.
-PRELOAD = ("open_clip", "timm", "torch", "torch.utils.tensorboard", "torchvision", "webdataset", "zarr", "PIL.Image", "pyarrow.parquet",
-           "safetensors.torch", "msgspec", "click", "xarray")  # fmt: skip
+PRELOAD = (
+    "open_clip",
+    "timm",
+    "torch",
+    "torch.utils.tensorboard",
+    "torchvision",
+    "webdataset",
+    "zarr",
+    "PIL.Image",
+    "pyarrow.parquet",
+    "safetensors.torch",
+    "msgspec",
+    "click",
+    "xarray",
+)
 
 _LARGEST_REQUEST = 1 << 20
 
@@ -119,9 +132,15 @@ class WarmPython:
         return subprocess.CompletedProcess(words, process.wait(), stdout, stderr)  # type: ignore[arg-type]
 
     def start(
-        self, *words: object, cwd: Path | None = None, env: Mapping[str, str] | None = None, new_session: bool = False,
-        stdin: int | None = None, stdout: int | None = None, stderr: int | None = None,
-    ) -> Process:  # fmt: skip
+        self,
+        *words: object,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        new_session: bool = False,
+        stdin: int | None = None,
+        stdout: int | None = None,
+        stderr: int | None = None,
+    ) -> Process:
         """Start a program.
 
         Args:
@@ -141,9 +160,11 @@ class WarmPython:
             ]
             connection = self._connect()
             request = {
-                "words": [str(word) for word in words], "cwd": str(cwd or Path.cwd()), "session": new_session,
+                "words": [str(word) for word in words],
+                "cwd": str(cwd or Path.cwd()),
+                "session": new_session,
                 "env": dict(os.environ if env is None else env),
-            }  # fmt: skip
+            }
             data = json.dumps(request).encode()
             assert len(data) < _LARGEST_REQUEST
             connection.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))])

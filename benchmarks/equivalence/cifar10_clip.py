@@ -32,9 +32,7 @@ def train_clip(part: Labelled, folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     captions.write_vocabulary(folder)
-    tokenizer = SimpleTokenizer(
-        bpe_path=str(folder / captions.VOCABULARY_NAME), context_length=_CONTEXT_LENGTH
-    )
+    tokenizer = SimpleTokenizer(bpe_path=str(folder / captions.VOCABULARY_NAME), context_length=_CONTEXT_LENGTH)
     config = _config(tokenizer.vocab_size)
     torch.manual_seed(SEED)
     generator = np.random.default_rng(SEED)
@@ -59,8 +57,7 @@ def train_clip(part: Labelled, folder: Path) -> None:
         templates = captions.templates()
         texts = [templates[generator.integers(len(templates))].replace("{}", name) for name in CLASSES]
         logits_NC = model.logit_scale.exp() * (
-            model.encode_image(pixels_NCHW, normalize=True)
-            @ model.encode_text(tokenizer(texts), normalize=True).T
+            model.encode_image(pixels_NCHW, normalize=True) @ model.encode_text(tokenizer(texts), normalize=True).T
         )
         loss = F.cross_entropy(logits_NC, torch.from_numpy(part.labels_N[rows]))
         optimizer.zero_grad(set_to_none=True)
@@ -94,8 +91,12 @@ def _write(folder: Path, model: Any, config: dict[str, Any]) -> None:
     weights = {name: value.detach().half().contiguous() for name, value in model.state_dict().items()}
     (folder / tiny_clip.WEIGHTS_NAME).write_bytes(safetensors.torch.save(weights, {"format": "pt"}))
     preprocess = {
-        "size": _SIZE, "mode": "RGB", "mean": _MEAN, "std": _STD, "interpolation": "bicubic",
+        "size": _SIZE,
+        "mode": "RGB",
+        "mean": _MEAN,
+        "std": _STD,
+        "interpolation": "bicubic",
         "resize_mode": "shortest",
-    }  # fmt: skip
+    }
     text = json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}, indent=2)
     (folder / tiny_clip.CONFIG_NAME).write_text(text + "\n", encoding="utf-8")

@@ -22,8 +22,17 @@ PARTS: Mapping[str, range] = {
 }
 
 CLASSES = (
-    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
-)  # fmt: skip
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
 
 
 @dataclass(frozen=True)
@@ -71,9 +80,7 @@ def _by_class(tar: Path) -> dict[str, list[bytes]]:
     for path, data in sorted(_members(tar)):
         found[path.split("/")[0]].append(data)
     if set(found) != set(CLASSES):
-        raise SystemExit(
-            f"{tar}: expected the folders {', '.join(CLASSES)}, found {', '.join(sorted(found))}"
-        )
+        raise SystemExit(f"{tar}: expected the folders {', '.join(CLASSES)}, found {', '.join(sorted(found))}")
     return dict(found)
 
 

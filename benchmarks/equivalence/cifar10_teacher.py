@@ -22,8 +22,12 @@ WEIGHT_DECAY = 0.02
 
 #: As the net was trained: (x - 127) / 128 of bytes.
 _OPTIONS: dict[str, Any] = {
-    "size": SIZE, "mean": (127 / 255,) * 3, "std": (128 / 255,) * 3, "interpolation": "bicubic", "crop_pct": 1.0,
-}  # fmt: skip
+    "size": SIZE,
+    "mean": (127 / 255,) * 3,
+    "std": (128 / 255,) * 3,
+    "interpolation": "bicubic",
+    "crop_pct": 1.0,
+}
 
 
 def teacher_config(weights: Path) -> TeacherConfig:
@@ -58,9 +62,7 @@ def _features(part: Labelled, config: TeacherConfig, compute: Compute) -> torch.
     return torch.cat(found).clone()  # no inference tensor any more
 
 
-def _logistic_regression(
-    features_ND: torch.Tensor, labels_N: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _logistic_regression(features_ND: torch.Tensor, labels_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights (C, D) and bias (C,) by L-BFGS from zero: a convex problem, so they depend on nothing else."""
     weight = torch.zeros(len(CLASSES), features_ND.shape[1], requires_grad=True)
     bias = torch.zeros(len(CLASSES), requires_grad=True)

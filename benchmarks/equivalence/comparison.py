@@ -89,10 +89,14 @@ def _compared(book: TrialBook, line: dict[str, Any], online: dict[str, Any] | No
     if online is None or online is line:
         return figures
     logits_NC = book.logits(line["name"])
-    return figures | _against(book, logits_NC, online) | {
-        "accuracy_less": line["accuracy"] - online["accuracy"],
-        "time": line["cpu_seconds"] / online["cpu_seconds"],
-    }  # fmt: skip
+    return (
+        figures
+        | _against(book, logits_NC, online)
+        | {
+            "accuracy_less": line["accuracy"] - online["accuracy"],
+            "time": line["cpu_seconds"] / online["cpu_seconds"],
+        }
+    )
 
 
 def _against(book: TrialBook, logits_NC: Any, online: dict[str, Any]) -> dict[str, float]:

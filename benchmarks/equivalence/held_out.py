@@ -47,10 +47,12 @@ class HeldOut:
         """A student's logits (image, class), fp32."""
         student = load_student(str(bundle))
         pixels_NCHW = self._rendered(student.preprocess)
-        return np.concatenate([
-            student_logits(student, pixels_NCHW[start : start + 250], self._task.student_compute)
-            for start in range(0, len(pixels_NCHW), 250)
-        ])  # fmt: skip
+        return np.concatenate(
+            [
+                student_logits(student, pixels_NCHW[start : start + 250], self._task.student_compute)
+                for start in range(0, len(pixels_NCHW), 250)
+            ]
+        )
 
     def measured(self, logits_NC: NDArray[np.float32]) -> dict[str, float]:
         """Accuracy (base and novel too, where the task has them), agreement with the teacher, KL(teacher ‖ student)."""

@@ -43,12 +43,16 @@ class OnlineStage(DistillStage):
         how = {"weights": load_teacher(teacher).spec.weights_digest, "compute": compute.to_json()}
         same = {field.name: getattr(stage, field.name) for field in fields(DistillStage)}
         return OnlineStage(
-            **same | {
-                "out": out, "chosen": replace(stage.chosen, names=()), "identity": {**stage.identity, "teacher_in_the_loop": how},
+            **same
+            | {
+                "out": out,
+                "chosen": replace(stage.chosen, names=()),
+                "identity": {**stage.identity, "teacher_in_the_loop": how},
                 "origin": {**stage.origin, "teacher_in_the_loop": how},
             },
-            teacher=teacher, teacher_compute=compute,
-        )  # fmt: skip
+            teacher=teacher,
+            teacher_compute=compute,
+        )
 
     def open_pairs(self, built: BuiltStudent) -> Stream:
         pairs = super().open_pairs(built)
@@ -57,9 +61,15 @@ class OnlineStage(DistillStage):
         teacher_stream, size = None, teacher.spec.preprocess.size
         if size != built.backbone.preprocess.size:
             teacher_stream = TargetStream(
-                self.shards, self.store, image_size=size, batch_size=self.settings.batch_size, seed=self.seed, targets=(),
-                views=self.views, drop_last=True,
-            )  # fmt: skip
+                self.shards,
+                self.store,
+                image_size=size,
+                batch_size=self.settings.batch_size,
+                seed=self.seed,
+                targets=(),
+                views=self.views,
+                drop_last=True,
+            )
         return OnlineStream(pairs, teacher_stream, teacher, self.teacher_compute)
 
 

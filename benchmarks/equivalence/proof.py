@@ -130,16 +130,12 @@ class Proof:
         return float((ours - online).norm() / online.norm())
 
 
-def prove(
-    task: Task, recipe: str, *, epochs: int, seed: int, scratch: Path, ways: Sequence[str] = WAYS
-) -> Proof:
+def prove(task: Task, recipe: str, *, epochs: int, seed: int, scratch: Path, ways: Sequence[str] = WAYS) -> Proof:
     """Train online and in other ways. The task's stores must have been made, with as many views as epochs."""
 
     def stage(way: str, encoding: str = "fp32") -> DistillStage:
         shutil.rmtree(scratch / way, ignore_errors=True)
-        return plan(
-            task, recipe, epochs=epochs, views=epochs, seed=seed, out=scratch / way, encoding=encoding
-        )
+        return plan(task, recipe, epochs=epochs, views=epochs, seed=seed, out=scratch / way, encoding=encoding)
 
     def changed(way: str) -> DistillStage:
         plain = stage(way, "fp16" if way == "fp16" else "fp32")
@@ -156,9 +152,7 @@ def prove(
 def target_difference(online: OnlineStage) -> float:
     """Run the teacher on the first epoch's batches, and compare with the store: a teacher's last bits may depend
     on which images it sees together."""
-    built = build_student(
-        online.config, recipe_named(online.recipe), online.settings, online.vectors, seed=online.seed
-    )
+    built = build_student(online.config, recipe_named(online.recipe), online.settings, online.vectors, seed=online.seed)
     stored_NVC, head, largest = stored_logits(online), ClassHead(online.vectors), 0.0
     stream = online.open_pairs(built)
     for batch in stream.batches(0):

@@ -29,9 +29,7 @@ def main() -> None:
     """Compare training from the store with training with the teacher in the loop."""
 
 
-threads_option = click.option(
-    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Torch threads."
-)
+threads_option = click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Torch threads.")
 recipes_option = click.option(
     "--recipe", "recipes", multiple=True, type=click.Choice(RECIPES), default=RECIPES, show_default=True
 )
@@ -44,9 +42,11 @@ recipes_option = click.option(
 @click.option("--batch-size", default=20, show_default=True, type=click.IntRange(2))
 @click.option("--seed", default=0, show_default=True)
 @click.option(
-    "--from-scratch/--from-weights", default=True, show_default=True,
+    "--from-scratch/--from-weights",
+    default=True,
+    show_default=True,
     help="Whether kd's student starts from random weights.",
-)  # fmt: skip
+)
 @click.option(
     "--precision",
     default="fp32",
@@ -54,15 +54,21 @@ recipes_option = click.option(
     type=click.Choice(("fp32", "bf16")),
     help="The teacher's.",
 )
-@click.option(
-    "--as-published", is_flag=True, help="The recipes' own settings, not the demo's: SGD in promptkd."
-)
+@click.option("--as-published", is_flag=True, help="The recipes' own settings, not the demo's: SGD in promptkd.")
 @threads_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: every loss, and weights' differences.")
 def steps(
-    recipes: tuple[str, ...], images: int, epochs: int, batch_size: int, seed: int, from_scratch: bool,
-    as_published: bool, precision: str, threads: int, as_json: bool,
-) -> None:  # fmt: skip
+    recipes: tuple[str, ...],
+    images: int,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    from_scratch: bool,
+    as_published: bool,
+    precision: str,
+    threads: int,
+    as_json: bool,
+) -> None:
     """Follow losses and weights step by step, on the demo's images, with as many views as epochs.
 
     The training with the teacher in the loop is compared with trainings from the store: targets in fp32; in the
@@ -77,9 +83,11 @@ def steps(
     with tempfile.TemporaryDirectory(prefix="teachonce-steps-") as folder:
         task = demo_task(Path(folder), num_images=images, num_held_out=0, views=epochs, threads=threads)
         task = task.adjusted(
-            batch_size=batch_size, from_scratch=("kd",) if from_scratch else (), as_published=as_published,
+            batch_size=batch_size,
+            from_scratch=("kd",) if from_scratch else (),
+            as_published=as_published,
             precision=precision,
-        )  # fmt: skip
+        )
         for encoding in ("fp32", "fp16"):
             task.make_store(encoding)
         for recipe in recipes:
@@ -93,9 +101,7 @@ def steps(
 
 
 @main.command()
-@click.option(
-    "--out", required=True, type=click.Path(path_type=Path), help="Folder of finished trials; resumed."
-)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of finished trials; resumed.")
 @click.option(
     "--corpus",
     "corpora",
@@ -118,9 +124,19 @@ def steps(
 @threads_option
 @click.option("--print-only", is_flag=True, help="The table of what is there; train nothing.")
 def table(
-    out: Path, corpora: tuple[str, ...], cifar10: Path | None, recipes: tuple[str, ...], views: tuple[int, ...],
-    seeds: int, epochs: int, images: int, held_out: int, fp32: bool, threads: int, print_only: bool,
-) -> None:  # fmt: skip
+    out: Path,
+    corpora: tuple[str, ...],
+    cifar10: Path | None,
+    recipes: tuple[str, ...],
+    views: tuple[int, ...],
+    seeds: int,
+    epochs: int,
+    images: int,
+    held_out: int,
+    fp32: bool,
+    threads: int,
+    print_only: bool,
+) -> None:
     """Train from K cached views and with the teacher in the loop, several seeds; print the table.
 
     Every finished training is a line in OUT/CORPUS/trials.jsonl, and is not done again.
@@ -144,10 +160,17 @@ def table(
         if fp32:
             for task in tasks.values():
                 task.make_store("fp32")
-        _run(tasks, books, epochs, [
-            trial for seed in range(seeds) for corpus in corpora
-            for trial in trials(corpus, recipes, views, seed, fp32=fp32)
-        ])  # fmt: skip
+        _run(
+            tasks,
+            books,
+            epochs,
+            [
+                trial
+                for seed in range(seeds)
+                for corpus in corpora
+                for trial in trials(corpus, recipes, views, seed, fp32=fp32)
+            ],
+        )
     for book in books.values():
         click.echo("\n".join(text(list(rows(book)))))
 
@@ -207,11 +230,13 @@ def _proof_json(proof: Proof) -> dict[str, Any]:
             },
         }
         for way, record in proof.others.items()
-    }  # fmt: skip
+    }
     return {
-        "recipe": proof.recipe, "target_difference": proof.target_difference,
-        "online": {"losses": proof.online.losses}, **ways,
-    }  # fmt: skip
+        "recipe": proof.recipe,
+        "target_difference": proof.target_difference,
+        "online": {"losses": proof.online.losses},
+        **ways,
+    }
 
 
 def _proof_text(proof: Proof) -> Iterator[str]:
@@ -226,8 +251,7 @@ def _proof_text(proof: Proof) -> Iterator[str]:
     yield "| --- |" + " --- |" * len(proof.others)
     for step in round_steps(proof.steps):
         cells = [
-            f"{proof.loss_difference(way, step):.1e}, {proof.weight_difference(way, step):.1e}"
-            for way in proof.others
+            f"{proof.loss_difference(way, step):.1e}, {proof.weight_difference(way, step):.1e}" for way in proof.others
         ]
         yield f"| {step} | {' | '.join(cells)} |"
     every = ", ".join(f"{way} {proof.weight_difference(way, acting=False):.1e}" for way in proof.others)

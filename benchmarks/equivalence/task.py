@@ -76,9 +76,7 @@ class Task:
         def adjust(recipe: str, training: Training) -> Training:
             start = {"pretrained": RANDOM} if recipe in from_scratch else {}
             options = {} if as_published else training.options
-            return Training(
-                student=replace(training.student, **start), options={**options, "batch_size": batch_size}
-            )
+            return Training(student=replace(training.student, **start), options={**options, "batch_size": batch_size})
 
         return replace(
             self,
@@ -120,12 +118,18 @@ class Task:
 
     def _ask(self, shards: Path, store: Path, views: ViewSpec | None, encoding: str) -> None:
         named = plan_vectors(
-            self.teacher, out=str(store), settings=VectorsSettings(classes=str(self.folder / "classes.txt")),
+            self.teacher,
+            out=str(store),
+            settings=VectorsSettings(classes=str(self.folder / "classes.txt")),
             compute=Compute(device="cpu", precision="fp32", threads=self.teacher_compute.threads),
-        )  # fmt: skip
+        )
         run_stage(named, named.store, SerialExecutor(), progress=False)
         stage = plan_cache(
-            str(shards), self.teacher, out=str(store), views=views,
-            settings=CacheSettings(targets="logits", encoding=encoding, batch_size=BATCH_SIZE), compute=self.teacher_compute,
-        )  # fmt: skip
+            str(shards),
+            self.teacher,
+            out=str(store),
+            views=views,
+            settings=CacheSettings(targets="logits", encoding=encoding, batch_size=BATCH_SIZE),
+            compute=self.teacher_compute,
+        )
         run_stage(stage, stage.store, SerialExecutor(), progress=False)

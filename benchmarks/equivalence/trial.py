@@ -65,9 +65,13 @@ class TrialBook:
         folder.mkdir(parents=True, exist_ok=True)
         if note.exists():
             Fingerprint(fields=settings).check(
-                json.loads(note.read_bytes()), what="trials with other settings", code="output-other-settings", where=note,
-                hint="use the options of the first run, or another --out", whose=("this command", "the folder"),
-            )  # fmt: skip
+                json.loads(note.read_bytes()),
+                what="trials with other settings",
+                code="output-other-settings",
+                where=note,
+                hint="use the options of the first run, or another --out",
+                whose=("this command", "the folder"),
+            )
         else:
             note.write_text(json.dumps(settings, indent=1) + "\n")
 
@@ -92,9 +96,7 @@ class TrialBook:
         Location.of(self._lines).write_bytes("".join(json.dumps(line) + "\n" for line in lines).encode())
 
 
-def trials(
-    corpus: str, recipes: Sequence[str], views: Sequence[int], seed: int, *, fp32: bool
-) -> Iterator[Trial]:
+def trials(corpus: str, recipes: Sequence[str], views: Sequence[int], seed: int, *, fp32: bool) -> Iterator[Trial]:
     """All of one seed: the teacher in the loop first; with `fp32`, the most views with targets in fp32 too."""
     for recipe in recipes:
         for count in (None, *views):
@@ -110,9 +112,14 @@ def run_trial(
     bundle = scratch / trial.name
     shutil.rmtree(bundle, ignore_errors=True)
     stage = plan(
-        task, trial.recipe, epochs=epochs, views=trial.views or epochs, seed=trial.seed, out=bundle,
+        task,
+        trial.recipe,
+        epochs=epochs,
+        views=trial.views or epochs,
+        seed=trial.seed,
+        out=bundle,
         encoding=trial.encoding,
-    )  # fmt: skip
+    )
     if trial.views is None:
         stage = OnlineStage.like(stage, out=stage.out, teacher=task.teacher, compute=task.teacher_compute)
     with recorded() as record:
@@ -121,9 +128,13 @@ def run_trial(
     shutil.rmtree(bundle)
     last = record.losses[-_LAST:]
     facts: dict[str, Json] = {
-        **held_out.measured(logits_NC), "loss": sum(last) / len(last), "steps": len(record.losses),
-        "seconds": took.wall, "cpu_seconds": took.cpu, "fingerprint": stage.fingerprint.digest,
-    }  # fmt: skip
+        **held_out.measured(logits_NC),
+        "loss": sum(last) / len(last),
+        "steps": len(record.losses),
+        "seconds": took.wall,
+        "cpu_seconds": took.cpu,
+        "fingerprint": stage.fingerprint.digest,
+    }
     return facts, logits_NC
 
 
@@ -133,8 +144,13 @@ def plan(
     """The training of a task's student from its store."""
     training = task.trainings[recipe]
     return plan_distill(
-        str(task.shards), str(task.store(encoding)), training.student, out=str(Location.of(out)), recipe=recipe,
+        str(task.shards),
+        str(task.store(encoding)),
+        training.student,
+        out=str(Location.of(out)),
+        recipe=recipe,
         options={**training.options, "epochs": epochs},
-        settings=DistillSettings(views=views, seed=seed, loader_workers=0), compute=task.student_compute,
+        settings=DistillSettings(views=views, seed=seed, loader_workers=0),
+        compute=task.student_compute,
         show_progress=False,
-    )  # fmt: skip
+    )

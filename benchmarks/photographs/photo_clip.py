@@ -69,9 +69,13 @@ def write_folder(folder: Path, model: torch.nn.Module, config: dict[str, Any]) -
     weights = {name: value.detach().half().contiguous() for name, value in model.state_dict().items()}
     (folder / tiny_clip.WEIGHTS_NAME).write_bytes(safetensors.torch.save(weights, {"format": "pt"}))
     preprocess = {
-        "size": SIZE, "mode": "RGB", "mean": MEAN, "std": STD, "interpolation": "bicubic",
+        "size": SIZE,
+        "mode": "RGB",
+        "mean": MEAN,
+        "std": STD,
+        "interpolation": "bicubic",
         "resize_mode": "shortest",
-    }  # fmt: skip
+    }
     text = json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}, indent=2)
     (folder / tiny_clip.CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
     (folder / tiny_clip.TEMPLATES_NAME).write_text(captions.PLAIN + "\n", encoding="utf-8")
@@ -90,9 +94,7 @@ def zero_shot(folder: Path, part: Part, names: tuple[str, ...], num_base: int) -
 
     model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
     model.eval()
-    tokenizer = SimpleTokenizer(
-        bpe_path=str(folder / captions.VOCABULARY_NAME), context_length=CONTEXT_LENGTH
-    )
+    tokenizer = SimpleTokenizer(bpe_path=str(folder / captions.VOCABULARY_NAME), context_length=CONTEXT_LENGTH)
     images_NCHW = torch.stack([preprocess(Image.open(path)) for path in part.paths])
     texts_CD = model.encode_text(tokenizer([captions.PLAIN.replace("{}", n) for n in names]), normalize=True)
     logits_NC = (model.encode_image(images_NCHW, normalize=True) @ texts_CD.T).numpy()
@@ -101,8 +103,6 @@ def zero_shot(folder: Path, part: Part, names: tuple[str, ...], num_base: int) -
     for subset, columns in {"base": slice(0, num_base), "novel": slice(num_base, len(names))}.items():
         members = np.arange(len(names))[columns]
         rows = np.isin(labels_N, members)
-        accuracy[subset] = 100 * float(
-            (members[logits_NC[rows][:, columns].argmax(1)] == labels_N[rows]).mean()
-        )
+        accuracy[subset] = 100 * float((members[logits_NC[rows][:, columns].argmax(1)] == labels_N[rows]).mean())
     accuracy["hm"] = 2 / (1 / max(accuracy["base"], 1e-9) + 1 / max(accuracy["novel"], 1e-9))
     return accuracy

@@ -29,9 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Write DIRECTORY/data, DIRECTORY/teacher and DIRECTORY/student; print what the models reach."""
     parser = argparse.ArgumentParser(description="Split the photographs and train a teacher and a student.")
     parser.add_argument("--photographs", type=Path, required=True, help="folder of CLASS/*.jpg")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder that gets data/, teacher/ and student/"
-    )
+    parser.add_argument("--out", type=Path, required=True, help="folder that gets data/, teacher/ and student/")
     parser.add_argument("--threads", type=int, default=1, help="of torch; the models depend on it a little")
     parser.add_argument("--only", choices=sorted(RECIPES), help="train one of the two")
     parser.add_argument("--test", action="store_true", help="measure on the test part too")
@@ -41,9 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"layout: {split.write(options.out / 'data')}", flush=True)
     started = time.monotonic()
     pool = Pool.draw(split.pretrain, views=VIEWS, seed=SEED)
-    print(
-        f"pool: {len(pool.labels_N)} crops, {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True
-    )
+    print(f"pool: {len(pool.labels_N)} crops, {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
     for role, recipe in RECIPES.items():
         if options.only not in (None, role):
             continue

@@ -183,15 +183,10 @@ def _captions(names: tuple[str, ...], generator: np.random.Generator) -> list[st
     """One caption a class, each in a random template (3 in 10: "a photo of a …")."""
     choices = captions.templates()
     plain, which = generator.random(len(names)) < 0.3, generator.integers(len(choices), size=len(names))
-    return [
-        (captions.PLAIN if plain[i] else choices[which[i]]).replace("{}", name)
-        for i, name in enumerate(names)
-    ]
+    return [(captions.PLAIN if plain[i] else choices[which[i]]).replace("{}", name) for i, name in enumerate(names)]
 
 
-def _styled(
-    images_NHWC: np.ndarray, mirrored_N: Tensor, recipe: Recipe, generator: np.random.Generator
-) -> Tensor:
+def _styled(images_NHWC: np.ndarray, mirrored_N: Tensor, recipe: Recipe, generator: np.random.Generator) -> Tensor:
     """Crops as model input: mirrored, brightness, contrast and saturation changed, some gray."""
     n = len(images_NHWC)
     pixels = torch.from_numpy(images_NHWC).permute(0, 3, 1, 2).float() / 255

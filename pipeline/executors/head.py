@@ -59,9 +59,11 @@ class RayHead:
 
     def _ended(self) -> ClusterEnded:
         return ClusterEnded(
-            "the Ray cluster has ended", code="ray-cluster-ended", where=self._address,
+            "the Ray cluster has ended",
+            code="ray-cluster-ended",
+            where=self._address,
             hint="start it again, then run the same command again; what was finished is kept",
-        )  # fmt: skip
+        )
 
 
 def is_reachable(address: str, *, seconds: float) -> bool:

@@ -67,25 +67,28 @@ def connect(address: str | None) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         with _loopback_only():
             ray.init(
-                address="local", include_dashboard=False, logging_level="error", log_to_driver=False,
+                address="local",
+                include_dashboard=False,
+                logging_level="error",
+                log_to_driver=False,
                 _temp_dir=_session_folder(),
-            )  # fmt: skip
+            )
         return
     host = address.removeprefix("ray://")
     if host.rpartition(":")[2].isdecimal() and not is_reachable(host, seconds=10):
         raise _no_cluster(address)  # at once; Ray itself would try for minutes
     try:
         ray.init(address=address, logging_level="error", log_to_driver=False)
-    except (
-        Exception
-    ) as error:  # versions that differ are a RuntimeError, a token that is missing a ConnectionError
+    except Exception as error:  # versions that differ are a RuntimeError, a token that is missing a ConnectionError
         if address == "auto":
             raise _no_cluster(address) from error
         raise InputError(
-            "the Ray cluster does not take this command in", code="ray-cluster-refuses",
-            where=address, found=last_lines() or error,
+            "the Ray cluster does not take this command in",
+            code="ray-cluster-refuses",
+            where=address,
+            found=last_lines() or error,
             hint=f"give it Ray {ray.__version__} as here; where it asks for a token: export RAY_AUTH_MODE=token",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def _no_cluster(address: str) -> InputError:
@@ -172,9 +175,7 @@ class RayExecutor:
         given = [ray.put((stage, ledger))]
         pending = iter(units)
         slots = list(islice(pending, count * needs.units_at_once))
-        worker_group = WorkerGroup(
-            [actor_class.remote() for _ in range(min(count, len(slots)))], start, board
-        )
+        worker_group = WorkerGroup([actor_class.remote() for _ in range(min(count, len(slots)))], start, board)
         in_flight: dict[Any, tuple[Any, Unit]] = {}
 
         def send(actor: Any, unit: Unit) -> None:
@@ -185,9 +186,7 @@ class RayExecutor:
         head = RayHead(ray.get_runtime_context().gcs_address)
         try:
             while in_flight:
-                ready, _ = ray.wait(
-                    list(in_flight), num_returns=1, timeout=worker_group.seconds_between_reports
-                )
+                ready, _ = ray.wait(list(in_flight), num_returns=1, timeout=worker_group.seconds_between_reports)
                 for reference in ready:
                     actor, unit = in_flight.pop(reference)
                     yield _outcome(ray, reference, ledger, unit, head)
@@ -238,13 +237,15 @@ def _death(error: Exception) -> TeachonceError:
     """The error for a unit whose worker died each time, in one line; Ray's own message fills a page."""
     if "OutOfMemory" in type(error).__name__ or "ran out of memory" in str(error):
         return TeachonceError(
-            "its node ran out of memory", code="node-out-of-memory",
+            "its node ran out of memory",
+            code="node-out-of-memory",
             hint="use fewer --workers, then run the same command again",
-        )  # fmt: skip
+        )
     return TeachonceError(
-        f"its worker process ended unforeseen {RETRIES_AFTER_A_DEAD_WORKER + 1} times (killed, or crashed)", code="worker-died",
+        f"its worker process ended unforeseen {RETRIES_AFTER_A_DEAD_WORKER + 1} times (killed, or crashed)",
+        code="worker-died",
         hint="use fewer --workers if memory is short, then run the same command again",
-    )  # fmt: skip
+    )
 
 
 def room() -> list[tuple[float, float]]:
@@ -255,9 +256,7 @@ def room() -> list[tuple[float, float]]:
     return [(float(n.get("CPU", 0)), float(n.get("GPU", 0))) for n in nodes]
 
 
-def place(
-    room: Sequence[tuple[float, float]], *, cpus: int, gpus: float, workers: int | None
-) -> tuple[int, float]:
+def place(room: Sequence[tuple[float, float]], *, cpus: int, gpus: float, workers: int | None) -> tuple[int, float]:
     """How many workers to start, and how many CPUs each requests of Ray.
 
     Args:
@@ -278,10 +277,12 @@ def place(
     by_gpu = sum(int(g / gpus) for _, g in room) if gpus else None
     if by_gpu is not None and by_gpu < (workers or 1):
         raise InputError(
-            "the Ray cluster has too few GPUs", code="ray-gpus-too-few",
+            "the Ray cluster has too few GPUs",
+            code="ray-gpus-too-few",
             where=f"{workers or 1} workers with {gpus:g} each",
-            found=f"{sum(g for _, g in room):g} on {len(room)} nodes", hint="use fewer --workers, or --device cpu",
-        )  # fmt: skip
+            found=f"{sum(g for _, g in room):g} on {len(room)} nodes",
+            hint="use fewer --workers, or --device cpu",
+        )
     wanted, share = workers or max(1, fitting(cpus)), float(cpus)
     while fitting(share) < wanted and share > 0.01:
         share = 1.0 if share > 1 else share / 2

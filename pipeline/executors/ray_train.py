@@ -110,17 +110,22 @@ class RayTrainExecutor:
         trainer = Trainer(
             _work,
             train_loop_config={
-                "stage": stage, "ledger": ledger, "unit": unit, "folder": folder, "here": str(Path.cwd()),
+                "stage": stage,
+                "ledger": ledger,
+                "unit": unit,
+                "folder": folder,
+                "here": str(Path.cwd()),
             },
             torch_config=torch_config,
             scaling_config=ScalingConfig(
-                num_workers=count, use_gpu=needs.gpus > 0,
+                num_workers=count,
+                use_gpu=needs.gpus > 0,
                 resources_per_worker={"CPU": cpus} | ({"GPU": needs.gpus} if needs.gpus else {}),
             ),
             run_config=RunConfig(
                 name=unit.key, storage_path=str(folder.path), failure_config=FailureConfig(max_failures=0)
             ),
-        )  # fmt: skip
+        )
         try:
             return _fit(trainer, folder / "said", note, board)
         except BaseException:
@@ -144,9 +149,7 @@ def _process_group(address: str | None, *, gpus: bool) -> tuple[Any, object]:
         return TorchConfig(timeout_s=WAIT_SECONDS), None
     listener = socket.create_server((_LOOPBACK, 0))
     port = listener.getsockname()[1]
-    store = TCPStore(
-        _LOOPBACK, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach()
-    )
+    store = TCPStore(_LOOPBACK, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
 
     class OnLoopback(TorchConfig().backend_cls):  # type: ignore[misc]
         def on_start(self, worker_group: Any, backend_config: object) -> None:
@@ -258,8 +261,11 @@ def _is_ray_error(error: Exception) -> bool:
 
 def _not_shared(what: str, where: Location) -> InputError:
     return InputError(
-        what, code="output-not-shared", where=where, hint="give --out a folder on a file system that all nodes share",
-    )  # fmt: skip
+        what,
+        code="output-not-shared",
+        where=where,
+        hint="give --out a folder on a file system that all nodes share",
+    )
 
 
 def _require_ray_train() -> None:

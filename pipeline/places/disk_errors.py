@@ -1,4 +1,4 @@
-"""Owns the words for what a local file system refuses."""
+"""Owns the messages for what a local file system refuses."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ class _Refusal(NamedTuple):
 
 _DENIED = _Refusal(
     "permission denied", code="permission-denied", hint="choose another --out, or change the folder's permissions"
-)  # fmt: skip
+)
 _DISK_ERRORS = {
     errno.ENOSPC: _Refusal(
-        "the disk is full", code="disk-full",
+        "the disk is full",
+        code="disk-full",
         hint="free some space, then run the same command again; finished work is kept",
     ),
     errno.EDQUOT: _Refusal(
-        "the disk quota is used up", code="disk-quota-used-up",
+        "the disk quota is used up",
+        code="disk-quota-used-up",
         hint="free some space, then run the same command again",
     ),
-    errno.EROFS: _Refusal(
-        "the file system is read-only", code="file-system-read-only", hint="choose another --out"
-    ),
+    errno.EROFS: _Refusal("the file system is read-only", code="file-system-read-only", hint="choose another --out"),
     errno.ENAMETOOLONG: _Refusal(
         "a name is too long for a file or folder", code="name-too-long", hint="choose a shorter one"
     ),
@@ -39,7 +39,7 @@ _DISK_ERRORS = {
     errno.ELOOP: _Refusal("a link that leads to itself", code="link-loop", hint="check the path"),
     errno.EACCES: _DENIED,
     errno.EPERM: _DENIED,
-}  # fmt: skip
+}
 
 
 def as_storage_error(error: OSError) -> StorageError | None:
@@ -51,9 +51,11 @@ def as_storage_error(error: OSError) -> StorageError | None:
         unreadable = _unreadable(Path(os.fsdecode(error.filename)))
         if unreadable is not None:
             return StorageError(
-                "no permission to read", code="read-permission-denied",
-                where=unreadable, hint=f"ask its owner, or: chmod u+rX {typed(str(unreadable))}"
-            )  # fmt: skip
+                "no permission to read",
+                code="read-permission-denied",
+                where=unreadable,
+                hint=f"ask its owner, or: chmod u+rX {typed(str(unreadable))}",
+            )
     return StorageError(what, code=code, where=error.filename or "while writing", hint=hint)
 
 

@@ -57,9 +57,11 @@ class FileRanges:
             if error.errno != errno.EMFILE:
                 raise
             raise StorageError(
-                "too many files are open", code="open-files-too-many", where=where,
+                "too many files are open",
+                code="open-files-too-many",
+                where=where,
                 hint="make larger shards, or raise the limit: ulimit -n 65536",
-            ) from error  # fmt: skip
+            ) from error
         self._close = weakref.finalize(self, os.close, self._descriptor)
 
     def read(self, offset: int, size: int) -> bytes:
@@ -72,10 +74,12 @@ class FileRanges:
             return read_at(self._descriptor, offset, size)
         except OSError as error:
             raise Unreachable(
-                "cannot be read at the moment", code="unreachable-now",
-                where=self._where, found=error.strerror or error,
+                "cannot be read at the moment",
+                code="unreachable-now",
+                where=self._where,
+                found=error.strerror or error,
                 hint="check the disk or the mount, then run the same command again",
-            ) from error  # fmt: skip
+            ) from error
 
     def close(self) -> None:
         self._close()

@@ -218,9 +218,7 @@ class _Appended(io.RawIOBase):
     def write(self, data: ReadableBuffer) -> int:
         new = bytes(data)
         there = self._place.stat(self._name)
-        self._place.write(
-            self._name, (b"" if there is None else self._place.read(self._name)) + new, durable=False
-        )
+        self._place.write(self._name, (b"" if there is None else self._place.read(self._name)) + new, durable=False)
         return len(new)
 
 

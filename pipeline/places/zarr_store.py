@@ -30,8 +30,10 @@ class PlaceStore(Store):
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PlaceStore) and (self._place, self._folder, self.read_only) == (
-            other._place, other._folder, other.read_only
-        )  # fmt: skip
+            other._place,
+            other._folder,
+            other.read_only,
+        )
 
     def __hash__(self) -> int:
         return hash((self._folder, self.read_only))
@@ -42,9 +44,7 @@ class PlaceStore(Store):
     def __repr__(self) -> str:
         return f"PlaceStore({str(self)!r})"
 
-    async def get(
-        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
-    ) -> Buffer | None:
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """The bytes of a key, or a part of them; None where there is none."""
         data = await asyncio.to_thread(self._get, key, byte_range)
         return None if data is None else prototype.buffer.from_bytes(data)

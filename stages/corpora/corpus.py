@@ -57,8 +57,14 @@ def freeze_corpus(
         MismatchError: `out` holds another corpus or other settings, or the sources have changed since.
     """
     name = name or "+".join(source.name for source in sources)
-    settings = {"name": name, "shard_size": shard_size, "resize": resize, "max_pixels": max_pixels,
-                "max_bytes": max_bytes, "sample_kind": sample_kind}  # fmt: skip
+    settings = {
+        "name": name,
+        "shard_size": shard_size,
+        "resize": resize,
+        "max_pixels": max_pixels,
+        "max_bytes": max_bytes,
+        "sample_kind": sample_kind,
+    }
     if order is not None:
         settings["order"] = order
     frozen = out / "corpus.json"
@@ -67,10 +73,12 @@ def freeze_corpus(
         corpus = Corpus.from_bytes(frozen.read_bytes(), where=frozen)
         Fingerprint(fields=settings).check(
             {k: getattr(corpus, k) for k in settings},
-            what=f"{out} holds other shards", code="output-other-settings",
-            where=frozen, hint="use the options of the first run, or another --out",
+            what=f"{out} holds other shards",
+            code="output-other-settings",
+            where=frozen,
+            hint="use the options of the first run, or another --out",
             whose=("this command", "the folder"),
-        )  # fmt: skip
+        )
         listing = _Listing(sources)
         for _ in listing:
             pass
@@ -78,12 +86,13 @@ def freeze_corpus(
             raise listing.missed
         if listing.digest != corpus.listing_id:
             raise MismatchError(
-                "the corpus has changed since its manifest was frozen", code="corpus-changed",
+                "the corpus has changed since its manifest was frozen",
+                code="corpus-changed",
                 where=", ".join(s.name for s in sources),
                 expected=f"{counted(corpus.num_samples, 'image')}, as in the manifest",
                 found=f"{counted(listing.count, 'image')} with other names or sizes",
                 hint="write the changed corpus to another --out",
-            )  # fmt: skip
+            )
         return corpus
     out.make_dir()
     settings["order"] = order = order or "hash"
@@ -190,11 +199,12 @@ class _UnreachableCount:
     def error(self, total: int) -> Unreachable:
         assert self._first is not None
         return Unreachable(
-            f"{self.count} of {counted(total, 'image')} cannot be read at the moment", code="unreachable-now",
+            f"{self.count} of {counted(total, 'image')} cannot be read at the moment",
+            code="unreachable-now",
             where=f"the first is {self._first.path}",
             found=str(self._first.problem).partition(": ")[2],
             hint="run the same command again, or add --give-up-on-unreachable to leave such images out",
-        )  # fmt: skip
+        )
 
 
 def _entries(
@@ -223,8 +233,16 @@ def _entries(
             problem = str(bad)
         except Unreachable as error:
             problem = unreachable_reason(error)
-        return Entry(key=sample_key(name, path), path=path, source=index, offset=found.offset, size=size,
-                     digest=digest, label=found.label, problem=problem)  # fmt: skip
+        return Entry(
+            key=sample_key(name, path),
+            path=path,
+            source=index,
+            offset=found.offset,
+            size=size,
+            digest=digest,
+            label=found.label,
+            problem=problem,
+        )
 
     def entries_of(chunk: Sequence[tuple[int, str, SourceFile, Entry | None]]) -> list[Entry]:
         return [entry(item) for item in chunk]
@@ -242,5 +260,11 @@ def _entries(
 def _no_images(sources: Sequence[Source], left_out: LeftOut) -> InputError:
     names = ", ".join(source.name for source in sources)
     found = left_out_text(left_out.to_json()).partition(": ")[2] or "nothing"
-    return InputError("no images", code="images-missing", where=names, expected="at least one image file", found=found,
-                      hint="for a folder of tars, name the tars: teachonce shard FOLDER/*.tar --out …")  # fmt: skip
+    return InputError(
+        "no images",
+        code="images-missing",
+        where=names,
+        expected="at least one image file",
+        found=found,
+        hint="for a folder of tars, name the tars: teachonce shard FOLDER/*.tar --out …",
+    )

@@ -33,10 +33,12 @@ class FolderSource:
             yield from walk(_Disk(os.fsencode(self.root.path)), self.extensions)
         except OSError as error:
             raise Unreachable(
-                "a folder cannot be read at the moment", code="unreachable-now",
-                where=self.root, found=error.strerror or error,
+                "a folder cannot be read at the moment",
+                code="unreachable-now",
+                where=self.root,
+                found=error.strerror or error,
                 hint="mend the cause, then run the same command again",
-            ) from error  # fmt: skip
+            ) from error
 
     def read(self, path: str, offset: int, size: int) -> bytes:
         return self.root.read_below(path)

@@ -52,8 +52,21 @@ _TURNS = {
 }
 
 #: What Pillow raises for bad bytes, beside its own class: its parsers differ. A reason names any other exception's type.
-_BAD_BYTES = (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError,
-              OverflowError, ZeroDivisionError, AttributeError, RuntimeError, NotImplementedError)  # fmt: skip
+_BAD_BYTES = (
+    UnidentifiedImageError,
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    ZeroDivisionError,
+    AttributeError,
+    RuntimeError,
+    NotImplementedError,
+)
 
 #: What a decoder may take beside the file. An image that fails is called bad only where that much can be had.
 _BYTES_PER_PIXEL, _BYTES_MORE = 16, 1 << 24
@@ -156,9 +169,12 @@ def one_image(where: object = None) -> Iterator[None]:
 def out_of_memory(where: object) -> Unreachable:
     """Too little memory to read or decode an image, which may have no fault."""
     return Unreachable(
-        "out of memory", code="image-out-of-memory", where=where, found="not enough for this image",
+        "out of memory",
+        code="image-out-of-memory",
+        where=where,
+        found="not enough for this image",
         hint="free some memory, or use fewer workers or threads, then run the same command again",
-    )  # fmt: skip
+    )
 
 
 @contextlib.contextmanager
@@ -173,9 +189,7 @@ def _enough_memory(sizes: LargestSize) -> Iterator[None]:
     except UnidentifiedImageError:
         raise  # nothing was decoded
     except Exception:
-        np.empty(
-            _BYTES_PER_PIXEL * sizes.largest + _BYTES_MORE, np.uint8
-        )  # it is not touched, so it costs nothing
+        np.empty(_BYTES_PER_PIXEL * sizes.largest + _BYTES_MORE, np.uint8)  # it is not touched, so it costs nothing
         raise
 
 

@@ -37,9 +37,7 @@ class NoLabels(Tally):
     """The images with something else where a label may stand: how many of each kind, and the first of them."""
 
     def to_json(self) -> list[dict[str, Json]]:
-        return [
-            {"kind": kind, "images": n, "first": first} for kind, (n, first) in sorted(self.kinds.items())
-        ]
+        return [{"kind": kind, "images": n, "first": first} for kind, (n, first) in sorted(self.kinds.items())]
 
 
 def no_labels_text(no_labels: Sequence[Mapping[str, Json]]) -> str:

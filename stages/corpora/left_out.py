@@ -30,10 +30,7 @@ class LeftOut(Tally):
     """Entries that are neither images nor unusable ones."""
 
     def to_json(self) -> list[dict[str, Json]]:
-        return [
-            {"kind": kind, "entries": count, "first": first}
-            for kind, (count, first) in sorted(self.kinds.items())
-        ]
+        return [{"kind": kind, "entries": count, "first": first} for kind, (count, first) in sorted(self.kinds.items())]
 
     @property
     def skipped(self) -> int:

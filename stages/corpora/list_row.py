@@ -49,9 +49,7 @@ def row_of(place: str, path: object, label: object = None, *, line: int = 0) -> 
     if isinstance(path, bytes):
         path = path.decode("utf-8", "surrogateescape")
     if not isinstance(path, str):
-        return bad_row(
-            place, "no path" if path is None else f"a value of type {type(path).__name__}, not a path"
-        )
+        return bad_row(place, "no path" if path is None else f"a value of type {type(path).__name__}, not a path")
     path = path.strip()
     if not path:
         return bad_row(place, "no path")
@@ -92,18 +90,23 @@ def find_columns(file: UserFile, names: Sequence[str]) -> tuple[int, int | None]
     twice = next((name for name in (*PATHS, "label") if names.count(name) > 1), None)
     if twice is not None:
         raise InputError(
-            "two columns of a table have one name", code="list-column-twice", where=f"{file}: {twice}",
+            "two columns of a table have one name",
+            code="list-column-twice",
+            where=f"{file}: {twice}",
             hint="rename one of them",
-        )  # fmt: skip
+        )
     found = next((names.index(name) for name in PATHS if name in names), None)
     if found is None:
         first = names[0] if names else ""
         headless = is_image_name(first) or is_url(first)
         raise InputError(
-            "a table of images needs a column", code="list-column-missing",
-            where=file, expected="path or url", found=", ".join(names) or "nothing",
+            "a table of images needs a column",
+            code="list-column-missing",
+            where=file,
+            expected="path or url",
+            found=", ".join(names) or "nothing",
             hint="write path,label above its first line" if headless else "name the column of the paths: path",
-        )  # fmt: skip
+        )
     return found, names.index("label") if "label" in names else None
 
 

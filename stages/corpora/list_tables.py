@@ -61,9 +61,13 @@ def json_rows(file: UserFile) -> Iterator[ListRow]:
     values = read_user_json(file, hint=f"JSON lines are {file.path.stem}.jsonl")
     if not isinstance(values, list):
         raise InputError(
-            "not a JSON list of images", code="json-list-expected", where=file, expected='[{"path": …, "label": …}, …]',
-            found=f"a value of type {type(values).__name__}", hint="write such a list, or a .csv with the columns path and label",
-        )  # fmt: skip
+            "not a JSON list of images",
+            code="json-list-expected",
+            where=file,
+            expected='[{"path": …, "label": …}, …]',
+            found=f"a value of type {type(values).__name__}",
+            hint="write such a list, or a .csv with the columns path and label",
+        )
     return _value_rows(file, ((f"entry {number}", value) for number, value in enumerate(values, 1)))
 
 
@@ -73,9 +77,7 @@ def json_line_rows(file: UserFile, text: str) -> Iterator[ListRow]:
     Raises:
         InputError: objects without a path.
     """
-    lines = (
-        (f"line {number}", line) for number, line in enumerate(text_lines(file, text), 1) if line.strip()
-    )
+    lines = ((f"line {number}", line) for number, line in enumerate(text_lines(file, text), 1) if line.strip())
     return _value_rows(file, ((place, _json_or_none(line)) for place, line in lines))
 
 
@@ -126,9 +128,7 @@ def _value_rows(file: UserFile, values: Iterable[tuple[str, Any]]) -> Iterator[L
             if not looked:
                 find_columns(file, list(value))
             looked = True
-            yield row_of(
-                place, next((value[name] for name in PATHS if name in value), None), value.get("label")
-            )
+            yield row_of(place, next((value[name] for name in PATHS if name in value), None), value.get("label"))
         elif value is _NOT_JSON:
             yield bad_row(place, "not JSON in UTF-8")
         else:
@@ -144,10 +144,6 @@ def _json_or_none(line: str) -> Any:
 
 def _cells(line: str, delimiter: str) -> list[str]:
     try:
-        return [
-            cell.strip()
-            for row in csv.reader([line], delimiter=delimiter, skipinitialspace=True)
-            for cell in row
-        ]
+        return [cell.strip() for row in csv.reader([line], delimiter=delimiter, skipinitialspace=True) for cell in row]
     except csv.Error:
         return []

@@ -24,9 +24,11 @@ def list_text(file: UserFile) -> str:
     """
     if is_image_name(file.name):
         raise InputError(
-            "an image is no corpus", code="corpus-is-one-image", where=file,
+            "an image is no corpus",
+            code="corpus-is-one-image",
+            where=file,
             hint="give the folder that it lies in, or a list of paths",
-        )  # fmt: skip
+        )
     data = read_user_file(file)
     try:
         text = decode_text(data)
@@ -60,11 +62,13 @@ def text_rows(file: UserFile, text: str) -> Iterator[ListRow]:
         path, tab, label = line.partition("\t")
         if "\t" in label.strip():
             raise InputError(
-                "a line with several tabs", code="list-line-many-tabs",
-                where=f"{file}, line {number}", expected="path<TAB>label",
+                "a line with several tabs",
+                code="list-line-many-tabs",
+                where=f"{file}, line {number}",
+                expected="path<TAB>label",
                 found=f"{line.count(chr(9)) + 1} columns",
                 hint="name the columns in a first line, one of them path and one label",
-            )  # fmt: skip
+            )
         yield row_of_text(file, number, path, label, alone=not tab)
 
 
@@ -82,11 +86,13 @@ def refuse_joined_label(file: UserFile, row: ListRow) -> None:
             there = mark == " " if is_url(path) else UserFile(file.path.parent / expand_home(path)).exists()
             if is_image_name(path) and there:
                 raise InputError(
-                    "a line of a list is no file, but its beginning is", code="list-separator-unclear",
+                    "a line of a list is no file, but its beginning is",
+                    code="list-separator-unclear",
                     where=f"{file}, line {row.line}: {row.path}",
-                    expected="a path, or a path, a tab and a label", found=f"'{mark}' between them",
+                    expected="a path, or a path, a tab and a label",
+                    found=f"'{mark}' between them",
                     hint=_split_hint(file, row.path, mark),
-                )  # fmt: skip
+                )
 
 
 def _split_hint(file: UserFile, line: str, mark: str) -> str:
@@ -107,6 +113,8 @@ def _refuse_json(file: UserFile, first: str) -> None:
             return
     kind = "jsonl" if first.startswith("{") else "json"
     raise InputError(
-        "JSON in a file that is not named so", code="json-misnamed", where=file,
+        "JSON in a file that is not named so",
+        code="json-misnamed",
+        where=file,
         hint=f"name it {file.path.stem}.{kind}",
-    )  # fmt: skip
+    )

@@ -40,14 +40,17 @@ class ListSource:
         for row in sorted(self._rows(), key=lambda row: row.path.encode()):
             if row.path == previous:
                 raise InputError(
-                    "a list names the same image twice", code="list-image-twice", where=f"{self.file}: {row.path}",
-                )  # fmt: skip
+                    "a list names the same image twice",
+                    code="list-image-twice",
+                    where=f"{self.file}: {row.path}",
+                )
             previous = row.path
             if row.path.startswith("pipe:"):
                 raise InputError(
-                    "pipe: runs a command from data and is refused", code="pipe-refused",
+                    "pipe: runs a command from data and is refused",
+                    code="pipe-refused",
                     where=f"{self.file}: {row.path}",
-                )  # fmt: skip
+                )
             size, problem = (0, row.problem) if row.problem is not None else self._look_at(row.path)
             if row.line and (size < 0 or problem is not None):
                 refuse_joined_label(self.file, row)
@@ -69,9 +72,11 @@ class ListSource:
             return json_rows(self.file)
         if kind in _PACKED:
             raise InputError(
-                "a packed file is no list", code="list-packed", where=self.file,
+                "a packed file is no list",
+                code="list-packed",
+                where=self.file,
                 hint="unpack it, then give what was in it",
-            )  # fmt: skip
+            )
         text = list_text(self.file)
         if kind == ".csv":
             return csv_rows(self.file, text)
@@ -86,10 +91,13 @@ class ListSource:
         slashes = path.replace("\\", "/")
         if self._resolve(slashes).exists():
             raise InputError(
-                "a list with the paths of Windows", code="list-windows-paths",
-                where=f"{self.file}: {path}", expected=slashes, found="backslashes",
+                "a list with the paths of Windows",
+                code="list-windows-paths",
+                where=f"{self.file}: {path}",
+                expected=slashes,
+                found="backslashes",
                 hint="write all paths with slashes",
-            )  # fmt: skip
+            )
 
     def _resolve(self, path: str) -> UserFile:
         return UserFile(self.file.path.parent / expand_home(path))

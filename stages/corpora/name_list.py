@@ -47,11 +47,13 @@ def read_names(file: UserFile, *, what: str = "class name") -> list[str]:
     for number, line in lines:
         if "\t" in line:
             raise InputError(
-                f"a {what} with a tab in it: this is a table", code="name-list-is-table",
+                f"a {what} with a tab in it: this is a table",
+                code="name-list-is-table",
                 where=f"{file}, line {number}: {line}",
-                expected="one name a line", found=f"{line.count(chr(9)) + 1} columns",
+                expected="one name a line",
+                found=f"{line.count(chr(9)) + 1} columns",
                 hint="keep the column of the names alone, as with `cut -f 2`",
-            )  # fmt: skip
+            )
     return [line for _, line in lines]
 
 
@@ -59,10 +61,13 @@ def _json_names(file: UserFile, what: str) -> list[str]:
     values = read_user_json(file)
     if not isinstance(values, list):
         raise InputError(
-            "not a JSON list of names", code="json-list-expected",
-            where=file, expected='["cat", "dog"]', found=f"a value of type {type(values).__name__}",
+            "not a JSON list of names",
+            code="json-list-expected",
+            where=file,
+            expected='["cat", "dog"]',
+            found=f"a value of type {type(values).__name__}",
             hint="write the names alone as a list, in the order of their ids",
-        )  # fmt: skip
+        )
     return [_name(value, f"{file}, entry {number}", what) for number, value in enumerate(values, 1)]
 
 
@@ -72,9 +77,12 @@ def _name(value: Any, where: str, what: str) -> str:
         return value
     if label.text is None:
         raise InputError(
-            f"not a {what}", code="name-malformed", where=where, expected="text or a whole number",
+            f"not a {what}",
+            code="name-malformed",
+            where=where,
+            expected="text or a whole number",
             found=label.problem or "null",
-        )  # fmt: skip
+        )
     return label.text
 
 
@@ -85,11 +93,13 @@ def _csv_names(file: UserFile, text: str, what: str) -> list[str]:
         for cells in reader:
             if len(cells) > 1:
                 raise InputError(
-                    f"a table of several columns, where one of {what}s is needed", code="name-list-is-table",
+                    f"a table of several columns, where one of {what}s is needed",
+                    code="name-list-is-table",
                     where=f"{file}, line {reader.line_num}",
-                    expected="one name a line", found=f"{len(cells)} columns",
+                    expected="one name a line",
+                    found=f"{len(cells)} columns",
                     hint="keep the column of the names alone, in the order of their ids; quote names that hold commas",
-                )  # fmt: skip
+                )
             names += [cell.strip() for cell in cells if cell.strip()]
     except csv.Error as error:
         raise InputError(
@@ -107,6 +117,10 @@ def _refuse_json(file: UserFile, text: str, first: str) -> None:
         except ValueError:
             continue
         raise InputError(
-            "JSON in a file that is not named so", code="json-misnamed", where=file,
-            hint=f"name it {file.path.stem}.json" if kind == "json" else "write it as one JSON list, in a file named .json",
-        )  # fmt: skip
+            "JSON in a file that is not named so",
+            code="json-misnamed",
+            where=file,
+            hint=f"name it {file.path.stem}.json"
+            if kind == "json"
+            else "write it as one JSON list, in a file named .json",
+        )

@@ -20,9 +20,18 @@ from PIL import Image
 #: Formats that are opened, with Pillow's module for each. None of them runs a program, and each begins with bytes of its own:
 #: PostScript starts Ghostscript, and some old formats take any bytes as theirs.
 _PLUGINS = {
-    "JPEG": "Jpeg", "MPO": "Mpo", "PNG": "Png", "WEBP": "WebP", "GIF": "Gif", "BMP": "Bmp", "TIFF": "Tiff", "PPM": "Ppm",
-    "JPEG2000": "Jpeg2K", "AVIF": "Avif", "ICO": "Ico",
-}  # fmt: skip
+    "JPEG": "Jpeg",
+    "MPO": "Mpo",
+    "PNG": "Png",
+    "WEBP": "WebP",
+    "GIF": "Gif",
+    "BMP": "Bmp",
+    "TIFF": "Tiff",
+    "PPM": "Ppm",
+    "JPEG2000": "Jpeg2K",
+    "AVIF": "Avif",
+    "ICO": "Ico",
+}
 FORMATS = tuple(_PLUGINS)
 
 

@@ -19,8 +19,14 @@ from .source import SourceFile
 #: Errors that a name itself brings about: nothing there, no file, no possible name. All others (permissions, an input or
 #: output error, a mount that is gone, too many open files) may pass.
 _OF_THE_IMAGE = {
-    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENXIO,
-}  # fmt: skip
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.EINVAL,
+    errno.ENXIO,
+}
 
 _UNREACHABLE = "unreachable: "
 
@@ -95,9 +101,12 @@ def reason_of(error: OSError) -> str:
 
 def _unreachable(path: str | None, found: object) -> Unreachable:
     return Unreachable(
-        "cannot be read at the moment", code="unreachable-now", where=path, found=found,
+        "cannot be read at the moment",
+        code="unreachable-now",
+        where=path,
+        found=found,
         hint="mend the cause, then run the same command again",
-    )  # fmt: skip
+    )
 
 
 def unreachable_reason(error: Unreachable) -> str:

@@ -109,20 +109,25 @@ class ShardReader:
             found = (shards.location / output.path).size()
             if found != output.bytes:
                 raise DamagedError(
-                    "a shard's file was cut or replaced", code="shard-file-changed",
+                    "a shard's file was cut or replaced",
+                    code="shard-file-changed",
                     where=shards.location / output.path,
-                    expected=f"{output.bytes} bytes", found="no file" if found is None else f"{found} bytes",
+                    expected=f"{output.bytes} bytes",
+                    found="no file" if found is None else f"{found} bytes",
                     hint=f"run the same `teachonce shard … --out {typed(shards.location)}` again",
-                )  # fmt: skip
+                )
         index_location = shards.location / f"{shard_name(shard)}.index.npy"
         index = index_location.read_bytes()
         recorded = next((o.sha256 for o in receipt.outputs if o.path == index_location.name), "none")
         if (sha256 := hashlib.sha256(index).hexdigest()) != recorded:
             raise DamagedError(
-                "an offset index changed since it was written", code="index-changed",
-                where=index_location, expected=f"sha256 {recorded}",
-                found=sha256, hint=f"restore it from a copy, or {self._redo}",
-            )  # fmt: skip
+                "an offset index changed since it was written",
+                code="index-changed",
+                where=index_location,
+                expected=f"sha256 {recorded}",
+                found=sha256,
+                hint=f"restore it from a copy, or {self._redo}",
+            )
         self.index: NDArray[np.void] = decode_index(index, where=index_location)
         self.invalid = {bad.row: bad.reason for bad in receipt.invalid_rows}
         self._check_index(shards.corpus.shard_rows(shard), index_location)
@@ -137,11 +142,13 @@ class ShardReader:
         known = sorted([*self.index["row"].tolist(), *self.invalid])
         if known != list(rows) or not fits.all():
             raise DamagedError(
-                "an index does not fit its receipt or its tar", code="index-does-not-fit",
-                where=where, expected=f"rows {rows.start} to {rows.stop - 1}",
+                "an index does not fit its receipt or its tar",
+                code="index-does-not-fit",
+                where=where,
+                expected=f"rows {rows.start} to {rows.stop - 1}",
                 found=f"{len(self.index)} images and {len(self.invalid)} without, {int((~fits).sum())} of them outside the tar",
                 hint=f"restore it from a copy, or {self._redo}",
-            )  # fmt: skip
+            )
 
     def key(self, row: int) -> str:
         """The key of a row that has an image."""
@@ -160,16 +167,30 @@ class ShardReader:
         member = self._bytes.read(offset - TAR_BLOCK, TAR_BLOCK + length)
         if len(member) < TAR_BLOCK + length:
             raise DamagedError(
-                "a shard's tar was cut while it was read", code="shard-tar-cut", where=f"{self._tar}, row {row}",
-                expected=f"at least {offset + length} bytes", found=f"{offset - TAR_BLOCK + len(member)} bytes",
+                "a shard's tar was cut while it was read",
+                code="shard-tar-cut",
+                where=f"{self._tar}, row {row}",
+                expected=f"at least {offset + length} bytes",
+                found=f"{offset - TAR_BLOCK + len(member)} bytes",
                 hint="restore the tar, or run the same `teachonce shard` command again",
-            )  # fmt: skip
+            )
         found = member_key(member[:TAR_BLOCK])
         if found != key:
-            raise DamagedError("tar and index are out of line", code="tar-index-out-of-line", where=f"{self._tar}, row {row}", expected=key, found=found or "no member header")  # fmt: skip
+            raise DamagedError(
+                "tar and index are out of line",
+                code="tar-index-out-of-line",
+                where=f"{self._tar}, row {row}",
+                expected=key,
+                found=found or "no member header",
+            )
         data = member[TAR_BLOCK:]
         if zlib.crc32(data) != int(record["crc32"]):
-            raise DamagedError("an image in a tar changed", code="image-in-tar-changed", where=f"{self._tar}, row {row}, {key}", hint=f"restore the tar, or {self._redo}")  # fmt: skip
+            raise DamagedError(
+                "an image in a tar changed",
+                code="image-in-tar-changed",
+                where=f"{self._tar}, row {row}, {key}",
+                hint=f"restore the tar, or {self._redo}",
+            )
         return data
 
     def close(self) -> None:

@@ -44,9 +44,12 @@ def tar_members(file: UserFile) -> Iterator[tarfile.TarInfo]:
             yield from _members(raw, file)
     except OSError as error:
         raise Unreachable(
-            "a tar cannot be read at the moment", code="unreachable-now", where=file, found=error.strerror or error,
+            "a tar cannot be read at the moment",
+            code="unreachable-now",
+            where=file,
+            found=error.strerror or error,
             hint="mend the cause, then run the same command again",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def _members(raw: BinaryIO, file: UserFile) -> Iterator[tarfile.TarInfo]:
@@ -58,10 +61,11 @@ def _members(raw: BinaryIO, file: UserFile) -> Iterator[tarfile.TarInfo]:
             yield member
         if archive.end == start > 0:
             raise InputError(
-                "something that is no tar follows a tar's end mark", code="tar-trailing-data",
+                "something that is no tar follows a tar's end mark",
+                code="tar-trailing-data",
                 where=f"{file}, byte {start}",
                 hint=f"to keep what is before it: head -c {start} {typed(file.name)} > whole.tar",
-            )  # fmt: skip
+            )
         start = _behind_end_mark(raw, archive.end, file)
 
 
@@ -99,15 +103,19 @@ class _Archive:
         for magic, (kind, command) in _NO_TARS.items():
             if begins.startswith(magic):
                 return InputError(
-                    "not an uncompressed tar", code="tar-compressed",
-                    where=self._file, found=f"a file {kind}" if " by " in kind else kind,
+                    "not an uncompressed tar",
+                    code="tar-compressed",
+                    where=self._file,
+                    found=f"a file {kind}" if " by " in kind else kind,
                     hint=f"unpack it first: {command} {typed(self._file.name)}",
-                )  # fmt: skip
+                )
         text = str(error) if isinstance(error, tarfile.TarError) else f"{type(error).__name__}: {error}"
         return InputError(
-            "not a whole, uncompressed tar", code="tar-damaged", where=f"{self._file}, byte {self.end}: {text[:120]}",
+            "not a whole, uncompressed tar",
+            code="tar-damaged",
+            where=f"{self._file}, byte {self.end}: {text[:120]}",
             hint="get it again from where it came",
-        )  # fmt: skip
+        )
 
 
 class _Member(tarfile.TarInfo):
@@ -149,15 +157,20 @@ def _behind_end_mark(raw: BinaryIO, end: int, file: UserFile) -> int | None:
     mark = raw.read(tarfile.BLOCKSIZE)
     if len(mark) < tarfile.BLOCKSIZE:
         raise InputError(
-            "a tar ends without its end mark: it was cut", code="tar-without-end", where=file,
+            "a tar ends without its end mark: it was cut",
+            code="tar-without-end",
+            where=file,
             hint="get it again from where it came",
-        )  # fmt: skip
+        )
     if any(mark):
         raise InputError(
-            "a damaged header in a tar", code="tar-header-damaged",
-            where=f"{file}, byte {end}", expected="a member or the end mark",
-            found="neither", hint="get it again from where it came",
-        )  # fmt: skip
+            "a damaged header in a tar",
+            code="tar-header-damaged",
+            where=f"{file}, byte {end}",
+            expected="a member or the end mark",
+            found="neither",
+            hint="get it again from where it came",
+        )
     at = end + len(mark)
     while piece := raw.read(_PIECE_BYTES):
         zeros = len(piece) - len(piece.lstrip(b"\0"))

@@ -139,18 +139,18 @@ class _Members:
             return  # GNU tar packs a file that it was given twice as a link to itself
         if before is not None and self._matters(shown(path)):
             raise InputError(
-                "a tar holds the same name twice", code="tar-name-twice", where=f"{self._file}: {shown(path)}",
+                "a tar holds the same name twice",
+                code="tar-name-twice",
+                where=f"{self._file}: {shown(path)}",
                 hint="unpack it and name the folder, where the later one stays; or pack each image under its own name",
-            )  # fmt: skip
+            )
         self.nodes[path] = node
 
     def _matters(self, path: str) -> bool:
         """Whether it makes a difference which of two members of one name counts."""
         parts = path.split("/")
         is_sidecar = path.endswith(tuple(map(bytes.decode, _SIDECARS)))
-        return (is_sidecar or has_extension(parts[-1], self.extensions)) and not any(
-            map(is_hidden_name, parts)
-        )
+        return (is_sidecar or has_extension(parts[-1], self.extensions)) and not any(map(is_hidden_name, parts))
 
     def has_folder(self, prefix: bytes) -> bool:
         """Whether anything lies below this path, which ends with a slash."""
@@ -212,9 +212,7 @@ class _Members:
                     at.clear()
                 elif there.target.startswith(b"/"):
                     return _Broken(f"cannot be read: a link out of the tar: {target}")
-                to_do.extendleft(
-                    part for part in reversed(there.target.split(b"/")) if part not in {b"", b"."}
-                )
+                to_do.extendleft(part for part in reversed(there.target.split(b"/")) if part not in {b"", b"."})
                 if done + len(to_do) > _MOST_PARTS:
                     return _Broken(f"cannot be read: {os.strerror(errno.ENAMETOOLONG)}")
             elif there is None or isinstance(there, _Link) or to_do:
@@ -248,18 +246,11 @@ class _Tar:
         return EnteredFolder(folder=target, identity=target, by_link=True)
 
     def names(self, folder: bytes) -> list[bytes]:
-        return [
-            name + b"/" if self._leads_to_folder(folder + name) else name
-            for name in self.members.names(folder)
-        ]
+        return [name + b"/" if self._leads_to_folder(folder + name) else name for name in self.members.names(folder)]
 
     def _leads_to_folder(self, path: bytes) -> bool:
         is_link = isinstance(self.members.nodes.get(path), _Link)
-        return (
-            is_link
-            and not self.members.has_folder(path + b"/")
-            and isinstance(self.members.resolve(path), bytes)
-        )
+        return is_link and not self.members.has_folder(path + b"/") and isinstance(self.members.resolve(path), bytes)
 
     def file(self, folder: bytes, name: bytes) -> File:
         target, label = self.members.resolve(folder + name), self._label(folder, name)

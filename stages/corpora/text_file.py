@@ -40,9 +40,11 @@ def text_lines(file: UserFile, text: str) -> list[str]:
     """
     if "\n" not in text and "\r" in text.rstrip("\r"):
         raise InputError(
-            "lines that end at carriage returns", code="text-carriage-returns", where=file,
+            "lines that end at carriage returns",
+            code="text-carriage-returns",
+            where=file,
             hint=f"tr '\\r' '\\n' < {shlex.quote(str(file))} > {beside(file, 'lines')}",
-        )  # fmt: skip
+        )
     lines = text.split("\n")
     return [line.removesuffix("\r").removeprefix("\ufeff") for line in (lines if lines[-1] else lines[:-1])]
 
@@ -59,9 +61,12 @@ def read_user_file(file: UserFile) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise InputError(
-            "cannot be read", code="file-unreadable",
-            where=file, found=error.strerror or error, hint="check its path and its permissions"
-        ) from error  # fmt: skip
+            "cannot be read",
+            code="file-unreadable",
+            where=file,
+            found=error.strerror or error,
+            hint="check its path and its permissions",
+        ) from error
 
 
 def read_text(file: UserFile) -> str:
@@ -95,29 +100,35 @@ def not_utf8(file: UserFile, line: int, error: UnicodeDecodeError | None = None)
     if error is not None and error.encoding != "utf-8":
         what = error.encoding.upper()
         return InputError(
-            f"not text in {what}, as its byte-order mark says", code="text-not-as-marked", where=file,
+            f"not text in {what}, as its byte-order mark says",
+            code="text-not-as-marked",
+            where=file,
             hint="save it as UTF-8",
-        )  # fmt: skip
+        )
     return InputError(
-        "not text in UTF-8", code="text-not-utf8", where=f"{file}, line {line}",
+        "not text in UTF-8",
+        code="text-not-utf8",
+        where=f"{file}, line {line}",
         hint=f"save it as UTF-8; if it is Latin-1: iconv -f LATIN1 -t UTF-8 {shlex.quote(str(file))} > {beside(file, 'utf8')}",
-    )  # fmt: skip
+    )
 
 
 def no_text(file: UserFile, data: bytes) -> InputError:
     """The error for a file with NUL bytes."""
-    wide = next(
-        (name for name, first in (("UTF-16LE", 1), ("UTF-16BE", 0)) if not any(data[first:64:2])), None
-    )
+    wide = next((name for name, first in (("UTF-16LE", 1), ("UTF-16BE", 0)) if not any(data[first:64:2])), None)
     if wide is None:
         return InputError(
-            "not a text file: it holds NUL bytes", code="text-with-nul", where=file,
+            "not a text file: it holds NUL bytes",
+            code="text-with-nul",
+            where=file,
             hint="give a file with one entry a line",
-        )  # fmt: skip
+        )
     return InputError(
-        f"not text in UTF-8: it looks like {wide} without a byte-order mark", code="text-not-utf8", where=file,
+        f"not text in UTF-8: it looks like {wide} without a byte-order mark",
+        code="text-not-utf8",
+        where=file,
         hint=f"iconv -f {wide} -t UTF-8 {shlex.quote(str(file))} > {beside(file, 'utf8')}",
-    )  # fmt: skip
+    )
 
 
 def beside(file: UserFile, what: str) -> str:

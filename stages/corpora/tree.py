@@ -152,9 +152,7 @@ def walk(tree: Tree[Folder], extensions: Container[str]) -> Iterator[SourceFile]
             yield _found(path, level, tree.file(level.entered.folder, as_shown))
 
 
-def _level(
-    tree: Tree[Folder], entered: EnteredFolder[Folder], prefix: str, problem: str | None
-) -> _Level[Folder]:
+def _level(tree: Tree[Folder], entered: EnteredFolder[Folder], prefix: str, problem: str | None) -> _Level[Folder]:
     # Names alone, as bytes: a folder of millions of files is held at once, so that it can be sorted.
     names = tree.names(entered.folder)
     odd = {text: raw for raw in names if not raw.isascii() and (text := shown(raw).encode()) != raw}
@@ -170,9 +168,7 @@ def _level(
     return _Level(entered, prefix, label, problem, names, odd)
 
 
-def _not_to_enter(
-    entered: EnteredFolder[Folder], levels: list[_Level[Folder]], links: Counter[Hashable]
-) -> str | None:
+def _not_to_enter(entered: EnteredFolder[Folder], levels: list[_Level[Folder]], links: Counter[Hashable]) -> str | None:
     """The kind that a folder is left out as; None for one to enter."""
     if any(level.entered.identity == entered.identity for level in levels):
         return left_out.LINK_ABOVE
@@ -186,9 +182,13 @@ def _not_to_enter(
 def _found(path: str, level: _Level[Folder], file: File) -> SourceFile:
     label = file.label or level.label
     return SourceFile(
-        path=path, offset=file.offset, size=file.size, label=label.text, no_label=label.problem,
+        path=path,
+        offset=file.offset,
+        size=file.size,
+        label=label.text,
+        no_label=label.problem,
         problem=file.problem,
-    )  # fmt: skip
+    )
 
 
 def _left_out(path: str, kind: str) -> SourceFile:

@@ -44,9 +44,7 @@ def draw_captions(generator: np.random.Generator) -> list[str]:
     choices = templates()
     names = [name for bank in banks().values() for name in bank]
     plain, which = generator.random(len(names)) < 0.3, generator.integers(len(choices), size=len(names))
-    return [
-        (PLAIN if plain[row] else choices[which[row]]).replace("{}", name) for row, name in enumerate(names)
-    ]
+    return [(PLAIN if plain[row] else choices[which[row]]).replace("{}", name) for row, name in enumerate(names)]
 
 
 def write_vocabulary(

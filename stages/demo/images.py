@@ -111,9 +111,7 @@ def render(
     wanted = _labels(classes)
     pool = split_drawings(split)
     labels, drawings = np.empty(count, np.int64), np.empty(count, np.int64)
-    walks = {
-        label: _shuffled(pool[label % len(DIGITS)].tolist(), f"drawings/{seed}/{label}") for label in wanted
-    }
+    walks = {label: _shuffled(pool[label % len(DIGITS)].tolist(), f"drawings/{seed}/{label}") for label in wanted}
     order: list[int] = []
     for position, index in enumerate(range(start, start + count)):
         block, place = divmod(index, len(wanted))

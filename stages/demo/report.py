@@ -47,10 +47,14 @@ def facts_of_demo(root: Location, runner: Runner) -> dict[str, Json]:
         training = {} if trained is None else {"training": _training(root / trained, "pretrain")}
         models.append({"model": name, "store": str(root / store), **_brief(measured), **training})
     for bundle, name in _STUDENTS:
-        models.append({
-            "model": name, "bundle": str(root / bundle), **_brief(_measured(root, bundle, runner)),
-            "training": _training(root / bundle, "distill"),
-        })  # fmt: skip
+        models.append(
+            {
+                "model": name,
+                "bundle": str(root / bundle),
+                **_brief(_measured(root, bundle, runner)),
+                "training": _training(root / bundle, "distill"),
+            }
+        )
     return {
         "folder": str(root),
         "store": _store(root / folder.TARGETS),
@@ -64,11 +68,16 @@ def facts_text(facts: Mapping[str, Any]) -> str:
     rows = []
     for model in facts["models"]:
         training = model.get("training")
-        rows.append([
-            model["model"], _percent(model["base"]), _percent(model["novel"]), _percent(model["harmonic_mean"]),
-            _percent(model["agreement"]),
-            f"{training['seconds']:.1f} s" if training else "",
-        ])  # fmt: skip
+        rows.append(
+            [
+                model["model"],
+                _percent(model["base"]),
+                _percent(model["novel"]),
+                _percent(model["harmonic_mean"]),
+                _percent(model["agreement"]),
+                f"{training['seconds']:.1f} s" if training else "",
+            ]
+        )
     head = ("", "base %", "novel %", "harmonic mean %", "as teacher %", "training")
     store, images = facts["store"], facts["models"][0]["images"]
     notes = [
@@ -76,11 +85,13 @@ def facts_text(facts: Mapping[str, Any]) -> str:
         f"{bytes_text(store['bytes'])}.",
         f"The teacher took {seconds_text(store['teacher_seconds'])} for it, once for any number of students.",
     ]
-    return "\n\n".join([
-        section(f"On {images} held-out images (± standard error)", table(rows, head=head, align="lrrrrr")),
-        "\n".join(notes),
-        section("Next, type:", *(f"  {command}" for command in facts["next"])),
-    ])  # fmt: skip
+    return "\n\n".join(
+        [
+            section(f"On {images} held-out images (± standard error)", table(rows, head=head, align="lrrrrr")),
+            "\n".join(notes),
+            section("Next, type:", *(f"  {command}" for command in facts["next"])),
+        ]
+    )
 
 
 def _measured(root: Location, bundle: str, runner: Runner) -> Json:
@@ -118,9 +129,11 @@ def _brief(measured: Mapping[str, Any]) -> dict[str, Json]:
     split = measured["base_novel"]
     return {
         "images": measured["images"]["usable"],
-        "base": split["base"], "novel": split["novel"], "harmonic_mean": split["harmonic_mean"],
+        "base": split["base"],
+        "novel": split["novel"],
+        "harmonic_mean": split["harmonic_mean"],
         "agreement": measured["agreement"]["top1"],
-    }  # fmt: skip
+    }
 
 
 def _training(out: Location, stage: str) -> dict[str, Json]:

@@ -170,9 +170,7 @@ def _blurred(images: _Floats) -> _Floats:
     wide = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
     half, quarter = np.float32(0.5), np.float32(0.25)
     down = (wide[:, :-2] + wide[:, 2:]) * quarter + wide[:, 1:-1] * half
-    return np.asarray(
-        (down[:, :, :-2] + down[:, :, 2:]) * quarter + down[:, :, 1:-1] * half, dtype=np.float32
-    )
+    return np.asarray((down[:, :, :-2] + down[:, :, 2:]) * quarter + down[:, :, 1:-1] * half, dtype=np.float32)
 
 
 def _compose(alpha: _Floats, ground: _Floats, ink: _Floats) -> _Floats:

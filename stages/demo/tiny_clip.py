@@ -109,9 +109,7 @@ def normalise(images_NHWC: npt.NDArray[np.uint8]) -> Tensor:
     return (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
 
 
-def zero_shot(
-    directory: Path, split: images.Split, style: Style, count: int, *, seed: int = 0
-) -> dict[str, float]:
+def zero_shot(directory: Path, split: images.Split, style: Style, count: int, *, seed: int = 0) -> dict[str, float]:
     """Zero-shot accuracy: "base" among base classes, "novel" among novel classes, "all" among all."""
     import open_clip
     from open_clip.tokenizer import SimpleTokenizer

@@ -47,9 +47,18 @@ def run_demo(out: str, runner: Runner, size: DemoSize | None = None) -> dict[str
 def tune(root: Location, size: DemoSize, runner: Runner) -> None:
     """The teacher's prompts, learned on a few labelled images of the base classes."""
     runner.say("\nTune the teacher's prompts on a few labelled images of the base classes.")
-    runner.run("pretrain", root / folder.SHOTS, teacher=model(root, folder.TEACHER), classes=root / folder.CLASSES,
-               base_classes=root / folder.BASE_CLASSES, shots=size.shots, **PROMPT_OPTIONS, epochs=size.prompts_epochs,
-               **VIEWS, out=root / folder.PROMPTS)  # fmt: skip
+    runner.run(
+        "pretrain",
+        root / folder.SHOTS,
+        teacher=model(root, folder.TEACHER),
+        classes=root / folder.CLASSES,
+        base_classes=root / folder.BASE_CLASSES,
+        shots=size.shots,
+        **PROMPT_OPTIONS,
+        epochs=size.prompts_epochs,
+        **VIEWS,
+        out=root / folder.PROMPTS,
+    )
 
 
 def teach(root: Location, size: DemoSize, runner: Runner) -> None:
@@ -70,8 +79,9 @@ def train(root: Location, size: DemoSize, runner: Runner) -> None:
     for recipe, trained_parts in (("promptkd", "prompts and projector"), ("kd", "all of it")):
         settings = {**STUDENT_OPTIONS[recipe], "epochs": epochs[recipe], "batch_size": size.batch_size}
         runner.say(f"\nTrain a student ({trained_parts}) from the store; no teacher is loaded.")
-        runner.run("distill", shards, targets, student=student, recipe=recipe, **settings, loader_workers=0,
-                   out=root / recipe)  # fmt: skip
+        runner.run(
+            "distill", shards, targets, student=student, recipe=recipe, **settings, loader_workers=0, out=root / recipe
+        )
 
 
 def question(root: Location, size: DemoSize, runner: Runner) -> None:

@@ -90,9 +90,7 @@ def train(role: Role, training: ModelTraining, directory: Path) -> None:
     tiny_clip.write_folder(directory, model, config)
 
 
-def _batches(
-    training: ModelTraining, generator: np.random.Generator
-) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+def _batches(training: ModelTraining, generator: np.random.Generator) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
     """Yield `num_steps` batches (model input, labels of each bank); each epoch is painted again."""
     num_images = images.DRAWINGS_PER_DIGIT["source"] * len(images.class_names())
     num_digits = len(images.DIGITS)
@@ -101,9 +99,7 @@ def _batches(
         # from nearly upright and clean to the whole style over the first two fifths
         strength = min(1.0, 0.25 + 0.75 * step / (0.4 * training.num_steps))
         start = epoch * num_images
-        painted = images.render(
-            "source", "source", num_images, seed=training.seed, start=start, strength=strength
-        )
+        painted = images.render("source", "source", num_images, seed=training.seed, start=start, strength=strength)
         order = generator.permutation(num_images)
         for first in range(0, num_images - training.batch_size + 1, training.batch_size):
             if step == training.num_steps:

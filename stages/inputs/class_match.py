@@ -92,9 +92,12 @@ def base_classes(spec: str, class_names: Sequence[str]) -> NDArray[np.bool_]:
             base_C[match.class_id] = True
     if base_C.all() or not base_C.any():
         raise InputError(
-            "base and novel classes must both be there", code="base-classes-one-sided", where="--base-classes",
-            expected=f"1 to {len(class_names) - 1} of {len(class_names)} classes", found=int(base_C.sum()),
-        )  # fmt: skip
+            "base and novel classes must both be there",
+            code="base-classes-one-sided",
+            where="--base-classes",
+            expected=f"1 to {len(class_names) - 1} of {len(class_names)} classes",
+            found=int(base_C.sum()),
+        )
     return base_C
 
 
@@ -104,9 +107,11 @@ def _listed_names(spec: str, matcher: ClassMatcher) -> Iterable[str]:
         return read_names(location)
     if "," not in spec and matcher.match(spec).class_id is None:
         raise InputError(
-            "no such file, and no class of that name", code="base-class-unknown", where=f"--base-classes {spec}",
+            "no such file, and no class of that name",
+            code="base-class-unknown",
+            where=f"--base-classes {spec}",
             hint="give a file with one name a line, names with commas between them, or @half",
-        )  # fmt: skip
+        )
     return [part.strip() for part in spec.split(",") if part.strip()]
 
 

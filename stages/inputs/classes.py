@@ -54,8 +54,11 @@ def classes_of(images: str, classes: str | None) -> tuple[str, ...]:
     labels = {picture.label for picture in open_images(images).pictures() if picture.label is not None}
     if not labels:
         raise InputError(
-            "these images have no labels", code="labels-missing", where=images, hint="put them into class folders",
-        )  # fmt: skip
+            "these images have no labels",
+            code="labels-missing",
+            where=images,
+            hint="put them into class folders",
+        )
     return _checked(sorted(labels, key=str.encode), images)
 
 
@@ -71,9 +74,11 @@ def _checked(names: Sequence[str], where: object) -> tuple[str, ...]:
     for number, name in enumerate(names, 1):
         if not name.replace("_", " ").strip():
             raise InputError(
-                "a class without a name", code="class-name-empty", where=f"{where}, entry {number}: {name!r}",
+                "a class without a name",
+                code="class-name-empty",
+                where=f"{where}, entry {number}: {name!r}",
                 hint="name it, or take it out; in prompts, underscores are spaces",
-            )  # fmt: skip
+            )
         if name in seen:
             raise InputError(
                 "a class name stands twice", code="class-name-twice", where=f"{where}, entry {number}: {name}"
@@ -94,17 +99,13 @@ def read_templates(source: str | None) -> tuple[str, ...]:
         import open_clip
 
         functions = (
-            open_clip.OPENAI_IMAGENET_TEMPLATES
-            if source == "openai-imagenet"
-            else open_clip.SIMPLE_IMAGENET_TEMPLATES
+            open_clip.OPENAI_IMAGENET_TEMPLATES if source == "openai-imagenet" else open_clip.SIMPLE_IMAGENET_TEMPLATES
         )
         return tuple(function("{}") for function in functions)
     location = UserFile.of(source)
     if not location.exists():
         kinds = ("openai-imagenet", "simple-imagenet")
-        hint = did_you_mean(source, kinds, "") or missing_hint(
-            location, f"a file, `{kinds[0]}` or `{kinds[1]}`"
-        )
+        hint = did_you_mean(source, kinds, "") or missing_hint(location, f"a file, `{kinds[0]}` or `{kinds[1]}`")
         raise InputError("no such templates", code="templates-missing", where=source, hint=hint)
     templates = read_names(location, what="template")
     if not templates:
@@ -112,8 +113,10 @@ def read_templates(source: str | None) -> tuple[str, ...]:
     for number, template in enumerate(templates, 1):
         if "{}" not in template:
             raise InputError(
-                "a template without {}", code="template-without-slot", where=f"{location}, entry {number}: {template}",
-            )  # fmt: skip
+                "a template without {}",
+                code="template-without-slot",
+                where=f"{location}, entry {number}: {template}",
+            )
     return tuple(templates)
 
 
@@ -123,13 +126,19 @@ def _labels(location: Location) -> list[str]:
     kind = kind_of(location)
     if kind != Kind.SHARDS:
         raise InputError(
-            "not a class list", code="class-list-other-kind",
-            where=location, expected=f"a file of names, or {Kind.SHARDS}", found=kind,
+            "not a class list",
+            code="class-list-other-kind",
+            where=location,
+            expected=f"a file of names, or {Kind.SHARDS}",
+            found=kind,
             hint="write the names to a file, one a line, and give that",
-        )  # fmt: skip
+        )
     labels = {label for _, label in ShardSet.open(location).manifest().labels() if label is not None}
     if not labels:
         raise InputError(
-            "these shards have no labels", code="labels-missing", where=location, hint="give a file of class names",
-        )  # fmt: skip
+            "these shards have no labels",
+            code="labels-missing",
+            where=location,
+            hint="give a file of class names",
+        )
     return sorted(labels)

@@ -86,9 +86,12 @@ def open_images(images: str, *, name: str | None = None, kind: SampleKind | None
         shards = ShardSet.open(Location.of(what))
         if name is not None:
             raise InputError(
-                "shards carry their own corpus name", code="corpus-name-fixed", where="--name", found=name,
+                "shards carry their own corpus name",
+                code="corpus-name-fixed",
+                where="--name",
+                found=name,
                 hint="leave out --name",
-            )  # fmt: skip
+            )
         if kind is not None:
             check_kind(shards.corpus.sample_kind, kind.name, where=shards.location, expected_by="wanted here")
         return _ShardImages(shards)
@@ -111,9 +114,13 @@ class _SourceImages:
                 self.left_out.add(found.left_out, found.path)
             else:
                 yield Picture(
-                    path=found.path, key=sample_key(self.name, found.path), label=found.label,
-                    read=_read_found(self._source, found), place=found.place, no_label=found.no_label,
-                )  # fmt: skip
+                    path=found.path,
+                    key=sample_key(self.name, found.path),
+                    label=found.label,
+                    read=_read_found(self._source, found),
+                    place=found.place,
+                    no_label=found.no_label,
+                )
 
 
 class _ShardImages:
@@ -130,7 +137,7 @@ class _ShardImages:
             for row, entry in zip(rows, manifest.shard(shard), strict=True):
                 yield Picture(
                     path=entry.path, key=entry.key, label=entry.label, read=_read_row(reader, row), digest=entry.digest
-                )  # fmt: skip
+                )
 
 
 def _read_found(source: Source, found: SourceFile) -> Callable[[], bytes]:

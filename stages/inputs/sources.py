@@ -42,9 +42,11 @@ def open_sources(
             raise unreachable(argument, error.strerror or error) from error
         if source.name in sources:
             raise InputError(
-                "two sources have the same name", code="source-name-twice", where=source.name,
+                "two sources have the same name",
+                code="source-name-twice",
+                where=source.name,
                 hint=f"name them apart: {typed(f'{source.name}-a')}=PATH {typed(f'{source.name}-b')}=PATH",
-            )  # fmt: skip
+            )
         sources[source.name] = source
     return tuple(sources[name] for name in sorted(sources, key=lambda n: n.encode() + b"/"))
 
@@ -56,8 +58,11 @@ def _open_source(argument: str, extensions: Collection[str], max_bytes: int) -> 
     location = UserFile.of(rest)
     if not location.exists():
         raise InputError(
-            "no such corpus", code="corpus-missing", where=location, hint=missing_hint(location, "check the path"),
-        )  # fmt: skip
+            "no such corpus",
+            code="corpus-missing",
+            where=location,
+            hint=missing_hint(location, "check the path"),
+        )
     if location.is_dir():
         return FolderSource(name=given or location.name, root=location, extensions=extensions)
     name = given or location.name.partition(".")[0]

@@ -93,17 +93,23 @@ class LabelledImages:
             ids.append(-1 if class_id is None else class_id)
         notice = no_labels_text(no_labels.to_json())
         labelled = LabelledImages(
-            images=images, image_set=image_set, class_ids_N=np.frombuffer(ids, np.int32) if ids else np.empty(0, np.int32),
+            images=images,
+            image_set=image_set,
+            class_ids_N=np.frombuffer(ids, np.int32) if ids else np.empty(0, np.int32),
             unknown={label: match.reason for label, match in sorted(matches.items()) if match.class_id is None},
             notes=tuple(filter(None, (notice, left_out_text(image_set.left_out.to_json())))),
-        )  # fmt: skip
+        )
         if not len(labelled):
             raise InputError(
-                f"no label of the {what} images is the name of a class", code="labels-without-class", where=images,
+                f"no label of the {what} images is the name of a class",
+                code="labels-without-class",
+                where=images,
                 expected=f"names like {class_names[0]!r}",
-                found=", ".join(repr(label) for label in sorted(matches)[:3]) or notice or f"{len(ids)} images, no labels",
+                found=", ".join(repr(label) for label in sorted(matches)[:3])
+                or notice
+                or f"{len(ids)} images, no labels",
                 hint="name the folders as the classes are named" + (f", or leave out {option}" if option else ""),
-            )  # fmt: skip
+            )
         return labelled
 
     def __len__(self) -> int:
@@ -143,9 +149,11 @@ class LabelledImages:
 
     def _changed(self) -> InputError:
         return InputError(
-            "the images changed while they were read", code="images-changed-meanwhile", where=self.images,
+            "the images changed while they were read",
+            code="images-changed-meanwhile",
+            where=self.images,
             hint="run it again",
-        )  # fmt: skip
+        )
 
     def center_views(self, preprocess: Preprocess, *, threads: int) -> Iterator[CenterViews]:
         """All images in order, at the centre view of a model, decoded ahead in threads; each once, usable or not."""
@@ -162,9 +170,7 @@ class LabelledImages:
 
         def take() -> CenterViews:
             images_NCHW = np.concatenate([np.empty((0, *kind.shape(size)), kind.dtype), *pixels])
-            views = CenterViews(
-                images_NCHW=images_NCHW, labels_N=np.array(labels, np.int64), unusable=tuple(unusable)
-            )
+            views = CenterViews(images_NCHW=images_NCHW, labels_N=np.array(labels, np.int64), unusable=tuple(unusable))
             for found in (pixels, labels, unusable):
                 found.clear()
             return views

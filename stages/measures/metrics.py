@@ -84,9 +84,7 @@ class Accuracy:
         np.add.at(self.top1_C, labels_N[rank_N == 0], 1)
         np.add.at(self.top5_C, labels_N[rank_N < 5], 1)
         wrong = rank_N > 0
-        self.mistakes.update(
-            zip(labels_N[wrong].tolist(), logits_NC[wrong].argmax(axis=1).tolist(), strict=True)
-        )
+        self.mistakes.update(zip(labels_N[wrong].tolist(), logits_NC[wrong].argmax(axis=1).tolist(), strict=True))
         if self.base_C is not None:
             for side_C in (self.base_C, ~self.base_C):
                 here = side_C[labels_N]

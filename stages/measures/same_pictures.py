@@ -83,11 +83,13 @@ class SamePictures:
     def _nothing_in_common(self) -> InputError:
         cached = self._teacher.shards
         return InputError(
-            "none of the images has a key in the store", code="images-not-in-store", where=self._teacher.location,
+            "none of the images has a key in the store",
+            code="images-not-in-store",
+            where=self._teacher.location,
             expected="a corpus with another name" if cached is None else f"corpus '{cached.corpus.name}'",
             found=f"corpus '{self._image_set.name}'",
             hint="pass the shards that were cached, or --name with their corpus's name, or leave out --store",
-        )  # fmt: skip
+        )
 
     def _refuse_other_sizes(self) -> None:
         """Reduced images are other pictures than their originals, whose digests they keep."""
@@ -95,22 +97,25 @@ class SamePictures:
         if cached is None:
             if self.of_the_store is None:
                 raise InputError(
-                    "whether these are the pictures that the store's teacher saw cannot be known", code="images-cannot-be-compared",
+                    "whether these are the pictures that the store's teacher saw cannot be known",
+                    code="images-cannot-be-compared",
                     where=self._teacher.location,
-                    found=self._teacher.no_shards, hint="pass the shards that were cached as IMAGES, or leave out --store",
-                )  # fmt: skip
+                    found=self._teacher.no_shards,
+                    hint="pass the shards that were cached as IMAGES, or leave out --store",
+                )
             return  # their pixels are compared with the teacher's
         store_form, own_form = cached.reduced, {} if own is None else own.reduced
         if self.of_the_store is not None:  # what another Pillow makes of them shows in their pixels
-            store_form, own_form = (
-                {k: v for k, v in form.items() if k == "resize"} for form in (store_form, own_form)
-            )
+            store_form, own_form = ({k: v for k, v in form.items() if k == "resize"} for form in (store_form, own_form))
         if store_form != own_form:
             raise MismatchError(
-                "the images were not reduced as those were that the store's teacher saw", code="images-other-form",
+                "the images were not reduced as those were that the store's teacher saw",
+                code="images-other-form",
                 where=self._teacher.location,
-                expected=f"{_form_text(store_form)}, as in {cached.location}", found=_form_text(own_form), hint=self._hint(cached),
-            )  # fmt: skip
+                expected=f"{_form_text(store_form)}, as in {cached.location}",
+                found=_form_text(own_form),
+                hint=self._hint(cached),
+            )
 
     def _expected(self) -> NDArray[np.bytes_]:
         """The digest (`S32`) that the store's shards record of each image's row; empty where it has none."""
@@ -138,12 +143,13 @@ class SamePictures:
             first = self.others[min(self.others)]
             assert self._teacher.shards is not None
             raise MismatchError(
-                "the images have the store's names, but are other pictures", code="images-other-pictures",
+                "the images have the store's names, but are other pictures",
+                code="images-other-pictures",
                 where=self._teacher.location,
                 expected=f"the files that {self._teacher.shards.location} was made of",
                 found=f"other content in {first} and {looked - 1} more of {looked} that were looked at",
                 hint=self._hint(self._teacher.shards),
-            )  # fmt: skip
+            )
 
     def _hint(self, shards: ShardSet) -> str:
         command = [

@@ -56,9 +56,7 @@ class Spread:
         count = int(self._counts.sum())
         if count == 0:
             return None
-        quartiles = {
-            name: self.quantile(share) for name, share in (("q25", 0.25), ("median", 0.5), ("q75", 0.75))
-        }
+        quartiles = {name: self.quantile(share) for name, share in (("q25", 0.25), ("median", 0.5), ("q75", 0.75))}
         return {"mean": self._sum / count, "min": self._min, **quartiles, "max": self._max}
 
 
@@ -127,9 +125,7 @@ class SoftLabels:
             top_N = probabilities_NC.argmax(axis=1)
             first_N = top_N if first_N is None else first_N
             agreed_N &= top_N == first_N
-            total_NC = (
-                probabilities_NC if total_NC is None else np.add(total_NC, probabilities_NC, out=total_NC)
-            )
+            total_NC = probabilities_NC if total_NC is None else np.add(total_NC, probabilities_NC, out=total_NC)
             count += 1
         if total_NC is None or not len(rows_N):
             return

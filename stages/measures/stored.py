@@ -108,10 +108,11 @@ class Stored:
         shard = row // self.rows.shard_size
         if self.ledger.receipt(shard_name(shard)) is None:
             raise IncompleteError(
-                "this sample is not cached yet", code="sample-not-cached",
+                "this sample is not cached yet",
+                code="sample-not-cached",
                 where=f"{self.location}, row {row}, shard {shard}",
                 hint="run the same `teachonce cache` command again",
-            )  # fmt: skip
+            )
         return shard
 
     def keys_and_valid(self, shard: int) -> tuple[NDArray[np.bytes_], NDArray[np.bool_]]:
@@ -192,8 +193,10 @@ def _check_corpus(store: Location, description: StoreDescription, shards: ShardS
     expected = description.corpus_id
     if shards.corpus.corpus_id != expected:
         raise MismatchError(
-            "these shards are another corpus's", code="shards-other-corpus",
+            "these shards are another corpus's",
+            code="shards-other-corpus",
             where=f"{shards.location}: field 'corpus_id'",
-            expected=f"{expected} (as in {store})", found=f"{shards.corpus.corpus_id} (these shards)",
+            expected=f"{expected} (as in {store})",
+            found=f"{shards.corpus.corpus_id} (these shards)",
             hint="pass the shards that the store was made from",
-        )  # fmt: skip
+        )

@@ -35,9 +35,7 @@ def stored_accuracy(
     vectors, logits_NC, valid_N = _stored_logits(model, shards)
     result = Evaluation(
         class_names=vectors.names,
-        accuracy=Accuracy(
-            vectors.num_classes, vectors.base_C if base is None else base_classes(base, vectors.names)
-        ),
+        accuracy=Accuracy(vectors.num_classes, vectors.base_C if base is None else base_classes(base, vectors.names)),
     )
     shard_set, matcher = ShardSet.open(shards), ClassMatcher(vectors.names)
     manifest = shard_set.manifest()
@@ -67,15 +65,11 @@ def stored_accuracy(
     return result
 
 
-def _stored_logits(
-    store: Location, shards: Location
-) -> tuple[ClassVectors, NDArray[np.float32], NDArray[np.bool_]]:
+def _stored_logits(store: Location, shards: Location) -> tuple[ClassVectors, NDArray[np.float32], NDArray[np.bool_]]:
     """Class vectors; logits (sample, class) of all rows in order; which rows are valid, bool (sample,)."""
     stored = Stored.open(store, shards)
     if stored.no_logits or stored.vectors is None:
-        raise IncompleteError(
-            "no logits to measure", code="store-without-logits", where=store, found=stored.no_logits
-        )
+        raise IncompleteError("no logits to measure", code="store-without-logits", where=store, found=stored.no_logits)
     stored.ledger.require_complete(hint="run the same `teachonce cache` command again")
     done = stored.shards_done()
     valid_N = np.concatenate([stored.keys_and_valid(shard)[1] for shard in done])

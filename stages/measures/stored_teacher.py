@@ -45,9 +45,11 @@ class StoredTeacher:
         self._spec = self._stored.rows
         if self._stored.no_logits:
             raise IncompleteError(
-                "the store gives no logits to compare with", code="store-without-logits", where=self.location,
+                "the store gives no logits to compare with",
+                code="store-without-logits",
+                where=self.location,
                 found=self._stored.no_logits,
-            )  # fmt: skip
+            )
         self._check_classes(class_names)
         self.views = ViewSpec.from_json(self._stored.description.views, self._stored.location)
         self._gathered: GatheredRows | None = None
@@ -57,24 +59,25 @@ class StoredTeacher:
     def _check_classes(self, class_names: Sequence[str]) -> None:
         if self._stored.vectors is None:
             raise IncompleteError(
-                "the store does not say which classes its logits are of", code="store-classes-unknown",
+                "the store does not say which classes its logits are of",
+                code="store-classes-unknown",
                 where=self.location,
                 hint=f"teachonce vectors --teacher … --out {typed(self.location)}",
-            )  # fmt: skip
+            )
         store_names = self._stored.vectors.names
         if store_names == tuple(class_names):
             return
         pairs = enumerate(zip(class_names, store_names, strict=False))
-        index, student_name, store_name = next(
-            ((i, repr(a), repr(b)) for i, (a, b) in pairs if a != b), (-1, "", "")
-        )
+        index, student_name, store_name = next(((i, repr(a), repr(b)) for i, (a, b) in pairs if a != b), (-1, "", ""))
         field = f"class_names[{index}]" if index >= 0 else "number of classes"
         raise MismatchError(
-            "the store's teacher knows other classes than the student, or in another order", code="store-other-classes",
+            "the store's teacher knows other classes than the student, or in another order",
+            code="store-other-classes",
             where=f"{self.location}: field '{field}'",
-            expected=f"{student_name or len(class_names)} (the student)", found=f"{store_name or len(store_names)} (the store)",
+            expected=f"{student_name or len(class_names)} (the student)",
+            found=f"{store_name or len(store_names)} (the store)",
             hint="compare with the store that the student was distilled from",
-        )  # fmt: skip
+        )
 
     def check_pixels(self, measured: ShardSet | None, *, accept_other: bool) -> str:
         """Check that this machine renders the store's views as its teacher saw them.
@@ -109,9 +112,7 @@ class StoredTeacher:
             keys, valid = self._stored.keys_and_valid(shard)
             places = np.searchsorted(ordered, keys)
             places[places == len(ordered)] = 0
-            hit = (
-                np.flatnonzero((ordered[places] == keys) & valid) if len(ordered) else np.array([], np.int64)
-            )
+            hit = np.flatnonzero((ordered[places] == keys) & valid) if len(ordered) else np.array([], np.int64)
             rows_N[order[places[hit]]] = hit + self._spec.rows(shard).start
         return rows_N
 

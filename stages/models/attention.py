@@ -19,24 +19,45 @@ class FoldedAttention(nn.MultiheadAttention):
     """
 
     def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None = None,
-        need_weights: bool = True, attn_mask: Tensor | None = None, average_attn_weights: bool = True,
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
         is_causal: bool = False,
-    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    ) -> tuple[Tensor, Tensor | None]:
         """As in `torch.nn.MultiheadAttention`."""
         options: dict[str, Any] = {
-            "key_padding_mask": key_padding_mask, "need_weights": need_weights, "attn_mask": attn_mask,
-            "average_attn_weights": average_attn_weights, "is_causal": is_causal,
-        }  # fmt: skip
+            "key_padding_mask": key_padding_mask,
+            "need_weights": need_weights,
+            "attn_mask": attn_mask,
+            "average_attn_weights": average_attn_weights,
+            "is_causal": is_causal,
+        }
         fused = not torch.is_grad_enabled() and not torch.is_autocast_enabled(query.device.type)
         if fused or query is not key or key is not value or query.dim() != 3 or not self.batch_first:
             return super().forward(query, key, value, **options)
         tokens_LND = query.transpose(0, 1).contiguous()
         out_LND, weights = F.multi_head_attention_forward(
-            tokens_LND, tokens_LND, tokens_LND, self.embed_dim, self.num_heads, self.in_proj_weight, self.in_proj_bias,
-            self.bias_k, self.bias_v, self.add_zero_attn, self.dropout, self.out_proj.weight, self.out_proj.bias,
-            training=self.training, **options,
-        )  # fmt: skip
+            tokens_LND,
+            tokens_LND,
+            tokens_LND,
+            self.embed_dim,
+            self.num_heads,
+            self.in_proj_weight,
+            self.in_proj_bias,
+            self.bias_k,
+            self.bias_v,
+            self.add_zero_attn,
+            self.dropout,
+            self.out_proj.weight,
+            self.out_proj.bias,
+            training=self.training,
+            **options,
+        )
         return out_LND.transpose(0, 1), weights
 
 

@@ -13,10 +13,24 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 #: Methods that end in `_` and change no values.
-_NO_VALUES = frozenset((
-    "as_strided_", "detach_", "rename_", "requires_grad_", "resize_", "resize_as_", "set_", "share_memory_", "squeeze_",
-    "swapaxes_", "swapdims_", "t_", "transpose_", "unsqueeze_",
-))  # fmt: skip
+_NO_VALUES = frozenset(
+    (
+        "as_strided_",
+        "detach_",
+        "rename_",
+        "requires_grad_",
+        "resize_",
+        "resize_as_",
+        "set_",
+        "share_memory_",
+        "squeeze_",
+        "swapaxes_",
+        "swapdims_",
+        "t_",
+        "transpose_",
+        "unsqueeze_",
+    )
+)
 
 #: Operators that change values in place.
 _OPERATORS = frozenset(f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"))
@@ -54,9 +68,10 @@ class _Unfilled(TorchFunctionMode):
         if isinstance(target, Tensor) and _of_parameter(target):
             name = getattr(func, "__name__", "")
             if (
-                name in _OPERATORS or name == "__setitem__"
+                name in _OPERATORS
+                or name == "__setitem__"
                 or (name.endswith("_") and not name.endswith("__") and name not in _NO_VALUES)
-            ):  # fmt: skip
+            ):
                 return target
             if func == _DATA:
                 inside: Any = func(*args, **kwargs)

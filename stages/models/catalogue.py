@@ -58,10 +58,12 @@ def open_clip_models() -> Iterator[NamedModel]:
         text = config["text_cfg"]
         size = config["vision_cfg"].get("image_size", 224)
         yield NamedModel(
-            name=name, size=size if isinstance(size, int) else max(size), can_teach=True,
+            name=name,
+            size=size if isinstance(size, int) else max(size),
+            can_teach=True,
             weights={tag: _clip_origin(open_clip.get_pretrained_cfg(name, tag)) for tag in tags.get(name, [])},
             needs="transformers" if text.get("hf_model_name") or text.get("hf_tokenizer_name") else "",
-        )  # fmt: skip
+        )
 
 
 def timm_models() -> Iterator[NamedModel]:
@@ -80,9 +82,11 @@ def timm_models() -> Iterator[NamedModel]:
         }
         module = timm.model_entrypoint(name).__module__.rpartition(".")[2]
         yield NamedModel(
-            name=f"{TIMM_PREFIX}{name}", size=first.input_size[1], weights=weights,
+            name=f"{TIMM_PREFIX}{name}",
+            size=first.input_size[1],
+            weights=weights,
             can_teach=bool(first.classifier and first.num_classes) and module not in NO_TEACHERS,
-        )  # fmt: skip
+        )
 
 
 def measure(name: str) -> Measures | None:
@@ -96,9 +100,7 @@ def measure(name: str) -> Measures | None:
     try:
         with torch.device("meta"), quiet_libraries():
             return (
-                _measure_timm(name.removeprefix(TIMM_PREFIX))
-                if name.startswith(TIMM_PREFIX)
-                else _measure_clip(name)
+                _measure_timm(name.removeprefix(TIMM_PREFIX)) if name.startswith(TIMM_PREFIX) else _measure_clip(name)
             )
     except Exception:  # whatever a library raises on the meta device: the model may still be a good one
         return None

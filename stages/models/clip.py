@@ -70,10 +70,13 @@ def build_clip(source: ClipSource, *, size: int | None = None) -> BuiltClip:
     """
     if "text_cfg" not in source.model_cfg:
         raise InputError(
-            "this model has no text tower", code="model-without-text-tower",
-            where=source.name, expected="text_cfg in its model_cfg", found="none",
+            "this model has no text tower",
+            code="model-without-text-tower",
+            where=source.name,
+            expected="text_cfg in its model_cfg",
+            found="none",
             hint="choose a CLIP-like model; classifiers of timm's are named timm:NAME",
-        )  # fmt: skip
+        )
 
     from open_clip.model import resize_pos_embed
 
@@ -150,13 +153,7 @@ def make_model(model_cfg: Mapping[str, Any]) -> nn.Module:
 
     fields = dict(model_cfg)
     custom = fields.pop("custom_text", False) or "hf_model_name" in fields["text_cfg"]
-    kind = (
-        open_clip.CLIP
-        if not custom
-        else open_clip.CoCa
-        if "multimodal_cfg" in fields
-        else open_clip.CustomTextCLIP
-    )
+    kind = open_clip.CLIP if not custom else open_clip.CoCa if "multimodal_cfg" in fields else open_clip.CustomTextCLIP
     model: nn.Module = kind(**fields)
     fold_attention(model)
     return model
@@ -185,9 +182,13 @@ def _build(
     preprocess = Preprocess.of_open_clip(source.preprocess_cfg, size=size or own, where=source.name)
     scale = getattr(module, "logit_scale", None)
     return BuiltClip(
-        module=module, model_cfg=model_cfg, preprocess=preprocess, at_own_size=preprocess.size == own, entry="" if file is None else file.entry,
+        module=module,
+        model_cfg=model_cfg,
+        preprocess=preprocess,
+        at_own_size=preprocess.size == own,
+        entry="" if file is None else file.entry,
         logit_scale=math.nan if scale is None else float(scale.detach().float().exp()),
-    )  # fmt: skip
+    )
 
 
 def _taken(file: WeightsFile) -> Tensors:
@@ -215,20 +216,14 @@ def _building(source: ClipSource, model_cfg: Mapping[str, Any]) -> Iterator[None
     """Inside, libraries build a configuration: quietly, and what they raise is one clear line."""
     text_model = model_cfg.get("text_cfg", {}).get("hf_model_name")
     if text_model and importlib.util.find_spec("transformers") is None:
-        raise MissingDependency(
-            f"the text tower of {source.name} needs transformers", "pip install 'teachonce[hf]'"
-        )
+        raise MissingDependency(f"the text tower of {source.name} needs transformers", "pip install 'teachonce[hf]'")
     hint = f"check its configuration, and --{source.role}-size if it was given"
     with contextlib.ExitStack() as stack:
-        stack.enter_context(
-            one_line(f"cannot build this {source.role}", source.name, hint, code="model-unbuildable")
-        )
+        stack.enter_context(one_line(f"cannot build this {source.role}", source.name, hint, code="model-unbuildable"))
         if text_model:
             stack.enter_context(_no_code_of_repositories())
             if not UserFile.of(text_model).is_dir():
-                stack.enter_context(
-                    hub_access(f"{source.name}: its text tower {text_model}", "check the network")
-                )
+                stack.enter_context(hub_access(f"{source.name}: its text tower {text_model}", "check the network"))
         yield
 
 
@@ -277,6 +272,9 @@ def check_width(features: Any, embed_dim: int, where: str) -> None:
     """
     if features.ndim != 2 or features.shape[1] != embed_dim:
         raise InputError(
-            "this model's features are not what its configuration says", code="model-features-differ", where=where,
-            expected=f"one vector of {embed_dim} channels an image", found=f"shape {tuple(features.shape)}",
-        )  # fmt: skip
+            "this model's features are not what its configuration says",
+            code="model-features-differ",
+            where=where,
+            expected=f"one vector of {embed_dim} channels an image",
+            found=f"shape {tuple(features.shape)}",
+        )

@@ -28,9 +28,15 @@ _CONFIG = "open_clip_config.json"
 
 #: Names that open_clip looks for before it takes any file.
 _PREFERRED = (
-    "open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin",
-    "open_clip_pytorch_model.pth", "model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth",
-)  # fmt: skip
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth",
+    "model.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model.pth",
+    "model.pth",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,14 +93,21 @@ def resolve_clip(name: str, pretrained: str | None, *, role: Role) -> ClipSource
         path, weights = pretrained, weights_file(pretrained, role, f"{label} brings its own weights")
     elif path is None:
         raise InputError(
-            "no weights beside the model's configuration", code="weights-missing", where=name,
+            "no weights beside the model's configuration",
+            code="weights-missing",
+            where=name,
             hint=f"put them there, or add --{role}-pretrained FILE, or --{role}-pretrained {RANDOM} to try things out",
-        )  # fmt: skip
+        )
     return ClipSource(
-        name=label, typed=name, role=role, model_cfg=config["model_cfg"],
+        name=label,
+        typed=name,
+        role=role,
+        model_cfg=config["model_cfg"],
         preprocess_cfg=_preprocess(config.get("preprocess_cfg", {})),
-        weights_path=path, weights=weights, configured=pretrained is None,
-    )  # fmt: skip
+        weights_path=path,
+        weights=weights,
+        configured=pretrained is None,
+    )
 
 
 def _built_in(typed: str, pretrained: str | None, role: Role) -> ClipSource:
@@ -107,26 +120,28 @@ def _built_in(typed: str, pretrained: str | None, role: Role) -> ClipSource:
     if model_cfg is None:
         if timm.is_model(name.partition(".")[0]):
             raise InputError(
-                "open_clip has no such model", code="model-unknown", where=name,
+                "open_clip has no such model",
+                code="model-unknown",
+                where=name,
                 hint=f"did you mean {TIMM_PREFIX}{name}?",
-            )  # fmt: skip
+            )
         hint = f"`teachonce models --{role}` lists all of them; timm models are named timm:NAME"
         raise without_prefix_error(typed, open_clip.list_models(), hint, role=role)
     tags = list_pretrained_tags_by_model(name)
     if pretrained is None:
         raise InputError(
-            f"a {role} needs weights", code="weights-needed", where=name,
+            f"a {role} needs weights",
+            code="weights-needed",
+            where=name,
             hint=f"add --{role}-pretrained: {one_of(tags)}; `{RANDOM}` gives seeded random weights for trying things out",
-        )  # fmt: skip
+        )
     tag = {} if pretrained == RANDOM else get_pretrained_cfg(name, pretrained)
     path: str | None
     if tag:
         # Weights were trained with one of two activations; open_clip builds that of the model's name, whatever the
         # tag has, and only warns.
         model_cfg["quick_gelu"] = bool(model_cfg.get("quick_gelu") or tag.get("quick_gelu"))
-        with hub_access(
-            f"{name}, {pretrained}", f"check the network, or give a file with --{role}-pretrained"
-        ):
+        with hub_access(f"{name}, {pretrained}", f"check the network, or give a file with --{role}-pretrained"):
             path = download_pretrained(tag)
         weights = pretrained
     elif pretrained == RANDOM:
@@ -134,13 +149,17 @@ def _built_in(typed: str, pretrained: str | None, role: Role) -> ClipSource:
     elif looks_like_path(pretrained):
         path, weights = pretrained, weights_file(pretrained, role, one_of(tags))
     else:
-        raise unknown_name(
-            f"{name} has no such weights", pretrained, tags, one_of(tags), code="weights-tag-unknown"
-        )
+        raise unknown_name(f"{name} has no such weights", pretrained, tags, one_of(tags), code="weights-tag-unknown")
     return ClipSource(
-        name=name, typed=name, role=role, model_cfg=model_cfg, preprocess_cfg=_preprocess(tag), weights_path=path,
-        weights=weights, configured=bool(tag),
-    )  # fmt: skip
+        name=name,
+        typed=name,
+        role=role,
+        model_cfg=model_cfg,
+        preprocess_cfg=_preprocess(tag),
+        weights_path=path,
+        weights=weights,
+        configured=bool(tag),
+    )
 
 
 def _preprocess(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,19 +178,25 @@ def _local_folder(name: str, role: Role) -> tuple[dict[str, Any], str | None, st
     file = folder / _CONFIG
     if not file.exists():
         raise InputError(
-            "no open_clip model in this folder", code="model-config-missing",
-            where=folder, expected=f"{_CONFIG} and weights", found=f"no {_CONFIG}",
+            "no open_clip model in this folder",
+            code="model-config-missing",
+            where=folder,
+            expected=f"{_CONFIG} and weights",
+            found=f"no {_CONFIG}",
             hint=f"--{role} {LOCAL_PREFIX}FOLDER takes a folder that open_clip wrote, or a downloaded hub repository",
-        )  # fmt: skip
+        )
     with quiet_libraries():
         weights: str | None = _find_checkpoint_in_dir(folder.path)
     files = [n for n in folder.names() if n.endswith((".safetensors", ".bin", ".pth"))]
     if weights is not None and len(files) > 1 and UserFile.of(weights).name not in _PREFERRED:
         raise InputError(
-            "several weights files beside the model's configuration", code="weights-several",
-            where=name, expected=f"one, or {_PREFERRED[0]}",
-            found=", ".join(sorted(files)), hint=f"add --{role}-pretrained FILE",
-        )  # fmt: skip
+            "several weights files beside the model's configuration",
+            code="weights-several",
+            where=name,
+            expected=f"one, or {_PREFERRED[0]}",
+            found=", ".join(sorted(files)),
+            hint=f"add --{role}-pretrained FILE",
+        )
     return _parse(file.read_bytes(), where=file), weights, f"{LOCAL_PREFIX}{folder.name}"
 
 
@@ -179,9 +204,7 @@ def _hub_repository(name: str, role: Role, *, weights_wanted: bool) -> tuple[dic
     from open_clip.pretrained import download_pretrained_from_hf
 
     repository = name.removeprefix(HUB_PREFIX)
-    hint = (
-        f"check the name and the network, or download the repository and give --{role} {LOCAL_PREFIX}FOLDER"
-    )
+    hint = f"check the name and the network, or download the repository and give --{role} {LOCAL_PREFIX}FOLDER"
     with hub_access(name, hint):
         path = download_pretrained_from_hf(repository, filename=_CONFIG)
         weights = download_pretrained_from_hf(repository) if weights_wanted else None
@@ -194,12 +217,16 @@ def _parse(data: bytes, where: object) -> dict[str, Any]:
         config["model_cfg"]["vision_cfg"], config["model_cfg"]["embed_dim"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
-            "not an open_clip configuration", code="model-config-malformed",
-            where=where, expected="model_cfg with vision_cfg and embed_dim",
+            "not an open_clip configuration",
+            code="model-config-malformed",
+            where=where,
+            expected="model_cfg with vision_cfg and embed_dim",
             found=f"{type(error).__name__}: {error}",
-        ) from error  # fmt: skip
+        ) from error
     try:
         check_vision_config(config["model_cfg"]["vision_cfg"], where=where, hint="choose another model")
     except DamagedError as error:
-        raise InputError(error.what, code=error.code, where=error.where, expected=error.expected, found=error.found, hint=error.hint) from error  # fmt: skip
+        raise InputError(
+            error.what, code=error.code, where=error.where, expected=error.expected, found=error.found, hint=error.hint
+        ) from error
     return config

@@ -64,16 +64,12 @@ def resolve_compute(settings: ComputeSettings, *, elsewhere: bool = False) -> Co
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     elif device == "cuda" and not elsewhere and not torch.cuda.is_available():
-        raise InputError(
-            "no CUDA device here", code="cuda-missing", where="--device cuda", hint="use --device cpu"
-        )
+        raise InputError("no CUDA device here", code="cuda-missing", where="--device cuda", hint="use --device cpu")
     if precision == "auto":
         precision = "bf16" if _bf16_is_faster(device) else "fp32"
     if device == "cpu" and not elsewhere:
         keep_freed_memory()
-    return Compute(
-        device=device, precision=precision, threads=settings.threads or min(4, os.cpu_count() or 1)
-    )
+    return Compute(device=device, precision=precision, threads=settings.threads or min(4, os.cpu_count() or 1))
 
 
 def training_compute(settings: ComputeSettings, *, elsewhere: bool = False) -> Compute:

@@ -65,15 +65,11 @@ class Intermediates:
         if tokens and indices:
             first = self.run(pixels_NCHW, [n for n in names if n != TOKENS], to_the_end=to_the_end)
             return PassResult(maps=first.maps | self.run(pixels_NCHW, [TOKENS]).maps, end=first.end)
-        found, end = self._call(
-            pixels_NCHW, [len(self._index) - 1] if tokens else indices, tokens, to_the_end
-        )
+        found, end = self._call(pixels_NCHW, [len(self._index) - 1] if tokens else indices, tokens, to_the_end)
         if tokens:
             return PassResult(maps={TOKENS: found[0].float().flatten(2).transpose(1, 2)}, end=end)
         by_index = dict(zip(indices, found, strict=True))
-        return PassResult(
-            maps={name: by_index[self._index[name]].float().contiguous() for name in names}, end=end
-        )
+        return PassResult(maps={name: by_index[self._index[name]].float().contiguous() for name in names}, end=end)
 
     def pooled(self, passed: PassResult) -> Tensor:
         """The module's own result of a pass that went to the end: what calling it would have given.
@@ -108,9 +104,13 @@ class Intermediates:
             # Its ResNets go no further than the last index, and then pool what is there.
             last = [len(self._index) - 1] if to_the_end and indices[-1:] != [len(self._index) - 1] else []
             found = self._module.forward_intermediates(
-                pixels_NCHW, indices=[*indices, *last], normalize_intermediates=norm, output_fmt="NCHW",
-                stop_early=not to_the_end, intermediates_only=not to_the_end,
-            )  # fmt: skip
+                pixels_NCHW,
+                indices=[*indices, *last],
+                normalize_intermediates=norm,
+                output_fmt="NCHW",
+                stop_early=not to_the_end,
+                intermediates_only=not to_the_end,
+            )
             return found["image_intermediates"][: len(indices)], found.get("image_features")
         common = {"indices": indices, "stop_early": not to_the_end, "intermediates_only": not to_the_end}
         found = self._module.forward_intermediates(pixels_NCHW, norm=norm, output_fmt="NCHW", **common)

@@ -37,8 +37,11 @@ def without_prefix_error(name: str, known: Sequence[str], hint: str, *, role: Ro
     near = [f"{prefix}{rest}" for prefix in near_names(before + colon, prefixes)] if colon else []
     if near:
         return InputError(
-            "open_clip has no such model", code="model-unknown", where=name, hint=f"did you mean {', '.join(near)}?",
-        )  # fmt: skip
+            "open_clip has no such model",
+            code="model-unknown",
+            where=name,
+            hint=f"did you mean {', '.join(near)}?",
+        )
     return unknown_name("open_clip has no such model", name, known, hint, code="model-unknown")
 
 

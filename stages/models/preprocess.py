@@ -86,16 +86,16 @@ class Preprocess:
         channels, *sides = cfg["input_size"]
         if channels != 3:
             raise InputError(
-                "only models with three input channels are supported", code="channels-not-three", where=where,
+                "only models with three input channels are supported",
+                code="channels-not-three",
+                where=where,
                 found=channels,
-            )  # fmt: skip
+            )
         return Preprocess(
             size=square_size(sides, where) if size is None else size,
             mean=_triple(cfg["mean"], "mean", where),
             std=_triple(cfg["std"], "std", where),
-            interpolation=_choice(
-                cfg["interpolation"], {name: name for name in FILTERS}, "interpolation", where
-            ),
+            interpolation=_choice(cfg["interpolation"], {name: name for name in FILTERS}, "interpolation", where),
             crop_pct=cfg["crop_pct"],
             crop_mode=_choice(cfg["crop_mode"], {name: name for name in CENTERED}, "crop mode", where),
         )
@@ -176,18 +176,24 @@ def square_size(image_size: Any, where: str) -> int:
     height, width = image_size
     if height != width:
         raise InputError(
-            "only square inputs are supported", code="input-not-square", where=where, found=f"{height}x{width}",
-        )  # fmt: skip
+            "only square inputs are supported",
+            code="input-not-square",
+            where=where,
+            found=f"{height}x{width}",
+        )
     return int(height)
 
 
 def _choice(name: Any, known: Mapping[str, str], what: str, where: str) -> str:
     if name not in known:
         raise InputError(
-            f"unknown {what} in the model's configuration", code="model-config-value-unknown",
-            where=where, expected=sorted(known), found=name,
+            f"unknown {what} in the model's configuration",
+            code="model-config-value-unknown",
+            where=where,
+            expected=sorted(known),
+            found=name,
             hint="correct it, or use another model",
-        )  # fmt: skip
+        )
     return known[name]
 
 
@@ -196,6 +202,10 @@ def _triple(value: Any, what: str, where: str) -> tuple[Any, Any, Any]:
     values = tuple(value) if isinstance(value, Sequence) else (value,) * 3
     if len(values) != 3:
         raise InputError(
-            f"not a {what} of three channels", code="channels-not-three", where=where, expected=3, found=len(values),
-        )  # fmt: skip
+            f"not a {what} of three channels",
+            code="channels-not-three",
+            where=where,
+            expected=3,
+            found=len(values),
+        )
     return values

@@ -67,7 +67,9 @@ def tried(forward: Callable[[], Any], size: int, where: str) -> Any:
         raise
     except Exception as error:  # models raise AssertionError, RuntimeError, ValueError, IndexError, …
         raise InputError(
-            "this model cannot take images of that size", code="image-size-impossible",
-            where=where, found=f"{size} ({brief(error)})",
+            "this model cannot take images of that size",
+            code="image-size-impossible",
+            where=where,
+            found=f"{size} ({brief(error)})",
             hint="choose another size, or leave it out",
-        ) from error  # fmt: skip
+        ) from error

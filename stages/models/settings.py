@@ -20,15 +20,20 @@ class ComputeSettings:
     """How a model computes; `compute.resolve_compute` settles `auto`."""
 
     device: str = setting(
-        "auto", choices=("auto", "cpu", "cuda"), group=COMPUTING, help="Where the model runs; auto: CUDA where there is one."
-    )  # fmt: skip
+        "auto",
+        choices=("auto", "cpu", "cuda"),
+        group=COMPUTING,
+        help="Where the model runs; auto: CUDA where there is one.",
+    )
     precision: str = setting(
-        "auto", choices=("auto", "bf16", "fp32"), group=COMPUTING,
+        "auto",
+        choices=("auto", "bf16", "fp32"),
+        group=COMPUTING,
         help="bf16 autocast, or fp32; auto: bf16 where it is faster. Logits are always formed in fp32.",
-    )  # fmt: skip
+    )
     threads: int | None = setting(
         None, least=1, default_text="cores, at most 4", group=COMPUTING, help="Torch threads of one worker."
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,35 +41,44 @@ class TrainingComputeSettings(ComputeSettings):
     """How a model is trained; `compute.training_compute` settles `auto`."""
 
     precision: str = with_default(
-        ComputeSettings, "precision", "auto",
+        ComputeSettings,
+        "precision",
+        "auto",
         help="bf16 autocast, or fp32; auto: bf16 on CUDA, fp32 on the CPU. Logits and loss are always fp32.",
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreprocessSettings:
     """What replaces parts of a model's own preprocessing; None keeps them. See `preprocess.Preprocess`."""
 
-    size: int | None = setting(
-        None, least=1, unit="PIXELS", group=PREPROCESSING, help="Side of the square input."
-    )
+    size: int | None = setting(None, least=1, unit="PIXELS", group=PREPROCESSING, help="Side of the square input.")
     mean: tuple[float, float, float] | None = setting(
         None, unit="R,G,B", group=PREPROCESSING, help="Mean of each channel, on a scale of 0 to 1."
-    )  # fmt: skip
+    )
     std: tuple[float, float, float] | None = setting(
-        None, above=0, unit="R,G,B", group=PREPROCESSING,
+        None,
+        above=0,
+        unit="R,G,B",
+        group=PREPROCESSING,
         help="Standard deviation of each channel, on a scale of 0 to 1.",
-    )  # fmt: skip
+    )
     interpolation: str | None = setting(
         None, choices=FILTERS, group=PREPROCESSING, help="Resampling filter at test time."
-    )  # fmt: skip
+    )
     crop_pct: float | None = setting(
-        None, least=LEAST_CROP, most=1, group=PREPROCESSING, help="Share of the resized image that the test-time centre crop keeps."
-    )  # fmt: skip
+        None,
+        least=LEAST_CROP,
+        most=1,
+        group=PREPROCESSING,
+        help="Share of the resized image that the test-time centre crop keeps.",
+    )
     crop_mode: str | None = setting(
-        None, choices=CENTERED, group=PREPROCESSING,
+        None,
+        choices=CENTERED,
+        group=PREPROCESSING,
         help="At test time: resize the shorter side, both sides, or the longer side and pad with the mean colour.",
-    )  # fmt: skip
+    )
 
     def preprocess(self, own: Preprocess) -> Preprocess:
         """The model's own preprocessing with these overrides."""

@@ -21,4 +21,4 @@ class StudentConfig(PreprocessSettings):
         None,
         help="Pretrained tag, path to weights, `random`, or for timm `default`. Without it, kd starts from seeded random weights; "
         "promptkd needs it.",
-    )  # fmt: skip
+    )

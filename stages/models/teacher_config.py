@@ -21,12 +21,11 @@ class TeacherConfig(PreprocessSettings):
     """
 
     model: str = setting(
-        option="", help="open_clip model (ViT-L-14, hf-hub:…, local-dir:…), timm:NAME, or teachonce:FOLDER for learned prompts."
-    )  # fmt: skip
+        option="",
+        help="open_clip model (ViT-L-14, hf-hub:…, local-dir:…), timm:NAME, or teachonce:FOLDER for learned prompts.",
+    )
     pretrained: str | None = setting(None, help="Pretrained tag, path to weights, or `random`.")
-    backbone: str | None = setting(
-        None, help="For prompts: the model that they were learned for, if it has moved."
-    )  # fmt: skip
+    backbone: str | None = setting(None, help="For prompts: the model that they were learned for, if it has moved.")
 
     @staticmethod
     def of(model: str, pretrained: str | None = None, **overrides: Any) -> TeacherConfig:
@@ -43,10 +42,13 @@ class TeacherConfig(PreprocessSettings):
         backbone = overrides.pop("backbone", None)
         if backbone is not None and not model.startswith(PROMPTS_PREFIX):
             raise InputError(
-                "only prompts have a backbone", code="option-needs-another",
-                where="--teacher-backbone", expected="--teacher teachonce:FOLDER",
-                found=f"--teacher {model}", hint="leave it out",
-            )  # fmt: skip
+                "only prompts have a backbone",
+                code="option-needs-another",
+                where="--teacher-backbone",
+                expected="--teacher teachonce:FOLDER",
+                found=f"--teacher {model}",
+                hint="leave it out",
+            )
         return TeacherConfig(
             model=_absolute(model),
             pretrained=pretrained,

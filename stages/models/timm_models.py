@@ -81,23 +81,27 @@ def resolve_timm(name: str, pretrained: str | None, *, role: Role) -> TimmSource
             hint = f"did you mean {architecture}, without {TIMM_PREFIX}?"
             raise InputError("timm has no such model", code="model-unknown", where=architecture, hint=hint)
         hint = f"`teachonce models --{role}` lists them all"
-        raise unknown_name(
-            "timm has no such model", architecture, timm.list_models(), hint, code="model-unknown"
-        )
+        raise unknown_name("timm has no such model", architecture, timm.list_models(), hint, code="model-unknown")
     tags = [n.partition(".")[2] for n in timm.models.get_arch_pretrained_cfgs(architecture)]
     tags = [t for t in tags if t]
     if pretrained is None and not tag:
         raise InputError(
-            f"a {role} needs weights", code="weights-needed", where=f"{TIMM_PREFIX}{architecture}",
+            f"a {role} needs weights",
+            code="weights-needed",
+            where=f"{TIMM_PREFIX}{architecture}",
             hint=f"add --{role}-pretrained: `{DEFAULT}` (timm's own), {one_of(tags)}, or `{RANDOM}` for trying things out",
-        )  # fmt: skip
+        )
     of_file = pretrained is not None and pretrained != RANDOM and looks_like_path(pretrained)
     if pretrained not in (None, RANDOM, DEFAULT) and not of_file:
         tag = str(pretrained)
     if tag and tag not in tags:
         raise unknown_name(
-            f"{TIMM_PREFIX}{architecture} has no such weights", tag, tags, one_of(tags), code="weights-tag-unknown",
-        )  # fmt: skip
+            f"{TIMM_PREFIX}{architecture} has no such weights",
+            tag,
+            tags,
+            one_of(tags),
+            code="weights-tag-unknown",
+        )
     from_hub = pretrained != RANDOM and not of_file
     full = f"{architecture}.{tag}" if tag else architecture
     if from_hub:
@@ -167,9 +171,7 @@ def _load(module: Any, source: TimmSource, options: Mapping[str, Any], *, resize
         positions = {n: v for n, v in weights.items() if "pos" in n.lower()}
         weights = convert(weights, module)  # other names, or position embeddings of another image size
         if not resize:
-            weights.update(
-                {n: v for n, v in positions.items() if n in own}
-            )  # another size is another model's
+            weights.update({n: v for n, v in positions.items() if n in own})  # another size is another model's
     if options.get("num_classes") == 0:
         for classifier in classifiers(module):
             weights = {n: v for n, v in weights.items() if not n.startswith(f"{classifier}.")}

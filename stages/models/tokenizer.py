@@ -61,9 +61,12 @@ def load_tokenizer(name: str) -> Tokenizer:
     if config is None:
         # open_clip would take CLIP's tokenizer.
         raise unknown_name(
-            "open_clip has no such model", name, open_clip.list_models(), "check the model's name",
+            "open_clip has no such model",
+            name,
+            open_clip.list_models(),
+            "check the model's name",
             code="model-unknown",
-        )  # fmt: skip
+        )
     text_cfg = config.get("text_cfg", {})
     _check_settings(text_cfg.get("tokenizer_kwargs", {}), name)
     files = text_cfg.get("hf_tokenizer_name")
@@ -124,27 +127,30 @@ def name_notes(tokenizer: Tokenizer, names: Sequence[str], texts: Sequence[str])
         verb = "have" if len(same) > 1 else "has"
         which = ", the first:" if len(same) > 1 else ":"
         shown = [_quoted(names[i]) for i in same[0][:3]] + (["…"] if len(same[0]) > 3 else [])
-        notes.append(
-            f"{count} of class names {verb} equal vectors{which} {', '.join(shown[:-1])} and {shown[-1]}"
-        )
+        notes.append(f"{count} of class names {verb} equal vectors{which} {', '.join(shown[:-1])} and {shown[-1]}")
     return tuple(notes)
 
 
 def _check_settings(settings: Any, name: str) -> None:
     if not isinstance(settings, dict):
         raise InputError(
-            "not a tokenizer's settings", code="tokenizer-settings-malformed", where=name, expected="an object",
+            "not a tokenizer's settings",
+            code="tokenizer-settings-malformed",
+            where=name,
+            expected="an object",
             found=settings,
-        )  # fmt: skip
+        )
     for key, value in settings.items():
         kind = _SETTINGS.get(key)
         if key == "trust_remote_code" or (kind is not None and isinstance(value, kind)):
             continue  # the first is always answered by False
         raise InputError(
-            "a tokenizer's setting that is not known", code="tokenizer-setting-unknown",
+            "a tokenizer's setting that is not known",
+            code="tokenizer-setting-unknown",
             where=f"{name}: tokenizer_kwargs",
-            expected=", ".join(f"{k} ({v.__name__})" for k, v in _SETTINGS.items()), found=f"{key}: {value!r}",
-        )  # fmt: skip
+            expected=", ".join(f"{k} ({v.__name__})" for k, v in _SETTINGS.items()),
+            found=f"{key}: {value!r}",
+        )
 
 
 def _of_transformers(name: str, files: str) -> Tokenizer:
@@ -160,15 +166,16 @@ def _of_transformers(name: str, files: str) -> Tokenizer:
             tokenizer: Any = open_clip.get_tokenizer(name, trust_remote_code=False)
             # Where vocabulary files are missing, transformers makes a tokenizer to which all words are unknown.
             known = tokenizer.tokenizer
-            vocabulary = (
-                known.get_vocab().keys() - set(known.all_special_tokens) - known.get_added_vocab().keys()
-            )
+            vocabulary = known.get_vocab().keys() - set(known.all_special_tokens) - known.get_added_vocab().keys()
             if len(vocabulary) < 2:
                 raise InputError(
-                    "a tokenizer without words", code="tokenizer-empty",
-                    where=name if local else files, expected="a vocabulary",
-                    found="special tokens only", hint=hint if local else "check the repository's files",
-                )  # fmt: skip
+                    "a tokenizer without words",
+                    code="tokenizer-empty",
+                    where=name if local else files,
+                    expected="a vocabulary",
+                    found="special tokens only",
+                    hint=hint if local else "check the repository's files",
+                )
             return tokenizer  # type: ignore[no-any-return]
     except InputError as error:
         cause = error.__cause__
@@ -209,9 +216,7 @@ def _ids(tokenizer: Tokenizer, texts: Sequence[str], length: int | None) -> NDAr
     return np.ascontiguousarray(tokenizer(list(texts), length).numpy(), np.int64)
 
 
-def _at_two_lengths(
-    tokenizer: Tokenizer, texts: Sequence[str]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+def _at_two_lengths(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
     """The tokens at the context length, those at more than twice that, and the token that pads: most of an empty text."""
     short_NL = _ids(tokenizer, texts, None)
     more = 2 * short_NL.shape[1] + 16

@@ -109,9 +109,12 @@ def read_torchscript(location: UserFile) -> TorchScript:
             root = torch.load(shown, map_location="cpu", weights_only=True, mmap=False)
     if not isinstance(root, _Object):
         raise InputError(
-            "not a file of weights", code="weights-malformed", where=location, expected="a module",
+            "not a file of weights",
+            code="weights-malformed",
+            where=location,
+            expected="a module",
             found=type(root).__name__,
-        )  # fmt: skip
+        )
     tensors: dict[str, Tensor] = {}
     values: dict[str, Any] = {}
     left = [(root, "", 0)]
@@ -120,11 +123,13 @@ def read_torchscript(location: UserFile) -> TorchScript:
         module, prefix, level = left.pop()
         if not isinstance(module.attributes, dict):
             raise InputError(
-                "cannot read weights", code="weights-unreadable", where=location,
+                "cannot read weights",
+                code="weights-unreadable",
+                where=location,
                 found=f"an object that only the file's own code can unpack ({prefix or 'the whole'})",
                 hint="where you trust the file, save its weights alone: "
                 "torch.save(torch.jit.load(FILE).state_dict(), NEW_FILE)",
-            )  # fmt: skip
+            )
         below: list[tuple[_Object, str, int]] = []
         for name, value in module.attributes.items():
             if isinstance(value, _Object):
@@ -139,9 +144,7 @@ def read_torchscript(location: UserFile) -> TorchScript:
             raise InputError(
                 "not a file of weights", code="weights-malformed", where=location, found="modules without end"
             )
-    return TorchScript(
-        tensors=tensors, values=values, classes=frozenset(name.rpartition(".")[2] for name in classes)
-    )
+    return TorchScript(tensors=tensors, values=values, classes=frozenset(name.rpartition(".")[2] for name in classes))
 
 
 class _Shown(io.RawIOBase):
@@ -192,9 +195,11 @@ def _check_sizes(archive: zipfile.ZipFile, location: UserFile) -> None:
     packed = [record.filename for record in records if record.compress_type != zipfile.ZIP_STORED]
     if claimed > held or packed:
         raise InputError(
-            "cannot read weights", code="weights-unreadable", where=location,
+            "cannot read weights",
+            code="weights-unreadable",
+            where=location,
             found=f"a compressed record ({packed[0]})" if packed else f"records of {claimed} bytes in a file of {held}",
-        )  # fmt: skip
+        )
 
 
 def _stand_in(archive: zipfile.ZipFile, name: str) -> type[_Object]:

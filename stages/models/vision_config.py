@@ -108,11 +108,12 @@ def check_timm_name(name: str, *, where: object) -> None:
     import timm
 
     architecture, _, tag = name.partition(".")
-    if not timm.is_model(architecture) or (
-        tag and name not in timm.models.get_arch_pretrained_cfgs(architecture)
-    ):
+    if not timm.is_model(architecture) or (tag and name not in timm.models.get_arch_pretrained_cfgs(architecture)):
         raise DamagedError(
-            "timm has no such model", code="bundle-model-unknown",
-            where=where, expected="a model of timm's registry", found=name,
+            "timm has no such model",
+            code="bundle-model-unknown",
+            where=where,
+            expected="a model of timm's registry",
+            found=name,
             hint="a newer timm may have it: pip install --upgrade timm",
-        )  # fmt: skip
+        )

@@ -27,9 +27,16 @@ Tensors = dict[str, Tensor]
 #: Keys under which training scripts keep the weights in a checkpoint, one inside the other; the first that is there is
 #: taken. Moving averages come first: timm, DeiT and ConvNeXt evaluate those.
 _WRAPPERS = (
-    "state_dict_ema", "model_ema", "ema_state_dict", "ema",
-    "state_dict", "model_state_dict", "model", "checkpoint", "module",
-)  # fmt: skip
+    "state_dict_ema",
+    "model_ema",
+    "ema_state_dict",
+    "ema",
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "checkpoint",
+    "module",
+)
 
 #: How many wrappers lie one inside the other, at most.
 _MOST_WRAPPERS = 4
@@ -43,32 +50,67 @@ _OPENAI_NUMBERS = ("input_resolution", "context_length", "vocab_size")
 #: What training scripts pickle beside the weights: optimisers, schedules that hold one (CoOp's trainer, Dassl, in every
 #: file), numbers of numpy, and settings. Nothing of it is built; an empty object takes its place.
 _LEFT_UNBUILT = (
-    *(f"torch.optim.{name}" for name in (
-        "adam.Adam", "adamw.AdamW", "rmsprop.RMSprop", "sgd.SGD", "lr_scheduler.CosineAnnealingLR",
-        "lr_scheduler.CosineAnnealingWarmRestarts", "lr_scheduler.ExponentialLR", "lr_scheduler.LambdaLR",
-        "lr_scheduler.LinearLR", "lr_scheduler.MultiStepLR", "lr_scheduler.OneCycleLR", "lr_scheduler.SequentialLR",
-        "lr_scheduler.StepLR",
-    )),
-    "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype", "numpy.ndarray",
+    *(
+        f"torch.optim.{name}"
+        for name in (
+            "adam.Adam",
+            "adamw.AdamW",
+            "rmsprop.RMSprop",
+            "sgd.SGD",
+            "lr_scheduler.CosineAnnealingLR",
+            "lr_scheduler.CosineAnnealingWarmRestarts",
+            "lr_scheduler.ExponentialLR",
+            "lr_scheduler.LambdaLR",
+            "lr_scheduler.LinearLR",
+            "lr_scheduler.MultiStepLR",
+            "lr_scheduler.OneCycleLR",
+            "lr_scheduler.SequentialLR",
+            "lr_scheduler.StepLR",
+        )
+    ),
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+    "numpy.dtype",
+    "numpy.ndarray",
     *(f"numpy.dtypes.{name}" for name in numpy.dtypes.__all__),
-    "argparse.Namespace", "types.SimpleNamespace",
-    *(f"{module}.{name}" for module in ("pathlib", "pathlib._local") for name in (
-        "Path", "PosixPath", "PurePath", "PurePosixPath", "PureWindowsPath", "WindowsPath",
-    )),
-    "omegaconf.base.ContainerMetadata", "omegaconf.base.Metadata", "omegaconf.dictconfig.DictConfig",
+    "argparse.Namespace",
+    "types.SimpleNamespace",
+    *(
+        f"{module}.{name}"
+        for module in ("pathlib", "pathlib._local")
+        for name in (
+            "Path",
+            "PosixPath",
+            "PurePath",
+            "PurePosixPath",
+            "PureWindowsPath",
+            "WindowsPath",
+        )
+    ),
+    "omegaconf.base.ContainerMetadata",
+    "omegaconf.base.Metadata",
+    "omegaconf.dictconfig.DictConfig",
     "omegaconf.listconfig.ListConfig",
     *(f"omegaconf.nodes.{kind}Node" for kind in ("Any", "Boolean", "Enum", "Float", "Integer", "Path", "String")),
-    "typing.Any", "torch.torch_version.TorchVersion",
+    "typing.Any",
+    "torch.torch_version.TorchVersion",
     *(f"builtins.{name}" for name in ("bool", "dict", "float", "int", "list", "object", "str", "tuple")),
-)  # fmt: skip
+)
 
 #: Dicts with another name, most of them settings: read as plain dicts.
 _DICTS = (
-    "collections.defaultdict", "addict.addict.Dict", "detectron2.config.config.CfgNode", "easydict.EasyDict",
-    "fvcore.common.config.CfgNode", "lightning.fabric.utilities.data.AttributeDict",
-    "lightning_fabric.utilities.data.AttributeDict", "mmcv.utils.config.ConfigDict",
-    "mmengine.config.config.ConfigDict", "pytorch_lightning.utilities.parsing.AttributeDict", "yacs.config.CfgNode",
-)  # fmt: skip
+    "collections.defaultdict",
+    "addict.addict.Dict",
+    "detectron2.config.config.CfgNode",
+    "easydict.EasyDict",
+    "fvcore.common.config.CfgNode",
+    "lightning.fabric.utilities.data.AttributeDict",
+    "lightning_fabric.utilities.data.AttributeDict",
+    "mmcv.utils.config.ConfigDict",
+    "mmengine.config.config.ConfigDict",
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+    "yacs.config.CfgNode",
+)
 
 #: Arrays of numpy, by the function that builds them.
 _ARRAYS = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
@@ -122,33 +164,42 @@ def read_weights_file(path: str) -> WeightsFile:
         pickled = re.search(r"GLOBAL ([\w.]+)", str(error))
         if pickled is not None:
             raise InputError(
-                "cannot read weights", code="weights-unreadable",
-                where=location, found=f"a pickled object ({pickled[1]}), and nothing in a file is run",
+                "cannot read weights",
+                code="weights-unreadable",
+                where=location,
+                found=f"a pickled object ({pickled[1]}), and nothing in a file is run",
                 hint="where you trust the file, save its weights alone: "
                 "torch.save({'state_dict': checkpoint['state_dict']}, NEW_FILE)",
-            ) from error  # fmt: skip
+            ) from error
         raise InputError(
-            "cannot read weights", code="weights-unreadable", where=location, found=brief(error),
+            "cannot read weights",
+            code="weights-unreadable",
+            where=location,
+            found=brief(error),
             hint="give a .safetensors file, a torch file of tensors (no pickled objects), or a TorchScript archive",
-        ) from error  # fmt: skip
+        ) from error
     taken = _unwrap(found) if isinstance(found, dict) else None
     if taken is None:
-        entries = (
-            f"entries {_some(map(str, found), len(found))}" if isinstance(found, dict) and found else None
-        )
+        entries = f"entries {_some(map(str, found), len(found))}" if isinstance(found, dict) and found else None
         raise InputError(
-            "not a file of weights", code="weights-malformed", where=location, expected="tensors by name",
+            "not a file of weights",
+            code="weights-malformed",
+            where=location,
+            expected="tensors by name",
             found=entries or type(found).__name__,
-        )  # fmt: skip
+        )
     held, beside, entry = taken
     arrays = [str(name) for name, value in held.items() if isinstance(value, _Array)]
     if arrays:
         raise InputError(
-            "cannot read weights", code="weights-unreadable", where=location, expected="tensors",
+            "cannot read weights",
+            code="weights-unreadable",
+            where=location,
+            expected="tensors",
             found=f"numpy arrays ({_some(arrays, len(arrays))})",
             hint="save them as tensors: torch.save({name: torch.from_numpy(array) for name, array in weights.items()}, "
             "NEW_FILE)",
-        )  # fmt: skip
+        )
     weights = {str(name): value.detach() for name, value in held.items() if isinstance(value, Tensor)}
     beside |= {str(name): value for name, value in held.items() if not isinstance(value, Tensor)}
     # torch's AveragedModel counts beside the module that it wraps.
@@ -251,9 +302,7 @@ class _Dict:
         return OrderedDict()
 
 
-def names_in_order(
-    weights: Mapping[str, Tensor], own: Mapping[str, Tensor], *, what: str, where: object
-) -> Tensors:
+def names_in_order(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], *, what: str, where: object) -> Tensors:
     """`weights` under the names of `own`, for a port that has the same layers in the same order under other names.
 
     Order is trusted only where every tensor agrees in shape and in the last part of its name.
@@ -263,9 +312,12 @@ def names_in_order(
     """
     if len(own) != len(weights):
         raise InputError(
-            f"weights do not fit {what}", code="weights-do-not-fit", where=where, expected=f"{len(own)} tensors",
+            f"weights do not fit {what}",
+            code="weights-do-not-fit",
+            where=where,
+            expected=f"{len(own)} tensors",
             found=len(weights),
-        )  # fmt: skip
+        )
     for (name, tensor), (other, found) in zip(own.items(), weights.items(), strict=True):
         if name.rpartition(".")[2] != other.rpartition(".")[2] or tensor.shape != found.shape:
             raise InputError(
@@ -296,7 +348,7 @@ def fit_weights(
 
     Raises:
         InputError: naming the first three weights of another shape, missing and unknown. Nothing is loaded then.
-    """  # fmt: skip
+    """
     check_fit(module, weights, what=what, where=where, partly=partly)
     if consume:
         assert isinstance(weights, dict)
@@ -323,10 +375,12 @@ def check_fit(
         found += [f"none ({len(missing)} missing)"] if missing else []
         found += [f"{_shapes(weights, unknown)} ({len(unknown)} unknown)"] if unknown else []
         raise InputError(
-            f"weights do not fit {what}", code="weights-do-not-fit",
-            where=where, expected="; ".join(expected) or "no other weights",
+            f"weights do not fit {what}",
+            code="weights-do-not-fit",
+            where=where,
+            expected="; ".join(expected) or "no other weights",
             found="; ".join(found),
-        )  # fmt: skip
+        )
 
 
 def _shapes(weights: Mapping[str, Tensor], names: list[str]) -> str:

@@ -46,8 +46,17 @@ class Batches(Dataset[Any]):
         queues: where each loader process learns which of its slabs are free again; empty without processes.
     """
 
-    def __init__(self, shards: ShardSet, facts: StoreFacts, *, image_size: int, batch_size: int, seed: int,
-                 num_views: int, names: tuple[str, ...]) -> None:  # fmt: skip
+    def __init__(
+        self,
+        shards: ShardSet,
+        facts: StoreFacts,
+        *,
+        image_size: int,
+        batch_size: int,
+        seed: int,
+        num_views: int,
+        names: tuple[str, ...],
+    ) -> None:
         self._shards, self._facts, self._num_views = shards, facts, num_views
         self._image_size, self._batch_size, self._seed, self.names = image_size, batch_size, seed, names
         self._limit = shards.corpus.max_pixels
@@ -100,10 +109,12 @@ class Batches(Dataset[Any]):
                     sample = kind.decode(joined.read(row), self._limit)
                 except BadImage as bad:
                     raise DamagedError(
-                        "an image that the teacher saw cannot be read any more", code="image-no-longer-readable",
-                        where=f"{self._shards.location}, row {row}", found=bad,
+                        "an image that the teacher saw cannot be read any more",
+                        code="image-no-longer-readable",
+                        where=f"{self._shards.location}, row {row}",
+                        found=bad,
                         hint="restore the tar, or run `teachonce shard` again",
-                    ) from bad  # fmt: skip
+                    ) from bad
                 kind.draw(pixels_NCHW[place], sample, box, self._image_size, spec)
         return item
 

@@ -37,11 +37,14 @@ def check_pair(shards: ShardSet, store: Location) -> StoreFacts:
     ):
         if expected != found:
             raise MismatchError(
-                "the store was made from another corpus", code="store-other-corpus", where=f"{store}: field '{field}'",
-                expected=f"{expected} (as in {shards.location})", found=f"{found} (the store)",
+                "the store was made from another corpus",
+                code="store-other-corpus",
+                where=f"{store}: field '{field}'",
+                expected=f"{expected} (as in {shards.location})",
+                found=f"{found} (the store)",
                 hint="pass the shards that the store was made from, or run "
                 f"`teachonce cache {typed(shards.location)} --teacher … --out ANOTHER_STORE`",
-            )  # fmt: skip
+            )
     return facts
 
 
@@ -59,10 +62,13 @@ def targets_to_read(facts: StoreFacts, names: Sequence[str]) -> tuple[tuple[str,
         if name not in stored:
             found = ", ".join(target.name for target in facts.spec.targets)
             raise InputError(
-                f"the store holds no target '{name}'", code="target-not-in-store",
-                where=facts.store, expected=name, found=found,
+                f"the store holds no target '{name}'",
+                code="target-not-in-store",
+                where=facts.store,
+                expected=name,
+                found=found,
                 hint=f"teachonce cache SHARDS --targets {name} --teacher … --out ANOTHER_STORE",
-            )  # fmt: skip
+            )
     return read, forms_logits
 
 
@@ -75,10 +81,13 @@ def check_views(facts: StoreFacts, views: int | None) -> int:
     stored = facts.spec.num_views
     if views is not None and not 1 <= views <= stored:
         raise InputError(
-            "the store does not have these views", code="views-not-in-store", where=facts.store,
-            expected=f"1 to {counted(stored, 'view')} ({facts.views.kind})", found=f"--views {views}",
+            "the store does not have these views",
+            code="views-not-in-store",
+            where=facts.store,
+            expected=f"1 to {counted(stored, 'view')} ({facts.views.kind})",
+            found=f"--views {views}",
             hint=f"leave out --views, or teachonce cache SHARDS --views {views} --teacher … --out ANOTHER_STORE",
-        )  # fmt: skip
+        )
     return views or stored
 
 
@@ -113,9 +122,7 @@ class JoinedShard:
     view_params: Views
     targets: Mapping[str, UsableRows]
 
-    def __init__(
-        self, shards: ShardSet, root: zarr.Group, facts: StoreFacts, shard: int, names: Sequence[str]
-    ) -> None:
+    def __init__(self, shards: ShardSet, root: zarr.Group, facts: StoreFacts, shard: int, names: Sequence[str]) -> None:
         self._root, self._facts, self._shard, self._names = root, facts, shard, names
         self._where = f"{facts.store}, shard {shard}"
         self._reader = ShardReader(shards, shard)
@@ -132,8 +139,7 @@ class JoinedShard:
         self.rows = positions + spec.rows(self._shard).start
         self.view_params = params_N[positions]
         self.targets = {
-            name: UsableRows(TargetRows(self._root, spec, self._shard, name, view), positions)
-            for name in self._names
+            name: UsableRows(TargetRows(self._root, spec, self._shard, name, view), positions) for name in self._names
         }
         self._view = view
         return self
@@ -150,9 +156,11 @@ class JoinedShard:
         expected = int(self._facts.valid_rows[self._shard])
         if len(positions) != expected:
             raise self._damaged(
-                "the store's valid rows are not those of its receipt", expected, len(positions),
+                "the store's valid rows are not those of its receipt",
+                expected,
+                len(positions),
                 code="rows-not-of-receipt",
-            )  # fmt: skip
+            )
         index = self._reader.index
         in_tar = np.zeros(len(keys_N), dtype=keys_N.dtype)
         in_tar[index["row"] - self._facts.spec.rows(self._shard).start] = index["key"]
@@ -168,7 +176,11 @@ class JoinedShard:
 
     def _damaged(self, what: str, expected: object, found: object, *, code: str) -> DamagedError:
         return DamagedError(
-            what, code=code, where=self._where, expected=expected, found=found,
+            what,
+            code=code,
+            where=self._where,
+            expected=expected,
+            found=found,
             hint="restore the tar or the store from a copy; or, to ask the teacher about this shard again, "
             + Ledger(self._facts.store, "cache").redo_hint(shard_name(self._shard)),
-        )  # fmt: skip
+        )

@@ -93,9 +93,12 @@ class Loading:
             self._pairs.queues = tuple(context.SimpleQueue() for _ in range(self._workers))
             self.slabs = SlabReader(self._pairs.queues)
             options = {
-                "num_workers": self._workers, "prefetch_factor": PREFETCH, "persistent_workers": True,
-                "worker_init_fn": _start_worker, "multiprocessing_context": context,
-            }  # fmt: skip
+                "num_workers": self._workers,
+                "prefetch_factor": PREFETCH,
+                "persistent_workers": True,
+                "worker_init_fn": _start_worker,
+                "multiprocessing_context": context,
+            }
         with warnings.catch_warnings():
             # More processes than cores is the user's choice.
             warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
@@ -184,6 +187,8 @@ def _context() -> Any:
 
 def _died(error: Exception) -> TeachonceError:
     return TeachonceError(
-        "a loader process died", code="loader-died", found=str(error) or type(error).__name__,
+        "a loader process died",
+        code="loader-died",
+        found=str(error) or type(error).__name__,
         hint="use fewer or no --loader-workers; in a container, give it more shared memory (--shm-size)",
-    )  # fmt: skip
+    )

@@ -32,30 +32,37 @@ def check_batch(num_samples: int, batch_size: int, *, drop_last: bool, world_siz
         InputError: an epoch would have none, or ranks would get unequal shares.
     """
     if batch_size < 1:
-        raise InputError(
-            "impossible batch size", code="setting-impossible", where="--batch-size", found=batch_size
-        )
+        raise InputError("impossible batch size", code="setting-impossible", where="--batch-size", found=batch_size)
     if num_samples < 1:
         raise InputError(
-            "no usable samples", code="images-none-usable",
+            "no usable samples",
+            code="images-none-usable",
             hint="see which images could not be used with `teachonce status`",
-        )  # fmt: skip
+        )
     if drop_last and batch_size > num_samples:
         raise InputError(
-            "a batch is larger than the corpus, and a last, shorter batch is dropped", code="batch-too-large",
-            where="--batch-size", expected=f"at most {num_samples}", found=batch_size,
-        )  # fmt: skip
+            "a batch is larger than the corpus, and a last, shorter batch is dropped",
+            code="batch-too-large",
+            where="--batch-size",
+            expected=f"at most {num_samples}",
+            found=batch_size,
+        )
     if batch_size % world_size:
         raise InputError(
-            "a batch cannot be shared out equally among the workers", code="batch-not-divisible", where="--batch-size",
-            expected=f"a multiple of {world_size}", found=batch_size,
-        )  # fmt: skip
+            "a batch cannot be shared out equally among the workers",
+            code="batch-not-divisible",
+            where="--batch-size",
+            expected=f"a multiple of {world_size}",
+            found=batch_size,
+        )
     if world_size > 1 and not drop_last:
         raise InputError(
-            "workers need equal batches, so a last, shorter batch must be dropped", code="drop-last-needed",
+            "workers need equal batches, so a last, shorter batch must be dropped",
+            code="drop-last-needed",
             where="drop_last",
-            expected=True, found=False,
-        )  # fmt: skip
+            expected=True,
+            found=False,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,7 @@ from .batches import Batches as Batches
 _PARENT_IS_GONE = (FileNotFoundError, EOFError, ConnectionError, KeyboardInterrupt)
 
 
-def _print_unless_interrupted(
-    kind: type[BaseException], error: BaseException, trace: TracebackType | None
-) -> None:
+def _print_unless_interrupted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if not issubclass(kind, _PARENT_IS_GONE):
         sys.__excepthook__(kind, error, trace)
 

@@ -67,10 +67,13 @@ def shared_memory_full(needed: int | None = None) -> StorageError:
     except OSError:
         found = "no room"
     return StorageError(
-        "shared memory is full, which loader processes need", code="shared-memory-full", where=_SHARED_MEMORY,
-        expected=None if needed is None else f"{needed:,} bytes for one more batch", found=found,
+        "shared memory is full, which loader processes need",
+        code="shared-memory-full",
+        where=_SHARED_MEMORY,
+        expected=None if needed is None else f"{needed:,} bytes for one more batch",
+        found=found,
         hint="use fewer --loader-workers (0 needs none); in a container, give it more: docker run --shm-size=2g …",
-    )  # fmt: skip
+    )
 
 
 class SlabWriter:

@@ -72,18 +72,22 @@ class _Receipts:
         receipt = self._ledger.receipt(shard_name(shard))
         if receipt is None:
             raise DamagedError(
-                "rows of a shard that has no receipt", code="store-receipt-missing",
+                "rows of a shard that has no receipt",
+                code="store-receipt-missing",
                 where=f"{self.store}, shard {shard}",
                 hint="run the same `teachonce cache` command again",
-            )  # fmt: skip
+            )
         return {output.path: output for output in receipt.outputs}
 
     def damaged(self, path: str, shard: int, found: str) -> DamagedError:
         return DamagedError(
-            f"a chunk of the store is not the one that the receipt of shard {shard} vouches for", code="chunk-changed",
-            where=self.store / path, found=found, hint="restore the store from a copy; or, to ask the teacher about "
+            f"a chunk of the store is not the one that the receipt of shard {shard} vouches for",
+            code="chunk-changed",
+            where=self.store / path,
+            found=found,
+            hint="restore the store from a copy; or, to ask the teacher about "
             f"this shard again, {self._ledger.redo_hint(shard_name(shard))}",
-        )  # fmt: skip
+        )
 
 
 def open_store(store: Location) -> zarr.Group:
@@ -97,15 +101,17 @@ def open_store(store: Location) -> zarr.Group:
     refuse_lost_root(store)
     if not (store / "zarr.json").exists():
         raise InputError(
-            "no target store here", code="store-missing", where=store, expected=Kind.STORE, found=kind_of(store),
+            "no target store here",
+            code="store-missing",
+            where=store,
+            expected=Kind.STORE,
+            found=kind_of(store),
             hint=how_to_make(store, "teachonce cache SHARDS --teacher …"),
-        )  # fmt: skip
+        )
     receipts = _Receipts(store)
     root = open_root(VerifiedStore(store.zarr_store(read_only=True), receipts), where=store)
     check_version(root, where=store)
-    with contextlib.suppress(
-        TeachonceError
-    ):  # where the description is needed, it is read again, with the error
+    with contextlib.suppress(TeachonceError):  # where the description is needed, it is read again, with the error
         spec = StoreDescription.read(root, where=store).spec
         receipts.chunks_per_shard.update(
             {t.name: -(-spec.shard_size // t.chunk[0]) for t in spec.targets if t.chunk is not None}
@@ -142,9 +148,13 @@ def read_vectors(root: zarr.Group, store: Location) -> ClassVectors:
     receipt = Ledger(store, "vectors").receipt("class_vectors")
     if receipt is not None and receipt.digest != vectors.digest:
         raise DamagedError(
-            "the class vectors are not those that `teachonce vectors` wrote here", code="vectors-changed", where=store,
-            expected=receipt.digest, found=vectors.digest, hint="restore them from a copy",
-        )  # fmt: skip
+            "the class vectors are not those that `teachonce vectors` wrote here",
+            code="vectors-changed",
+            where=store,
+            expected=receipt.digest,
+            found=vectors.digest,
+            hint="restore them from a copy",
+        )
     return vectors
 
 
@@ -186,15 +196,21 @@ def _valid_rows(ledger: Ledger, spec: StoreSpec) -> NDArray[np.int64]:
         rows, valid = spec.rows(shard), receipt.rows - len(receipt.invalid_rows)
         if (receipt.key, receipt.rows) != (shard_name(shard), rows.stop - rows.start) or valid < 0:
             raise DamagedError(
-                "a receipt does not fit the store", code="receipt-does-not-fit",
-                where=ledger.folder, expected=f"{rows.stop - rows.start} rows of shard {shard}",
+                "a receipt does not fit the store",
+                code="receipt-does-not-fit",
+                where=ledger.folder,
+                expected=f"{rows.stop - rows.start} rows of shard {shard}",
                 found=f"{receipt.rows} rows of {receipt.key}, {len(receipt.invalid_rows)} of them unusable",
                 hint=f"restore it from a copy, or {ledger.redo_hint(receipt.key)}",
-            )  # fmt: skip
+            )
         counts.append(valid)
     if len(counts) != spec.num_shards:
         raise DamagedError(
-            "the store's receipts do not cover its shards", code="store-receipts-incomplete", where=ledger.folder,
-            expected=spec.num_shards, found=len(counts), hint="run the same `teachonce cache` command again",
-        )  # fmt: skip
+            "the store's receipts do not cover its shards",
+            code="store-receipts-incomplete",
+            where=ledger.folder,
+            expected=spec.num_shards,
+            found=len(counts),
+            hint="run the same `teachonce cache` command again",
+        )
     return np.array(counts, np.int64)

@@ -23,10 +23,13 @@ def refuse_lost_root(store: Location) -> None:
     begun = [stage for stage in ("vectors", "cache") if Ledger(store, stage).plan() is not None]
     if begun:
         raise DamagedError(
-            "the store has lost its root", code="store-root-lost",
-            where=root, expected=f"that of the store that `teachonce {begun[-1]}` began",
-            found="another" if root.exists() else "nothing", hint="restore it from a copy; the arrays beside it need it, and stay as they are",
-        )  # fmt: skip
+            "the store has lost its root",
+            code="store-root-lost",
+            where=root,
+            expected=f"that of the store that `teachonce {begun[-1]}` began",
+            found="another" if root.exists() else "nothing",
+            hint="restore it from a copy; the arrays beside it need it, and stay as they are",
+        )
 
 
 def _is_foreign_group(root: Location) -> bool:

@@ -117,14 +117,21 @@ class TargetStream(IterableDataset[Batch]):
         self.epoch = self._samples = 0
         self._identity = Fingerprint(
             fields={
-                "corpus_id": shard_set.corpus.corpus_id, "store": facts.fingerprint, "seed": seed,
+                "corpus_id": shard_set.corpus.corpus_id,
+                "store": facts.fingerprint,
+                "seed": seed,
                 "views": self.num_views,
             }
-        )  # fmt: skip
+        )
         self._pairs = Batches(
-            shard_set, facts, image_size=image_size, batch_size=batch_size // world_size, seed=seed, num_views=self.num_views,
+            shard_set,
+            facts,
+            image_size=image_size,
+            batch_size=batch_size // world_size,
+            seed=seed,
+            num_views=self.num_views,
             names=read,
-        )  # fmt: skip
+        )
         self._loading = Loading(self._pairs, num_workers)
         self._pin_memory = pin_memory
         self._reading: object = None  # the epoch that is being read has batches left
@@ -153,10 +160,13 @@ class TargetStream(IterableDataset[Batch]):
         """
         if get_worker_info() is not None:
             raise InputError(
-                "the stream has loader processes of its own", code="stream-in-worker",
-                where="DataLoader(num_workers=…)", expected=0,
-                found="a worker process", hint="use num_workers=0 there, and TargetStream(num_workers=N)",
-            )  # fmt: skip
+                "the stream has loader processes of its own",
+                code="stream-in-worker",
+                where="DataLoader(num_workers=…)",
+                expected=0,
+                found="a worker process",
+                hint="use num_workers=0 there, and TargetStream(num_workers=N)",
+            )
         for batch in self.batches(self.epoch, self._samples):
             # Before it is handed over, and into the next epoch at once: a trainer that counts steps never reaches the end.
             self._go_to(self.epoch, self._samples + self._spans.batch_size)
@@ -183,14 +193,20 @@ class TargetStream(IterableDataset[Batch]):
         fields = dict(state)
         epoch, samples = fields.pop("epoch", None), fields.pop("samples", None)
         self._identity.check(
-            fields, what="the state of another stream", code="stream-state-other", where="load_state_dict",
-            hint="open the stream as it was, or start anew without this state", whose=("this stream", "the state"),
-        )  # fmt: skip
+            fields,
+            what="the state of another stream",
+            code="stream-state-other",
+            where="load_state_dict",
+            hint="open the stream as it was, or start anew without this state",
+            whose=("this stream", "the state"),
+        )
         if not isinstance(epoch, int) or not isinstance(samples, int) or epoch < 0 or samples < 0:
             raise InputError(
-                "not a stream's state", code="stream-state-malformed", where="load_state_dict",
+                "not a stream's state",
+                code="stream-state-malformed",
+                where="load_state_dict",
                 found=f"{epoch=}, {samples=}",
-            )  # fmt: skip
+            )
         self._go_to(epoch, samples)
 
     def batches(self, epoch: int, first_sample: int = 0) -> Iterator[Batch]:
@@ -209,9 +225,7 @@ class TargetStream(IterableDataset[Batch]):
         self._loading.start(epoch, spans)
         for left in reversed(range(len(spans))):
             if self._reading is not token:
-                raise RuntimeError(
-                    "the stream was closed, or another epoch was started, while this one was being read"
-                )
+                raise RuntimeError("the stream was closed, or another epoch was started, while this one was being read")
             try:
                 item = self._loading.next()
             except BaseException:
@@ -262,15 +276,21 @@ def pinned(batch: Batch) -> Batch:
 def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
     if (rank is None) != (world_size is None):
         raise InputError(
-            "rank and world belong together", code="rank-without-world", where="TargetStream",
+            "rank and world belong together",
+            code="rank-without-world",
+            where="TargetStream",
             found=f"{rank=}, {world_size=}",
-        )  # fmt: skip
+        )
     if rank is None or world_size is None:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             return torch.distributed.get_rank(), torch.distributed.get_world_size()
         return 0, 1
     if not 0 <= rank < world_size:
         raise InputError(
-            "no such rank", code="rank-impossible", where="TargetStream", expected=f"0 to {world_size - 1}", found=rank,
-        )  # fmt: skip
+            "no such rank",
+            code="rank-impossible",
+            where="TargetStream",
+            expected=f"0 to {world_size - 1}",
+            found=rank,
+        )
     return rank, world_size

@@ -97,21 +97,26 @@ class TargetJoin:
             known = block.keys_N[position].decode("ascii") if position < len(block.keys_N) else "no such row"
             if known != key:
                 raise DamagedError(
-                    "the sample is not the one that the store has in its row", code="keys-differ",
+                    "the sample is not the one that the store has in its row",
+                    code="keys-differ",
                     where=f"{self._facts.store}, row {row}",
-                    expected=known, found=key, hint="pass the store that was made from these tars",
-                )  # fmt: skip
+                    expected=known,
+                    found=key,
+                    hint="pass the store that was made from these tars",
+                )
             if block.valid_N[position]:
                 yield self._joined(sample, block, position)
 
     def _read(self, root: Any, shard: int, key: str) -> _Block:
         if not 0 <= shard < self._facts.spec.num_shards:
             raise DamagedError(
-                "a sample of a shard that the store does not have", code="sample-outside-store",
+                "a sample of a shard that the store does not have",
+                code="sample-outside-store",
                 where=f"{self._facts.store}, key {key}",
-                expected=f"shards 0 to {self._facts.spec.num_shards - 1}", found=shard,
+                expected=f"shards 0 to {self._facts.spec.num_shards - 1}",
+                found=shard,
                 hint="pass the store that was made from these tars",
-            )  # fmt: skip
+            )
         keys_N, valid_N, views_N = read_rows(root, self._facts.spec, shard, self._view)
         targets: dict[str, TargetRows | NDArray[np.float32]] = {
             n: TargetRows(root, self._facts.spec, shard, n, self._view) for n in self._names
@@ -147,19 +152,23 @@ def _identify(sample: WebDatasetSample) -> tuple[str, int]:
         return str(sample["__key__"]), int(about["row"])
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(
-            "a sample without the members '__key__' and 'json' with its row", code="sample-members-missing",
+            "a sample without the members '__key__' and 'json' with its row",
+            code="sample-members-missing",
             where=sample.get("__key__", "?"),
             found=", ".join(name for name in sample if not name.startswith("__")) or "nothing",
             hint="join the tars that `teachonce shard` wrote, before anything renames or drops their members",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def _image_bytes(sample: WebDatasetSample) -> bytes:
     members = [name for name in sample if not name.startswith("__") and name != "json"]
     if len(members) != 1 or not isinstance(sample[members[0]], bytes):
         raise InputError(
-            "rendering needs the image's own bytes", code="sample-image-missing",
-            where=sample["__key__"], expected="one member beside 'json'",
-            found=", ".join(members) or "none", hint="join before `.decode(…)`, or leave out image_size",
-        )  # fmt: skip
+            "rendering needs the image's own bytes",
+            code="sample-image-missing",
+            where=sample["__key__"],
+            expected="one member beside 'json'",
+            found=", ".join(members) or "none",
+            hint="join before `.decode(…)`, or leave out image_size",
+        )
     return sample[members[0]]  # type: ignore[no-any-return]

@@ -51,9 +51,13 @@ def sample_shots(
         count = int(counts_C[class_id])
         more = f"--shots {count}" if count else "add images, or take it out of --base-classes"
         raise InputError(
-            "a class has too few images", code="shots-too-few",
-            where=repr(names[class_id]), expected=f"{shots} or more", found=count, hint=more
-        )  # fmt: skip
+            "a class has too few images",
+            code="shots-too-few",
+            where=repr(names[class_id]),
+            expected=f"{shots} or more",
+            found=count,
+            hint=more,
+        )
     generator = random.Random(seed)
     drawn: list[int] = []
     _, first = np.unique(class_ids_N[known_N], return_index=True)

@@ -37,52 +37,50 @@ class PretrainSettings:
     """
 
     epochs: int = setting(20, least=1, help="Passes over the shots.")
-    batch_size: int = setting(
-        8, least=1, unit="IMAGES", help="Images per step; the papers' ViT-B/16 teacher: 4."
-    )
+    batch_size: int = setting(8, least=1, unit="IMAGES", help="Images per step; the papers' ViT-B/16 teacher: 4.")
     lr: float = setting(0.005, above=0, help="Highest learning rate; the papers' ViT-B/16 teacher: 0.0025.")
-    optimizer: str = setting(
-        "sgd", choices=("sgd", "adamw"), group=TRAINING, help="SGD with momentum 0.9, or AdamW."
-    )  # fmt: skip
+    optimizer: str = setting("sgd", choices=("sgd", "adamw"), group=TRAINING, help="SGD with momentum 0.9, or AdamW.")
     schedule: str = setting(
         "coop", choices=SCHEDULES, group=TRAINING, help="Learning rate: cosine by step, CoOp's by epoch, or constant."
-    )  # fmt: skip
+    )
     warmup_epochs: int = setting(1, least=0, unit="EPOCHS", group=TRAINING, help="Epochs of warm-up.")
     weight_decay: float = setting(5e-4, least=0, group=TRAINING, help="Weight decay, on all prompts.")
     clip_norm: float = setting(
         0.0, least=0, group=TRAINING, help="Largest norm of all gradients together; 0: no limit."
-    )  # fmt: skip
-    class_chunk: int = setting(
-        32, least=0, unit="CLASSES", group=TRAINING,
-        help="Classes whose activations are held at a time, at the cost of computing them twice; 0: all.",
-    )  # fmt: skip
-    context: str = setting("a photo of a", group=PROMPTS, help="Words that text prompts start from.")
-    vision_length: int = setting(
-        4, least=0, unit="TOKENS", group=PROMPTS, help="Vision prompt tokens per layer."
     )
+    class_chunk: int = setting(
+        32,
+        least=0,
+        unit="CLASSES",
+        group=TRAINING,
+        help="Classes whose activations are held at a time, at the cost of computing them twice; 0: all.",
+    )
+    context: str = setting("a photo of a", group=PROMPTS, help="Words that text prompts start from.")
+    vision_length: int = setting(4, least=0, unit="TOKENS", group=PROMPTS, help="Vision prompt tokens per layer.")
     text_length: int = setting(4, least=0, unit="TOKENS", group=PROMPTS, help="Text prompt tokens per layer.")
     vision_depth: int = setting(
         9, least=1, unit="LAYERS", group=PROMPTS, help="Layers with vision prompts, at most the tower's."
-    )  # fmt: skip
+    )
     text_depth: int = setting(
         9, least=1, unit="LAYERS", group=PROMPTS, help="Layers with text prompts, at most the tower's."
-    )  # fmt: skip
-    text_weight: float = setting(
-        25.0, least=0, group=LOSS, help="Factor of the distance to frozen text features."
     )
-    image_weight: float = setting(
-        10.0, least=0, group=LOSS, help="Factor of the distance to frozen image features."
-    )
+    text_weight: float = setting(25.0, least=0, group=LOSS, help="Factor of the distance to frozen text features.")
+    image_weight: float = setting(10.0, least=0, group=LOSS, help="Factor of the distance to frozen image features.")
     logits_weight: float = setting(
         1.0, least=0, group=LOSS, help="Factor of the divergence from the frozen model's logits."
-    )  # fmt: skip
+    )
     gpa_mean: float | None = setting(
-        None, least=0, most=1e6, unit="EPOCHS", default_text="3/4 of all epochs", group=LOSS,
+        None,
+        least=0,
+        most=1e6,
+        unit="EPOCHS",
+        default_text="3/4 of all epochs",
+        group=LOSS,
         help="Mean of the Gaussian that weighs the epochs' prompts, in epochs from 1.",
-    )  # fmt: skip
+    )
     gpa_std: float = setting(
         1.0, least=0.001, most=1e6, unit="EPOCHS", group=LOSS, help="Standard deviation of that Gaussian."
-    )  # fmt: skip
+    )
 
     def check(self) -> None:
         """Refuse values that cannot be, alone or together.
@@ -108,9 +106,11 @@ class PretrainSettings:
         from ..prompts.clip import PromptShape
 
         return PromptShape(
-            vision_length=self.vision_length, vision_depth=min(self.vision_depth, vision_blocks),
-            text_length=self.text_length, text_depth=min(self.text_depth, text_blocks),
-        )  # fmt: skip
+            vision_length=self.vision_length,
+            vision_depth=min(self.vision_depth, vision_blocks),
+            text_length=self.text_length,
+            text_depth=min(self.text_depth, text_blocks),
+        )
 
     def to_json(self) -> dict[str, Json]:
         """What decides the prompts. The chunk decides low bits only, but it does decide them."""

@@ -52,9 +52,12 @@ class Shots:
                 self.kind.probe(data, self.max_pixels)
             except BadImage as bad:
                 raise InputError(
-                    "one of the shots cannot be used", code="shot-unusable", where=picture.path, found=str(bad),
+                    "one of the shots cannot be used",
+                    code="shot-unusable",
+                    where=picture.path,
+                    found=str(bad),
                     hint="take it out of the images, or use another --seed",
-                ) from bad  # fmt: skip
+                ) from bad
             state.update(f"{picture.key} {content_digest(data)} {label}\n".encode())
         return state.hexdigest()
 
@@ -87,7 +90,10 @@ class Shots:
 def _pixels(ready: Ready[tuple[Picture, int], ViewArrays]) -> ViewArrays:
     if ready.result is None:
         raise InputError(
-            "one of the shots cannot be used", code="shot-unusable", where=ready.item[0].path, found=ready.reason,
+            "one of the shots cannot be used",
+            code="shot-unusable",
+            where=ready.item[0].path,
+            found=ready.reason,
             hint="restore it",
-        )  # fmt: skip
+        )
     return ready.result

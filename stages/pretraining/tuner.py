@@ -139,9 +139,13 @@ class Tuner:
             image_ND = self.clip.image_features(pixels_NCHW)
             plain_image_ND = self.clip.plain_image_features(pixels_NCHW)
         features = BatchFeatures(
-            image_ND=image_ND, text_CD=text_CD, plain_image_ND=plain_image_ND, plain_text_CD=self.plain_text_CD,
-            logit_scale=model.logit_scale.detach().float().exp(), labels_N=labels_N.to(device),
-        )  # fmt: skip
+            image_ND=image_ND,
+            text_CD=text_CD,
+            plain_image_ND=plain_image_ND,
+            plain_text_CD=self.plain_text_CD,
+            logit_scale=model.logit_scale.detach().float().exp(),
+            labels_N=labels_N.to(device),
+        )
         terms = promptsrc_loss(features, self.settings)
         torch.autograd.backward([terms["loss"]])
         if self.settings.clip_norm:
@@ -153,9 +157,14 @@ class Tuner:
         """That of step `step` of epoch `epoch`, both from 0."""
         settings = self.settings
         return learning_rate(
-            settings.schedule, lr=settings.lr, epoch=epoch, step=step, steps_per_epoch=self.steps_per_epoch,
-            epochs=settings.epochs, warmup_epochs=settings.warmup_epochs,
-        )  # fmt: skip
+            settings.schedule,
+            lr=settings.lr,
+            epoch=epoch,
+            step=step,
+            steps_per_epoch=self.steps_per_epoch,
+            epochs=settings.epochs,
+            warmup_epochs=settings.warmup_epochs,
+        )
 
     def _bar(self, step: int) -> AbstractContextManager[Progress | None]:
         if not self.show_progress:
@@ -169,7 +178,5 @@ def make_optimizer(clip: PromptedClip, settings: PretrainSettings) -> torch.opti
     """SGD with momentum 0.9, or AdamW, over all prompts; weight decay on all of them."""
     parameters = list(clip.trained().values())
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(
-            parameters, lr=settings.lr, momentum=MOMENTUM, weight_decay=settings.weight_decay
-        )
+        return torch.optim.SGD(parameters, lr=settings.lr, momentum=MOMENTUM, weight_decay=settings.weight_decay)
     return torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)

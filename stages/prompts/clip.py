@@ -68,9 +68,7 @@ class PromptedClip(nn.Module):
     def shape(self) -> PromptShape:
         depth, length, _ = self.vision_prompts_LPD.shape
         text_depth, text_length, _ = self.text_prompts_LPD.shape
-        return PromptShape(
-            vision_length=length, vision_depth=depth, text_length=text_length, text_depth=text_depth
-        )
+        return PromptShape(vision_length=length, vision_depth=depth, text_length=text_length, text_depth=text_depth)
 
     @torch.no_grad()
     def start_from(self, context: str, tokenizer: Tokenize) -> None:

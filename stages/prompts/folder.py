@@ -68,13 +68,19 @@ def read_prompts(location: Location | str) -> LoadedPrompts:
     if not (folder / CONFIG).exists():
         if (folder / "run").exists():
             raise IncompleteError(
-                "the prompts are not finished", code="prompts-unfinished", where=folder,
+                "the prompts are not finished",
+                code="prompts-unfinished",
+                where=folder,
                 hint="run the same `teachonce pretrain` command again",
-            )  # fmt: skip
+            )
         raise InputError(
-            "no prompts here", code="prompts-missing", where=folder, expected=Kind.PROMPTS, found=kind_of(folder),
+            "no prompts here",
+            code="prompts-missing",
+            where=folder,
+            expected=Kind.PROMPTS,
+            found=kind_of(folder),
             hint=how_to_make(folder, "teachonce pretrain IMAGES --teacher …"),
-        )  # fmt: skip
+        )
     config = PromptsConfig.from_bytes((folder / CONFIG).read_bytes(), where=folder / CONFIG)
     prompts = _decode(folder / PROMPTS, config)
     with_towers = TOWERS in config.files if config.files is not None else (folder / TOWERS).exists()
@@ -84,15 +90,21 @@ def read_prompts(location: Location | str) -> LoadedPrompts:
         shape = loaded.shape
         found = {name: tuple(prompts[f"{name}_prompts_LPD"].shape[:2]) for name in ("vision", "text")}
     except (KeyError, TypeError) as error:
-        raise DamagedError("prompts and their config do not belong together", code="prompts-do-not-fit", where=folder, found=f"no {error}") from error  # fmt: skip
-    expected = {
-        "vision": (shape.vision_depth, shape.vision_length), "text": (shape.text_depth, shape.text_length)
-    }  # fmt: skip
+        raise DamagedError(
+            "prompts and their config do not belong together",
+            code="prompts-do-not-fit",
+            where=folder,
+            found=f"no {error}",
+        ) from error
+    expected = {"vision": (shape.vision_depth, shape.vision_length), "text": (shape.text_depth, shape.text_length)}
     if found != expected:
         raise DamagedError(
-            "prompts and their config do not belong together", code="prompts-do-not-fit", where=folder,
-            expected=expected, found=found,
-        )  # fmt: skip
+            "prompts and their config do not belong together",
+            code="prompts-do-not-fit",
+            where=folder,
+            expected=expected,
+            found=found,
+        )
     return loaded
 
 
@@ -107,12 +119,18 @@ def _decode(location: Location, config: PromptsConfig) -> dict[str, Tensor]:
     try:
         data = location.read_bytes()
         check_file(
-            data, location.name, config.files, where=location,
+            data,
+            location.name,
+            config.files,
+            where=location,
             hint="copy the folder again, or run `teachonce pretrain` again",
-        )  # fmt: skip
+        )
         return dict(safetensors.torch.load(data))
     except (FileNotFoundError, safetensors.SafetensorError) as error:
         raise DamagedError(
-            "a file of prompts is missing or damaged", code="prompts-damaged", where=location, found=str(error),
+            "a file of prompts is missing or damaged",
+            code="prompts-damaged",
+            where=location,
+            found=str(error),
             hint="copy the folder again, or run `teachonce pretrain` again",
-        ) from error  # fmt: skip
+        ) from error

@@ -54,9 +54,7 @@ def text_features(tower: nn.Module, prompts_LPD: Tensor, ids_CT: Tensor) -> Tens
             tokens_CTD = block(tokens_CTD.transpose(0, 1), attn_mask=mask_TT).transpose(0, 1)
     pooled_CD = own.ln_final(tokens_CTD[torch.arange(count, device=ids_CT.device), end_C])
     projection = own.text_projection
-    features_CD: Tensor = (
-        projection(pooled_CD) if isinstance(projection, nn.Linear) else pooled_CD @ projection
-    )
+    features_CD: Tensor = projection(pooled_CD) if isinstance(projection, nn.Linear) else pooled_CD @ projection
     return features_CD
 
 
@@ -80,10 +78,13 @@ def check_text_tower(model: nn.Module) -> None:
         problem = "no output projection"
     if problem:
         raise InputError(
-            "this teacher cannot take text prompts", code="text-prompts-impossible", where="--teacher",
-            expected="open_clip's causal text transformer, read at its end token", found=problem,
+            "this teacher cannot take text prompts",
+            code="text-prompts-impossible",
+            where="--teacher",
+            expected="open_clip's causal text transformer, read at its end token",
+            found=problem,
             hint="choose such a model (ViT-B-16, ViT-B-32, ViT-L-14, …)",
-        )  # fmt: skip
+        )
 
 
 def count_text_blocks(model: nn.Module) -> int:
@@ -110,10 +111,13 @@ def context_embedding(model: nn.Module, tokenizer: Tokenize, context: str, lengt
     tokens = int(_ends(tower, ids_1T)) - 1  # without the start
     if tokens < length:
         raise InputError(
-            "the context has fewer tokens than there are text prompts", code="context-too-short",
+            "the context has fewer tokens than there are text prompts",
+            code="context-too-short",
             where=f"--context {context!r}",
-            expected=f"at least {length} tokens", found=tokens, hint="use more words, or a smaller --text-length",
-        )  # fmt: skip
+            expected=f"at least {length} tokens",
+            found=tokens,
+            hint="use more words, or a smaller --text-length",
+        )
     device = tower.token_embedding.weight.device
     vectors: Tensor = tower.token_embedding(ids_1T[0, 1 : 1 + length].to(device)).float()
     return vectors
@@ -133,9 +137,7 @@ def _pooling(tower: Any) -> tuple[str, int | None]:
 def _ends(tower: Any, ids_CT: Tensor) -> Tensor:
     """Positions of the end tokens, where features are read."""
     pool_type, eos_id = _pooling(tower)
-    return (
-        ids_CT.argmax(dim=-1) if pool_type == "argmax" else torch.eq(ids_CT, eos_id or 0).int().argmax(dim=-1)
-    )
+    return ids_CT.argmax(dim=-1) if pool_type == "argmax" else torch.eq(ids_CT, eos_id or 0).int().argmax(dim=-1)
 
 
 def _replace(tokens_CTD: Tensor, prompts_PD: Tensor) -> Tensor:

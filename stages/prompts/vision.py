@@ -98,10 +98,13 @@ def check_tower(tower: nn.Module, *, role: str = "student") -> None:
         problem = "no output projection"
     if problem:
         raise InputError(
-            f"this {role} cannot take visual prompts", code="visual-prompts-impossible", where=f"--{role}",
-            expected="an open_clip vision transformer that pools its class token", found=problem,
+            f"this {role} cannot take visual prompts",
+            code="visual-prompts-impossible",
+            where=f"--{role}",
+            expected="an open_clip vision transformer that pools its class token",
+            found=problem,
             hint=f"choose such a model (ViT-B-16, ViT-B-32, ViT-L-14, …){_INSTEAD[role]}",
-        )  # fmt: skip
+        )
 
 
 def check_shape(length: int, depth: int, num_blocks: int, *, where: str) -> None:
@@ -112,10 +115,12 @@ def check_shape(length: int, depth: int, num_blocks: int, *, where: str) -> None
     """
     if length < 0 or not 1 <= depth <= num_blocks:
         raise InputError(
-            "impossible prompts", code="prompt-size-impossible",
-            where=where, expected=f"length from 0 on, depth 1 to {num_blocks}",
+            "impossible prompts",
+            code="prompt-size-impossible",
+            where=where,
+            expected=f"length from 0 on, depth 1 to {num_blocks}",
             found=f"{length}, {depth}",
-        )  # fmt: skip
+        )
 
 
 def count_blocks(tower: nn.Module) -> int:

@@ -115,9 +115,7 @@ def pretrain_seconds(request: Request, dataset: str) -> float | None:
     """Seconds of learning the prompts; None where they were there before. In the cross-dataset protocol, for all."""
     if request.prompts is not None:
         return None
-    folder = DatasetFolders(
-        root=request.out, dataset=SOURCE if request.protocol == CROSS else dataset
-    ).prompts
+    folder = DatasetFolders(root=request.out, dataset=SOURCE if request.protocol == CROSS else dataset).prompts
     time = training_time(folder, "pretrain")
     if time is None:
         return None

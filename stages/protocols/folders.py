@@ -73,9 +73,7 @@ class DatasetFolders:
         return "students-selected-on-test" if self.on_test else "students"
 
 
-def claim(
-    root: Location, protocol: str, inputs: Iterable[object] = (), models: Iterable[str | None] = ()
-) -> None:
+def claim(root: Location, protocol: str, inputs: Iterable[object] = (), models: Iterable[str | None] = ()) -> None:
     """Mark the folder as this protocol's; each has class vectors and students of its own.
 
     Raises:

@@ -35,9 +35,7 @@ def measure_teacher(request: Request, dataset: str) -> Figures:
     return _figures(request, evaluation_json(evaluation))
 
 
-def measure_student(
-    request: Request, dataset: str, student: Model, seed: int, show: Callable[[], None]
-) -> StudentRun:
+def measure_student(request: Request, dataset: str, student: Model, seed: int, show: Callable[[], None]) -> StudentRun:
     """The result of `evaluate` for a student, kept with the digests of the student and of the images that it holds for.
 
     Args:
@@ -64,9 +62,12 @@ def measure_student(
     config = BundleConfig.from_bytes((bundle / CONFIG).read_bytes(), where=bundle / CONFIG)
     best = config.origin.get("validation")
     return StudentRun(
-        student=student, seed=seed, bundle=str(bundle), figures=_figures(request, measured),
+        student=student,
+        seed=seed,
+        bundle=str(bundle),
+        figures=_figures(request, measured),
         selected=None if best is None else {"epoch": best["epoch"] + 1, "accuracy": best["accuracy"]},
-    )  # fmt: skip
+    )
 
 
 def _evaluate(request: Request, dataset: str, bundle: str) -> Evaluation:
@@ -102,18 +103,21 @@ def _base(request: Request) -> str | None:
 
 def _figures(request: Request, measured: Mapping[str, Any]) -> Figures:
     if measured["accuracy"] is None:
-        raise DamagedError(
-            "no image with a label that is a class was measured", code="results-without-labels"
-        )
+        raise DamagedError("no image with a label that is a class was measured", code="results-without-labels")
     images, unusable = measured["images"]["labelled"], len(measured["images"]["unusable"])
     if request.protocol != BASE2NOVEL:
         values = {"accuracy": measured["accuracy"]["top1"]["rate"]}
     else:
         split = measured["base_novel"]
-        values = {"base": split["base"]["rate"], "novel": split["novel"]["rate"],
-                  "harmonic_mean": split["harmonic_mean"]["mean"]}  # fmt: skip
+        values = {
+            "base": split["base"]["rate"],
+            "novel": split["novel"]["rate"],
+            "harmonic_mean": split["harmonic_mean"]["mean"],
+        }
     if None in values.values():
         raise DamagedError(
-            "there are test images of one side of the split only", code="results-one-sided", where=str(request.data),
-        )  # fmt: skip
+            "there are test images of one side of the split only",
+            code="results-one-sided",
+            where=str(request.data),
+        )
     return Figures(values=values, images=images, unusable=unusable)

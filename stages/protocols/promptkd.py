@@ -87,9 +87,7 @@ class _Work:
         runs = []
         for student in request.students:
             for seed in request.seeds:
-                run = self._attempt(
-                    dataset, f"{student.folder}, seed {seed}", self._student(dataset, student, seed)
-                )
+                run = self._attempt(dataset, f"{student.folder}, seed {seed}", self._student(dataset, student, seed))
                 if run is not None:
                     runs.append(run)
         return DatasetResults(
@@ -141,7 +139,8 @@ def _check_student(request: Request, student: Model) -> None:
     """
     bundles = [
         DatasetFolders(root=request.out, dataset=dataset, on_test=request.on_test).bundle(student.folder, seed)
-        for dataset in request.datasets for seed in request.seeds
-    ]  # fmt: skip
+        for dataset in request.datasets
+        for seed in request.seeds
+    ]
     if any(Ledger(bundle, "distill").receipt("student") is None for bundle in bundles):
         family_of(student.name).create(student.name, student.pretrained, seed=0, size=None)

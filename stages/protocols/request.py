@@ -102,17 +102,27 @@ class Request:
         teacher, prompts = settings.teacher, settings.prompts
         if settings.teacher_pretrained is not None and teacher is None and prompts is not None:
             raise InputError(
-                "--teacher-pretrained needs --teacher beside --prompts", code="option-needs-another",
+                "--teacher-pretrained needs --teacher beside --prompts",
+                code="option-needs-another",
                 where=settings.teacher_pretrained,
-            )  # fmt: skip
+            )
         return Request(
-            protocol=settings.protocol, data=settings.data, out=out, seeds=settings.seeds, prompts=prompts,
+            protocol=settings.protocol,
+            data=settings.data,
+            out=out,
+            seeds=settings.seeds,
+            prompts=prompts,
             datasets=choose_datasets(settings.datasets, settings.protocol, settings.data, say),
             students=pair_students(settings.students, settings.students_pretrained),
             teacher=None if prompts and teacher is None else Model.of(teacher or TEACHER, settings.teacher_pretrained),
-            teacher_seed=settings.teacher_seed, shots=settings.shots, epochs=settings.epochs,
-            views=settings.views or settings.epochs, on_test=settings.select_on_test, compute=compute, more=more,
-        )  # fmt: skip
+            teacher_seed=settings.teacher_seed,
+            shots=settings.shots,
+            epochs=settings.epochs,
+            views=settings.views or settings.epochs,
+            on_test=settings.select_on_test,
+            compute=compute,
+            more=more,
+        )
 
     def split(self, dataset: str, split: str) -> str:
         """A split as commands take it."""
@@ -149,14 +159,14 @@ class Request:
         _refuse_twice([model.folder for model in self.students], "--student", "two students of one name")
         if not self.seeds or min(self.seeds) < 0:
             raise InputError(
-                "impossible seeds", code="setting-impossible", where="--seeds",
+                "impossible seeds",
+                code="setting-impossible",
+                where="--seeds",
                 hint="give numbers from 0 on, as in 1,2,3",
-            )  # fmt: skip
+            )
         _refuse_twice([str(seed) for seed in self.seeds], "--seeds", "a seed stands twice")
         if self.teacher is not None:
-            require_open_clip(
-                self.teacher.name, "name the model without prompts; learned ones go to --prompts"
-            )
+            require_open_clip(self.teacher.name, "name the model without prompts; learned ones go to --prompts")
         for dataset in self.datasets:
             found = Dataset.below(UserFile.of(self.data), dataset)
             found.check(*found.layout.images)
@@ -170,20 +180,19 @@ class Request:
             if folder is None:
                 continue
             if not (folder / CONFIG).exists():
-                below = (
-                    "a folder for each data set below it" if self.protocol == BASE2NOVEL else "prompts in it"
-                )
+                below = "a folder for each data set below it" if self.protocol == BASE2NOVEL else "prompts in it"
                 raise InputError(
-                    "no prompts here", code="prompts-missing",
-                    where=folder, expected=f"--prompts FOLDER with {below}", found=f"no {CONFIG}",
+                    "no prompts here",
+                    code="prompts-missing",
+                    where=folder,
+                    expected=f"--prompts FOLDER with {below}",
+                    found=f"no {CONFIG}",
                     hint="teachonce import … or teachonce pretrain …, or leave out --prompts",
-                )  # fmt: skip
+                )
             PromptsConfig.from_bytes((folder / CONFIG).read_bytes(), where=folder / CONFIG)
 
 
-def choose_datasets(
-    given: str | None, protocol: str, data: str, say: Callable[[str], None]
-) -> tuple[str, ...]:
+def choose_datasets(given: str | None, protocol: str, data: str, say: Callable[[str], None]) -> tuple[str, ...]:
     """The data sets that the user names with commas, or those of the paper whose folders are there.
 
     Args:
@@ -198,25 +207,32 @@ def choose_datasets(
     root = UserFile.of(data)
     if not root.is_dir():
         raise InputError(
-            "no such folder", code="folder-missing", where=root,
+            "no such folder",
+            code="folder-missing",
+            where=root,
             hint="name the folder that holds the data sets' folders",
-        )  # fmt: skip
+        )
     usual = tuple(BASE_TO_NOVEL if protocol == BASE2NOVEL else CROSS_DATASET)
     if given is None:
         absent = [name for name in usual if not Dataset.below(root, name).root.exists()]
         if len(absent) == len(usual):
             raise InputError(
-                "no data set that can be used", code="datasets-none-usable", where=root,
+                "no data set that can be used",
+                code="datasets-none-usable",
+                where=root,
                 hint=f"teachonce datasets {typed(data)}",
-            )  # fmt: skip
+            )
         if absent:
             say(f"benchmark: left out, for they are not in {root}: {', '.join(absent)}")
         return tuple(name for name in usual if name not in absent)
     names = [name.strip() for name in given.split(",") if name.strip()]
     if not names:
         raise InputError(
-            "no data sets", code="datasets-none-given", where="--datasets", hint=f"one or more of {', '.join(usual)}",
-        )  # fmt: skip
+            "no data sets",
+            code="datasets-none-given",
+            where="--datasets",
+            hint=f"one or more of {', '.join(usual)}",
+        )
     _refuse_twice(names, "--datasets", "a data set stands twice")
     for name in names:
         if name not in LAYOUTS:
@@ -228,15 +244,18 @@ def choose_datasets(
             )
         if tuple(LAYOUTS[name].images) == ("test",):
             raise InputError(
-                "a data set with test images only", code="dataset-test-only", where=f"--datasets {name}",
+                "a data set with test images only",
+                code="dataset-test-only",
+                where=f"--datasets {name}",
                 hint=f"measure a finished student on it: teachonce evaluate BUNDLE {typed(f'coop:{name}/test={data}')}",
-            )  # fmt: skip
+            )
         if name not in usual:
             raise InputError(
-                "the data set that prompts are learned on is no target", code="dataset-not-a-target",
+                "the data set that prompts are learned on is no target",
+                code="dataset-not-a-target",
                 where=f"--datasets {name}",
                 hint="leave it out, or use --protocol base2novel",
-            )  # fmt: skip
+            )
     return tuple(name for name in usual if name in names)
 
 
@@ -249,10 +268,12 @@ def pair_students(names: tuple[str, ...], pretrained: tuple[str, ...]) -> tuple[
     names = names or (STUDENT,)
     if len(pretrained) not in (0, 1, len(names)):
         raise InputError(
-            "weights must be given once, or once for each --student", code="weights-count-wrong",
+            "weights must be given once, or once for each --student",
+            code="weights-count-wrong",
             where="--student-pretrained",
-            expected="1" if len(names) == 1 else f"1 or {len(names)}", found=len(pretrained),
-        )  # fmt: skip
+            expected="1" if len(names) == 1 else f"1 or {len(names)}",
+            found=len(pretrained),
+        )
     weights: tuple[str | None, ...] = (
         pretrained if len(pretrained) == len(names) else (pretrained or (None,)) * len(names)
     )

@@ -76,26 +76,27 @@ def published_of(protocol: str, dataset: str) -> dict[str, float]:
     return {name: round(percent / 100, 4) for name, percent in zip(FIGURES[protocol], percents, strict=True)}
 
 
-def facts_of(
-    request: Request, results: Sequence[DatasetResults], failures: Sequence[Failure]
-) -> dict[str, Json]:
+def facts_of(request: Request, results: Sequence[DatasetResults], failures: Sequence[Failure]) -> dict[str, Json]:
     """All results, as JSON. Accuracies are shares of 1; `std` is the sample's, null for one seed."""
     protocol = request.protocol
     rows = [
         {
-            "dataset": result.dataset, "student": student.folder, "seeds": [run.seed for run in runs],
+            "dataset": result.dataset,
+            "student": student.folder,
+            "seeds": [run.seed for run in runs],
             **_over_seeds(protocol, [run.figures.values for run in runs]),
             "published": published_of(protocol, result.dataset),
             "teacher": None if result.teacher is None else dict(result.teacher.values),
-            "test_images": runs[0].figures.images, "unusable_test_images": runs[0].figures.unusable,
+            "test_images": runs[0].figures.images,
+            "unusable_test_images": runs[0].figures.unusable,
             "runs": [
-                {"seed": run.seed, "bundle": run.bundle, **run.figures.values, "selected": run.selected}
-                for run in runs
+                {"seed": run.seed, "bundle": run.bundle, **run.figures.values, "selected": run.selected} for run in runs
             ],
         }
-        for result in results for student in request.students
+        for result in results
+        for student in request.students
         if (runs := [run for run in result.runs if run.student == student])
-    ]  # fmt: skip
+    ]
     return {
         "benchmark": "promptkd",
         "protocol": protocol,
@@ -163,8 +164,10 @@ def _average(request: Request, student: Model, results: Sequence[DatasetResults]
 
     teachers = [result.teacher.values for result, _ in whole if result.teacher is not None]
     return {
-        "dataset": "average", "datasets": len(whole), "student": student.folder,
+        "dataset": "average",
+        "datasets": len(whole),
+        "student": student.folder,
         **_over_seeds(protocol, [mean([runs[seed] for _, runs in whole]) for seed in request.seeds]),
         "published": mean([published_of(protocol, result.dataset) for result, _ in whole]),
         "teacher": mean(teachers) if len(teachers) == len(whole) else None,
-    }  # fmt: skip
+    }

@@ -27,11 +27,22 @@ def prompts_commands(request: Request, dataset: str) -> list[Command]:
     depth = {"vision_depth": 9, "text_depth": 9} if request.protocol == CROSS else {}
     base = "@half" if request.protocol == BASE2NOVEL else None
     out = DatasetFolders(root=request.out, dataset=dataset).prompts
-    return [[
-        *to_argv("pretrain", request.split(dataset, "train"), **_teacher(request.teacher), base_classes=base,
-               shots=request.shots, seed=request.teacher_seed, **depth, **request.compute, out=out),
-        *request.more.get("pretrain", ()),
-    ]]  # fmt: skip
+    return [
+        [
+            *to_argv(
+                "pretrain",
+                request.split(dataset, "train"),
+                **_teacher(request.teacher),
+                base_classes=base,
+                shots=request.shots,
+                seed=request.teacher_seed,
+                **depth,
+                **request.compute,
+                out=out,
+            ),
+            *request.more.get("pretrain", ()),
+        ]
+    ]
 
 
 def teacher_commands(request: Request, dataset: str, where: tuple[str, ...]) -> list[Command]:
@@ -48,27 +59,26 @@ def teacher_commands(request: Request, dataset: str, where: tuple[str, ...]) -> 
         "classes": f"coop:{dataset}={request.data}",
         "base_classes": "@half" if request.protocol == BASE2NOVEL else None,
         **_without_precision(request),
-    }  # fmt: skip
+    }
     prompts = request.prompts_of(dataset)
     if prompts is None:
-        prompts = DatasetFolders(
-            root=request.out, dataset=SOURCE if request.protocol == CROSS else dataset
-        ).prompts
+        prompts = DatasetFolders(root=request.out, dataset=SOURCE if request.protocol == CROSS else dataset).prompts
     teacher = {"teacher": f"{PROMPTS_PREFIX}{prompts}"}
     if request.prompts is not None and request.teacher is not None:
         teacher |= {"teacher_backbone": request.teacher.name}
-        teacher |= (
-            {} if request.teacher.pretrained is None else {"teacher_pretrained": request.teacher.pretrained}
-        )
+        teacher |= {} if request.teacher.pretrained is None else {"teacher_pretrained": request.teacher.pretrained}
     return [
         [*to_argv("shard", request.split(dataset, "train"), out=folders.shards), *where],
         to_argv("vectors", **teacher, **about, check=check, out=folders.targets),
-        [*to_argv("cache", folders.shards, **teacher, views=request.views, **request.compute, out=folders.targets),
-         *where, *request.more.get("cache", ())],
+        [
+            *to_argv("cache", folders.shards, **teacher, views=request.views, **request.compute, out=folders.targets),
+            *where,
+            *request.more.get("cache", ()),
+        ],
         [*to_argv("shard", request.split(dataset, "test"), out=folders.test_shards), *where],
         to_argv("vectors", **teacher, **about, out=folders.test_targets),
         [*to_argv("cache", folders.test_shards, **teacher, **request.compute, out=folders.test_targets), *where],
-    ]  # fmt: skip
+    ]
 
 
 def student_command(request: Request, dataset: str, student: Model, seed: int) -> Command:
@@ -80,21 +90,38 @@ def student_command(request: Request, dataset: str, student: Model, seed: int) -
         by = "harmonic-mean" if request.on_test else "base"
     weight = _CROSS_WEIGHT if request.protocol == CROSS else LAYOUTS[dataset].loss_weight
     return [
-        *to_argv("distill", folders.shards, folders.targets, student=student.name, student_pretrained=student.pretrained,
-               recipe="promptkd", prompt_depth=_PROMPT_DEPTH[request.protocol], loss_weight=weight,
-               epochs=request.epochs, reuse_views=request.views < request.epochs, seed=seed,
-               validation=split and request.split(dataset, split), validation_by=by, **request.compute,
-               out=folders.bundle(student.folder, seed)),
+        *to_argv(
+            "distill",
+            folders.shards,
+            folders.targets,
+            student=student.name,
+            student_pretrained=student.pretrained,
+            recipe="promptkd",
+            prompt_depth=_PROMPT_DEPTH[request.protocol],
+            loss_weight=weight,
+            epochs=request.epochs,
+            reuse_views=request.views < request.epochs,
+            seed=seed,
+            validation=split and request.split(dataset, split),
+            validation_by=by,
+            **request.compute,
+            out=folders.bundle(student.folder, seed),
+        ),
         *request.more.get("distill", ()),
-    ]  # fmt: skip
+    ]
 
 
 def evaluate_command(request: Request, dataset: str, student: Model, seed: int) -> Command:
     """What measures it; `measured` does the same and keeps the result."""
     folders = DatasetFolders(root=request.out, dataset=dataset, on_test=request.on_test)
     base = "@half" if request.protocol == BASE2NOVEL else None
-    return to_argv("evaluate", folders.bundle(student.folder, seed), request.split(dataset, "test"), base_classes=base,
-                 **_without_precision(request))  # fmt: skip
+    return to_argv(
+        "evaluate",
+        folders.bundle(student.folder, seed),
+        request.split(dataset, "test"),
+        base_classes=base,
+        **_without_precision(request),
+    )
 
 
 def all_commands(request: Request, where: tuple[str, ...]) -> list[Command]:
@@ -105,9 +132,8 @@ def all_commands(request: Request, where: tuple[str, ...]) -> list[Command]:
             commands += prompts_commands(request, dataset)
         commands += teacher_commands(request, dataset, where)
         commands += [
-            student_command(request, dataset, student, seed)
-            for student in request.students for seed in request.seeds
-        ]  # fmt: skip
+            student_command(request, dataset, student, seed) for student in request.students for seed in request.seeds
+        ]
     return commands
 
 

@@ -48,7 +48,7 @@ def _tables(facts: Mapping[str, Any]) -> list[tuple[str, list[str], Rows, list[s
         (_ACCURACY, *_accuracy(facts), _accuracy_notes(facts)),
         (_COSTS, *_costs(facts), _costs_notes(facts)),
         (_FAILED, ["data set", "what", "why"], [[f["dataset"], f["what"], f["error"]] for f in facts["failed"]], []),
-    ]  # fmt: skip
+    ]
     return [whole for whole in tables if whole[2]]
 
 
@@ -68,11 +68,15 @@ def _accuracy(facts: Mapping[str, Any]) -> tuple[list[str], Rows]:
     rows = []
     for row in [*facts["rows"], *facts["averages"]]:
         name = f"average of {row['datasets']}" if "datasets" in row else row["dataset"]
-        rows.append([
-            name, row["student"], *(_spread(row[figure]) for figure in names),
-            *(_percent(row["published"][figure]) for figure in names),
-            *("—" if row["teacher"] is None else _percent(row["teacher"][figure]) for figure in names),
-        ])  # fmt: skip
+        rows.append(
+            [
+                name,
+                row["student"],
+                *(_spread(row[figure]) for figure in names),
+                *(_percent(row["published"][figure]) for figure in names),
+                *("—" if row["teacher"] is None else _percent(row["teacher"][figure]) for figure in names),
+            ]
+        )
     return head, rows
 
 
@@ -82,30 +86,43 @@ def _accuracy_notes(facts: Mapping[str, Any]) -> list[str]:
         notes.append("Averages' HM is that of the average base and novel accuracy, as in the paper.")
     for row in facts["rows"]:
         if row["unusable_test_images"]:
-            notes.append(
-                f"{row['dataset']}: test images that could not be used: {row['unusable_test_images']}."
-            )
+            notes.append(f"{row['dataset']}: test images that could not be used: {row['unusable_test_images']}.")
         if len(row["seeds"]) < len(facts["seeds"]):
-            notes.append(
-                f"{row['dataset']}, {row['student']}: seeds {', '.join(map(str, row['seeds']))} only."
-            )
+            notes.append(f"{row['dataset']}, {row['student']}: seeds {', '.join(map(str, row['seeds']))} only.")
     return list(dict.fromkeys(notes))
 
 
 def _costs(facts: Mapping[str, Any]) -> tuple[list[str], Rows]:
-    head = ["data set", "images × views", "prompts", "text tower", "image tower", "a student", "runs",
-            "online teacher, a run*", "break-even*", "speed-up*"]  # fmt: skip
+    head = [
+        "data set",
+        "images × views",
+        "prompts",
+        "text tower",
+        "image tower",
+        "a student",
+        "runs",
+        "online teacher, a run*",
+        "break-even*",
+        "speed-up*",
+    ]
     rows = []
     for dataset, costs in facts["costs"].items():
         runs = costs["student_seconds"]
         pretrain = costs["pretrain_seconds"]
-        rows.append([
-            dataset, f"{costs['samples']} × {costs['views']}", "—" if pretrain is None else seconds_text(pretrain),
-            seconds_text(costs["text_seconds"]), seconds_text(costs["image_seconds"]),
-            seconds_text(sum(runs) / len(runs)), str(len(runs)),
-            seconds_text(costs["predicted_teacher_online_seconds"]), f"{costs['break_even_students']:.2f} runs",
-            f"{costs['predicted_speed_up']:.2f}×",
-        ])  # fmt: skip
+        rows.append(
+            [
+                dataset,
+                f"{costs['samples']} × {costs['views']}",
+                "—" if pretrain is None else seconds_text(pretrain),
+                seconds_text(costs["text_seconds"]),
+                seconds_text(costs["image_seconds"]),
+                seconds_text(sum(runs) / len(runs)),
+                str(len(runs)),
+                seconds_text(costs["predicted_teacher_online_seconds"]),
+                f"{costs['break_even_students']:.2f} runs",
+                f"{costs['predicted_speed_up']:.2f}×",
+            ]
+        )
     return head, rows
 
 
@@ -115,7 +132,7 @@ def _costs_notes(facts: Mapping[str, Any]) -> list[str]:
     costs_in_words = [
         _device(teacher) if teacher == student else f"{_device(teacher)} of the teacher, {_device(student)} of students"
         for teacher, student in sorted(devices)
-    ]  # fmt: skip
+    ]
     notes = [f"Seconds are {'; '.join(costs_in_words)}. The text and image towers ran once, for all runs."]
     if facts["shared_pretrain_seconds"] is not None:
         notes.append(f"Prompts for all data sets: {seconds_text(facts['shared_pretrain_seconds'])}.")

@@ -21,9 +21,16 @@ from .report import Import, activation_note, describe, prompt_sizes
 
 
 def import_teacher(
-    location: UserFile, file: WeightsFile, layout: CheckpointLayout, config: TeacherConfig, *, names: tuple[str, ...],
-    base: str | None, context: str, use_backbone: bool,
-) -> Import:  # fmt: skip
+    location: UserFile,
+    file: WeightsFile,
+    layout: CheckpointLayout,
+    config: TeacherConfig,
+    *,
+    names: tuple[str, ...],
+    base: str | None,
+    context: str,
+    use_backbone: bool,
+) -> Import:
     """What to write of a PromptSRC checkpoint.
 
     Args:
@@ -47,32 +54,51 @@ def import_teacher(
         context_embedding(backbone.model, backbone.tokenizer, context, length)
     except InputError as error:
         hint = "give the words that the prompts were learned from"
-        raise InputError(error.what, code=error.code, where=error.where, expected=error.expected, found=error.found, hint=hint) from error  # fmt: skip
-    texts = read_class_texts(
-        file.weights, backbone.model, backbone.tokenizer, names, context, length, where=where
-    )
+        raise InputError(
+            error.what, code=error.code, where=error.where, expected=error.expected, found=error.found, hint=hint
+        ) from error
+    texts = read_class_texts(file.weights, backbone.model, backbone.tokenizer, names, context, length, where=where)
     base_names, notes = learned_classes(base, names, texts, where)
     use_towers = taken.towers is not None and not use_backbone
     found = describe(
-        location, file, layout, prompt_sizes(taken.prompts), frozen=taken.drift,
-        taken="checkpoint" if use_towers else "backbone", class_texts=texts,
+        location,
+        file,
+        layout,
+        prompt_sizes(taken.prompts),
+        frozen=taken.drift,
+        taken="checkpoint" if use_towers else "backbone",
+        class_texts=texts,
         notes=(f"teacher {backbone.loaded}", *activation_note(backbone.model, "--teacher", config.model), *notes),
-    )  # fmt: skip
+    )
     spec = backbone.spec
     about: dict[str, Json] = {
-        "model": config.model, "pretrained": config.pretrained, "architecture": spec.architecture,
-        "weights": spec.weights_digest, "preprocess": spec.preprocess.to_json(),
-    }  # fmt: skip
+        "model": config.model,
+        "pretrained": config.pretrained,
+        "architecture": spec.architecture,
+        "weights": spec.weights_digest,
+        "preprocess": spec.preprocess.to_json(),
+    }
     prompts_config = PromptsConfig(
-        backbone=about, shape=taken.shape.to_json(), context=context, class_names=names, base_classes=base_names,
+        backbone=about,
+        shape=taken.shape.to_json(),
+        context=context,
+        class_names=names,
+        base_classes=base_names,
         origin={"method": "PromptSRC", "checkpoint": found.facts()},
-    )  # fmt: skip
+    )
     identity = {
-        "schema_version": PROMPTS_FOLDER.version, "checkpoint": found.sha256,
+        "schema_version": PROMPTS_FOLDER.version,
+        "checkpoint": found.sha256,
         # Not `pretrained`, which may be a path: the digest of the weights stands for it.
-        "teacher": {**{field: about[field] for field in ("architecture", "weights", "preprocess")}, "model": spec.model},
-        "classes": list(names), "base_classes": list(base_names), "context": context, "weights": found.taken,
-    }  # fmt: skip
+        "teacher": {
+            **{field: about[field] for field in ("architecture", "weights", "preprocess")},
+            "model": spec.model,
+        },
+        "classes": list(names),
+        "base_classes": list(base_names),
+        "context": context,
+        "weights": found.taken,
+    }
 
     def write(folder: Location) -> tuple[str, ...]:
         return write_prompts(folder, taken.prompts, prompts_config, taken.towers if use_towers else None)

@@ -40,9 +40,15 @@ class ClassTexts:
 
 @torch.no_grad()
 def read_class_texts(
-    weights: Mapping[str, Tensor], model: nn.Module, tokenizer: Tokenize, names: Sequence[str], context: str,
-    length: int, *, where: object,
-) -> ClassTexts | None:  # fmt: skip
+    weights: Mapping[str, Tensor],
+    model: nn.Module,
+    tokenizer: Tokenize,
+    names: Sequence[str],
+    context: str,
+    length: int,
+    *,
+    where: object,
+) -> ClassTexts | None:
     """Find the classes that a checkpoint's prompts were learned on, by the texts whose token embeddings it keeps.
 
     Args:
@@ -70,11 +76,13 @@ def read_class_texts(
     start_FD = weights[PREFIX][:, 0].float()
     if not bool((_distance(start_FD, token_embeddings[ids_CT[:1, 0]]) <= _SAME).all()):
         raise InputError(
-            "the checkpoint's token embeddings are another model's", code="checkpoint-other-model",
+            "the checkpoint's token embeddings are another model's",
+            code="checkpoint-other-model",
             where=f"{where}: {PREFIX}",
-            expected="the start token of the teacher, but for rounding", found="another",
+            expected="the start token of the teacher, but for rounding",
+            found="another",
             hint="name the model that it was trained with: --teacher and --teacher-pretrained",
-        )  # fmt: skip
+        )
     # The last places are padding in all texts.
     used = int((ids_CT != ids_CT[:, -1:]).any(dim=0).nonzero().max()) + 1
     listed_CTD = token_embeddings[ids_CT[:, 1 + length : used]]
@@ -107,9 +115,7 @@ def learned_classes(
             return names, ("the file does not say which classes it was learned on: all of the list",)
         chosen = tuple(np.array(names, object)[texts.classes_C])
         unknown = texts.count - texts.known
-        notes = [
-            f"learned on {len(chosen)} of {counted(len(names), 'class')}, by the class texts in the file"
-        ]
+        notes = [f"learned on {len(chosen)} of {counted(len(names), 'class')}, by the class texts in the file"]
         if unknown:
             notes.append(
                 f"{unknown} class texts in the file are none of the list's: other classes, other names, or another --context"
@@ -120,12 +126,13 @@ def learned_classes(
         wrong = np.flatnonzero(texts.classes_C != base_C)
         example = f", first differing at {names[wrong[0]]!r}" if len(wrong) else ""
         raise MismatchError(
-            "the checkpoint was learned on other classes", code="checkpoint-other-classes",
+            "the checkpoint was learned on other classes",
+            code="checkpoint-other-classes",
             where=f"{where}: --base-classes {base}",
             expected=f"{texts.count} class texts as in the file",
             found=f"{int(base_C.sum())} base classes{example}",
             hint="leave out --base-classes to take those whose texts are in the file; --context must be the authors' too",
-        )  # fmt: skip
+        )
     return tuple(np.array(names, object)[base_C]), ()
 
 

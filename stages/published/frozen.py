@@ -66,10 +66,12 @@ def compare(
     relative = (differences / squares) ** 0.5 if squares else 0.0
     if not relative <= MOST:
         raise InputError(
-            "the checkpoint's frozen weights are another model's", code="checkpoint-other-model",
+            "the checkpoint's frozen weights are another model's",
+            code="checkpoint-other-model",
             where=f"{where}: {at}",
-            expected=f"those of {option} {model}, but for rounding", found=f"a difference of {relative:.2g} of their size",
+            expected=f"those of {option} {model}, but for rounding",
+            found=f"a difference of {relative:.2g} of their size",
             hint=f"name the model that it was trained with: {option} and {option}-pretrained",
-        )  # fmt: skip
+        )
     relative = float(f"{relative:.4g}")  # the last digits depend on the machine
     return Drift(tensors=len(own), relative=relative, largest=largest, at=at)

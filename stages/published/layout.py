@@ -66,10 +66,13 @@ def classify(keys: Collection[str], *, where: object) -> CheckpointLayout:
     teacher, student = FIRST["text"] in keys, any(key.startswith(PROJECTOR) for key in keys)
     if teacher == student:
         raise InputError(
-            "not a checkpoint that can be imported", code="checkpoint-kind-unknown", where=where,
+            "not a checkpoint that can be imported",
+            code="checkpoint-kind-unknown",
+            where=where,
             expected=f"{FIRST['text']} (a {TEACHER}) or {PROJECTOR}… (a {STUDENT})",
-            found="both" if teacher else f"neither, but {min(keys, default='nothing')}", hint=_ASK,
-        )  # fmt: skip
+            found="both" if teacher else f"neither, but {min(keys, default='nothing')}",
+            hint=_ASK,
+        )
     kind = TEACHER if teacher else STUDENT
     layers: dict[str, dict[int, str]] = {"vision": {}, "text": {}}
     frozen, projector, fixed, copy, unknown = set(), set(), [], set(), []
@@ -95,9 +98,13 @@ def classify(keys: Collection[str], *, where: object) -> CheckpointLayout:
     refuse_unknown(unknown, kind, where)
     prompts = {tower: _in_order(tower, found, where) for tower, found in layers.items() if found}
     return CheckpointLayout(
-        kind=kind, prompts=prompts, frozen=frozenset(frozen), projector=frozenset(projector), fixed=tuple(fixed),
+        kind=kind,
+        prompts=prompts,
+        frozen=frozenset(frozen),
+        projector=frozenset(projector),
+        fixed=tuple(fixed),
         copy=frozenset(copy),
-    )  # fmt: skip
+    )
 
 
 def check_keys(found: Iterable[str], expected: Iterable[str], *, kind: str, where: object) -> None:
@@ -110,10 +117,13 @@ def check_keys(found: Iterable[str], expected: Iterable[str], *, kind: str, wher
     missing = sorted(want - have)
     if missing:
         raise InputError(
-            "the checkpoint lacks a weight", code="checkpoint-weight-missing", where=where, expected=missing[0],
+            "the checkpoint lacks a weight",
+            code="checkpoint-weight-missing",
+            where=where,
+            expected=missing[0],
             found=f"none ({len(missing)} missing, {len(have - want)} unknown)",
             hint="name the model that it was trained with, or give a whole file",
-        )  # fmt: skip
+        )
     refuse_unknown(sorted(have - want), kind, where)
 
 
@@ -123,15 +133,16 @@ def check_shape(key: str, found: tuple[int, ...], expected: tuple[int | str, ...
     Raises:
         InputError: naming the key and both shapes.
     """
-    if len(found) != len(expected) or any(
-        isinstance(e, int) and e != f for e, f in zip(expected, found, strict=True)
-    ):
+    if len(found) != len(expected) or any(isinstance(e, int) and e != f for e, f in zip(expected, found, strict=True)):
         shape = f"({', '.join(map(str, expected))}{',' if len(expected) == 1 else ''})"
         raise InputError(
-            "a weight of the checkpoint has another shape", code="checkpoint-weight-other-shape",
-            where=where, expected=f"{key} {shape}", found=found,
+            "a weight of the checkpoint has another shape",
+            code="checkpoint-weight-other-shape",
+            where=where,
+            expected=f"{key} {shape}",
+            found=found,
             hint="name the model that it was trained with",
-        )  # fmt: skip
+        )
 
 
 def refuse_unknown(keys: Collection[str], kind: str, where: object) -> None:
@@ -142,10 +153,13 @@ def refuse_unknown(keys: Collection[str], kind: str, where: object) -> None:
     """
     if keys:
         raise InputError(
-            "an unknown key in the checkpoint", code="checkpoint-key-unknown",
-            where=where, expected=f"keys of a {kind}",
-            found=f"{next(iter(keys))} ({len(keys)} unknown)", hint=_ASK,
-        )  # fmt: skip
+            "an unknown key in the checkpoint",
+            code="checkpoint-key-unknown",
+            where=where,
+            expected=f"keys of a {kind}",
+            found=f"{next(iter(keys))} ({len(keys)} unknown)",
+            hint=_ASK,
+        )
 
 
 def _in_order(tower: str, layers: Mapping[int, str], where: object) -> tuple[str, ...]:
@@ -154,7 +168,11 @@ def _in_order(tower: str, layers: Mapping[int, str], where: object) -> tuple[str
         some = layers[max(layers)]
         key = FIRST[tower] if missing == 0 else re.sub(r"resblocks\.\d+", f"resblocks.{missing}", some)
         raise InputError(
-            "the checkpoint lacks a layer of prompts", code="checkpoint-layer-missing", where=where, expected=key,
-            found=f"layers {', '.join(map(str, sorted(layers)))}", hint="give a whole file",
-        )  # fmt: skip
+            "the checkpoint lacks a layer of prompts",
+            code="checkpoint-layer-missing",
+            where=where,
+            expected=key,
+            found=f"layers {', '.join(map(str, sorted(layers)))}",
+            hint="give a whole file",
+        )
     return tuple(layers[layer] for layer in sorted(layers))

@@ -22,10 +22,16 @@ from .prompts import stack_prompts
 #: The authors' projector: 1x1 convolutions over 1x1 maps with a batch norm between them. `w` is the student's width, `d` the
 #: teacher's.
 _PROJECTOR: Mapping[str, tuple[str, ...]] = {
-    "0.weight": ("d", "w", "1", "1"), "0.bias": ("d",),
-    "1.weight": ("d",), "1.bias": ("d",), "1.running_mean": ("d",), "1.running_var": ("d",), "1.num_batches_tracked": (),
-    "3.weight": ("d", "d", "1", "1"), "3.bias": ("d",),
-}  # fmt: skip
+    "0.weight": ("d", "w", "1", "1"),
+    "0.bias": ("d",),
+    "1.weight": ("d",),
+    "1.bias": ("d",),
+    "1.running_mean": ("d",),
+    "1.running_var": ("d",),
+    "1.num_batches_tracked": (),
+    "3.weight": ("d", "d", "1", "1"),
+    "3.bias": ("d",),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,15 +70,17 @@ def take_student(
     check_keys(layout.projector, {PROJECTOR + name for name in _PROJECTOR}, kind=layout.kind, where=where)
     check_shape(SCALE, tuple(weights[SCALE].shape), (), where=where)
     drift = compare(weights, own, option="--student", model=name, where=where)
-    prompts_LPD = stack_prompts(
-        layout, weights, "vision", vision_width(tower), count_blocks(tower), where=where
-    )
+    prompts_LPD = stack_prompts(layout, weights, "vision", vision_width(tower), count_blocks(tower), where=where)
     projector = _projector(weights, backbone.width, where)
     depth, length, _ = prompts_LPD.shape
     head = Head(
-        width=backbone.width, embed_dim=len(projector["3.bias"]), projector="mlp", prompt_length=length,
-        prompt_depth=depth if length else 0, normalized=True,
-    )  # fmt: skip
+        width=backbone.width,
+        embed_dim=len(projector["3.bias"]),
+        projector="mlp",
+        prompt_length=length,
+        prompt_depth=depth if length else 0,
+        normalized=True,
+    )
     with torch.random.fork_rng(devices=[]):
         student = Student(tower, backbone.preprocess, head)
     inner = "backbone.tower." if head.prompt_depth else "backbone."
@@ -82,9 +90,7 @@ def take_student(
         state["backbone.prompts_LPD"] = prompts_LPD
     fit_weights(student, state, what="the student", where=where)
     student.requires_grad_(False)
-    return PromptKdStudent(
-        student=student.eval(), logit_scale=math.exp(float(weights[SCALE].float())), drift=drift
-    )
+    return PromptKdStudent(student=student.eval(), logit_scale=math.exp(float(weights[SCALE].float())), drift=drift)
 
 
 def _projector(weights: Mapping[str, Tensor], width: int, where: object) -> dict[str, Tensor]:

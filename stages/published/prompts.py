@@ -11,7 +11,9 @@ from ...storage_schemas.errors import InputError
 from .layout import CheckpointLayout, check_shape
 
 
-def stack_prompts(layout: CheckpointLayout, weights: Mapping[str, Tensor], tower: str, width: int, blocks: int, *, where: object) -> Tensor:  # fmt: skip
+def stack_prompts(
+    layout: CheckpointLayout, weights: Mapping[str, Tensor], tower: str, width: int, blocks: int, *, where: object
+) -> Tensor:
     """The prompts of one tower, fp32 (layer, prompt, channel); no prompts are one layer of length 0.
 
     Args:
@@ -32,11 +34,19 @@ def stack_prompts(layout: CheckpointLayout, weights: Mapping[str, Tensor], tower
         length = len(first) if first.dim() else "prompts"
         check_shape(key, tuple(weights[key].shape), (length, width), where=where)
         if not bool(torch.isfinite(weights[key]).all()):
-            raise InputError("prompts that are not finite", code="checkpoint-not-finite", where=f"{where}: {key}", hint="take an earlier epoch's file")  # fmt: skip
+            raise InputError(
+                "prompts that are not finite",
+                code="checkpoint-not-finite",
+                where=f"{where}: {key}",
+                hint="take an earlier epoch's file",
+            )
     if len(keys) > blocks:
         raise InputError(
-            f"the checkpoint has more layers of {tower} prompts than the model has blocks", code="checkpoint-layers-too-many",
+            f"the checkpoint has more layers of {tower} prompts than the model has blocks",
+            code="checkpoint-layers-too-many",
             where=where,
-            expected=f"at most {blocks}", found=len(keys), hint="name the model that it was trained with",
-        )  # fmt: skip
+            expected=f"at most {blocks}",
+            found=len(keys),
+            hint="name the model that it was trained with",
+        )
     return torch.stack([weights[key].float() for key in keys])

@@ -58,20 +58,23 @@ def take_teacher(
         check_keys(layout.frozen, names, kind=layout.kind, where=where)
         state = model.state_dict()
         drift = compare(
-            weights, {key: state[own_name] for key, own_name in names.items()},
-            option="--teacher", model=name, where=where,
-        )  # fmt: skip
+            weights,
+            {key: state[own_name] for key, own_name in names.items()},
+            option="--teacher",
+            model=name,
+            where=where,
+        )
         towers = {own_name: weights[key] for key, own_name in names.items()}
     vision_LPD = stack_prompts(
         layout, weights, "vision", vision_width(own.visual), count_blocks(own.visual), where=where
     )
-    text_LPD = stack_prompts(
-        layout, weights, "text", text_width(model), count_text_blocks(model), where=where
-    )
+    text_LPD = stack_prompts(layout, weights, "text", text_width(model), count_text_blocks(model), where=where)
     shape = PromptShape(
-        vision_length=vision_LPD.shape[1], vision_depth=len(vision_LPD),
-        text_length=text_LPD.shape[1], text_depth=len(text_LPD),
-    )  # fmt: skip
+        vision_length=vision_LPD.shape[1],
+        vision_depth=len(vision_LPD),
+        text_length=text_LPD.shape[1],
+        text_depth=len(text_LPD),
+    )
     prompts = {"vision_prompts_LPD": vision_LPD, "text_prompts_LPD": text_LPD}
     return PromptSrcTeacher(prompts=prompts, shape=shape, towers=towers, drift=drift)
 
@@ -87,7 +90,8 @@ def backbone_names(model: nn.Module) -> dict[str, str]:
         if name.startswith("visual."):
             names[IMAGE + name.removeprefix("visual.")] = name
         elif name.startswith((f"{inner}transformer.", f"{inner}ln_final.")) or name in (
-            f"{inner}positional_embedding", f"{inner}text_projection",
-        ):  # fmt: skip
+            f"{inner}positional_embedding",
+            f"{inner}text_projection",
+        ):
             names[TEXT + name.removeprefix(inner)] = name
     return names

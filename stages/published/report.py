@@ -100,7 +100,9 @@ def contents_text(found: CheckpointContents) -> str:
     else:
         drift = found.frozen
         rows.append(["frozen weights", f"{counted(drift.tensors, 'tensor')}; the {found.taken}'s are used"])
-        rows.append(["", f"off the backbone's by {drift.relative:.2g} of their size, at most {drift.largest:.2g} ({drift.at})"])  # fmt: skip
+        rows.append(
+            ["", f"off the backbone's by {drift.relative:.2g} of their size, at most {drift.largest:.2g} ({drift.at})"]
+        )
     if found.projector:
         rows.append(["projector", f"{counted(found.projector, 'tensor')}"])
     if found.class_texts is not None:
@@ -126,10 +128,14 @@ def describe(
     if not layout.whole:
         left_out["logit scale"] = len(layout.frozen)
     return CheckpointContents(
-        name=location.name, sha256=_sha256(location), kind=layout.kind,
-        epoch=epoch if isinstance(epoch, int) else None, prompts=prompts,
-        left_out={what: count for what, count in left_out.items() if count}, **more,
-    )  # fmt: skip
+        name=location.name,
+        sha256=_sha256(location),
+        kind=layout.kind,
+        epoch=epoch if isinstance(epoch, int) else None,
+        prompts=prompts,
+        left_out={what: count for what, count in left_out.items() if count},
+        **more,
+    )
 
 
 def prompt_sizes(tensors: Mapping[str, Any]) -> dict[str, tuple[int, int, int]]:
@@ -141,8 +147,9 @@ def prompt_sizes(tensors: Mapping[str, Any]) -> dict[str, tuple[int, int, int]]:
     }
     return {
         places[name]: (value.shape[0], value.shape[1], value.shape[2])
-        for name, value in tensors.items() if name in places and value.numel()
-    }  # fmt: skip
+        for name, value in tensors.items()
+        if name in places and value.numel()
+    }
 
 
 def activation_note(model: nn.Module, option: str, name: str) -> tuple[str, ...]:
@@ -152,7 +159,7 @@ def activation_note(model: nn.Module, option: str, name: str) -> tuple[str, ...]
     return (
         f"{option} {name} is built with GELU, the authors' code with QuickGELU: for weights from OpenAI name a model that "
         "ends in -quickgelu, or the tag openai",
-    )  # fmt: skip
+    )
 
 
 def _sha256(location: UserFile) -> str:

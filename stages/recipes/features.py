@@ -46,20 +46,25 @@ class Features:
         if not settings.feature_targets:
             if not known:
                 raise InputError(
-                    "the store holds no features", code="features-not-in-store",
-                    where="--recipe features", expected="an embedding, tokens or maps",
+                    "the store holds no features",
+                    code="features-not-in-store",
+                    where="--recipe features",
+                    expected="an embedding, tokens or maps",
                     found=", ".join(target.name for target in stored),
                     hint="teachonce cache SHARDS --targets embedding,tokens --teacher … --out ANOTHER_STORE",
-                )  # fmt: skip
+                )
             return tuple(known)
         names = _words(settings.feature_targets)
         for name in names:
             if name not in known:
                 raise InputError(
-                    "the store holds no such features", code="target-not-in-store",
-                    where="--feature-targets", expected=", ".join(known) or "none here",
-                    found=name, hint=f"teachonce cache SHARDS --targets {name} --teacher … --out ANOTHER_STORE",
-                )  # fmt: skip
+                    "the store holds no such features",
+                    code="target-not-in-store",
+                    where="--feature-targets",
+                    expected=", ".join(known) or "none here",
+                    found=name,
+                    hint=f"teachonce cache SHARDS --targets {name} --teacher … --out ANOTHER_STORE",
+                )
         return names
 
     def head(
@@ -74,11 +79,14 @@ class Features:
         layers = _layers(settings.student_layers, maps, shapes)
         levels = tuple(
             Level(
-                target=target.name, layer=layer, width=shapes[layer][-1] if layer == TOKENS else shapes[layer][0],
-                shape=list(target.shape), projector=settings.projector,
+                target=target.name,
+                layer=layer,
+                width=shapes[layer][-1] if layer == TOKENS else shapes[layer][0],
+                shape=list(target.shape),
+                projector=settings.projector,
             )
             for target, layer in zip(maps, layers, strict=True)
-        )  # fmt: skip
+        )
         embedding = targets.get(_EMBEDDING)
         return Head(
             width=backbone.width,
@@ -124,10 +132,13 @@ def _shapes(backbone: Backbone) -> dict[str, tuple[int, ...]]:
     shapes = Intermediates(backbone.module).shapes(torch.zeros(1, 3, size, size))
     if not shapes:
         raise InputError(
-            "this student gives no feature maps", code="student-without-maps",
-            where="--student", expected="a model with `forward_intermediates`",
-            found=str(backbone.config.get("name")), hint="choose another student, or --feature-targets embedding",
-        )  # fmt: skip
+            "this student gives no feature maps",
+            code="student-without-maps",
+            where="--student",
+            expected="a model with `forward_intermediates`",
+            found=str(backbone.config.get("name")),
+            hint="choose another student, or --feature-targets embedding",
+        )
     return shapes
 
 
@@ -138,17 +149,23 @@ def _layers(given: str, maps: Sequence[TargetSpec], shapes: Mapping[str, tuple[i
     names = [word.strip() for word in given.split(",")]
     if len(names) != len(maps):
         raise InputError(
-            "one map of the student for each target", code="student-layers-count-wrong",
-            where="--student-layers", expected=f"{len(maps)} names, for "
-            + (", ".join(target.name for target in maps) or "no target"), found=given, hint="leave it out to have them chosen",
-        )  # fmt: skip
+            "one map of the student for each target",
+            code="student-layers-count-wrong",
+            where="--student-layers",
+            expected=f"{len(maps)} names, for " + (", ".join(target.name for target in maps) or "no target"),
+            found=given,
+            hint="leave it out to have them chosen",
+        )
     for name in names:
         if name not in shapes:
             raise InputError(
-                "the student has no such map", code="student-layer-unknown",
-                where="--student-layers", expected=", ".join(shapes), found=name,
+                "the student has no such map",
+                code="student-layer-unknown",
+                where="--student-layers",
+                expected=", ".join(shapes),
+                found=name,
                 hint=did_you_mean(name, list(shapes), "") or None,
-            )  # fmt: skip
+            )
     return names
 
 

@@ -20,14 +20,19 @@ class FeaturesSettings(TrainSettings):
     schedule: str = with_default(TrainSettings, "schedule", "cosine")
     projector: str = with_default(KdSettings, "projector", "linear")
     feature_targets: str = setting(
-        "", unit="NAMES", default_text="all that the store holds, but logits",
+        "",
+        unit="NAMES",
+        default_text="all that the store holds, but logits",
         help="Targets to learn, with commas between them: tokens, features.LAYER, embedding.",
-    )  # fmt: skip
+    )
     student_layers: str = setting(
-        "", unit="NAMES", default_text="for each target the deepest of the student's maps whose grid is nearest",
+        "",
+        unit="NAMES",
+        default_text="for each target the deepest of the student's maps whose grid is nearest",
         help="The student's map for each target, in their order, with commas: tokens, features.LAYER.",
-    )  # fmt: skip
+    )
     feature_loss: str = setting(
-        "cosine", choices=("cosine", "mse", "smooth-l1"),
+        "cosine",
+        choices=("cosine", "mse", "smooth-l1"),
         help="Distance at each place: 1 - cosine over channels, squared, or smooth L1.",
-    )  # fmt: skip
+    )

@@ -20,9 +20,7 @@ class KdSettings(TrainSettings):
     schedule: str = with_default(TrainSettings, "schedule", "cosine")
     temperature: float = setting(1.0, above=0, help="Temperature T of the softmaxes.")
     loss_weight: float = setting(1.0, least=0, help="Factor of the divergence.")
-    projector: str = setting(
-        "linear", choices=PROJECTORS, help="From the student's features to the teacher's width."
-    )
+    projector: str = setting("linear", choices=PROJECTORS, help="From the student's features to the teacher's width.")
     embedding_loss: str = setting(
         "none",
         choices=("none", "cosine", "mse"),

@@ -64,9 +64,13 @@ def recipe_named(name: str) -> Recipe:
     if name not in others:
         names = recipe_names()
         raise InputError(
-            "unknown recipe", code="recipe-unknown", where="--recipe", expected=" or ".join(names), found=name,
+            "unknown recipe",
+            code="recipe-unknown",
+            where="--recipe",
+            expected=" or ".join(names),
+            found=name,
             hint=did_you_mean(name, names, "") or None,
-        )  # fmt: skip
+        )
     return _loaded(others[name])
 
 
@@ -81,8 +85,11 @@ def _loaded(point: EntryPoint) -> Recipe:
         found: Any = point.load()
     except Exception as error:  # whatever another package raises while it is imported
         raise InputError(
-            "a package's recipe cannot be loaded", code="plugin-unloadable",
-            where=f"--recipe {point.name}", expected=point.value,
-            found=f"{type(error).__name__}: {error}", hint="mend the package, or uninstall it",
-        ) from error  # fmt: skip
+            "a package's recipe cannot be loaded",
+            code="plugin-unloadable",
+            where=f"--recipe {point.name}",
+            expected=point.value,
+            found=f"{type(error).__name__}: {error}",
+            hint="mend the package, or uninstall it",
+        ) from error
     return cast("Recipe", found() if isinstance(found, type) else found)

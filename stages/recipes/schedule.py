@@ -32,9 +32,12 @@ def learning_rate(
         return lr * (1 + math.cos(math.pi * (epoch - warmup_epochs) / epochs)) / 2
     if schedule not in SCHEDULES:
         raise InputError(
-            "unknown schedule", code="schedule-unknown", where="--schedule", expected=", ".join(SCHEDULES),
+            "unknown schedule",
+            code="schedule-unknown",
+            where="--schedule",
+            expected=", ".join(SCHEDULES),
             found=schedule,
-        )  # fmt: skip
+        )
     done, warmup = epoch * steps_per_epoch + step, warmup_epochs * steps_per_epoch
     if done < warmup:
         return lr * (done + 1) / warmup

@@ -27,35 +27,42 @@ class TrainSettings:
     """
 
     epochs: int = setting(20, least=1, help="Passes over the corpus; epoch e reads view e mod K.")
-    batch_size: int = setting(
-        least=1, unit="SAMPLES", help="Samples per step; a last, shorter batch is left out."
-    )
+    batch_size: int = setting(least=1, unit="SAMPLES", help="Samples per step; a last, shorter batch is left out.")
     lr: float = setting(above=0, help="Highest learning rate.")
     weight_decay: float = setting(
         least=0, group=TRAINING, help="Weight decay: kd on matrices, promptkd on all that trains."
-    )  # fmt: skip
-    optimizer: str = setting(
-        choices=("sgd", "adamw"), group=TRAINING, help="SGD with momentum 0.9, or AdamW."
     )
+    optimizer: str = setting(choices=("sgd", "adamw"), group=TRAINING, help="SGD with momentum 0.9, or AdamW.")
     schedule: str = setting(
         choices=SCHEDULES, group=TRAINING, help="Learning rate: cosine by step, CoOp's by epoch, or constant."
-    )  # fmt: skip
+    )
     warmup_epochs: int = setting(1, least=0, unit="EPOCHS", group=TRAINING, help="Epochs of warm-up.")
     accumulate: int = setting(
-        1, least=1, off=1, unit="PARTS", group=TRAINING,
+        1,
+        least=1,
+        off=1,
+        unit="PARTS",
+        group=TRAINING,
         help="Split each batch into this many equal parts, one forward pass each, to save memory.",
-    )  # fmt: skip
-    clip_norm: float = setting(
-        0.0, least=0, off=0, group=TRAINING, help="Largest norm of the gradients; 0: no limit."
-    )  # fmt: skip
+    )
+    clip_norm: float = setting(0.0, least=0, off=0, group=TRAINING, help="Largest norm of the gradients; 0: no limit.")
     ema: float = setting(
-        0.0, least=0, below=1, off=0, unit="DECAY", group=TRAINING,
+        0.0,
+        least=0,
+        below=1,
+        off=0,
+        unit="DECAY",
+        group=TRAINING,
         help="Keep a moving average of the weights, and store that in the bundle; 0: none.",
-    )  # fmt: skip
+    )
     patience: int = setting(
-        0, least=0, off=0, unit="EPOCHS", group=VALIDATION,
+        0,
+        least=0,
+        off=0,
+        unit="EPOCHS",
+        group=VALIDATION,
         help="Stop after this many epochs without a better validation accuracy; 0: never.",
-    )  # fmt: skip
+    )
 
     def to_json(self) -> dict[str, Json]:
         """For fingerprint and origin: all but what is off."""

@@ -30,7 +30,8 @@ def evaluation_json(result: Evaluation) -> Json:
         "labels": {
             "matched": {
                 label: result.class_names[match.class_id]
-                for label, match in sorted(result.matches.items()) if match.class_id is not None
+                for label, match in sorted(result.matches.items())
+                if match.class_id is not None
             },
             "unmatched": [
                 {"label": label, "images": result.labels[label], "reason": reason}
@@ -43,16 +44,14 @@ def evaluation_json(result: Evaluation) -> Json:
         "base_novel": None,
         "agreement": None,
         "classes": [],
-    }  # fmt: skip
+    }
     if accuracy.top1.total:
         facts["accuracy"] = {
             "top1": _rate_json(accuracy.top1),
             "top5": _rate_json(accuracy.top5),
             "mean_per_class": _mean_json(accuracy.per_class),
         }
-        facts["classes"] = [
-            _class_json(result, i) for i, total in enumerate(accuracy.total_C.tolist()) if total
-        ]
+        facts["classes"] = [_class_json(result, i) for i, total in enumerate(accuracy.total_C.tolist()) if total]
         if accuracy.base_C is not None:
             facts["base_novel"] = {
                 "base_classes": int(accuracy.base_C.sum()),
@@ -83,9 +82,7 @@ def _class_json(result: Evaluation, class_id: int) -> Json:
         "top1": int(accuracy.top1_C[class_id]) / total,
         "top5": int(accuracy.top5_C[class_id]) / total,
         "split": side,
-        "most_taken_for": None
-        if taken is None
-        else {"class": result.class_names[taken[0]], "images": taken[1]},
+        "most_taken_for": None if taken is None else {"class": result.class_names[taken[0]], "images": taken[1]},
     }
 
 
@@ -128,9 +125,7 @@ def _images_text(facts: Mapping[str, Any]) -> str:
         rows = [[u["label"], str(u["images"]), u["reason"]] for u in unmatched]
         count = sum(u["images"] for u in unmatched)
         title = f"LEFT OUT of every accuracy: {counted(count, 'image')} of {counted(len(unmatched), 'label')} that are no class"
-        parts.append(
-            section(title, table(rows[:_SHOWN], head=("label", "images", "why"), align="lrl"), _more(rows))
-        )
+        parts.append(section(title, table(rows[:_SHOWN], head=("label", "images", "why"), align="lrl"), _more(rows)))
     if images["unusable"]:
         rows = [[bad["path"], bad["reason"]] for bad in images["unusable"]]
         parts.append(section(f"Unusable images: {len(rows)}", table(rows[:_SHOWN]), _more(rows)))
@@ -171,7 +166,7 @@ def _agreement_text(facts: Mapping[str, Any]) -> str:
         f"  {what}: {counted(agreement[left], 'image')}"
         for left, what in (("not_in_store", "not in the store"), ("other_pictures", "other pictures than the store's"))
         if agreement[left]
-    ]  # fmt: skip
+    ]
     return section(title, table(rows, head=("", "", "± s.e.", "of"), align="lrrr"), "\n".join(notes))
 
 

@@ -121,9 +121,7 @@ def find_row(stored: Stored, name: str) -> int:
     if len(found) == 1:
         return found[0][0]
     if found:
-        listed = ", ".join(text for _, text in found[:_CANDIDATES]) + (
-            ", …" if len(found) > _CANDIDATES else ""
-        )
+        listed = ", ".join(text for _, text in found[:_CANDIDATES]) + (", …" if len(found) > _CANDIDATES else "")
         raise InputError(
             "several samples go by this name",
             code="sample-ambiguous",
@@ -133,10 +131,12 @@ def find_row(stored: Stored, name: str) -> int:
         )
     by_path = "" if stored.shards is not None else f"; {stored.no_paths}"
     raise InputError(
-        "no such sample", code="sample-unknown", where=name,
+        "no such sample",
+        code="sample-unknown",
+        where=name,
         hint=f"give a key or its first {MIN_PREFIX} characters, a row from 0 to {spec.num_samples - 1}, "
         f"or an image's path or the end of one{by_path}",
-    )  # fmt: skip
+    )
 
 
 def _rows_by_key(stored: Stored, prefix: str) -> Iterator[tuple[int, str]]:

@@ -58,28 +58,38 @@ def _fingerprint(facts: dict[str, Any]) -> str:
     compute, preprocess = fields["compute"], teacher["preprocess"]
     corpus = f"'{facts['corpus_name']}', " if facts["corpus_name"] else ""
     rows = [
-        ["teacher", f"{teacher['family']} {teacher['model']}, {teacher['embed_dim']} channels"
-                    + (", L2-normalised" if teacher["normalized"] else "")],
+        [
+            "teacher",
+            f"{teacher['family']} {teacher['model']}, {teacher['embed_dim']} channels"
+            + (", L2-normalised" if teacher["normalized"] else ""),
+        ],
         ["weights", teacher["weights_digest"]],
-        ["preprocessing", f"{preprocess['size']} px, {preprocess['interpolation']}, "
-                          f"mean {_numbers(preprocess['mean'])}, std {_numbers(preprocess['std'])}"],
-        ["precision", f"{compute['precision']} on {compute['device']}"
-                      + (f", {compute['threads']} threads" if "threads" in compute else "")
-                      + (f", {compute['batch_size']} images a batch" if "batch_size" in compute else "")],
+        [
+            "preprocessing",
+            f"{preprocess['size']} px, {preprocess['interpolation']}, "
+            f"mean {_numbers(preprocess['mean'])}, std {_numbers(preprocess['std'])}",
+        ],
+        [
+            "precision",
+            f"{compute['precision']} on {compute['device']}"
+            + (f", {compute['threads']} threads" if "threads" in compute else "")
+            + (f", {compute['batch_size']} images a batch" if "batch_size" in compute else ""),
+        ],
         ["views", _views(views)],
         ["pixels", _pixels(facts["pixels"])],
-        ["encoding", f"{' and '.join(fields['targets'])} in {facts['encoding']['name']}, costs at most "
-                     f"{facts['encoding']['kl_budget']:g} nats of KL divergence"],
+        [
+            "encoding",
+            f"{' and '.join(fields['targets'])} in {facts['encoding']['name']}, costs at most "
+            f"{facts['encoding']['kl_budget']:g} nats of KL divergence",
+        ],
         ["corpus", f"{corpus}id {fields['corpus_id']}"],
-    ]  # fmt: skip
+    ]
     if facts["class_vectors"] is None:
         rows.append(["class vectors", "none yet"])
     else:
         rows += _class_vectors(facts["class_vectors"])
     if facts["versions"]:
-        rows.append(
-            ["versions", ", ".join(f"{name} {version}" for name, version in facts["versions"].items())]
-        )
+        rows.append(["versions", ", ".join(f"{name} {version}" for name, version in facts["versions"].items())])
     worded = {
         "schema_version",
         "pixels",
@@ -103,9 +113,7 @@ def _views(views: dict[str, Any]) -> str:
     jitter = gray = ""
     if "jitter" in views:
         strengths = zip(COLOR_FACTORS, views["jitter"], strict=True)
-        jitter = ", colours jittered by " + ", ".join(
-            f"{name} {value:g}" for name, value in strengths if value
-        )
+        jitter = ", colours jittered by " + ", ".join(f"{name} {value:g}" for name, value in strengths if value)
         jitter += f" with probability {views['jitter_probability']:g}"
     if "grayscale" in views:
         gray = f", gray with probability {views['grayscale']:g}"
@@ -154,11 +162,18 @@ def _class_vectors(vectors: dict[str, Any]) -> list[list[str]]:
 
 def _arrays(arrays: list[dict[str, Any]]) -> str:
     rows = [
-        [a["name"], ", ".join(a["axes"]), " × ".join(map(str, a["shape"])), a["dtype"],
-         " × ".join(map(str, a["chunks"])), " ".join(map(_codec, a["codecs"])),
-         bytes_text(a["bytes_on_disk"]), f"{a['ratio']:.2f}" if a["ratio"] else ""]
+        [
+            a["name"],
+            ", ".join(a["axes"]),
+            " × ".join(map(str, a["shape"])),
+            a["dtype"],
+            " × ".join(map(str, a["chunks"])),
+            " ".join(map(_codec, a["codecs"])),
+            bytes_text(a["bytes_on_disk"]),
+            f"{a['ratio']:.2f}" if a["ratio"] else "",
+        ]
         for a in arrays
-    ]  # fmt: skip
+    ]
     total = sum(a["bytes_on_disk"] for a in arrays)
     head = ["name", "axes", "shape", "type", "chunk", "codecs", "on disk", "ratio"]
     return section(f"Arrays, {bytes_text(total)} on disk", table(rows, head=head, align="llllllrr"))
@@ -173,9 +188,7 @@ def _codec(codec: dict[str, Any]) -> str:
 def _values(facts: dict[str, Any]) -> str:
     rows = []
     for name, value in facts["values"].items():
-        numbers = [
-            f"{value[column]:.4g}" if column in value else "" for column in ("min", "mean", "max", "std")
-        ]
+        numbers = [f"{value[column]:.4g}" if column in value else "" for column in ("min", "mean", "max", "std")]
         derived = " (derived)" if name == "logits" and facts["logits_derived"] else ""
         rows.append([name + derived, *numbers, str(value["nan"]), str(value["infinite"])])
     head = ["target", "min", "mean", "max", "std", "NaN", "infinite"]
@@ -213,10 +226,7 @@ def _soft_labels(soft: dict[str, Any]) -> list[str]:
 
 
 def _samples(samples: list[dict[str, Any]]) -> str:
-    rows = [
-        [f"{s['probability']:.3f}", clip(s["class"]), f"row {s['row']}", s["path"] or s["key"]]
-        for s in samples
-    ]
+    rows = [[f"{s['probability']:.3f}", clip(s["class"]), f"row {s['row']}", s["path"] or s["key"]] for s in samples]
     return table(rows, align="rlrl")
 
 
@@ -243,11 +253,14 @@ def sample_text(facts: dict[str, Any]) -> str:
 
 def _boxes(views: list[dict[str, Any]]) -> str:
     rows = [
-        [*(str(v[name]) for name in ("view", "top", "left", "height", "width")), "yes" if v["flip"] else "no",
-         *([_colors(v)] if "colors" in v else []),
-         *([clip(v["class"]), f"{v['probability']:.3f}", f"{v['entropy']:.3f}"] if "class" in v else [])]
+        [
+            *(str(v[name]) for name in ("view", "top", "left", "height", "width")),
+            "yes" if v["flip"] else "no",
+            *([_colors(v)] if "colors" in v else []),
+            *([clip(v["class"]), f"{v['probability']:.3f}", f"{v['entropy']:.3f}"] if "class" in v else []),
+        ]
         for v in views
-    ]  # fmt: skip
+    ]
     head, align = ["view", "top", "left", "height", "width", "mirrored"], "rrrrrl"
     if views and "colors" in views[0]:
         head, align = [*head, "colours, in this order"], align + "l"
@@ -259,9 +272,7 @@ def _boxes(views: list[dict[str, Any]]) -> str:
 def _colors(view: dict[str, Any]) -> str:
     """What is done to a view's colours: factors, and the hue's shift in turns."""
     done = [
-        f"hue {one['factor']:+.3f}"
-        if one["operation"] == "hue"
-        else f"{one['operation']} ×{one['factor']:.3f}"
+        f"hue {one['factor']:+.3f}" if one["operation"] == "hue" else f"{one['operation']} ×{one['factor']:.3f}"
         for one in view["colors"]
     ]
     return ", ".join([*done, "gray"] if view["grayscale"] else done or ["as they are"])

@@ -50,9 +50,7 @@ class Images:
     def shape(self, size: int) -> tuple[int, ...]:
         return (3, size, size)
 
-    def draw(
-        self, out: NDArray[np.uint8], sample: Image.Image, params: np.void, size: int, spec: ViewSpec
-    ) -> None:
+    def draw(self, out: NDArray[np.uint8], sample: Image.Image, params: np.void, size: int, spec: ViewSpec) -> None:
         fill_planes(out, draw(sample, params, size, spec))
 
 

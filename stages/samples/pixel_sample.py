@@ -104,9 +104,7 @@ class PixelSample:
                 except BadImage as bad:
                     here = (f"no image ({bad})",) * len(expected)
                 pairs = enumerate(zip(expected, here, strict=True))
-                found += [
-                    Difference(row, view, there, this) for view, (there, this) in pairs if there != this
-                ]
+                found += [Difference(row, view, there, this) for view, (there, this) in pairs if there != this]
         return found
 
     def check(self, shards: ShardSet, spec: ViewSpec, *, where: object, hint: str) -> None:
@@ -144,9 +142,11 @@ class PixelSample:
     def to_json(self) -> Json:
         """For the attribute `cache` of a store, under `pixels`."""
         return {
-            "rows": list(self.rows), "size": self.size, "digests": [list(views) for views in self.digests],
+            "rows": list(self.rows),
+            "size": self.size,
+            "digests": [list(views) for views in self.digests],
             "versions": dict(self.versions),
-        }  # fmt: skip
+        }
 
     @staticmethod
     def from_json(fields: Json, where: object = None) -> PixelSample:
@@ -188,9 +188,11 @@ def check_sample(
         return f"{where} records no rendered views: whether this machine renders the same pixels is not known"
     try:
         sample.check(
-            shards, spec, where=where,
+            shards,
+            spec,
+            where=where,
             hint="run `teachonce cache` again into another store, or add --accept-other-pixels",
-        )  # fmt: skip
+        )
     except MismatchError as error:
         if not accept_other:
             raise

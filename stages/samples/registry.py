@@ -18,10 +18,13 @@ def kind_named(name: str, where: object) -> SampleKind:
     """
     if name not in KINDS:
         raise MismatchError(
-            "samples of a kind that is not known here", code="sample-kind-unknown",
-            where=where, expected=", ".join(sorted(KINDS)), found=name,
+            "samples of a kind that is not known here",
+            code="sample-kind-unknown",
+            where=where,
+            expected=", ".join(sorted(KINDS)),
+            found=name,
             hint="install the package that has it, as where this was made",
-        )  # fmt: skip
+        )
     return KINDS[name]
 
 
@@ -36,8 +39,11 @@ def check_kind(found: str, wanted: str, *, where: object, expected_by: str) -> S
     """
     if found != wanted:
         raise MismatchError(
-            "samples of another kind", code="sample-kind-other",
-            where=where, expected=f"{wanted} ({expected_by})", found=found,
+            "samples of another kind",
+            code="sample-kind-other",
+            where=where,
+            expected=f"{wanted} ({expected_by})",
+            found=found,
             hint="give samples of that kind",
-        )  # fmt: skip
+        )
     return kind_named(found, where)

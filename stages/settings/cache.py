@@ -19,17 +19,23 @@ class CacheSettings:
     """
 
     targets: str = setting(
-        "auto", unit="NAMES", known=("auto", "both", "embedding", "logits", "tokens"),
+        "auto",
+        unit="NAMES",
+        known=("auto", "both", "embedding", "logits", "tokens"),
         help="What to store, with commas: embedding, logits, tokens, features.LAYER. auto: logits where there are class vectors "
         "and no more classes than channels, else the embedding; both: embedding,logits.",
-    )  # fmt: skip
+    )
     encoding: str = setting(
         "fp16", choices=tuple(ENCODINGS), help="How targets are stored. fp16 keeps logits relative to their maximum."
-    )  # fmt: skip
+    )
     batch_size: int | None = setting(
-        None, least=1, unit="VIEWS", default_text="64 on the CPU, 256 on CUDA", group=COMPUTING,
+        None,
+        least=1,
+        unit="VIEWS",
+        default_text="64 on the CPU, 256 on CUDA",
+        group=COMPUTING,
         help="Views in a forward pass. Decides low bits, so it is fingerprinted.",
-    )  # fmt: skip
+    )
 
     def batch_on(self, device: str) -> int:
         """Views in a forward pass on this device."""

@@ -13,6 +13,9 @@ class CheckpointSettings:
     """They decide no bytes of the result."""
 
     checkpoint_every: int | None = setting(
-        None, least=1, unit="STEPS", group=COMPUTING,
+        None,
+        least=1,
+        unit="STEPS",
+        group=COMPUTING,
         help="Steps between two checkpoints, besides the one after each epoch.",
-    )  # fmt: skip
+    )

@@ -7,4 +7,6 @@ CLASS_LIST = "a file (one name a line, or a JSON list), `imagenet`, `coop:NAME=D
 
 #: What `inputs.class_match.base_classes` takes, in short and in full.
 BASE_CLASSES = "FILE|NAMES|@half"
-BASE_CLASS_LIST = "a file with one name a line, names with commas between them, or @half for the first half of the class ids"
+BASE_CLASS_LIST = (
+    "a file with one name a line, names with commas between them, or @half for the first half of the class ids"
+)

@@ -26,29 +26,42 @@ class DistillSettings(CheckpointSettings):
 
     seed: int = seed_setting(0, help="Seed of the order, new weights and dropout.")
     validation: str | None = setting(
-        None, unit="IMAGES", group=VALIDATION,
+        None,
+        unit="IMAGES",
+        group=VALIDATION,
         help="Labelled images (folder, tar, list, coop:…, shards): measured after each epoch; the bundle gets the best weights.",
-    )  # fmt: skip
+    )
     validation_by: str = setting(
-        "top1", choices=FIGURES, group=VALIDATION,
+        "top1",
+        choices=FIGURES,
+        group=VALIDATION,
         help="Figure that decides the best epoch: accuracy over all classes, of base images among base classes, or the harmonic "
         "mean of that and of novel images among novel classes (classes as `vectors --base-classes` marked them).",
-    )  # fmt: skip
+    )
     vectors: str | None = setting(
         None, unit="PATH", group=TARGETS, help="Use the class vectors of this other store; needs cached embeddings."
-    )  # fmt: skip
+    )
     views: int | None = setting(
-        None, least=1, unit="VIEWS", default_text="all", group=TARGETS, help="Number of views to read, the first of the store's K."
-    )  # fmt: skip
+        None,
+        least=1,
+        unit="VIEWS",
+        default_text="all",
+        group=TARGETS,
+        help="Number of views to read, the first of the store's K.",
+    )
     reuse_views: bool = setting(
         False, group=TARGETS, help="Fewer views than epochs are intended: print no note on it at the end."
-    )  # fmt: skip
+    )
     accept_other_pixels: bool = setting(
         False, group=TARGETS, help="Train even if this machine renders images differently from what the teacher saw."
-    )  # fmt: skip
+    )
     compiled: bool = setting(
         False, option="compile", group=COMPUTING, help="Use torch.compile: slow to start, then faster on GPUs."
-    )  # fmt: skip
+    )
     loader_workers: int = setting(
-        2, least=0, unit="PROCESSES", group=COMPUTING, help="Processes that prepare batches ahead; they decide no bytes."
-    )  # fmt: skip
+        2,
+        least=0,
+        unit="PROCESSES",
+        group=COMPUTING,
+        help="Processes that prepare batches ahead; they decide no bytes.",
+    )

@@ -15,16 +15,16 @@ class EvaluateSettings:
 
     store: str | None = setting(
         None, unit="PATH", help="Also measure agreement with this target store's teacher, on the pictures that it saw."
-    )  # fmt: skip
+    )
     base_classes: str | None = setting(
         None, unit=BASE_CLASSES, help=f"Also measure base and novel classes separately: {BASE_CLASS_LIST}."
-    )  # fmt: skip
+    )
     name: str | None = setting(
         None, help="Corpus name that `shard` was given, to find images that are not in shards in the store."
-    )  # fmt: skip
+    )
     accept_other_pixels: bool = setting(
         False, help="With --store: go on even if this machine renders views differently from the one that cached them."
-    )  # fmt: skip
+    )
     batch_size: int = setting(64, least=1, unit="IMAGES", group=COMPUTING, help="Images in a forward pass.")
 
 

@@ -19,10 +19,12 @@ class FewShotSettings:
     """
 
     classes: str | None = setting(
-        None, default_text="the data set's class list, or the labels of the images", help=f"All classes, base and novel: {CLASS_LIST}."
-    )  # fmt: skip
+        None,
+        default_text="the data set's class list, or the labels of the images",
+        help=f"All classes, base and novel: {CLASS_LIST}.",
+    )
     base_classes: str | None = setting(
         None, unit=BASE_CLASSES, default_text="all", help=f"Learn on these classes only: {BASE_CLASS_LIST}."
-    )  # fmt: skip
+    )
     shots: int = setting(16, least=1, unit="IMAGES", help="Images of each class to learn on.")
     seed: int = seed_setting(1, help="Seed of the draw of shots, their order and views, and the prompts.")

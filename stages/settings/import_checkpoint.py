@@ -18,28 +18,32 @@ class ImportSettings:
 
     teacher: str | None = setting(
         None, group=TEACHER, help="The open_clip model that it was trained with (ViT-L-14, hf-hub:…, local-dir:…)."
-    )  # fmt: skip
+    )
     teacher_pretrained: str | None = setting(
         None, group=TEACHER, help="That model's weights: a pretrained tag (openai) or a path."
-    )  # fmt: skip
+    )
     classes: str | None = setting(None, group=TEACHER, help=f"All classes, base and novel: {CLASS_LIST}.")
     base_classes: str | None = setting(
-        None, unit=BASE_CLASSES, group=TEACHER, default_text="those whose texts are in the file; all where it has none",
+        None,
+        unit=BASE_CLASSES,
+        group=TEACHER,
+        default_text="those whose texts are in the file; all where it has none",
         help="The classes that it was trained on.",
-    )  # fmt: skip
+    )
     context: str | None = setting(
         None, default_text=CONTEXT, group=TEACHER, help="Words that its text prompts start from."
-    )  # fmt: skip
+    )
     weights: str | None = setting(
-        None, choices=("checkpoint", "backbone"), default_text="checkpoint", group=TEACHER,
+        None,
+        choices=("checkpoint", "backbone"),
+        default_text="checkpoint",
+        group=TEACHER,
         help="Whose frozen weights to use: the file's, which its authors ran, or the model's.",
-    )  # fmt: skip
+    )
     student: str | None = setting(
         None, group=STUDENT, help="The open_clip model that the student was trained from (ViT-B-16, …)."
-    )  # fmt: skip
+    )
     student_pretrained: str | None = setting(
         None, group=STUDENT, help="That model's weights: a pretrained tag (openai) or a path."
-    )  # fmt: skip
-    vectors: str | None = setting(
-        None, unit="PATH", group=STUDENT, help="The store with its teacher's class vectors."
-    )  # fmt: skip
+    )
+    vectors: str | None = setting(None, unit="PATH", group=STUDENT, help="The store with its teacher's class vectors.")

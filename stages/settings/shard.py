@@ -25,22 +25,35 @@ class ShardSettings:
     shard_size: int = setting(1000, least=1, unit="SAMPLES", help="Samples per shard.")
     name: str | None = setting(
         None, default_text="the sources' names", help="Name of the corpus, part of every sample's key."
-    )  # fmt: skip
+    )
     resize: int | None = setting(
         None, least=1, unit="PIXELS", help="Reduce the shorter side to this many pixels (re-encodes as JPEG)."
-    )  # fmt: skip
+    )
     order: Order | None = setting(  # noqa: RUF009
-        None, choices=ORDERS, default_text="hash; shards already begun keep their order",
+        None,
+        choices=ORDERS,
+        default_text="hash; shards already begun keep their order",
         help="Order of rows: `hash` mixes classes and sources, `source` keeps the sources' own.",
-    )  # fmt: skip
+    )
     max_pixels: int = setting(
-        MAX_PIXELS, least=1, unit="PIXELS", default_text="89 million", group=UNUSUAL, help="Larger images are recorded as unusable."
-    )  # fmt: skip
+        MAX_PIXELS,
+        least=1,
+        unit="PIXELS",
+        default_text="89 million",
+        group=UNUSUAL,
+        help="Larger images are recorded as unusable.",
+    )
     max_bytes: int = setting(
-        MAX_BYTES, least=1, most=MAX_BYTES, unit="BYTES", default_text="1 GiB", group=UNUSUAL,
+        MAX_BYTES,
+        least=1,
+        most=MAX_BYTES,
+        unit="BYTES",
+        default_text="1 GiB",
+        group=UNUSUAL,
         help="Longer files are recorded as unusable; downloads stop there.",
-    )  # fmt: skip
+    )
     give_up_on_unreachable: bool = setting(
-        False, group=UNUSUAL,
+        False,
+        group=UNUSUAL,
         help="Record images that cannot be read at the moment as unusable; without it they fail, and are tried again.",
-    )  # fmt: skip
+    )

@@ -22,19 +22,24 @@ class VectorsSettings:
 
     classes: str | None = setting(
         None, default_text="the teacher's own classes, where it has some", help=f"Class list: {CLASS_LIST}."
-    )  # fmt: skip
+    )
     templates: str | None = setting(
-        None, default_text="'a photo of a {}.'", help="Prompt templates: a file, `openai-imagenet` or `simple-imagenet`."
-    )  # fmt: skip
+        None,
+        default_text="'a photo of a {}.'",
+        help="Prompt templates: a file, `openai-imagenet` or `simple-imagenet`.",
+    )
     base_classes: str | None = setting(
-        None, unit=BASE_CLASSES, default_text="those that the teacher's prompts were learned on",
+        None,
+        unit=BASE_CLASSES,
+        default_text="those that the teacher's prompts were learned on",
         help=f"Mark base classes, the others being novel: {BASE_CLASS_LIST}.",
-    )  # fmt: skip
+    )
     check: str | None = setting(
-        None, unit="IMAGES",
+        None,
+        unit="IMAGES",
         help="Labelled images to try the vectors on: the vectors are refused if they are no better than guessing, or if learned prompts do half "
         "as well as none.",
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

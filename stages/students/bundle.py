@@ -73,12 +73,13 @@ class LoadedStudent:
         """
         if self.class_vectors is None:
             raise InputError(
-                "this student has no class vectors, so it tells no classes", code="student-without-classes",
+                "this student has no class vectors, so it tells no classes",
+                code="student-without-classes",
                 where=self.config.student.get("name"),
                 expected="one that learned logits, or the embedding, from a store with class vectors",
                 found=f"recipe {self.config.origin.get('recipe')}, targets {', '.join(self.config.origin.get('targets', ()))}",
                 hint="use its features with `load_student`; or teachonce vectors … --out STORE, and distill with `embedding` among the targets",
-            )  # fmt: skip
+            )
         return self.class_vectors
 
     def __repr__(self) -> str:
@@ -86,18 +87,13 @@ class LoadedStudent:
         vectors = self.class_vectors
         classes = "no classes" if vectors is None else f"{vectors.num_classes} classes"
         return (
-            f"LoadedStudent({model!r}, {classes}, width {self.student.head.embed_dim}, "
-            f"images of {size}x{size} pixels)"
+            f"LoadedStudent({model!r}, {classes}, width {self.student.head.embed_dim}, images of {size}x{size} pixels)"
         )
 
 
-def write_bundle(
-    location: Location, student: Student, vectors: ClassVectors | None, config: BundleConfig
-) -> None:
+def write_bundle(location: Location, student: Student, vectors: ClassVectors | None, config: BundleConfig) -> None:
     """Write the files, that of class vectors where there are some; `config.json` last, since it alone makes a folder a bundle."""
-    weights = {
-        name: value.detach().cpu().contiguous().clone() for name, value in student.state_dict().items()
-    }
+    weights = {name: value.detach().cpu().contiguous().clone() for name, value in student.state_dict().items()}
     files = {WEIGHTS: safetensors.torch.save(weights)}
     if vectors is not None:
         files[VECTORS] = encode_vectors(vectors)
@@ -159,10 +155,13 @@ def load_student(location: Location | str, *, device: str = "cpu") -> LoadedStud
     head = Head.from_json(config.head, folder / CONFIG)
     if vectors is not None and vectors.embed_dim != head.embed_dim:
         raise DamagedError(
-            "the bundle's class vectors are not for its student", code="bundle-vectors-do-not-fit", where=folder,
-            expected=f"{head.embed_dim} channels, as the student gives", found=f"{vectors.embed_dim}",
+            "the bundle's class vectors are not for its student",
+            code="bundle-vectors-do-not-fit",
+            where=folder,
+            expected=f"{head.embed_dim} channels, as the student gives",
+            found=f"{vectors.embed_dim}",
             hint="copy the bundle again",
-        )  # fmt: skip
+        )
     student = rebuild_student(folder, config.student, preprocess, head, weights)
     student.requires_grad_(False)
     return LoadedStudent(

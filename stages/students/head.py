@@ -62,6 +62,10 @@ class Head:
             DamagedError: something else.
         """
         return as_schema(
-            fields, Head, what="not a head of a student", code="head-malformed", where=where,
+            fields,
+            Head,
+            what="not a head of a student",
+            code="head-malformed",
+            where=where,
             hint="copy the bundle again",
-        )  # fmt: skip
+        )

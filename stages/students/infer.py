@@ -11,9 +11,7 @@ from ..models.compute import Compute
 from .bundle import LoadedStudent
 
 
-def student_logits(
-    student: LoadedStudent, pixels_NCHW: NDArray[np.uint8], compute: Compute
-) -> NDArray[np.float32]:
+def student_logits(student: LoadedStudent, pixels_NCHW: NDArray[np.uint8], compute: Compute) -> NDArray[np.float32]:
     """The student's logits (sample, class), fp32.
 
     Raises:

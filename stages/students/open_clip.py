@@ -24,11 +24,14 @@ class OpenClipFamily:
         built = build_tower(source, size=size, seed=seed)
         vision_cfg = copy.deepcopy(built.model_cfg["vision_cfg"])
         config = {
-            "family": "open_clip", "name": source.name, "embed_dim": built.model_cfg["embed_dim"],
-            "vision_cfg": vision_cfg, "quick_gelu": bool(built.model_cfg.get("quick_gelu", False)),
+            "family": "open_clip",
+            "name": source.name,
+            "embed_dim": built.model_cfg["embed_dim"],
+            "vision_cfg": vision_cfg,
+            "quick_gelu": bool(built.model_cfg.get("quick_gelu", False)),
             # A timm trunk takes its weights at its own size and is resized then; open_clip's towers the other way round.
             "trunk_size": size if "timm_model_name" in vision_cfg else None,
-        }  # fmt: skip
+        }
         check_backbone(config, where=name)
         return Backbone(
             module=built.module,

@@ -47,9 +47,7 @@ def rebuild_student(
     where, file = folder / CONFIG, folder / WEIGHTS
     about = check_backbone(backbone, where=where)
     if preprocess.size > MOST_PIXELS:
-        raise _damaged(
-            where, f"images of at most {MOST_PIXELS} pixels a side", f"images of {preprocess.size} pixels"
-        )
+        raise _damaged(where, f"images of at most {MOST_PIXELS} pixels a side", f"images of {preprocess.size} pixels")
     if isinstance(about, OpenClipBackbone):
         _check_sizes(about, weights, where)
 
@@ -85,9 +83,10 @@ def _check_sizes(about: OpenClipBackbone, weights: Mapping[str, Tensor], where: 
         (rows, columns), elements = (side // patch for side, patch in sides), _count(weights)
         if rows * columns * config.width > elements:
             raise _damaged(
-                where, f"no more positions than {elements} numbers in the weights are for",
+                where,
+                f"no more positions than {elements} numbers in the weights are for",
                 f"{rows * columns} positions of {config.width} channels",
-            )  # fmt: skip
+            )
 
 
 def _pair(size: int | list[int]) -> list[int]:
@@ -116,7 +115,10 @@ def _one_line(where: object) -> Iterator[None]:
 
 def _damaged(where: object, expected: str, found: str) -> DamagedError:
     return DamagedError(
-        "the bundle's model cannot be built", code="bundle-model-unbuildable",
-        where=where, expected=expected, found=found,
+        "the bundle's model cannot be built",
+        code="bundle-model-unbuildable",
+        where=where,
+        expected=expected,
+        found=found,
         hint="copy the bundle again, or ask whoever made it",
-    )  # fmt: skip
+    )

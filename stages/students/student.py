@@ -40,9 +40,7 @@ class Student(nn.Module):
         self.normalize = Normalize(preprocess)
         self.backbone: nn.Module = backbone
         if head.prompt_depth:
-            self.backbone = PromptedVisionTransformer(
-                backbone, length=head.prompt_length, depth=head.prompt_depth
-            )
+            self.backbone = PromptedVisionTransformer(backbone, length=head.prompt_length, depth=head.prompt_depth)
         self.projector = make_projector(head)
         if head.levels:  # others have no such part in their weights
             self.levels = nn.ModuleList(LevelProjector(level) for level in head.levels)
@@ -72,9 +70,7 @@ class Student(nn.Module):
 
     def _pixels(self, images_NCHW: Tensor) -> Tensor:
         pixels_NCHW: Tensor = self.normalize(images_NCHW)
-        return (
-            pixels_NCHW.contiguous(memory_format=torch.channels_last) if self._channels_last else pixels_NCHW
-        )
+        return pixels_NCHW.contiguous(memory_format=torch.channels_last) if self._channels_last else pixels_NCHW
 
     def _embedding(self, features: Tensor) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):
@@ -134,15 +130,21 @@ def make_projector(head: Head) -> nn.Module:
         )
     if head.projector != "none":
         raise InputError(
-            "unknown projector", code="projector-unknown", where="--projector", expected=PROJECTORS,
+            "unknown projector",
+            code="projector-unknown",
+            where="--projector",
+            expected=PROJECTORS,
             found=head.projector,
-        )  # fmt: skip
+        )
     if head.width != head.embed_dim:
         raise InputError(
-            "the student's features need a projector to the teacher's width", code="projector-needed",
+            "the student's features need a projector to the teacher's width",
+            code="projector-needed",
             where="--projector none",
-            expected=f"{head.embed_dim} channels", found=head.width, hint="--projector linear",
-        )  # fmt: skip
+            expected=f"{head.embed_dim} channels",
+            found=head.width,
+            hint="--projector linear",
+        )
     return nn.Identity()
 
 
@@ -189,10 +191,13 @@ def grid_of(shape: Sequence[int], target: str) -> tuple[int, int]:
     side = math.isqrt(shape[0])
     if side * side != shape[0]:
         raise InputError(
-            "tokens that lie on no square grid cannot be compared with a student's maps", code="tokens-not-square",
+            "tokens that lie on no square grid cannot be compared with a student's maps",
+            code="tokens-not-square",
             where=target,
-            expected="a square number of tokens", found=shape[0], hint="choose a target with the axes y and x",
-        )  # fmt: skip
+            expected="a square number of tokens",
+            found=shape[0],
+            hint="choose a target with the axes y and x",
+        )
     return side, side
 
 
@@ -207,6 +212,4 @@ def _place_projector(level: Level, channels: int) -> nn.Module:
             nn.ReLU(inplace=True),
             nn.Conv2d(channels, channels, 1),
         )
-    return make_projector(
-        Head(width=level.width, embed_dim=channels, projector=level.projector, normalized=False)
-    )
+    return make_projector(Head(width=level.width, embed_dim=channels, projector=level.projector, normalized=False))

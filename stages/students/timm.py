@@ -30,9 +30,13 @@ class TimmFamily:
         features_ND = try_images(built.module, preprocess.size, f"{where}, --student-size")
         if features_ND.ndim != 2:
             raise InputError(
-                "this student gives no pooled features", code="student-without-features", where=f"--student {where}",
-                expected="one vector an image", found=f"shape {tuple(features_ND.shape)}", hint="choose another",
-            )  # fmt: skip
+                "this student gives no pooled features",
+                code="student-without-features",
+                where=f"--student {where}",
+                expected="one vector an image",
+                found=f"shape {tuple(features_ND.shape)}",
+                hint="choose another",
+            )
         config: dict[str, Json] = {"family": "timm", "name": source.name, "kwargs": dict(built.kwargs)}
         check_backbone(config, where=name)
         return Backbone(
@@ -48,9 +52,7 @@ class TimmFamily:
     def rebuild(self, config: Mapping[str, Json]) -> nn.Module:
         import timm
 
-        module: nn.Module = timm.create_model(
-            config["name"], pretrained=False, num_classes=0, **config["kwargs"]
-        )
+        module: nn.Module = timm.create_model(config["name"], pretrained=False, num_classes=0, **config["kwargs"])
         return module
 
     def implies_weights(self, name: str) -> bool:

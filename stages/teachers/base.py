@@ -115,15 +115,19 @@ class BaseTeacher:
 
     def class_names(self, names: Sequence[str] | None) -> tuple[str, ...]:
         raise InputError(
-            "this teacher has no class vectors", code="teacher-without-vectors", where=self.spec.model,
+            "this teacher has no class vectors",
+            code="teacher-without-vectors",
+            where=self.spec.model,
             hint="leave out `teachonce vectors`",
-        )  # fmt: skip
+        )
 
     def class_vectors(self, names: Sequence[str], templates: Sequence[str]) -> ClassVectors:
         raise InputError(
-            "this teacher has no class vectors", code="teacher-without-vectors", where=self.spec.model,
+            "this teacher has no class vectors",
+            code="teacher-without-vectors",
+            where=self.spec.model,
             hint="leave out `teachonce vectors`",
-        )  # fmt: skip
+        )
 
     def name_notes(self, names: Sequence[str], templates: Sequence[str]) -> tuple[str, ...]:
         return ()
@@ -145,9 +149,12 @@ def refuse_templates(config: TeacherConfig, templates: str | None) -> None:
     """
     if templates is not None and config.model.startswith(PROMPTS_PREFIX):
         raise InputError(
-            "this teacher has learned its prompts", code="templates-fixed", where="--templates", found=templates,
+            "this teacher has learned its prompts",
+            code="templates-fixed",
+            where="--templates",
+            found=templates,
             hint="leave out --templates",
-        )  # fmt: skip
+        )
 
 
 def require_open_clip(model: str, hint: str = "name the model without prompts") -> None:
@@ -158,6 +165,10 @@ def require_open_clip(model: str, hint: str = "name the model without prompts") 
     """
     if model.startswith((TIMM_PREFIX, PROMPTS_PREFIX)):
         raise InputError(
-            "only an open_clip model can be given prompts", code="prompts-need-open-clip", where=f"--teacher {model}",
-            expected="ViT-L-14, hf-hub:… or local-dir:…", found=model, hint=hint,
-        )  # fmt: skip
+            "only an open_clip model can be given prompts",
+            code="prompts-need-open-clip",
+            where=f"--teacher {model}",
+            expected="ViT-L-14, hf-hub:… or local-dir:…",
+            found=model,
+            hint=hint,
+        )

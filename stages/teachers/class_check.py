@@ -43,8 +43,10 @@ class Checked:
 
     def to_json(self) -> Json:
         facts: dict[str, Json] = {
-            "images": self.images, "measured_on": self.accuracy.total, "accuracy": self.accuracy.rate
-        }  # fmt: skip
+            "images": self.images,
+            "measured_on": self.accuracy.total,
+            "accuracy": self.accuracy.rate,
+        }
         return facts if self.plain is None else facts | {"plain_accuracy": self.plain.rate}
 
 
@@ -56,9 +58,11 @@ def check_spread(vectors: ClassVectors, where: object) -> None:
     """
     if not np.isfinite(vectors.vectors_CD).all():
         raise DamagedError(
-            "the class vectors hold NaN or infinity", code="vectors-not-finite", where=where,
+            "the class vectors hold NaN or infinity",
+            code="vectors-not-finite",
+            where=where,
             hint="use --precision fp32",
-        )  # fmt: skip
+        )
     if not vectors.normalized or vectors.num_classes < 2:
         return  # a linear head has no cosines; one class has nothing to differ from
     spread = 1 - float(np.linalg.norm(vectors.vectors_CD.astype(np.float64).mean(axis=0)) ** 2)
@@ -68,16 +72,16 @@ def check_spread(vectors: ClassVectors, where: object) -> None:
     if spread >= LEAST_SPREAD and 2 * same < vectors.num_classes:
         return
     raise DamagedError(
-        "the class vectors have collapsed: they hardly differ", code="vectors-collapsed", where=where,
+        "the class vectors have collapsed: they hardly differ",
+        code="vectors-collapsed",
+        where=where,
         expected=f"a spread (1 - |mean|²) of {LEAST_SPREAD:g} or more, and few classes alike",
         found=f"{spread:.2g}, and {same} of {counted(vectors.num_classes, 'class')} the same as their neighbour",
         hint="check the teacher's weights and the class names; names beyond the context length are cut",
-    )  # fmt: skip
+    )
 
 
-def check_accuracy(
-    teacher: Teacher, vectors: ClassVectors, images: str, compute: Compute, where: object
-) -> Checked:
+def check_accuracy(teacher: Teacher, vectors: ClassVectors, images: str, compute: Compute, where: object) -> Checked:
     """Refuse class vectors that are no better than guessing on labelled images, or far worse than without prompts.
 
     Args:
@@ -106,12 +110,13 @@ def check_accuracy(
     if found[0].rate <= min(least, 0.99):
         comparison = "" if checked.plain is None else f", {checked.plain.rate:.1%} without prompts"
         raise DamagedError(
-            "the class vectors have collapsed: their accuracy is too low to be true", code="vectors-inaccurate",
+            "the class vectors have collapsed: their accuracy is too low to be true",
+            code="vectors-inaccurate",
             where=where,
             expected=f"more than {least:.1%} on {found[0].total} images of {images} (chance {chance:.1%}{comparison})",
             found=f"{found[0].rate:.1%}",
             hint="check the prompts, the order of the class list and the labels",
-        )  # fmt: skip
+        )
     return checked
 
 
@@ -124,6 +129,9 @@ def _measure(labelled: LabelledImages, teacher: Teacher, vectors: ClassVectors, 
             counts.add(vectors.logits(embedding_ND.float().cpu().numpy()), views.labels_N)
     if not counts.top1.total:
         raise InputError(
-            "none of the images can be used", code="images-none-usable", where="--check", hint="give other images",
-        )  # fmt: skip
+            "none of the images can be used",
+            code="images-none-usable",
+            where="--check",
+            hint="give other images",
+        )
     return counts.top1

@@ -11,9 +11,7 @@ from ...storage_schemas.errors import InputError
 _ROUNDING = 1e-4
 
 
-def check_contract(
-    vectors: ClassVectors, embedding_ND: torch.Tensor, own_NC: torch.Tensor, *, where: str
-) -> None:
+def check_contract(vectors: ClassVectors, embedding_ND: torch.Tensor, own_NC: torch.Tensor, *, where: str) -> None:
     """Refuse a teacher whose stored targets would not give its own outputs.
 
     Args:
@@ -29,10 +27,13 @@ def check_contract(
     own_NC = own_NC.float().cpu()
     if not (own_NC.isfinite().all() and embedding_ND.isfinite().all()):
         raise InputError(
-            "this teacher says NaN or infinity", code="teacher-not-finite",
-            where=where, expected="finite logits of a few images", found="others",
+            "this teacher says NaN or infinity",
+            code="teacher-not-finite",
+            where=where,
+            expected="finite logits of a few images",
+            found="others",
             hint="check its weights, and --teacher-mean and --teacher-std if they were given",
-        )  # fmt: skip
+        )
     if ours_NC.shape == own_NC.shape:
         difference = float((ours_NC - own_NC).abs().max())
         if difference <= _ROUNDING * max(1.0, float(own_NC.abs().max())):
@@ -46,8 +47,10 @@ def check_contract(
 def not_linear(where: str, expected: str, found: str) -> InputError:
     """The error for a model whose logits are no linear map of one embedding."""
     return InputError(
-        "this model cannot be a teacher: its logits are not embedding · class vectors + bias", code="teacher-not-linear",
+        "this model cannot be a teacher: its logits are not embedding · class vectors + bias",
+        code="teacher-not-linear",
         where=where,
-        expected=expected, found=found,
+        expected=expected,
+        found=found,
         hint="choose another; docs/targets.md says which models cannot be teachers, and why",
-    )  # fmt: skip
+    )

@@ -109,8 +109,11 @@ def choose_offers(teacher: Teacher, vectors: ClassVectors | None, targets: str) 
     for name in names:
         if name not in offers:
             raise InputError(
-                "the teacher does not offer this target", code="target-not-offered",
-                where="--targets", expected=", ".join(offers), found=name or "an empty name",
+                "the teacher does not offer this target",
+                code="target-not-offered",
+                where="--targets",
+                expected=", ".join(offers),
+                found=name or "an empty name",
                 hint=did_you_mean(name, list(offers), "") or "docs/targets.md says what they are",
-            )  # fmt: skip
+            )
     return tuple(offers[name] for name in names)

@@ -92,9 +92,12 @@ class OpenClipTeacher(BaseTeacher):
 
     def outputs(self, images_NCHW: torch.Tensor, names: Sequence[str]) -> dict[str, torch.Tensor]:
         return outputs_with_maps(
-            names, embed=lambda: self.embed(images_NCHW), maps=self._maps,
-            pixels=lambda: self._normalize(images_NCHW), embed_end=_unit,
-        )  # fmt: skip
+            names,
+            embed=lambda: self.embed(images_NCHW),
+            maps=self._maps,
+            pixels=lambda: self._normalize(images_NCHW),
+            embed_end=_unit,
+        )
 
     def embed(self, images_NCHW: torch.Tensor) -> torch.Tensor:
         return _unit(self.model.encode_image(self._normalize(images_NCHW)))
@@ -102,9 +105,11 @@ class OpenClipTeacher(BaseTeacher):
     def class_names(self, names: Sequence[str] | None) -> tuple[str, ...]:
         if names is None:
             raise InputError(
-                "this teacher has no classes of its own", code="classes-needed", where=self.spec.model,
+                "this teacher has no classes of its own",
+                code="classes-needed",
+                where=self.spec.model,
                 hint="add --classes FILE",
-            )  # fmt: skip
+            )
         return tuple(names)
 
     def class_vectors(self, names: Sequence[str], templates: Sequence[str]) -> ClassVectors:

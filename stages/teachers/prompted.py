@@ -56,10 +56,13 @@ class PromptedTeacher(BaseTeacher):
         self._normalize = Normalize(backbone.spec.preprocess)
         self._config = config
         self.spec = replace(
-            backbone.spec, family="prompted", model=name,
+            backbone.spec,
+            family="prompted",
+            model=name,
             architecture=digest_json({"backbone": backbone.spec.architecture, **loaded.shape.to_json()}),
-            weights_digest=weights_digest(clip), takes_templates=False,
-        )  # fmt: skip
+            weights_digest=weights_digest(clip),
+            takes_templates=False,
+        )
         self.loaded = f"{name}: prompts for {backbone.loaded}"
 
     @staticmethod
@@ -75,9 +78,13 @@ class PromptedTeacher(BaseTeacher):
         loaded = read_prompts(folder)
         name = f"{PROMPTS_PREFIX}{folder.rstrip('/').rpartition('/')[2]}"
         about = as_schema(
-            dict(loaded.config.backbone), _Backbone, what="prompts that do not name their model", code="prompts-without-model", where=f"{folder}/{CONFIG}",
+            dict(loaded.config.backbone),
+            _Backbone,
+            what="prompts that do not name their model",
+            code="prompts-without-model",
+            where=f"{folder}/{CONFIG}",
             hint="copy the folder again",
-        )  # fmt: skip
+        )
         model = config.backbone or about.model
         pretrained = config.pretrained or about.pretrained
         backbone = OpenClipTeacher.load(replace(config, model=model, pretrained=pretrained, backbone=None))
@@ -86,13 +93,9 @@ class PromptedTeacher(BaseTeacher):
             ("weights", about.weights, backbone.spec.weights_digest),
         ):
             if found != expected:
-                raise _another_backbone(
-                    name, f"{about.model} with {field} {expected}", f"{model} with {field} {found}"
-                )
+                raise _another_backbone(name, f"{about.model} with {field} {expected}", f"{model} with {field} {found}")
         if loaded.towers is not None:
-            fit_weights(
-                backbone.model, loaded.towers, what="the towers of the backbone", where=name, partly=True
-            )
+            fit_weights(backbone.model, loaded.towers, what="the towers of the backbone", where=name, partly=True)
         return PromptedTeacher(backbone, loaded, name)
 
     def to(self, device: torch.device) -> PromptedTeacher:
@@ -141,7 +144,10 @@ class PromptedTeacher(BaseTeacher):
 
 def _another_backbone(name: str, expected: object, found: object) -> MismatchError:
     return MismatchError(
-        "these prompts were learned for another backbone", code="prompts-other-backbone",
-        where=name, expected=f"{expected} (the prompts)", found=f"{found} (the model)",
+        "these prompts were learned for another backbone",
+        code="prompts-other-backbone",
+        where=name,
+        expected=f"{expected} (the prompts)",
+        found=f"{found} (the model)",
         hint="name it with --teacher-backbone MODEL and --teacher-pretrained WEIGHTS",
-    )  # fmt: skip
+    )

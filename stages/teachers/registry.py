@@ -37,10 +37,13 @@ def load_teacher(config: TeacherConfig) -> Teacher:
             load = cast("Callable[[TeacherConfig], Teacher]", point.load())
         except Exception as error:  # whatever another package raises while it is imported
             raise InputError(
-                "a package's teachers cannot be loaded", code="plugin-unloadable",
-                where=config.model, expected=point.value,
-                found=f"{type(error).__name__}: {error}", hint="mend the package, or uninstall it",
-            ) from error  # fmt: skip
+                "a package's teachers cannot be loaded",
+                code="plugin-unloadable",
+                where=config.model,
+                expected=point.value,
+                found=f"{type(error).__name__}: {error}",
+                hint="mend the package, or uninstall it",
+            ) from error
         return load(config)
     from .open_clip import OpenClipTeacher
 

@@ -78,9 +78,12 @@ class TimmTeacher(BaseTeacher):
 
     def outputs(self, images_NCHW: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         return outputs_with_maps(
-            names, embed=lambda: self.embed(images_NCHW), maps=self._maps, pixels=lambda: self._pixels(images_NCHW),
+            names,
+            embed=lambda: self.embed(images_NCHW),
+            maps=self._maps,
+            pixels=lambda: self._pixels(images_NCHW),
             embed_end=self._embed_end,
-        )  # fmt: skip
+        )
 
     def _embed_end(self, end: Tensor) -> Tensor:
         def forward() -> Tensor:
@@ -97,23 +100,26 @@ class TimmTeacher(BaseTeacher):
         names = _own_names(self._model) if names is None else names
         if names is None:
             raise InputError(
-                "timm does not know this model's classes", code="classes-needed", where=self.spec.model,
+                "timm does not know this model's classes",
+                code="classes-needed",
+                where=self.spec.model,
                 hint="add --classes FILE",
-            )  # fmt: skip
+            )
         if len(names) != self._heads.num_classes:
             raise InputError(
-                "the class list does not fit the teacher's head", code="classes-do-not-fit-head", where=self.spec.model,
-                expected=f"{self._heads.num_classes} names in the head's order", found=len(names),
+                "the class list does not fit the teacher's head",
+                code="classes-do-not-fit-head",
+                where=self.spec.model,
+                expected=f"{self._heads.num_classes} names in the head's order",
+                found=len(names),
                 hint="leave out --classes to use timm's own names",
-            )  # fmt: skip
+            )
         return tuple(names)
 
     def class_vectors(self, names: Sequence[str], templates: Sequence[str]) -> ClassVectors:
         """The heads' weight rows and bias; templates do not apply."""
         weight_CD, bias_C = self._heads.rows()
-        return ClassVectors(
-            names=tuple(names), vectors_CD=weight_CD, bias_C=bias_C, logit_scale=1.0, normalized=False
-        )
+        return ClassVectors(names=tuple(names), vectors_CD=weight_CD, bias_C=bias_C, logit_scale=1.0, normalized=False)
 
     def _pixels(self, images_NCHW: Tensor) -> Tensor:
         pixels_NCHW: Tensor = self._normalize(images_NCHW)
@@ -125,9 +131,7 @@ class TimmTeacher(BaseTeacher):
 
     def _check(self) -> None:
         size, where = self.spec.preprocess.size, f"{TIMM_PREFIX}{self.spec.model}"
-        embedding_ND, own_NC = tried(
-            lambda: self._answer(few_images(2, size)), size, f"{where}, --teacher-size"
-        )
+        embedding_ND, own_NC = tried(lambda: self._answer(few_images(2, size)), size, f"{where}, --teacher-size")
         names = tuple(map(str, range(self._heads.num_classes)))
         check_contract(self.class_vectors(names, ()), embedding_ND, own_NC, where=where)
 
@@ -151,17 +155,23 @@ class _Heads:
                 layer = None
             if not isinstance(layer, (nn.Linear, nn.Conv2d)):
                 raise InputError(
-                    "a timm teacher needs a linear head", code="classifier-not-linear", where=f"{TIMM_PREFIX}{where}",
-                    expected="a linear layer, or a 1x1 convolution", found=f"{name}: {type(model.get_submodule(name)).__name__}",
+                    "a timm teacher needs a linear head",
+                    code="classifier-not-linear",
+                    where=f"{TIMM_PREFIX}{where}",
+                    expected="a linear layer, or a 1x1 convolution",
+                    found=f"{name}: {type(model.get_submodule(name)).__name__}",
                     hint="choose a model with a classifier",
-                )  # fmt: skip
+                )
             self.layers[name] = layer
         if not names:
             raise InputError(
-                "this model has no classifier", code="classifier-missing",
-                where=f"{TIMM_PREFIX}{where}", expected="a linear head",
-                found="none", hint="choose a model with a classifier, or a CLIP-like one",
-            )  # fmt: skip
+                "this model has no classifier",
+                code="classifier-missing",
+                where=f"{TIMM_PREFIX}{where}",
+                expected="a linear head",
+                found="none",
+                hint="choose a model with a classifier, or a CLIP-like one",
+            )
         self.width = sum(layer.weight.shape[1] for layer in self.layers.values())
         self.num_classes = next(iter(self.layers.values())).weight.shape[0]
 

@@ -57,10 +57,11 @@ def build_student(
     family = family_of(config.model)
     if recipe.frozen_backbone and config.pretrained is None and not family.implies_weights(config.model):
         raise InputError(
-            f"recipe {recipe.name} keeps the student's weights as they are, so it needs good ones", code="student-weights-needed",
+            f"recipe {recipe.name} keeps the student's weights as they are, so it needs good ones",
+            code="student-weights-needed",
             where=config.model,
             hint=f"add --student-pretrained TAG or PATH; `--student-pretrained {RANDOM}` to try things out",
-        )  # fmt: skip
+        )
     backbone = family.create(config.model, config.pretrained, seed=seed, size=config.size)
     preprocess = config.preprocess(backbone.preprocess)
     backbone = replace(backbone, preprocess=preprocess)
@@ -69,9 +70,7 @@ def build_student(
         torch.manual_seed(seed)
         student = Student(backbone.module, preprocess, head)
     recipe.parameter_groups(student, settings)
-    if settings.batch_size == settings.accumulate and any(
-        _is_batch_norm(module) for module in _training(student)
-    ):
+    if settings.batch_size == settings.accumulate and any(_is_batch_norm(module) for module in _training(student)):
         raise InputError(
             "batch norm cannot train on batches of one",
             code="batch-too-small",

@@ -98,9 +98,7 @@ class Training:
         return self.average.tensors if self.average is not None else self.trainee.changing()
 
 
-def save_checkpoint(
-    folder: Location, training: Training, state: TrainState, fingerprint: Fingerprint
-) -> None:
+def save_checkpoint(folder: Location, training: Training, state: TrainState, fingerprint: Fingerprint) -> None:
     """Write the state, durably and atomically, then forget best weights that it no longer needs."""
     tensors = {_WEIGHT + name: value for name, value in training.trainee.changing().items()}
     if training.average is not None:
@@ -110,8 +108,10 @@ def save_checkpoint(
             if isinstance(value, Tensor):  # SGD keeps None where it has no momentum yet
                 tensors[f"{_STATE}{name}/{key}"] = value
     about = {
-        "step": state.step, "best": state.best and asdict(state.best), "fingerprint": dict(fingerprint.fields),
-    }  # fmt: skip
+        "step": state.step,
+        "best": state.best and asdict(state.best),
+        "fingerprint": dict(fingerprint.fields),
+    }
     _write(folder / CHECKPOINT, tensors, about)
     for name in folder.names():
         if name.startswith("best-") and (state.best is None or name != _best_name(state.best)):
@@ -131,23 +131,23 @@ def load_checkpoint(folder: Location, training: Training, fingerprint: Fingerpri
     tensors, about = _read(location, _About)
     state = TrainState(step=about.step, best=about.best)
     fingerprint.check(
-        about.fingerprint, what="a checkpoint of another run", code="checkpoint-other-run", where=location,
-        hint="use the options of the run that wrote it, or another --out", whose=("this run", "the checkpoint"),
-    )  # fmt: skip
+        about.fingerprint,
+        what="a checkpoint of another run",
+        code="checkpoint-other-run",
+        where=location,
+        hint="use the options of the run that wrote it, or another --out",
+        whose=("this run", "the checkpoint"),
+    )
     _copy(_part(tensors, _WEIGHT), training.trainee.changing(), location)
     if training.average is not None:
         _copy(_part(tensors, _AVERAGE), training.average.tensors, location)
     optimizer_state = _part(tensors, _STATE)
     for name, parameter in training.trainee.trained().items():
         own = {
-            key.rpartition("/")[2]: value
-            for key, value in optimizer_state.items()
-            if key.rpartition("/")[0] == name
+            key.rpartition("/")[2]: value for key, value in optimizer_state.items() if key.rpartition("/")[0] == name
         }
         if own:
-            training.optimizer.state[parameter] = {
-                key: _place(key, value, parameter) for key, value in own.items()
-            }
+            training.optimizer.state[parameter] = {key: _place(key, value, parameter) for key, value in own.items()}
     return state
 
 
@@ -194,9 +194,7 @@ def _read(location: Location, schema: type[About]) -> tuple[dict[str, Tensor], A
         raise DamagedError(
             what, code="checkpoint-malformed", where=location, found=str(error), hint=_START_ANEW
         ) from error
-    about = read_sealed(
-        data, dict[str, Any], what=what, code="checkpoint-malformed", where=location, hint=_START_ANEW
-    )
+    about = read_sealed(data, dict[str, Any], what=what, code="checkpoint-malformed", where=location, hint=_START_ANEW)
     expected = about.get("tensors")  # none in those of early versions
     if expected is not None and (found := tensors_digest(tensors)) != expected:
         raise DamagedError(
@@ -207,9 +205,7 @@ def _read(location: Location, schema: type[About]) -> tuple[dict[str, Tensor], A
             found=found,
             hint=_START_ANEW,
         )
-    return tensors, as_schema(
-        about, schema, what=what, code="checkpoint-malformed", where=location, hint=_START_ANEW
-    )
+    return tensors, as_schema(about, schema, what=what, code="checkpoint-malformed", where=location, hint=_START_ANEW)
 
 
 def _tensors(location: Location) -> tuple[bytes, dict[str, Tensor]]:
@@ -229,10 +225,12 @@ def _copy(saved: Mapping[str, Tensor], into: Mapping[str, Tensor], location: Loc
     wrong = {name for name in into if name not in saved or into[name].shape != saved[name].shape}
     if wrong or len(saved) != len(into):
         raise DamagedError(
-            "a checkpoint does not fit the model", code="checkpoint-does-not-fit",
-            where=location, found=min(wrong, default="more weights"),
+            "a checkpoint does not fit the model",
+            code="checkpoint-does-not-fit",
+            where=location,
+            found=min(wrong, default="more weights"),
             hint=_START_ANEW,
-        )  # fmt: skip
+        )
     for name, value in into.items():
         value.copy_(saved[name])
 

@@ -69,11 +69,13 @@ class Ranks:
         for rank, digest in enumerate(digests):
             if digest != digests[0]:
                 raise MismatchError(
-                    "the ranks start from different weights of the student", code="student-weights-differ-here",
+                    "the ranks start from different weights of the student",
+                    code="student-weights-differ-here",
                     where=f"rank {rank}",
-                    expected=f"{digests[0]} as on rank 0", found=digest,
+                    expected=f"{digests[0]} as on rank 0",
+                    found=digest,
                     hint="give every node the same files and the same versions of torch and teachonce",
-                )  # fmt: skip
+                )
         return DistributedDataParallel(
             sync_batch_norm(module, device),
             find_unused_parameters=True,

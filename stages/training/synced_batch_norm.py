@@ -98,9 +98,7 @@ class _OverRanks(torch.autograd.Function):
         momentum: float,
         eps: float,
     ) -> Tensor:
-        own_mean_C, own_var_C = (
-            value.double() for value in torch.batch_norm_update_stats(input, None, None, 0)
-        )
+        own_mean_C, own_var_C = (value.double() for value in torch.batch_norm_update_stats(input, None, None, 0))
         own_n = torch.full_like(own_mean_C, input.numel() // input.shape[1])
         # In fp64, so that mean(x²) - mean(x)² loses nothing.
         sums_3C = torch.stack([own_n, own_n * own_mean_C, own_n * (own_var_C + own_mean_C.square())])

@@ -44,9 +44,7 @@ class TrainingTargets:
         return "logits" in self.requested and "logits" not in self.names
 
 
-def choose_targets(
-    store: Location, vectors: Location | str | None, recipe: Recipe, settings: Any
-) -> TrainingTargets:
+def choose_targets(store: Location, vectors: Location | str | None, recipe: Recipe, settings: Any) -> TrainingTargets:
     """Find the targets that the recipe needs, and the class vectors that go with them.
 
     Args:
@@ -66,10 +64,13 @@ def choose_targets(
     about_classes = bool(_ABOUT_CLASSES & set(requested))
     if vectors is not None and not about_classes:
         raise InputError(
-            "class vectors are of no use to this recipe: it learns no embedding", code="vectors-useless",
+            "class vectors are of no use to this recipe: it learns no embedding",
+            code="vectors-useless",
             where=f"--vectors {vectors}",
-            expected="`embedding` among its targets", found=", ".join(requested), hint="leave out --vectors",
-        )  # fmt: skip
+            expected="`embedding` among its targets",
+            found=", ".join(requested),
+            hint="leave out --vectors",
+        )
     class_vectors: ClassVectors | None = None
     source = store if vectors is None else Location.of(vectors)
     if about_classes:
@@ -87,21 +88,25 @@ def choose_targets(
     elif class_vectors is not None:
         _check_width(stored, class_vectors, source)
     return TrainingTargets(
-        vectors=class_vectors, names=names, specs={name: stored[name] for name in requested if name in stored},
-        requested=requested, teacher=about.teacher,
-    )  # fmt: skip
+        vectors=class_vectors,
+        names=names,
+        specs={name: stored[name] for name in requested if name in stored},
+        requested=requested,
+        teacher=about.teacher,
+    )
 
 
 def _check_teacher(about: StoreDescription, other: Any, source: Location) -> None:
     cached, origin = about.decided_by.teacher, origin_model(other, source)
     if cached.weights != origin.weights_digest:
         raise MismatchError(
-            "the class vectors are another teacher's than the cached targets", code="vectors-other-teacher",
+            "the class vectors are another teacher's than the cached targets",
+            code="vectors-other-teacher",
             where=f"{source}: field 'teacher.weights'",
             expected=f"{cached.model} {cached.weights} (the cached targets)",
             found=f"{origin.model} {origin.weights_digest} (the class vectors)",
             hint=f"teachonce vectors --teacher {typed(cached.model)} … --out OTHER, then --vectors OTHER",
-        )  # fmt: skip
+        )
 
 
 def _check_forming(
@@ -110,25 +115,33 @@ def _check_forming(
     """Logits can be formed from embeddings where these are stored, and as wide as the class vectors."""
     if "logits" in stored and "embedding" not in stored:
         raise MismatchError(
-            "the cached logits were formed with other class vectors", code="logits-other-vectors",
-            where=f"{source}: field 'class_vectors'", expected=f"{about.decided_by.class_vectors} (the cached logits)",
+            "the cached logits were formed with other class vectors",
+            code="logits-other-vectors",
+            where=f"{source}: field 'class_vectors'",
+            expected=f"{about.decided_by.class_vectors} (the cached logits)",
             found=f"{vectors.digest} (these class vectors)",
             hint="leave out --vectors, or cache embeddings (`--targets embedding`) for any class list",
-        )  # fmt: skip
+        )
     _check_width(stored, vectors, source)
 
 
 def _check_width(stored: Mapping[str, TargetSpec], vectors: ClassVectors, source: Location) -> None:
     if "embedding" not in stored:
         raise MismatchError(
-            "the store holds neither logits nor embeddings", code="store-without-embeddings",
-            where=source, expected="`logits` or `embedding`, for class vectors",
-            found=", ".join(stored), hint="teachonce cache SHARDS --targets embedding --teacher … --out ANOTHER_STORE",
-        )  # fmt: skip
+            "the store holds neither logits nor embeddings",
+            code="store-without-embeddings",
+            where=source,
+            expected="`logits` or `embedding`, for class vectors",
+            found=", ".join(stored),
+            hint="teachonce cache SHARDS --targets embedding --teacher … --out ANOTHER_STORE",
+        )
     (width,) = stored["embedding"].shape
     if width != vectors.embed_dim:
         raise MismatchError(
-            "class vectors and cached embeddings differ in width", code="vectors-other-width", where=source,
-            expected=f"{width} channels (the embeddings)", found=f"{vectors.embed_dim} (the class vectors)",
+            "class vectors and cached embeddings differ in width",
+            code="vectors-other-width",
+            where=source,
+            expected=f"{width} channels (the embeddings)",
+            found=f"{vectors.embed_dim} (the class vectors)",
             hint="use the teacher that was cached",
-        )  # fmt: skip
+        )

@@ -159,10 +159,14 @@ class Trainer:
 
     def learning_rate(self, epoch: int, step: int) -> float:
         return learning_rate(
-            self.settings.schedule, lr=self.settings.lr, epoch=epoch, step=step,
-            steps_per_epoch=self.stream.steps_per_epoch, epochs=self.settings.epochs,
+            self.settings.schedule,
+            lr=self.settings.lr,
+            epoch=epoch,
+            step=step,
+            steps_per_epoch=self.stream.steps_per_epoch,
+            epochs=self.settings.epochs,
             warmup_epochs=self.settings.warmup_epochs,
-        )  # fmt: skip
+        )
 
     def validate(self, training: Training, state: TrainState) -> tuple[float, TrainState]:
         """Accuracy of the weights that would count now; the state of training, with the best so far.
@@ -174,9 +178,7 @@ class Trainer:
         accuracy = 0.0
         if self.ranks.is_first:
             before = put(training.average.tensors, self.student) if training.average is not None else {}
-            accuracy = self.validation.accuracy(
-                self.student, self.student_head, self.preprocess, self.compute
-            )
+            accuracy = self.validation.accuracy(self.student, self.student_head, self.preprocess, self.compute)
             put(before, self.student)
         accuracy = self.ranks.agree(accuracy)
         if state.best is not None and accuracy <= state.best.accuracy:

@@ -37,9 +37,13 @@ class Validation:
 
     @staticmethod
     def open(
-        images: str, class_names: Sequence[str], *, by: str = "top1", base_C: NDArray[np.bool_] | None = None,
+        images: str,
+        class_names: Sequence[str],
+        *,
+        by: str = "top1",
+        base_C: NDArray[np.bool_] | None = None,
         kind: SampleKind = IMAGES,
-    ) -> Validation:  # fmt: skip
+    ) -> Validation:
         """Find the images and match their labels; nothing is decoded yet.
 
         Args:
@@ -50,27 +54,27 @@ class Validation:
         Raises:
             InputError: nothing there, no label is a class name, or a figure of base classes where none are marked.
         """
-        labelled = LabelledImages.open(
-            images, class_names, what="validation", option="--validation", kind=kind
-        )
+        labelled = LabelledImages.open(images, class_names, what="validation", option="--validation", kind=kind)
         if by == "top1":
             return Validation(labelled=labelled)
         if base_C is None:
             raise InputError(
-                "nothing says which classes are base classes", code="base-classes-unmarked",
+                "nothing says which classes are base classes",
+                code="base-classes-unmarked",
                 where=f"--validation-by {by}",
                 hint="mark them: teachonce vectors … --base-classes FILE|@half",
-            )  # fmt: skip
+            )
         ids_N = labelled.class_ids_N
         sides = set(base_C[ids_N[ids_N >= 0]].tolist())
         if True not in sides or (by == "harmonic-mean" and False not in sides):
             raise InputError(
-                "the validation images lack classes that are to be measured", code="validation-classes-missing",
+                "the validation images lack classes that are to be measured",
+                code="validation-classes-missing",
                 where=images,
                 expected="images of base classes" + (" and of novel ones" if by == "harmonic-mean" else ""),
                 found=f"images of {'base' if True in sides else 'novel'} classes only",
                 hint="give other images, or --validation-by top1",
-            )  # fmt: skip
+            )
         if by == "base":
             labelled = labelled.keep(base_C[ids_N])
         return Validation(labelled=labelled, by=by, base_C=base_C)
@@ -108,10 +112,13 @@ class Validation:
             student.train(training)
         if not usable:
             raise InputError(
-                "not one validation image can be used", code="images-none-usable", where=self.labelled.images,
-                expected="at least one usable image", found=f"{len(self.labelled)} unusable",
+                "not one validation image can be used",
+                code="images-none-usable",
+                where=self.labelled.images,
+                expected="at least one usable image",
+                found=f"{len(self.labelled)} unusable",
                 hint="give other images, or leave out --validation",
-            )  # fmt: skip
+            )
         if self.by == "harmonic-mean":
             return harmonic_mean(counts.base, counts.novel).mean
         return (counts.base if self.by == "base" else counts.top1).rate

@@ -53,23 +53,24 @@ class Window:
         Raises:
             InputError: a loss was not finite.
         """
-        by_step = {
-            name: self._ranks.mean(torch.stack(values)).tolist() for name, values in self._figures.items()
-        }
+        by_step = {name: self._ranks.mean(torch.stack(values)).tolist() for name, values in self._figures.items()}
         seconds = time.perf_counter() - self._start
         losses = by_step["loss"]
         for offset, loss in enumerate(losses):
             if not math.isfinite(loss):
                 raise InputError(
-                    "the loss is not finite", code="loss-not-finite", found=loss,
+                    "the loss is not finite",
+                    code="loss-not-finite",
+                    found=loss,
                     where=f"step {step - len(losses) + offset + 1}, epoch {epoch + 1}",
                     hint="use a smaller --lr, longer --warmup-epochs or --precision fp32, and another --out",
-                )  # fmt: skip
+                )
         self._timer.add("wait", self._waited)
         self._timer.add("train", seconds - self._waited)
         figures = {name: math.fsum(values) / len(values) for name, values in by_step.items()}
         figures |= {
-            "samples_per_second": samples * len(losses) / seconds, "wait_share": self._waited / seconds,
-        }  # fmt: skip
+            "samples_per_second": samples * len(losses) / seconds,
+            "wait_share": self._waited / seconds,
+        }
         self.restart()
         return figures

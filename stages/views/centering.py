@@ -55,9 +55,7 @@ def draw_center(
     return cut(resized, left, top, size, size, fill)
 
 
-def cut(
-    image: Image.Image, left: int, top: int, width: int, height: int, fill: Color = (0, 0, 0)
-) -> Image.Image:
+def cut(image: Image.Image, left: int, top: int, width: int, height: int, fill: Color = (0, 0, 0)) -> Image.Image:
     """A box of an RGB image; `fill` where it reaches beyond. (`Image.crop` is subject to a limit of pixels that is the user's.)"""
     inside = left >= 0 and top >= 0 and left + width <= image.width and top + height <= image.height
     box = Image.new("RGB", (width, height), None if inside else fill)

@@ -26,9 +26,7 @@ def draw(image: Image.Image, params: np.void, size: int, spec: ViewSpec) -> Imag
     """
     filter_ = INTERPOLATIONS[spec.interpolation]
     if not spec.is_random:
-        return draw_center(
-            image, size, kind=spec.kind, crop_pct=spec.crop_pct, filter_=filter_, fill=spec.fill
-        )
+        return draw_center(image, size, kind=spec.kind, crop_pct=spec.crop_pct, filter_=filter_, fill=spec.fill)
     y, x, h, w, flip, order, grayscale, *factors = params.item()
     view = cut(image, x, y, w, h)
     if view.size != (size, size):

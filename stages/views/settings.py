@@ -31,19 +31,19 @@ class RandomViews:
     )
     ratio: tuple[float, float] = setting(
         (3 / 4, 4 / 3), least=0.001, most=1000, default_text="3/4 to 4/3", help="Range of the crop's aspect ratio."
-    )  # fmt: skip
+    )
     flip: float = setting(0.5, least=0, most=1, unit="P", help="Probability of a mirrored view.")
     jitter: tuple[float, float, float, float] = setting(
-        (0.0, 0.0, 0.0, 0.0), least=0, unit="B,C,S,H",
+        (0.0, 0.0, 0.0, 0.0),
+        least=0,
+        unit="B,C,S,H",
         help="Strengths of torchvision's ColorJitter: brightness, contrast, saturation, and hue up to 0.5.",
-    )  # fmt: skip
+    )
     jitter_probability: float = setting(
         1.0, above=0, most=1, unit="P", help="Probability of a jittered view, with --view-jitter."
-    )  # fmt: skip
+    )
     grayscale: float = setting(0.0, least=0, most=1, unit="P", help="Probability of a grayscale view.")
-    interpolation: str | None = setting(
-        None, choices=FILTERS, default_text="the teacher's", help="Resampling filter."
-    )  # fmt: skip
+    interpolation: str | None = setting(None, choices=FILTERS, default_text="the teacher's", help="Resampling filter.")
 
 
 @dataclass(frozen=True, kw_only=True)

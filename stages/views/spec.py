@@ -80,8 +80,11 @@ class ViewSpec:
     def __post_init__(self) -> None:
         if self.kind not in (*CENTERED, RANDOM_CROP):
             raise InputError(
-                "unknown kind of views", code="view-kind-unknown", where=self.kind, hint="--views K or --views center",
-            )  # fmt: skip
+                "unknown kind of views",
+                code="view-kind-unknown",
+                where=self.kind,
+                hint="--views K or --views center",
+            )
         if self.interpolation not in INTERPOLATIONS:
             raise InputError(
                 "unknown interpolation",
@@ -91,14 +94,13 @@ class ViewSpec:
                 found=self.interpolation,
             )
         if self.count < 1 or (not self.is_random and self.count != 1):
-            raise InputError(
-                "impossible number of views", code="setting-impossible", where="--views", found=self.count
-            )
+            raise InputError("impossible number of views", code="setting-impossible", where="--views", found=self.count)
         if not 0 < self.scale[0] <= self.scale[1] <= 1 or not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
             raise InputError(
-                "impossible range of view scale or ratio", code="view-scale-impossible",
+                "impossible range of view scale or ratio",
+                code="view-scale-impossible",
                 found=f"{self.scale}, {self.ratio}",
-            )  # fmt: skip
+            )
         if not LEAST_CROP <= self.crop_pct <= LARGEST_CROP:
             raise InputError(
                 "impossible share of a crop",
@@ -113,9 +115,11 @@ class ViewSpec:
     def _check_fill(self) -> None:
         if self.kind != "border" and any(self.fill):
             raise InputError(
-                "only border views are padded with a colour", code="fill-color-useless", where=self.kind,
+                "only border views are padded with a colour",
+                code="fill-color-useless",
+                where=self.kind,
                 found=self.fill,
-            )  # fmt: skip
+            )
         if len(self.fill) != 3 or not all(isinstance(v, int) and 0 <= v <= 255 for v in self.fill):
             raise InputError(
                 "impossible colour of the padding",
@@ -128,35 +132,45 @@ class ViewSpec:
         *factors, hue = self.jitter
         if not all(0 <= strength < math.inf for strength in factors) or not 0 <= hue <= 0.5:
             raise InputError(
-                "impossible strengths of the colour jitter", code="setting-impossible", where="--view-jitter",
+                "impossible strengths of the colour jitter",
+                code="setting-impossible",
+                where="--view-jitter",
                 expected="brightness, contrast, saturation of 0 or more, and a hue from 0 to 0.5",
                 found=", ".join(f"{strength:g}" for strength in self.jitter),
-            )  # fmt: skip
+            )
         for option, probability in (("flip", self.flip), ("grayscale", self.grayscale)):
             if not 0 <= probability <= 1:
                 raise InputError(
-                    "not a probability", code="setting-impossible", where=f"--view-{option}", expected="0 to 1",
+                    "not a probability",
+                    code="setting-impossible",
+                    where=f"--view-{option}",
+                    expected="0 to 1",
                     found=probability,
-                )  # fmt: skip
+                )
         if not 0 < self.jitter_probability <= 1:
             raise InputError(
-                "impossible probability of the colour jitter", code="setting-impossible",
+                "impossible probability of the colour jitter",
+                code="setting-impossible",
                 where="--view-jitter-probability",
-                expected="more than 0, at most 1", found=self.jitter_probability,
+                expected="more than 0, at most 1",
+                found=self.jitter_probability,
                 hint="leave out the jitter to have none",
-            )  # fmt: skip
+            )
         if self.jitter_probability < 1 and not any(self.jitter):
             raise InputError(
-                "a probability of a colour jitter that there is not", code="option-needs-another",
+                "a probability of a colour jitter that there is not",
+                code="option-needs-another",
                 where="--view-jitter-probability",
-                found=self.jitter_probability, hint="add --view-jitter, such as 0.4,0.4,0.2,0.1",
-            )  # fmt: skip
+                found=self.jitter_probability,
+                hint="add --view-jitter, such as 0.4,0.4,0.2,0.1",
+            )
         if not self.is_random and self.has_colors:
             raise InputError(
-                "centre views keep their colours", code="option-for-random-views",
+                "centre views keep their colours",
+                code="option-for-random-views",
                 where="--view-jitter, --view-grayscale",
                 hint="use --views K for random views",
-            )  # fmt: skip
+            )
 
     @property
     def is_random(self) -> bool:

@@ -45,9 +45,7 @@ def versions_text(there: Mapping[str, str], here: Mapping[str, str]) -> str:
     differing = [name for name in {**there, **here} if there.get(name) != here.get(name)]
     if not differing:
         return "with the same versions of all libraries"
-    return "; ".join(
-        f"{name} {there.get(name, 'absent')} there, {here.get(name, 'absent')} here" for name in differing
-    )
+    return "; ".join(f"{name} {there.get(name, 'absent')} there, {here.get(name, 'absent')} here" for name in differing)
 
 
 def install_hint(there: Mapping[str, str], here: Mapping[str, str]) -> str:

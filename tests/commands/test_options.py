@@ -25,9 +25,17 @@ from teachonce.stages.views.settings import RandomViews
 from teachonce.storage_schemas.errors import InputError
 
 SETTINGS = (
-    ShardSettings, FewShotSettings, PretrainSettings, CacheSettings, DistillSettings, EvaluateSettings, ComputeSettings,
-    PreprocessSettings, RandomViews, *own_settings().values(),
-)  # fmt: skip
+    ShardSettings,
+    FewShotSettings,
+    PretrainSettings,
+    CacheSettings,
+    DistillSettings,
+    EvaluateSettings,
+    ComputeSettings,
+    PreprocessSettings,
+    RandomViews,
+    *own_settings().values(),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,13 +71,32 @@ def run(*words: str, prefix: str = "cake", **options: Any) -> tuple[Any, str]:
 
 def test_what_is_given_is_in_the_settings_and_the_rest_at_its_default() -> None:
     assert run("--cake", "gas") == ({"baking": Baking(oven="gas")}, "")
-    words = ["--cake=gas", "--cake-minutes=90", "--cake-sugar=0.1", "--cake-heat=bottom", "--cake-shelf=low",
-             "--cake-size=1,2", "--cake-salts=1,2.5,0", "--cake-note=a", "--cake-note=b", "--cake-file=~", "--cake-fan"]  # fmt: skip
+    words = [
+        "--cake=gas",
+        "--cake-minutes=90",
+        "--cake-sugar=0.1",
+        "--cake-heat=bottom",
+        "--cake-shelf=low",
+        "--cake-size=1,2",
+        "--cake-salts=1,2.5,0",
+        "--cake-note=a",
+        "--cake-note=b",
+        "--cake-file=~",
+        "--cake-fan",
+    ]
     got, _ = run(*words)
     assert got["baking"] == Baking(
-        oven="gas", minutes=90, sugar=0.1, heat="bottom", shelf="low", size=(1, 2), salts=(1.0, 2.5, 0.0), notes=("a", "b"),
-        file=got["baking"].file, fan=True,
-    )  # fmt: skip
+        oven="gas",
+        minutes=90,
+        sugar=0.1,
+        heat="bottom",
+        shelf="low",
+        size=(1, 2),
+        salts=(1.0, 2.5, 0.0),
+        notes=("a", "b"),
+        file=got["baking"].file,
+        fan=True,
+    )
     assert not got["baking"].file.startswith("~")
 
 
@@ -110,13 +137,21 @@ class Oven(Baking):
 def test_help_says_all_of_it_in_sections() -> None:
     _, text = run("--help", section="Cakes")
     wanted = [
-        "Options:", "--help Show this message and exit.", "Cakes:", "--cake TEXT Which oven. [required]",
+        "Options:",
+        "--help Show this message and exit.",
+        "Cakes:",
+        "--cake TEXT Which oven. [required]",
         "--cake-minutes MINUTES How long. [default: 45; 1<=x<=90]",
-        "--cake-sugar NUMBER Share of sugar. [default: 0.5; 0<x<1]", "--cake-shelf [low|high] Which shelf. [default: the middle]",
-        "--cake-size INTEGER,INTEGER Of the tin. [default: 20,30]", "--cake-salts NUMBER,… Portions of salt. [default: 0.25]",
-        "--cake-note TEXT Any number of them.", "--cake-file PATH A recipe.", "--cake-fan Whether it blows.", "Heat:",
+        "--cake-sugar NUMBER Share of sugar. [default: 0.5; 0<x<1]",
+        "--cake-shelf [low|high] Which shelf. [default: the middle]",
+        "--cake-size INTEGER,INTEGER Of the tin. [default: 20,30]",
+        "--cake-salts NUMBER,… Portions of salt. [default: 0.25]",
+        "--cake-note TEXT Any number of them.",
+        "--cake-file PATH A recipe.",
+        "--cake-fan Whether it blows.",
+        "Heat:",
         "--cake-heat [top|bottom] Where heat comes from. [default: top]",
-    ]  # fmt: skip
+    ]
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert [line for line in lines if line and not line.startswith("Usage")] == wanted
 
@@ -170,8 +205,10 @@ def test_one_option_for_what_several_recipes_have() -> None:
 
     options = {option.name: option for option in options_of_recipes({"a": First, "b": Second})}
     assert {name: (option.help, option.shown) for name, option in options.items()} == {
-        "speed": ("How fast.", "a 1, b 0"), "weight": ("a: how heavy.", "2"), "colour": ("b: of what colour.", "red"),
-    }  # fmt: skip
+        "speed": ("How fast.", "a 1, b 0"),
+        "weight": ("a: how heavy.", "2"),
+        "colour": ("b: of what colour.", "red"),
+    }
     parsed = click.Command("x", params=list(options.values())).make_context("x", ["--weight", "0"]).params
     assert parsed == {"speed": None, "weight": 0.0, "colour": None}
 
@@ -184,5 +221,7 @@ def test_common_options_come_first_and_where_it_runs_last() -> None:
             technical = [section for section in sections if section in LAST]
             assert sections[len(sections) - len(technical) :] == technical
     assert list(main.commands["cache"].sections(click.Context(main.commands["cache"]))) == [  # type: ignore[attr-defined]
-        "Options", "Random views", *LAST,
-    ]  # fmt: skip
+        "Options",
+        "Random views",
+        *LAST,
+    ]

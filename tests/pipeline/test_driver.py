@@ -117,12 +117,14 @@ def test_an_empty_folder_that_was_there_stays(tmp_path) -> None:
 
 def test_many_at_once_take_turns(tmp_path) -> None:
     """Each of 12 processes tries until it holds the lock, and then adds one to a number, slowly."""
-    script = HOLD.replace("with only_driver", "import pathlib\nfrom teachonce.storage_schemas.errors import BusyError\n"
-                          "def turn():\n  with only_driver").replace(
+    script = HOLD.replace(
+        "with only_driver",
+        "import pathlib\nfrom teachonce.storage_schemas.errors import BusyError\ndef turn():\n  with only_driver",
+    ).replace(
         '    print("held", flush=True)\n    sys.stdin.read()\n',
         "    file = pathlib.Path(sys.argv[2]); n = int(file.read_text()); time.sleep(0.02); file.write_text(str(n + 1))\n"
         "while True:\n  try:\n    turn(); break\n  except BusyError:\n    time.sleep(0.01)\n",
-    )  # fmt: skip
+    )
     counter = tmp_path / "counter"
     counter.write_text("0")
     command = [sys.executable, "-c", script, str(tmp_path / "out"), str(counter)]

@@ -129,8 +129,10 @@ def test_a_cluster_that_ends_is_one_line(tmp_path, tmp_path_factory):
     (tmp_path / "endless_stage.py").write_text(DRIVER)
     session = Path(f"/tmp/teachonce-test-{os.getpid()}")
     environment = os.environ | {
-        "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0",
-    }  # fmt: skip
+        "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}",
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     ray = Path(sys.executable).with_name("ray")
@@ -146,9 +148,13 @@ def test_a_cluster_that_ends_is_one_line(tmp_path, tmp_path_factory):
     try:
         subprocess.run(start, env=environment, check=True, capture_output=True, timeout=120)  # type: ignore[arg-type]
         driver = subprocess.Popen(
-            [sys.executable, "endless_stage.py", str(tmp_path), f"127.0.0.1:{port}"], cwd=tmp_path, env=environment,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            [sys.executable, "endless_stage.py", str(tmp_path), f"127.0.0.1:{port}"],
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         while not (tmp_path / "at-work").exists():
             assert driver.poll() is None, driver.stderr.read()
             time.sleep(0.05)

@@ -71,14 +71,19 @@ def test_a_ray_of_our_own_listens_on_loopback_only(tmp_path, kind):
     (tmp_path / "waiting_stage.py").write_text(STAGE)
     mark = uuid.uuid4().hex
     environment = os.environ | {
-        "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}", "TEACHONCE_TEST": mark, "HOME": str(tmp_path)
-    }  # fmt: skip
+        "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}",
+        "TEACHONCE_TEST": mark,
+        "HOME": str(tmp_path),
+    }
     environment.pop("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", None)
     with (tmp_path / "said").open("w") as said:
         driver = subprocess.Popen(
             [sys.executable, "-W", "ignore", "waiting_stage.py", str(tmp_path), kind],
-            cwd=tmp_path, env=environment, stdout=said, stderr=said,
-        )  # fmt: skip
+            cwd=tmp_path,
+            env=environment,
+            stdout=said,
+            stderr=said,
+        )
     try:
         expected = 2 if kind == "together" else 1
         deadline = time.monotonic() + 200
@@ -140,9 +145,7 @@ def listening(process: Path) -> list[tuple[str, str]]:
 
 def _address(words: bytes) -> str:
     """The kernel prints addresses as 32-bit words of this machine's order."""
-    data = b"".join(
-        int.from_bytes(words[i : i + 4], "big").to_bytes(4, sys.byteorder) for i in range(0, len(words), 4)
-    )
+    data = b"".join(int.from_bytes(words[i : i + 4], "big").to_bytes(4, sys.byteorder) for i in range(0, len(words), 4))
     if len(data) == 16 and data.startswith(bytes(10) + b"\xff\xff"):
         data = data[12:]  # IPv4 in an IPv6 socket
     return socket.inet_ntop(socket.AF_INET if len(data) == 4 else socket.AF_INET6, data)

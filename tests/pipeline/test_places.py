@@ -179,7 +179,12 @@ def test_zarr_writes_and_reads_there(root):
     array[:] = values
     group.require_group("ledger")
     (root / "s" / "t" / "c" / "1" / "0").sync()
-    assert sorted((root / "s").entries(deep=True)) == ["ledger/zarr.json", *(f"t/c/{i}/0" for i in range(4)), "t/zarr.json", "zarr.json"]  # fmt: skip
+    assert sorted((root / "s").entries(deep=True)) == [
+        "ledger/zarr.json",
+        *(f"t/c/{i}/0" for i in range(4)),
+        "t/zarr.json",
+        "zarr.json",
+    ]
     store = (root / "s").zarr_store(read_only=True)
     read = zarr.open_group(store, mode="r")
     assert np.array_equal(read["t"][:], values)  # type: ignore[arg-type]
@@ -207,11 +212,15 @@ def test_the_store_for_places_without_one_of_their_own_is_as_zarrs(tmp_path):
         assert zarr.open_group(store, mode="r")["t"][3:8].tolist() == [3, 4, 5, 6, 7], folder
         group.create_array("t", shape=(2,), dtype="i1", overwrite=True)
         group.create_array("t_max", shape=(5,), dtype="i1", compressors=None, fill_value=7)[:] = 1
-        assert [
-            group[name].nbytes_stored() - (store_size(store, f"{name}/zarr.json")) for name in ("t", "t_max")
-        ] == [0, 5]
+        assert [group[name].nbytes_stored() - (store_size(store, f"{name}/zarr.json")) for name in ("t", "t_max")] == [
+            0,
+            5,
+        ]
         assert sorted(group.array_keys()) == ["t", "t_max"]
-    files = [{str(p.relative_to(tmp_path / f)): p.read_bytes() for p in (tmp_path / f).rglob("*") if p.is_file()} for f in ("own", "any")]  # fmt: skip
+    files = [
+        {str(p.relative_to(tmp_path / f)): p.read_bytes() for p in (tmp_path / f).rglob("*") if p.is_file()}
+        for f in ("own", "any")
+    ]
     assert files[0] == files[1] != {}
 
 
@@ -301,7 +310,7 @@ class Gone(BaseException):
         (Fault(nth=1, error=Gone), {0: Gone}, {"b": b"two", "c": b"three"}),
         (Fault(name="*/d"), {}, {"a": b"one", "b": b"two", "c": b"three"}),
     ],
-)  # fmt: skip
+)
 def test_memory_fails_on_demand(fault, seen, left):
     place = MemoryPlace()
     place.faults = [fault]

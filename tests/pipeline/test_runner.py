@@ -50,8 +50,14 @@ class Squares:
             with timer("write"):
                 (self.out / f"{i}.txt").write_bytes(data)
             output = Output(path=f"{i}.txt", bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-            return Receipt(key=unit.key, outputs=(output,), rows=1, invalid_rows=(), digest="d",
-                           fingerprint=self.fingerprint.digest)  # fmt: skip
+            return Receipt(
+                key=unit.key,
+                outputs=(output,),
+                rows=1,
+                invalid_rows=(),
+                digest="d",
+                fingerprint=self.fingerprint.digest,
+            )
 
         return run
 

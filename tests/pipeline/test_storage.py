@@ -76,9 +76,13 @@ def test_pipe_and_urls_are_refused_as_folders(resolve):
 
 @pytest.mark.parametrize(
     ("number", "text"),
-    [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "the file system is read-only"),
-     (errno.ENAMETOOLONG, "a name is too long for a file or folder"), (errno.ELOOP, "a link that leads to itself")],
-)  # fmt: skip
+    [
+        (errno.ENOSPC, "the disk is full"),
+        (errno.EROFS, "the file system is read-only"),
+        (errno.ENAMETOOLONG, "a name is too long for a file or folder"),
+        (errno.ELOOP, "a link that leads to itself"),
+    ],
+)
 def test_disk_errors_become_one_line(number, text):
     error = as_storage_error(OSError(number, "x", "/some/file"))
     assert str(error).startswith(f"{text}: /some/file. Next: ")

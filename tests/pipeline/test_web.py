@@ -170,9 +170,7 @@ def test_redirects_lead_to_http_only(site, where):
     assert error.value.found is not None
 
 
-@pytest.mark.parametrize(
-    "url", ["file:///etc/hostname", "FILE:///etc/hostname", "memory:///x", "ftp://h/x", "://x"]
-)
+@pytest.mark.parametrize("url", ["file:///etc/hostname", "FILE:///etc/hostname", "memory:///x", "ftp://h/x", "://x"])
 def test_other_schemes_are_refused(url):
     with pytest.raises(InputError) as error:
         read_url(url)
@@ -180,9 +178,18 @@ def test_other_schemes_are_refused(url):
 
 
 @pytest.mark.parametrize(
-    "url", ["http://", "http:///a", "http://h:x/", "http://[::1/", "http://127.0.0.1:99999/", "http://h/\x07",
-            "http://h/\udc80", "http://" + "a" * 300 + "/"],
-)  # fmt: skip
+    "url",
+    [
+        "http://",
+        "http:///a",
+        "http://h:x/",
+        "http://[::1/",
+        "http://127.0.0.1:99999/",
+        "http://h/\x07",
+        "http://h/\udc80",
+        "http://" + "a" * 300 + "/",
+    ],
+)
 def test_malformed_addresses_are_of_the_image(url):
     with pytest.raises(InputError) as error:
         read_url(url)

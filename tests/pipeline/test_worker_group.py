@@ -72,9 +72,13 @@ def test_samples_and_warnings_of_workers_reach_the_driver(tmp_path):
     (tmp_path / "slow_stage.py").write_text(STAGE)
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
     done = subprocess.run(
-        [sys.executable, "slow_stage.py", str(tmp_path)], cwd=tmp_path, env=environment, capture_output=True, text=True,
+        [sys.executable, "slow_stage.py", str(tmp_path)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
         check=False,
-    )  # fmt: skip
+    )
     assert done.stdout == "8\n", done.stderr
     told = [line.split() for line in (tmp_path / "told").read_text().splitlines()]
     seen = {key: [int(n) for k, n, _ in told if k == key] for key in ("calm", "killed")}
@@ -90,10 +94,9 @@ def test_samples_and_warnings_of_workers_reach_the_driver(tmp_path):
     lines.remove(begun[0])
     # Where it takes long, also what starts, and counts.
     lines = [
-        line
-        for line in lines
-        if not line.startswith(("slow: starting", "slow: loading")) and "/8 img" not in line
+        line for line in lines if not line.startswith(("slow: starting", "slow: loading")) and "/8 img" not in line
     ]
     assert lines == [
-        "slow: UserWarning: odd pixels (slow_stage.py, line 27)", "slow: a line of a library",
-    ]  # fmt: skip
+        "slow: UserWarning: odd pixels (slow_stage.py, line 27)",
+        "slow: a line of a library",
+    ]

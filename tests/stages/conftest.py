@@ -77,9 +77,7 @@ def revouch_bundle():
 
     def revouched(folder: Path) -> None:
         config = BundleConfig.from_bytes((folder / "config.json").read_bytes(), folder)
-        files = {
-            name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in config.files or {}
-        }
+        files = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in config.files or {}}
         (folder / "config.json").write_bytes(replace(config, files=files).to_bytes())
 
     return revouched
@@ -125,10 +123,13 @@ def write_known_store(
     corpus, widths = shards.corpus, widths or {"logits": 7, "embedding": 4}
     views = views or ViewSpec(kind="random_resized_crop", count=num_views, seed=5)
     spec = StoreSpec(
-        num_samples=corpus.num_samples, shard_size=corpus.shard_size, num_views=views.count,
+        num_samples=corpus.num_samples,
+        shard_size=corpus.shard_size,
+        num_views=views.count,
         targets=tuple(TargetSpec(name=n, axes=("sample", "view", n), shape=(w,)) for n, w in widths.items()),
-        encoding=ENCODINGS[encoding], colors=views.has_colors,
-    )  # fmt: skip
+        encoding=ENCODINGS[encoding],
+        colors=views.has_colors,
+    )
     fields = {
         "corpus_id": corpus.corpus_id,
         "encoding": encoding,
@@ -139,8 +140,10 @@ def write_known_store(
     if vectors is not None:
         write_class_vectors(root, vectors, {"teacher": "none"})
     recorded = {
-        "fingerprint": dict(fingerprint.fields), "views": views.to_json(), "shards": str(shards.location.path),
-    }  # fmt: skip
+        "fingerprint": dict(fingerprint.fields),
+        "views": views.to_json(),
+        "shards": str(shards.location.path),
+    }
     create_arrays(root, StoreDescription(spec=spec, **{**recorded, "teacher": {}, **(description or {})}))
     ledger = Ledger(Location.of(out), "cache")
     plan = Plan(stage="cache", fingerprint=fingerprint, units=corpus.num_shards, rows=corpus.num_samples)
@@ -165,13 +168,21 @@ def write_known_store(
         for values in known.values():
             values[here][~valid[here]] = np.nan
         block = TargetBlock(
-            keys=[e.key for e in entries], valid=valid[here], view_params=params,
+            keys=[e.key for e in entries],
+            valid=valid[here],
+            view_params=params,
             targets={n: v[here] for n, v in known.items()},
-        )  # fmt: skip
+        )
         outputs = record_outputs(Location.of(out), write_block(root, spec, shard, block))
         invalid = tuple(InvalidRow(row=row, path="", reason=reason) for row, reason in bad.items())
-        receipt = Receipt(key=shard_name(shard), outputs=outputs, rows=len(rows), invalid_rows=invalid,
-                          digest=block.digest, fingerprint=fingerprint.digest)  # fmt: skip
+        receipt = Receipt(
+            key=shard_name(shard),
+            outputs=outputs,
+            rows=len(rows),
+            invalid_rows=invalid,
+            digest=block.digest,
+            fingerprint=fingerprint.digest,
+        )
         ledger.commit(receipt, {})
     return KnownStore(location=Location.of(out), shards=shards, views=views, targets=known, valid=valid)
 
@@ -242,8 +253,13 @@ def tiny_clip_teacher(tmp_path_factory) -> Path:
         model.logit_scale.fill_(np.log(20.0))
     folder = tmp_path_factory.mktemp("models") / "tiny-clip"
     folder.mkdir()
-    preprocess = {"size": 32, "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.25], "interpolation": "bicubic",
-                  "resize_mode": "shortest"}  # fmt: skip
+    preprocess = {
+        "size": 32,
+        "mean": [0.4, 0.5, 0.6],
+        "std": [0.2, 0.3, 0.25],
+        "interpolation": "bicubic",
+        "resize_mode": "shortest",
+    }
     config = {"model_cfg": TINY_CLIP, "preprocess_cfg": preprocess}
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     save_file(model.state_dict(), folder / "open_clip_model.safetensors")
@@ -267,15 +283,20 @@ def taught_store(picture_shards, tmp_path_factory) -> KnownStore:
     corpus_id = picture_shards.corpus.corpus_id
     out = tmp_path_factory.mktemp("taught") / "s.zarr"
     store = write_known_store(
-        picture_shards, out, widths={"logits": 7, "embedding": 6}, also_invalid=(5,),
+        picture_shards,
+        out,
+        widths={"logits": 7, "embedding": 6},
+        also_invalid=(5,),
         targets={"logits": vectors.logits(embedding_NVD), "embedding": embedding_NVD},
         description={
             "fingerprint": {
-                "corpus_id": corpus_id, "teacher": {"model": "T", "weights": "0123"}, "class_vectors": vectors.digest
+                "corpus_id": corpus_id,
+                "teacher": {"model": "T", "weights": "0123"},
+                "class_vectors": vectors.digest,
             },
             "teacher": {"model": "T", "weights_digest": "0123"},
         },
-    )  # fmt: skip
+    )
     origin = {"teacher": {"model": "T", "weights_digest": "0123"}, "templates": []}
     write_class_vectors(open_root(str(out), mode="a"), vectors, origin)
     return store
@@ -303,7 +324,5 @@ def tiny_clip(tmp_path_factory) -> Path:
     folder.mkdir()
     safetensors.torch.save_file(model.state_dict(), folder / "open_clip_model.safetensors")
     preprocess = {"size": 32, "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4], "interpolation": "bilinear"}
-    (folder / "open_clip_config.json").write_text(
-        json.dumps({"model_cfg": config, "preprocess_cfg": preprocess})
-    )
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
     return folder

@@ -56,14 +56,25 @@ def run(stage) -> None:
 
 
 def vectors(config, out, class_file) -> None:
-    run(plan_vectors(config, out=str(out),
-        settings=VectorsSettings(classes=str(class_file), templates=str(class_file.parent / "templates.txt")),
-                     compute=FP32))  # fmt: skip
+    run(
+        plan_vectors(
+            config,
+            out=str(out),
+            settings=VectorsSettings(classes=str(class_file), templates=str(class_file.parent / "templates.txt")),
+            compute=FP32,
+        )
+    )
 
 
 def cache(shards, config, out, *, views=None, targets="auto", encoding="fp32", compute=FP32, batch_size=8):
-    stage = plan_cache(str(shards.location), config, out=str(out), views=views,
-        settings=CacheSettings(targets=targets, encoding=encoding, batch_size=batch_size), compute=compute)  # fmt: skip
+    stage = plan_cache(
+        str(shards.location),
+        config,
+        out=str(out),
+        views=views,
+        settings=CacheSettings(targets=targets, encoding=encoding, batch_size=batch_size),
+        compute=compute,
+    )
     run(stage)
     return xarray.open_zarr(str(out), consolidated=False).load()
 
@@ -104,9 +115,7 @@ def test_the_centre_view_equals_a_plain_open_clip_loop(
             np.testing.assert_allclose(data["logits"][row, 0], logits[0], atol=2e-5)
 
 
-def test_random_views_equal_a_plain_loop_over_the_stored_boxes(
-    pictures, picture_shards, tiny_clip_teacher, tmp_path
-):
+def test_random_views_equal_a_plain_loop_over_the_stored_boxes(pictures, picture_shards, tiny_clip_teacher, tmp_path):
     views = ViewSpec(kind="random_resized_crop", count=3, seed=1)
     data = cache(picture_shards, clip_config(tiny_clip_teacher), tmp_path / "s.zarr", views=views)
     assert "logits" not in data  # no class vectors yet: auto keeps embeddings
@@ -146,9 +155,7 @@ def test_a_timm_teacher_equals_a_plain_timm_loop(pictures, picture_shards, tmp_p
             np.testing.assert_allclose(data["logits"][row, 0], model(pixels)[0], atol=1e-5)
 
 
-def test_fp16_keeps_its_kl_budget_and_bf16_stays_close(
-    picture_shards, tiny_clip_teacher, class_file, tmp_path
-):
+def test_fp16_keeps_its_kl_budget_and_bf16_stays_close(picture_shards, tiny_clip_teacher, class_file, tmp_path):
     config = clip_config(tiny_clip_teacher)
     stores = {}
     for name, encoding, precision in (("a", "fp32", "fp32"), ("b", "fp16", "fp32"), ("c", "fp16", "bf16")):
@@ -171,8 +178,11 @@ def test_fp16_keeps_its_kl_budget_and_bf16_stays_close(
 
 def test_the_same_bytes_whatever_is_killed_or_lost(picture_shards, tiny_clip_teacher, tmp_path):
     def files(folder) -> dict[str, bytes]:
-        return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*")
-                if p.is_file() and "timings" not in p.parts}  # fmt: skip
+        return {
+            p.relative_to(folder).as_posix(): p.read_bytes()
+            for p in folder.rglob("*")
+            if p.is_file() and "timings" not in p.parts
+        }
 
     views = ViewSpec(kind="random_resized_crop", count=2)
     cache(picture_shards, clip_config(tiny_clip_teacher), tmp_path / "a", views=views)
@@ -321,9 +331,7 @@ def test_a_store_with_the_arrays_of_another_run_is_refused_by_all(
         cache(picture_shards, config, tmp_path / name, views=views, targets="both")
     mixed = tmp_path / "a"
     (mixed / "zarr.json").write_bytes((tmp_path / "b" / "zarr.json").read_bytes())
-    words = (
-        "^the arrays of this store were made for another run than its ledger's: .*zarr.json: field 'pixels'"
-    )
+    words = "^the arrays of this store were made for another run than its ledger's: .*zarr.json: field 'pixels'"
     with pytest.raises(MismatchError, match=words):
         cache(
             picture_shards,
@@ -334,13 +342,31 @@ def test_a_store_with_the_arrays_of_another_run_is_refused_by_all(
         )
     with pytest.raises(MismatchError, match=words):
         check_pair(picture_shards, Location.of(mixed))
-    for command in (["inspect", mixed], ["distill", picture_shards.location, mixed, "--student", "timm:test_resnet", "--recipe",
-                    "kd", "--out", tmp_path / "b2"]):  # fmt: skip
+    for command in (
+        ["inspect", mixed],
+        [
+            "distill",
+            picture_shards.location,
+            mixed,
+            "--student",
+            "timm:test_resnet",
+            "--recipe",
+            "kd",
+            "--out",
+            tmp_path / "b2",
+        ],
+    ):
         result = CliRunner().invoke(main, [str(word) for word in command])
         assert (result.exit_code, result.stdout) == (1, "")
         assert "made for another run than its ledger's" in result.stderr
-    stage = plan_cache(str(picture_shards.location), config, out=str(tmp_path / "c"), views=None,
-        settings=CacheSettings(targets="embedding", encoding="fp32", batch_size=8), compute=FP32)  # fmt: skip
+    stage = plan_cache(
+        str(picture_shards.location),
+        config,
+        out=str(tmp_path / "c"),
+        views=None,
+        settings=CacheSettings(targets="embedding", encoding="fp32", batch_size=8),
+        compute=FP32,
+    )
     (tmp_path / "c" / "zarr.json").write_bytes((tmp_path / "b" / "zarr.json").read_bytes())
     with pytest.raises(TeachonceError) as error:
         run(stage)
@@ -366,9 +392,7 @@ def test_a_store_that_lost_its_description_says_so(picture_shards, tiny_clip_tea
 
 
 @pytest.mark.parametrize("left", ["nothing", "another"])
-def test_a_store_that_lost_its_root_is_answered_the_same_by_everyone(
-    picture_shards, tiny_clip_teacher, tmp_path, left
-):
+def test_a_store_that_lost_its_root_is_answered_the_same_by_everyone(picture_shards, tiny_clip_teacher, tmp_path, left):
     config, store = clip_config(tiny_clip_teacher), Location.of(tmp_path / "s")
     cache(picture_shards, config, store.path)
     kept = (store / "zarr.json").read_bytes()

@@ -34,16 +34,21 @@ from teachonce.storage_schemas.target_store import open_root, read_block
 from teachonce.storage_schemas.view_params import VIEW, from_columns
 
 JITTER = (0.4, 0.6, 0.3, 0.2)
-VIEWS = ViewSpec(
-    kind="random_resized_crop", count=3, seed=1, jitter=JITTER, jitter_probability=0.8, grayscale=0.2
-)
+VIEWS = ViewSpec(kind="random_resized_crop", count=3, seed=1, jitter=JITTER, jitter_probability=0.8, grayscale=0.2)
 
 
 def plan(shards, teacher, out, *, views=VIEWS, **options):
     config = TeacherConfig(model=f"local-dir:{teacher}")
     compute = Compute(device="cpu", precision="fp32", threads=1)
-    return plan_cache(str(shards.location), config, out=str(out), views=views,
-        settings=CacheSettings(targets="auto", encoding="fp32", batch_size=8), compute=compute, **options)  # fmt: skip
+    return plan_cache(
+        str(shards.location),
+        config,
+        out=str(out),
+        views=views,
+        settings=CacheSettings(targets="auto", encoding="fp32", batch_size=8),
+        compute=compute,
+        **options,
+    )
 
 
 def run(stage) -> None:
@@ -64,8 +69,11 @@ def begun(picture_shards, tiny_clip_teacher, tmp_path):
     out = tmp_path / "s.zarr"
     views = ViewSpec(kind="random_resized_crop")
     run(plan(picture_shards, tiny_clip_teacher, out, views=views))
-    (Ledger(plan(picture_shards, tiny_clip_teacher, out, views=views).store, "cache").folder / "receipts" /
-     "000001.json").remove()  # fmt: skip
+    (
+        Ledger(plan(picture_shards, tiny_clip_teacher, out, views=views).store, "cache").folder
+        / "receipts"
+        / "000001.json"
+    ).remove()
     return lambda **changes: plan(picture_shards, tiny_clip_teacher, out, **({"views": views} | changes))
 
 
@@ -105,9 +113,7 @@ def test_a_plain_loop_over_the_stored_colours_says_what_the_teacher_said(
     np.testing.assert_allclose(data["embedding"].values[valid].reshape(-1, 16), embedding_ND, atol=1e-6)
 
 
-def test_a_student_of_another_size_sees_the_same_boxes_and_colours(
-    colored, picture_shards, pictures, by_torchvision
-):
+def test_a_student_of_another_size_sees_the_same_boxes_and_colours(colored, picture_shards, pictures, by_torchvision):
     """The teacher takes 32 pixels, the student 20: parameters are those of the store, by plain Zarr."""
     views = records(xarray.open_zarr(str(colored), consolidated=False))
     entries = list(picture_shards.manifest())
@@ -296,9 +302,7 @@ def test_a_store_from_before_there_were_samples_is_refused_by_name(begun):
         run(begun())
 
 
-def test_the_filter_is_the_teachers_unless_another_is_asked_for(
-    begun, picture_shards, tiny_clip_teacher, tmp_path
-):
+def test_the_filter_is_the_teachers_unless_another_is_asked_for(begun, picture_shards, tiny_clip_teacher, tmp_path):
     assert begun().views.interpolation == "bicubic"
     other = plan(picture_shards, tiny_clip_teacher, tmp_path / "other", view_interpolation="bilinear")
     assert other.views.interpolation == "bilinear"
@@ -309,36 +313,83 @@ def test_the_filter_is_the_teachers_unless_another_is_asked_for(
 
 
 def command(shards, teacher, out, *options):
-    return CliRunner().invoke(main, ["cache", str(shards.location), "--teacher", f"local-dir:{teacher}", "--out", str(out),
-                                     "--executor", "serial", "--threads", "1", *options])  # fmt: skip
+    return CliRunner().invoke(
+        main,
+        [
+            "cache",
+            str(shards.location),
+            "--teacher",
+            f"local-dir:{teacher}",
+            "--out",
+            str(out),
+            "--executor",
+            "serial",
+            "--threads",
+            "1",
+            *options,
+        ],
+    )
 
 
 def test_options_are_the_spec(picture_shards, tiny_clip_teacher, tmp_path):
-    result = command(picture_shards, tiny_clip_teacher, tmp_path / "s", "--views", "2", "--view-jitter", "0.4,0.4,0.2,0.1",
-                     "--view-jitter-probability", "0.8", "--view-grayscale", "0.2", "--view-seed", "4",
-                     "--view-interpolation", "bilinear", "--view-flip", "0")  # fmt: skip
+    result = command(
+        picture_shards,
+        tiny_clip_teacher,
+        tmp_path / "s",
+        "--views",
+        "2",
+        "--view-jitter",
+        "0.4,0.4,0.2,0.1",
+        "--view-jitter-probability",
+        "0.8",
+        "--view-grayscale",
+        "0.2",
+        "--view-seed",
+        "4",
+        "--view-interpolation",
+        "bilinear",
+        "--view-flip",
+        "0",
+    )
     assert result.exit_code == 0, result.output
     assert zarr.open_group(str(tmp_path / "s"), mode="r").attrs["cache"]["views"] == {
-        "kind": "random_resized_crop", "count": 2, "interpolation": "bilinear", "seed": 4, "scale": [0.08, 1.0],
-        "ratio": [0.75, 4 / 3], "flip": 0.0, "jitter": [0.4, 0.4, 0.2, 0.1], "jitter_probability": 0.8, "grayscale": 0.2,
-    }  # fmt: skip
+        "kind": "random_resized_crop",
+        "count": 2,
+        "interpolation": "bilinear",
+        "seed": 4,
+        "scale": [0.08, 1.0],
+        "ratio": [0.75, 4 / 3],
+        "flip": 0.0,
+        "jitter": [0.4, 0.4, 0.2, 0.1],
+        "jitter_probability": 0.8,
+        "grayscale": 0.2,
+    }
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--view-scale", "0.5,1", "--view-seed", "0"],
-         "these options are for random views: --view-seed, --view-scale: expected --views K, found --views center [option-for-random-views]. "
-         "Next: give a number of views, or leave them out"),
-        (["--view-interpolation", "bilinear"],
-         "these options are for random views: --view-interpolation: expected --views K, found --views center [option-for-random-views]. "
-         "Next: give a number of views, or leave them out; a centre view's filter is --teacher-interpolation"),
-        (["--views", "2", "--view-jitter-probability", "0.5"],
-         "a probability of a colour jitter that there is not: --view-jitter-probability: found 0.5 [option-needs-another]. "
-         "Next: add --view-jitter, such as 0.4,0.4,0.2,0.1"),
-        (["--views", "many"], "impossible number of views: --views: expected a number or `center`, found many [setting-impossible]"),
+        (
+            ["--view-scale", "0.5,1", "--view-seed", "0"],
+            "these options are for random views: --view-seed, --view-scale: expected --views K, found --views center [option-for-random-views]. "
+            "Next: give a number of views, or leave them out",
+        ),
+        (
+            ["--view-interpolation", "bilinear"],
+            "these options are for random views: --view-interpolation: expected --views K, found --views center [option-for-random-views]. "
+            "Next: give a number of views, or leave them out; a centre view's filter is --teacher-interpolation",
+        ),
+        (
+            ["--views", "2", "--view-jitter-probability", "0.5"],
+            "a probability of a colour jitter that there is not: --view-jitter-probability: found 0.5 [option-needs-another]. "
+            "Next: add --view-jitter, such as 0.4,0.4,0.2,0.1",
+        ),
+        (
+            ["--views", "many"],
+            "impossible number of views: --views: expected a number or `center`, found many [setting-impossible]",
+        ),
     ],
-)  # fmt: skip
+)
 def test_options_that_mean_nothing_are_refused(options, message, picture_shards, tiny_clip_teacher, tmp_path):
     result = command(picture_shards, tiny_clip_teacher, tmp_path / "s", *options)
     assert (result.exit_code, result.stderr) == (1, f"Error: {message}\n")
@@ -346,9 +397,7 @@ def test_options_that_mean_nothing_are_refused(options, message, picture_shards,
 
 
 def test_four_numbers_are_four(picture_shards, tiny_clip_teacher, tmp_path):
-    result = command(
-        picture_shards, tiny_clip_teacher, tmp_path / "s", "--views", "2", "--view-jitter", "0.4,0.4"
-    )
+    result = command(picture_shards, tiny_clip_teacher, tmp_path / "s", "--views", "2", "--view-jitter", "0.4,0.4")
     assert result.exit_code == 2
     assert "'0.4,0.4' is not 4 numbers with commas between them" in result.stderr
 

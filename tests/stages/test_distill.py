@@ -163,9 +163,7 @@ def test_promptkd_leaves_the_students_weights_alone(plan, tiny_clip) -> None:
     run(stage)
     original = safetensors.torch.load_file(tiny_clip / "open_clip_model.safetensors")
     trained = safetensors.torch.load_file(stage.out.path / "model.safetensors")
-    tower = {
-        n.removeprefix("backbone.tower."): v for n, v in trained.items() if n.startswith("backbone.tower.")
-    }
+    tower = {n.removeprefix("backbone.tower."): v for n, v in trained.items() if n.startswith("backbone.tower.")}
     assert {f"visual.{n}" for n in tower} == {n for n in original if n.startswith("visual.")}
     assert all(torch.equal(value, original[f"visual.{name}"]) for name, value in tower.items())
     assert trained["backbone.prompts_LPD"].shape == (3, 4, 32)
@@ -173,22 +171,16 @@ def test_promptkd_leaves_the_students_weights_alone(plan, tiny_clip) -> None:
 
 
 def test_a_student_learns_what_the_store_says(plan) -> None:
-    stage = plan(
-        "timm:test_resnet", config=StudentConfig(model="timm:test_resnet", size=32), options={"epochs": 12}
-    )
+    stage = plan("timm:test_resnet", config=StudentConfig(model="timm:test_resnet", size=32), options={"epochs": 12})
     run(stage)
-    losses = [
-        json.loads(line)["loss"] for line in (stage.out / "run" / "log.jsonl").read_bytes().splitlines()
-    ]
+    losses = [json.loads(line)["loss"] for line in (stage.out / "run" / "log.jsonl").read_bytes().splitlines()]
     assert losses[-1] < 0.8 * losses[0]
 
 
 def test_prompts_of_length_zero_train_the_projector_alone(plan) -> None:
     stage = plan(recipe="promptkd", options={"prompt_length": 0, "epochs": 1})
     run(stage)
-    assert (
-        safetensors.torch.load_file(stage.out.path / "model.safetensors")["backbone.prompts_LPD"].numel() == 0
-    )
+    assert safetensors.torch.load_file(stage.out.path / "model.safetensors")["backbone.prompts_LPD"].numel() == 0
     load_student(stage.out)
 
 
@@ -271,9 +263,7 @@ def test_a_checkpoint_of_another_run(plan) -> None:
 
 def test_a_loss_that_is_not_finite(plan, monkeypatch) -> None:
     step = Trainer.step
-    monkeypatch.setattr(
-        Trainer, "step", lambda *a, step_=step, **k: step_(*a, **k) * (k["step"] != 7 or torch.nan)
-    )
+    monkeypatch.setattr(Trainer, "step", lambda *a, step_=step, **k: step_(*a, **k) * (k["step"] != 7 or torch.nan))
     stage = plan()
     assert failure(stage) == (
         "the loss is not finite: step 8, epoch 2: found nan. Next: use a smaller --lr, longer "
@@ -342,9 +332,7 @@ def test_a_loss_that_is_not_finite(plan, monkeypatch) -> None:
         ),
     ],
 )
-def test_what_is_known_before_training(
-    plan, changes: dict, kind: type, text: str, tmp_path, monkeypatch
-) -> None:
+def test_what_is_known_before_training(plan, changes: dict, kind: type, text: str, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(kind) as error:
         plan(**changes)
@@ -429,9 +417,8 @@ def test_class_vectors_of_another_store(plan, tmp_path) -> None:
     with pytest.raises(MismatchError) as error:
         plan(vectors=str(tmp_path / "foreign"))
     assert "the class vectors are another teacher's than the cached targets: " in message(error)
-    assert (
-        "field 'teacher.weights': expected T 0123 (the cached targets), found U 4567 (the class vectors)"
-        in message(error)
+    assert "field 'teacher.weights': expected T 0123 (the cached targets), found U 4567 (the class vectors)" in message(
+        error
     )
     other_vectors(tmp_path / "wide", width=9)
     with pytest.raises(MismatchError) as error:

@@ -38,9 +38,7 @@ def server(python) -> Iterator[Callable[[dict[str, Any]], int]]:
 def run(server, taught_store, dropping_clip) -> Run:
     """`run(out, kill=…, …)`: one `distill`."""
 
-    def one(
-        out: Path, *, kill: tuple[str, int] | None = None, options: dict | None = None, **changes: Any
-    ) -> int:
+    def one(out: Path, *, kill: tuple[str, int] | None = None, options: dict | None = None, **changes: Any) -> int:
         job: dict[str, Any] = {
             "shards": str(taught_store.shards.location),
             "store": str(taught_store.location),
@@ -106,9 +104,7 @@ def test_killed_at_each_write_of_the_bundle(run, undisturbed, tmp_path) -> None:
     """Training is done; every write from the last checkpoint to the receipt is interrupted in turn."""
     out = tmp_path / "b"
     assert run(out, kill=("step", 15)) == -9
-    for n in itertools.count(
-        3
-    ):  # one step is left: the rewritten log, the last checkpoint, three files, receipts
+    for n in itertools.count(3):  # one step is left: the rewritten log, the last checkpoint, three files, receipts
         code = run(out, kill=("fsync", n))
         if code == 0:
             break

@@ -55,9 +55,14 @@ def bundle(tiny_clip, vectors, tmp_path_factory) -> Path:
         torch.manual_seed(2)
         student = Student(backbone.module, backbone.preprocess, head)
     config = BundleConfig(
-        student=backbone.config, head=head.to_json(), preprocess=backbone.preprocess.to_json(),
-        class_names=NAMES, logit_scale=vectors.logit_scale, normalized=True, origin={"recipe": "none"},
-    )  # fmt: skip
+        student=backbone.config,
+        head=head.to_json(),
+        preprocess=backbone.preprocess.to_json(),
+        class_names=NAMES,
+        logit_scale=vectors.logit_scale,
+        normalized=True,
+        origin={"recipe": "none"},
+    )
     folder = tmp_path_factory.mktemp("bundle") / "b"
     write_bundle(Location.of(folder), student, vectors, config)
     return folder
@@ -78,8 +83,9 @@ def plain(bundle, vectors):
         return 9.0 * embedding @ vectors.vectors_CD.T + vectors.bias_C
 
     logits.interpolation = {  # type: ignore[attr-defined]
-        "bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR,
-    }[prepare.interpolation]  # fmt: skip
+        "bicubic": Image.Resampling.BICUBIC,
+        "bilinear": Image.Resampling.BILINEAR,
+    }[prepare.interpolation]
     logits.center = Compose([Resize(32, InterpolationMode(prepare.interpolation)), CenterCrop(32)])  # type: ignore[attr-defined]
     return logits
 
@@ -122,12 +128,8 @@ def test_accuracies_are_those_of_plain_arithmetic(bundle, pictures, expected):
     share = sum(right) / 46
     stderr = pytest.approx(math.sqrt(share * (1 - share) / 46))
     assert facts["accuracy"]["top1"] == {"rate": share, "stderr": stderr, "correct": sum(right), "total": 46}
-    assert facts["accuracy"]["top5"]["correct"] == sum(
-        label in o[:5] for o, label in zip(order, labels, strict=True)
-    )
-    by_class = {
-        NAMES[c]: [r for r, label in zip(right, labels, strict=True) if label == c] for c in (0, 2, 4)
-    }
+    assert facts["accuracy"]["top5"]["correct"] == sum(label in o[:5] for o, label in zip(order, labels, strict=True))
+    by_class = {NAMES[c]: [r for r, label in zip(right, labels, strict=True) if label == c] for c in (0, 2, 4)}
     assert {c["class"]: (c["images"], c["top1"]) for c in facts["classes"]} == {
         name: (len(r), sum(r) / len(r)) for name, r in by_class.items()
     }
@@ -147,13 +149,15 @@ def test_accuracies_are_those_of_plain_arithmetic(bundle, pictures, expected):
     assert facts["base_novel"]["harmonic_mean"]["mean"] == pytest.approx(harmonic)
     assert [c["split"] for c in facts["classes"]] == ["base", "base", "novel"]
     assert facts["images"] == {
-        "found": 48, "usable": 46, "labelled": 46,
+        "found": 48,
+        "usable": 46,
+        "labelled": 46,
         "unusable": [
             {"path": "Blue_Jay/20b.jpg", "reason": "truncated image"},
             {"path": "red fox/07b.jpg", "reason": "empty file"},
         ],
         "left_out": [],
-    }  # fmt: skip
+    }
     assert facts["labels"]["matched"] == {label: NAMES[i] for label, i in LABELS.items()}
 
 
@@ -169,9 +173,7 @@ def test_tar_list_and_shards_measure_the_same(bundle, pictures, picture_shards, 
         for key in ("accuracy", "labels", "classes"):
             assert facts[key] == whole[key]
         assert [bad["reason"] for bad in facts["images"]["unusable"]] == ["truncated image", "empty file"]
-        left_out = (
-            [{"kind": "hidden", "entries": 1, "first": "red fox/._03.jpg"}] if images.suffix == ".tar" else []
-        )
+        left_out = [{"kind": "hidden", "entries": 1, "first": "red fox/._03.jpg"}] if images.suffix == ".tar" else []
         assert facts["images"]["left_out"] == left_out
     assert "left out: 1 × hidden (first: red fox/._03.jpg)" in run("evaluate", bundle, tmp_path / "p.tar")[2]
 
@@ -198,9 +200,7 @@ def test_labels_that_are_no_class_are_left_out_loudly(bundle, pictures, tmp_path
 
 def test_what_is_no_label_is_told(bundle, pictures, tmp_path):
     good = usable_files(pictures)[:3]
-    lines = [
-        {"path": str(file), "label": label} for file, label in zip(good, ("red fox", True, None), strict=True)
-    ]
+    lines = [{"path": str(file), "label": label} for file, label in zip(good, ("red fox", True, None), strict=True)]
     (tmp_path / "l.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     code, out, err = run("evaluate", bundle, tmp_path / "l.jsonl", "--json")
     assert code == 0
@@ -227,9 +227,7 @@ def known_view_logits(known, plain, pictures, view=0):
 def test_agreement_is_measured_on_the_stored_view(
     bundle, pictures, picture_shards, plain, vectors, make_store, tmp_path
 ):
-    known = make_store(
-        picture_shards, tmp_path / "s", widths={"logits": 8}, vectors=vectors, also_invalid=(5,)
-    )
+    known = make_store(picture_shards, tmp_path / "s", widths={"logits": 8}, vectors=vectors, also_invalid=(5,))
     rows, student_NC = known_view_logits(known, plain, pictures)
     teacher_NC = known.targets["logits"][rows, 0].astype(np.float64)
 
@@ -283,9 +281,13 @@ def test_a_centre_store_of_the_students_own_view_costs_no_second_pass(
     logits = np.zeros((48, 1, 8), np.float32)
     logits[np.flatnonzero(known.valid), 0] = logits_NC
     known = make_store(
-        picture_shards, tmp_path / "s", widths={"logits": 8}, vectors=vectors, views=views,
+        picture_shards,
+        tmp_path / "s",
+        widths={"logits": 8},
+        vectors=vectors,
+        views=views,
         targets={"logits": logits},
-    )  # fmt: skip
+    )
     shards = str(picture_shards.location)
     facts = evaluation_json(
         evaluate(str(bundle), shards, compute=COMPUTE, settings=EvaluateSettings(store=str(known.location)))
@@ -354,9 +356,13 @@ def test_a_store_whose_views_have_other_pixels_here_is_refused(
     sample = PixelSample.take(picture_shards, spec, 32)
     shutil.copytree(picture_shards.location.path, tmp_path / "shards")
     known = make_store(
-        picture_shards, tmp_path / "s", widths={"logits": 8}, vectors=vectors, views=spec,
+        picture_shards,
+        tmp_path / "s",
+        widths={"logits": 8},
+        vectors=vectors,
+        views=spec,
         description={"pixels": sample.to_json(), "shards": str(tmp_path / "shards")},
-    )  # fmt: skip
+    )
     arguments = ("evaluate", bundle, picture_shards.location, "--store", known.location, "--threads", "1")
     code, _, stderr = run(*arguments)
     assert (code, "pixels" in stderr) == (0, False)
@@ -384,9 +390,7 @@ def test_a_store_whose_views_have_other_pixels_here_is_refused(
     assert (code, stderr[: len(wrong) + 7]) == (1, f"Error: {wrong}")  # what is measured was looked at
 
 
-def test_nothing_to_measure_is_an_error(
-    bundle, pictures, picture_shards, vectors, make_store, tmp_path, monkeypatch
-):
+def test_nothing_to_measure_is_an_error(bundle, pictures, picture_shards, vectors, make_store, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("empty").mkdir()
     assert error_of(InputError, bundle, "empty") == (
@@ -483,9 +487,18 @@ def test_a_bad_image_is_named_and_the_others_are_done(bundle, pictures, tmp_path
     bad = pictures / "red fox" / "07b.jpg"
     os.mkfifo(tmp_path / "pipe.jpg")
     code, out, err = run(
-        "predict", bundle, bad, good, tmp_path / "none.jpg", tmp_path, tmp_path / "pipe.jpg", "/dev/zero", "pipe:cat x",
-        "--top", 2,
-    )  # fmt: skip
+        "predict",
+        bundle,
+        bad,
+        good,
+        tmp_path / "none.jpg",
+        tmp_path,
+        tmp_path / "pipe.jpg",
+        "/dev/zero",
+        "pipe:cat x",
+        "--top",
+        2,
+    )
     assert code == 1
     assert err.splitlines() == [
         f"{bad}: empty file",
@@ -507,16 +520,11 @@ def test_a_bad_image_is_named_and_the_others_are_done(bundle, pictures, tmp_path
 def test_stdin_is_no_image(bundle):
     code, out, err = run("predict", bundle, "-")
     assert (code, out) == (1, "")
-    assert (
-        err
-        == "Error: images cannot come from stdin: - [stdin-refused]. Next: save it to a file and give its path\n"
-    )
+    assert err == "Error: images cannot come from stdin: - [stdin-refused]. Next: save it to a file and give its path\n"
 
 
 @pytest.mark.slow
-def test_no_teacher_module_is_imported(
-    python, bundle, pictures, picture_shards, vectors, make_store, tmp_path
-):
+def test_no_teacher_module_is_imported(python, bundle, pictures, picture_shards, vectors, make_store, tmp_path):
     make_store(picture_shards, tmp_path / "s", widths={"logits": 8}, vectors=vectors)
     script = (
         "import sys\n"

@@ -93,11 +93,14 @@ def pairs_of(shards: Path) -> Callable[[Path], Any]:
         ) as stream:
             vectors = stream.class_vectors
             epochs = [
-                (b.rows_N.numpy().tobytes(), b.images_NCHW.numpy().tobytes(),
-                 *(b.targets[name].numpy().tobytes() for name in ("logits", "embedding")))
+                (
+                    b.rows_N.numpy().tobytes(),
+                    b.images_NCHW.numpy().tobytes(),
+                    *(b.targets[name].numpy().tobytes() for name in ("logits", "embedding")),
+                )
                 for epoch in range(2)
                 for b in stream.batches(epoch)
-            ]  # fmt: skip
+            ]
         return epochs, vectors.names, vectors.vectors_CD.tobytes(), vectors.logit_scale, vectors.normalized
 
     return read
@@ -106,9 +109,7 @@ def pairs_of(shards: Path) -> Callable[[Path], Any]:
 def student_of(folder: Path) -> Any:
     """Logits of fixed pixels, and all that the config says."""
     loaded = load_student(str(folder))
-    images_NCHW = torch.randint(
-        0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
-    )
+    images_NCHW = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     logits_NC = loaded.vectors.logits(loaded.student(images_NCHW))
     return logits_NC.numpy().tobytes(), loaded.config, loaded.preprocess
 
@@ -161,20 +162,43 @@ def works(picture_shards, pictures, tiny_clip_teacher, tmp_path_factory) -> dict
     teacher = TeacherConfig(model=f"local-dir:{tiny_clip_teacher}")
 
     def run(stage: Any) -> None:
-        run_stage(
-            stage, stage.out if hasattr(stage, "out") else stage.store, SerialExecutor(), progress=False
-        )
+        run_stage(stage, stage.out if hasattr(stage, "out") else stage.store, SerialExecutor(), progress=False)
 
     run(plan_vectors(teacher, out=store, settings=VectorsSettings(classes=shards), compute=CPU))
     views = ViewSpec(kind="random_resized_crop", count=2, seed=1)
-    run(plan_cache(shards, teacher, out=store, views=views,
-        settings=CacheSettings(targets="both", encoding="fp16", batch_size=16), compute=CPU))  # fmt: skip
-    run(plan_distill(shards, store, StudentConfig(model="timm:test_resnet", pretrained="random", size=32),
-                     out=str(top / "student"), recipe="kd", options={"epochs": 1, "batch_size": 16}, compute=CPU,
-                     settings=DistillSettings(loader_workers=0)))  # fmt: skip
-    run(plan_pretrain(str(pictures), teacher, out=str(top / "prompts"),
-        few=FewShotSettings(shots=1), settings=PretrainSettings(epochs=1, batch_size=2),
-                      compute=CPU, show_progress=False))  # fmt: skip
+    run(
+        plan_cache(
+            shards,
+            teacher,
+            out=store,
+            views=views,
+            settings=CacheSettings(targets="both", encoding="fp16", batch_size=16),
+            compute=CPU,
+        )
+    )
+    run(
+        plan_distill(
+            shards,
+            store,
+            StudentConfig(model="timm:test_resnet", pretrained="random", size=32),
+            out=str(top / "student"),
+            recipe="kd",
+            options={"epochs": 1, "batch_size": 16},
+            compute=CPU,
+            settings=DistillSettings(loader_workers=0),
+        )
+    )
+    run(
+        plan_pretrain(
+            str(pictures),
+            teacher,
+            out=str(top / "prompts"),
+            few=FewShotSettings(shots=1),
+            settings=PretrainSettings(epochs=1, batch_size=2),
+            compute=CPU,
+            show_progress=False,
+        )
+    )
     training = a_training()
     loss = training.trainee(torch.ones(3, 6)).square().sum()
     loss.backward()

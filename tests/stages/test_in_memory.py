@@ -69,38 +69,43 @@ def run(stage: Any, out: Location) -> None:
 
 
 def make_shards(pictures: Path, root: Location) -> None:
-    stage = plan_shard(
-        [str(pictures)], out=root / "shards", settings=ShardSettings(shard_size=13, name="pictures")
-    )
+    stage = plan_shard([str(pictures)], out=root / "shards", settings=ShardSettings(shard_size=13, name="pictures"))
     run(stage, stage.out)
 
 
 def make_targets(root: Location, teacher: Path, class_file: Path, **options: Any) -> None:
     config = TeacherConfig(model=f"local-dir:{teacher}")
     run(
-        plan_vectors(
-            config, out=root / "store", settings=VectorsSettings(classes=str(class_file)), compute=CPU
-        ),
+        plan_vectors(config, out=root / "store", settings=VectorsSettings(classes=str(class_file)), compute=CPU),
         root / "store",
     )
     make_rows(root, config, **options)
 
 
-def make_rows(
-    root: Location, config: TeacherConfig, views: ViewSpec | None = RANDOM_VIEWS, **options: Any
-) -> None:
+def make_rows(root: Location, config: TeacherConfig, views: ViewSpec | None = RANDOM_VIEWS, **options: Any) -> None:
     stage = plan_cache(
-        root / "shards", config, out=root / "store", compute=CPU, views=views,
+        root / "shards",
+        config,
+        out=root / "store",
+        compute=CPU,
+        views=views,
         settings=CacheSettings(batch_size=8, encoding="fp16", **options),
-    )  # fmt: skip
+    )
     run(stage, stage.store)
 
 
 def make_student(root: Location, student: Path) -> None:
     stage = plan_distill(
-        root / "shards", root / "store", StudentConfig(model=f"local-dir:{student}"), out=root / "student", recipe="kd",
-        options={"epochs": 2, "batch_size": 8}, compute=CPU, show_progress=False, settings=DistillSettings(loader_workers=0),
-    )  # fmt: skip
+        root / "shards",
+        root / "store",
+        StudentConfig(model=f"local-dir:{student}"),
+        out=root / "student",
+        recipe="kd",
+        options={"epochs": 2, "batch_size": 8},
+        compute=CPU,
+        show_progress=False,
+        settings=DistillSettings(loader_workers=0),
+    )
     run(stage, stage.out)
     stage.discard_checkpoint()
 
@@ -177,7 +182,10 @@ def test_what_was_written_on_the_disk_reads_the_same_in_memory(on_disk, in_memor
 
 
 def test_pairs_and_students_are_read_there(on_disk, in_memory):
-    streams = [TargetStream(str(root / "shards"), str(root / "store"), image_size=32, batch_size=8, seed=3) for root in (on_disk, in_memory)]  # fmt: skip
+    streams = [
+        TargetStream(str(root / "shards"), str(root / "store"), image_size=32, batch_size=8, seed=3)
+        for root in (on_disk, in_memory)
+    ]
     pairs = [[next(batches) for _ in range(4)] for batches in map(iter, streams)]
     for disk, memory in zip(*pairs, strict=True):
         assert torch.equal(disk.images_NCHW, memory.images_NCHW)
@@ -221,16 +229,18 @@ def small_cache(place, few, tiny_clip_teacher, monkeypatch) -> Callable[[str], N
     config = TeacherConfig(model=f"local-dir:{tiny_clip_teacher}")
     teacher = load_teacher(config)
     monkeypatch.setattr(cache_module, "load_teacher", lambda config: teacher)
-    stage = plan_shard(
-        [str(few)], out=Location(place, "shards"), settings=ShardSettings(shard_size=2, name="few")
-    )
+    stage = plan_shard([str(few)], out=Location(place, "shards"), settings=ShardSettings(shard_size=2, name="few"))
     run(stage, stage.out)
 
     def cache(name: str) -> None:
         stage = plan_cache(
-            Location(place, "shards"), config, out=Location(place, name), views=None,
-            settings=CacheSettings(targets="embedding", encoding="fp16", batch_size=8), compute=CPU,
-        )  # fmt: skip
+            Location(place, "shards"),
+            config,
+            out=Location(place, name),
+            views=None,
+            settings=CacheSettings(targets="embedding", encoding="fp16", batch_size=8),
+            compute=CPU,
+        )
         run(stage, stage.store)
 
     return cache
@@ -249,11 +259,7 @@ def test_whatever_write_of_a_cache_fails_the_same_command_ends_with_the_same_byt
     assert writes > 25
     for nth in range(1, writes + 1):
         name = f"w{nth}"
-        fault = (
-            Fault(nth=nth, name=f"{name}/*")
-            if error is None
-            else Fault(nth=nth, name=f"{name}/*", error=error)
-        )
+        fault = Fault(nth=nth, name=f"{name}/*") if error is None else Fault(nth=nth, name=f"{name}/*", error=error)
         place.faults = [fault]
         with pytest.raises(TeachonceError if error is None else error):
             small_cache(name)
@@ -267,7 +273,10 @@ def test_a_full_place_leaves_nothing_half_done(place, small_cache):
     calm, _ = undisturbed(place, small_cache)
     chunk = next(name for name in calm if name.startswith("embedding/c/1/"))
     place.faults = [Fault(name=f"full/{chunk}", always=True)]
-    with pytest.raises(UnitsFailed, match=f"^1 of 3 units of cache failed, the first is 000001: refused on demand: memory://full/{chunk}"):  # fmt: skip
+    with pytest.raises(
+        UnitsFailed,
+        match=f"^1 of 3 units of cache failed, the first is 000001: refused on demand: memory://full/{chunk}",
+    ):
         small_cache("full")
     with pytest.raises(IncompleteError) as error:
         TargetStream("memory://shards", "memory://full", image_size=32, batch_size=1, seed=0)
@@ -329,9 +338,7 @@ def test_a_torn_write_of_a_cache_is_found_or_mended_and_never_read(place, small_
 @pytest.mark.parametrize("nth", range(1, 12))
 def test_whatever_write_of_shard_fails_the_same_command_ends_with_the_same_bytes(place, few, nth):
     def shard(name: str) -> None:
-        stage = plan_shard(
-            [str(few)], out=Location(place, name), settings=ShardSettings(shard_size=3, name="few")
-        )
+        stage = plan_shard([str(few)], out=Location(place, name), settings=ShardSettings(shard_size=3, name="few"))
         run(stage, stage.out)
 
     shard("calm")
@@ -348,9 +355,7 @@ def test_whatever_write_of_shard_fails_the_same_command_ends_with_the_same_bytes
 @pytest.mark.parametrize(("torn", "longer"), [(0, 8), (600, 4)])
 def test_a_torn_write_of_shard_is_found_or_mended_and_never_read(place, few, torn, longer):
     def shard(name: str) -> None:
-        stage = plan_shard(
-            [str(few)], out=Location(place, name), settings=ShardSettings(shard_size=3, name="few")
-        )
+        stage = plan_shard([str(few)], out=Location(place, name), settings=ShardSettings(shard_size=3, name="few"))
         run(stage, stage.out)
 
     def rows(name: str) -> list[bytes]:
@@ -378,16 +383,10 @@ def test_a_torn_write_of_shard_is_found_or_mended_and_never_read(place, few, tor
 )
 def test_a_student_goes_on_where_a_write_failed(place, in_memory, tiny_clip, on_disk, name):
     place.remove_folder("all/student")
-    place.faults = [
-        Fault(name=f"all/student/*{name}", error=Killed, nth=2 if name.startswith("checkpoint") else 1)
-    ]
+    place.faults = [Fault(name=f"all/student/*{name}", error=Killed, nth=2 if name.startswith("checkpoint") else 1)]
     with pytest.raises(Killed):
         make_student(in_memory, tiny_clip)
-    with (
-        pytest.raises(IncompleteError)
-        if not name.startswith("receipts")
-        else pytest.raises(ZeroDivisionError)
-    ):
+    with pytest.raises(IncompleteError) if not name.startswith("receipts") else pytest.raises(ZeroDivisionError):
         load_student(in_memory / "student")
         raise ZeroDivisionError  # the bundle is whole; only its receipt is not
     place.faults = []
@@ -406,27 +405,77 @@ def test_every_command_takes_a_place_by_its_address(
         ["shard", pictures, *serial, "--shard-size", 13, "--out", shards],
         ["vectors", *teacher, "--classes", class_file],
         ["cache", shards, *teacher, "--batch-size", 8],
-        ["distill", shards, store, "--student", f"local-dir:{tiny_clip}", "--recipe", "kd", "--epochs", 1, "--batch-size", 8,
-         "--threads", 1, "--loader-workers", 0, *serial, "--out", student],
+        [
+            "distill",
+            shards,
+            store,
+            "--student",
+            f"local-dir:{tiny_clip}",
+            "--recipe",
+            "kd",
+            "--epochs",
+            1,
+            "--batch-size",
+            8,
+            "--threads",
+            1,
+            "--loader-workers",
+            0,
+            *serial,
+            "--out",
+            student,
+        ],
         ["inspect", store],
         ["inspect", store, "red fox/03.jpg"],
         ["status", "memory://all"],
         ["evaluate", student, shards, "--store", store],
         ["predict", student, pictures / "red fox" / "03.jpg"],
-        ["vectors", "--teacher", f"local-dir:{tiny_clip_teacher}", "--threads", 1, *serial, "--classes", shards, "--out", "memory://all/again"],
-    ):  # fmt: skip
+        [
+            "vectors",
+            "--teacher",
+            f"local-dir:{tiny_clip_teacher}",
+            "--threads",
+            1,
+            *serial,
+            "--classes",
+            shards,
+            "--out",
+            "memory://all/again",
+        ],
+    ):
         told = CliRunner().invoke(main, list(map(str, command)))
         assert told.exit_code == 0, told.output
     assert list(tmp_path.iterdir()) == []
     assert {name.split("/")[1] for name in place.files()} == {"shards", "store", "student", "again"}
     for command, line in (
-        (["cache", store, *teacher[:-1], "memory://all/third"], "Error: no shards here: memory://all/store: expected a folder of shards, found a target store [shards-missing]. "),
-        (["distill", store, shards, "--student", f"local-dir:{tiny_clip}", "--recipe", "kd", "--out", "memory://new"],
-         "Error: two folders are swapped: memory://all/store memory://all/shards: "),
+        (
+            ["cache", store, *teacher[:-1], "memory://all/third"],
+            "Error: no shards here: memory://all/store: expected a folder of shards, found a target store [shards-missing]. ",
+        ),
+        (
+            [
+                "distill",
+                store,
+                shards,
+                "--student",
+                f"local-dir:{tiny_clip}",
+                "--recipe",
+                "kd",
+                "--out",
+                "memory://new",
+            ],
+            "Error: two folders are swapped: memory://all/store memory://all/shards: ",
+        ),
         (["shard", pictures, "--out", store], "Error: the output folder holds something else: memory://all/store: "),
-        (["cache", shards, *teacher[:-1], "memory://all"], "Error: the output folder is or holds an input: memory://all: "),
-        (["shard", pictures, "--out", f"{shards}/000000.tar/x"], "Error: no folder can be here: memory://all/shards/000000.tar: expected a folder, or nothing, found a file [output-blocked]. "),
-    ):  # fmt: skip
+        (
+            ["cache", shards, *teacher[:-1], "memory://all"],
+            "Error: the output folder is or holds an input: memory://all: ",
+        ),
+        (
+            ["shard", pictures, "--out", f"{shards}/000000.tar/x"],
+            "Error: no folder can be here: memory://all/shards/000000.tar: expected a folder, or nothing, found a file [output-blocked]. ",
+        ),
+    ):
         told = CliRunner().invoke(main, list(map(str, command)))
         assert told.exit_code == 1
         assert told.output.splitlines()[-1].startswith(line), told.output

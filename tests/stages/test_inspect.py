@@ -222,11 +222,7 @@ def test_logits_are_derived_from_embeddings(write):
     known = write(["embedding"], vectors=vectors)
     stored = Stored.open(known.location)
     facts = inspect_store(stored)
-    logits = (
-        3.0
-        * known.targets["embedding"][known.valid].astype(np.float64)
-        @ vectors.vectors_CD.T.astype(np.float64)
-    )
+    logits = 3.0 * known.targets["embedding"][known.valid].astype(np.float64) @ vectors.vectors_CD.T.astype(np.float64)
     probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     assert facts["logits_derived"] is True
     assert facts["soft_labels"]["confidence"]["mean"] == pytest.approx(probabilities.max(-1).mean(), rel=1e-5)
@@ -245,14 +241,11 @@ def test_without_class_vectors_embeddings_are_all_there_is(write):
     stored = Stored.open(known.location)
     facts = inspect_store(stored)
     why = (
-        "the store has embeddings but no class vectors yet. "
-        f"Next: teachonce vectors --teacher … --out {known.location}"
+        f"the store has embeddings but no class vectors yet. Next: teachonce vectors --teacher … --out {known.location}"
     )
     assert facts["soft_labels"] is None
     assert facts["notes"] == [f"no soft labels to show: {why}"]
-    assert "class vectors   none yet" in store_text(facts).replace(
-        "class vectors  none", "class vectors   none"
-    )
+    assert "class vectors   none yet" in store_text(facts).replace("class vectors  none", "class vectors   none")
     sample = inspect_sample(stored, "0")
     assert (sample["classes"], sample["no_classes"]) == (None, why)
     assert sample_text(sample).endswith(f"Note: no soft labels to show: {why}")
@@ -278,9 +271,7 @@ def test_a_store_with_class_vectors_only(tmp_path):
     text = store_text(facts)
     assert [a["name"] for a in facts["arrays"]] == ["class_names", "class_vectors"]
     assert "from timm m, 2 templates, such as 'a {}'" in text
-    assert (
-        f"no targets are cached yet; run `teachonce cache SHARDS --teacher … --out {stored.location}`" in text
-    )
+    assert f"no targets are cached yet; run `teachonce cache SHARDS --teacher … --out {stored.location}`" in text
     with pytest.raises(IncompleteError) as error:
         inspect_sample(stored, "0")
     assert error.value.code == "store-without-targets"
@@ -381,9 +372,7 @@ def test_one_sample(known):
     assert [v["entropy"] for v in sample["views"]] == pytest.approx(entropies[mine], rel=1e-4)
     best = np.argsort(-probabilities[mine].mean(0))[:3]
     assert [c["class"] for c in sample["classes"]] == [NAMES[i] for i in best]
-    assert [c["mean"] for c in sample["classes"]] == pytest.approx(
-        probabilities[mine].mean(0)[best], rel=1e-4
-    )
+    assert [c["mean"] for c in sample["classes"]] == pytest.approx(probabilities[mine].mean(0)[best], rel=1e-4)
     assert sample["classes"][0]["by_view"] == pytest.approx(probabilities[mine][:, best[0]], rel=1e-4)
 
 
@@ -412,8 +401,16 @@ def test_an_invalid_sample_says_why(known):
 def test_every_way_to_name_a_sample(known):
     stored = Stored.open(known.location)
     entry = list(known.shards.manifest())[30]
-    for name in ("30", entry.key, entry.key[:6], entry.key.upper(), entry.path, entry.path.split("/")[-1],
-                 f"./{entry.path}", f"/somewhere/pictures/{entry.path}"):  # fmt: skip
+    for name in (
+        "30",
+        entry.key,
+        entry.key[:6],
+        entry.key.upper(),
+        entry.path,
+        entry.path.split("/")[-1],
+        f"./{entry.path}",
+        f"/somewhere/pictures/{entry.path}",
+    ):
         assert find_row(stored, name) == 30, name
 
 
@@ -441,10 +438,7 @@ def test_an_ambiguous_name_lists_candidates(write, make_shards, make_store, pict
         "found": "3: a/00.png, b/00.png, c/00.png",
         "hint": "give more of it",
     }
-    assert (
-        find_row(Stored.open(known.location), "b/00.png")
-        == find_row(Stored.open(known.location), "a/00.png") + 17
-    )
+    assert find_row(Stored.open(known.location), "b/00.png") == find_row(Stored.open(known.location), "a/00.png") + 17
 
 
 def test_shards_that_moved(known, tmp_path):

@@ -22,9 +22,7 @@ def run(*words: str) -> tuple[int, str, str]:
 def test_all_models_of_both_libraries_are_there():
     named = [model.name for model in open_clip_models()]
     assert named == open_clip.list_models()
-    assert {tag for model in open_clip_models() for tag in model.weights} == {
-        t for _, t in open_clip.list_pretrained()
-    }
+    assert {tag for model in open_clip_models() for tag in model.weights} == {t for _, t in open_clip.list_pretrained()}
     architectures = {model.name for model in timm_models()}
     pretrained = {f"timm:{name.partition('.')[0]}" for name in timm.list_pretrained()}
     assert pretrained - architectures == set()
@@ -36,8 +34,10 @@ def test_numbers_are_those_of_the_built_models():
     clip = found["ViT-B-32"]
     assert clip.measures.parameters == sum(p.numel() for p in plain.parameters())
     assert (clip.measures.width, clip.named.size, clip.named.weights["openai"]) == (
-        512, 224, "hub timm/vit_base_patch32_clip_224.openai"
-    )  # fmt: skip
+        512,
+        224,
+        "hub timm/vit_base_patch32_clip_224.openai",
+    )
     assert found["xlm-roberta-base-ViT-B-32"].measures is None
     assert found["xlm-roberta-base-ViT-B-32"].named.needs == "transformers"
     model = timm.create_model("mobilenetv3_small_050")

@@ -78,9 +78,14 @@ def test_shard_counts_and_tells_them_again_and_again(table, tmp_path):
 
 def test_sidecars_in_a_tar_cost_no_image_and_no_other_label(tmp_path):
     sidecars = {
-        "0.cls": b"7\n", "1.cls": b"\xef\xbb\xbf3\r\n", "2.json": b'{"label": true}', "3.json": b'{"label": "smile \\ud83d"}',
-        "4.json": b"[" * 60_000, "5.cls": b"", "6.json": b'{"label": "red fox"}',
-    }  # fmt: skip
+        "0.cls": b"7\n",
+        "1.cls": b"\xef\xbb\xbf3\r\n",
+        "2.json": b'{"label": true}',
+        "3.json": b'{"label": "smile \\ud83d"}',
+        "4.json": b"[" * 60_000,
+        "5.cls": b"",
+        "6.json": b'{"label": "red fox"}',
+    }
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, "PNG")
     with tarfile.open(tmp_path / "t.tar", "w") as tar:
@@ -90,8 +95,14 @@ def test_sidecars_in_a_tar_cost_no_image_and_no_other_label(tmp_path):
             tar.addfile(member, io.BytesIO(data))
     told = shard(tmp_path / "t.tar", tmp_path / "s")[-1]
     assert [label for _, label in ShardSet.open(str(tmp_path / "s")).manifest().labels()] == [
-        "7", "3", None, None, None, None, "red fox",
-    ]  # fmt: skip
+        "7",
+        "3",
+        None,
+        None,
+        None,
+        None,
+        "red fox",
+    ]
     assert told == (
         "Warning: labels are text or whole numbers; left out as none: 1 × a file that is not JSON (first: 4.png), "
         "1 × a truth value (first: 2.png), 1 × empty text (first: 5.png), 1 × text with a lone surrogate (first: 3.png)."
@@ -101,9 +112,7 @@ def test_sidecars_in_a_tar_cost_no_image_and_no_other_label(tmp_path):
 def test_a_corpus_whose_labels_are_labels_says_nothing_of_them(tmp_path):
     (tmp_path / "c" / "cat").mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(tmp_path / "c" / "cat" / "a.png")
-    assert not [
-        line for line in shard(tmp_path / "c", tmp_path / "s") if "labels" in line.split(". Output")[0]
-    ]
+    assert not [line for line in shard(tmp_path / "c", tmp_path / "s") if "labels" in line.split(". Output")[0]]
     assert "no_labels" not in json.loads((tmp_path / "s" / "corpus.json").read_bytes())
 
 
@@ -114,9 +123,8 @@ def test_labelled_images_say_so(table):
     pq.write_table(pa.table({"path": ["1.png"], "label": [True]}), table)
     with pytest.raises(InputError) as caught:
         LabelledImages.open(str(table), ("1", "2"), what="check")
-    assert (
-        "found labels are text or whole numbers; left out as none: 1 × a truth value (first: 1.png)."
-        in str(caught.value)
+    assert "found labels are text or whole numbers; left out as none: 1 × a truth value (first: 1.png)." in str(
+        caught.value
     )
 
 
@@ -129,27 +137,33 @@ def test_labelled_images_say_what_their_folder_holds_that_is_left_out(tmp_path):
     assert labelled.notes == ("left out: 1 × hidden (first: 1/._a.png), 1 × no image name (first: 1/b.heic)",)
 
 
-def test_pretrain_and_distill_say_so_before_they_begin(
-    table, tiny_clip_teacher, tiny_clip, taught_store, tmp_path
-):
+def test_pretrain_and_distill_say_so_before_they_begin(table, tiny_clip_teacher, tiny_clip, taught_store, tmp_path):
     paths = [f"{i}.png" for i in range(7)]
     odd = "labels are text or whole numbers; left out as none: 1 × a truth value (first: 2.png)"
 
     def lines(labels):
         file = tmp_path / "l.jsonl"
-        file.write_text(
-            "".join(json.dumps({"path": p, "label": v}) + "\n" for p, v in zip(paths, labels, strict=True))
-        )
+        file.write_text("".join(json.dumps({"path": p, "label": v}) + "\n" for p, v in zip(paths, labels, strict=True)))
         return str(file)
 
     tuned = plan_pretrain(
-        lines(["cat", "dog", True, "cat", None, "dog", None]), TeacherConfig(model=f"local-dir:{tiny_clip_teacher}"),
-        out=str(tmp_path / "p"), few=FewShotSettings(shots=1), settings=PretrainSettings(batch_size=2), compute=CPU,
-    )  # fmt: skip
+        lines(["cat", "dog", True, "cat", None, "dog", None]),
+        TeacherConfig(model=f"local-dir:{tiny_clip_teacher}"),
+        out=str(tmp_path / "p"),
+        few=FewShotSettings(shots=1),
+        settings=PretrainSettings(batch_size=2),
+        compute=CPU,
+    )
     assert odd in tuned.notes
     trained = plan_distill(
-        str(taught_store.shards.location), str(taught_store.location), StudentConfig(model=f"local-dir:{tiny_clip}"),
-        out=str(tmp_path / "b"), recipe="kd", options={"epochs": 1, "batch_size": 8}, compute=CPU, show_progress=False,
+        str(taught_store.shards.location),
+        str(taught_store.location),
+        StudentConfig(model=f"local-dir:{tiny_clip}"),
+        out=str(tmp_path / "b"),
+        recipe="kd",
+        options={"epochs": 1, "batch_size": 8},
+        compute=CPU,
+        show_progress=False,
         settings=DistillSettings(validation=lines(["a", "b", True, "c", None, "d", None]), loader_workers=0),
-    )  # fmt: skip
+    )
     assert odd in trained.notes

@@ -39,10 +39,14 @@ def given(tmp_path_factory, picture_shards, taught_store) -> dict[str, str]:
     (root / "classes.txt").write_text("red fox\nBlue_Jay\nhouse-cat\n")
     safetensors.numpy.save_file({"prompt_learner.ctx": np.zeros((4, 8), np.float32)}, root / "c.safetensors")
     return {
-        "photos": str(root / "photos"), "classes": str(root / "classes.txt"), "checkpoint": str(root / "c.safetensors"),
-        "shards": str(picture_shards.location.path), "store": str(taught_store.location.path),
-        "teacher": f"local-dir:{MODELS}/teacher", "student": f"local-dir:{MODELS}/student",
-    }  # fmt: skip
+        "photos": str(root / "photos"),
+        "classes": str(root / "classes.txt"),
+        "checkpoint": str(root / "c.safetensors"),
+        "shards": str(picture_shards.location.path),
+        "store": str(taught_store.location.path),
+        "teacher": f"local-dir:{MODELS}/teacher",
+        "student": f"local-dir:{MODELS}/student",
+    }
 
 
 COMMANDS = {
@@ -159,8 +163,15 @@ def refusal(out: Path, command: str, found: str, ending: str) -> str:
     )
 
 
-ENDINGS = {"shard": "shards", "vectors": "store", "cache": "store", "pretrain": "prompts", "distill": "student",
-           "import": "imported", "demo": "demo"}  # fmt: skip
+ENDINGS = {
+    "shard": "shards",
+    "vectors": "store",
+    "cache": "store",
+    "pretrain": "prompts",
+    "distill": "student",
+    "import": "imported",
+    "demo": "demo",
+}
 
 
 @pytest.mark.parametrize("foreign", FOREIGN)
@@ -215,9 +226,14 @@ def test_shards_never_replace_the_tars_that_they_are_made_from(tmp_path, monkeyp
     (tmp_path / "out" / "000000.tar").symlink_to(tmp_path / "wds" / "000001.tar")
     before = everything(tmp_path)
     for corpus, out in (
-        ("wds/000000.tar wds/000001.tar", "wds"), ("wds/000000.tar", "./link"), ("link/000000.tar", "wds"),
-        ("x=wds/000000.tar", "out/../wds"), ("out/../wds/000000.tar", "wds/"), ("out/000000.tar", "out"), ("wds", "wds"),
-    ):  # fmt: skip
+        ("wds/000000.tar wds/000001.tar", "wds"),
+        ("wds/000000.tar", "./link"),
+        ("link/000000.tar", "wds"),
+        ("x=wds/000000.tar", "out/../wds"),
+        ("out/../wds/000000.tar", "wds/"),
+        ("out/000000.tar", "out"),
+        ("wds", "wds"),
+    ):
         code, lines = run(f"shard {corpus} --executor serial --out {out}")
         assert code == 1
         assert lines[0].startswith("Error: the output folder is or holds an input: "), lines
@@ -344,43 +360,67 @@ def test_a_foreign_group_is_no_store_even_for_who_opens_it_directly(tmp_path):
 @pytest.mark.parametrize(
     ("line", "error"),
     [
-        ("distill {photos} {store} --student {student} --recipe kd --out {out}",
-         "no shards here: {photos}: expected a folder of shards, found a folder of images [shards-missing]. Next: teachonce shard {photos} --out "
-         "{photos}-shards, then give {photos}-shards"),
-        ("distill {store} {shards} --student {student} --recipe kd --out {out}",
-         "two folders are swapped: {store} {shards}: expected a folder of shards first, found a target store first, then a folder "
-         "of shards [folders-swapped]. Next: teachonce distill {shards} {store} …"),
-        ("distill {shards} {photos} --student {student} --recipe kd --out {out}",
-         "no target store here: {photos}: expected a target store, found a folder of images [store-missing]. Next: give the folder that "
-         "`teachonce cache` wrote"),
-        ("distill {store} {store} --student {student} --recipe kd --out {out}",
-         "no shards here: {store}: expected a folder of shards, found a target store [shards-missing]. Next: give the folder that "
-         "`teachonce shard` wrote"),
-        ("cache {bundle} --teacher {teacher} --out {out}",
-         "no shards here: {bundle}: expected a folder of shards, found a student bundle [shards-missing]. Next: give the folder that "
-         "`teachonce shard` wrote"),
-        ("cache {tars} --teacher {teacher} --out {out}",
-         "no shards here: {tars}: expected a folder of shards, found a folder of tars [shards-missing]. Next: teachonce shard {tars}/*.tar --out "
-         "{tars}-shards, then give {tars}-shards"),
-        ("cache {out} --teacher {teacher} --out {out}-2",
-         "no shards here: {out}: expected a folder of shards, found nothing [shards-missing]. Next: teachonce shard CORPUS --out {out}"),
-        ("vectors --teacher {teacher} --classes {photos} --out {out}",
-         "not a class list: {photos}: expected a file of names, or a folder of shards, found a folder of images [class-list-other-kind]. Next: write the "
-         "names to a file, one a line, and give that"),
-        ("vectors --teacher teachonce:{photos} --classes {classes} --out {out}",
-         "no prompts here: {photos}: expected a folder of prompts, found a folder of images [prompts-missing]. Next: give the folder that "
-         "`teachonce pretrain` wrote"),
-        ("evaluate {photos} {bundle}",
-         "two folders are swapped: {photos} {bundle}: expected a student bundle first, found a folder of images first, then a "
-         "student bundle [folders-swapped]. Next: teachonce evaluate {bundle} {photos} …"),
-        ("evaluate {store} {photos}",
-         "no student bundle here: {store}: expected a student bundle, found a target store [bundle-missing]. Next: give the folder that "
-         "`teachonce distill` wrote"),
-        ("inspect {shards}",
-         "no target store here: {shards}: expected a target store, found a folder of shards [store-missing]. Next: give the folder that "
-         "`teachonce cache` wrote"),
+        (
+            "distill {photos} {store} --student {student} --recipe kd --out {out}",
+            "no shards here: {photos}: expected a folder of shards, found a folder of images [shards-missing]. Next: teachonce shard {photos} --out "
+            "{photos}-shards, then give {photos}-shards",
+        ),
+        (
+            "distill {store} {shards} --student {student} --recipe kd --out {out}",
+            "two folders are swapped: {store} {shards}: expected a folder of shards first, found a target store first, then a folder "
+            "of shards [folders-swapped]. Next: teachonce distill {shards} {store} …",
+        ),
+        (
+            "distill {shards} {photos} --student {student} --recipe kd --out {out}",
+            "no target store here: {photos}: expected a target store, found a folder of images [store-missing]. Next: give the folder that "
+            "`teachonce cache` wrote",
+        ),
+        (
+            "distill {store} {store} --student {student} --recipe kd --out {out}",
+            "no shards here: {store}: expected a folder of shards, found a target store [shards-missing]. Next: give the folder that "
+            "`teachonce shard` wrote",
+        ),
+        (
+            "cache {bundle} --teacher {teacher} --out {out}",
+            "no shards here: {bundle}: expected a folder of shards, found a student bundle [shards-missing]. Next: give the folder that "
+            "`teachonce shard` wrote",
+        ),
+        (
+            "cache {tars} --teacher {teacher} --out {out}",
+            "no shards here: {tars}: expected a folder of shards, found a folder of tars [shards-missing]. Next: teachonce shard {tars}/*.tar --out "
+            "{tars}-shards, then give {tars}-shards",
+        ),
+        (
+            "cache {out} --teacher {teacher} --out {out}-2",
+            "no shards here: {out}: expected a folder of shards, found nothing [shards-missing]. Next: teachonce shard CORPUS --out {out}",
+        ),
+        (
+            "vectors --teacher {teacher} --classes {photos} --out {out}",
+            "not a class list: {photos}: expected a file of names, or a folder of shards, found a folder of images [class-list-other-kind]. Next: write the "
+            "names to a file, one a line, and give that",
+        ),
+        (
+            "vectors --teacher teachonce:{photos} --classes {classes} --out {out}",
+            "no prompts here: {photos}: expected a folder of prompts, found a folder of images [prompts-missing]. Next: give the folder that "
+            "`teachonce pretrain` wrote",
+        ),
+        (
+            "evaluate {photos} {bundle}",
+            "two folders are swapped: {photos} {bundle}: expected a student bundle first, found a folder of images first, then a "
+            "student bundle [folders-swapped]. Next: teachonce evaluate {bundle} {photos} …",
+        ),
+        (
+            "evaluate {store} {photos}",
+            "no student bundle here: {store}: expected a student bundle, found a target store [bundle-missing]. Next: give the folder that "
+            "`teachonce distill` wrote",
+        ),
+        (
+            "inspect {shards}",
+            "no target store here: {shards}: expected a target store, found a folder of shards [store-missing]. Next: give the folder that "
+            "`teachonce cache` wrote",
+        ),
     ],
-)  # fmt: skip
+)
 def test_an_error_says_what_was_given_and_suggests_no_mistake(line, error, given, tmp_path):
     names = {
         **given,
@@ -463,9 +503,18 @@ def test_no_advice_deletes_anything():
         for folder in ("stages", "pipeline", "storage_schemas")
         for path in (root / folder).rglob("*.py")
         for line in path.read_text(encoding="utf-8").splitlines()
-        for word in ('"delete ', " delete {", "or delete", "delete it", "delete this", "rm -r", "remove it and", "remove {")
+        for word in (
+            '"delete ',
+            " delete {",
+            "or delete",
+            "delete it",
+            "delete this",
+            "rm -r",
+            "remove it and",
+            "remove {",
+        )
         if word in line
-    ]  # fmt: skip
+    ]
     assert told == []
 
 
@@ -476,5 +525,6 @@ def test_a_damaged_plan_keeps_its_work(given, tmp_path):
     plan.write_text(json.dumps([]))
     code, lines = run(COMMANDS["shard"].format(**given), "--out", out)
     assert (code, lines[-1]) == (
-        1, f"Error: not a plan: {plan}: found Expected `object`, got `array` [plan-malformed]. Next: restore it from a copy, or run `teachonce shard` with another --out"
-    )  # fmt: skip
+        1,
+        f"Error: not a plan: {plan}: found Expected `object`, got `array` [plan-malformed]. Next: restore it from a copy, or run `teachonce shard` with another --out",
+    )

@@ -73,9 +73,7 @@ def plan(images, tiny_clip_teacher, tmp_path):
 
 @pytest.mark.parametrize("order", ["hash", "source"])
 def test_shards_give_the_shots_of_their_folder(order, images, tmp_path):
-    stage = plan_shard(
-        [str(images)], out=str(tmp_path / "shards"), settings=ShardSettings(shard_size=6, order=order)
-    )
+    stage = plan_shard([str(images)], out=str(tmp_path / "shards"), settings=ShardSettings(shard_size=6, order=order))
     run_stage(stage, stage.out, SerialExecutor(), progress=False)
     teacher = SimpleNamespace(preprocess=SimpleNamespace(size=16))
     base_C = np.array([True, False, True, True])
@@ -94,8 +92,11 @@ def run(stage):
 
 
 def files(folder):
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*"))
-            if p.is_file() and not {"run", "timings"} & set(p.parts)}  # fmt: skip
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and not {"run", "timings"} & set(p.parts)
+    }
 
 
 def test_what_it_writes(plan, tmp_path):
@@ -111,8 +112,9 @@ def test_what_it_writes(plan, tmp_path):
     assert config["shape"] == {"vision_length": 4, "vision_depth": 2, "text_length": 4, "text_depth": 1}
     prompts = safetensors.torch.load_file(tmp_path / "p/prompts.safetensors")
     assert {name: tuple(value.shape) for name, value in prompts.items()} == {
-        "vision_prompts_LPD": (2, 4, 32), "text_prompts_LPD": (1, 4, 16)
-    }  # fmt: skip
+        "vision_prompts_LPD": (2, 4, 32),
+        "text_prompts_LPD": (1, 4, 16),
+    }
     assert (tmp_path / "p/prompts.safetensors").stat().st_size < 10_000
     log = [json.loads(line) for line in (tmp_path / "p/run/log.jsonl").read_bytes().splitlines()]
     assert [line["step"] for line in log] == [2, 4, 6, 8]
@@ -124,12 +126,12 @@ def test_what_it_writes(plan, tmp_path):
         "logits_divergence",
         "lr",
     }
-    assert log[-1]["loss"] == pytest.approx(sum(log[-1][term] for term in (
-        "cross_entropy", "text_distance", "image_distance", "logits_divergence")), rel=1e-4)  # fmt: skip
-    assert (stage.out / "run").names() == ["log.jsonl", "tensorboard"]
-    assert stage.notes[0].startswith(
-        "teacher local-dir:tiny-clip: weights those of local-dir:tiny-clip, digest "
+    assert log[-1]["loss"] == pytest.approx(
+        sum(log[-1][term] for term in ("cross_entropy", "text_distance", "image_distance", "logits_divergence")),
+        rel=1e-4,
     )
+    assert (stage.out / "run").names() == ["log.jsonl", "tensorboard"]
+    assert stage.notes[0].startswith("teacher local-dir:tiny-clip: weights those of local-dir:tiny-clip, digest ")
     assert stage.notes[1] == "8 images of 2 of 4 classes, 2 steps of 4 an epoch, 4 epochs"
     facts = folder_status(str(tmp_path / "p"))
     assert (facts["kind"], facts["state"]) == ("prompts", "complete")
@@ -219,16 +221,12 @@ def test_a_tuned_teacher_brings_its_classes_and_marks(tuned, tmp_path):
     teacher = load_teacher(TeacherConfig.of(f"teachonce:{tuned}"))
     assert teacher.spec.model == "teachonce:p"
     plain = teacher.plain(NAMES)[0][1]
-    assert not np.allclose(
-        plain.vectors_CD, vectors.vectors_CD, atol=1e-3
-    )  # computed with the prompts, not before
+    assert not np.allclose(plain.vectors_CD, vectors.vectors_CD, atol=1e-3)  # computed with the prompts, not before
     other = teacher.class_vectors(("cat", "new"), ())
     np.testing.assert_allclose(other.vectors_CD[0], vectors.vectors_CD[0], atol=1e-6)
 
 
-def test_another_backbone_is_refused_and_a_moved_one_can_be_named(
-    tuned, tiny_clip, tiny_clip_teacher, tmp_path
-):
+def test_another_backbone_is_refused_and_a_moved_one_can_be_named(tuned, tiny_clip, tiny_clip_teacher, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(tiny_clip_teacher, moved)
     spec = load_teacher(TeacherConfig.of(f"teachonce:{tuned}")).spec
@@ -245,9 +243,7 @@ def test_another_backbone_is_refused_and_a_moved_one_can_be_named(
         f"these prompts were learned for another backbone: teachonce:p: expected local-dir:{tiny_clip_teacher} with "
         f"weights {recorded} (the prompts), found local-dir:{moved} with weights "
     )
-    assert str(error.value).endswith(
-        "Next: name it with --teacher-backbone MODEL and --teacher-pretrained WEIGHTS"
-    )
+    assert str(error.value).endswith("Next: name it with --teacher-backbone MODEL and --teacher-pretrained WEIGHTS")
     with pytest.raises(MismatchError, match=f"found local-dir:{tiny_clip} with architecture"):
         load_teacher(TeacherConfig.of(f"teachonce:{tuned}", backbone=f"local-dir:{tiny_clip}"))
     with pytest.raises(InputError) as error:  # type: ignore[assignment]
@@ -263,9 +259,7 @@ def test_another_backbone_is_refused_and_a_moved_one_can_be_named(
 
 def test_damaged_and_unfinished_prompts_are_refused(tuned, tmp_path):
     (tuned / "prompts.safetensors").write_bytes(b"x")
-    with pytest.raises(
-        DamagedError, match="prompts.safetensors is not the file that its config.json was written with"
-    ):
+    with pytest.raises(DamagedError, match="prompts.safetensors is not the file that its config.json was written with"):
         load_teacher(TeacherConfig.of(f"teachonce:{tuned}"))
     (tuned / "config.json").unlink()
     with pytest.raises(Exception, match="the prompts are not finished"):
@@ -281,10 +275,7 @@ def refused(make, *given, **named):
 
 
 def test_what_is_refused(plan, images, tmp_path):
-    assert (
-        refused(plan, shots=6)
-        == "a class has too few images: 'cat': expected 6 or more, found 5. Next: --shots 5"
-    )
+    assert refused(plan, shots=6) == "a class has too few images: 'cat': expected 6 or more, found 5. Next: --shots 5"
     (tmp_path / "few.txt").write_text("cat\neagle\nfox\n")
     assert refused(plan, classes=str(tmp_path / "few.txt"), base_classes=None) == (
         f"a label of the images is not in the class list: {images}: 'dog_house': found no such class. "
@@ -306,9 +297,11 @@ def test_what_is_refused(plan, images, tmp_path):
         ({"lr": 0.0}, "impossible setting: --lr: expected more than 0, found 0.0"),
         ({"context": " "}, "impossible setting: --context: expected some words, found ' '"),
         ({"warmup_epochs": 5}, "impossible setting: --warmup-epochs: expected at most 4, the epochs, found 5"),
-        ({"vision_length": 0, "text_length": 0},
-         "impossible setting: --vision-length: expected prompts in one tower at least, found none in either"),
-    ):  # fmt: skip
+        (
+            {"vision_length": 0, "text_length": 0},
+            "impossible setting: --vision-length: expected prompts in one tower at least, found none in either",
+        ),
+    ):
         assert refused(plan, options=options) == text
     assert refused(plan, config=TeacherConfig(model="timm:test_vit", pretrained="random")) == (
         "only an open_clip model can be given prompts: --teacher timm:test_vit: expected ViT-L-14, hf-hub:… or "
@@ -323,17 +316,18 @@ def test_a_shot_that_cannot_be_used_is_named(plan, images, tmp_path):
         (tmp_path / f"copy/eagle/{i}.png").write_bytes(b"no image")
     text = refused(plan, images=str(tmp_path / "copy"))
     assert text.startswith("one of the shots cannot be used: eagle/")
-    assert text.endswith(
-        "found not an image that Pillow reads. Next: take it out of the images, or use another --seed"
-    )
+    assert text.endswith("found not an image that Pillow reads. Next: take it out of the images, or use another --seed")
 
 
 def test_other_settings_are_another_run(plan):
     run(plan())
     for changes, field in (
-        ({"options": {"lr": 0.1}}, "settings.lr"), ({"seed": 2}, "shots.digest"), ({"shots": 5}, "shots.digest"),
-        ({"base_classes": "@half"}, "base_classes"), ({"views": RandomViews(flip=0.0)}, "views.flip"),
-    ):  # fmt: skip
+        ({"options": {"lr": 0.1}}, "settings.lr"),
+        ({"seed": 2}, "shots.digest"),
+        ({"shots": 5}, "shots.digest"),
+        ({"base_classes": "@half"}, "base_classes"),
+        ({"views": RandomViews(flip=0.0)}, "views.flip"),
+    ):
         with pytest.raises(MismatchError, match=f"field '{field}'"):
             run(plan(**changes))
 
@@ -345,8 +339,26 @@ def test_the_commands(images, tiny_clip_teacher, tmp_path):
         return CliRunner().invoke(main, [str(word) for word in words])
 
     teacher = ("--teacher", f"local-dir:{tiny_clip_teacher}")
-    done = invoke("pretrain", images, *teacher, "--base-classes", "@half", "--shots", 3, "--epochs", 2, "--batch-size", 3,
-                  "--lr", 0.01, "--view-scale", "0.5,1", "--out", tmp_path / "p", "--json")  # fmt: skip
+    done = invoke(
+        "pretrain",
+        images,
+        *teacher,
+        "--base-classes",
+        "@half",
+        "--shots",
+        3,
+        "--epochs",
+        2,
+        "--batch-size",
+        3,
+        "--lr",
+        0.01,
+        "--view-scale",
+        "0.5,1",
+        "--out",
+        tmp_path / "p",
+        "--json",
+    )
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["units"] == 1
     prompted = ("--teacher", f"teachonce:{tmp_path}/p")

@@ -30,9 +30,7 @@ from teachonce.storage_schemas.errors import (
 from teachonce.storage_schemas.samples import sample_key
 
 # What a half-read tar leaves open inside webdataset is not ours to close.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
-)
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 def shard(corpus, out, **options):
@@ -44,9 +42,7 @@ def shard(corpus, out, **options):
 def finished_files(folder) -> list[str]:
     """All files but the timings, which are allowed to differ."""
     return sorted(
-        p.relative_to(folder).as_posix()
-        for p in folder.rglob("*")
-        if p.is_file() and "timings" not in p.parts
+        p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and "timings" not in p.parts
     )
 
 
@@ -69,9 +65,7 @@ def test_a_plain_webdataset_reader_finds_every_image_under_its_key(pictures, pic
         assert facts["label"] == facts["path"].partition("/")[0]
     rows = [json.loads(s["json"])["row"] for s in samples]
     assert rows == sorted(rows)
-    paths = sorted(
-        (p.relative_to(pictures).as_posix() for p in pictures.rglob("*.*")), key=lambda p: p.encode()
-    )
+    paths = sorted((p.relative_to(pictures).as_posix() for p in pictures.rglob("*.*")), key=lambda p: p.encode())
     assert [e.path for e in picture_shards.manifest()] == paths
 
 
@@ -149,9 +143,7 @@ def test_a_file_that_changes_between_manifest_and_tar_fails_its_unit(pictures, t
     with pytest.raises(UnitsFailed) as error:
         run_stage(stage, stage.out, SerialExecutor(), progress=False)
     assert error.value.code == "file-changed"
-    assert str(error.value.where).startswith(
-        "a file has changed since the manifest was frozen: house-cat/02.jpg"
-    )
+    assert str(error.value.where).startswith("a file has changed since the manifest was frozen: house-cat/02.jpg")
     with pytest.raises(IncompleteError) as incomplete:
         ShardSet.open(str(tmp_path / "out"))
     assert (incomplete.value.code, incomplete.value.what, str(incomplete.value.found)) == (
@@ -229,9 +221,7 @@ def test_damage_is_noticed(picture_shards, tmp_path):
 
     shards = fresh()
     reader = shards.reader(1)
-    tar.write_bytes(
-        tar.read_bytes()[: offset + 30]
-    )  # cut while it is open: a mapped file would end the process
+    tar.write_bytes(tar.read_bytes()[: offset + 30])  # cut while it is open: a mapped file would end the process
     with pytest.raises(DamagedError) as error:
         reader.read(row)
     assert error.value.code == "shard-tar-cut"

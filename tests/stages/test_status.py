@@ -31,9 +31,7 @@ def write_ledger(out, stage, *, units, seconds=(), rows=10, invalid=0):
     ledger = Ledger(Location.of(out), stage)
     ledger.begin(Plan(stage=stage, fingerprint=FINGERPRINT, units=units, rows=units * rows), hint="")
     for i, spent in enumerate(seconds):
-        bad = tuple(
-            InvalidRow(row=i * rows + j, path=f"{j}.jpg", reason="empty file") for j in range(invalid)
-        )
+        bad = tuple(InvalidRow(row=i * rows + j, path=f"{j}.jpg", reason="empty file") for j in range(invalid))
         ledger.commit(
             Receipt(
                 key=f"{i:06d}",
@@ -140,9 +138,7 @@ def test_failed_units_of_a_real_run(tmp_path):
     facts = folder_status(tmp_path, examples=3)
     (stage,) = facts["stages"]
     assert (stage["done"], stage["failed"], stage["left"]) == (4, 4, 0)
-    assert stage["failures"][0] == {
-        "unit": "000001", "reason": "no such thing: unit 000001", "code": "no-such-thing"
-    }  # fmt: skip
+    assert stage["failures"][0] == {"unit": "000001", "reason": "no such thing: unit 000001", "code": "no-such-thing"}
     assert (facts["state"], exit_code(facts)) == ("failed units", 4)
     found = lines(facts)
     start = found.index("failed")
@@ -227,9 +223,13 @@ def test_command(tmp_path, picture_shards):
         (lambda path: path.write_text("x"), "no such folder", "folder-missing"),
         (lambda path: path.mkdir(), NOT_OURS, "nothing-started"),
         (lambda path: (path.mkdir(), (path / "config.json").write_text("{")), NOT_OURS, "nothing-started"),
-        (lambda path: (path.mkdir(), (path / "zarr.json").write_text('{"attributes": {}}')), NOT_OURS, "nothing-started"),
+        (
+            lambda path: (path.mkdir(), (path / "zarr.json").write_text('{"attributes": {}}')),
+            NOT_OURS,
+            "nothing-started",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_not_ours_is_one_line(tmp_path, make, what, code):
     path = tmp_path / "it"
     make(path)

@@ -96,9 +96,7 @@ def change(value: Any, rng: np.random.Generator) -> Any:
 
 def readers(shards: Path, store: Path, out: Path) -> list[Callable[[], Any]]:
     def stream() -> None:
-        with TargetStream(
-            str(shards), str(store), image_size=8, batch_size=16, seed=0, drop_last=False
-        ) as pairs:
+        with TargetStream(str(shards), str(store), image_size=8, batch_size=16, seed=0, drop_last=False) as pairs:
             assert pairs.class_vectors
             for _ in pairs.batches(0):
                 pass
@@ -113,8 +111,16 @@ def readers(shards: Path, store: Path, out: Path) -> list[Callable[[], Any]]:
 
     def distill() -> None:
         student = StudentConfig(model="timm:test_resnet", pretrained="random", size=32)
-        plan_distill(str(shards), str(store), student, out=str(out), recipe="kd", options={"epochs": 1, "batch_size": 16},
-                     compute=CPU, settings=DistillSettings(loader_workers=0))  # fmt: skip
+        plan_distill(
+            str(shards),
+            str(store),
+            student,
+            out=str(out),
+            recipe="kd",
+            options={"epochs": 1, "batch_size": 16},
+            compute=CPU,
+            settings=DistillSettings(loader_workers=0),
+        )
 
     def inspect() -> None:
         inspect_store(Stored.open(str(store), str(shards)))
@@ -134,13 +140,16 @@ def work(picture_shards, tiny_clip_teacher, tmp_path_factory) -> tuple[Path, Pat
     top = tmp_path_factory.mktemp("work")
     shards, store = Path(shutil.copytree(picture_shards.location.path, top / "shards")), top / "store.zarr"
     teacher = TeacherConfig(model=f"local-dir:{tiny_clip_teacher}")
-    vectors = plan_vectors(
-        teacher, out=str(store), settings=VectorsSettings(classes=str(shards)), compute=CPU
-    )
+    vectors = plan_vectors(teacher, out=str(store), settings=VectorsSettings(classes=str(shards)), compute=CPU)
     run_stage(vectors, vectors.store, SerialExecutor(), progress=False)
-    stage = plan_cache(str(shards), teacher, out=str(store), views=None,
+    stage = plan_cache(
+        str(shards),
+        teacher,
+        out=str(store),
+        views=None,
         settings=CacheSettings(targets="both", encoding="fp16", batch_size=16),
-                       compute=CPU)  # fmt: skip
+        compute=CPU,
+    )
     run_stage(stage, stage.store, SerialExecutor(), progress=False)
     return shards, store
 

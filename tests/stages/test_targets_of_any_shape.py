@@ -42,8 +42,14 @@ def run(stage) -> None:
 
 
 def plan(shards, config, out, targets, *, encoding="fp32", views=MIRRORED):
-    return plan_cache(str(shards.location), config, out=str(out), views=views,
-        settings=CacheSettings(targets=targets, encoding=encoding, batch_size=8), compute=FP32)  # fmt: skip
+    return plan_cache(
+        str(shards.location),
+        config,
+        out=str(out),
+        views=views,
+        settings=CacheSettings(targets=targets, encoding=encoding, batch_size=8),
+        compute=FP32,
+    )
 
 
 def opened(out) -> xarray.Dataset:
@@ -74,9 +80,7 @@ def rows_of(data) -> list[int]:
 
 
 @torch.no_grad()
-def test_tokens_and_maps_of_timm_models_equal_a_plain_pass_of_the_very_view(
-    pictures, picture_shards, tmp_path
-):
+def test_tokens_and_maps_of_timm_models_equal_a_plain_pass_of_the_very_view(pictures, picture_shards, tmp_path):
     run(plan(picture_shards, VIT, tmp_path / "vit.zarr", "embedding,tokens,features.blocks.2"))
     data, model = opened(tmp_path / "vit.zarr"), load_teacher(VIT)._model  # type: ignore[attr-defined]
     assert data["tokens"].dims == ("sample", "view", "token", "channel")
@@ -109,9 +113,7 @@ def test_maps_of_convolutional_nets_equal_a_plain_pass(pictures, picture_shards,
 
 
 @torch.no_grad()
-def test_tokens_and_maps_of_open_clip_models_equal_a_plain_pass(
-    tiny_clip_teacher, pictures, picture_shards, tmp_path
-):
+def test_tokens_and_maps_of_open_clip_models_equal_a_plain_pass(tiny_clip_teacher, pictures, picture_shards, tmp_path):
     config = TeacherConfig(model=f"local-dir:{tiny_clip_teacher}")
     run(plan(picture_shards, config, tmp_path / "s.zarr", "tokens,features.resblocks.0"))
     model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{tiny_clip_teacher}")
@@ -138,9 +140,7 @@ def test_the_embedding_is_the_same_with_maps_beside_it_and_without(config, tiny_
         config = TeacherConfig(model=f"local-dir:{tiny_clip_teacher}")
     teacher = load_teacher(config)
     size = teacher.spec.preprocess.size
-    images = torch.randint(
-        0, 256, (3, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
-    )
+    images = torch.randint(0, 256, (3, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     with FP32.inference():
         alone = teacher.embed(images)
         offers = {offer.name: offer for offer in teacher.offers()}
@@ -171,13 +171,7 @@ def test_every_timm_kind_that_is_tried_offers_what_it_computes():
 @pytest.mark.parametrize("shard_rows", [1000, 997, 13, 7])
 @pytest.mark.parametrize("shape", [(768,), (196, 768), (256, 64, 64), (2048, 64, 64)])
 def test_chunks_are_a_few_mib_at_most_and_never_cross_a_shard(shard_rows, shape):
-    axes = (
-        ("channel",)
-        if len(shape) == 1
-        else ("token", "channel")
-        if len(shape) == 2
-        else ("channel", "y", "x")
-    )
+    axes = ("channel",) if len(shape) == 1 else ("token", "channel") if len(shape) == 2 else ("channel", "y", "x")
     target = TargetSpec.of(
         "t", axes, shape, shard_size=shard_rows, num_samples=10 * shard_rows, num_views=4, itemsize=2
     )
@@ -204,10 +198,7 @@ def test_a_store_of_many_chunks_holds_what_one_of_few_holds(picture_shards, tmp_
     chunks = {name: zarr.open_array(tmp_path / f"{name}.zarr/tokens").chunks for name in ("few", "many")}
     assert chunks == {"few": (13, 1, 9, 64), "many": (1, 1, 9, 64)}
     receipts = [
-        [
-            len(receipt.outputs)
-            for receipt in Ledger(Location.of(tmp_path / f"{name}.zarr"), "cache").receipts()
-        ]
+        [len(receipt.outputs) for receipt in Ledger(Location.of(tmp_path / f"{name}.zarr"), "cache").receipts()]
         for name in ("few", "many")
     ]
     assert receipts[0] == [
@@ -223,8 +214,11 @@ def test_a_shard_that_is_done_again_has_the_same_bytes(picture_shards, tmp_path,
     out = tmp_path / "s.zarr"
 
     def files() -> dict[str, bytes]:
-        return {str(f.relative_to(out)): f.read_bytes() for f in out.rglob("*")
-                if f.is_file() and not {"timings", "failures"} & set(f.parts)}  # fmt: skip
+        return {
+            str(f.relative_to(out)): f.read_bytes()
+            for f in out.rglob("*")
+            if f.is_file() and not {"timings", "failures"} & set(f.parts)
+        }
 
     run(plan(picture_shards, VIT, out, "tokens", encoding="fp16"))
     before = files()
@@ -253,9 +247,7 @@ def test_a_flipped_bit_in_a_chunk_names_its_shard(picture_shards, tmp_path, smal
     data = bytearray(chunk.read_bytes())
     data[100] ^= 4
     chunk.write_bytes(bytes(data))
-    stream = TargetStream(
-        picture_shards.location, tmp_path / "s.zarr", image_size=32, batch_size=4, targets=["tokens"]
-    )
+    stream = TargetStream(picture_shards.location, tmp_path / "s.zarr", image_size=32, batch_size=4, targets=["tokens"])
     with pytest.raises(DamagedError) as error:
         for _ in stream:
             pass
@@ -268,9 +260,10 @@ def test_numbers_that_fp16_cannot_hold_are_refused(picture_shards, tmp_path, mon
     teacher = load_teacher(RESNET)
     plain = type(teacher).outputs
     monkeypatch.setattr(
-        type(teacher), "outputs",
+        type(teacher),
+        "outputs",
         lambda self, images, names: {n: v + 1e5 for n, v in plain(self, images, names).items()},
-    )  # fmt: skip
+    )
     with pytest.raises(Exception, match=r"numbers that fp16 has no room for: features\.layer3 in shard 0"):
         run(plan(picture_shards, RESNET, tmp_path / "s.zarr", "features.layer3", encoding="fp16"))
     run(plan(picture_shards, RESNET, tmp_path / "t.zarr", "features.layer3", encoding="fp32"))
@@ -285,8 +278,14 @@ def test_streams_and_pipelines_bring_targets_in_their_shape(picture_shards, tmp_
     run(plan(picture_shards, VIT, out, "embedding,tokens"))
     data = opened(out)
     for workers in (0, 1):
-        with TargetStream(picture_shards.location, out, image_size=32, batch_size=5, targets=["tokens", "embedding"],
-                          num_workers=workers) as stream:  # fmt: skip
+        with TargetStream(
+            picture_shards.location,
+            out,
+            image_size=32,
+            batch_size=5,
+            targets=["tokens", "embedding"],
+            num_workers=workers,
+        ) as stream:
             seen = 0
             for batch in stream:
                 rows = batch.rows_N.numpy()

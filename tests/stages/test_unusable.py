@@ -15,9 +15,7 @@ from teachonce.storage_schemas.receipt import InvalidRow
 
 def png(seed: int) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(
-        buffer, "PNG"
-    )
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -45,13 +43,28 @@ def shard(folder, out, *options):
 
 
 def cache(shards, out):
-    return teachonce("cache", shards, "--teacher", "timm:test_vit", "--teacher-pretrained", "random", "--out", out,
-                     "--threads", 1, "--executor", "serial")  # fmt: skip
+    return teachonce(
+        "cache",
+        shards,
+        "--teacher",
+        "timm:test_vit",
+        "--teacher-pretrained",
+        "random",
+        "--out",
+        out,
+        "--threads",
+        1,
+        "--executor",
+        "serial",
+    )
 
 
 def test_a_reasons_kind_is_what_several_images_share():
-    kinds = {"empty file": "empty file", "too many pixels: 60000x60000, more than 10": "too many pixels",
-             "cannot be decoded: struct.error: odd: x": "cannot be decoded"}  # fmt: skip
+    kinds = {
+        "empty file": "empty file",
+        "too many pixels: 60000x60000, more than 10": "too many pixels",
+        "cannot be decoded: struct.error: odd: x": "cannot be decoded",
+    }
     assert {reason: InvalidRow(row=0, path="a", reason=reason).kind for reason in kinds} == kinds
 
 
@@ -68,9 +81,11 @@ def test_not_one_usable_image_is_an_error_in_shard_and_cache_again_and_again(tmp
     code, _, lines = cache(out, tmp_path / "t")
     assert (code, lines) == (
         1,
-        [f"Error: not one image can be used: {out}: expected at least one usable image, found 5 unusable [images-none-usable]. "
-         f"Next: see `teachonce status {out}`"],
-    )  # fmt: skip
+        [
+            f"Error: not one image can be used: {out}: expected at least one usable image, found 5 unusable [images-none-usable]. "
+            f"Next: see `teachonce status {out}`"
+        ],
+    )
     assert not (tmp_path / "t" / "zarr.json").exists()
 
 
@@ -111,16 +126,23 @@ def test_status_names_some_of_each_kind_and_all_in_json(tmp_path):
     at = lines.index("unusable images")
     assert code == 0
     assert lines[at + 1 : at + 10] == [
-        "5 × empty file", "row 3 e0.jpg", "row 4 e1.jpg", "row 5 e2.jpg",
+        "5 × empty file",
+        "row 3 e0.jpg",
+        "row 4 e1.jpg",
+        "row 5 e2.jpg",
         "and 2 more (`teachonce status --json` names all)",
-        "1 × not an image that Pillow reads", "row 9 n.jpg",
-        "1 × too many pixels", "row 8 large.png 50x50, more than 2000",
-    ]  # fmt: skip
+        "1 × not an image that Pillow reads",
+        "row 9 n.jpg",
+        "1 × too many pixels",
+        "row 8 large.png 50x50, more than 2000",
+    ]
     (stage,) = json.loads(teachonce("status", out, "--json")[1])["stages"]
     assert stage["invalid_rows"] == 7
     assert [(kind["kind"], kind["count"]) for kind in stage["unusable"]] == [
-        ("empty file", 5), ("not an image that Pillow reads", 1), ("too many pixels", 1),
-    ]  # fmt: skip
+        ("empty file", 5),
+        ("not an image that Pillow reads", 1),
+        ("too many pixels", 1),
+    ]
     assert [image["path"] for image in stage["unusable"][0]["images"]] == [f"e{i}.jpg" for i in range(5)]
     assert stage["unusable"][2]["images"] == [
         {"row": 8, "path": "large.png", "reason": "too many pixels: 50x50, more than 2000"}

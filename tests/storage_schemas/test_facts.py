@@ -20,14 +20,21 @@ def test_fingerprints_name_every_difference():
     mine = Fingerprint(fields={"teacher": {"weights": "aa", "size": 224}, "views": 4})
     found = {"teacher": {"weights": "bb", "size": 224}, "seed": 1}
     assert mine.differences(found) == [
-        ("teacher.weights", "'aa'", "'bb'"), ("seed", "nothing", "1"), ("views", "4", "nothing"),
-    ]  # fmt: skip
+        ("teacher.weights", "'aa'", "'bb'"),
+        ("seed", "nothing", "1"),
+        ("views", "4", "nothing"),
+    ]
     assert mine.digest == Fingerprint(fields={"views": 4, "teacher": {"size": 224, "weights": "aa"}}).digest
     mine.check(mine.fields, what="x", code="other-x", where="y", hint="z", whose=("mine", "theirs"))
     with pytest.raises(MismatchError) as caught:
         mine.check(
-            found, what="another store", code="other-store", where="out", hint="choose another --out", whose=("mine", "theirs")
-        )  # fmt: skip
+            found,
+            what="another store",
+            code="other-store",
+            where="out",
+            hint="choose another --out",
+            whose=("mine", "theirs"),
+        )
     assert str(caught.value) == (
         "another store: out: field 'teacher.weights' (and 2 more fields): expected 'aa' (mine), found 'bb' (theirs). Next: choose another --out"
     )
@@ -35,9 +42,13 @@ def test_fingerprints_name_every_difference():
 
 def test_receipts_round_trip_and_refuse_other_bytes():
     receipt = Receipt(
-        key="000001", outputs=(Output(path="a.tar", bytes=3, sha256="00"),), rows=2,
-        invalid_rows=(InvalidRow(row=1, path="b/ü.jpg", reason="empty file"),), digest="d", fingerprint="f",
-    )  # fmt: skip
+        key="000001",
+        outputs=(Output(path="a.tar", bytes=3, sha256="00"),),
+        rows=2,
+        invalid_rows=(InvalidRow(row=1, path="b/ü.jpg", reason="empty file"),),
+        digest="d",
+        fingerprint="f",
+    )
     assert Receipt.from_bytes(receipt.to_bytes(), "here") == receipt
     with pytest.raises(
         DamagedError,
@@ -82,10 +93,17 @@ def test_an_index_refuses_pickles_and_other_tables():
 
 def test_a_manifest_reads_back_shard_by_shard(tmp_path):
     entries = [
-        Entry(key=sample_key("c", str(i)), path=f"é/{i}.jpg", source=0, offset=-1, size=i, digest=f"{i}",
-              label=None if i == 2 else "cat")
+        Entry(
+            key=sample_key("c", str(i)),
+            path=f"é/{i}.jpg",
+            source=0,
+            offset=-1,
+            size=i,
+            digest=f"{i}",
+            label=None if i == 2 else "cat",
+        )
         for i in range(5)
-    ]  # fmt: skip
+    ]
     path = tmp_path / "m.parquet"
     with path.open("wb") as file:
         digest, count = write_manifest(file, [entries[:2], entries[2:4], entries[4:]])
@@ -97,8 +115,17 @@ def test_a_manifest_reads_back_shard_by_shard(tmp_path):
 
 
 def test_a_corpus_of_another_version_is_refused():
-    corpus = Corpus(name="n", corpus_id="i", listing_id="l", num_samples=5, shard_size=2, num_shards=3, resize=None,
-                    max_pixels=1, skipped=0)  # fmt: skip
+    corpus = Corpus(
+        name="n",
+        corpus_id="i",
+        listing_id="l",
+        num_samples=5,
+        shard_size=2,
+        num_shards=3,
+        resize=None,
+        max_pixels=1,
+        skipped=0,
+    )
     data = corpus.to_bytes()
     assert Corpus.from_bytes(data, "here") == corpus
     assert list(corpus.shard_rows(2)) == [4]

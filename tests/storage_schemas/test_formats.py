@@ -86,9 +86,7 @@ def test_the_documentation_names_everything_that_is_written(tmp_path):
     for file in data.rglob("*.safetensors"):
         with safetensors.safe_open(file, "pt") as opened:
             names |= set(opened.metadata() or {}) if "run" in file.parts else set()
-            names |= (
-                set(opened.keys()) if file.parent.name == "prompts" or "class_vectors" in file.name else set()
-            )
+            names |= set(opened.keys()) if file.parent.name == "prompts" or "class_vectors" in file.name else set()
     names |= {
         "seal",
         "files",

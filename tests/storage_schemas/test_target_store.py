@@ -33,12 +33,16 @@ def described(spec: StoreSpec) -> StoreDescription:
 
 def make_spec(encoding: str, colors: bool = False) -> StoreSpec:
     return StoreSpec(
-        num_samples=ROWS, shard_size=SHARD, num_views=VIEWS, encoding=ENCODINGS[encoding], colors=colors,
+        num_samples=ROWS,
+        shard_size=SHARD,
+        num_views=VIEWS,
+        encoding=ENCODINGS[encoding],
+        colors=colors,
         targets=(
             TargetSpec(name="embedding", axes=("sample", "view", "channel"), shape=(CHANNELS,)),
             TargetSpec(name="logits", axes=("sample", "view", "class"), shape=(CLASSES,)),
         ),
-    )  # fmt: skip
+    )
 
 
 def make_block(rows: int, seed: int, colors: bool) -> TargetBlock:
@@ -83,9 +87,7 @@ def test_blocks_come_back(store):
         assert found.view_params.tobytes() == block.view_params.tobytes()
         assert read_rows(root, spec, shard, 1)[2].tobytes() == block.view_params[:, 1].tobytes()
         for name in block.targets:
-            np.testing.assert_allclose(
-                found.targets[name], block.targets[name], rtol=tolerance, atol=5 * tolerance
-            )
+            np.testing.assert_allclose(found.targets[name], block.targets[name], rtol=tolerance, atol=5 * tolerance)
             one_view = read_target(root, spec, shard, name, 1)
             np.testing.assert_array_equal(one_view, found.targets[name][:, 1])
     if spec.encoding.name == "fp32":
@@ -94,11 +96,7 @@ def test_blocks_come_back(store):
 
 def test_every_chunk_is_a_file_of_its_own_unit(store, tmp_path):
     _, spec, _, written = store
-    files = {
-        p.relative_to(tmp_path / "store").as_posix()
-        for p in (tmp_path / "store").rglob("c/**/*")
-        if p.is_file()
-    }
+    files = {p.relative_to(tmp_path / "store").as_posix() for p in (tmp_path / "store").rglob("c/**/*") if p.is_file()}
     assert files == {path for paths in written for path in paths}
     assert len(set().union(*map(set, written))) == sum(map(len, written))
     assert any(path.startswith("logits_max/") for path in written[0]) == spec.encoding.separate_max
@@ -134,10 +132,14 @@ def test_an_all_invalid_shard_still_writes_its_chunks(tmp_path):
     root = open_root(str(tmp_path / "s"), mode="a")
     create_arrays(root, described(spec))
     empty = TargetBlock(
-        keys=["0" * 32] * SHARD, valid=np.zeros(SHARD, bool), view_params=no_views(SHARD, VIEWS),
-        targets={"embedding": np.full((SHARD, VIEWS, CHANNELS), np.nan, np.float32),
-                 "logits": np.full((SHARD, VIEWS, CLASSES), np.nan, np.float32)},
-    )  # fmt: skip
+        keys=["0" * 32] * SHARD,
+        valid=np.zeros(SHARD, bool),
+        view_params=no_views(SHARD, VIEWS),
+        targets={
+            "embedding": np.full((SHARD, VIEWS, CHANNELS), np.nan, np.float32),
+            "logits": np.full((SHARD, VIEWS, CLASSES), np.nan, np.float32),
+        },
+    )
     for path in write_block(root, spec, 0, empty):
         assert (tmp_path / "s" / path).exists(), path
 
@@ -145,9 +147,12 @@ def test_an_all_invalid_shard_still_writes_its_chunks(tmp_path):
 def test_class_vectors_come_back_and_changes_are_noticed(tmp_path):
     rng = np.random.default_rng(0)
     vectors = ClassVectors(
-        names=("red fox", "blåbær"), vectors_CD=rng.normal(size=(2, 3)).astype(np.float32),
-        bias_C=np.array([1, 2], np.float32), logit_scale=50.0, normalized=True,
-    )  # fmt: skip
+        names=("red fox", "blåbær"),
+        vectors_CD=rng.normal(size=(2, 3)).astype(np.float32),
+        bias_C=np.array([1, 2], np.float32),
+        logit_scale=50.0,
+        normalized=True,
+    )
     root = open_root(str(tmp_path / "s"), mode="a")
     with pytest.raises(IncompleteError) as error:
         read_class_vectors(root, "here")
@@ -183,15 +188,20 @@ def test_another_zarr_group_is_refused(tmp_path):
 def test_threads_that_write_at_once_leave_no_chunk_out(tmp_path):
     """Whole shards of invalid samples equal the fill value; Zarr skips such chunks unless each writer says otherwise."""
     spec = StoreSpec(
-        num_samples=64, shard_size=1, num_views=1, encoding=ENCODINGS["fp32"],
+        num_samples=64,
+        shard_size=1,
+        num_views=1,
+        encoding=ENCODINGS["fp32"],
         targets=(TargetSpec(name="embedding", axes=("sample", "view", "channel"), shape=(2,)),),
-    )  # fmt: skip
+    )
     root = open_root(str(tmp_path / "s"), mode="a")
     create_arrays(root, described(spec))
     block = TargetBlock(
-        keys=["0" * 32], valid=np.zeros(1, bool), view_params=no_views(1, 1),
+        keys=["0" * 32],
+        valid=np.zeros(1, bool),
+        view_params=no_views(1, 1),
         targets={"embedding": np.full((1, 1, 2), np.nan, np.float32)},
-    )  # fmt: skip
+    )
     with ThreadPoolExecutor(4) as threads:
         written = list(threads.map(lambda shard: write_block(root, spec, shard, block), range(64)))
     missing = [path for paths in written for path in paths if not (tmp_path / "s" / path).exists()]

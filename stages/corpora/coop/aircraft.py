@@ -22,9 +22,7 @@ def read_aircraft(folder: UserFile, splits: Sequence[str]) -> Listing:
     for number, line in read_lines(variants):
         where = f"{variants}, line {number}"
         if class_name(line, where) in names:
-            raise InputError(
-                "a class name stands twice", code="class-name-twice", where=where, found=shown(line)
-            )
+            raise InputError("a class name stands twice", code="class-name-twice", where=where, found=shown(line))
         names[line] = None
     if not names:
         raise InputError("an empty class list", code="class-list-empty", where=variants)
@@ -37,8 +35,11 @@ def read_aircraft(folder: UserFile, splits: Sequence[str]) -> Listing:
             image, _, name = line.partition(" ")
             if name not in names:
                 raise InputError(
-                    f"a class that {variants.name} lacks", code="class-not-listed", where=where, found=shown(name),
-                )  # fmt: skip
+                    f"a class that {variants.name} lacks",
+                    code="class-not-listed",
+                    where=where,
+                    found=shown(name),
+                )
             images[split].append((image_path(f"{image}.jpg", where), name))
         check_each_once([path for path, _ in images[split]], str(file))
     return Listing(class_names=tuple(names), images=images)

@@ -46,11 +46,13 @@ class Dataset:
         missing = self.missing(*splits)
         if missing is not None:
             raise InputError(
-                f"a data set is not {'there' if missing == self.root else 'complete'}", code="dataset-incomplete",
+                f"a data set is not {'there' if missing == self.root else 'complete'}",
+                code="dataset-incomplete",
                 where=self.layout.name,
-                expected=missing, found="nothing",
+                expected=missing,
+                found="nothing",
                 hint=f'lay it out as the section "{self.layout.title}" of CoOp\'s DATASETS.md says',
-            )  # fmt: skip
+            )
 
     def class_names(self) -> tuple[str, ...]:
         """Names in the order of the label ids.
@@ -99,9 +101,10 @@ class Dataset:
 
     def _folders(self, split: str) -> ClassFolders:
         return ClassFolders(
-            names_file=self.root / self.layout.files[0], images=self.root / self.layout.images[split],
+            names_file=self.root / self.layout.files[0],
+            images=self.root / self.layout.images[split],
             kind=self.layout.kind,
-        )  # fmt: skip
+        )
 
     def _listing(self) -> Listing:
         if self.layout.kind is DatasetKind.AIRCRAFT:

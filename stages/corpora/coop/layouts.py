@@ -44,13 +44,24 @@ class DatasetLayout:
 
 
 def _listed(
-    name: str, title: str, *, folder: str = "", images: str, files: tuple[str, ...],
-    loss_weight: int = 1000, kind: DatasetKind = DatasetKind.SPLIT_FILE,
-) -> DatasetLayout:  # fmt: skip
+    name: str,
+    title: str,
+    *,
+    folder: str = "",
+    images: str,
+    files: tuple[str, ...],
+    loss_weight: int = 1000,
+    kind: DatasetKind = DatasetKind.SPLIT_FILE,
+) -> DatasetLayout:
     return DatasetLayout(
-        name=name, title=title, folder=folder or name, images=dict.fromkeys(SPLITS, images), kind=kind,
-        files=files, loss_weight=loss_weight,
-    )  # fmt: skip
+        name=name,
+        title=title,
+        folder=folder or name,
+        images=dict.fromkeys(SPLITS, images),
+        kind=kind,
+        files=files,
+        loss_weight=loss_weight,
+    )
 
 
 def _variant(name: str, title: str, folder: str, images: str, kind: DatasetKind) -> DatasetLayout:
@@ -62,20 +73,35 @@ def _variant(name: str, title: str, folder: str, images: str, kind: DatasetKind)
 _ALL = (
     # CoOp tests on ImageNet's validation images, and has no others to validate on.
     DatasetLayout(
-        name="imagenet", title="ImageNet", folder="imagenet", images={"train": "images/train", "test": "images/val"},
-        kind=DatasetKind.SYNSETS, files=("classnames.txt",),
+        name="imagenet",
+        title="ImageNet",
+        folder="imagenet",
+        images={"train": "images/train", "test": "images/val"},
+        kind=DatasetKind.SYNSETS,
+        files=("classnames.txt",),
     ),
-    _listed("caltech101", "Caltech101", folder="caltech-101", images="101_ObjectCategories",
-            files=("split_zhou_Caltech101.json",)),
+    _listed(
+        "caltech101",
+        "Caltech101",
+        folder="caltech-101",
+        images="101_ObjectCategories",
+        files=("split_zhou_Caltech101.json",),
+    ),
     _listed("oxford_pets", "OxfordPets", images="images", files=("split_zhou_OxfordPets.json",)),
     # The only one whose split file starts at the data set's own folder.
-    _listed("stanford_cars", "StanfordCars", images="",
-            files=("split_zhou_StanfordCars.json", "cars_train", "cars_test")),
-    _listed("oxford_flowers", "Flowers102", images="jpg", files=("split_zhou_OxfordFlowers.json",),
-            loss_weight=200),
+    _listed(
+        "stanford_cars", "StanfordCars", images="", files=("split_zhou_StanfordCars.json", "cars_train", "cars_test")
+    ),
+    _listed("oxford_flowers", "Flowers102", images="jpg", files=("split_zhou_OxfordFlowers.json",), loss_weight=200),
     _listed("food101", "Food101", folder="food-101", images="images", files=("split_zhou_Food101.json",)),
-    _listed("fgvc_aircraft", "FGVCAircraft", images="images", kind=DatasetKind.AIRCRAFT, loss_weight=200,
-            files=("variants.txt", *(f"images_variant_{split}.txt" for split in SPLITS))),
+    _listed(
+        "fgvc_aircraft",
+        "FGVCAircraft",
+        images="images",
+        kind=DatasetKind.AIRCRAFT,
+        loss_weight=200,
+        files=("variants.txt", *(f"images_variant_{split}.txt" for split in SPLITS)),
+    ),
     _listed("sun397", "SUN397", images="SUN397", files=("split_zhou_SUN397.json",)),
     _listed("dtd", "DTD", images="images", files=("split_zhou_DescribableTextures.json",), loss_weight=200),
     _listed("eurosat", "EuroSAT", images="2750", files=("split_zhou_EuroSAT.json",)),
@@ -84,7 +110,7 @@ _ALL = (
     _variant("imagenet_sketch", "ImageNet-Sketch", "imagenet-sketch", "images", DatasetKind.SYNSETS),
     _variant("imagenet_a", "ImageNet-A", "imagenet-adversarial", "imagenet-a", DatasetKind.SOME_SYNSETS),
     _variant("imagenet_r", "ImageNet-R", "imagenet-rendition", "imagenet-r", DatasetKind.SOME_SYNSETS),
-)  # fmt: skip
+)
 
 #: All data sets by name, in the order of CoOp's and PromptKD's tables.
 LAYOUTS: Mapping[str, DatasetLayout] = {layout.name: layout for layout in _ALL}

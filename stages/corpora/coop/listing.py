@@ -72,7 +72,9 @@ def check_each_once(paths: Sequence[str], where: str) -> None:
     for number, path in enumerate(paths, 1):
         if path in seen:
             raise InputError(
-                "an image stands twice in a split", code="split-image-twice", where=f"{where}, entry {number}",
+                "an image stands twice in a split",
+                code="split-image-twice",
+                where=f"{where}, entry {number}",
                 found=shown(path),
-            )  # fmt: skip
+            )
         seen.add(path)

@@ -43,9 +43,11 @@ def open_split(spelling: str, *, name: str = "") -> DatasetSource:
     if not split:
         splits = " or ".join(f"coop:{dataset.layout.name}/{split}=…" for split in dataset.layout.images)
         raise InputError(
-            "a split must be named for the images of a data set", code="dataset-split-needed", where=spelling,
+            "a split must be named for the images of a data set",
+            code="dataset-split-needed",
+            where=spelling,
             hint=splits,
-        )  # fmt: skip
+        )
     dataset.check(split)
     return DatasetSource(name=name or f"{dataset.layout.name}-{split}", dataset=dataset, split=split)
 
@@ -67,10 +69,13 @@ def _parse(spelling: str) -> tuple[Dataset, str]:
     name, slash, split = what.partition("/")
     if not data or (slash and not split):
         raise InputError(
-            "not the name of a data set", code="dataset-name-malformed",
-            where=spelling, expected="coop:NAME/SPLIT=DATA",
-            found=f"no {'DATA' if not data else 'SPLIT'}", hint="as in coop:oxford_pets/train=FOLDER",
-        )  # fmt: skip
+            "not the name of a data set",
+            code="dataset-name-malformed",
+            where=spelling,
+            expected="coop:NAME/SPLIT=DATA",
+            found=f"no {'DATA' if not data else 'SPLIT'}",
+            hint="as in coop:oxford_pets/train=FOLDER",
+        )
     if name not in LAYOUTS:
         raise InputError(
             "no such data set",
@@ -85,13 +90,18 @@ def _parse(spelling: str) -> tuple[Dataset, str]:
         if (name, split) == ("imagenet", "val"):
             hint = "go on without a validation set: what CoOp takes for ImageNet's is its test set"
         raise InputError(
-            f"{name} has no such split", code="dataset-split-unknown",
-            where=spelling, expected=", ".join(dataset.layout.images), found=split,
+            f"{name} has no such split",
+            code="dataset-split-unknown",
+            where=spelling,
+            expected=", ".join(dataset.layout.images),
+            found=split,
             hint=hint,
-        )  # fmt: skip
+        )
     if not root.is_dir():
         raise InputError(
-            "no such folder", code="folder-missing", where=root,
+            "no such folder",
+            code="folder-missing",
+            where=root,
             hint=f"name the folder that holds {dataset.layout.folder}/",
-        )  # fmt: skip
+        )
     return dataset, split

@@ -19,10 +19,12 @@ def read_split_file(file: UserFile) -> Listing:
     whole = read_user_json(file)
     if not isinstance(whole, dict) or not all(isinstance(whole.get(split), list) for split in SPLITS):
         raise InputError(
-            "not a split file of CoOp's", code="split-file-malformed",
-            where=file, expected="lists under train, val and test",
+            "not a split file of CoOp's",
+            code="split-file-malformed",
+            where=file,
+            expected="lists under train, val and test",
             found=", ".join(whole) if isinstance(whole, dict) and whole else shown(whole),
-        )  # fmt: skip
+        )
     classes = _Classes()
     images: dict[str, list[tuple[str, str]]] = {}
     for split in SPLITS:
@@ -31,9 +33,12 @@ def read_split_file(file: UserFile) -> Listing:
             where = f"{file}, {split}, entry {number}"
             if not isinstance(entry, list) or len(entry) != 3 or type(entry[1]) is not int:
                 raise InputError(
-                    "a split file's entry has another shape", code="split-file-entry-malformed", where=where,
-                    expected="[path, label id, class name]", found=shown(entry),
-                )  # fmt: skip
+                    "a split file's entry has another shape",
+                    code="split-file-entry-malformed",
+                    where=where,
+                    expected="[path, label id, class name]",
+                    found=shown(entry),
+                )
             path, name = image_path(entry[0], where), class_name(entry[2], where)
             classes.add(entry[1], name, where)
             images[split].append((path, name))
@@ -52,15 +57,21 @@ class _Classes:
         known = self._names.setdefault(label, name)
         if known != name:
             raise InputError(
-                "a label id has two class names", code="label-id-two-names", where=f"{where}, id {label}",
-                expected=shown(known), found=shown(name),
-            )  # fmt: skip
+                "a label id has two class names",
+                code="label-id-two-names",
+                where=f"{where}, id {label}",
+                expected=shown(known),
+                found=shown(name),
+            )
         first = self._ids.setdefault(name, label)
         if first != label:
             raise InputError(
-                "a class name has two label ids", code="class-name-two-ids", where=f"{where}, {shown(name)}",
-                expected=first, found=label,
-            )  # fmt: skip
+                "a class name has two label ids",
+                code="class-name-two-ids",
+                where=f"{where}, {shown(name)}",
+                expected=first,
+                found=label,
+            )
 
     def in_order(self, file: UserFile) -> tuple[str, ...]:
         count = len(self._names)
@@ -69,8 +80,10 @@ class _Classes:
         missing = next((i for i in range(count) if i not in self._names), None)
         if missing is not None:
             raise InputError(
-                "label ids with gaps", code="label-ids-with-gaps",
-                where=file, expected=f"{count} classes with ids 0 to {count - 1}",
+                "label ids with gaps",
+                code="label-ids-with-gaps",
+                where=file,
+                expected=f"{count} classes with ids 0 to {count - 1}",
                 found=f"no id {missing}",
-            )  # fmt: skip
+            )
         return tuple(self._names[i] for i in range(count))

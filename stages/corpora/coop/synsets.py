@@ -39,9 +39,7 @@ class ClassFolders:
             InputError: as `class_of`.
         """
         return (
-            tuple(self.class_of().values())
-            if self.kind is DatasetKind.SOME_SYNSETS
-            else tuple(self._known().values())
+            tuple(self.class_of().values()) if self.kind is DatasetKind.SOME_SYNSETS else tuple(self._known().values())
         )
 
     def class_of(self) -> dict[str, str]:
@@ -51,16 +49,15 @@ class ClassFolders:
             InputError: a file of another form; a folder that is no class of it; a class without its folder.
         """
         known = self._known()
-        folders = {
-            name for name in self.images.names() if not is_hidden_name(name) and (self.images / name).is_dir()
-        }
+        folders = {name for name in self.images.names() if not is_hidden_name(name) and (self.images / name).is_dir()}
         unknown_folder = min(folders - set(known), default=None)
         if unknown_folder is not None:
             raise InputError(
-                f"a class folder that {self.names_file.name} lacks", code="class-folder-not-listed",
+                f"a class folder that {self.names_file.name} lacks",
+                code="class-folder-not-listed",
                 where=self.images / unknown_folder,
                 hint=f"add it to {self.names_file}, or take the folder away",
-            )  # fmt: skip
+            )
         if self.kind is DatasetKind.SOME_SYNSETS:
             there = [folder for folder in known if folder in folders]
             names = self._names()
@@ -68,10 +65,11 @@ class ClassFolders:
         missing = next((folder for folder in known if folder not in folders), None)
         if missing is not None:
             raise InputError(
-                f"a class of {self.names_file.name} has no folder", code="class-folder-missing",
+                f"a class of {self.names_file.name} has no folder",
+                code="class-folder-missing",
                 where=self.images / missing,
                 hint="sort the images into class folders as CoOp's DATASETS.md says",
-            )  # fmt: skip
+            )
         return known
 
     def walk(self) -> Iterator[SourceFile]:
@@ -85,10 +83,11 @@ class ClassFolders:
             folder, _, rest = found.path.partition("/")
             if found.is_image and is_image_name(found.path) and (not rest or "/" in rest):
                 raise InputError(
-                    "an image lies in no class folder", code="image-outside-class-folders",
+                    "an image lies in no class folder",
+                    code="image-outside-class-folders",
                     where=self.images / found.path,
                     hint="sort the images into class folders as CoOp's DATASETS.md says",
-                )  # fmt: skip
+                )
             yield replace(found, label=class_of.get(folder), no_label="")
 
     def count(self) -> int:
@@ -116,10 +115,13 @@ class ClassFolders:
             synset, _, name = line.partition(" ")
             if synset <= before:
                 raise InputError(
-                    "synsets out of order", code="synsets-out-of-order",
-                    where=where, expected=f"one after {before}", found=synset,
+                    "synsets out of order",
+                    code="synsets-out-of-order",
+                    where=where,
+                    expected=f"one after {before}",
+                    found=synset,
                     hint="get classnames.txt as CoOp's DATASETS.md says: the order of its lines is that of the labels",
-                )  # fmt: skip
+                )
             names[synset] = class_name(name.strip(), where)
             before = synset
         if not names:

@@ -60,19 +60,26 @@ def test_folders_come_in_bytewise_order_of_full_paths(tmp_path):
 @pytest.mark.parametrize(
     ("path", "image"),
     [
-        ("a.jpg", True), ("c/a.JPEG", True), ("a.v1.png", True), ("...jpg", True), ("x.jpg/a.txt", False), ("jpg", False),
-        (".jpg", False), ("c.jpg/.jpg", False), ("a.", False), ("a.jpg.txt", False), ("a.jpg ", False),
+        ("a.jpg", True),
+        ("c/a.JPEG", True),
+        ("a.v1.png", True),
+        ("...jpg", True),
+        ("x.jpg/a.txt", False),
+        ("jpg", False),
+        (".jpg", False),
+        ("c.jpg/.jpg", False),
+        ("a.", False),
+        ("a.jpg.txt", False),
+        ("a.jpg ", False),
     ],
-)  # fmt: skip
+)
 def test_names_of_images(path, image):
     assert is_image_name(path) is image
 
 
 def test_names_of_what_tools_keep_for_themselves():
     hidden = [".DS_Store", "._x.jpg", "__MACOSX", ".ipynb_checkpoints", ".", "...jpg"]
-    assert [
-        name for name in [*hidden, "..", "x.jpg", "_x.jpg", "__MACOSX.jpg"] if is_hidden_name(name)
-    ] == hidden
+    assert [name for name in [*hidden, "..", "x.jpg", "_x.jpg", "__MACOSX.jpg"] if is_hidden_name(name)] == hidden
 
 
 def test_entries_that_are_no_files_cost_their_rows_and_are_never_opened(tmp_path):
@@ -94,10 +101,14 @@ def test_entries_that_are_no_files_cost_their_rows_and_are_never_opened(tmp_path
     (tmp_path / "below.jpg").symlink_to("a.jpg/b.jpg")
     (tmp_path / "long.jpg").symlink_to("n" * 300)
     reasons = {
-        "below.jpg": "Not a directory", "long.jpg": "File name too long", "none.jpg": "No such file or directory",
-        "pipe.jpg": "a pipe, not a file", "self.jpg": "Too many levels of symbolic links",
-        "socket.jpg": "a socket, not a file", "zero.jpg": "a device, not a file",
-    }  # fmt: skip
+        "below.jpg": "Not a directory",
+        "long.jpg": "File name too long",
+        "none.jpg": "No such file or directory",
+        "pipe.jpg": "a pipe, not a file",
+        "self.jpg": "Too many levels of symbolic links",
+        "socket.jpg": "a socket, not a file",
+        "zero.jpg": "a device, not a file",
+    }
     expected = {"a.jpg": b"a.jpg", **{path: f"cannot be read: {reason}" for path, reason in reasons.items()}}
     assert contents(tmp_path) == expected
     assert left_out(tmp_path) == [("pipe", "no image name"), ("self", "no image name")]
@@ -121,9 +132,12 @@ def test_names_that_are_not_utf8_cost_their_rows(tmp_path):
     )
     problem = "cannot be read: its name is not UTF-8"
     assert contents(tmp_path) == {
-        "b\\xff/1.jpg": problem, "b\\xff/c/2.jpg": problem, "caf\\xe9.jpg": problem, "café.jpg": "café.jpg".encode(),
+        "b\\xff/1.jpg": problem,
+        "b\\xff/c/2.jpg": problem,
+        "caf\\xe9.jpg": problem,
+        "café.jpg": "café.jpg".encode(),
         "z\\xe9.jpg": b"z\\xe9.jpg",
-    }  # fmt: skip
+    }
     assert left_out(tmp_path) == [
         ("b\\xff/1.txt", "no image name"),
         ("z\\xe9.jpg", "another entry has its path"),
@@ -230,16 +244,41 @@ def test_links_to_folders_are_followed_once_and_so_far(tmp_path):
 def test_a_tar_of_a_folder_is_the_folder(format_, top, tmp_path):
     """Paths, labels, bytes, reasons and what is left out, whatever lies there."""
     root = put(
-        tmp_path / "photos", "a.jpg", "cat/1.jpg", "cat/1.v2.png", "cat.jpg", "cat-b/x.webp", "dog/deep/er/2.gif", "ü/ö.jpg",
-        "notes.txt", "cat/notes.txt", ".DS_Store", "cat/._1.jpg", "__MACOSX/cat/1.jpg", ".ipynb_checkpoints/a.jpg", "..odd.jpg",
-        "x.jpg/1.jpg", "caf\udce9/1.jpg", "b\udcff.jpg", "l" * 120 + "/" + "n" * 200 + ".jpg", "later/z.jpg",
-    )  # fmt: skip
+        tmp_path / "photos",
+        "a.jpg",
+        "cat/1.jpg",
+        "cat/1.v2.png",
+        "cat.jpg",
+        "cat-b/x.webp",
+        "dog/deep/er/2.gif",
+        "ü/ö.jpg",
+        "notes.txt",
+        "cat/notes.txt",
+        ".DS_Store",
+        "cat/._1.jpg",
+        "__MACOSX/cat/1.jpg",
+        ".ipynb_checkpoints/a.jpg",
+        "..odd.jpg",
+        "x.jpg/1.jpg",
+        "caf\udce9/1.jpg",
+        "b\udcff.jpg",
+        "l" * 120 + "/" + "n" * 200 + ".jpg",
+        "later/z.jpg",
+    )
     (root / "empty").mkdir()
     os.link(root / "cat/1.jpg", root / "dog/same.jpg")
     for name, target in {
-        "dog/link.jpg": "../cat/1.jpg", "dog/link.txt": "../cat/1.jpg", "tom": "cat", "dog/tom": "../tom", "loop": ".",
-        "dog/up": "..", "self.jpg": "self.jpg", "early.jpg": "later/z.jpg", "to-hidden.jpg": "cat/._1.jpg", "nowhere": "none",
-    }.items():  # fmt: skip
+        "dog/link.jpg": "../cat/1.jpg",
+        "dog/link.txt": "../cat/1.jpg",
+        "tom": "cat",
+        "dog/tom": "../tom",
+        "loop": ".",
+        "dog/up": "..",
+        "self.jpg": "self.jpg",
+        "early.jpg": "later/z.jpg",
+        "to-hidden.jpg": "cat/._1.jpg",
+        "nowhere": "none",
+    }.items():
         (root / name).symlink_to(target)
     os.mkfifo(root / "pipe.jpg")
     tar = tmp_path / "photos.tar"

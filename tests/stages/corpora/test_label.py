@@ -90,9 +90,7 @@ def test_cls_files(data, label):
         (b'["cat"]', Label()),
         (b"cat", Label(problem="a file that is not JSON")),
         pytest.param(b"[" * 60_000, Label(problem="a file that is not JSON"), id="deep"),
-        pytest.param(
-            b'{"label": ' + b"9" * 5000 + b"}", Label(problem="a file that is not JSON"), id="digits"
-        ),
+        pytest.param(b'{"label": ' + b"9" * 5000 + b"}", Label(problem="a file that is not JSON"), id="digits"),
         (b'{"label": "\xe9"}', Label(problem="a file that is not UTF-8")),
     ],
 )

@@ -44,7 +44,7 @@ def test_one_class_list_in_all_its_forms(tmp_path, name, content):
         ("c.json", "[0, 1.0, 20]", ("0", "1", "20")),
         ("c.json", '["nan", "1.0", "True", " padded "]', ("nan", "1.0", "True", " padded ")),
     ],
-)  # fmt: skip
+)
 def test_names_stay_what_they_are(tmp_path, name, content, names):
     (tmp_path / name).write_text(content, encoding="utf-8")
     assert read_classes(str(tmp_path / name)) == names
@@ -56,30 +56,76 @@ HINT = "Next: keep the column of the names alone, in the order of their ids; quo
 @pytest.mark.parametrize(
     ("name", "content", "line"),
     [
-        ("c.txt", "cat\nBär\n".encode("latin-1"), "not text in UTF-8: …/c.txt, line 2. Next: save it as UTF-8; if it is "
-         "Latin-1: iconv -f LATIN1 -t UTF-8 …/c.txt > …/c-utf8.txt"),
-        ("c.txt", "cat\n".encode("utf-16-be"), "not text in UTF-8: it looks like UTF-16BE without a byte-order mark: …/c.txt. "
-         "Next: iconv -f UTF-16BE -t UTF-8 …/c.txt > …/c-utf8.txt"),
-        ("c.parquet", b"PAR1\x15\0\0PAR1", "not a text file: it holds NUL bytes: …/c.parquet. Next: give a file with one entry a line"),
-        ("c.txt", "cat\rdog\r", r"lines that end at carriage returns: …/c.txt. Next: tr '\r' '\n' < …/c.txt > …/c-lines.txt"),
-        ("c.txt", "n1\tcat\nn2\tdog\n", r"a class name with a tab in it: this is a table: …/c.txt, line 1: n1 cat: expected "
-         "one name a line, found 2 columns. Next: keep the column of the names alone, as with `cut -f 2`"),
+        (
+            "c.txt",
+            "cat\nBär\n".encode("latin-1"),
+            "not text in UTF-8: …/c.txt, line 2. Next: save it as UTF-8; if it is "
+            "Latin-1: iconv -f LATIN1 -t UTF-8 …/c.txt > …/c-utf8.txt",
+        ),
+        (
+            "c.txt",
+            "cat\n".encode("utf-16-be"),
+            "not text in UTF-8: it looks like UTF-16BE without a byte-order mark: …/c.txt. "
+            "Next: iconv -f UTF-16BE -t UTF-8 …/c.txt > …/c-utf8.txt",
+        ),
+        (
+            "c.parquet",
+            b"PAR1\x15\0\0PAR1",
+            "not a text file: it holds NUL bytes: …/c.parquet. Next: give a file with one entry a line",
+        ),
+        (
+            "c.txt",
+            "cat\rdog\r",
+            r"lines that end at carriage returns: …/c.txt. Next: tr '\r' '\n' < …/c.txt > …/c-lines.txt",
+        ),
+        (
+            "c.txt",
+            "n1\tcat\nn2\tdog\n",
+            r"a class name with a tab in it: this is a table: …/c.txt, line 1: n1 cat: expected "
+            "one name a line, found 2 columns. Next: keep the column of the names alone, as with `cut -f 2`",
+        ),
         ("c.txt", '["cat", "dog"]\n', "JSON in a file that is not named so: …/c.txt. Next: name it c.json"),
-        ("c.txt", '{"name": "cat"}\n{"name": "dog"}\n',
-         "JSON in a file that is not named so: …/c.txt. Next: write it as one JSON list, in a file named .json"),
-        ("c.csv", "id,name\n0,cat\n", f"a table of several columns, where one of class names is needed: …/c.csv, line 1: "
-         f"expected one name a line, found 2 columns. {HINT}"),
-        ("c.json", '{"0": "cat"}', 'not a JSON list of names: …/c.json: expected ["cat", "dog"], found a value of type dict. '
-         "Next: write the names alone as a list, in the order of their ids"),
+        (
+            "c.txt",
+            '{"name": "cat"}\n{"name": "dog"}\n',
+            "JSON in a file that is not named so: …/c.txt. Next: write it as one JSON list, in a file named .json",
+        ),
+        (
+            "c.csv",
+            "id,name\n0,cat\n",
+            f"a table of several columns, where one of class names is needed: …/c.csv, line 1: "
+            f"expected one name a line, found 2 columns. {HINT}",
+        ),
+        (
+            "c.json",
+            '{"0": "cat"}',
+            'not a JSON list of names: …/c.json: expected ["cat", "dog"], found a value of type dict. '
+            "Next: write the names alone as a list, in the order of their ids",
+        ),
         pytest.param("c.json", "[" * 60_000, "not JSON: …/c.json: found nested too deeply", id="deep"),
-        ("c.json", '["cat", true]', "not a class name: …/c.json, entry 2: expected text or a whole number, found a truth value"),
-        ("c.json", "[1.5]", "not a class name: …/c.json, entry 1: expected text or a whole number, found a number with a fraction"),
-        ("c.json", '["smile \\ud83d"]',
-         "not a class name: …/c.json, entry 1: expected text or a whole number, found text with a lone surrogate"),
+        (
+            "c.json",
+            '["cat", true]',
+            "not a class name: …/c.json, entry 2: expected text or a whole number, found a truth value",
+        ),
+        (
+            "c.json",
+            "[1.5]",
+            "not a class name: …/c.json, entry 1: expected text or a whole number, found a number with a fraction",
+        ),
+        (
+            "c.json",
+            '["smile \\ud83d"]',
+            "not a class name: …/c.json, entry 1: expected text or a whole number, found text with a lone surrogate",
+        ),
         ("c.json", "[null]", "not a class name: …/c.json, entry 1: expected text or a whole number, found null"),
-        ("c.json", "[[0, 1]]", "not a class name: …/c.json, entry 1: expected text or a whole number, found a value of type list"),
+        (
+            "c.json",
+            "[[0, 1]]",
+            "not a class name: …/c.json, entry 1: expected text or a whole number, found a value of type list",
+        ),
     ],
-)  # fmt: skip
+)
 def test_other_files_are_refused_with_what_to_do(tmp_path, name, content, line):
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     for read in (read_classes, lambda file: base_classes(file, ("cat", "dog"))):

@@ -74,9 +74,15 @@ def rows(out) -> dict[str, tuple[str | None, bytes | str]]:
 
 def test_every_member_of_an_odd_tar_is_a_row_or_is_counted(tmp_path):
     first = tar_of(
-        ("./a.jpg", jpeg(1)), ("./cat/i.v1.jpg", jpeg(2)), ("./cat/i.v1.json", b'{"label": "tabby"}'), ("./cat/i.v2.jpg", jpeg(3)),
-        ("./dog/link.jpg", "../cat/i.v2.jpg"), ("./dog/none.jpg", "/etc/hostname"), ("./._a.jpg", b"x"), ("./notes.txt", b""),
-    )  # fmt: skip
+        ("./a.jpg", jpeg(1)),
+        ("./cat/i.v1.jpg", jpeg(2)),
+        ("./cat/i.v1.json", b'{"label": "tabby"}'),
+        ("./cat/i.v2.jpg", jpeg(3)),
+        ("./dog/link.jpg", "../cat/i.v2.jpg"),
+        ("./dog/none.jpg", "/etc/hostname"),
+        ("./._a.jpg", b"x"),
+        ("./notes.txt", b""),
+    )
     second = tar_of(("dog/4.jpg", jpeg(4)), ("__MACOSX/dog/._4.jpg", b"x"), ("loop", "."), ("tom", "cat"))
     (tmp_path / "both.tar").write_bytes(first + second)
     expected = {
@@ -144,8 +150,11 @@ def test_no_images_says_what_there_is(tmp_path):
 def test_images_that_are_odd_inside(packed, tmp_path):
     """An odd field of metadata costs nothing; a thin image nothing; PostScript its own row."""
     files = {
-        "a.jpg": jpeg(1), "exif.jpg": jpeg(2, (99, 88), exif=ODD_EXIF), "photo.jpg": POSTSCRIPT, "thin.png": png((1, 8_000_000)),
-    }  # fmt: skip
+        "a.jpg": jpeg(1),
+        "exif.jpg": jpeg(2, (99, 88), exif=ODD_EXIF),
+        "photo.jpg": POSTSCRIPT,
+        "thin.png": png((1, 8_000_000)),
+    }
     corpus = tmp_path / ("c.tar" if packed else "c")
     if packed:
         corpus.write_bytes(tar_of(*files.items()))

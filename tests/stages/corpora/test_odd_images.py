@@ -114,5 +114,7 @@ def test_an_unforeseen_exception_costs_one_row_with_its_path(tmp_path, monkeypat
     assert (summary.rows, summary.invalid_rows) == (4, 1)
     (bad,) = ShardSet.open(str(tmp_path / "out")).receipt(0).invalid_rows
     assert (bad.row, bad.path, bad.reason) == (
-        2, "2.jpg", "cannot be decoded: AssertionError: never seen before",
-    )  # fmt: skip
+        2,
+        "2.jpg",
+        "cannot be decoded: AssertionError: never seen before",
+    )

@@ -49,8 +49,16 @@ def contents(out) -> dict[str, bytes]:
 def test_a_manifest_is_sorted_in_little_memory(count, rows_at_once, tmp_path):
     def entry(i: int) -> Entry:
         path = f"é{i}/{'x' * random.Random(i).randrange(40)}.jpg"
-        return Entry(key=sample_key("n", path), path=path, source=i % 3, offset=i * 512 - 1, size=1 << 40 | i,
-                     digest=f"{i:032x}", label=None if i % 5 == 0 else f"c{i % 7}", problem="gone" if i % 11 == 0 else None)  # fmt: skip
+        return Entry(
+            key=sample_key("n", path),
+            path=path,
+            source=i % 3,
+            offset=i * 512 - 1,
+            size=1 << 40 | i,
+            digest=f"{i:032x}",
+            label=None if i % 5 == 0 else f"c{i % 7}",
+            problem="gone" if i % 11 == 0 else None,
+        )
 
     entries = [entry(i) for i in range(count)]
     with (tmp_path / "draft").open("wb") as file:
@@ -114,9 +122,7 @@ def test_what_was_begun_keeps_its_order(order, other, pictures, tmp_path):
     assert contents(out) == whole
     with pytest.raises(MismatchError) as caught:
         finished([pictures], out, order=other)
-    assert f"field 'order': expected '{other}' (this command), found '{order}' (the folder)" in str(
-        caught.value
-    )
+    assert f"field 'order': expected '{other}' (this command), found '{order}' (the folder)" in str(caught.value)
     assert contents(out) == whole
 
 
@@ -136,6 +142,6 @@ def test_a_draft_does_not_outlive_the_manifest(pictures, tmp_path):
 
 def test_the_order_is_an_option(pictures, tmp_path):
     for order in ("hash", "source"):
-        arguments = ["shard", str(pictures), "--out", str(tmp_path / order), "--order", order, "--executor", "serial"]  # fmt: skip
+        arguments = ["shard", str(pictures), "--out", str(tmp_path / order), "--order", order, "--executor", "serial"]
         assert CliRunner().invoke(main, arguments).exit_code == 0
         assert ShardSet.open(str(tmp_path / order)).corpus.order == order

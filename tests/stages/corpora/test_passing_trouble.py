@@ -46,9 +46,7 @@ def teachonce(*arguments):
 
 
 def shard(corpus, out, *options):
-    return teachonce(
-        "shard", corpus, "--out", out, "--name", "n", "--shard-size", 2, "--executor", "serial", *options
-    )
+    return teachonce("shard", corpus, "--out", out, "--name", "n", "--shard-size", 2, "--executor", "serial", *options)
 
 
 def unusable(out) -> dict[str, str]:
@@ -78,10 +76,13 @@ class Fails:
         (FileNotFoundError(errno.ENOENT, "No such file or directory"), "cannot be read: No such file or directory"),
         (OSError(errno.ENAMETOOLONG, "File name too long"), "cannot be read: File name too long"),
         (NotADirectoryError(errno.ENOTDIR, "Not a directory"), "cannot be read: Not a directory"),
-        (InputError("cannot read", code="url-unreadable", where="http://x", found="HTTP 404"), "cannot be read: cannot read: http://x: found HTTP 404"),
+        (
+            InputError("cannot read", code="url-unreadable", where="http://x", found="HTTP 404"),
+            "cannot be read: cannot read: http://x: found HTTP 404",
+        ),
         (ValueError("embedded null byte"), "cannot be read: ValueError: embedded null byte"),
     ],
-)  # fmt: skip
+)
 def test_what_a_name_brings_about_is_of_the_image(error, reason):
     with pytest.raises(BadImage) as caught:
         read_image(Fails(error), "a.jpg", -1, 3)
@@ -90,10 +91,16 @@ def test_what_a_name_brings_about_is_of_the_image(error, reason):
 
 @pytest.mark.parametrize(
     "error",
-    [OSError(errno.EIO, "Input/output error"), PermissionError(errno.EACCES, "Permission denied"),
-     OSError(errno.ESTALE, "Stale file handle"), OSError(errno.EMFILE, "Too many open files"), TimeoutError("timed out"),
-     MemoryError(), Unreachable("cannot be read at the moment", code="unreachable-now", where="a.jpg", found="HTTP 503")],
-)  # fmt: skip
+    [
+        OSError(errno.EIO, "Input/output error"),
+        PermissionError(errno.EACCES, "Permission denied"),
+        OSError(errno.ESTALE, "Stale file handle"),
+        OSError(errno.EMFILE, "Too many open files"),
+        TimeoutError("timed out"),
+        MemoryError(),
+        Unreachable("cannot be read at the moment", code="unreachable-now", where="a.jpg", found="HTTP 503"),
+    ],
+)
 def test_everything_else_is_of_the_moment(error):
     with pytest.raises(Unreachable, match=r"a\.jpg.*found"):
         read_image(Fails(error), "a.jpg", -1, 3)
@@ -176,8 +183,10 @@ def test_one_gives_up_on_purpose_and_for_good(site, tmp_path):
     code, lines = shard(corpus, out, "--give-up-on-unreachable")
     assert code == 0
     assert f"Warning: 2 of 5 images cannot be used: 2 × unreachable. See `teachonce status {out}`." in lines
-    recorded = {f"http://127.0.0.1:{site.server_port}/{name}": "unreachable: HTTP 503 Service Unavailable"
-                for name in ("1.png", "3.png")}  # fmt: skip
+    recorded = {
+        f"http://127.0.0.1:{site.server_port}/{name}": "unreachable: HTTP 503 Service Unavailable"
+        for name in ("1.png", "3.png")
+    }
     assert unusable(out) == recorded
     site.down = set()
     assert shard(corpus, out)[0] == 0
@@ -231,10 +240,7 @@ def test_a_file_that_cannot_be_read_for_a_moment(tmp_path, monkeypatch):
     monkeypatch.setattr(FolderSource, "read", fails)
     code, lines = shard(corpus, out)
     assert code == 1
-    assert (
-        "1 of 6 images cannot be read at the moment: the first is 2.png: found Input/output error"
-        in lines[-1]
-    )
+    assert "1 of 6 images cannot be read at the moment: the first is 2.png: found Input/output error" in lines[-1]
     images = {picture.path: picture for picture in open_images(str(corpus)).pictures()}
     with pytest.raises(Unreachable) as error:
         images["2.png"].read()
@@ -310,10 +316,12 @@ for megabytes in range(2, 50, 3):
 def test_too_little_memory_is_no_fault_of_the_image():
     """Pillow's JPEG decoder says "broken data stream" when it gets none."""
     run = subprocess.run(
-        [sys.executable, "-c", LITTLE_MEMORY], capture_output=True, text=True,
+        [sys.executable, "-c", LITTLE_MEMORY],
+        capture_output=True,
+        text=True,
         # Fixed, so that memory that was given back is not had again.
         env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"},
-    )  # fmt: skip
+    )
     assert run.returncode == 0, run.stderr
     said = run.stdout.splitlines()
     assert set(said) == {
@@ -337,10 +345,7 @@ def test_memory_errors_fail_the_shard_and_name_the_image(tmp_path, monkeypatch):
     monkeypatch.setattr("teachonce.stages.samples.images.probe", starved)
     code, lines = shard(corpus, out)
     assert code == 1
-    assert (
-        "1 of 2 units of shard failed, the first is 000001: out of memory: 3.png: found not enough"
-        in lines[-1]
-    )
+    assert "1 of 2 units of shard failed, the first is 000001: out of memory: 3.png: found not enough" in lines[-1]
     monkeypatch.undo()
     assert shard(corpus, out)[0] == 0
     assert unusable(out) == {}

@@ -65,9 +65,7 @@ def make_tar(path: Path, *members: tarfile.TarInfo | tuple[str, bytes] | bytes, 
                 buffer.write(what)
                 tar.offset += len(what)
                 continue
-            info, data = (
-                (member(what[0], size=len(what[1])), what[1]) if isinstance(what, tuple) else (what, b"")
-            )
+            info, data = (member(what[0], size=len(what[1])), what[1]) if isinstance(what, tuple) else (what, b"")
             tar.addfile(info, io.BytesIO(data))
     path.write_bytes(buffer.getvalue())
     return path
@@ -76,19 +74,31 @@ def make_tar(path: Path, *members: tarfile.TarInfo | tuple[str, bytes] | bytes, 
 def test_sidecars_of_images_are_not_left_out(tmp_path):
     tar = make_tar(
         tmp_path / "t.tar",
-        ("a/0.jpg", b"one"), ("a/0.json", b"{}"), ("a/0.txt", b""), ("a/1.cls", b"7"), ("a/k.v1.png", b"two"), ("a/k.cls", b"3"),
-        ("a/.json", b"{}"), ("b/0.json", b"{}"),
-    )  # fmt: skip
+        ("a/0.jpg", b"one"),
+        ("a/0.json", b"{}"),
+        ("a/0.txt", b""),
+        ("a/1.cls", b"7"),
+        ("a/k.v1.png", b"two"),
+        ("a/k.cls", b"3"),
+        ("a/.json", b"{}"),
+        ("b/0.json", b"{}"),
+    )
     assert left_out(tar) == [
-        ("a/.json", "hidden"), ("a/0.txt", "no image name"), ("a/1.cls", "no image name"), ("b/0.json", "no image name"),
-    ]  # fmt: skip
+        ("a/.json", "hidden"),
+        ("a/0.txt", "no image name"),
+        ("a/1.cls", "no image name"),
+        ("b/0.json", "no image name"),
+    ]
 
 
 def test_members_are_read_in_place(tmp_path):
     tar = make_tar(
         tmp_path / "t.tar",
-        ("dog/2.jpg", b"two"), ("cat/1.jpg", b"one"), ("../../evil.png", b"evil"), ("x.txt", b""),
-    )  # fmt: skip
+        ("dog/2.jpg", b"two"),
+        ("cat/1.jpg", b"one"),
+        ("../../evil.png", b"evil"),
+        ("x.txt", b""),
+    )
     assert list(found(tar)) == ["../../evil.png", "cat/1.jpg", "dog/2.jpg"]
     assert labels(tar) == {"../../evil.png": None, "cat/1.jpg": "cat", "dog/2.jpg": "dog"}
     assert contents(tar) == {"../../evil.png": b"evil", "cat/1.jpg": b"one", "dog/2.jpg": b"two"}
@@ -114,18 +124,43 @@ def test_webdataset_tars_bring_their_labels(tmp_path):
 def test_the_sidecar_of_exactly_an_images_name_comes_first(tmp_path):
     tar = make_tar(
         tmp_path / "t.tar",
-        ("i.v1.jpg", b"1"), ("i.v1.json", b'{"label": "cat"}'), ("i.v2.jpg", b"2"), ("i.v2.json", b'{"label": "dog"}'),
-        ("a.v1.json", b'{"label": "cat"}'), ("a.v1.jpg", b"3"), ("a.v2.jpg", b"4"),
-        ("k.v1.jpg", b"5"), ("k.v2.jpg", b"6"), ("k.v2.cls", b"own"), ("k.cls", b"key"),
-        ("c/x.jpg", b"7"), ("c/x.cls", b"cls"), ("c/x.json", b'{"label": "json"}'),
-        ("c/y.jpg", b"8"), ("c/y.cls", b"cls"), ("c/y.json", b'{"caption": "no label"}'),
-        ("c/z.jpg", b"9"), ("c/z.cls", b"cls"), ("c/z.json", b'{"label": true}'),
-        ("c/w.jpg", b"10"), ("c/w.json", b'{"label": true}'), ("c/v.jpg", b"11"),
-    )  # fmt: skip
+        ("i.v1.jpg", b"1"),
+        ("i.v1.json", b'{"label": "cat"}'),
+        ("i.v2.jpg", b"2"),
+        ("i.v2.json", b'{"label": "dog"}'),
+        ("a.v1.json", b'{"label": "cat"}'),
+        ("a.v1.jpg", b"3"),
+        ("a.v2.jpg", b"4"),
+        ("k.v1.jpg", b"5"),
+        ("k.v2.jpg", b"6"),
+        ("k.v2.cls", b"own"),
+        ("k.cls", b"key"),
+        ("c/x.jpg", b"7"),
+        ("c/x.cls", b"cls"),
+        ("c/x.json", b'{"label": "json"}'),
+        ("c/y.jpg", b"8"),
+        ("c/y.cls", b"cls"),
+        ("c/y.json", b'{"caption": "no label"}'),
+        ("c/z.jpg", b"9"),
+        ("c/z.cls", b"cls"),
+        ("c/z.json", b'{"label": true}'),
+        ("c/w.jpg", b"10"),
+        ("c/w.json", b'{"label": true}'),
+        ("c/v.jpg", b"11"),
+    )
     assert labels(tar) == {
-        "i.v1.jpg": "cat", "i.v2.jpg": "dog", "a.v1.jpg": "cat", "a.v2.jpg": None, "k.v1.jpg": "key", "k.v2.jpg": "own",
-        "c/x.jpg": "json", "c/y.jpg": "cls", "c/z.jpg": "cls", "c/w.jpg": None, "c/v.jpg": "c",
-    }  # fmt: skip
+        "i.v1.jpg": "cat",
+        "i.v2.jpg": "dog",
+        "a.v1.jpg": "cat",
+        "a.v2.jpg": None,
+        "k.v1.jpg": "key",
+        "k.v2.jpg": "own",
+        "c/x.jpg": "json",
+        "c/y.jpg": "cls",
+        "c/z.jpg": "cls",
+        "c/w.jpg": None,
+        "c/v.jpg": "c",
+    }
     assert found(tar)["c/w.jpg"].no_label == "a truth value"
 
 
@@ -136,9 +171,7 @@ def test_a_tar_that_was_cut_is_refused_wherever_it_was_cut(tmp_path):
     for length in (2 * block, 2 * block + 100, 2 * block + 700, block - 10, 4 * block, 4 * block + 500):
         for data in (whole[:length], two[: len(whole) + length]):
             (tmp_path / "cut.tar").write_bytes(data)
-            with pytest.raises(
-                InputError, match=r"^(a tar ends without its end mark|not a whole, uncompressed tar)"
-            ):
+            with pytest.raises(InputError, match=r"^(a tar ends without its end mark|not a whole, uncompressed tar)"):
                 found(tmp_path / "cut.tar")
 
 
@@ -191,13 +224,21 @@ def test_all_of_concatenated_tars_is_read(tmp_path):
         make_tar(tmp_path / "a.tar", ("cat/1.jpg", b"one"), ("README", b"a")),
         make_tar(tmp_path / "b.tar", ("dog/2.jpg", b"two"), ("README", b"b"), ("dog/2.cls", b"7")),
         make_tar(tmp_path / "empty.tar"),
-        make_tar(tmp_path / "l.tar", ("x/" * 60 + "3.jpg", b"three"), hard("dog/link.jpg", "cat/1.jpg"), format=tarfile.GNU_FORMAT),
-    ]  # fmt: skip
+        make_tar(
+            tmp_path / "l.tar",
+            ("x/" * 60 + "3.jpg", b"three"),
+            hard("dog/link.jpg", "cat/1.jpg"),
+            format=tarfile.GNU_FORMAT,
+        ),
+    ]
     both = tmp_path / "both.tar"
     both.write_bytes(b"".join(part.read_bytes() for part in parts))
     assert contents(both) == {
-        "cat/1.jpg": b"one", "dog/2.jpg": b"two", "dog/link.jpg": b"one", "x/" * 60 + "3.jpg": b"three",
-    }  # fmt: skip
+        "cat/1.jpg": b"one",
+        "dog/2.jpg": b"two",
+        "dog/link.jpg": b"one",
+        "x/" * 60 + "3.jpg": b"three",
+    }
     assert labels(both)["dog/2.jpg"] == "7"
 
 
@@ -255,20 +296,38 @@ def test_two_images_of_one_name_are_refused_and_whatever_does_not_matter_is_not(
         }
     folder = member("a", type=tarfile.DIRTYPE)
     tar = make_tar(
-        tmp_path / "d.tar", folder, ("a/1.jpg", b"x"), folder, ("README", b"1"), ("README", b"2"), ("._1.jpg", b""),
-        ("._1.jpg", b""), hard("a/1.jpg", "a/1.jpg"), ("a", b"a file with a folder's name"),
-    )  # fmt: skip
+        tmp_path / "d.tar",
+        folder,
+        ("a/1.jpg", b"x"),
+        folder,
+        ("README", b"1"),
+        ("README", b"2"),
+        ("._1.jpg", b""),
+        ("._1.jpg", b""),
+        hard("a/1.jpg", "a/1.jpg"),
+        ("a", b"a file with a folder's name"),
+    )
     assert contents(tar) == {"a/1.jpg": b"x"}
 
 
 @pytest.mark.parametrize(
     ("name", "path"),
     [
-        ("a.jpg", "a.jpg"), ("./a.jpg", "a.jpg"), (".//c/./a.jpg", "c/a.jpg"), ("/data/c/a.jpg", "data/c/a.jpg"),
-        ("c/../a.jpg", "a.jpg"), ("../c/a.jpg", "../c/a.jpg"), ("../../c/../a.jpg", "../../a.jpg"), ("c/../../a.jpg", "../a.jpg"),
-        ("./", "."), ("", "."), ("c/a.jpg/", "c/a.jpg"), ("...", "..."), (".a/..b/a.jpg", ".a/..b/a.jpg"),
+        ("a.jpg", "a.jpg"),
+        ("./a.jpg", "a.jpg"),
+        (".//c/./a.jpg", "c/a.jpg"),
+        ("/data/c/a.jpg", "data/c/a.jpg"),
+        ("c/../a.jpg", "a.jpg"),
+        ("../c/a.jpg", "../c/a.jpg"),
+        ("../../c/../a.jpg", "../../a.jpg"),
+        ("c/../../a.jpg", "../a.jpg"),
+        ("./", "."),
+        ("", "."),
+        ("c/a.jpg/", "c/a.jpg"),
+        ("...", "..."),
+        (".a/..b/a.jpg", ".a/..b/a.jpg"),
     ],
-)  # fmt: skip
+)
 def test_a_members_name_is_a_path_below_what_was_packed(name, path):
     assert plain_path(name) == path
 
@@ -278,9 +337,7 @@ def test_long_and_foreign_names_in_every_format(format_, tmp_path):
     names = ["c" * 60 + "/" + "n" * 90 + ".jpg", "ü/ö.jpg"]
     if format_ != tarfile.USTAR_FORMAT:
         names += ["d/" + "n" * 300 + ".jpg", "/".join(["e" * 200] * 12) + "/1.jpg"]
-    tar = make_tar(
-        tmp_path / "t.tar", *((name, name.encode()) for name in names), format=format_, encoding="utf-8"
-    )
+    tar = make_tar(tmp_path / "t.tar", *((name, name.encode()) for name in names), format=format_, encoding="utf-8")
     assert contents(tar) == {name: name.encode() for name in names}
     assert set(labels(tar).values()) == {name.split("/")[-2] for name in names}
 
@@ -288,9 +345,12 @@ def test_long_and_foreign_names_in_every_format(format_, tmp_path):
 def test_times_in_gnus_headers_are_no_part_of_a_name(tmp_path):
     """Incremental archives of GNU tar have them where POSIX has the first part of a long name."""
     tar = make_tar(
-        tmp_path / "t.tar", member("cat", type=b"D"), ("cat/1.jpg", b"one"), ("c/" * 60 + "2.jpg", b"two"),
+        tmp_path / "t.tar",
+        member("cat", type=b"D"),
+        ("cat/1.jpg", b"one"),
+        ("c/" * 60 + "2.jpg", b"two"),
         format=tarfile.GNU_FORMAT,
-    )  # fmt: skip
+    )
     data = bytearray(tar.read_bytes())
     for at in range(0, len(data), 512):
         if data[at + 257 : at + 263] == b"ustar ":
@@ -303,8 +363,14 @@ def test_times_in_gnus_headers_are_no_part_of_a_name(tmp_path):
 
 
 def test_names_that_are_not_utf8_cost_their_rows(tmp_path):
-    tar = make_tar(tmp_path / "t.tar", ("caf\udce9.jpg", b"x"), ("b\udcff/1.jpg", b"x"), ("b\udcff/1.txt", b"x"), ("c/1.jpg", b"one"),
-                   format=tarfile.GNU_FORMAT)  # fmt: skip
+    tar = make_tar(
+        tmp_path / "t.tar",
+        ("caf\udce9.jpg", b"x"),
+        ("b\udcff/1.jpg", b"x"),
+        ("b\udcff/1.txt", b"x"),
+        ("c/1.jpg", b"one"),
+        format=tarfile.GNU_FORMAT,
+    )
     problem = "cannot be read: its name is not UTF-8"
     assert contents(tar) == {"b\\xff/1.jpg": problem, "c/1.jpg": b"one", "caf\\xe9.jpg": problem}
     assert left_out(tar) == [("b\\xff/1.txt", "no image name")]
@@ -354,7 +420,7 @@ LINKED = [
     (soft("d/1.jpg", "../pipe"), "a pipe, not a file"),
     (soft("d/1.jpg", "../" + "cat/../" * 1600 + "cat/1.jpg"), b"one"),
     (soft("d/1.jpg", "../" + "cat/../" * 3000 + "cat/1.jpg"), "File name too long"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(
@@ -363,10 +429,20 @@ LINKED = [
 def test_links_are_followed_within_the_tar(link, expected, tmp_path):
     tar = make_tar(
         tmp_path / "t.tar",
-        ("cat/1.jpg", b"one"), ("blob", b"blob"), (".git/annex/1", b"annex"), ("hidden/x.txt", b""), ("../x.jpg", b"up"),
-        soft("soft.jpg", "cat/1.jpg"), soft("dog", "cat"), soft("up", ".."), soft("out", "../.."), soft("loop.jpg", "loop.jpg"),
-        member("pipe", type=tarfile.FIFOTYPE), link, ("z/later.jpg", b"later"),
-    )  # fmt: skip
+        ("cat/1.jpg", b"one"),
+        ("blob", b"blob"),
+        (".git/annex/1", b"annex"),
+        ("hidden/x.txt", b""),
+        ("../x.jpg", b"up"),
+        soft("soft.jpg", "cat/1.jpg"),
+        soft("dog", "cat"),
+        soft("up", ".."),
+        soft("out", "../.."),
+        soft("loop.jpg", "loop.jpg"),
+        member("pipe", type=tarfile.FIFOTYPE),
+        link,
+        ("z/later.jpg", b"later"),
+    )
     got = contents(tar)["d/1.jpg"]
     assert got == (expected if isinstance(expected, bytes) else f"cannot be read: {expected}")
     assert labels(tar)["d/1.jpg"] == "d"
@@ -375,22 +451,43 @@ def test_links_are_followed_within_the_tar(link, expected, tmp_path):
 def test_a_hard_link_is_to_what_was_there_when_it_was_packed(tmp_path):
     """As where the tar is unpacked, where a later member of that name is another file."""
     tar = make_tar(
-        tmp_path / "t.tar", ("blob", b"one"), hard("1.jpg", "blob"), ("blob", b"two"), hard("2.jpg", "blob"), ("3.jpg", b"3"),
+        tmp_path / "t.tar",
+        ("blob", b"one"),
+        hard("1.jpg", "blob"),
+        ("blob", b"two"),
+        hard("2.jpg", "blob"),
+        ("3.jpg", b"3"),
         hard("3.jpg", "3.jpg"),
-    )  # fmt: skip
+    )
     assert contents(tar) == {"1.jpg": b"one", "2.jpg": b"two", "3.jpg": b"3"}
 
 
 def test_linked_folders_and_sidecars_are_as_in_a_folder(tmp_path):
     tar = make_tar(
-        tmp_path / "t.tar", ("cat/1.jpg", b"one"), ("cat/2.jpg", b"two"), soft("train/tom", "../cat"), soft("tom", "train/tom"),
-        ("a.jpg", b"a"), ("labels/a", b"7"), soft("a.cls", "labels/a"), ("b.jpg", b"b"), hard("b.cls", "a.cls"),
-        soft("same", "."), soft("none", "nowhere"), soft("cat", "labels"),
-    )  # fmt: skip
+        tmp_path / "t.tar",
+        ("cat/1.jpg", b"one"),
+        ("cat/2.jpg", b"two"),
+        soft("train/tom", "../cat"),
+        soft("tom", "train/tom"),
+        ("a.jpg", b"a"),
+        ("labels/a", b"7"),
+        soft("a.cls", "labels/a"),
+        ("b.jpg", b"b"),
+        hard("b.cls", "a.cls"),
+        soft("same", "."),
+        soft("none", "nowhere"),
+        soft("cat", "labels"),
+    )
     assert labels(tar) == {
-        "a.jpg": "7", "b.jpg": "7", "cat/1.jpg": "cat", "cat/2.jpg": "cat", "tom/1.jpg": "tom", "tom/2.jpg": "tom",
-        "train/tom/1.jpg": "tom", "train/tom/2.jpg": "tom",
-    }  # fmt: skip
+        "a.jpg": "7",
+        "b.jpg": "7",
+        "cat/1.jpg": "cat",
+        "cat/2.jpg": "cat",
+        "tom/1.jpg": "tom",
+        "tom/2.jpg": "tom",
+        "train/tom/1.jpg": "tom",
+        "train/tom/2.jpg": "tom",
+    }
     assert contents(tar)["train/tom/2.jpg"] == b"two"
     assert ("same", "a link to a folder above it") in left_out(tar)
     assert ("none", "no image name") in left_out(tar)
@@ -436,7 +533,10 @@ def test_folders_with_images_names_and_old_files_are_what_they_are(tmp_path):
 
 def test_sparse_members_cost_their_rows(tmp_path):
     sparse = tarfile.TarInfo("s.jpg")
-    sparse.size, sparse.pax_headers = 512, {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "real.jpg", "GNU.sparse.realsize": "9"}  # fmt: skip
+    sparse.size, sparse.pax_headers = (
+        512,
+        {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "real.jpg", "GNU.sparse.realsize": "9"},
+    )
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
         tar.addfile(sparse, io.BytesIO(b"0\n".ljust(512, b"\0")))
@@ -450,9 +550,7 @@ def test_sparse_members_cost_their_rows(tmp_path):
 
 def header(name: bytes, size: bytes, type_: bytes) -> bytes:
     """A header with any bytes as its size, and the right checksum."""
-    fields = (
-        name.ljust(100, b"\0") + b"0000644\0" + b"0000000\0" * 2 + size.ljust(12, b"\0") + b"00000000000\0"
-    )
+    fields = name.ljust(100, b"\0") + b"0000644\0" + b"0000000\0" * 2 + size.ljust(12, b"\0") + b"00000000000\0"
     rest = type_ + bytes(100) + b"ustar\x0000" + bytes(64 + 16 + 155 + 12)
     return fields + b"%06o\0 " % (sum(fields) + sum(rest) + 8 * 32) + rest
 
@@ -468,7 +566,7 @@ def header(name: bytes, size: bytes, type_: bytes) -> bytes:
         (header(b"a", b"00000777000", b"x") + b"7" * 0o777000, "a header of more than 1024 digits"),  # takes it minutes
         (header(b"a", b"not octal", b"0"), "byte 1024: "),
     ],
-)  # fmt: skip
+)
 def test_hostile_headers_are_refused_at_once(data, reason, tmp_path):
     """None makes `tarfile` read the whole file, walk it for ever, or end in an error of its own."""
     whole = make_tar(tmp_path / "t.tar", ("0.jpg", b"zero")).read_bytes()

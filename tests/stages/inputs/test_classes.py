@@ -76,14 +76,15 @@ def test_lines_without_text_are_no_entries_but_underscores_are(tmp_path: Path) -
 def test_labels_of_images_and_of_shards(tmp_path: Path) -> None:
     images = labelled(tmp_path / "images", ["cat", "sea_horse"])
     shards = shards_of(images, tmp_path / "shards")
-    assert (
-        classes_of(images, None) == classes_of(shards, None) == read_classes(shards) == ("cat", "sea_horse")
-    )
+    assert classes_of(images, None) == classes_of(shards, None) == read_classes(shards) == ("cat", "sea_horse")
 
     images = labelled(tmp_path / "more", ["cat", "_"])
     shards = shards_of(images, tmp_path / "more-shards")
-    for source, read in ((images, lambda: classes_of(images, None)), (shards, lambda: classes_of(shards, None)),
-                         (shards, lambda: read_classes(shards))):  # fmt: skip
+    for source, read in (
+        (images, lambda: classes_of(images, None)),
+        (shards, lambda: classes_of(shards, None)),
+        (shards, lambda: read_classes(shards)),
+    ):
         with pytest.raises(InputError) as caught:
             read()
         assert str(caught.value) == f"a class without a name: {source}, entry 1: '_'. {HINT}"
@@ -96,8 +97,11 @@ def test_a_data_set_with_an_empty_name(miniature: ModuleType, tmp_path: Path) ->
     assert known.folder.exists()
     for source, read in (
         (f"coop:oxford_pets={tmp_path}/more", lambda: read_classes(f"coop:oxford_pets={tmp_path}/more")),
-        (f"coop:oxford_pets/train={tmp_path}/more", lambda: classes_of(f"coop:oxford_pets/train={tmp_path}/more", None)),
-    ):  # fmt: skip
+        (
+            f"coop:oxford_pets/train={tmp_path}/more",
+            lambda: classes_of(f"coop:oxford_pets/train={tmp_path}/more", None),
+        ),
+    ):
         with pytest.raises(InputError) as caught:
             read()
         assert str(caught.value) == f"a class without a name: {source}, entry 2: '_'. {HINT}"
@@ -121,17 +125,23 @@ def test_no_student_is_trained_by_a_loss_over_one_class(
 ) -> None:
     vectors = ClassVectors(
         names=("cat",), vectors_CD=np.eye(1, 6, dtype=np.float32), bias_C=None, logit_scale=20.0, normalized=True
-    )  # fmt: skip
+    )
     one = tmp_path / "one.zarr"
     origin = {"teacher": {"model": "T", "weights_digest": "0123"}, "templates": []}
     write_class_vectors(open_root(str(one), mode="a"), vectors, origin)
 
     def plan(**more: Any) -> Any:
         return plan_distill(
-            str(taught_store.shards.location), str(taught_store.location), StudentConfig(model=f"local-dir:{tiny_clip}"),
-            out=str(tmp_path / "b"), recipe=recipe, options={"epochs": 1, "batch_size": 8, **options, **more},
-            settings=DistillSettings(vectors=str(one), loader_workers=0), compute=CPU, show_progress=False,
-        )  # fmt: skip
+            str(taught_store.shards.location),
+            str(taught_store.location),
+            StudentConfig(model=f"local-dir:{tiny_clip}"),
+            out=str(tmp_path / "b"),
+            recipe=recipe,
+            options={"epochs": 1, "batch_size": 8, **options, **more},
+            settings=DistillSettings(vectors=str(one), loader_workers=0),
+            compute=CPU,
+            show_progress=False,
+        )
 
     with pytest.raises(InputError) as caught:
         plan()
@@ -154,14 +164,18 @@ def test_no_prompts_are_tuned_on_one_class(tiny_clip_teacher: Path, tmp_path: Pa
     def line(**changes: Any) -> str:
         with pytest.raises(InputError) as caught:
             plan_pretrain(
-                images, TeacherConfig(model=f"local-dir:{tiny_clip_teacher}"), out=str(tmp_path / "p"),
+                images,
+                TeacherConfig(model=f"local-dir:{tiny_clip_teacher}"),
+                out=str(tmp_path / "p"),
                 few=FewShotSettings(shots=1, **changes),
                 compute=CPU,
-            )  # fmt: skip
+            )
         assert not (tmp_path / "p").exists()
         return str(caught.value)
 
-    said = "nothing can be learned from one class: the loss is 0: class 'dog': expected 2 base classes or more, found 1."
+    said = (
+        "nothing can be learned from one class: the loss is 0: class 'dog': expected 2 base classes or more, found 1."
+    )
     assert line(base_classes="dog") == f"{said} Next: name more of them with --base-classes"
     (tmp_path / "classes.txt").write_text("dog\n")
     assert line(classes=str(tmp_path / "classes.txt")) == f"{said} Next: give more classes"
@@ -170,9 +184,11 @@ def test_no_prompts_are_tuned_on_one_class(tiny_clip_teacher: Path, tmp_path: Pa
 def test_class_vectors_of_one_class_stay_possible(tiny_clip_teacher: Path, tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("cat\n")
     stage = plan_vectors(
-        TeacherConfig(model=f"local-dir:{tiny_clip_teacher}"), out=str(tmp_path / "s.zarr"),
-        settings=VectorsSettings(classes=str(tmp_path / "classes.txt")), compute=CPU,
-    )  # fmt: skip
+        TeacherConfig(model=f"local-dir:{tiny_clip_teacher}"),
+        out=str(tmp_path / "s.zarr"),
+        settings=VectorsSettings(classes=str(tmp_path / "classes.txt")),
+        compute=CPU,
+    )
     run_stage(stage, stage.store, SerialExecutor(), progress=False)
     root = open_root(str(tmp_path / "s.zarr"), mode="r")
     assert read_class_vectors(root, where="s.zarr").names == ("cat",)

@@ -54,9 +54,7 @@ def teacher_of(make_store, tmp_path):
     )
 
     def make(shards: ShardSet, **options) -> StoredTeacher:
-        store = make_store(
-            shards, tmp_path / "my store", num_views=1, widths={"logits": 2}, vectors=vectors, **options
-        )
+        store = make_store(shards, tmp_path / "my store", num_views=1, widths={"logits": 2}, vectors=vectors, **options)
         return StoredTeacher(store.location, NAMES)
 
     return make
@@ -95,8 +93,13 @@ def test_other_pictures_under_the_same_names_are_refused(photos, teacher_of, tmp
     )
     command = text.partition("Next: ")[2].removesuffix(", or leave out --store")
     assert shlex.split(command) == [
-        "teachonce", "evaluate", "BUNDLE", f"{tmp_path}/my shards", "--store", f"{tmp_path}/my store"
-    ]  # fmt: skip
+        "teachonce",
+        "evaluate",
+        "BUNDLE",
+        f"{tmp_path}/my shards",
+        "--store",
+        f"{tmp_path}/my store",
+    ]
 
 
 @pytest.mark.parametrize("order", ["hash", "source"])

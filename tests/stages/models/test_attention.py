@@ -52,9 +52,7 @@ def test_gradients_reach_the_input_and_other_uses_are_left_alone(attention):
     torch.testing.assert_close(grads[1], grads[0])
     query, other = torch.randn(2, 4, 32), torch.randn(2, 6, 32)
     torch.testing.assert_close(twin(query, other, other)[0], attention(query, other, other)[0])
-    torch.testing.assert_close(
-        twin(query[0], query[0], query[0])[0], attention(query[0], query[0], query[0])[0]
-    )
+    torch.testing.assert_close(twin(query[0], query[0], query[0])[0], attention(query[0], query[0], query[0])[0])
 
 
 def test_only_plain_attention_is_changed():

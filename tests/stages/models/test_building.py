@@ -16,33 +16,55 @@ from torch import Tensor, nn
 
 VISION = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16}
 TEXT = {"context_length": 8, "vocab_size": 50, "width": 16, "heads": 2, "layers": 2}
-TRUNK = {"timm_model_name": "test_vit", "timm_model_pretrained": False, "timm_pool": "avg", "timm_proj": "mlp",
-         "image_size": 160}  # fmt: skip
+TRUNK = {
+    "timm_model_name": "test_vit",
+    "timm_model_pretrained": False,
+    "timm_pool": "avg",
+    "timm_proj": "mlp",
+    "image_size": 160,
+}
 
 CLIPS: dict[str, Callable[[], nn.Module]] = {
     "vit": lambda: open_clip.CLIP(16, VISION, TEXT, quick_gelu=True),
     "resnet": lambda: open_clip.CLIP(16, {"image_size": 32, "layers": [1, 1, 1, 1], "width": 16}, TEXT),
     "coca": lambda: open_clip.CoCa(
-        16, {"context_length": 8, "vocab_size": 50, "width": 16, "heads": 2, "layers": 2, "attn_pooler_heads": 2},
-        {**TEXT, "embed_cls": True, "output_tokens": True}, {**VISION, "attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True},
+        16,
+        {"context_length": 8, "vocab_size": 50, "width": 16, "heads": 2, "layers": 2, "attn_pooler_heads": 2},
+        {**TEXT, "embed_cls": True, "output_tokens": True},
+        {**VISION, "attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True},
     ),
     "timm trunk": lambda: open_clip.CustomTextCLIP(16, TRUNK, TEXT),
     "convolutional trunk": lambda: open_clip.CustomTextCLIP(16, {**TRUNK, "timm_model_name": "test_convnext"}, TEXT),
-}  # fmt: skip
+}
 
 #: The newest of these came with timm 1.0.31.
 TIMM = tuple(
     name
     for name in (
-        "test_vit", "test_vit_relpos", "test_maxvit", "test_resnet", "test_nfnet", "test_efficientnet", "test_convnext",
+        "test_vit",
+        "test_vit_relpos",
+        "test_maxvit",
+        "test_resnet",
+        "test_nfnet",
+        "test_efficientnet",
+        "test_convnext",
     )
     if timm.is_model(name)
-)  # fmt: skip
+)
 
 LARGER = (
-    "swin_tiny_patch4_window7_224", "swinv2_cr_tiny_224", "maxvit_nano_rw_256", "beitv2_base_patch16_224", "eva02_tiny_patch14_224", "convnextv2_atto", "mobilenetv4_conv_small", "deit3_small_patch16_224", "levit_128s",
-    "hiera_tiny_224", "regnety_002",
-)  # fmt: skip
+    "swin_tiny_patch4_window7_224",
+    "swinv2_cr_tiny_224",
+    "maxvit_nano_rw_256",
+    "beitv2_base_patch16_224",
+    "eva02_tiny_patch14_224",
+    "convnextv2_atto",
+    "mobilenetv4_conv_small",
+    "deit3_small_patch16_224",
+    "levit_128s",
+    "hiera_tiny_224",
+    "regnety_002",
+)
 
 
 @pytest.fixture
@@ -86,9 +108,14 @@ def check_same(build: Callable[[], nn.Module], *inputs: Tensor) -> None:
     expected, found = everything(drawn), everything(built)
     assert expected.keys() == found.keys()
     different = [
-        name for name, value in expected.items()
-        if not (torch.equal(value.nan_to_num(7), found[name].nan_to_num(7)) if isinstance(value, Tensor) else value == found[name])
-    ]  # fmt: skip
+        name
+        for name, value in expected.items()
+        if not (
+            torch.equal(value.nan_to_num(7), found[name].nan_to_num(7))
+            if isinstance(value, Tensor)
+            else value == found[name]
+        )
+    ]
     assert different == []
     with torch.no_grad():
         for value in drawn.parameters():

@@ -84,9 +84,7 @@ def test_a_folder_without_its_weights_is_refused(tiny_clip, tmp_path, role) -> N
     }
 
 
-def test_a_folder_with_several_weights_none_of_which_has_open_clips_name_is_refused(
-    tiny_clip, tmp_path
-) -> None:
+def test_a_folder_with_several_weights_none_of_which_has_open_clips_name_is_refused(tiny_clip, tmp_path) -> None:
     (tmp_path / "open_clip_config.json").write_bytes((tiny_clip / "open_clip_config.json").read_bytes())
     for name in ("epoch_1.safetensors", "epoch_2.safetensors"):
         (tmp_path / name).write_bytes(b"")
@@ -192,9 +190,7 @@ def test_what_is_in_the_hubs_cache_needs_no_network(tiny_clip, monkeypatch, tmp_
     refs.mkdir()
     (refs / "main").write_text("0123")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(
-        socket, "getaddrinfo", lambda *_a, **_k: (_ for _ in ()).throw(socket.gaierror("none"))
-    )
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_a, **_k: (_ for _ in ()).throw(socket.gaierror("none")))
     source = resolve_clip("hf-hub:org/model", None, role="student")
     assert source.model_cfg == json.loads((tiny_clip / "open_clip_config.json").read_text())["model_cfg"]
     assert str(source.weights_path) == str(snapshot / "open_clip_model.safetensors")
@@ -206,12 +202,8 @@ def test_a_text_tower_that_brings_code_is_refused_without_a_question(tmp_path, m
     ran, folder, text = tmp_path / "ran", tmp_path / "model", tmp_path / "text"
     for place in (folder, text):
         place.mkdir()
-    (text / "config.json").write_text(
-        json.dumps({"model_type": "strange", "auto_map": {"AutoConfig": "code.Config"}})
-    )
-    (text / "code.py").write_text(
-        f"open({str(ran)!r}, 'w')\nfrom transformers import PretrainedConfig as Config\n"
-    )
+    (text / "config.json").write_text(json.dumps({"model_type": "strange", "auto_map": {"AutoConfig": "code.Config"}}))
+    (text / "code.py").write_text(f"open({str(ran)!r}, 'w')\nfrom transformers import PretrainedConfig as Config\n")
     vision = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 1, "head_width": 16}
     config = {"embed_dim": 8, "vision_cfg": vision, "text_cfg": {"hf_model_name": str(text)}}
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))

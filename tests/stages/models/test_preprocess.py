@@ -44,10 +44,7 @@ def of_open_clip(model: str, tag: str, **changes: Any) -> dict[str, Any]:
 def pictures() -> list[Image.Image]:
     rng = np.random.default_rng(0)
     coarse = Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8))
-    return [
-        coarse.resize(size, Image.Resampling.BICUBIC)
-        for size in ((300, 200), (150, 433), (31, 31), (500, 20))
-    ]
+    return [coarse.resize(size, Image.Resampling.BICUBIC) for size in ((300, 200), (150, 433), (31, 31), (500, 20))]
 
 
 def normalized(image: Image.Image, preprocess: Preprocess) -> torch.Tensor:
@@ -59,10 +56,17 @@ def normalized(image: Image.Image, preprocess: Preprocess) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     "name",
-    ["resnet18.tv_in1k", "efficientnet_b0.ra_in1k", "vit_base_patch16_siglip_224.webli", "beit_base_patch16_224.in22k_ft_in22k",
-     "convnext_small.in12k_ft_in1k_384", "eva02_tiny_patch14_336.mim_in22k_ft_in1k", "volo_d5_512.sail_in1k",
-     "regnetz_b16.ra3_in1k"],
-)  # fmt: skip
+    [
+        "resnet18.tv_in1k",
+        "efficientnet_b0.ra_in1k",
+        "vit_base_patch16_siglip_224.webli",
+        "beit_base_patch16_224.in22k_ft_in22k",
+        "convnext_small.in12k_ft_in1k_384",
+        "eva02_tiny_patch14_336.mim_in22k_ft_in1k",
+        "volo_d5_512.sail_in1k",
+        "regnetz_b16.ra3_in1k",
+    ],
+)
 @pytest.mark.parametrize("crop_mode", [None, "border"])
 def test_a_timm_configuration_gives_timms_transform(name, crop_mode):
     cfg = of_timm(name)
@@ -90,14 +94,24 @@ def test_a_size_of_ones_own_replaces_the_models(size):
 
 
 @pytest.mark.parametrize(
-    ("model", "tag"), [("ViT-B-32", "openai"), ("ViT-B-16-SigLIP", "webli"), ("ViT-B-32-256", "datacomp_s34b_b86k"),
-                       ("MobileCLIP-S1", "datacompdr")],
-)  # fmt: skip
+    ("model", "tag"),
+    [
+        ("ViT-B-32", "openai"),
+        ("ViT-B-16-SigLIP", "webli"),
+        ("ViT-B-32-256", "datacomp_s34b_b86k"),
+        ("MobileCLIP-S1", "datacompdr"),
+    ],
+)
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"resize_mode": "longest"}, {"resize_mode": "longest", "fill_color": 90}, {"resize_mode": "squash"},
-     {"interpolation": "random"}],
-)  # fmt: skip
+    [
+        {},
+        {"resize_mode": "longest"},
+        {"resize_mode": "longest", "fill_color": 90},
+        {"resize_mode": "squash"},
+        {"interpolation": "random"},
+    ],
+)
 def test_an_open_clip_configuration_gives_open_clips_transform(model, tag, changes):
     cfg = of_open_clip(model, tag, **changes)
     preprocess = Preprocess.of_open_clip(cfg, size=cfg["size"], where=model)
@@ -124,8 +138,10 @@ def test_all_weights_that_the_libraries_list_are_read():
             continue
         view = Preprocess.of_timm(cfg, size=None, where=name).center_view()
         assert (view.kind, view.crop_pct, view.interpolation) == (
-            cfg["crop_mode"], cfg["crop_pct"], cfg["interpolation"]
-        ), name  # fmt: skip
+            cfg["crop_mode"],
+            cfg["crop_pct"],
+            cfg["interpolation"],
+        ), name
     kinds = {"shortest": "center", "squash": "squash", "longest": "border"}
     for model, tag in open_clip.list_pretrained():
         cfg = merge_preprocess_dict(PreprocessCfg(), open_clip.get_pretrained_cfg(model, tag))
@@ -144,7 +160,7 @@ def test_configurations_that_are_not_understood_are_refused():
         "unknown crop mode in the model's configuration: here: expected ['border', 'center', 'squash'], found mosaic. "
         f"{hint}": timms | {"crop_mode": "mosaic"},
         "not a mean of three channels: here: expected 3, found 1": timms | {"mean": (0.5,)},
-    }  # fmt: skip
+    }
     for text, cfg in cases.items():
         with pytest.raises(InputError) as caught:
             Preprocess.of_timm(cfg, size=None, where="here")
@@ -155,7 +171,7 @@ def test_configurations_that_are_not_understood_are_refused():
         "unknown resize mode in the model's configuration: here: expected ['longest', 'shortest', 'squash'], found "
         f"center. {hint}": open_clips | {"resize_mode": "center"},
         "not a std of three channels: here: expected 3, found 1": open_clips | {"std": (0.5,)},
-    }  # fmt: skip
+    }
     for text, cfg in cases.items():
         with pytest.raises(InputError) as caught:
             Preprocess.of_open_clip(cfg, size=32, where="here")

@@ -76,9 +76,7 @@ def test_a_folders_own_vocabulary_is_cleaned_for_as_its_configuration_says(tmp_p
 def test_what_cannot_be_loaded_is_one_line(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert refused("ViT-Z-32", capfd).startswith(
-        "open_clip has no such model: ViT-Z-32. Next: did you mean ViT-"
-    )
+    assert refused("ViT-Z-32", capfd).startswith("open_clip has no such model: ViT-Z-32. Next: did you mean ViT-")
     assert refused(f"local-dir:{tmp_path}/gone", capfd) == (
         f"cannot load the tokenizer: local-dir:{tmp_path}/gone: found [Errno 2] No such file or directory: "
         f"'{tmp_path}/gone/open_clip_config.json'. Next: check the folder's open_clip_config.json"
@@ -110,7 +108,7 @@ def test_without_transformers_its_tokenizers_ask_for_it(
     ):
         assert refused(name, capfd, MissingDependency) == (
             f"the tokenizer of {name} needs transformers. Next: pip install 'teachonce[hf]'"
-        )  # fmt: skip
+        )
 
 
 @pytest.mark.parametrize("length", [77, 5])
@@ -202,9 +200,7 @@ def test_what_a_person_is_told() -> None:
     assert notes("crane", "Crane", "CRANE", "sea_horse", "sea horse") == (
         '2 groups of class names have equal vectors, the first: "crane", "Crane" and "CRANE"',
     )
-    assert notes("a a", "a_a", "A a", "A A") == (
-        '1 group of class names has equal vectors: "a a", "a_a", "A a" and …',
-    )
+    assert notes("a a", "a_a", "A a", "A A") == ('1 group of class names has equal vectors: "a a", "a_a", "A a" and …',)
     assert notes("cat", f"lion {long}") == (
         f'1 class name is cut at the context length of 77 tokens: "{f"lion {long}"[:60]}…"',
     )
@@ -221,9 +217,7 @@ def tokenizer_files(path: Path, *, pads: str = "<pad>", side: str = "right", **c
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -1.0), ("<s>", 0.0), ("<cls>", 0.0)]
     tokenizer = tokenizers.Tokenizer(tokenizers.models.Unigram([*special, *pieces], unk_id=2))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
-    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
-        single="$A </s>", special_tokens=[("</s>", 1)]
-    )
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     tokenizer.save(str(path / "tokenizer.json"))
     names = {
         "pad_token": pads,
@@ -258,9 +252,7 @@ def test_tokenizers_of_transformers(
         "a photo of a horse",
     ]
     special = 3 if text_cfg.get("tokenizer_mode") == "clips" else 1
-    lengths = [
-        len(tokenizer.tokenizer(t.strip(), add_special_tokens=False).input_ids) + special for t in texts
-    ]
+    lengths = [len(tokenizer.tokenizer(t.strip(), add_special_tokens=False).input_ids) + special for t in texts]
     assert cut_texts(tokenizer, texts) == [i for i, length in enumerate(lengths) if length > CONTEXT]
     assert CONTEXT in lengths
     assert same_tokens(tokenizer, ["sea horse", "sea  horse ", "horse sea"]) == [(0, 1)]

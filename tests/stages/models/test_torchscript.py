@@ -95,9 +95,7 @@ class Openai(nn.Module):
     ("quick_gelu", "numbers", "openai"),
     [(True, True, True), (True, False, True), (False, False, False)],
 )
-def test_openais_own_archives_are_recognised(
-    quick_gelu: bool, numbers: bool, openai: bool, tmp_path: Path
-) -> None:
+def test_openais_own_archives_are_recognised(quick_gelu: bool, numbers: bool, openai: bool, tmp_path: Path) -> None:
     model = open_clip.CLIP(
         16,
         {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
@@ -145,7 +143,7 @@ def with_pickle(archive: Path, pickled: bytes) -> str:
 
 @pytest.mark.parametrize(
     ("call", "name"), [(b"cos\nsystem\n", "os.system"), (b"cbuiltins\neval\n", "eval"), (b"cio\nopen\n", "io.open")]
-)  # fmt: skip
+)
 def test_other_names_are_refused_and_not_run(call: bytes, name: str, archive: Path) -> None:
     text = b"touch ran" if b"system" in call else b"open('ran','w')" if b"eval" in call else b"ran"
     pickled = b"\x80\x02" + call + b"(X" + len(text).to_bytes(4, "little") + text + b"X\x01\0\0\0w"
@@ -201,9 +199,7 @@ def test_absurd_sizes_are_refused(archive: Path) -> None:
     with zipfile.ZipFile(archive) as source, zipfile.ZipFile("deflated.pt", "w", zipfile.ZIP_DEFLATED) as out:
         for name in source.namelist():
             out.writestr(name, b"\0" * (64 << 20) if name.endswith("data/0") else source.read(name))
-    assert (
-        refusal("deflated.pt") == "cannot read weights: deflated.pt: found a compressed record (part/data/0)"
-    )
+    assert refusal("deflated.pt") == "cannot read weights: deflated.pt: found a compressed record (part/data/0)"
 
     # One stored record that two entries of the directory name.
     with zipfile.ZipFile(archive) as source, zipfile.ZipFile("twice.pt", "w") as out:
@@ -224,9 +220,7 @@ def test_modules_without_end_are_refused(archive: Path) -> None:
     assert refusal(with_pickle(archive, itself)).endswith(": found modules without end")
     doubled = b"\x80\x02" + own + b"}("
     for level in range(40):  # each object holds the one before it twice
-        inside = (
-            b"X\x01\0\0\0ah" + bytes([level - 1]) + b"X\x01\0\0\0bh" + bytes([level - 1]) if level else b""
-        )
+        inside = b"X\x01\0\0\0ah" + bytes([level - 1]) + b"X\x01\0\0\0bh" + bytes([level - 1]) if level else b""
         doubled += b"X\x02\0\0\0" + b"%02d" % level + own + b"q" + bytes([level]) + b"}(" + inside + b"ub"
     assert refusal(with_pickle(archive, doubled + b"ub.")).endswith(": found modules without end")
 

@@ -86,11 +86,19 @@ def test_what_lies_around_the_weights_lies_beside_them(save) -> None:
 
 
 def test_a_lightning_checkpoint(save) -> None:
-    path = save({
-        "epoch": 9, "global_step": 100, "pytorch-lightning_version": "2.4.0", "loops": {"fit_loop": {"state_dict": {}}},
-        "state_dict": {f"model.{name}": value for name, value in WEIGHTS.items()}, "callbacks": {}, "lr_schedulers": [{}],
-        "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(2)}}}], "hyper_parameters": argparse.Namespace(lr=1),
-    })  # fmt: skip
+    path = save(
+        {
+            "epoch": 9,
+            "global_step": 100,
+            "pytorch-lightning_version": "2.4.0",
+            "loops": {"fit_loop": {"state_dict": {}}},
+            "state_dict": {f"model.{name}": value for name, value in WEIGHTS.items()},
+            "callbacks": {},
+            "lr_schedulers": [{}],
+            "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(2)}}}],
+            "hyper_parameters": argparse.Namespace(lr=1),
+        }
+    )
     file = read_weights_file(path)
     assert same(file.weights, {f"model.{name}": value for name, value in WEIGHTS.items()})
     assert (file.entry, file.beside["global_step"]) == ("state_dict", 100)
@@ -146,10 +154,19 @@ def test_numbers_of_numpy_and_settings_stand_beside(save, settings) -> None:
     other = settings("omegaconf.dictconfig", "DictConfig", object)()
     other.__dict__["_content"] = {"lr": np.float32(0.1), "parent": other}
     beside = {
-        "epoch": 4, "best": np.float64(0.5), "step": np.int64(3), "flag": np.bool_(True), "args": argparse.Namespace(lr=1),
-        "more": types.SimpleNamespace(out=pathlib.Path("x")), "windows": pathlib.PureWindowsPath("c:/x"), "cfg": node,
-        "omega": other, "curve": [np.float32(1)], "dtype": np.dtype("f4"), "rng": ("MT19937", np.arange(3), 1),
-    }  # fmt: skip
+        "epoch": 4,
+        "best": np.float64(0.5),
+        "step": np.int64(3),
+        "flag": np.bool_(True),
+        "args": argparse.Namespace(lr=1),
+        "more": types.SimpleNamespace(out=pathlib.Path("x")),
+        "windows": pathlib.PureWindowsPath("c:/x"),
+        "cfg": node,
+        "omega": other,
+        "curve": [np.float32(1)],
+        "dtype": np.dtype("f4"),
+        "rng": ("MT19937", np.arange(3), 1),
+    }
     for thing in ({"state_dict": WEIGHTS, **beside}, {**WEIGHTS, **beside}):
         file = read_weights_file(save(thing))
         assert same(file.weights, WEIGHTS)
@@ -309,10 +326,7 @@ def test_errors_name_three_weights_of_each_kind() -> None:
         "expected 1.weight (3, 2), 3.weight (3, 2), 4.weight (3, 2); 0.weight (3, 2), 1.bias (3,), 2.weight (3, 2), "
         "found 1.weight (9, 2), 3.weight (9, 2), 4.weight (9, 2) (3 of another shape); none (3 missing)"
     )
-    assert (
-        message({**state, "z": torch.ones(1)}, partly=True)
-        == "expected no other weights, found z (1,) (1 unknown)"
-    )
+    assert message({**state, "z": torch.ones(1)}, partly=True) == "expected no other weights, found z (1,) (1 unknown)"
     assert message({}).endswith(", …, found none (10 missing)")
 
 

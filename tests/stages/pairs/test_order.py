@@ -102,9 +102,7 @@ def test_ten_million_rows_cost_one_window():
     assert peak < 4 << 20
 
 
-@pytest.mark.parametrize(
-    ("rows", "shards"), [([1000] * 50, 16), ([10_000] * 50, 4), ([20] * 50, 819), ([0], 16_384)]
-)
+@pytest.mark.parametrize(("rows", "shards"), [([1000] * 50, 16), ([10_000] * 50, 4), ([20] * 50, 819), ([0], 16_384)])
 def test_windows_hold_a_bounded_number_of_rows(rows, shards):
     assert window_shards(np.array(rows, np.int64)) == shards
 

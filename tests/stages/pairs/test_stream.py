@@ -310,8 +310,7 @@ def test_an_unfinished_store_is_refused(copy, known_store):
     (store / "ledger/cache/receipts/000002.json").remove()
     text = error_of(IncompleteError, lambda: open_stream(known_store, shards=shards, location=store))
     assert text == (
-        f"cache has not finished: {store}: found 3 of 4 units. "
-        "Next: run the same `teachonce cache` command again"
+        f"cache has not finished: {store}: found 3 of 4 units. Next: run the same `teachonce cache` command again"
     )
 
 
@@ -386,9 +385,7 @@ def test_a_sample_that_the_tar_lacks_is_refused(copy, known_store, damage):
     (store / f"ledger/cache/receipts/{shard:06d}.json").write_bytes(changed.to_bytes())
     stream = open_stream(known_store, shards=shards, location=store)
     text = error_of(DamagedError, lambda: flat(stream, 0))
-    assert text.startswith(
-        f"the key in the tar is not the key in the store, at 1 row, the first is {bad % 13}: "
-    )
+    assert text.startswith(f"the key in the tar is not the key in the store, at 1 row, the first is {bad % 13}: ")
     assert ", found no image. Next: restore the tar or the store from a copy; or, " in text
 
 
@@ -429,11 +426,7 @@ def test_a_chunk_that_is_not_the_one_that_was_written_is_refused(copy, known_sto
     change(store, chunk)
     if (store / chunk).exists() and (store / chunk).read_bytes() == before:
         pytest.skip("the chunks of both shards say the same")
-    found = (
-        "no such chunk"
-        if change is gone
-        else f"sha256 {hashlib.sha256((store / chunk).read_bytes()).hexdigest()}"
-    )
+    found = "no such chunk" if change is gone else f"sha256 {hashlib.sha256((store / chunk).read_bytes()).hexdigest()}"
     text = error_of(DamagedError, lambda: flat(open_stream(known_store, shards=shards, location=store), 0))
     assert text == (
         f"a chunk of the store is not the one that the receipt of shard 1 vouches for: {store}/{chunk}: found {found}. "
@@ -444,16 +437,18 @@ def test_a_chunk_that_is_not_the_one_that_was_written_is_refused(copy, known_sto
 def test_a_shard_of_a_store_with_other_views_is_refused(copy, known_store, make_store, tmp_path):
     """Its chunks and its receipt fit each other, and each checksum is right."""
     shards, store = copy
-    other = make_store(shards, tmp_path / "other", views=ViewSpec(kind="random_resized_crop", count=3, seed=6),
-                              description={"fingerprint": {"corpus_id": shards.corpus.corpus_id, "seed": 6}})  # fmt: skip
+    other = make_store(
+        shards,
+        tmp_path / "other",
+        views=ViewSpec(kind="random_resized_crop", count=3, seed=6),
+        description={"fingerprint": {"corpus_id": shards.corpus.corpus_id, "seed": 6}},
+    )
     for name in ("keys", "valid", "view_params", "logits", "embedding", "ledger/cache/receipts"):
         for file in (other.location / name).path.rglob("*"):
             if file.is_file() and ("/c/1" in str(file) or file.name == "000001.json"):
                 shutil.copy(file, store.path / file.relative_to(other.location.path))
     text = error_of(DamagedError, lambda: open_stream(known_store, shards=shards, location=store))
-    assert text.startswith(
-        f"a receipt of another unit, or of another run: {store}/ledger/cache/receipts/000001.json: "
-    )
+    assert text.startswith(f"a receipt of another unit, or of another run: {store}/ledger/cache/receipts/000001.json: ")
 
 
 def test_a_receipt_under_another_name_is_refused(copy, known_store):
@@ -473,6 +468,4 @@ def test_an_image_that_changed_in_the_tar_is_refused(copy, known_store):
     data[int(record["offset"]) + int(record["length"]) // 2] ^= 1
     tar.write_bytes(data)
     text = error_of(DamagedError, lambda: flat(open_stream(known_store, shards=shards, location=store), 0))
-    assert text.startswith(
-        f"an image in a tar changed: {tar}, row {record['row']}, {record['key'].decode()}. Next: "
-    )
+    assert text.startswith(f"an image in a tar changed: {tar}, row {record['row']}, {record['key'].decode()}. Next: ")

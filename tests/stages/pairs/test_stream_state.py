@@ -61,9 +61,7 @@ def test_a_state_goes_on_at_the_next_sample_with_any_batch_size(known_store, don
     again = open_stream(known_store, batch_size=batch_size)
     again.load_state_dict(state)
     rest = [row for batch in rows(again) for row in batch]
-    complete = [
-        row for batch in rows(open_stream(known_store, batch_size=1).batches(done // 5)) for row in batch
-    ]
+    complete = [row for batch in rows(open_stream(known_store, batch_size=1).batches(done // 5)) for row in batch]
     expected = complete[done % 5 * 8 :]
     assert rest == expected[: len(expected) // batch_size * batch_size]
     assert len(whole[0]) == 40
@@ -195,8 +193,13 @@ def test_the_documented_loop_runs(taught_store, tmp_path, monkeypatch, make_stor
     (tmp_path / "targets.zarr").symlink_to(taught_store.location.path)
     code = example(0)
     assert len(code.splitlines()) <= 15
-    for wide, small in (("resnet18", "test_resnet"), ("size=224", "size=32"), ("range(20)", "range(2)"),
-                        ("batch_size=64", "batch_size=16"), ("num_workers=2", "num_workers=0")):  # fmt: skip
+    for wide, small in (
+        ("resnet18", "test_resnet"),
+        ("size=224", "size=32"),
+        ("range(20)", "range(2)"),
+        ("batch_size=64", "batch_size=16"),
+        ("num_workers=2", "num_workers=0"),
+    ):
         assert wide in code
         code = code.replace(wide, small)
     names: dict = {}
@@ -206,9 +209,7 @@ def test_the_documented_loop_runs(taught_store, tmp_path, monkeypatch, make_stor
     assert (state["epoch"], state["samples"]) == (2, 0)
 
 
-@pytest.mark.filterwarnings(
-    "ignore:unclosed file:ResourceWarning"
-)  # webdataset leaves closing to the collector
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # webdataset leaves closing to the collector
 def test_the_documented_pipeline_runs(taught_store, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "shards").symlink_to(taught_store.shards.location.path)

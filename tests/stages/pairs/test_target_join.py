@@ -30,9 +30,7 @@ def pipeline(shards, *stages):
 
 def test_each_sample_gets_what_the_store_says(known_store):
     samples = list(
-        pipeline(
-            known_store.shards, join_targets(known_store.location, view=2, targets=("logits", "embedding"))
-        )
+        pipeline(known_store.shards, join_targets(known_store.location, view=2, targets=("logits", "embedding")))
     )
     assert len(samples) == 45
     plain = {s["__key__"]: s for s in webdataset.WebDataset(tars(known_store.shards), shardshuffle=False)}
@@ -46,17 +44,13 @@ def test_each_sample_gets_what_the_store_says(known_store):
 
 def test_images_are_those_of_the_stream(known_store):
     """The same view through both ways, after a shuffle and in any order of shards."""
-    stream = TargetStream(
-        known_store.shards, known_store.location, image_size=12, batch_size=45, targets=("logits",)
-    )
+    stream = TargetStream(known_store.shards, known_store.location, image_size=12, batch_size=45, targets=("logits",))
     batch = next(stream.batches(1))
     expected = {
         raw.tobytes(): image
         for raw, image in zip(batch.targets["logits"].numpy(), batch.images_NCHW.numpy(), strict=True)
     }
-    dataset = pipeline(known_store.shards, join_targets(known_store.location, view=1, image_size=12)).shuffle(
-        50
-    )
+    dataset = pipeline(known_store.shards, join_targets(known_store.location, view=1, image_size=12)).shuffle(50)
     found = {s["logits"].tobytes(): s["image"] for s in dataset.decode("pil", partial=True)}
     assert found.keys() == expected.keys()
     assert all(np.array_equal(found[key], expected[key]) for key in found)

@@ -85,10 +85,7 @@ def test_without_places_the_order_is_that_of_paths():
 def test_a_data_set_is_drawn_as_its_split_file_lists_it(miniature, tmp_path):
     known = miniature.build(tmp_path, "oxford_pets", per_class={"train": 5})
     listed = [(path, known.classes.index(label)) for path, label in known.images["train"]]
-    pictures = [
-        (p, known.classes.index(p.label))
-        for p in open_images(f"coop:oxford_pets/train={tmp_path}").pictures()
-    ]
+    pictures = [(p, known.classes.index(p.label)) for p in open_images(f"coop:oxford_pets/train={tmp_path}").pictures()]
     assert draw(pictures, shots=3, seed=2) == as_coop_draws(listed, 3, 2)
 
 

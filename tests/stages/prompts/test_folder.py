@@ -19,8 +19,12 @@ from teachonce.storage_schemas.prompts import PromptsConfig
 SHAPE = {"vision_length": 2, "vision_depth": 3, "text_length": 4, "text_depth": 1}
 CONFIG = PromptsConfig(
     backbone={"model": "M", "pretrained": None, "architecture": "a", "weights": "w", "preprocess": {}},
-    shape=SHAPE, context="a photo of a", class_names=("Füchse", "b"), base_classes=("b",), origin={"method": "x"},
-)  # fmt: skip
+    shape=SHAPE,
+    context="a photo of a",
+    class_names=("Füchse", "b"),
+    base_classes=("b",),
+    origin={"method": "x"},
+)
 
 
 def prompts() -> dict[str, torch.Tensor]:
@@ -31,9 +35,7 @@ def prompts() -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.mark.parametrize(
-    "towers", [None, {"visual.proj": torch.ones(2, 3).half(), "logit_scale": torch.tensor(3.0)}]
-)
+@pytest.mark.parametrize("towers", [None, {"visual.proj": torch.ones(2, 3).half(), "logit_scale": torch.tensor(3.0)}])
 def test_round_trip(tmp_path: Path, towers) -> None:
     names = write_prompts(Location.of(tmp_path / "p"), prompts(), CONFIG, towers)
     assert sorted(names) == sorted(f.name for f in (tmp_path / "p").iterdir())
@@ -105,14 +107,17 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"model": None}, {"model": 5}, {"model": ["ViT-B-32"]}, {"pretrained": 5}, {"architecture": None}, {"weights": {}},
+        {"model": None},
+        {"model": 5},
+        {"model": ["ViT-B-32"]},
+        {"pretrained": 5},
+        {"architecture": None},
+        {"weights": {}},
     ],
-)  # fmt: skip
+)
 def test_prompts_that_do_not_name_their_model(tmp_path: Path, changes) -> None:
     backbone = {
-        key: value
-        for key, value in {**CONFIG.backbone, **changes}.items()
-        if key != "model" or value is not None
+        key: value for key, value in {**CONFIG.backbone, **changes}.items() if key != "model" or value is not None
     }
     write_prompts(Location.of(tmp_path / "p"), prompts(), replace(CONFIG, backbone=backbone))
     with pytest.raises(DamagedError) as error:
@@ -136,9 +141,11 @@ def test_prompts_of_another_width_are_not_stretched(tmp_path: Path, tiny_clip_te
     shape = {"vision_length": 2, "vision_depth": 1, "text_length": 4, "text_depth": 1}
     narrow = {"vision_prompts_LPD": torch.ones(1, 2, 1), "text_prompts_LPD": torch.ones(1, 4, 16)}
     about = {
-        "model": f"local-dir:{tiny_clip_teacher}", "pretrained": None, "architecture": backbone.spec.architecture,
+        "model": f"local-dir:{tiny_clip_teacher}",
+        "pretrained": None,
+        "architecture": backbone.spec.architecture,
         "weights": backbone.spec.weights_digest,
-    }  # fmt: skip
+    }
     write_prompts(Location.of(tmp_path / "p"), narrow, replace(CONFIG, backbone=about, shape=shape))
     with pytest.raises(MismatchError) as error:
         load_teacher(TeacherConfig.of(f"teachonce:{tmp_path}/p"))

@@ -27,9 +27,7 @@ def tiny(**text) -> open_clip.CLIP:
 
 def prompted(model, vision=(4, 3), text=(4, 2)) -> PromptedClip:
     torch.manual_seed(5)
-    shape = PromptShape(
-        vision_length=vision[0], vision_depth=vision[1], text_length=text[0], text_depth=text[1]
-    )
+    shape = PromptShape(vision_length=vision[0], vision_depth=vision[1], text_length=text[0], text_depth=text[1])
     clip = PromptedClip(model, shape).eval()
     with torch.no_grad():  # of the size of real tokens, so that they matter
         for prompts in clip.trained().values():
@@ -68,9 +66,7 @@ def test_tiny_towers_are_the_published_ones(published, kind, vision, text):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "heads", "quick"), [("ViT-B-16", (12, 8), True), ("ViT-L-14", (16, 12), False)]
-)
+@pytest.mark.parametrize(("name", "heads", "quick"), [("ViT-B-16", (12, 8), True), ("ViT-L-14", (16, 12), False)])
 def test_real_sizes_are_the_published_ones(published, name, heads, quick):
     """As PromptKD has them: 4 + 4 tokens, 9 layers deep; random weights, OpenAI's activation for one of the two."""
     config = open_clip.get_model_config(name) | {"quick_gelu": quick}
@@ -93,9 +89,7 @@ def test_without_prompts_both_towers_are_open_clips(pool):
     clip = prompted(tiny(**pool), (0, 4), (0, 3))
     ids = class_ids("a photo of a", NAMES, TOKENIZER)
     with torch.no_grad():
-        assert torch.equal(
-            clip.image_features(images(32)), clip.model.encode_image(images(32), normalize=True)
-        )
+        assert torch.equal(clip.image_features(images(32)), clip.model.encode_image(images(32), normalize=True))
         expected = clip.model.encode_text(ids, normalize=True)
         torch.testing.assert_close(clip.class_features(ids), expected, atol=1e-6, rtol=1e-6)
     assert clip.trained() == {}
@@ -122,9 +116,7 @@ def test_prompts_start_from_words():
     with torch.no_grad():
         words = clip.model.token_embedding(ids[0, 1:5])
         assert torch.equal(clip.text_prompts_LPD[0], words)
-        shallow = PromptedClip(
-            tiny(), PromptShape(vision_length=0, vision_depth=1, text_length=4, text_depth=1)
-        )
+        shallow = PromptedClip(tiny(), PromptShape(vision_length=0, vision_depth=1, text_length=4, text_depth=1))
         shallow.start_from("a photo of a", TOKENIZER)
         expected = shallow.model.encode_text(ids, normalize=True)
         torch.testing.assert_close(shallow.class_features(ids), expected, atol=1e-6, rtol=1e-6)
@@ -141,9 +133,13 @@ def test_prompts_start_from_words():
 
 @pytest.mark.parametrize(
     ("changes", "found"),
-    [({"no_causal_mask": True}, "attention in both directions"), ({"pool_type": "last"}, "pooling 'last'"),
-     ({"embed_cls": True}, "a class token"), ({"proj_type": "none"}, "no output projection")],
-)  # fmt: skip
+    [
+        ({"no_causal_mask": True}, "attention in both directions"),
+        ({"pool_type": "last"}, "pooling 'last'"),
+        ({"embed_cls": True}, "a class token"),
+        ({"proj_type": "none"}, "no output projection"),
+    ],
+)
 def test_text_towers_that_cannot_take_prompts_are_refused(changes, found):
     model = open_clip.CustomTextCLIP(**{**TINY, "text_cfg": {**TINY["text_cfg"], **changes}})
     with pytest.raises(InputError) as error:

@@ -33,8 +33,9 @@ def data(tmp_path_factory, miniature) -> Path:
     root = tmp_path_factory.mktemp("data")
     miniature.build(root, "oxford_pets", classes=PETS, per_class=PER_CLASS, draw=draw)
     miniature.build(root, "dtd", classes=TEXTURES, per_class=PER_CLASS, draw=draw)
-    miniature.build(root, "imagenet", classes=("red three", "blue eight", "white two"),
-                    per_class={"train": 8, "test": 4}, draw=draw)  # fmt: skip
+    miniature.build(
+        root, "imagenet", classes=("red three", "blue eight", "white two"), per_class={"train": 8, "test": 4}, draw=draw
+    )
     return root
 
 
@@ -44,13 +45,34 @@ def benchmark(data: Path) -> Benchmark:
 
     def run(out: Path, *options: str, students: tuple[str, ...] = ("student",)) -> Result:
         words = [
-            "benchmark", "promptkd", "--data", str(data), "--out", str(out), "--seeds", "1,2", "--shots", "4",
-            "--teacher", f"local-dir:{MODELS}/teacher", "--epochs", "3", "--views", "2", "--threads", "1",
-            "--pretrain-options", "--epochs 1 --batch-size 4 --lr 0.001 --vision-depth 3 --text-depth 3",
-            "--cache-options", "--view-scale 0.5,1 --view-flip 0",
-            "--distill-options", "--batch-size 12 --loader-workers 0 --optimizer adamw --lr 0.01 --prompt-depth 3",
-            "--executor", "serial", *options,
-        ]  # fmt: skip
+            "benchmark",
+            "promptkd",
+            "--data",
+            str(data),
+            "--out",
+            str(out),
+            "--seeds",
+            "1,2",
+            "--shots",
+            "4",
+            "--teacher",
+            f"local-dir:{MODELS}/teacher",
+            "--epochs",
+            "3",
+            "--views",
+            "2",
+            "--threads",
+            "1",
+            "--pretrain-options",
+            "--epochs 1 --batch-size 4 --lr 0.001 --vision-depth 3 --text-depth 3",
+            "--cache-options",
+            "--view-scale 0.5,1 --view-flip 0",
+            "--distill-options",
+            "--batch-size 12 --loader-workers 0 --optimizer adamw --lr 0.01 --prompt-depth 3",
+            "--executor",
+            "serial",
+            *options,
+        ]
         for name in students:
             words += ["--student", f"local-dir:{MODELS}/{name}"]
         return CliRunner().invoke(main, words, catch_exceptions=False)

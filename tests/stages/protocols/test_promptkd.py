@@ -66,9 +66,7 @@ def measure(bundle: Path, data: Path, dataset: str, split_file: str) -> tuple[fl
     return base, novel, every
 
 
-FILES = {
-    "oxford_pets": "split_zhou_OxfordPets.json", "dtd": "split_zhou_DescribableTextures.json"
-}  # fmt: skip
+FILES = {"oxford_pets": "split_zhou_OxfordPets.json", "dtd": "split_zhou_DescribableTextures.json"}
 
 
 def test_the_table_is_what_a_plain_loop_measures(whole, data) -> None:
@@ -125,11 +123,15 @@ def test_published_figures_stand_beside_them(whole) -> None:
 def test_the_teachers_row_is_what_evaluate_would_say_of_its_store(whole) -> None:
     out, _ = whole
     row = facts_of(out)["rows"][-1]["teacher"]
-    assert row["harmonic_mean"] == pytest.approx(
-        2 * row["base"] * row["novel"] / (row["base"] + row["novel"])
-    )
-    words = ["evaluate", str(out / "dtd/students/student-1"), str(out / "dtd/test-shards"),
-             "--store", str(out / "dtd/test-targets"), "--json"]  # fmt: skip
+    assert row["harmonic_mean"] == pytest.approx(2 * row["base"] * row["novel"] / (row["base"] + row["novel"]))
+    words = [
+        "evaluate",
+        str(out / "dtd/students/student-1"),
+        str(out / "dtd/test-shards"),
+        "--store",
+        str(out / "dtd/test-targets"),
+        "--json",
+    ]
     told = CliRunner().invoke(main, words)
     assert json.loads(told.stdout)["agreement"]["images"] == 40
     assert row["base"] > 0.8
@@ -150,8 +152,11 @@ def test_one_teacher_serves_all_students_and_seeds(whole) -> None:
             assert trained is not None
             assert trained.fingerprint.fields["store"] == store.fingerprint.digest
     assert sorted(p.name for p in (out / "dtd/students").iterdir()) == [
-        "student-1", "student-2", "teacher-1", "teacher-2"
-    ]  # fmt: skip
+        "student-1",
+        "student-2",
+        "teacher-1",
+        "teacher-2",
+    ]
 
 
 def test_commands_are_the_papers(whole) -> None:
@@ -162,9 +167,11 @@ def test_commands_are_the_papers(whole) -> None:
     assert "--check coop:dtd/val=" in commands[2]
     distill = next(command for command in commands if command.startswith("distill"))
     for words in (
-        "--prompt-depth 9 --loss-weight 200 --epochs 3 --reuse-views --seed 1 ", "--validation coop:dtd/val=",
-        "--validation-by base ", "--batch-size 12",
-    ):  # fmt: skip
+        "--prompt-depth 9 --loss-weight 200 --epochs 3 --reuse-views --seed 1 ",
+        "--validation coop:dtd/val=",
+        "--validation-by base ",
+        "--batch-size 12",
+    ):
         assert words in distill
     pets = next(c for c in commands_of(result) if c.startswith("distill") and "/oxford_pets/" in c)
     assert "--loss-weight 1000" in pets
@@ -183,9 +190,7 @@ def test_costs_are_those_of_the_ledgers(whole) -> None:
     assert len(costs["student_seconds"]) == 4
     student = sum(costs["student_seconds"])
     assert costs["predicted_speed_up"] == pytest.approx((4 * online + student) / (images + text + student))
-    assert (
-        "Seconds are CPU worker seconds. The text and image towers ran once, for all runs." in result.stdout
-    )
+    assert "Seconds are CPU worker seconds. The text and image towers ran once, for all runs." in result.stdout
     assert "* Predicted from the measured seconds" in result.stdout
 
 
@@ -211,9 +216,7 @@ def test_the_page_holds_the_same_table(whole) -> None:
 
 def test_another_seed_and_the_json_use_what_is_there(whole, benchmark, tmp_path) -> None:
     shutil.copytree(whole[0], tmp_path / "run")
-    result = benchmark(
-        tmp_path / "run", "--protocol", "base2novel", "--datasets", "dtd", "--seeds", "2", "--json"
-    )
+    result = benchmark(tmp_path / "run", "--protocol", "base2novel", "--datasets", "dtd", "--seeds", "2", "--json")
     assert result.exit_code == 0, result.stderr
     facts = json.loads(result.stdout)
     assert facts == facts_of(tmp_path / "run")
@@ -231,7 +234,7 @@ def test_another_protocol_in_the_folder_is_refused(whole, benchmark) -> None:
         f"Error: the folder holds another benchmark: {out}/benchmark.json: expected cross-dataset (this command), "
         "found base2novel (the folder) [benchmark-other]. "
         "Next: give another --out\n"
-    )  # fmt: skip
+    )
 
 
 def test_selection_on_test_images_lies_apart_and_says_so(whole, benchmark, tmp_path) -> None:
@@ -251,7 +254,7 @@ def test_selection_on_test_images_lies_apart_and_says_so(whole, benchmark, tmp_p
     assert lines[1] == (
         "SELECTED ON THE TEST IMAGES (--select-on-test): the epoch with the best harmonic mean there, as the authors' code "
         "does. This is optimistic; it serves the comparison with the paper only."
-    )  # fmt: skip
+    )
     facts = facts_of(out)
     assert facts["selected_on_test"] is True
     (run,) = facts["rows"][0]["runs"]
@@ -262,9 +265,7 @@ def test_a_data_set_that_fails_does_not_stop_the_others(benchmark, data, tmp_pat
     mixed = tmp_path / "data"
     for name in FILES:
         shutil.copytree(data / name, mixed / name)
-    trained = {
-        path for path, _, _ in json.loads((mixed / "oxford_pets" / FILES["oxford_pets"]).read_text())["train"]
-    }
+    trained = {path for path, _, _ in json.loads((mixed / "oxford_pets" / FILES["oxford_pets"]).read_text())["train"]}
     for path in trained:
         (mixed / "oxford_pets/images" / path).write_bytes(b"no image")
     tested = json.loads((mixed / "dtd" / FILES["dtd"]).read_text())["test"]
@@ -287,10 +288,7 @@ def test_a_data_set_that_fails_does_not_stop_the_others(benchmark, data, tmp_pat
     assert 0.8 < row["teacher"]["base"] <= 1
     (failure,) = facts["failed"]
     assert (failure["dataset"], failure["what"]) == ("oxford_pets", "teacher")
-    assert (
-        f"benchmark: oxford_pets (teacher) failed: {with_code(failure['error'], failure['code'])}"
-        in result.stderr
-    )
+    assert f"benchmark: oxford_pets (teacher) failed: {with_code(failure['error'], failure['code'])}" in result.stderr
     told = result.stdout[result.stdout.index("FAILED") :]
     assert failure["error"] in told
     # Mended, the same command does what is left.
@@ -352,27 +350,35 @@ def test_cross_dataset(benchmark, data, tmp_path) -> None:
     facts = facts_of(out)
     for row in facts["rows"]:
         values = [
-            measure(out / row["dataset"] / "students" / f"student-{seed}", data, row["dataset"], FILES[row["dataset"]])[2]
+            measure(out / row["dataset"] / "students" / f"student-{seed}", data, row["dataset"], FILES[row["dataset"]])[
+                2
+            ]
             for seed in (1, 2)
-        ]  # fmt: skip
+        ]
         assert row["accuracy"]["mean"] == pytest.approx(statistics.mean(values))
         assert row["accuracy"]["std"] == pytest.approx(statistics.stdev(values))
     assert {row["dataset"]: row["published"]["accuracy"] for row in facts["rows"]} == {
-        "oxford_pets": 0.9159, "dtd": 0.5508
-    }  # fmt: skip
+        "oxford_pets": 0.9159,
+        "dtd": 0.5508,
+    }
     assert facts["averages"][0]["published"]["accuracy"] == pytest.approx((0.9159 + 0.5508) / 2)
     assert facts["shared_pretrain_seconds"] > 0
     assert "Prompts for all data sets: " in result.stdout
     # Prompts that are there already are used as they are.
     given = benchmark(
-        tmp_path / "given", "--protocol", "cross-dataset", "--datasets", "dtd", "--seeds", "1",
-        "--prompts", f"{out}/imagenet/prompts",
-    )  # fmt: skip
+        tmp_path / "given",
+        "--protocol",
+        "cross-dataset",
+        "--datasets",
+        "dtd",
+        "--seeds",
+        "1",
+        "--prompts",
+        f"{out}/imagenet/prompts",
+    )
     assert given.exit_code == 0, given.stderr
     assert commands_of(given)[0].startswith("shard ")
     assert f"--teacher teachonce:{out}/imagenet/prompts --teacher-backbone local-dir:" in given.stderr
     assert (tmp_path / "given/dtd/targets/zarr.json").exists()
-    same = [
-        Ledger(Location.of(folder / "dtd/targets"), "cache").plan() for folder in (out, tmp_path / "given")
-    ]
+    same = [Ledger(Location.of(folder / "dtd/targets"), "cache").plan() for folder in (out, tmp_path / "given")]
     assert same[0] == same[1]

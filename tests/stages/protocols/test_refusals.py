@@ -10,32 +10,58 @@ from teachonce.cli import main
 from teachonce.stages.protocols.request import Model, pair_students
 from teachonce.storage_schemas.errors import InputError
 
-NAMES = ("imagenet, caltech101, oxford_pets, stanford_cars, oxford_flowers, food101, fgvc_aircraft, sun397, dtd, "
-         "eurosat, ucf101")  # fmt: skip
+NAMES = (
+    "imagenet, caltech101, oxford_pets, stanford_cars, oxford_flowers, food101, fgvc_aircraft, sun397, dtd, "
+    "eurosat, ucf101"
+)
 
 
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        (["--datasets", "dtd,flowers"], "no such data set: --datasets flowers [dataset-unknown]. Next: did you mean oxford_flowers?"),
+        (
+            ["--datasets", "dtd,flowers"],
+            "no such data set: --datasets flowers [dataset-unknown]. Next: did you mean oxford_flowers?",
+        ),
         (["--datasets", "dtd,dtd"], "a data set stands twice: --datasets dtd [given-twice]. Next: name each once"),
         (["--datasets", ","], f"no data sets: --datasets [datasets-none-given]. Next: one or more of {NAMES}"),
-        (["--datasets", "imagenet_a"], "a data set with test images only: --datasets imagenet_a [dataset-test-only]. Next: measure a finished "
-         "student on it: teachonce evaluate BUNDLE coop:imagenet_a/test={data}"),
-        (["--datasets", "sun397"], 'a data set is not there: sun397: expected {data}/sun397, found nothing [dataset-incomplete]. Next: lay it out as '
-         'the section "SUN397" of CoOp\'s DATASETS.md says'),
+        (
+            ["--datasets", "imagenet_a"],
+            "a data set with test images only: --datasets imagenet_a [dataset-test-only]. Next: measure a finished "
+            "student on it: teachonce evaluate BUNDLE coop:imagenet_a/test={data}",
+        ),
+        (
+            ["--datasets", "sun397"],
+            "a data set is not there: sun397: expected {data}/sun397, found nothing [dataset-incomplete]. Next: lay it out as "
+            'the section "SUN397" of CoOp\'s DATASETS.md says',
+        ),
         (["--seeds", "1,1"], "a seed stands twice: --seeds 1 [given-twice]. Next: name each once"),
-        (["--teacher", "timm:resnet18"], "only an open_clip model can be given prompts: --teacher timm:resnet18: expected "
-         "ViT-L-14, hf-hub:… or local-dir:…, found timm:resnet18 [prompts-need-open-clip]. Next: name the model without prompts; learned ones go to --prompts"),
-        (["--distill-options", "--qqqq 3"], "a command's options are wrong: teachonce distill: found No such option "
-         "'--qqqq' [command-options-wrong]. Next: teachonce distill --help"),
-        (["--cache-options", "--views 'x"], "not a list of options: --cache-options --views 'x: found No closing quotation [option-list-malformed]"),
-        (["--student-pretrained", "a", "--student-pretrained", "b"], "weights must be given once, or once for each "
-         "--student: --student-pretrained: expected 1, found 2 [weights-count-wrong]"),
-        (["--prompts", "{out}"], "no prompts here: {out}/dtd: expected --prompts FOLDER with a folder for each data set below "
-         "it, found no config.json [prompts-missing]. Next: teachonce import … or teachonce pretrain …, or leave out --prompts"),
+        (
+            ["--teacher", "timm:resnet18"],
+            "only an open_clip model can be given prompts: --teacher timm:resnet18: expected "
+            "ViT-L-14, hf-hub:… or local-dir:…, found timm:resnet18 [prompts-need-open-clip]. Next: name the model without prompts; learned ones go to --prompts",
+        ),
+        (
+            ["--distill-options", "--qqqq 3"],
+            "a command's options are wrong: teachonce distill: found No such option "
+            "'--qqqq' [command-options-wrong]. Next: teachonce distill --help",
+        ),
+        (
+            ["--cache-options", "--views 'x"],
+            "not a list of options: --cache-options --views 'x: found No closing quotation [option-list-malformed]",
+        ),
+        (
+            ["--student-pretrained", "a", "--student-pretrained", "b"],
+            "weights must be given once, or once for each "
+            "--student: --student-pretrained: expected 1, found 2 [weights-count-wrong]",
+        ),
+        (
+            ["--prompts", "{out}"],
+            "no prompts here: {out}/dtd: expected --prompts FOLDER with a folder for each data set below "
+            "it, found no config.json [prompts-missing]. Next: teachonce import … or teachonce pretrain …, or leave out --prompts",
+        ),
     ],
-)  # fmt: skip
+)
 def test_before_anything_runs(options, error, benchmark, data, tmp_path) -> None:
     out = tmp_path / "out"
     options = [word.format(out=out) for word in options]
@@ -48,24 +74,15 @@ def test_before_anything_runs(options, error, benchmark, data, tmp_path) -> None
 
 def test_a_student_that_cannot_be_built_is_refused_before_the_teacher_works(benchmark, tmp_path) -> None:
     out = tmp_path / "out"
-    result = benchmark(
-        out, "--protocol", "base2novel", "--datasets", "dtd", "--student", "ViT-B-61", students=()
-    )
+    result = benchmark(out, "--protocol", "base2novel", "--datasets", "dtd", "--student", "ViT-B-61", students=())
     assert result.exit_code == 1
-    assert result.stderr.startswith(
-        "Error: open_clip has no such model: ViT-B-61 [model-unknown]. Next: did you mean "
-    )
+    assert result.stderr.startswith("Error: open_clip has no such model: ViT-B-61 [model-unknown]. Next: did you mean ")
     assert not out.exists()
 
 
 def test_two_students_that_would_share_a_folder(benchmark, tmp_path) -> None:
-    result = benchmark(
-        tmp_path / "out", "--protocol", "base2novel", "--datasets", "dtd", students=("student",) * 2
-    )
-    assert (
-        result.stderr
-        == "Error: two students of one name: --student student [given-twice]. Next: name each once\n"
-    )
+    result = benchmark(tmp_path / "out", "--protocol", "base2novel", "--datasets", "dtd", students=("student",) * 2)
+    assert result.stderr == "Error: two students of one name: --student student [given-twice]. Next: name each once\n"
 
 
 def test_imagenet_is_no_target_of_its_own_prompts(benchmark, tmp_path) -> None:
@@ -74,7 +91,7 @@ def test_imagenet_is_no_target_of_its_own_prompts(benchmark, tmp_path) -> None:
     assert result.stderr == (
         "Error: the data set that prompts are learned on is no target: --datasets imagenet [dataset-not-a-target]. Next: leave it out, or use "
         "--protocol base2novel\n"
-    )  # fmt: skip
+    )
 
 
 def test_a_folder_of_other_things_is_left_alone(benchmark, tmp_path) -> None:
@@ -84,7 +101,7 @@ def test_a_folder_of_other_things_is_left_alone(benchmark, tmp_path) -> None:
         f"Error: the output folder holds something else: {tmp_path}: expected a folder that is new, empty, or begun by "
         "`teachonce benchmark promptkd`, found a folder of other files: thesis.tex [output-holds-other]. Next: teachonce benchmark promptkd … --out "
         f"{tmp_path}-benchmark\n"
-    )  # fmt: skip
+    )
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
@@ -118,13 +135,15 @@ def test_weights_of_students() -> None:
     assert pair_students((), ()) == (Model(name=b16, pretrained="openai"),)
     assert pair_students((), ("laion2b_s34b_b88k",)) == (Model(name=b16, pretrained="laion2b_s34b_b88k"),)
     assert pair_students((b16, b32), ("random",)) == (
-        Model(name=b16, pretrained="random"), Model(name=b32, pretrained="random"),
-    )  # fmt: skip
+        Model(name=b16, pretrained="random"),
+        Model(name=b32, pretrained="random"),
+    )
     assert pair_students((b16, b32), ("a", "b"))[1] == Model(name=b32, pretrained="b")
     assert pair_students(("local-dir:x/tiny", "hf-hub:a/b", "timm:resnet18"), ()) == (
-        Model(name="local-dir:x/tiny", pretrained=None), Model(name="hf-hub:a/b", pretrained=None),
+        Model(name="local-dir:x/tiny", pretrained=None),
+        Model(name="hf-hub:a/b", pretrained=None),
         Model(name="timm:resnet18", pretrained="default"),
-    )  # fmt: skip
+    )
     with pytest.raises(InputError) as error:
         pair_students((b16, b32, "x"), ("a", "b"))
     assert (error.value.code, str(error.value.expected), str(error.value.found)) == (

@@ -26,9 +26,9 @@ class Block(nn.Module):
         self.attn = nn.MultiheadAttention(width, heads)
         self.ln_1 = nn.LayerNorm(width)
         activation = QuickGELU() if quick else nn.GELU()
-        self.mlp = nn.Sequential(OrderedDict(
-            c_fc=nn.Linear(width, 4 * width), gelu=activation, c_proj=nn.Linear(4 * width, width)
-        ))  # fmt: skip
+        self.mlp = nn.Sequential(
+            OrderedDict(c_fc=nn.Linear(width, 4 * width), gelu=activation, c_proj=nn.Linear(4 * width, width))
+        )
         self.ln_2 = nn.LayerNorm(width)
         if prompts is not None:
             self.VPT_shallow = nn.Parameter(torch.randn(prompts, width))
@@ -113,9 +113,16 @@ class Teacher(nn.Module):
     """PromptSRC's model: tuned on `names`. `state` is an open_clip model's, `text` the prefix of its text tower."""
 
     def __init__(
-        self, cfg: dict, state: dict, names: Sequence[str], *, vision=(4, 3), text=(4, 3),
-        context: str = "a photo of a", inner: str = "",
-    ) -> None:  # fmt: skip
+        self,
+        cfg: dict,
+        state: dict,
+        names: Sequence[str],
+        *,
+        vision=(4, 3),
+        text=(4, 3),
+        context: str = "a photo of a",
+        inner: str = "",
+    ) -> None:
         super().__init__()
         quick, width_out = cfg.get("quick_gelu", False), cfg["embed_dim"]
         self.image_encoder = Vision(cfg["vision_cfg"], width_out, quick, *vision)
@@ -149,9 +156,11 @@ class Projector(nn.Module):
     def __init__(self, width: int, width_out: int) -> None:
         super().__init__()
         self.conv1 = nn.Sequential(
-            nn.Conv2d(width, width_out, 1), nn.BatchNorm2d(width_out), nn.ReLU(),
+            nn.Conv2d(width, width_out, 1),
+            nn.BatchNorm2d(width_out),
+            nn.ReLU(),
             nn.Conv2d(width_out, width_out, 1),
-        )  # fmt: skip
+        )
         norm = self.conv1[1]
         for tensor in (norm.weight, norm.bias, norm.running_mean):
             tensor.data.normal_()
@@ -167,9 +176,7 @@ class Student(nn.Module):
 
     def __init__(self, cfg: dict, state: dict, channels: int, *, vision=(4, 2)) -> None:
         super().__init__()
-        self.image_encoder = Vision(
-            cfg["vision_cfg"], cfg["embed_dim"], cfg.get("quick_gelu", False), *vision
-        )
+        self.image_encoder = Vision(cfg["vision_cfg"], cfg["embed_dim"], cfg.get("quick_gelu", False), *vision)
         self.logit_scale = nn.Parameter(state["logit_scale"].clone())
         self.VPT_image_trans = Projector(cfg["embed_dim"], channels)
         weights = {n.removeprefix("visual."): v for n, v in state.items() if n.startswith("visual.")}
@@ -188,9 +195,26 @@ def class_ids(context: str, names: Sequence[str]) -> Tensor:
 
 def halved(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """What the authors keep in fp16: convolutions, linear layers, attention, projections, token vectors and `ctx`."""
-    ends = ("conv1.weight", "attn.in_proj_weight", "attn.in_proj_bias", "attn.out_proj.weight", "attn.out_proj.bias",
-            "mlp.c_fc.weight", "mlp.c_fc.bias", "mlp.c_proj.weight", "mlp.c_proj.bias", ".proj", "text_projection",
-            "token_prefix", "token_suffix", ".ctx", "conv1.0.weight", "conv1.0.bias", "conv1.3.weight", "conv1.3.bias")  # fmt: skip
+    ends = (
+        "conv1.weight",
+        "attn.in_proj_weight",
+        "attn.in_proj_bias",
+        "attn.out_proj.weight",
+        "attn.out_proj.bias",
+        "mlp.c_fc.weight",
+        "mlp.c_fc.bias",
+        "mlp.c_proj.weight",
+        "mlp.c_proj.bias",
+        ".proj",
+        "text_projection",
+        "token_prefix",
+        "token_suffix",
+        ".ctx",
+        "conv1.0.weight",
+        "conv1.0.bias",
+        "conv1.3.weight",
+        "conv1.3.bias",
+    )
     return {name: value.half() if name.endswith(ends) else value.clone() for name, value in state.items()}
 
 
@@ -202,6 +226,9 @@ def training_state(state: dict[str, Tensor], epoch: int = 20) -> dict:
     optimizer.step()
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20.0)  # type: ignore[arg-type]
     return {
-        "state_dict": OrderedDict(state), "epoch": epoch, "optimizer": optimizer.state_dict(),
-        "scheduler": {"successor": schedule, "warmup_epoch": 1, "last_epoch": 1}, "val_result": 85.5,
-    }  # fmt: skip
+        "state_dict": OrderedDict(state),
+        "epoch": epoch,
+        "optimizer": optimizer.state_dict(),
+        "scheduler": {"successor": schedule, "warmup_epoch": 1, "last_epoch": 1},
+        "val_result": 85.5,
+    }

@@ -50,11 +50,12 @@ def make_tiny(tmp_path_factory):
 
     def make(seed: int = 0, **changes) -> Tiny:
         cfg = {
-            "embed_dim": 16, "quick_gelu": True,
+            "embed_dim": 16,
+            "quick_gelu": True,
             "vision_cfg": {"image_size": 32, "layers": 3, "width": 32, "head_width": 16, "patch_size": 8},
             "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 3},
             **changes,
-        }  # fmt: skip
+        }
         kind = open_clip.CustomTextCLIP if cfg.get("custom_text") else open_clip.CLIP
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -71,9 +72,7 @@ def make_tiny(tmp_path_factory):
             "interpolation": "bicubic",
             "resize_mode": "shortest",
         }
-        (folder / "open_clip_config.json").write_text(
-            json.dumps({"model_cfg": cfg, "preprocess_cfg": preprocess})
-        )
+        (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": cfg, "preprocess_cfg": preprocess}))
         state = model.state_dict()
         safetensors.torch.save_file(state, folder / "open_clip_model.safetensors")
         return Tiny(f"local-dir:{folder}", cfg, state)

@@ -31,9 +31,13 @@ def vectors() -> ClassVectors:
     vectors_CD = np.random.default_rng(8).normal(size=(len(NAMES), 24)).astype(np.float32)
     vectors_CD /= np.linalg.norm(vectors_CD, axis=1, keepdims=True)
     return ClassVectors(
-        names=NAMES, vectors_CD=vectors_CD, bias_C=None, logit_scale=100.0, normalized=True,
+        names=NAMES,
+        vectors_CD=vectors_CD,
+        bias_C=None,
+        logit_scale=100.0,
+        normalized=True,
         base_C=np.array([True, True, True, False, False]),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +63,7 @@ def make_student(authors):
 
 
 def bring(file: Path, tiny, store: str, out: Path, **options):
-    stage = plan_import(
-        str(file), out=str(out), settings=ImportSettings(student=tiny.name, vectors=store, **options)
-    )
+    stage = plan_import(str(file), out=str(out), settings=ImportSettings(student=tiny.name, vectors=store, **options))
     run_stage(stage, stage.out, SerialExecutor(), progress=False)
     return stage
 
@@ -110,13 +112,16 @@ def test_a_teacher_and_its_student_together(
     model, state = make_teacher(large)
     torch.save(state, tmp_path / "teacher.pth")
     stage = plan_import(
-        str(tmp_path / "teacher.pth"), out=str(tmp_path / "t"), settings=ImportSettings(teacher=large.name, classes=classes),
-    )  # fmt: skip
+        str(tmp_path / "teacher.pth"),
+        out=str(tmp_path / "t"),
+        settings=ImportSettings(teacher=large.name, classes=classes),
+    )
     run_stage(stage, stage.out, SerialExecutor(), progress=False)
     named = plan_vectors(
-        TeacherConfig.of(f"teachonce:{tmp_path / 't'}"), out=str(tmp_path / "v.zarr"),
+        TeacherConfig.of(f"teachonce:{tmp_path / 't'}"),
+        out=str(tmp_path / "v.zarr"),
         compute=COMPUTE,
-    )  # fmt: skip
+    )
     run_stage(named, named.store, SerialExecutor(), progress=False)
     _, state = make_student(tiny)
     torch.save(state, tmp_path / "student.pth")
@@ -163,7 +168,7 @@ PARTS = "VPT_image_trans.conv1"
             f"{PARTS}.… (a PromptKD student), found both. Next: give a checkpoint of PromptSRC's or PromptKD's own trainer",
         ),
     ],
-)  # fmt: skip
+)
 def test_every_key_is_accounted_for(change, line, tiny, make_student, store, tmp_path) -> None:
     _, state = make_student(tiny)
     change(state)
@@ -174,9 +179,7 @@ def test_every_key_is_accounted_for(change, line, tiny, make_student, store, tmp
     assert not (tmp_path / "b").exists()
 
 
-def test_another_backbone_other_vectors_no_weights(
-    tiny, make_tiny, make_student, vectors, store, tmp_path
-) -> None:
+def test_another_backbone_other_vectors_no_weights(tiny, make_tiny, make_student, vectors, store, tmp_path) -> None:
     _, state = make_student(tiny)
     torch.save(state, tmp_path / "m.pth")
 
@@ -188,9 +191,7 @@ def test_another_backbone_other_vectors_no_weights(
     other = line(TeachonceError, make_tiny(9), store)
     assert other.startswith("the checkpoint's frozen weights are another model's: m.pth: image_encoder.")
     narrow = str(tmp_path / "narrow.zarr")
-    few = ClassVectors(
-        names=NAMES, vectors_CD=vectors.vectors_CD[:, :6], bias_C=None, logit_scale=1.0, normalized=True
-    )
+    few = ClassVectors(names=NAMES, vectors_CD=vectors.vectors_CD[:, :6], bias_C=None, logit_scale=1.0, normalized=True)
     write_class_vectors(open_root(narrow, mode="a"), few, {"teacher": {}})
     assert line(MismatchError, tiny, narrow) == (
         f"these class vectors are not of the student's teacher: {narrow}: expected text features of 24 channels (the "

@@ -24,9 +24,7 @@ EXACT = {"atol": 1e-5, "rtol": 1e-5}
 
 def bring(file: Path, tiny, classes: str, out: Path, **options):
     """Import a file; returns the stage."""
-    stage = plan_import(
-        str(file), out=str(out), settings=ImportSettings(teacher=tiny.name, classes=classes, **options)
-    )
+    stage = plan_import(str(file), out=str(out), settings=ImportSettings(teacher=tiny.name, classes=classes, **options))
     run_stage(stage, stage.out, SerialExecutor(), progress=False)
     return stage
 
@@ -40,9 +38,7 @@ def says(out: Path, images: torch.Tensor) -> tuple[np.ndarray, np.ndarray, float
 
 
 def digests(folder: Path) -> dict[str, str]:
-    return {
-        p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir()) if p.is_file()
-    }
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir()) if p.is_file()}
 
 
 @pytest.mark.parametrize("changes", [{}, {"quick_gelu": False}, {"custom_text": True}])
@@ -70,9 +66,7 @@ def test_a_whole_file_computes_what_its_authors_ran(
     assert found.frozen.tensors == 85
     assert found.frozen.relative == pytest.approx(max(drift, 1e-4), rel=2)
     assert found.left_out == {"fixed token embeddings": 2, "of the frozen copy of the image tower": 44}
-    assert bool(changes.get("quick_gelu", True)) == (
-        not any("is built with GELU" in note for note in found.notes)
-    )
+    assert bool(changes.get("quick_gelu", True)) == (not any("is built with GELU" in note for note in found.notes))
 
 
 def test_only_its_prompts_in_the_backbone(tiny, make_teacher, classes, images, normalized, tmp_path) -> None:
@@ -80,9 +74,7 @@ def test_only_its_prompts_in_the_backbone(tiny, make_teacher, classes, images, n
     torch.save({"state_dict": state}, tmp_path / "whole.pth")
     alone = {n: v for n, v in state.items() if "VPT" in n or n.endswith(".ctx")}
     safetensors.torch.save_file(alone, tmp_path / "prompts.safetensors")
-    model.load_state_dict(
-        {n: v for n, v in make_teacher(tiny)[0].state_dict().items() if n not in alone}, strict=False
-    )
+    model.load_state_dict({n: v for n, v in make_teacher(tiny)[0].state_dict().items() if n not in alone}, strict=False)
     for tower, prefix in ((model.image_encoder, "visual."), (model.text_encoder, "")):
         for name, value in tower.state_dict().items():
             if "VPT" not in name:
@@ -115,16 +107,11 @@ def test_the_towers_are_part_of_the_teachers_identity(tiny, make_teacher, classe
     assert set(towers) == {name for name in tiny.state if "token_embedding" not in name}
     assert torch.equal(towers["visual.proj"], state["image_encoder.proj"])  # fp16, as it was
     assert str(tmp_path / "a.pth") not in (tmp_path / "checkpoint" / "config.json").read_text()
-    assert (
-        config["origin"]["checkpoint"]["sha256"]
-        == hashlib.sha256((tmp_path / "a.pth").read_bytes()).hexdigest()
-    )
+    assert config["origin"]["checkpoint"]["sha256"] == hashlib.sha256((tmp_path / "a.pth").read_bytes()).hexdigest()
     assert config["base_classes"] == list(NAMES[:3])
 
 
-def test_the_same_command_writes_the_same_bytes_and_another_is_refused(
-    tiny, make_teacher, classes, tmp_path
-) -> None:
+def test_the_same_command_writes_the_same_bytes_and_another_is_refused(tiny, make_teacher, classes, tmp_path) -> None:
     _, state = make_teacher(tiny)
     torch.save(state, tmp_path / "m.pth")
     torch.save({"state_dict": {f"module.{n}": v for n, v in state.items()}}, tmp_path / "parallel.pth")
@@ -231,7 +218,7 @@ ASK = "Next: give a checkpoint of PromptSRC's or PromptKD's own trainer"
             "(3, 70, 16). Next: name the model that it was trained with",
         ),
     ],
-)  # fmt: skip
+)
 def test_every_key_is_accounted_for(change, line, tiny, make_teacher, classes, tmp_path) -> None:
     assert message(change, tiny, make_teacher, classes, tmp_path) == line
 
@@ -273,16 +260,16 @@ def test_which_classes_it_was_learned_on(tiny, make_teacher, classes, tmp_path) 
 
     def config(out: str, **options) -> tuple[list[str], tuple[str, ...]]:
         stage = bring(tmp_path / "m.pth", tiny, classes, tmp_path / out, **options)
-        return json.loads((tmp_path / out / "config.json").read_bytes())["base_classes"], stage.found.notes[
-            1:
-        ]
+        return json.loads((tmp_path / out / "config.json").read_bytes())["base_classes"], stage.found.notes[1:]
 
     # "house cat" and "house-cat" are other tokens.
     assert config("a") == (
         ["red fox", "newt"],
-        ("learned on 2 of 5 classes, by the class texts in the file",
-         "1 class texts in the file are none of the list's: other classes, other names, or another --context"),
-    )  # fmt: skip
+        (
+            "learned on 2 of 5 classes, by the class texts in the file",
+            "1 class texts in the file are none of the list's: other classes, other names, or another --context",
+        ),
+    )
     _, state = make_teacher(tiny)
     torch.save(state, tmp_path / "m.pth")
     assert config("b", base_classes="@half") == (list(NAMES[:3]), ())

@@ -43,9 +43,15 @@ def store(picture_shards, tmp_path_factory):
     out = tmp_path_factory.mktemp("features") / "s.zarr"
     views = ViewSpec(kind="random_resized_crop", count=2, seed=3)
     stage = plan_cache(
-        str(picture_shards.location), TEACHER, out=str(out), views=views,
-        settings=CacheSettings(targets="embedding,tokens,features.blocks.1,features.blocks.4", encoding="fp16", batch_size=8), compute=FP32,
-    )  # fmt: skip
+        str(picture_shards.location),
+        TEACHER,
+        out=str(out),
+        views=views,
+        settings=CacheSettings(
+            targets="embedding,tokens,features.blocks.1,features.blocks.4", encoding="fp16", batch_size=8
+        ),
+        compute=FP32,
+    )
     run(stage, stage.store)
     return out
 
@@ -54,10 +60,16 @@ def planned(picture_shards, store, out, config=RESNET, **options):
     defaults = {"epochs": 4, "batch_size": 8, "warmup_epochs": 0, "lr": 3e-3}
     more = {name: options.pop(name) for name in ("vectors", "validation") if name in options}
     return plan_distill(
-        str(picture_shards.location), str(store), config, out=str(out), recipe="features", compute=FP32,
+        str(picture_shards.location),
+        str(store),
+        config,
+        out=str(out),
+        recipe="features",
+        compute=FP32,
         settings=DistillSettings(seed=1, loader_workers=0, **more),
-        options=defaults | options, show_progress=False,
-    )  # fmt: skip
+        options=defaults | options,
+        show_progress=False,
+    )
 
 
 def losses(out) -> list[float]:
@@ -81,8 +93,7 @@ def test_the_loss_is_the_distance_at_each_place(kind):
     recipe, generator = recipe_named("features"), torch.Generator().manual_seed(2)
     shapes = {"embedding": (4, 6), "tokens": (4, 9, 5), "features.a": (4, 5, 3, 3)}
     student, teacher = (
-        {name: torch.randn(shape, generator=generator) * 2 for name, shape in shapes.items()}
-        for _ in range(2)
+        {name: torch.randn(shape, generator=generator) * 2 for name, shape in shapes.items()} for _ in range(2)
     )
     settings = recipe.defaults.override("features", {"feature_loss": kind})
     expected = 0.0
@@ -96,16 +107,12 @@ def test_the_loss_is_the_distance_at_each_place(kind):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(
-    ("layer", "width"), [("features.layer2", 48), ("features.layer3", 192), ("tokens", 96)]
-)
+@pytest.mark.parametrize(("layer", "width"), [("features.layer2", 48), ("features.layer3", 192), ("tokens", 96)])
 def test_a_students_level_is_its_map_on_the_teachers_grid_through_a_projector(
     picture_shards, store, tmp_path, layer, width
 ):
     """64 pixels give maps of 8 × 8, 4 × 4 and 2 × 2 places; the teacher's grid has 3 × 3."""
-    stage = planned(
-        picture_shards, store, tmp_path / "out", feature_targets="features.blocks.4", student_layers=layer
-    )
+    stage = planned(picture_shards, store, tmp_path / "out", feature_targets="features.blocks.4", student_layers=layer)
     built = stage.open().built
     student, images = built.student.eval(), torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     found = student.outputs(images)
@@ -118,9 +125,7 @@ def test_a_students_level_is_its_map_on_the_teachers_grid_through_a_projector(
     assert x.shape[1] == width
     if x.shape[2] >= 3:
         edges = [(i * x.shape[2] // 3, -(-(i + 1) * x.shape[2] // 3)) for i in range(3)]
-        x = torch.stack(
-            [torch.stack([x[:, :, a:b, c:d].mean((2, 3)) for c, d in edges], -1) for a, b in edges], -2
-        )
+        x = torch.stack([torch.stack([x[:, :, a:b, c:d].mean((2, 3)) for c, d in edges], -1) for a, b in edges], -2)
     else:
         x = torch.nn.functional.interpolate(x, (3, 3), mode="bilinear", align_corners=False)
     projector = student.levels[0].project
@@ -134,9 +139,7 @@ def test_a_students_level_is_its_map_on_the_teachers_grid_through_a_projector(
 @pytest.mark.parametrize("config", [RESNET, VIT], ids=["resnet", "vit"])
 def test_students_come_nearer_to_the_teachers_maps(picture_shards, store, tmp_path, config, kind):
     out = tmp_path / "student"
-    stage = planned(
-        picture_shards, store, out, config, feature_loss=kind, feature_targets="tokens,features.blocks.1"
-    )
+    stage = planned(picture_shards, store, out, config, feature_loss=kind, feature_targets="tokens,features.blocks.1")
     run(stage, stage.out)
     found = losses(out)
     assert found[-1] < 0.9 * found[0]
@@ -148,9 +151,7 @@ def test_students_come_nearer_to_the_teachers_maps(picture_shards, store, tmp_pa
     outputs = loaded.student.outputs(images)
     assert outputs["tokens"].shape == (2, 9, 64)
     assert outputs["features.blocks.1"].shape == (2, 64, 3, 3)
-    assert repr(loaded).startswith(
-        f"LoadedStudent({config.model.removeprefix('timm:')!r}, no classes, width "
-    )
+    assert repr(loaded).startswith(f"LoadedStudent({config.model.removeprefix('timm:')!r}, no classes, width ")
 
 
 def test_the_same_view_reaches_both_sides(picture_shards, store, tmp_path):
@@ -159,8 +160,18 @@ def test_the_same_view_reaches_both_sides(picture_shards, store, tmp_path):
     state = load_teacher(TEACHER)._model.state_dict()  # type: ignore[attr-defined]
     safetensors.torch.save_file({n: v.contiguous() for n, v in state.items()}, weights)
     same = replace(VIT, pretrained=str(weights))
-    stage = planned(picture_shards, store, tmp_path / "s", same, feature_targets="tokens", student_layers="tokens",
-                    projector="none", feature_loss="mse", lr=1e-9, epochs=2)  # fmt: skip
+    stage = planned(
+        picture_shards,
+        store,
+        tmp_path / "s",
+        same,
+        feature_targets="tokens",
+        student_layers="tokens",
+        projector="none",
+        feature_loss="mse",
+        lr=1e-9,
+        epochs=2,
+    )
     run(stage, stage.out)
     assert max(losses(tmp_path / "s")) < 1e-4  # what fp16 costs
 
@@ -168,8 +179,10 @@ def test_the_same_view_reaches_both_sides(picture_shards, store, tmp_path):
 def test_a_student_of_maps_alone_says_what_it_lacks(picture_shards, store, pictures, tmp_path):
     stage = planned(picture_shards, store, tmp_path / "s", feature_targets="tokens", epochs=1)
     run(stage, stage.out)
-    for command in (["predict", str(tmp_path / "s"), str(next(pictures.rglob("*.png")))],
-                    ["evaluate", str(tmp_path / "s"), str(pictures)]):  # fmt: skip
+    for command in (
+        ["predict", str(tmp_path / "s"), str(next(pictures.rglob("*.png")))],
+        ["evaluate", str(tmp_path / "s"), str(pictures)],
+    ):
         done = CliRunner().invoke(main, command)
         assert done.exit_code == 1
         assert "this student has no class vectors, so it tells no classes: test_resnet" in done.output
@@ -182,9 +195,7 @@ def test_with_the_embedding_a_student_has_the_stores_classes(picture_shards, sto
     words = f"vectors --teacher {TEACHER.model} --teacher-pretrained random --teacher-size 48 --out {with_vectors}"
     done = CliRunner().invoke(main, words.split())
     assert done.exit_code == 0, done.output
-    stage = planned(
-        picture_shards, with_vectors, tmp_path / "s", feature_targets="embedding,tokens", epochs=1
-    )
+    stage = planned(picture_shards, with_vectors, tmp_path / "s", feature_targets="embedding,tokens", epochs=1)
     run(stage, stage.out)
     loaded = load_student(str(tmp_path / "s"))
     assert loaded.vectors.num_classes == 1000
@@ -199,15 +210,22 @@ def test_with_the_embedding_a_student_has_the_stores_classes(picture_shards, sto
     [
         ({"feature_targets": "tokens,features.layer3"}, "--feature-targets", "features.layer3"),
         ({"feature_targets": "tokens", "student_layers": "features.blocks.2"}, "--student-layers", "features.blocks.2"),
-        ({"feature_targets": "tokens", "student_layers": "features.layer2,features.layer3"}, "--student-layers",
-         "features.layer2,features.layer3"),
-        ({"feature_targets": "tokens", "projector": "none", "student_layers": "features.layer2"}, "--projector none", "48"),
+        (
+            {"feature_targets": "tokens", "student_layers": "features.layer2,features.layer3"},
+            "--student-layers",
+            "features.layer2,features.layer3",
+        ),
+        (
+            {"feature_targets": "tokens", "projector": "none", "student_layers": "features.layer2"},
+            "--projector none",
+            "48",
+        ),
         ({"feature_targets": "tokens", "vectors": "STORE"}, "--vectors STORE", "tokens"),
         ({"feature_targets": "tokens", "validation": "IMAGES"}, "--validation IMAGES", "None"),
         ({"feature_loss": "hinge"}, "--feature-loss", "hinge"),
         ({"temperature": 2.0}, "--temperature", "None"),
     ],
-)  # fmt: skip
+)
 def test_what_is_refused(picture_shards, store, tmp_path, options, where, found):
     with pytest.raises(InputError) as error:
         planned(picture_shards, store, tmp_path / "s", **options)
@@ -220,6 +238,14 @@ def test_stores_without_what_a_recipe_needs(picture_shards, known_store, store, 
     assert error.value.code == "features-not-in-store"
     assert str(error.value.where).startswith("--recipe features")
     with pytest.raises((IncompleteError, MismatchError)) as caught:
-        plan_distill(str(picture_shards.location), str(store), RESNET, out=str(tmp_path / "b"), recipe="kd", compute=FP32,
-                     options={"batch_size": 8}, settings=DistillSettings(loader_workers=0))  # fmt: skip
+        plan_distill(
+            str(picture_shards.location),
+            str(store),
+            RESNET,
+            out=str(tmp_path / "b"),
+            recipe="kd",
+            compute=FP32,
+            options={"batch_size": 8},
+            settings=DistillSettings(loader_workers=0),
+        )
     assert caught.value.code == "vectors-missing"

@@ -54,9 +54,7 @@ class Batch:
 class Memory:
     """Batches in memory, other ones in each epoch."""
 
-    def __init__(
-        self, *, size: int, batch: int, steps: int, teacher: ClassVectors, names: tuple[str, ...]
-    ) -> None:
+    def __init__(self, *, size: int, batch: int, steps: int, teacher: ClassVectors, names: tuple[str, ...]) -> None:
         self.steps_per_epoch, self._size, self._batch = steps, size, batch
         self._teacher, self._names = teacher, names
         self.closed = False
@@ -122,9 +120,7 @@ def train(
 
 def outputs() -> LossInputs:
     generator = torch.Generator().manual_seed(1)
-    student, embedding, logits, target = (
-        torch.randn(4, width, generator=generator) * 3 for width in (6, 6, 7, 7)
-    )
+    student, embedding, logits, target = (torch.randn(4, width, generator=generator) * 3 for width in (6, 6, 7, 7))
     return LossInputs(
         student={"embedding": student, "logits": logits}, teacher={"embedding": embedding, "logits": target}
     )
@@ -132,9 +128,7 @@ def outputs() -> LossInputs:
 
 def divergence(found: LossInputs, t: float) -> float:
     """Sum over the batch of KL(teacher || student) in double precision."""
-    teacher, student = (
-        torch.softmax(x.double() / t, 1) for x in (found.teacher["logits"], found.student["logits"])
-    )
+    teacher, student = (torch.softmax(x.double() / t, 1) for x in (found.teacher["logits"], found.student["logits"]))
     return float((teacher * (teacher.log() - student.log())).sum())
 
 
@@ -154,9 +148,7 @@ def test_kds_loss(t: float) -> None:
     student, teacher = outputs().student["embedding"].double(), outputs().teacher["embedding"].double()
     cosine = (student * teacher).sum(1) / student.norm(dim=1) / teacher.norm(dim=1)
     with_cosine = replace(settings, embedding_loss="cosine", embedding_weight=2.0)
-    assert float(kd.loss(outputs(), with_cosine)) == pytest.approx(
-        base + 2 * float((1 - cosine).mean()), rel=1e-5
-    )
+    assert float(kd.loss(outputs(), with_cosine)) == pytest.approx(base + 2 * float((1 - cosine).mean()), rel=1e-5)
     with_mse = replace(settings, embedding_loss="mse", embedding_weight=0.5)
     squares = ((student - teacher) ** 2).sum(1).mean()
     assert float(kd.loss(outputs(), with_mse)) == pytest.approx(base + 0.5 * float(squares), rel=1e-5)
@@ -192,9 +184,7 @@ def test_promptkds_learning_rates() -> None:
     assert found[0] == 1e-5
     assert found[1] == 0.005
     assert found[11] == pytest.approx(0.0025)
-    assert found[1:] == pytest.approx(
-        [0.005 * (1 + math.cos(math.pi * (e - 1) / 20)) / 2 for e in range(1, 20)]
-    )
+    assert found[1:] == pytest.approx([0.005 * (1 + math.cos(math.pi * (e - 1) / 20)) / 2 for e in range(1, 20)])
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.005)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20)
     for rate in found[1:]:
@@ -234,9 +224,7 @@ def handwritten_promptkd(
         value.copy_(start[f"projector.{name}"].reshape(value.shape))
 
     def after_norm(module, inputs, output):
-        return torch.cat(
-            [output, F.layer_norm(prompts[0], (32,), module.weight, module.bias).expand(8, -1, -1)], 1
-        )
+        return torch.cat([output, F.layer_norm(prompts[0], (32,), module.weight, module.bias).expand(8, -1, -1)], 1)
 
     def before_block(layer):
         return lambda _, inputs: (torch.cat([inputs[0][:, :-4], prompts[layer].expand(8, -1, -1)], 1),)
@@ -260,17 +248,13 @@ def handwritten_promptkd(
         student = 10.0 * features @ classes.T  # the tiny CLIP's own logit scale, not the teacher's 30
         target = batch.targets["logits"]
         loss = (
-            1000
-            * F.kl_div(F.log_softmax(student, dim=1), F.softmax(target, dim=1), reduction="sum")
-            / student.numel()
+            1000 * F.kl_div(F.log_softmax(student, dim=1), F.softmax(target, dim=1), reduction="sum") / student.numel()
         )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    projected = {
-        f"projector.{n}": v.reshape(start[f"projector.{n}"].shape) for n, v in projector.state_dict().items()
-    }
+    projected = {f"projector.{n}": v.reshape(start[f"projector.{n}"].shape) for n, v in projector.state_dict().items()}
     return losses, {"backbone.prompts_LPD": prompts.detach()} | projected
 
 
@@ -310,9 +294,7 @@ def test_ten_steps_of_kd(tmp_path, monkeypatch, normalized: bool) -> None:
     net = timm.create_model("test_vit", num_classes=0, img_size=32)
     projector = nn.Linear(net.num_features, 6)
     start = built.student.state_dict()
-    net.load_state_dict(
-        {n.removeprefix("backbone."): v for n, v in start.items() if n.startswith("backbone.")}
-    )
+    net.load_state_dict({n.removeprefix("backbone."): v for n, v in start.items() if n.startswith("backbone.")})
     projector.load_state_dict({"weight": start["projector.weight"], "bias": start["projector.bias"]})
     parameters = [*net.train().parameters(), *projector.parameters()]
     optimizer = torch.optim.AdamW(

@@ -66,8 +66,14 @@ def test_the_end_is_expected_at_the_pace_so_far(tmp_path):
 
 @pytest.mark.parametrize(
     ("done", "since"),
-    [((), NOON.isoformat()), ((-30, -20), NOON.isoformat()), ((1, 2, 3, 4), NOON.isoformat()), ((1,), "unknown"), ((1,), "2026-05-04")],
-)  # fmt: skip
+    [
+        ((), NOON.isoformat()),
+        ((-30, -20), NOON.isoformat()),
+        ((1, 2, 3, 4), NOON.isoformat()),
+        ((1,), "unknown"),
+        ((1,), "2026-05-04"),
+    ],
+)
 def test_no_end_is_told_where_none_is_known(tmp_path, done, since):
     finish(begin(tmp_path, "cache", units=4, rows=40), *done)
     facts = told(tmp_path, "cache", after(5), since=since)
@@ -103,9 +109,7 @@ def test_stages_come_in_their_order_whatever_was_planned_first(tmp_path):
     ):
         begin(tmp_path / name, stage, units=1, rows=1)
     open_root(str(tmp_path / "targets"), mode="a")
-    stages = [
-        (stage["stage"], Path(stage["folder"]).name) for stage in folder_status(str(tmp_path))["stages"]
-    ]
+    stages = [(stage["stage"], Path(stage["folder"]).name) for stage in folder_status(str(tmp_path))["stages"]]
     assert stages == [
         ("shard", "z"),
         ("vectors", "targets"),

@@ -74,9 +74,7 @@ def test_the_digests_are_those_of_torchvision(picture_shards, pictures, sample, 
     for row, digests in zip(sample.rows, sample.digests, strict=True):
         image = Image.open(pictures / entries[row].path).convert("RGB")
         views = replace(SPEC, count=8).params(entries[row].key, *image.size)
-        assert np.array_equal(
-            views[:3], SPEC.params(entries[row].key, *image.size)
-        )  # the first three are stored
+        assert np.array_equal(views[:3], SPEC.params(entries[row].key, *image.size))  # the first three are stored
         rendered = [by_torchvision(image, view, 20, SPEC.jitter) for view in views]
         assert tuple(hashlib.blake2b(r.tobytes(), digest_size=8).hexdigest() for r in rendered) == digests
 
@@ -88,10 +86,7 @@ def test_the_same_machine_finds_no_difference(picture_shards, sample):
     assert again == sample
     assert again.digest == sample.digest
     assert [len(views) for views in take(picture_shards, ViewSpec()).digests] == [1] * 16  # the centre
-    assert (
-        len({take(picture_shards, SPEC, 21).digest, take(picture_shards, ViewSpec()).digest, sample.digest})
-        == 3
-    )
+    assert len({take(picture_shards, SPEC, 21).digest, take(picture_shards, ViewSpec()).digest, sample.digest}) == 3
 
 
 def write(folder, count, *, broken):
@@ -198,9 +193,7 @@ def test_an_image_that_no_longer_decodes_is_a_difference(picture_shards, sample,
         raise BadImage("not an image that Pillow reads")
 
     monkeypatch.setattr(images, "decode", refuses)
-    with pytest.raises(
-        MismatchError, match=re.escape("found no image (not an image that Pillow reads) (with the")
-    ):
+    with pytest.raises(MismatchError, match=re.escape("found no image (not an image that Pillow reads) (with the")):
         sample.check(picture_shards, SPEC, where="s", hint="")
 
 
@@ -209,9 +202,7 @@ def test_an_image_that_is_unusable_in_other_shards_of_the_corpus_is_a_difference
     bad = next(iter(picture_shards.reader(0).invalid))
     others = replace(sample, rows=(bad, *sample.rows[1:]))
     found = others.differences(picture_shards, SPEC)
-    assert {(difference.row, difference.found) for difference in found} == {
-        (bad, "no image (truncated image)")
-    }
+    assert {(difference.row, difference.found) for difference in found} == {(bad, "no image (truncated image)")}
 
 
 def test_a_changed_tar_is_damage_and_no_other_machine(sampled_store, picture_shards, tmp_path):

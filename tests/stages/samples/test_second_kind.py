@@ -106,9 +106,15 @@ class MomentsTeacher:
     """Says the mean and the largest number of a signal."""
 
     spec = TeacherSpec(
-        family="test", model="moments", architecture="0", weights_digest="0", embed_dim=2, normalized=False,
-        preprocess=Preprocess(size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), sample_kind="signal"), takes_templates=False,
-    )  # fmt: skip
+        family="test",
+        model="moments",
+        architecture="0",
+        weights_digest="0",
+        embed_dim=2,
+        normalized=False,
+        preprocess=Preprocess(size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), sample_kind="signal"),
+        takes_templates=False,
+    )
     loaded = "moments"
 
     def to(self, device):
@@ -190,10 +196,13 @@ def store(shards, tmp_path, monkeypatch):
 
 def plan(shards, out):
     return cache.plan_cache(
-        str(shards.location), TeacherConfig(model="moments"), out=str(out), views=VIEWS,
+        str(shards.location),
+        TeacherConfig(model="moments"),
+        out=str(out),
+        views=VIEWS,
         settings=CacheSettings(targets="embedding", encoding="fp32", batch_size=4),
         compute=Compute(device="cpu", precision="fp32", threads=1),
-    )  # fmt: skip
+    )
 
 
 def shard(folder, out, kind=IMAGES, **settings):
@@ -232,15 +241,11 @@ def test_the_teacher_sees_the_stored_views(shards, store):
             drawn = torch.cat([batch.images_NCHW for batch in batches])
             assert drawn.dtype == torch.int16
             assert drawn.shape == (11, 1, SIZE)
-            torch.testing.assert_close(
-                torch.cat([batch.targets["embedding"] for batch in batches]), moments(drawn)
-            )
+            torch.testing.assert_close(torch.cat([batch.targets["embedding"] for batch in batches]), moments(drawn))
 
 
 def test_the_stream_and_the_join_draw_by_plain_arithmetic(shards, store):
-    with TargetStream(
-        shards.location, store, image_size=SIZE, batch_size=11, targets=("embedding",)
-    ) as stream:
+    with TargetStream(shards.location, store, image_size=SIZE, batch_size=11, targets=("embedding",)) as stream:
         (batch,) = stream.batches(1)
     by_row = dict(zip(batch.rows_N.tolist(), batch.images_NCHW.numpy(), strict=True))
     samples = [{"__key__": key, "wav": data, "json": about} for key, data, about in members(shards)]

@@ -29,10 +29,13 @@ WIDTH, SIZE = 6, 48
 def class_vectors(*, bias: bool = False, base: bool = False) -> ClassVectors:
     rng = np.random.default_rng(4)
     return ClassVectors(
-        names=("x", "y", "z"), vectors_CD=rng.normal(size=(3, WIDTH)).astype(np.float32),
-        bias_C=rng.normal(size=3).astype(np.float32) if bias else None, logit_scale=7.0, normalized=True,
+        names=("x", "y", "z"),
+        vectors_CD=rng.normal(size=(3, WIDTH)).astype(np.float32),
+        bias_C=rng.normal(size=3).astype(np.float32) if bias else None,
+        logit_scale=7.0,
+        normalized=True,
         base_C=np.array([True, False, True]) if base else None,
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture
@@ -44,9 +47,14 @@ def folder(tmp_path, monkeypatch) -> Path:
     head = Head(width=backbone.width, embed_dim=WIDTH, projector="linear", normalized=True)
     vectors = class_vectors()
     config = BundleConfig(
-        student=backbone.config, head=head.to_json(), preprocess=backbone.preprocess.to_json(),
-        class_names=vectors.names, logit_scale=vectors.logit_scale, normalized=True, origin={},
-    )  # fmt: skip
+        student=backbone.config,
+        head=head.to_json(),
+        preprocess=backbone.preprocess.to_json(),
+        class_names=vectors.names,
+        logit_scale=vectors.logit_scale,
+        normalized=True,
+        origin={},
+    )
     write_bundle(Location.of("student"), Student(backbone.module, backbone.preprocess, head), vectors, config)
     rng = np.random.default_rng(1)
     for i, name in enumerate(("a.jpg", "b.jpg")):
@@ -63,9 +71,7 @@ def test_the_example_of_the_docs_runs_as_written(folder, capsys):
     shown, *said = capsys.readouterr().out.splitlines()
     assert shown == "LoadedStudent('test_vit', 3 classes, width 6, images of 48x48 pixels)"
     told = list(
-        predict(
-            "student", ["a.jpg", "b.jpg"], top=3, compute=Compute(device="cpu", precision="fp32", threads=1)
-        )
+        predict("student", ["a.jpg", "b.jpg"], top=3, compute=Compute(device="cpu", precision="fp32", threads=1))
     )
     assert said == [one.top[0][0] for one in told]
     probability_NC = torch.softmax(names["logits_NC"], 1).numpy()  # type: ignore[arg-type]
@@ -133,9 +139,7 @@ def test_vectors_that_cannot_be_written_to_are_not_warned_of():
 
 def test_bundles_and_class_vectors_print_on_one_line(folder):
     bundle = load_student("student")
-    assert (
-        f"{bundle}" == repr(bundle) == "LoadedStudent('test_vit', 3 classes, width 6, images of 48x48 pixels)"
-    )
+    assert f"{bundle}" == repr(bundle) == "LoadedStudent('test_vit', 3 classes, width 6, images of 48x48 pixels)"
     assert repr(bundle.vectors) == "ClassVectors(3 classes, width 6, logit scale 7)"
     marked = class_vectors(bias=True, base=True)
     assert repr(marked) == "ClassVectors(3 classes, 2 of them base, width 6, logit scale 7, with a bias)"

@@ -53,8 +53,11 @@ def thin_and_strided(module: nn.Module) -> list[str]:
         name
         for name, m in module.named_modules()
         if isinstance(m, nn.Conv2d)
-        and max(m.kernel_size) == 1 and max(m.stride) > 1 and m.groups == 1 and m.weight.shape[1] < 16
-    ]  # fmt: skip
+        and max(m.kernel_size) == 1
+        and max(m.stride) > 1
+        and m.groups == 1
+        and m.weight.shape[1] < 16
+    ]
 
 
 # --- the rule
@@ -83,9 +86,7 @@ def test_other_nets_are_computed_as_they_were(name: str) -> None:
     for module in (plain, ours):
         torch.manual_seed(1)  # dropout
         module(images).square().mean().backward()
-    for (weight_name, ours_weight), plain_weight in zip(
-        ours.named_parameters(), plain.parameters(), strict=True
-    ):
+    for (weight_name, ours_weight), plain_weight in zip(ours.named_parameters(), plain.parameters(), strict=True):
         assert ours_weight.stride() == plain_weight.stride()
         assert torch.equal(ours_weight.grad, plain_weight.grad), weight_name
 

@@ -47,9 +47,7 @@ def students(tiny_clip):
         ("timm", "timm:test_resnet"),
         ("vit", "timm:test_vit"),
     ):
-        backbone = family_of(name).create(
-            name, None if family == "open_clip" else "random", seed=0, size=None
-        )
+        backbone = family_of(name).create(name, None if family == "open_clip" else "random", seed=0, size=None)
         head = Head(width=backbone.width, embed_dim=6, projector="linear", normalized=True)
         vectors = ClassVectors(
             names=("x", "y"),
@@ -60,9 +58,14 @@ def students(tiny_clip):
         )
         student = Student(backbone.module, backbone.preprocess, head)
         config = BundleConfig(
-            student=backbone.config, head=head.to_json(), preprocess=backbone.preprocess.to_json(), class_names=("x", "y"),
-            logit_scale=7.0, normalized=True, origin={},
-        )  # fmt: skip
+            student=backbone.config,
+            head=head.to_json(),
+            preprocess=backbone.preprocess.to_json(),
+            class_names=("x", "y"),
+            logit_scale=7.0,
+            normalized=True,
+            origin={},
+        )
         made[family] = (student, vectors, config)
     return made
 
@@ -101,17 +104,47 @@ VISION = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 3, "head_wid
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("timm_model_name", "hf-hub:someone/model"), ("timm_model_name", "local-dir:SECRET"), ("timm_model_name", "SECRET"),
-        ("timm_model_name", "no_such_model"), ("timm_model_pretrained", True), ("checkpoint_path", "SECRET"),
-        ("hf_model_name", "someone/model"), ("layers", 0), ("layers", -1), ("layers", 10**12), ("layers", 1000),
-        ("layers", "12"), ("layers", True), ("layers", [1, 1, 1]), ("layers", [1, 1, 1, 1000]), ("width", 0), ("width", -32),
-        ("width", 10**12), ("width", 1 << 16), ("width", 32.5), ("head_width", 0), ("head_width", 64), ("mlp_ratio", 0),
-        ("mlp_ratio", 64.0), ("mlp_ratio", "4"), ("patch_size", 0), ("patch_size", 1), ("patch_size", [8]),
-        ("image_size", 0), ("image_size", 4096), ("image_size", 10**9), ("image_size", [32, 32, 32]),
-        ("attentional_pool", "SECRET"), ("pos_embed_type", "SECRET"), ("norm_kwargs", {"device": "cuda"}),
-        ("norm_kwargs", {"eps": "1"}), ("act_kwargs", {"approximate": "SECRET"}), ("block_type", "SECRET"), ("timm_proj", "SECRET"),
+        ("timm_model_name", "hf-hub:someone/model"),
+        ("timm_model_name", "local-dir:SECRET"),
+        ("timm_model_name", "SECRET"),
+        ("timm_model_name", "no_such_model"),
+        ("timm_model_pretrained", True),
+        ("checkpoint_path", "SECRET"),
+        ("hf_model_name", "someone/model"),
+        ("layers", 0),
+        ("layers", -1),
+        ("layers", 10**12),
+        ("layers", 1000),
+        ("layers", "12"),
+        ("layers", True),
+        ("layers", [1, 1, 1]),
+        ("layers", [1, 1, 1, 1000]),
+        ("width", 0),
+        ("width", -32),
+        ("width", 10**12),
+        ("width", 1 << 16),
+        ("width", 32.5),
+        ("head_width", 0),
+        ("head_width", 64),
+        ("mlp_ratio", 0),
+        ("mlp_ratio", 64.0),
+        ("mlp_ratio", "4"),
+        ("patch_size", 0),
+        ("patch_size", 1),
+        ("patch_size", [8]),
+        ("image_size", 0),
+        ("image_size", 4096),
+        ("image_size", 10**9),
+        ("image_size", [32, 32, 32]),
+        ("attentional_pool", "SECRET"),
+        ("pos_embed_type", "SECRET"),
+        ("norm_kwargs", {"device": "cuda"}),
+        ("norm_kwargs", {"eps": "1"}),
+        ("act_kwargs", {"approximate": "SECRET"}),
+        ("block_type", "SECRET"),
+        ("timm_proj", "SECRET"),
     ],
-)  # fmt: skip
+)
 def test_an_open_clip_tower_that_a_bundle_may_not_ask_for(load, tmp_path, monkeypatch, field, value):
     secret = tmp_path / "secret"
     secret.write_bytes(b"private")
@@ -125,11 +158,21 @@ def test_an_open_clip_tower_that_a_bundle_may_not_ask_for(load, tmp_path, monkey
 @pytest.mark.parametrize(
     "changes",
     [
-        {"embed_dim": 0}, {"embed_dim": 10**12}, {"embed_dim": 1 << 16}, {"embed_dim": "5"}, {"quick_gelu": "yes"},
-        {"trunk_size": -1}, {"vision_cfg": []}, {"vision_cfg": None}, {"name": 5}, {"weights": "x"}, {"family": "other"},
-        {"family": ["open_clip"]}, {"family": None},
+        {"embed_dim": 0},
+        {"embed_dim": 10**12},
+        {"embed_dim": 1 << 16},
+        {"embed_dim": "5"},
+        {"quick_gelu": "yes"},
+        {"trunk_size": -1},
+        {"vision_cfg": []},
+        {"vision_cfg": None},
+        {"name": 5},
+        {"weights": "x"},
+        {"family": "other"},
+        {"family": ["open_clip"]},
+        {"family": None},
     ],
-)  # fmt: skip
+)
 def test_an_open_clip_student_that_is_described_wrongly(load, monkeypatch, changes):
     monkeypatch.setattr(rebuild, "unfilled", lambda: pytest.fail("room was made"))
     refused(load, "open_clip", student=changes)
@@ -138,14 +181,30 @@ def test_an_open_clip_student_that_is_described_wrongly(load, monkeypatch, chang
 @pytest.mark.parametrize(
     "changes",
     [
-        {"name": "hf-hub:someone/model"}, {"name": "hf_hub:someone/model"}, {"name": "local-dir:SECRET"}, {"name": "SECRET"},
-        {"name": "no_such_model"}, {"name": "test_resnet.no_such_tag"}, {"name": "vit_giant_patch14_224"}, {"name": ""}, {"name": 7},
-        {"kwargs": {"checkpoint_path": "SECRET"}}, {"kwargs": {"pretrained": True}}, {"kwargs": {"pretrained_cfg": {"file": "SECRET"}}},
-        {"kwargs": {"pretrained_cfg_overlay": {"file": "SECRET"}, "pretrained": True}}, {"kwargs": {"cache_dir": "SECRET"}},
-        {"kwargs": {"features_only": True}}, {"kwargs": {"num_classes": 10}}, {"kwargs": {"img_size": 0}}, {"kwargs": {"img_size": 10**9}},
-        {"kwargs": {"img_size": "160"}}, {"kwargs": []}, {"kwargs": None}, {"pretrained": True},
+        {"name": "hf-hub:someone/model"},
+        {"name": "hf_hub:someone/model"},
+        {"name": "local-dir:SECRET"},
+        {"name": "SECRET"},
+        {"name": "no_such_model"},
+        {"name": "test_resnet.no_such_tag"},
+        {"name": "vit_giant_patch14_224"},
+        {"name": ""},
+        {"name": 7},
+        {"kwargs": {"checkpoint_path": "SECRET"}},
+        {"kwargs": {"pretrained": True}},
+        {"kwargs": {"pretrained_cfg": {"file": "SECRET"}}},
+        {"kwargs": {"pretrained_cfg_overlay": {"file": "SECRET"}, "pretrained": True}},
+        {"kwargs": {"cache_dir": "SECRET"}},
+        {"kwargs": {"features_only": True}},
+        {"kwargs": {"num_classes": 10}},
+        {"kwargs": {"img_size": 0}},
+        {"kwargs": {"img_size": 10**9}},
+        {"kwargs": {"img_size": "160"}},
+        {"kwargs": []},
+        {"kwargs": None},
+        {"pretrained": True},
     ],
-)  # fmt: skip
+)
 def test_a_timm_model_that_a_bundle_may_not_ask_for(load, tmp_path, monkeypatch, changes):
     secret = tmp_path / "secret"
     secret.write_bytes(b"private")
@@ -159,9 +218,7 @@ def test_parts_that_do_not_fit_together_are_one_line(load):
     size = "the bundle's model cannot be built"
     assert size in refused(load, "open_clip", preprocess={"size": 31})
     assert "at most 4096 pixels" in refused(load, "timm", preprocess={"size": 100_000})
-    assert "weights do not fit the bundle's model" in refused(
-        load, "vit", student={"kwargs": {"img_size": 64}}
-    )
+    assert "weights do not fit the bundle's model" in refused(load, "vit", student={"kwargs": {"img_size": 64}})
     assert "weights do not fit the bundle's model" in refused(load, "timm", head={"width": 10**9})
     assert "weights do not fit the bundle's model" in refused(
         load, "open_clip", head={"prompt_length": 10**6, "prompt_depth": 2}

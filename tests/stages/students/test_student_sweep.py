@@ -61,18 +61,34 @@ TRUNK = {"timm_model_pretrained": False, "timm_drop": 0.0, "timm_drop_path": 0.0
 OPEN_CLIP: dict[str, dict[str, Any]] = {
     "VisionTransformer": {"image_size": 32, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16},
     "ModifiedResNet": {"image_size": 64, "patch_size": None, "width": 16, "layers": [1, 1, 1, 1], "head_width": 16},
-    "ConvNeXt": {**TRUNK, "image_size": 64, "timm_model_name": "test_convnext", "timm_pool": "",
-                 "timm_proj": "linear"},
+    "ConvNeXt": {**TRUNK, "image_size": 64, "timm_model_name": "test_convnext", "timm_pool": "", "timm_proj": "linear"},
     "SigLIP": {**TRUNK, "image_size": 160, "timm_model_name": "test_vit3", "timm_pool": "map", "timm_proj": "none"},
-    "EVA02": {**TRUNK, "image_size": 224, "timm_model_name": "eva02_tiny_patch14_224", "timm_pool": "token",
-              "timm_proj": None},
-    "MobileCLIP": {**TRUNK, "image_size": 128, "timm_model_name": "fastvit_t8", "timm_pool": "avg",
-                   "timm_proj": None},
-    "ViTamin": {**TRUNK, "image_size": 224, "timm_model_name": "vitamin_small_224", "timm_pool": "",
-                "timm_proj": "linear"},
-    "CoCa": {"image_size": 32, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16,
-             "attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True},
-}  # fmt: skip
+    "EVA02": {
+        **TRUNK,
+        "image_size": 224,
+        "timm_model_name": "eva02_tiny_patch14_224",
+        "timm_pool": "token",
+        "timm_proj": None,
+    },
+    "MobileCLIP": {**TRUNK, "image_size": 128, "timm_model_name": "fastvit_t8", "timm_pool": "avg", "timm_proj": None},
+    "ViTamin": {
+        **TRUNK,
+        "image_size": 224,
+        "timm_model_name": "vitamin_small_224",
+        "timm_pool": "",
+        "timm_proj": "linear",
+    },
+    "CoCa": {
+        "image_size": 32,
+        "patch_size": 8,
+        "width": 32,
+        "layers": 2,
+        "head_width": 16,
+        "attentional_pool": True,
+        "attn_pooler_heads": 2,
+        "output_tokens": True,
+    },
+}
 #: Trunks whose smallest model takes large images are built at a smaller size, as `--student-size` does.
 RESIZED = {"EVA02": 56, "ViTamin": 64}
 WIDTHS = {"SigLIP": 96}  # of a trunk without a projection
@@ -83,8 +99,11 @@ def open_clip_folder(kind: str, folder: Path) -> Path:
     """A `local-dir:` folder without weights."""
     text = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 1, "layers": 1}
     config = {
-        "embed_dim": WIDTHS.get(kind, 8), "vision_cfg": OPEN_CLIP[kind], "text_cfg": text, "custom_text": True,
-    }  # fmt: skip
+        "embed_dim": WIDTHS.get(kind, 8),
+        "vision_cfg": OPEN_CLIP[kind],
+        "text_cfg": text,
+        "custom_text": True,
+    }
     if kind == "CoCa":
         config["multimodal_cfg"] = {**text, "attn_pooler_heads": 1}
     folder.mkdir()
@@ -112,9 +131,7 @@ def train(student: Student, vectors: ClassVectors, size: int) -> list[float]:
     student.train()
     for module in student.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.momentum = (
-                0.9  # averages as after many steps; otherwise deep nets still give zeros in eval mode
-            )
+            module.momentum = 0.9  # averages as after many steps; otherwise deep nets still give zeros in eval mode
     optimizer = torch.optim.AdamW(student.trained().values(), 1e-4)
     losses = []
     for step in range(2):
@@ -123,33 +140,25 @@ def train(student: Student, vectors: ClassVectors, size: int) -> list[float]:
         loss = F.kl_div(log_NC, targets_NC, reduction="batchmean")
         optimizer.zero_grad()
         loss.backward()
-        without = [
-            name for name, p in student.trained().items() if p.grad is None or not p.grad.isfinite().all()
-        ]
+        without = [name for name, p in student.trained().items() if p.grad is None or not p.grad.isfinite().all()]
         assert without == []  # processes that train together wait for every gradient
         optimizer.step()
         losses.append(loss.item())
     return losses
 
 
-def as_the_library_says(
-    plain: nn.Module, state: dict[str, Tensor], backbone: Backbone, images: Tensor
-) -> Tensor:
+def as_the_library_says(plain: nn.Module, state: dict[str, Tensor], backbone: Backbone, images: Tensor) -> Tensor:
     """Embeddings by the library's own image tower, in eval mode, with the state of a trained student."""
     own = {name.removeprefix("backbone."): v for name, v in state.items() if name.startswith("backbone.")}
     plain.load_state_dict(own)
-    mean, std = (
-        torch.tensor(v).view(1, 3, 1, 1) for v in (backbone.preprocess.mean, backbone.preprocess.std)
-    )
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (backbone.preprocess.mean, backbone.preprocess.std))
     with torch.no_grad():
         features = plain.eval()((images / 255 - mean) / std)
         features = features[0] if isinstance(features, tuple) else features
         return F.normalize(features @ state["projector.weight"].T + state["projector.bias"], dim=1)
 
 
-def check(
-    name: str, plain: nn.Module, vectors: ClassVectors, folder: Path, size: int | None, tolerance: float
-) -> None:
+def check(name: str, plain: nn.Module, vectors: ClassVectors, folder: Path, size: int | None, tolerance: float) -> None:
     backbone = family_of(name).create(name, "random", seed=1, size=size)
     torch.manual_seed(2)
     head = Head(width=backbone.width, embed_dim=6, projector="linear", normalized=True)
@@ -162,9 +171,14 @@ def check(
     moved = [n for n in student.trained() if not torch.equal(starting[n], now[n])]
     assert len(moved) > 0.8 * len(student.trained())  # biases in front of batch norm and of softmax need not
     config = BundleConfig(
-        student=backbone.config, head=head.to_json(), preprocess=backbone.preprocess.to_json(), class_names=CLASSES,
-        logit_scale=10.0, normalized=True, origin={},
-    )  # fmt: skip
+        student=backbone.config,
+        head=head.to_json(),
+        preprocess=backbone.preprocess.to_json(),
+        class_names=CLASSES,
+        logit_scale=10.0,
+        normalized=True,
+        origin={},
+    )
     write_bundle(Location.of(folder), student, vectors, config)
     loaded = load_student(folder)  # type: ignore[arg-type]
     assert loaded.preprocess == backbone.preprocess
@@ -214,9 +228,16 @@ def test_the_command_trains_them(student: str, taught_store, tmp_path, monkeypat
         sized = {"img_size": 64} if "vit" in student else {}
         plain = timm.create_model(student.removeprefix("timm:"), num_classes=0, **sized)
     options = {
-        "--student": student, "--student-pretrained": "random", "--student-size": "64", "--recipe": "kd",
-        "--out": "b", "--epochs": "1", "--batch-size": "16", "--threads": "1", "--loader-workers": "0",
-    }  # fmt: skip
+        "--student": student,
+        "--student-pretrained": "random",
+        "--student-size": "64",
+        "--recipe": "kd",
+        "--out": "b",
+        "--epochs": "1",
+        "--batch-size": "16",
+        "--threads": "1",
+        "--loader-workers": "0",
+    }
     command = ["distill", str(taught_store.shards.location), str(taught_store.location)]
     done = CliRunner().invoke(main, [*command, *(word for pair in options.items() for word in pair)])
     assert done.exit_code == 0, done.output

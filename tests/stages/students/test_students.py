@@ -32,18 +32,14 @@ def create(name: str, pretrained: str | None = None, *, seed: int = 0, size: int
 
 
 def pixels(size: int, count: int = 4) -> torch.Tensor:
-    return torch.randint(
-        0, 256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(5)
-    )
+    return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
 
 
 def vectors(embed_dim: int, *, normalized: bool = True) -> ClassVectors:
     rng = np.random.default_rng(4)
     values = rng.normal(size=(3, embed_dim)).astype(np.float32)
     bias = None if normalized else rng.normal(size=3).astype(np.float32)
-    return ClassVectors(
-        names=("x", "y", "z"), vectors_CD=values, bias_C=bias, logit_scale=7.0, normalized=normalized
-    )
+    return ClassVectors(names=("x", "y", "z"), vectors_CD=values, bias_C=bias, logit_scale=7.0, normalized=normalized)
 
 
 def head(width: int, **changes) -> Head:
@@ -290,9 +286,7 @@ def test_a_weights_file_never_runs_code(tmp_path, monkeypatch) -> None:
 def test_embeddings_are_normalised_features_through_the_projector() -> None:
     backbone = create("timm:test_resnet", size=32)
     for normalized in (True, False):
-        student = Student(
-            backbone.module, backbone.preprocess, head(backbone.width, normalized=normalized)
-        ).eval()
+        student = Student(backbone.module, backbone.preprocess, head(backbone.width, normalized=normalized)).eval()
         mean = torch.tensor(backbone.preprocess.mean).view(1, 3, 1, 1)
         std = torch.tensor(backbone.preprocess.std).view(1, 3, 1, 1)
         features = backbone.module((pixels(32).float() / 255 - mean) / std)
@@ -324,10 +318,7 @@ def test_the_mlp_projector_is_promptkds_convolutions() -> None:
     backbone = create("timm:test_resnet", size=32)
     projector = Student(backbone.module, backbone.preprocess, student_head).projector.train()
     convolutions = nn.Sequential(nn.Conv2d(10, 6, 1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 6, 1))
-    state = {
-        n: v[..., None, None] if n in ("0.weight", "3.weight") else v
-        for n, v in projector.state_dict().items()
-    }
+    state = {n: v[..., None, None] if n in ("0.weight", "3.weight") else v for n, v in projector.state_dict().items()}
     convolutions.load_state_dict(state)
     features = torch.randn(8, 10)
     expected = convolutions(features[..., None, None])[..., 0, 0]

@@ -13,15 +13,32 @@ from safetensors.torch import save_file
 
 #: What makes a model large and no other kind.
 _SIZES = {
-    "context_length", "head_width", "heads", "hf_tokenizer_name", "image_size", "layers", "mlp_ratio", "patch_size",
-    "timm_drop", "timm_drop_path", "timm_model_name", "timm_model_pretrained", "tokenizer_kwargs", "vocab_size", "width",
-}  # fmt: skip
+    "context_length",
+    "head_width",
+    "heads",
+    "hf_tokenizer_name",
+    "image_size",
+    "layers",
+    "mlp_ratio",
+    "patch_size",
+    "timm_drop",
+    "timm_drop_path",
+    "timm_model_name",
+    "timm_model_pretrained",
+    "tokenizer_kwargs",
+    "vocab_size",
+    "width",
+}
 
 #: timm's module of an image tower: a small model of the same class. A module that is not here gives the tower itself.
 _SMALL_TRUNKS = {
-    "convnext": "test_convnext", "eva": "eva02_tiny_patch14_224", "fastvit": "fastvit_t8",
-    "swin_transformer": "swin_tiny_patch4_window7_224", "vision_transformer": "test_vit", "vitamin": "vitamin_small_224",
-}  # fmt: skip
+    "convnext": "test_convnext",
+    "eva": "eva02_tiny_patch14_224",
+    "fastvit": "fastvit_t8",
+    "swin_transformer": "swin_tiny_patch4_window7_224",
+    "vision_transformer": "test_vit",
+    "vitamin": "vitamin_small_224",
+}
 
 #: transformers' kind of a text tower by the name of open_clip's choice.
 _TEXT_KINDS = {"xlm-roberta": "xlm-roberta", "roberta": "roberta", "mt5": "mt5", "nllb": "m2m_100"}
@@ -41,10 +58,15 @@ def _kind(config: dict[str, Any]) -> str:
     if "timm_model_name" in vision:
         trunk = timm.model_entrypoint(vision["timm_model_name"]).__module__
     parts = [
-        trunk, isinstance(vision.get("layers"), list), {k: v for k, v in vision.items() if k not in _SIZES},
+        trunk,
+        isinstance(vision.get("layers"), list),
+        {k: v for k, v in vision.items() if k not in _SIZES},
         {k: v for k, v in config["text_cfg"].items() if k not in _SIZES},
-        config.get("custom_text", False), config.get("quick_gelu", False), "init_logit_bias" in config, "multimodal_cfg" in config,
-    ]  # fmt: skip
+        config.get("custom_text", False),
+        config.get("quick_gelu", False),
+        "init_logit_bias" in config,
+        "multimodal_cfg" in config,
+    ]
     return json.dumps(parts, sort_keys=True)
 
 
@@ -107,12 +129,28 @@ def _text_model(name: str, folder: Path) -> Path:
     kind = next(kind for part, kind in _TEXT_KINDS.items() if part in name)
     narrow: dict[str, Any] = {"vocab_size": 49408, "pad_token_id": 0, "model_type": kind}
     if kind in ("roberta", "xlm-roberta"):
-        narrow |= {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64,
-                   "max_position_embeddings": 90}  # fmt: skip
+        narrow |= {
+            "hidden_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 64,
+            "max_position_embeddings": 90,
+        }
     else:
-        narrow |= {"d_model": 32, "d_ff": 64, "d_kv": 16, "num_layers": 1, "num_heads": 2, "encoder_layers": 1,
-                   "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
-                   "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "max_position_embeddings": 90}  # fmt: skip
+        narrow |= {
+            "d_model": 32,
+            "d_ff": 64,
+            "d_kv": 16,
+            "num_layers": 1,
+            "num_heads": 2,
+            "encoder_layers": 1,
+            "decoder_layers": 1,
+            "encoder_attention_heads": 2,
+            "decoder_attention_heads": 2,
+            "encoder_ffn_dim": 64,
+            "decoder_ffn_dim": 64,
+            "max_position_embeddings": 90,
+        }
     path = folder / kind
     path.mkdir(parents=True, exist_ok=True)
     (path / "config.json").write_text(json.dumps(narrow))

@@ -49,9 +49,7 @@ def plain_embedding(model, transform, photographs) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ["torchscript", "state dict", "matrices in fp16"])
-def test_openais_own_weights_run_with_quick_gelu(
-    kind, built_in, tiny_clip_teacher, tmp_path, photographs, pixels_for
-):
+def test_openais_own_weights_run_with_quick_gelu(kind, built_in, tiny_clip_teacher, tmp_path, photographs, pixels_for):
     config = open_clip.get_model_config(built_in)
     model = open_clip.CLIP(**config, quick_gelu=True).eval()
     model.load_state_dict(load_file(tiny_clip_teacher / "open_clip_model.safetensors"))
@@ -66,8 +64,15 @@ def test_openais_own_weights_run_with_quick_gelu(
             }
             torch.jit.trace_module(model, inputs, check_trace=False).save(str(path))
     elif kind == "state dict":
-        torch.save({**state, "input_resolution": torch.tensor(32), "context_length": torch.tensor(77),
-                    "vocab_size": torch.tensor(49408)}, path)  # fmt: skip
+        torch.save(
+            {
+                **state,
+                "input_resolution": torch.tensor(32),
+                "context_length": torch.tensor(77),
+                "vocab_size": torch.tensor(49408),
+            },
+            path,
+        )
     else:
         open_clip.model.convert_weights_to_fp16(model)
         torch.save(model.state_dict(), path)
@@ -102,9 +107,7 @@ def test_others_weights_run_as_the_name_says(built_in, tiny_clip_teacher):
 def test_a_file_beside_a_folder_is_what_runs(wrapped, tiny_clip_teacher, tmp_path):
     state = {n: v + 0.01 for n, v in load_file(tiny_clip_teacher / "open_clip_model.safetensors").items()}
     saved = (
-        {f"module.{n}": v for n, v in state.items()}
-        if wrapped == "module"
-        else {wrapped: state, "epoch": np.int64(3)}
+        {f"module.{n}": v for n, v in state.items()} if wrapped == "module" else {wrapped: state, "epoch": np.int64(3)}
     )
     torch.save(saved, tmp_path / "tuned.pt")
     teacher = load_teacher(TeacherConfig.of(f"local-dir:{tiny_clip_teacher}", str(tmp_path / "tuned.pt")))
@@ -117,10 +120,7 @@ def test_a_file_beside_a_folder_is_what_runs(wrapped, tiny_clip_teacher, tmp_pat
 
 def test_weights_of_another_architecture_name_three_that_differ(tiny_clip_teacher, built_in, tmp_path):
     state = load_file(tiny_clip_teacher / "open_clip_model.safetensors")
-    wide = {
-        n: torch.cat([v, v]) if n.startswith("visual.transformer.resblocks.0.ln") else v
-        for n, v in state.items()
-    }
+    wide = {n: torch.cat([v, v]) if n.startswith("visual.transformer.resblocks.0.ln") else v for n, v in state.items()}
     save_file(wide, tmp_path / "wide.safetensors")
     with pytest.raises(InputError) as error:
         load_teacher(TeacherConfig.of(built_in, str(tmp_path / "wide.safetensors")))
@@ -173,9 +173,7 @@ def test_another_size_of_a_timm_teacher(tmp_path, photographs, pixels_for):
     with torch.no_grad():
         logits_NC = plain(torch.stack([transform(image) for image in photographs])).numpy()
     vectors = teacher.class_vectors(list(map(str, range(1000))), ())
-    np.testing.assert_allclose(
-        vectors.logits(embedding(teacher, photographs, pixels_for)), logits_NC, atol=1e-5
-    )
+    np.testing.assert_allclose(vectors.logits(embedding(teacher, photographs, pixels_for)), logits_NC, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -219,16 +217,18 @@ def test_a_bias_of_the_model_stays_under_prompts(clip_kinds, tmp_path, pictures,
     folder = clip_kinds.write_model(tmp_path / "m", config, {})
     teacher = TeacherConfig.of(f"local-dir:{folder}")
     stage = plan_pretrain(
-        str(pictures), teacher, out=str(tmp_path / "p"), few=FewShotSettings(shots=2),
-        settings=PretrainSettings(epochs=1, batch_size=2, vision_depth=1, text_depth=1), show_progress=False,
+        str(pictures),
+        teacher,
+        out=str(tmp_path / "p"),
+        few=FewShotSettings(shots=2),
+        settings=PretrainSettings(epochs=1, batch_size=2, vision_depth=1, text_depth=1),
+        show_progress=False,
         compute=Compute(device="cpu", precision="fp32", threads=1),
-    )  # fmt: skip
+    )
     run_stage(stage, stage.out, SerialExecutor(), progress=False)
     prompted = load_teacher(TeacherConfig.of(f"teachonce:{tmp_path / 'p'}"))
     vectors = prompted.class_vectors(NAMES, ())
-    assert prompted.loaded.startswith(
-        "teachonce:p: prompts for local-dir:m: weights those of local-dir:m, digest "
-    )
+    assert prompted.loaded.startswith("teachonce:p: prompts for local-dir:m: weights those of local-dir:m, digest ")
     assert (vectors.logit_scale, set(vectors.bias_C)) == (pytest.approx(np.exp(2.5)), {-3.0})  # type: ignore[arg-type]
     embedding_ND = embedding(prompted, photographs, pixels_for)
     expected_NC = np.exp(2.5) * embedding_ND @ vectors.vectors_CD.T - 3.0
@@ -252,13 +252,9 @@ def test_a_teacher_whose_logits_are_not_its_embeddings(tiny_clip_teacher, monkey
 
 def test_a_width_that_is_not_the_configurations(tmp_path, clip_kinds):
     config = clip_kinds.shrink("ViT-B-16-SigLIP", tmp_path / "t")
-    config["embed_dim"] = config["text_cfg"]["width"] = (
-        48  # the trunk, whose features go on as they are, has 64
-    )
+    config["embed_dim"] = config["text_cfg"]["width"] = 48  # the trunk, whose features go on as they are, has 64
     folder = clip_kinds.write_model(tmp_path / "m", config, {})
-    with pytest.raises(
-        InputError, match=r"^this model's features are not what its configuration says: .*48 channels"
-    ):
+    with pytest.raises(InputError, match=r"^this model's features are not what its configuration says: .*48 channels"):
         load_teacher(TeacherConfig.of(f"local-dir:{folder}"))
 
 
@@ -288,13 +284,21 @@ def test_a_model_without_a_text_tower(tmp_path, tiny_clip_teacher, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["a whole model", "another object"])
 def test_a_pickle_is_refused_on_one_line(kind, tmp_path, tiny_clip_teacher):
-    torch.save(
-        torch.nn.Linear(2, 2) if kind == "a whole model" else {"a": Path("x"), "b": print}, tmp_path / "m.pt"
-    )
+    torch.save(torch.nn.Linear(2, 2) if kind == "a whole model" else {"a": Path("x"), "b": print}, tmp_path / "m.pt")
     result = CliRunner().invoke(
-        main, ["vectors", "--teacher", f"local-dir:{tiny_clip_teacher}", "--teacher-pretrained", str(tmp_path / "m.pt"),
-               "--classes", "imagenet", "--out", str(tmp_path / "s")],
-    )  # fmt: skip
+        main,
+        [
+            "vectors",
+            "--teacher",
+            f"local-dir:{tiny_clip_teacher}",
+            "--teacher-pretrained",
+            str(tmp_path / "m.pt"),
+            "--classes",
+            "imagenet",
+            "--out",
+            str(tmp_path / "s"),
+        ],
+    )
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith(f"Error: cannot read weights: {tmp_path}/m.pt: found a pickled object (")
     assert len(result.stderr.splitlines()) == 1
@@ -302,9 +306,7 @@ def test_a_pickle_is_refused_on_one_line(kind, tmp_path, tiny_clip_teacher):
 
 
 def test_a_missing_library_is_named(monkeypatch):
-    monkeypatch.setattr(
-        "importlib.util.find_spec", lambda name, *_: None if name == "transformers" else object()
-    )
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None if name == "transformers" else object())
     with pytest.raises(MissingDependency) as error:
         load_teacher(TeacherConfig.of("roberta-ViT-B-32", "random"))
     assert str(error.value) == (

@@ -21,9 +21,12 @@ PREPROCESS = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.25], "interpolation":
 
 #: One small model of each class of towers, quick enough for every run; `test_every_kind` has the rest.
 CLASSES = {
-    "VisionTransformer": "ViT-B-32-quickgelu", "ModifiedResNet": "RN50", "TimmModel": "convnext_base",
-    "CustomTextCLIP": "ViT-B-16-SigLIP", "CoCa": "coca_ViT-B-32",
-}  # fmt: skip
+    "VisionTransformer": "ViT-B-32-quickgelu",
+    "ModifiedResNet": "RN50",
+    "TimmModel": "convnext_base",
+    "CustomTextCLIP": "ViT-B-16-SigLIP",
+    "CoCa": "coca_ViT-B-32",
+}
 
 
 def check_equal(folder: Path, photographs, pixels_for) -> None:
@@ -31,9 +34,7 @@ def check_equal(folder: Path, photographs, pixels_for) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         teacher = OpenClipTeacher.load(TeacherConfig.of(f"local-dir:{folder}"))
-        plain, _, transform = open_clip.create_model_and_transforms(
-            f"local-dir:{folder}", pretrained_text=False
-        )
+        plain, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}", pretrained_text=False)
     plain.eval()
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
     with torch.no_grad():

@@ -18,9 +18,12 @@ NAMES = ("red fox", "Blue_Jay", "house-cat")
 
 #: By the class of the image tower, or of the text tower where that is what is special.
 CLASSES = {
-    "VisionTransformer": "ViT-B-32-quickgelu", "ModifiedResNet": "RN50", "TimmModel": "ViT-B-16-SigLIP",
-    "CoCa": "coca_ViT-B-32", "HFTextEncoder": "xlm-roberta-base-ViT-B-32",
-}  # fmt: skip
+    "VisionTransformer": "ViT-B-32-quickgelu",
+    "ModifiedResNet": "RN50",
+    "TimmModel": "ViT-B-16-SigLIP",
+    "CoCa": "coca_ViT-B-32",
+    "HFTextEncoder": "xlm-roberta-base-ViT-B-32",
+}
 
 
 def run(*words: object) -> str:
@@ -32,19 +35,48 @@ def run(*words: object) -> str:
 @pytest.mark.parametrize("name", CLASSES.values(), ids=CLASSES)
 def test_what_is_stored_is_what_plain_open_clip_says(name, clip_kinds, pictures, picture_shards, tmp_path):
     config = clip_kinds.shrink(name, tmp_path / "texts")
-    folder = clip_kinds.write_model(
-        tmp_path / "model", config, {"resize_mode": "squash", "interpolation": "bicubic"}
-    )
+    folder = clip_kinds.write_model(tmp_path / "model", config, {"resize_mode": "squash", "interpolation": "bicubic"})
     model, store, shards = f"local-dir:{folder}", tmp_path / "s.zarr", picture_shards.location
     (tmp_path / "classes.txt").write_text("\n".join(NAMES))
-    told = run(
-        "vectors", "--teacher", model, "--classes", tmp_path / "classes.txt", "--threads", 1, "--out", store
-    )
+    told = run("vectors", "--teacher", model, "--classes", tmp_path / "classes.txt", "--threads", 1, "--out", store)
     assert told.startswith("vectors: teacher local-dir:model: weights those of local-dir:model, digest ")
-    run("cache", shards, "--teacher", model, "--targets", "both", "--encoding", "fp32", "--precision", "fp32",
-        "--threads", 1, "--executor", "serial", "--out", store)  # fmt: skip
-    run("distill", shards, store, "--student", model, "--recipe", "kd", "--epochs", 1, "--batch-size", 8,
-        "--loader-workers", 0, "--threads", 1, "--out", tmp_path / "b")  # fmt: skip
+    run(
+        "cache",
+        shards,
+        "--teacher",
+        model,
+        "--targets",
+        "both",
+        "--encoding",
+        "fp32",
+        "--precision",
+        "fp32",
+        "--threads",
+        1,
+        "--executor",
+        "serial",
+        "--out",
+        store,
+    )
+    run(
+        "distill",
+        shards,
+        store,
+        "--student",
+        model,
+        "--recipe",
+        "kd",
+        "--epochs",
+        1,
+        "--batch-size",
+        8,
+        "--loader-workers",
+        0,
+        "--threads",
+        1,
+        "--out",
+        tmp_path / "b",
+    )
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -94,15 +94,15 @@ def make(model: str, dtype: torch.dtype) -> tuple[nn.Module, torch.Tensor]:
         head = Head(width=48, embed_dim=6, projector="mlp", normalized=True)
         module = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), make_projector(head))
     elif model == "cumulative":  # no momentum, nothing learned; and a weight that no output depends on
-        module = nn.Sequential(
-            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, momentum=None, affine=False), nn.Flatten()
-        )
+        module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, momentum=None, affine=False), nn.Flatten())
         module.register_parameter("unused", nn.Parameter(torch.ones(2)))
     elif model == "odd":  # layers that do not train, or keep no averages
         module = nn.Sequential(
-            nn.BatchNorm2d(3).requires_grad_(False), nn.Conv2d(3, 4, 3),
-            nn.BatchNorm2d(4, track_running_stats=False), nn.Flatten(),
-        )  # fmt: skip
+            nn.BatchNorm2d(3).requires_grad_(False),
+            nn.Conv2d(3, 4, 3),
+            nn.BatchNorm2d(4, track_running_stats=False),
+            nn.Flatten(),
+        )
     else:
         import timm
 
@@ -134,16 +134,19 @@ def distill(folder: Path, out: str, unit_options: dict[str, Any], stop_after: in
     compute = Compute(device="cpu", precision="fp32", threads=1)
     own = {name: options.pop(name) for name in DistillSettings.__dataclass_fields__ if name in options}
     stage = plan_distill(
-        options.pop("shards"), options.pop("store"), config, out=out, compute=compute, show_progress=False,
+        options.pop("shards"),
+        options.pop("store"),
+        config,
+        out=out,
+        compute=compute,
+        show_progress=False,
         settings=DistillSettings(**{"loader_workers": 0, **own}),
         **options,
-    )  # fmt: skip
+    )
     ledger = Ledger(stage.out, stage.name)
     first = dist.get_rank() == 0
     if first:
-        ledger.begin(
-            Plan(stage=stage.name, fingerprint=stage.fingerprint, units=1, rows=stage.samples), hint=""
-        )
+        ledger.begin(Plan(stage=stage.name, fingerprint=stage.fingerprint, units=1, rows=stage.samples), hint="")
     Worker(stage, ledger).attempt(Unit(key="student", rows=stage.samples), commit=first)
 
 

@@ -26,8 +26,11 @@ def test_alone_nothing_is_wrapped_or_exchanged() -> None:
     assert (ranks.rank, ranks.world_size, ranks.is_first) == (0, 1, True)
     assert ranks.wrap(module, torch.device("cpu")) is module
     assert (ranks.gather({"a": 1}), ranks.agree("x"), ranks.any(True), ranks.any(False)) == (
-        [{"a": 1}], "x", True, False,
-    )  # fmt: skip
+        [{"a": 1}],
+        "x",
+        True,
+        False,
+    )
     loss = torch.tensor(2.0, requires_grad=True)
     assert ranks.mean(loss) == 2.0
     assert not ranks.mean(loss).requires_grad
@@ -40,8 +43,11 @@ def test_what_ranks_tell_each_other(together, tmp_path) -> None:
     told = [{"rank": rank, "text": "ä" * 100 * rank, "none": None} for rank in range(2)]
     for rank in range(2):
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == {
-            "here": [rank, 2, rank == 0], "gathered": told, "agreed": told[0], "any": [False, True],
-        }  # fmt: skip
+            "here": [rank, 2, rank == 0],
+            "gathered": told,
+            "agreed": told[0],
+            "any": [False, True],
+        }
         assert load_file(tmp_path / f"{rank}.safetensors")["mean"].tolist() == [1.5, 3.0]
 
 
@@ -55,9 +61,14 @@ def test_ranks_that_start_from_other_weights_are_refused_on_every_rank(together,
 
 def options(store: Any, student: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return {
-        "shards": str(store.shards.location), "store": str(store.location), "student": student, "recipe": "kd",
-        "options": {"epochs": 2, "batch_size": 8}, "seed": 3, **changes,
-    }  # fmt: skip
+        "shards": str(store.shards.location),
+        "store": str(store.location),
+        "student": student,
+        "recipe": "kd",
+        "options": {"epochs": 2, "batch_size": 8},
+        "seed": 3,
+        **changes,
+    }
 
 
 def alone(out: Path, chosen: dict[str, Any]) -> None:
@@ -65,10 +76,15 @@ def alone(out: Path, chosen: dict[str, Any]) -> None:
     given = dict(chosen)
     own = {name: given.pop(name) for name in DistillSettings.__dataclass_fields__ if name in given}
     stage = plan_distill(
-        given.pop("shards"), given.pop("store"), StudentConfig(**given.pop("student")), out=str(out),
-        compute=Compute(device="cpu", precision="fp32", threads=1), show_progress=False,
-        settings=DistillSettings(**{"loader_workers": 0, **own}), **given,
-    )  # fmt: skip
+        given.pop("shards"),
+        given.pop("store"),
+        StudentConfig(**given.pop("student")),
+        out=str(out),
+        compute=Compute(device="cpu", precision="fp32", threads=1),
+        show_progress=False,
+        settings=DistillSettings(**{"loader_workers": 0, **own}),
+        **given,
+    )
     run_stage(stage, stage.out, SerialExecutor(), progress=False)
 
 
@@ -109,9 +125,7 @@ def labelled(tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
-def test_two_ranks_train_what_one_process_trains(
-    name, together, taught_store, tiny_clip, labelled, tmp_path
-) -> None:
+def test_two_ranks_train_what_one_process_trains(name, together, taught_store, tiny_clip, labelled, tmp_path) -> None:
     model, changes = RUNS[name]
     if "parts" in name:
         changes = {
@@ -127,18 +141,13 @@ def test_two_ranks_train_what_one_process_trains(
     difference = whole(two) - whole(one)
     assert difference.norm() <= 1e-5 * whole(one).norm()
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
-    receipts = [
-        json.loads((tmp_path / n / "ledger/distill/receipts/student.json").read_text())
-        for n in ("one", "two")
-    ]
+    receipts = [json.loads((tmp_path / n / "ledger/distill/receipts/student.json").read_text()) for n in ("one", "two")]
     assert receipts[0]["fingerprint"] == receipts[1]["fingerprint"]
     assert receipts[0]["rows"] == receipts[1]["rows"]
 
 
 @pytest.mark.slow
-def test_one_process_goes_on_where_two_ranks_were_stopped(
-    together, taught_store, tiny_clip, tmp_path
-) -> None:
+def test_one_process_goes_on_where_two_ranks_were_stopped(together, taught_store, tiny_clip, tmp_path) -> None:
     model, changes = RUNS["kd"]
     student = {"model": model.format(tiny_clip=tiny_clip)}
     chosen = options(taught_store, student, **changes, checkpoint_every=3)  # type: ignore[arg-type]
@@ -151,18 +160,22 @@ def test_one_process_goes_on_where_two_ranks_were_stopped(
     assert losses(out) == pytest.approx(losses(tmp_path / "one"), rel=1e-4)  # here of single steps too
 
 
-def test_a_batch_that_cannot_be_shared_out_is_refused_before_anything_starts(
-    taught_store, tiny_clip, tmp_path
-) -> None:
+def test_a_batch_that_cannot_be_shared_out_is_refused_before_anything_starts(taught_store, tiny_clip, tmp_path) -> None:
     config = StudentConfig(model=f"local-dir:{tiny_clip}")
     compute = Compute(device="cpu", precision="fp32", threads=1)
     for accumulate, expected in ((1, 3), (2, 6)):
         with pytest.raises(InputError) as error:
             plan_distill(
-                str(taught_store.shards.location), str(taught_store.location), config, out=str(tmp_path / "out"),
-                recipe="kd", options={"batch_size": 8, "accumulate": accumulate}, compute=compute, workers=3,
+                str(taught_store.shards.location),
+                str(taught_store.location),
+                config,
+                out=str(tmp_path / "out"),
+                recipe="kd",
+                options={"batch_size": 8, "accumulate": accumulate},
+                compute=compute,
+                workers=3,
                 settings=DistillSettings(loader_workers=0),
-            )  # fmt: skip
+            )
         assert error.value.fields == {
             "code": "batch-not-divisible",
             "where": "--batch-size",

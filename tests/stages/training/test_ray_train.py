@@ -47,11 +47,39 @@ def test_an_error_is_told_at_once_and_a_killed_worker_changes_nothing(
     home.mkdir()
     damage(shards, tmp_path / "whole.tar")
     command = [
-        sys.executable, "-W", "ignore", "-c", TWICE, tmp_path / "whole.tar", shards / "000002.tar", "distill", shards,
-        taught_store.location.path, "--out", out, "--student", f"local-dir:{tiny_clip}", "--recipe", "kd",
-        "--projector", "mlp", "--epochs", EPOCHS, "--batch-size", 8, "--seed", 3, "--threads", 1,
-        "--loader-workers", 0, "--checkpoint-every", 7, "--workers", 2,
-    ]  # fmt: skip
+        sys.executable,
+        "-W",
+        "ignore",
+        "-c",
+        TWICE,
+        tmp_path / "whole.tar",
+        shards / "000002.tar",
+        "distill",
+        shards,
+        taught_store.location.path,
+        "--out",
+        out,
+        "--student",
+        f"local-dir:{tiny_clip}",
+        "--recipe",
+        "kd",
+        "--projector",
+        "mlp",
+        "--epochs",
+        EPOCHS,
+        "--batch-size",
+        8,
+        "--seed",
+        3,
+        "--threads",
+        1,
+        "--loader-workers",
+        0,
+        "--checkpoint-every",
+        7,
+        "--workers",
+        2,
+    ]
     with (tmp_path / "stderr").open("w") as stderr:
         running = subprocess.Popen(
             list(map(str, command)), stdout=stderr, stderr=stderr, env={**os.environ, "HOME": str(home)}
@@ -78,18 +106,26 @@ def test_an_error_is_told_at_once_and_a_killed_worker_changes_nothing(
         assert noise not in stderr_file, stderr_file
 
     chosen = {
-        "shards": str(shards), "store": str(taught_store.location), "student": {"model": f"local-dir:{tiny_clip}"},
-        "recipe": "kd", "options": {"projector": "mlp", "epochs": EPOCHS, "batch_size": 8}, "seed": 3,
-    }  # fmt: skip
+        "shards": str(shards),
+        "store": str(taught_store.location),
+        "student": {"model": f"local-dir:{tiny_clip}"},
+        "recipe": "kd",
+        "options": {"projector": "mlp", "epochs": EPOCHS, "batch_size": 8},
+        "seed": 3,
+    }
     assert together("distill", tmp_path / "ranks", out=str(tmp_path / "calm"), unit_options=chosen) == [0, 0]
     for name in ("model.safetensors", "config.json", "ledger/distill/receipts/student.json"):
         assert (out / name).read_bytes() == (tmp_path / "calm" / name).read_bytes(), name
     left = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
     assert {name for name in left if "tfevents" not in name} == {
-        "class_vectors.safetensors", "config.json", "ledger/distill/plan.json",
-        "ledger/distill/receipts/student.json", "ledger/distill/timings/student.json", "model.safetensors",
+        "class_vectors.safetensors",
+        "config.json",
+        "ledger/distill/plan.json",
+        "ledger/distill/receipts/student.json",
+        "ledger/distill/timings/student.json",
+        "model.safetensors",
         "run/log.jsonl",
-    }  # fmt: skip
+    }
     assert list(home.rglob("ray_results")) == []
 
 
@@ -176,6 +212,4 @@ def test_without_ray_trains_own_dependencies(monkeypatch) -> None:
         monkeypatch.setenv(name, "")
     with pytest.raises(MissingDependency) as error:
         ray_train._require_ray_train()
-    assert str(error.value) == (
-        "training on several workers needs Ray Train. Next: pip install 'teachonce[train]'"
-    )
+    assert str(error.value) == ("training on several workers needs Ray Train. Next: pip install 'teachonce[train]'")

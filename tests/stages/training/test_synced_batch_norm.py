@@ -42,9 +42,7 @@ def test_two_halves_are_the_whole(case, together, tmp_path) -> None:
         for part, whole in enumerate(outputs):
             assert torch.allclose(mine[part], whole.chunk(2)[rank], rtol=0, atol=tolerance)
         gradients = {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
-        assert {
-            n.removeprefix("gradient/") for n in found[rank] if n.startswith("gradient/")
-        } == gradients.keys()
+        assert {n.removeprefix("gradient/") for n in found[rank] if n.startswith("gradient/")} == gradients.keys()
         largest = max((float(g.abs().max()) for g in gradients.values()), default=0.0)
         for name, gradient in gradients.items():
             difference = (found[rank][f"gradient/{name}"] - gradient).abs().max()

@@ -34,8 +34,7 @@ class Memory:
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(0)
         self.images = [
-            torch.randint(0, 256, (BATCH, 3, 32, 32), dtype=torch.uint8, generator=generator)
-            for _ in range(STEPS)
+            torch.randint(0, 256, (BATCH, 3, 32, 32), dtype=torch.uint8, generator=generator) for _ in range(STEPS)
         ]
         self.logits = [torch.randn(BATCH, 7, generator=generator) for _ in range(STEPS)]
 
@@ -52,9 +51,7 @@ def vectors() -> ClassVectors:
     rng = np.random.default_rng(0)
     values = rng.normal(size=(7, 6)).astype(np.float32)
     values /= np.linalg.norm(values, axis=1, keepdims=True)
-    return ClassVectors(
-        names=tuple("abcdefg"), vectors_CD=values, bias_C=None, logit_scale=10.0, normalized=True
-    )
+    return ClassVectors(names=tuple("abcdefg"), vectors_CD=values, bias_C=None, logit_scale=10.0, normalized=True)
 
 
 @pytest.fixture
@@ -64,18 +61,34 @@ def train(vectors, tiny_clip, tmp_path):
     def one(*, student: str = f"local-dir:{tiny_clip}", compiled: bool = False, **changes):
         recipe = recipe_named("kd")
         # Not AdamW: where a gradient is zero but for rounding (keys' biases), it makes full steps of the rounding
-        options = {"epochs": 2, "batch_size": BATCH, "schedule": "constant", "warmup_epochs": 0, "optimizer": "sgd",
-                   "lr": 0.05, **changes}  # fmt: skip
+        options = {
+            "epochs": 2,
+            "batch_size": BATCH,
+            "schedule": "constant",
+            "warmup_epochs": 0,
+            "optimizer": "sgd",
+            "lr": 0.05,
+            **changes,
+        }
         settings = recipe.defaults.override("kd", options)
         config = StudentConfig(model=student, size=None if "local-dir" in student else 32)
         built = build_student(config, recipe, settings, vectors, seed=0)
         before = copy.deepcopy(built.student)
         trainer = Trainer(
-            student=built.student, recipe=recipe, settings=settings, teacher_head=ClassHead(vectors),
-            student_head=ClassHead(vectors, built.logit_scale), stream=Memory(), compute=CPU, seed=0,
-            preprocess=built.backbone.preprocess, folder=Location.of(tmp_path / f"run{len(list(tmp_path.iterdir()))}"),
-            fingerprint=Fingerprint(fields={}), compiled=compiled, show_progress=False,
-        )  # fmt: skip
+            student=built.student,
+            recipe=recipe,
+            settings=settings,
+            teacher_head=ClassHead(vectors),
+            student_head=ClassHead(vectors, built.logit_scale),
+            stream=Memory(),
+            compute=CPU,
+            seed=0,
+            preprocess=built.backbone.preprocess,
+            folder=Location.of(tmp_path / f"run{len(list(tmp_path.iterdir()))}"),
+            fingerprint=Fingerprint(fields={}),
+            compiled=compiled,
+            show_progress=False,
+        )
         trainer.run(Timer())
         return before, built.student
 
@@ -100,9 +113,7 @@ def sgd(student):
 
 def same(student, other, **tolerance):
     for name, value in student.state_dict().items():
-        assert torch.allclose(
-            value, other.state_dict()[name], **(tolerance or {"rtol": 1e-4, "atol": 1e-6})
-        ), name
+        assert torch.allclose(value, other.state_dict()[name], **(tolerance or {"rtol": 1e-4, "atol": 1e-6})), name
 
 
 def test_parts_of_a_batch_add_up_to_the_whole(train):
@@ -151,9 +162,7 @@ def test_the_moving_average_is_what_the_bundle_gets(train, vectors):
 
 def test_the_average_covers_batch_norm(vectors):
     recipe = recipe_named("kd")
-    built = build_student(
-        StudentConfig(model="timm:test_resnet", size=32), recipe, recipe.defaults, vectors, seed=0
-    )
+    built = build_student(StudentConfig(model="timm:test_resnet", size=32), recipe, recipe.defaults, vectors, seed=0)
     ema = Ema(built.student, 0.9)
     name = next(n for n in ema.tensors if n.endswith("running_mean"))
     counter = next(n for n in ema.tensors if n.endswith("num_batches_tracked"))

@@ -41,17 +41,23 @@ def plan(taught_store, tmp_path, labelled):
     def make(out="b", **changes):
         options = {"epochs": 4, "batch_size": 8, **changes.pop("options", {})}
         arguments = {
-            "compute": CPU, "show_progress": False, "recipe": "kd", "validation": str(labelled), **changes,
-        }  # fmt: skip
-        store = arguments.pop("store", str(taught_store.location))
-        own = {
-            name: arguments.pop(name) for name in DistillSettings.__dataclass_fields__ if name in arguments
+            "compute": CPU,
+            "show_progress": False,
+            "recipe": "kd",
+            "validation": str(labelled),
+            **changes,
         }
+        store = arguments.pop("store", str(taught_store.location))
+        own = {name: arguments.pop(name) for name in DistillSettings.__dataclass_fields__ if name in arguments}
         return plan_distill(
-            str(taught_store.shards.location), store,
-            StudentConfig(model="timm:test_resnet", size=32), out=str(tmp_path / out), options=options,
-            settings=DistillSettings(**{"loader_workers": 0, **own}), **arguments,
-        )  # fmt: skip
+            str(taught_store.shards.location),
+            store,
+            StudentConfig(model="timm:test_resnet", size=32),
+            out=str(tmp_path / out),
+            options=options,
+            settings=DistillSettings(**{"loader_workers": 0, **own}),
+            **arguments,
+        )
 
     return make
 
@@ -87,8 +93,11 @@ def test_accuracies_are_those_of_evaluate(plan, labelled):
     origin = json.loads((stage.out / "config.json").read_bytes())["origin"]
     best = max(range(4), key=lambda epoch: (accuracies[epoch], -epoch))
     assert origin["validation"] == {
-        "images": str(labelled), "epoch": best, "step": 5 * (best + 1), "accuracy": pytest.approx(accuracies[best], abs=1e-5),
-    }  # fmt: skip
+        "images": str(labelled),
+        "epoch": best,
+        "step": 5 * (best + 1),
+        "accuracy": pytest.approx(accuracies[best], abs=1e-5),
+    }
     measured = evaluate(str(stage.out), str(labelled), compute=CPU)
     assert measured.accuracy.top1.rate == pytest.approx(accuracies[best], abs=1e-5)
 
@@ -223,14 +232,10 @@ def marked(taught_store, tmp_path):
 def test_the_best_by_base_classes_or_by_the_harmonic_mean(plan, labelled, marked, taught_store):
     """The figures are those of `evaluate` on the last epoch's weights, which knows the marks from the bundle."""
     for by in ("base", "harmonic-mean"):
-        stage = plan(
-            by, validation_by=by, options={"epochs": 1, "warmup_epochs": 0, "lr": 0.03}, store=str(marked)
-        )
+        stage = plan(by, validation_by=by, options={"epochs": 1, "warmup_epochs": 0, "lr": 0.03}, store=str(marked))
         images = 6 if by == "base" else 12
         words = "names of base classes" if by == "base" else "class names"
-        assert (
-            f"validation on {images} of the 15 images in {labelled}, whose labels are {words}" in stage.notes
-        )
+        assert f"validation on {images} of the 15 images in {labelled}, whose labels are {words}" in stage.notes
         run(stage)
         (found,) = [line["validation_accuracy"] for line in log(stage) if "validation_accuracy" in line]
         measured = evaluate(str(stage.out), str(labelled), compute=CPU).accuracy

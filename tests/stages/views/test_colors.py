@@ -32,9 +32,7 @@ def picture(width: int = 90, height: int = 70, seed: int = 0) -> Image.Image:
     return Image.fromarray((smooth + rng.integers(-9, 10, smooth.shape)).clip(0, 255).astype(np.uint8))
 
 
-@pytest.mark.parametrize(
-    "strengths", [(0.4, 0.4, 0.4, 0.1), (0.8, 0.8, 0.8, 0.2), (0, 3, 0, 0), (0, 0, 0, 0.5)]
-)
+@pytest.mark.parametrize("strengths", [(0.4, 0.4, 0.4, 0.1), (0.8, 0.8, 0.8, 0.2), (0, 3, 0, 0), (0, 0, 0, 0.5)])
 def test_a_view_has_torchvisions_pixels(strengths, by_torchvision):
     views = spec(count=60, seed=1, jitter=strengths, jitter_probability=0.8, grayscale=0.2)
     image = picture()
@@ -51,9 +49,7 @@ def test_a_view_has_torchvisions_pixels(strengths, by_torchvision):
 def test_every_order_and_the_ends_of_every_range():
     image = picture(40, 30)
     assert len(COLOR_ORDERS) == 24
-    for order, factors in itertools.product(
-        range(24), [(0.0, 2.0, 0.5, -0.5), (1.7, 0.0, 3.0, 0.5), (1, 1, 1, 0)]
-    ):
+    for order, factors in itertools.product(range(24), [(0.0, 2.0, 0.5, -0.5), (1.7, 0.0, 3.0, 0.5), (1, 1, 1, 0)]):
         view = np.array((0, 0, 30, 40, 0, order, 0, *factors), VIEW)[()]
         found = recolor(image, order, 0, [float(view[n]) for n in VIEW.names[7:]], (1, 1, 2, 0.5))
         expected = image
@@ -141,21 +137,38 @@ def test_specs_name_colour_only_where_it_is_used():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"jitter": (0.4, -0.1, 0, 0)}, "impossible strengths of the colour jitter: --view-jitter: expected brightness, "
-         "contrast, saturation of 0 or more, and a hue from 0 to 0.5, found 0.4, -0.1, 0, 0"),
-        ({"jitter": (0, 0, 0, 0.6)}, "impossible strengths of the colour jitter: --view-jitter: expected brightness, "
-         "contrast, saturation of 0 or more, and a hue from 0 to 0.5, found 0, 0, 0, 0.6"),
-        ({"jitter": (float("nan"), 0, 0, 0)}, "impossible strengths of the colour jitter: --view-jitter: expected "
-         "brightness, contrast, saturation of 0 or more, and a hue from 0 to 0.5, found nan, 0, 0, 0"),
+        (
+            {"jitter": (0.4, -0.1, 0, 0)},
+            "impossible strengths of the colour jitter: --view-jitter: expected brightness, "
+            "contrast, saturation of 0 or more, and a hue from 0 to 0.5, found 0.4, -0.1, 0, 0",
+        ),
+        (
+            {"jitter": (0, 0, 0, 0.6)},
+            "impossible strengths of the colour jitter: --view-jitter: expected brightness, "
+            "contrast, saturation of 0 or more, and a hue from 0 to 0.5, found 0, 0, 0, 0.6",
+        ),
+        (
+            {"jitter": (float("nan"), 0, 0, 0)},
+            "impossible strengths of the colour jitter: --view-jitter: expected "
+            "brightness, contrast, saturation of 0 or more, and a hue from 0 to 0.5, found nan, 0, 0, 0",
+        ),
         ({"grayscale": 1.5}, "not a probability: --view-grayscale: expected 0 to 1, found 1.5"),
-        ({"jitter": (1, 0, 0, 0), "jitter_probability": 0.0}, "impossible probability of the colour jitter: "
-         "--view-jitter-probability: expected more than 0, at most 1, found 0.0. Next: leave out the jitter to have none"),
-        ({"jitter_probability": 0.8}, "a probability of a colour jitter that there is not: --view-jitter-probability: "
-         "found 0.8. Next: add --view-jitter, such as 0.4,0.4,0.2,0.1"),
-        ({"kind": "center", "grayscale": 0.2}, "centre views keep their colours: --view-jitter, --view-grayscale. "
-         "Next: use --views K for random views"),
+        (
+            {"jitter": (1, 0, 0, 0), "jitter_probability": 0.0},
+            "impossible probability of the colour jitter: "
+            "--view-jitter-probability: expected more than 0, at most 1, found 0.0. Next: leave out the jitter to have none",
+        ),
+        (
+            {"jitter_probability": 0.8},
+            "a probability of a colour jitter that there is not: --view-jitter-probability: "
+            "found 0.8. Next: add --view-jitter, such as 0.4,0.4,0.2,0.1",
+        ),
+        (
+            {"kind": "center", "grayscale": 0.2},
+            "centre views keep their colours: --view-jitter, --view-grayscale. Next: use --views K for random views",
+        ),
     ],
-)  # fmt: skip
+)
 def test_impossible_colours_are_refused(fields, message):
     with pytest.raises(InputError) as caught:
         ViewSpec(**({"kind": "random_resized_crop"} | fields))

@@ -46,9 +46,18 @@ def encoded(image: Image.Image, format_: str, **options: object) -> bytes:
 
 @pytest.mark.parametrize(
     ("mode", "format_", "extension"),
-    [("RGB", "JPEG", "jpg"), ("L", "JPEG", "jpg"), ("CMYK", "JPEG", "jpg"), ("RGBA", "PNG", "png"), ("P", "PNG", "png"),
-     ("P", "GIF", "gif"), ("RGB", "WEBP", "webp"), ("RGB", "BMP", "bmp"), ("RGB", "TIFF", "tiff")],
-)  # fmt: skip
+    [
+        ("RGB", "JPEG", "jpg"),
+        ("L", "JPEG", "jpg"),
+        ("CMYK", "JPEG", "jpg"),
+        ("RGBA", "PNG", "png"),
+        ("P", "PNG", "png"),
+        ("P", "GIF", "gif"),
+        ("RGB", "WEBP", "webp"),
+        ("RGB", "BMP", "bmp"),
+        ("RGB", "TIFF", "tiff"),
+    ],
+)
 def test_every_format_decodes_as_pillow_converts_it(mode, format_, extension):
     data = encoded(picture(40, 30, mode=mode), format_)
     assert probe(data) == extension
@@ -108,9 +117,14 @@ def by_timm(image: Image.Image, size: int, crop_pct: float, mode: str, interpola
     from timm.data import create_transform
 
     transform = create_transform(
-        size, crop_pct=crop_pct, crop_mode=mode, interpolation=interpolation, mean=MEAN, std=(1, 1, 1),
+        size,
+        crop_pct=crop_pct,
+        crop_mode=mode,
+        interpolation=interpolation,
+        mean=MEAN,
+        std=(1, 1, 1),
         normalize=False,
-    )  # fmt: skip
+    )
     return transform(image).numpy()
 
 
@@ -136,8 +150,10 @@ def center(image: Image.Image, size: int, spec: ViewSpec) -> np.ndarray:
 @pytest.fixture(scope="module")
 def photographs() -> list[Image.Image]:
     """Photographs that scikit-learn and matplotlib ship: 640 x 427, 640 x 427, 512 x 600."""
-    files = {"sklearn": ("datasets/images/china.jpg", "datasets/images/flower.jpg"),
-             "matplotlib": ("mpl-data/sample_data/grace_hopper.jpg",)}  # fmt: skip
+    files = {
+        "sklearn": ("datasets/images/china.jpg", "datasets/images/flower.jpg"),
+        "matplotlib": ("mpl-data/sample_data/grace_hopper.jpg",),
+    }
     folders = {name: Path(find_spec(name).submodule_search_locations[0]) for name in files}
     return [decode((folders[name] / file).read_bytes()) for name, found in files.items() for file in found]
 
@@ -145,9 +161,16 @@ def photographs() -> list[Image.Image]:
 @pytest.mark.parametrize("mode", CENTERED)
 @pytest.mark.parametrize(
     ("size", "crop_pct", "interpolation"),
-    [(224, 1.0, "bicubic"), (224, 0.875, "bilinear"), (96, 0.9, "bicubic"), (65, 0.95, "bicubic"), (32, 0.5, "nearest"),
-     (64, 1.15, "bicubic"), (65, 1.15, "bilinear")],
-)  # fmt: skip
+    [
+        (224, 1.0, "bicubic"),
+        (224, 0.875, "bilinear"),
+        (96, 0.9, "bicubic"),
+        (65, 0.95, "bicubic"),
+        (32, 0.5, "nearest"),
+        (64, 1.15, "bicubic"),
+        (65, 1.15, "bilinear"),
+    ],
+)
 def test_a_centre_view_is_timms_own_preprocessing(mode, size, crop_pct, interpolation, photographs):
     spec = ViewSpec(
         kind=mode,
@@ -162,13 +185,9 @@ def test_a_centre_view_is_timms_own_preprocessing(mode, size, crop_pct, interpol
 
 @pytest.mark.parametrize("fill", [0, 77])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-@pytest.mark.parametrize(
-    ("resize_mode", "kind"), [("shortest", "center"), ("squash", "squash"), ("longest", "border")]
-)
+@pytest.mark.parametrize(("resize_mode", "kind"), [("shortest", "center"), ("squash", "squash"), ("longest", "border")])
 def test_a_centre_view_is_open_clips_own_preprocessing(resize_mode, kind, interpolation, fill, photographs):
-    spec = ViewSpec(
-        kind=kind, interpolation=interpolation, fill=(fill,) * 3 if kind == "border" else (0, 0, 0)
-    )
+    spec = ViewSpec(kind=kind, interpolation=interpolation, fill=(fill,) * 3 if kind == "border" else (0, 0, 0))
     for image in [picture(*size) for size in SIZES] + photographs:
         for size in (224, 33):
             if resize_mode == "longest" and min(image.size) * size < max(image.size) / 2:
@@ -204,9 +223,7 @@ def test_gray_and_opaque_images_are_as_open_clip_has_them(mode, kind, photograph
     ("mode", "format_", "apart"),
     [("P", "PNG", 10), ("1", "PNG", 30), ("RGBA", "PNG", 20), ("CMYK", "TIFF", 2)],
 )
-def test_other_images_are_converted_before_they_are_resized_as_timm_does(
-    mode, format_, apart, kind, photographs
-):
+def test_other_images_are_converted_before_they_are_resized_as_timm_does(mode, format_, apart, kind, photographs):
     """open_clip's transform converts them last, and comes out elsewhere: `apart` levels of 255 away, on average."""
     image = photographs[0]
     if mode == "RGBA":
@@ -230,14 +247,19 @@ def test_other_images_are_converted_before_they_are_resized_as_timm_does(
 
 @pytest.mark.parametrize(
     ("fields", "size", "box"),
-    [({"kind": "center"}, (300, 200), (0, 50, 200, 200)), ({"kind": "center", "crop_pct": 0.875}, (300, 200), (12, 62, 175, 175)),
-     ({"kind": "center", "crop_pct": 1.15}, (300, 200), (0, 35, 200, 230)),
-     ({"kind": "squash"}, (300, 200), (0, 0, 200, 300)), ({"kind": "squash", "crop_pct": 0.9}, (300, 200), (10, 15, 180, 270)),
-     ({"kind": "border"}, (300, 200), (0, 0, 200, 300)), ({"kind": "border"}, (30, 250), (0, 0, 250, 30)),
-     ({"kind": "border", "crop_pct": 0.9}, (300, 200), (0, 15, 200, 270)),
-     ({"kind": "border", "crop_pct": 0.5}, (200, 300), (75, 25, 150, 150)),
-     ({"kind": "squash", "crop_pct": 0.1}, (600, 1), (0, 270, 1, 60))],
-)  # fmt: skip
+    [
+        ({"kind": "center"}, (300, 200), (0, 50, 200, 200)),
+        ({"kind": "center", "crop_pct": 0.875}, (300, 200), (12, 62, 175, 175)),
+        ({"kind": "center", "crop_pct": 1.15}, (300, 200), (0, 35, 200, 230)),
+        ({"kind": "squash"}, (300, 200), (0, 0, 200, 300)),
+        ({"kind": "squash", "crop_pct": 0.9}, (300, 200), (10, 15, 180, 270)),
+        ({"kind": "border"}, (300, 200), (0, 0, 200, 300)),
+        ({"kind": "border"}, (30, 250), (0, 0, 250, 30)),
+        ({"kind": "border", "crop_pct": 0.9}, (300, 200), (0, 15, 200, 270)),
+        ({"kind": "border", "crop_pct": 0.5}, (200, 300), (75, 25, 150, 150)),
+        ({"kind": "squash", "crop_pct": 0.1}, (600, 1), (0, 270, 1, 60)),
+    ],
+)
 def test_the_box_of_a_centre_view_is_what_it_shows(fields, size, box):
     spec = ViewSpec(**fields)
     assert spec.params("k", *size).tolist() == [(*box, 0, -1, 0, 1.0, 1.0, 1.0, 0.0)]
@@ -263,13 +285,36 @@ def test_a_stores_centre_views_are_those_of_teacher_and_student(
     """The teacher takes 32 pixels, the student 20; both see the same boxes and the same padding."""
     store, teacher = tmp_path / "s", ("--teacher", f"local-dir:{tiny_clip_teacher}")
     run("vectors", *teacher, "--classes", str(picture_shards.location), "--out", store, "--threads", 1)
-    run("cache", picture_shards.location, *teacher, "--teacher-crop-mode", kind, "--teacher-crop-pct", 0.9, "--out", store,
-        "--targets", "both", "--encoding", "fp32", "--precision", "fp32", "--threads", 1, "--executor", "serial")  # fmt: skip
+    run(
+        "cache",
+        picture_shards.location,
+        *teacher,
+        "--teacher-crop-mode",
+        kind,
+        "--teacher-crop-pct",
+        0.9,
+        "--out",
+        store,
+        "--targets",
+        "both",
+        "--encoding",
+        "fp32",
+        "--precision",
+        "fp32",
+        "--threads",
+        1,
+        "--executor",
+        "serial",
+    )
     data = xarray.open_zarr(str(store), consolidated=False).load()
     fill = {"fill": list(FILL)} if kind == "border" else {}
     assert data.attrs["cache"]["views"] == {
-        "kind": kind, "count": 1, "interpolation": "bicubic", "crop_pct": 0.9, **fill
-    }  # fmt: skip
+        "kind": kind,
+        "count": 1,
+        "interpolation": "bicubic",
+        "crop_pct": 0.9,
+        **fill,
+    }
     rows = np.flatnonzero(data["valid"].values)
     entries = list(picture_shards.manifest())
     images = {row: Image.open(pictures / entries[row].path).convert("RGB") for row in rows}
@@ -296,14 +341,34 @@ def test_a_stores_centre_views_are_those_of_teacher_and_student(
         assert np.array_equal(image_CHW, by_timm(images[row], 20, 0.9, kind, "bicubic"))
 
     told = [" ".join(line.split()) for line in run("inspect", store).splitlines()]
-    share = (
-        "both sides, squashed" if kind == "squash" else "the longer side, padded with the colour 102 128 153"
-    )
+    share = "both sides, squashed" if kind == "squash" else "the longer side, padded with the colour 102 128 153"
     assert f"views 1, the centre: 0.9 of {share}, bicubic" in told
     # The student's own test-time view is another matter.
-    run("distill", picture_shards.location, store, "--recipe", "kd", "--student", "timm:test_resnet", "--student-size", 32,
-        "--student-crop-mode", "border", "--student-mean", "0,1,0.5", "--epochs", 1, "--batch-size", 16, "--threads", 1,
-        "--loader-workers", 0, "--out", tmp_path / "b")  # fmt: skip
+    run(
+        "distill",
+        picture_shards.location,
+        store,
+        "--recipe",
+        "kd",
+        "--student",
+        "timm:test_resnet",
+        "--student-size",
+        32,
+        "--student-crop-mode",
+        "border",
+        "--student-mean",
+        "0,1,0.5",
+        "--epochs",
+        1,
+        "--batch-size",
+        16,
+        "--threads",
+        1,
+        "--loader-workers",
+        0,
+        "--out",
+        tmp_path / "b",
+    )
     view = load_student(str(tmp_path / "b")).preprocess.center_view()
     assert (view.kind, view.fill) == ("border", (0, 255, 128))
 
@@ -328,20 +393,14 @@ def test_a_random_view_is_torchvisions_resized_crop():
 def test_boxes_depend_on_seed_key_and_view_and_on_nothing_else():
     spec = ViewSpec(kind="random_resized_crop", count=20, seed=0)
     params = spec.params("k", 300, 200)
-    assert np.array_equal(
-        params[:4], ViewSpec(kind="random_resized_crop", count=4, seed=0).params("k", 300, 200)
-    )
+    assert np.array_equal(params[:4], ViewSpec(kind="random_resized_crop", count=4, seed=0).params("k", 300, 200))
     assert np.array_equal(params, spec.params("k", 300, 200))
     assert len({tuple(p) for p in params.tolist()}) == 20
     assert not np.array_equal(params, spec.params("l", 300, 200))
-    assert not np.array_equal(
-        params, ViewSpec(kind="random_resized_crop", count=20, seed=1).params("k", 300, 200)
-    )
+    assert not np.array_equal(params, ViewSpec(kind="random_resized_crop", count=20, seed=1).params("k", 300, 200))
 
 
-@pytest.mark.parametrize(
-    ("key", "size"), [("ab" * 16, (300, 200)), ("k", (97, 400)), ("z" * 32, (4000, 3000))]
-)
+@pytest.mark.parametrize(("key", "size"), [("ab" * 16, (300, 200)), ("k", (97, 400)), ("z" * 32, (4000, 3000))])
 def test_boxes_are_those_that_were_written_down(key, size):
     """They must never change, since stored targets depend on them; nor with colours, which are drawn after them."""
     plain = {"kind": "random_resized_crop", "count": 3, "seed": 7}
@@ -353,9 +412,7 @@ def test_boxes_are_those_that_were_written_down(key, size):
 def test_views_without_colours_say_so():
     views = ViewSpec(kind="random_resized_crop", count=2).params("k", 30, 20)
     assert [view[5:] for view in views.tolist()] == [(-1, 0, 1.0, 1.0, 1.0, 0.0)] * 2
-    assert ViewSpec(crop_pct=0.875).params("k", 300, 200).tolist() == [
-        (12, 62, 175, 175, 0, -1, 0, 1.0, 1.0, 1.0, 0.0)
-    ]
+    assert ViewSpec(crop_pct=0.875).params("k", 300, 200).tolist() == [(12, 62, 175, 175, 0, -1, 0, 1.0, 1.0, 1.0, 0.0)]
 
 
 def test_boxes_have_the_distribution_that_they_declare():
@@ -382,19 +439,35 @@ def test_a_box_that_never_fits_falls_back_to_the_centre():
 
 
 def test_impossible_specs_are_refused():
-    for fields in ({"kind": "mosaic"}, {"count": 0}, {"kind": "center", "count": 2}, {"scale": (0.0, 1.0)},
-                   {"ratio": (1.0, float("inf"))}, {"flip": float("nan")},
-                   {"kind": "squash", "count": 2}, {"kind": "border", "grayscale": 0.1}, {"kind": "squash", "fill": (1, 1, 1)},
-                   {"kind": "border", "fill": (0, 0, 256)}, {"kind": "border", "fill": (0, 0)},
-                   {"kind": "border", "fill": (0.5, 0.5, 0.5)}):  # fmt: skip
+    for fields in (
+        {"kind": "mosaic"},
+        {"count": 0},
+        {"kind": "center", "count": 2},
+        {"scale": (0.0, 1.0)},
+        {"ratio": (1.0, float("inf"))},
+        {"flip": float("nan")},
+        {"kind": "squash", "count": 2},
+        {"kind": "border", "grayscale": 0.1},
+        {"kind": "squash", "fill": (1, 1, 1)},
+        {"kind": "border", "fill": (0, 0, 256)},
+        {"kind": "border", "fill": (0, 0)},
+        {"kind": "border", "fill": (0.5, 0.5, 0.5)},
+    ):
         with pytest.raises(InputError):
             ViewSpec(**fields)
 
 
 def test_specs_are_written_as_they_always_were():
     """They are part of stores' fingerprints: what came later appears only where it is used."""
-    random = {"kind": "random_resized_crop", "count": 3, "interpolation": "bicubic", "seed": 0, "scale": [0.08, 1.0],
-              "ratio": [3 / 4, 4 / 3], "flip": 0.5}  # fmt: skip
+    random = {
+        "kind": "random_resized_crop",
+        "count": 3,
+        "interpolation": "bicubic",
+        "seed": 0,
+        "scale": [0.08, 1.0],
+        "ratio": [3 / 4, 4 / 3],
+        "flip": 0.5,
+    }
     center = {"kind": "center", "count": 1, "interpolation": "bilinear", "crop_pct": 0.875}
     squash, border = center | {"kind": "squash"}, center | {"kind": "border", "fill": [1, 2, 3]}
     for fields in (random, center, squash, border):

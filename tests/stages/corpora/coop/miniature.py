@@ -18,29 +18,61 @@ SPLITS = ("train", "val", "test")
 
 #: Of the data sets with a split file: the file, the folder that its paths start at, a path for class and number, classes.
 SPLIT_FILES: dict[str, tuple[str, str, Callable[[str, str, int], str], tuple[str, ...]]] = {
-    "caltech101": ("caltech-101/split_zhou_Caltech101.json", "101_ObjectCategories",
-                   lambda split, name, n: f"{name}/image_{n:04d}.jpg", ("face", "leopard", "accordion")),
-    "oxford_pets": ("oxford_pets/split_zhou_OxfordPets.json", "images",
-                    lambda split, name, n: f"{name.title()}_{n}.jpg", ("abyssinian", "american_bulldog", "pug", "beagle")),
-    "stanford_cars": ("stanford_cars/split_zhou_StanfordCars.json", "",
-                      lambda split, name, n: f"cars_{'test' if split == 'test' else 'train'}/{n:05d}.jpg",
-                      ("2000 AM General Hummer SUV", "2012 Acura RL Sedan")),
-    "oxford_flowers": ("oxford_flowers/split_zhou_OxfordFlowers.json", "jpg",
-                       lambda split, name, n: f"image_{n:05d}.jpg", ("pink primrose", "hard-leaved pocket orchid", "rose")),
-    "food101": ("food-101/split_zhou_Food101.json", "images",
-                lambda split, name, n: f"{name}/{n}.jpg", ("apple_pie", "baby_back_ribs", "waffles")),
-    "sun397": ("sun397/split_zhou_SUN397.json", "SUN397",
-               lambda split, name, n: f"{name[0]}/{'/'.join(reversed(name.split(' ')))}/sun_{n}.jpg",
-               ("abbey", "indoor church", "outdoor church")),
-    "dtd": ("dtd/split_zhou_DescribableTextures.json", "images",
-            lambda split, name, n: f"{name}/{name}_{n:04d}.jpg", ("banded", "blotchy", "zigzagged")),
-    "eurosat": ("eurosat/split_zhou_EuroSAT.json", "2750",
-                lambda split, name, n: f"{name.replace(' ', '')}/{name.replace(' ', '')}_{n}.jpg",
-                ("Annual Crop Land", "Forest", "Sea or Lake")),
-    "ucf101": ("ucf101/split_zhou_UCF101.json", "UCF-101-midframes",
-               lambda split, name, n: f"{name}/v_{name.replace('_', '')}_g01_c{n:02d}.jpg",
-               ("Apply_Eye_Makeup", "Yo_Yo", "Archery")),
-}  # fmt: skip
+    "caltech101": (
+        "caltech-101/split_zhou_Caltech101.json",
+        "101_ObjectCategories",
+        lambda split, name, n: f"{name}/image_{n:04d}.jpg",
+        ("face", "leopard", "accordion"),
+    ),
+    "oxford_pets": (
+        "oxford_pets/split_zhou_OxfordPets.json",
+        "images",
+        lambda split, name, n: f"{name.title()}_{n}.jpg",
+        ("abyssinian", "american_bulldog", "pug", "beagle"),
+    ),
+    "stanford_cars": (
+        "stanford_cars/split_zhou_StanfordCars.json",
+        "",
+        lambda split, name, n: f"cars_{'test' if split == 'test' else 'train'}/{n:05d}.jpg",
+        ("2000 AM General Hummer SUV", "2012 Acura RL Sedan"),
+    ),
+    "oxford_flowers": (
+        "oxford_flowers/split_zhou_OxfordFlowers.json",
+        "jpg",
+        lambda split, name, n: f"image_{n:05d}.jpg",
+        ("pink primrose", "hard-leaved pocket orchid", "rose"),
+    ),
+    "food101": (
+        "food-101/split_zhou_Food101.json",
+        "images",
+        lambda split, name, n: f"{name}/{n}.jpg",
+        ("apple_pie", "baby_back_ribs", "waffles"),
+    ),
+    "sun397": (
+        "sun397/split_zhou_SUN397.json",
+        "SUN397",
+        lambda split, name, n: f"{name[0]}/{'/'.join(reversed(name.split(' ')))}/sun_{n}.jpg",
+        ("abbey", "indoor church", "outdoor church"),
+    ),
+    "dtd": (
+        "dtd/split_zhou_DescribableTextures.json",
+        "images",
+        lambda split, name, n: f"{name}/{name}_{n:04d}.jpg",
+        ("banded", "blotchy", "zigzagged"),
+    ),
+    "eurosat": (
+        "eurosat/split_zhou_EuroSAT.json",
+        "2750",
+        lambda split, name, n: f"{name.replace(' ', '')}/{name.replace(' ', '')}_{n}.jpg",
+        ("Annual Crop Land", "Forest", "Sea or Lake"),
+    ),
+    "ucf101": (
+        "ucf101/split_zhou_UCF101.json",
+        "UCF-101-midframes",
+        lambda split, name, n: f"{name}/v_{name.replace('_', '')}_g01_c{n:02d}.jpg",
+        ("Apply_Eye_Makeup", "Yo_Yo", "Archery"),
+    ),
+}
 
 #: Of ImageNet and its variants: the folder, and the folder of each split's class folders.
 CLASS_FOLDERS = {
@@ -51,8 +83,23 @@ CLASS_FOLDERS = {
     "imagenet_r": ("imagenet-rendition", {"test": "imagenet-r"}),
 }
 
-NAMES = ("imagenet", "caltech101", "oxford_pets", "stanford_cars", "oxford_flowers", "food101", "fgvc_aircraft", "sun397",
-         "dtd", "eurosat", "ucf101", "imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r")  # fmt: skip
+NAMES = (
+    "imagenet",
+    "caltech101",
+    "oxford_pets",
+    "stanford_cars",
+    "oxford_flowers",
+    "food101",
+    "fgvc_aircraft",
+    "sun397",
+    "dtd",
+    "eurosat",
+    "ucf101",
+    "imagenetv2",
+    "imagenet_sketch",
+    "imagenet_a",
+    "imagenet_r",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +118,7 @@ class Miniature:
 
 def draw_plain(name: str, number: int) -> Image.Image:
     """A small image of one colour, another for each class and number."""
-    return Image.new(
-        "RGB", (24 + number % 5, 20), (zlib.crc32(name.encode()) % 256, 40 * number % 256, number % 256)
-    )
+    return Image.new("RGB", (24 + number % 5, 20), (zlib.crc32(name.encode()) % 256, 40 * number % 256, number % 256))
 
 
 def build(
@@ -96,9 +141,7 @@ def build(
     if name == "fgvc_aircraft":
         return _aircraft(root / name, tuple(classes or ("707-320", "A300B4", "F/A-18")), per_class, draw)
     if name in CLASS_FOLDERS:
-        return _folders(
-            root, name, tuple(classes or ("tench", "goldfish", "great white shark")), per_class, draw
-        )
+        return _folders(root, name, tuple(classes or ("tench", "goldfish", "great white shark")), per_class, draw)
     file, below, path, names = SPLIT_FILES[name]
     return _listed(root, file, below, path, tuple(classes or names), per_class, draw)
 
@@ -124,9 +167,14 @@ def _draw(file: Path, image: Image.Image) -> None:
 
 
 def _listed(
-    root: Path, file: str, below: str, path: Callable[[str, str, int], str], classes: tuple[str, ...],
-    per_class: Mapping[str, int], draw: Callable[[str, int], Image.Image],
-) -> Miniature:  # fmt: skip
+    root: Path,
+    file: str,
+    below: str,
+    path: Callable[[str, str, int], str],
+    classes: tuple[str, ...],
+    per_class: Mapping[str, int],
+    draw: Callable[[str, int], Image.Image],
+) -> Miniature:
     split_file = root / file
     folder = split_file.parent
     for needed in (below,) if below else ("cars_train", "cars_test"):
@@ -160,9 +208,12 @@ def _aircraft(
 
 
 def _folders(
-    root: Path, name: str, classes: tuple[str, ...], per_class: Mapping[str, int],
+    root: Path,
+    name: str,
+    classes: tuple[str, ...],
+    per_class: Mapping[str, int],
     draw: Callable[[str, int], Image.Image],
-) -> Miniature:  # fmt: skip
+) -> Miniature:
     folder = root / CLASS_FOLDERS[name][0]
     # The variants with some of the classes have classnames.txt of them all.
     partly = name in ("imagenet_a", "imagenet_r")

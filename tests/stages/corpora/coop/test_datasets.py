@@ -64,9 +64,7 @@ def test_class_names_come_in_the_order_of_the_label_ids(built, data, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_shards_carry_paths_and_class_names(built, data, name, tmp_path):
     known = built[name]
-    stage = plan_shard(
-        [f"coop:{name}/test={data}"], out=str(tmp_path / "out"), settings=ShardSettings(shard_size=4)
-    )
+    stage = plan_shard([f"coop:{name}/test={data}"], out=str(tmp_path / "out"), settings=ShardSettings(shard_size=4))
     run_stage(stage, stage.out, SerialExecutor(), progress=False)
     shards = ShardSet.open(str(tmp_path / "out"))
     assert shards.corpus.name == f"{name}-test"

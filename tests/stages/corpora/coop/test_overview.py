@@ -21,7 +21,9 @@ def test_what_is_found_what_cannot_be_used_and_what_is_missing(miniature, tmp_pa
     result = listed(str(tmp_path))
     assert result.exit_code == 0
     assert result.stderr == ""
-    assert result.stdout.replace(str(tmp_path), "…") == """\
+    assert (
+        result.stdout.replace(str(tmp_path), "…")
+        == """\
 Found (images, classes)
   data set       train  val  test  classes  base  novel
   imagenet           9    -     6        3     2      1
@@ -43,19 +45,36 @@ Not there (what is missing first)
   imagenetv2       …/imagenetv2
   imagenet_sketch  …/imagenet-sketch
   imagenet_r       …/imagenet-rendition
-"""  # fmt: skip
+"""
+    )
     facts = json.loads(listed(str(tmp_path), "--json").stdout)
     assert [f["name"] for f in facts] == list(miniature.NAMES)
     assert facts[2] == {
-        "name": "oxford_pets", "folder": "oxford_pets", "found": True, "missing": None, "problem": None,
-        "images": {"train": 12, "val": 4, "test": 8}, "classes": 4, "base_classes": 2, "novel_classes": 2,
-        "promptkd_loss_weight": 1000, "promptkd_harmonic_mean": 97.15,
-    }  # fmt: skip
+        "name": "oxford_pets",
+        "folder": "oxford_pets",
+        "found": True,
+        "missing": None,
+        "problem": None,
+        "images": {"train": 12, "val": 4, "test": 8},
+        "classes": 4,
+        "base_classes": 2,
+        "novel_classes": 2,
+        "promptkd_loss_weight": 1000,
+        "promptkd_harmonic_mean": 97.15,
+    }
     assert facts[5] == {
-        "name": "food101", "folder": "food-101", "found": False,
-        "missing": f"{tmp_path}/food-101/split_zhou_Food101.json", "problem": None, "images": {}, "classes": 0,
-        "base_classes": 0, "novel_classes": 0, "promptkd_loss_weight": 1000, "promptkd_harmonic_mean": 93.05,
-    }  # fmt: skip
+        "name": "food101",
+        "folder": "food-101",
+        "found": False,
+        "missing": f"{tmp_path}/food-101/split_zhou_Food101.json",
+        "problem": None,
+        "images": {},
+        "classes": 0,
+        "base_classes": 0,
+        "novel_classes": 0,
+        "promptkd_loss_weight": 1000,
+        "promptkd_harmonic_mean": 93.05,
+    }
     assert facts[8]["found"] is False
     assert facts[8]["problem"].startswith("not a split file of CoOp's: ")
 
@@ -78,9 +97,7 @@ def test_nothing_to_be_found_is_an_error(tmp_path):
 def test_weights_and_results_are_those_that_promptkd_publishes(tmp_path):
     facts = json.loads(listed(str(tmp_path), "--json").stdout)
     published = {f["name"]: f["promptkd_harmonic_mean"] for f in facts if f["promptkd_harmonic_mean"]}
-    assert list(published.values()) == [
-        77.62, 97.77, 97.15, 83.13, 90.24, 93.05, 45.17, 82.60, 77.94, 89.14, 86.10
-    ]  # fmt: skip
+    assert list(published.values()) == [77.62, 97.77, 97.15, 83.13, 90.24, 93.05, 45.17, 82.60, 77.94, 89.14, 86.10]
     light = {f["name"] for f in facts if f["promptkd_loss_weight"] == 200}
     assert light == {"fgvc_aircraft", "oxford_flowers", "dtd"}
     assert {f["promptkd_loss_weight"] for f in facts} == {200, 1000}

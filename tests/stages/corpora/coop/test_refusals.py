@@ -32,26 +32,45 @@ def refusal(call: Callable[[str], object], argument: str, root: Path) -> str:
 @pytest.mark.parametrize(
     ("spelling", "line"),
     [
-        ("coop:dtd/train", "not the name of a data set: coop:dtd/train: expected coop:NAME/SPLIT=DATA, found no DATA. "
-         "Next: as in coop:oxford_pets/train=FOLDER"),
-        ("coop:dtd/train=", "not the name of a data set: coop:dtd/train=: expected coop:NAME/SPLIT=DATA, found no DATA. "
-         "Next: as in coop:oxford_pets/train=FOLDER"),
-        ("coop:dtd/=…", "not the name of a data set: coop:dtd/=…: expected coop:NAME/SPLIT=DATA, found no SPLIT. "
-         "Next: as in coop:oxford_pets/train=FOLDER"),
+        (
+            "coop:dtd/train",
+            "not the name of a data set: coop:dtd/train: expected coop:NAME/SPLIT=DATA, found no DATA. "
+            "Next: as in coop:oxford_pets/train=FOLDER",
+        ),
+        (
+            "coop:dtd/train=",
+            "not the name of a data set: coop:dtd/train=: expected coop:NAME/SPLIT=DATA, found no DATA. "
+            "Next: as in coop:oxford_pets/train=FOLDER",
+        ),
+        (
+            "coop:dtd/=…",
+            "not the name of a data set: coop:dtd/=…: expected coop:NAME/SPLIT=DATA, found no SPLIT. "
+            "Next: as in coop:oxford_pets/train=FOLDER",
+        ),
         ("coop:pets/train=…", "no such data set: coop:pets/train=…. Next: did you mean oxford_pets?"),
-        ("coop:dtd/training=…",
-         "dtd has no such split: coop:dtd/training=…: expected train, val, test, found training. Next: did you mean train?"),
+        (
+            "coop:dtd/training=…",
+            "dtd has no such split: coop:dtd/training=…: expected train, val, test, found training. Next: did you mean train?",
+        ),
         ("coop:birds/train=…", f"no such data set: coop:birds/train=…. Next: one of {NAMES}"),
-        ("coop:imagenet/val=…", "imagenet has no such split: coop:imagenet/val=…: expected train, test, found val. "
-         "Next: go on without a validation set: what CoOp takes for ImageNet's is its test set"),
-        ("coop:imagenet_a/train=…",
-         "imagenet_a has no such split: coop:imagenet_a/train=…: expected test, found train"),
+        (
+            "coop:imagenet/val=…",
+            "imagenet has no such split: coop:imagenet/val=…: expected train, test, found val. "
+            "Next: go on without a validation set: what CoOp takes for ImageNet's is its test set",
+        ),
+        (
+            "coop:imagenet_a/train=…",
+            "imagenet_a has no such split: coop:imagenet_a/train=…: expected test, found train",
+        ),
         ("coop:dtd/train=…/data", "no such folder: …/data. Next: name the folder that holds dtd/"),
-        ("coop:dtd/train=…", "a data set is not there: dtd: expected …/dtd, found nothing. Next: "
-         'lay it out as the section "DTD" of CoOp\'s DATASETS.md says'),
+        (
+            "coop:dtd/train=…",
+            "a data set is not there: dtd: expected …/dtd, found nothing. Next: "
+            'lay it out as the section "DTD" of CoOp\'s DATASETS.md says',
+        ),
         ("coop:dtd/train=s3://b/c", "only local folders can be used here: s3://b/c. Next: mount or copy it first"),
     ],
-)  # fmt: skip
+)
 def test_spellings_and_what_is_not_there(spelling, line, tmp_path):
     assert refusal(walk, spelling, tmp_path) == line
     assert refusal(read_classes, spelling, tmp_path) == line
@@ -95,7 +114,9 @@ def test_one_split_of_imagenet_does_not_need_the_other(miniature, tmp_path):
 
 
 A, B = ["a.jpg", 0, "cat"], ["b.jpg", 1, "dog"]
-SHAPE = "a split file's entry has another shape: …/s.json, train, entry 2: expected [path, label id, class name], found "
+SHAPE = (
+    "a split file's entry has another shape: …/s.json, train, entry 2: expected [path, label id, class name], found "
+)
 PATH = "not a plain path below the images' folder: …/s.json, train, entry 2: found "
 NAME = "not a class name: …/s.json, train, entry 2: found "
 KIND = "not a split file of CoOp's: …/s.json: expected lists under train, val and test, found "
@@ -133,19 +154,23 @@ KIND = "not a split file of CoOp's: …/s.json: expected lists under train, val 
         ([A, ["b.jpg", 1, None]], f"{NAME}None"),
         ([A, ["b.jpg", 1, "d\nog"]], f"{NAME}'d\\nog'"),
         ([A, ["a.jpg", 1, "dog"]], "an image stands twice in a split: …/s.json, train, entry 2: found 'a.jpg'"),
-        ([A, ["b.jpg", 0, "dog"]],
-         "a label id has two class names: …/s.json, train, entry 2, id 0: expected 'cat', found 'dog'"),
-        ([A, ["b.jpg", 1, "cat"]],
-         "a class name has two label ids: …/s.json, train, entry 2, 'cat': expected 0, found 1"),
-        ([A, ["b.jpg", 2, "dog"]],
-         "label ids with gaps: …/s.json: expected 2 classes with ids 0 to 1, found no id 1"),
-        ([A, ["b.jpg", -1, "dog"]],
-         "label ids with gaps: …/s.json: expected 2 classes with ids 0 to 1, found no id 1"),
+        (
+            [A, ["b.jpg", 0, "dog"]],
+            "a label id has two class names: …/s.json, train, entry 2, id 0: expected 'cat', found 'dog'",
+        ),
+        (
+            [A, ["b.jpg", 1, "cat"]],
+            "a class name has two label ids: …/s.json, train, entry 2, 'cat': expected 0, found 1",
+        ),
+        ([A, ["b.jpg", 2, "dog"]], "label ids with gaps: …/s.json: expected 2 classes with ids 0 to 1, found no id 1"),
+        ([A, ["b.jpg", -1, "dog"]], "label ids with gaps: …/s.json: expected 2 classes with ids 0 to 1, found no id 1"),
         ({"train": [], "val": [], "test": []}, "a split file without images: …/s.json"),
-        ({"train": [A, B], "val": [["c.jpg", 0, "dog"]], "test": []},
-         "a label id has two class names: …/s.json, val, entry 1, id 0: expected 'cat', found 'dog'"),
+        (
+            {"train": [A, B], "val": [["c.jpg", 0, "dog"]], "test": []},
+            "a label id has two class names: …/s.json, val, entry 1, id 0: expected 'cat', found 'dog'",
+        ),
     ],
-)  # fmt: skip
+)
 def test_split_files(content, line, miniature, tmp_path):
     known = miniature.build(tmp_path, "oxford_pets", per_class={"train": 1})
     if isinstance(content, list) and not line.startswith(KIND):
@@ -175,18 +200,35 @@ def test_the_same_image_may_stand_in_two_splits_and_a_class_in_one(miniature, tm
     [
         ("variants.txt", "cat\ndog\ncat\n", "a class name stands twice: …/variants.txt, line 3: found 'cat'"),
         ("variants.txt", "\n", "an empty class list: …/variants.txt"),
-        ("variants.txt", b"\xff\n", "not text in UTF-8: …/variants.txt, line 1. Next: save it as UTF-8; if it is Latin-1: "
-         "iconv -f LATIN1 -t UTF-8 …/variants.txt > …/variants-utf8.txt"),
+        (
+            "variants.txt",
+            b"\xff\n",
+            "not text in UTF-8: …/variants.txt, line 1. Next: save it as UTF-8; if it is Latin-1: "
+            "iconv -f LATIN1 -t UTF-8 …/variants.txt > …/variants-utf8.txt",
+        ),
         ("variants.txt", "c\x1bat\n", "not a class name: …/variants.txt, line 1: found 'c\\x1bat'"),
-        ("images_variant_test.txt", "1 F/A-18\n2 F-16\n",
-         "a class that variants.txt lacks: …/images_variant_test.txt, line 2: found 'F-16'"),
-        ("images_variant_test.txt", "1\n", "a class that variants.txt lacks: …/images_variant_test.txt, line 1: found ''"),
-        ("images_variant_test.txt", "../1 F/A-18\n",
-         "not a plain path below the images' folder: …/images_variant_test.txt, line 1: found '../1.jpg'"),
-        ("images_variant_test.txt", "1 F/A-18\n\n1 A300B4\n",
-         "an image stands twice in a split: …/images_variant_test.txt, entry 2: found '1.jpg'"),
+        (
+            "images_variant_test.txt",
+            "1 F/A-18\n2 F-16\n",
+            "a class that variants.txt lacks: …/images_variant_test.txt, line 2: found 'F-16'",
+        ),
+        (
+            "images_variant_test.txt",
+            "1\n",
+            "a class that variants.txt lacks: …/images_variant_test.txt, line 1: found ''",
+        ),
+        (
+            "images_variant_test.txt",
+            "../1 F/A-18\n",
+            "not a plain path below the images' folder: …/images_variant_test.txt, line 1: found '../1.jpg'",
+        ),
+        (
+            "images_variant_test.txt",
+            "1 F/A-18\n\n1 A300B4\n",
+            "an image stands twice in a split: …/images_variant_test.txt, entry 2: found '1.jpg'",
+        ),
     ],
-)  # fmt: skip
+)
 def test_aircraft(file, content, line, miniature, tmp_path):
     known = miniature.build(tmp_path, "fgvc_aircraft", per_class={"test": 1})
     (known.folder / file).write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -196,16 +238,25 @@ def test_aircraft(file, content, line, miniature, tmp_path):
 @pytest.mark.parametrize(
     ("content", "line"),
     [
-        ("n2 cat\nn1 dog\n", "synsets out of order: …/classnames.txt, line 2: expected one after n2, found n1. Next: "
-         "get classnames.txt as CoOp's DATASETS.md says: the order of its lines is that of the labels"),
-        ("n1 cat\nn1 dog\n", "synsets out of order: …/classnames.txt, line 2: expected one after n1, found n1. Next: "
-         "get classnames.txt as CoOp's DATASETS.md says: the order of its lines is that of the labels"),
+        (
+            "n2 cat\nn1 dog\n",
+            "synsets out of order: …/classnames.txt, line 2: expected one after n2, found n1. Next: "
+            "get classnames.txt as CoOp's DATASETS.md says: the order of its lines is that of the labels",
+        ),
+        (
+            "n1 cat\nn1 dog\n",
+            "synsets out of order: …/classnames.txt, line 2: expected one after n1, found n1. Next: "
+            "get classnames.txt as CoOp's DATASETS.md says: the order of its lines is that of the labels",
+        ),
         ("n1 cat\nn2\n", "not a class name: …/classnames.txt, line 2: found ''"),
         ("", "an empty class list: …/classnames.txt"),
-        (b"\xff", "not text in UTF-8: …/classnames.txt, line 1. Next: save it as UTF-8; if it is Latin-1: iconv -f LATIN1 -t "
-         "UTF-8 …/classnames.txt > …/classnames-utf8.txt"),
+        (
+            b"\xff",
+            "not text in UTF-8: …/classnames.txt, line 1. Next: save it as UTF-8; if it is Latin-1: iconv -f LATIN1 -t "
+            "UTF-8 …/classnames.txt > …/classnames-utf8.txt",
+        ),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("name", ["imagenet", "imagenetv2", "imagenet_a"])
 def test_classnames(name, content, line, miniature, tmp_path):
     known = miniature.build(tmp_path, name, per_class={"test": 1})
@@ -239,10 +290,7 @@ def test_folders_and_classes_must_fit(miniature, tmp_path):
         deep.mkdir()
         (tmp_path / folder / "x.JPEG").rename(deep / "x.JPEG")
         path = (deep / "x.JPEG").relative_to(tmp_path)
-        assert (
-            refusal(walk, f"coop:{name}/test=…", tmp_path)
-            == f"an image lies in no class folder: …/{path}. {sort}"
-        )
+        assert refusal(walk, f"coop:{name}/test=…", tmp_path) == f"an image lies in no class folder: …/{path}. {sort}"
         class_folder = (known.folder / image).parent
         class_folder.rename(tmp_path / f"{name}-elsewhere")
         if name != "imagenet_r":
