@@ -276,7 +276,7 @@ def pinned(batch: Batch) -> Batch:
 def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
     if (rank is None) != (world_size is None):
         raise InputError(
-            "rank and world belong together",
+            "rank and world_size belong together",
             code="rank-without-world",
             where="TargetStream",
             found=f"{rank=}, {world_size=}",

@@ -23,7 +23,7 @@ def student_logits(student: LoadedStudent, pixels_NCHW: NDArray[np.uint8], compu
     logits_NC = student.vectors.logits(embedding_ND)
     if not np.isfinite(logits_NC).all():
         raise DamagedError(
-            "the student says NaN or infinity",
+            "the student gives NaN or infinity",
             code="student-not-finite",
             where="logits",
             hint="try --precision fp32, or distill it again",

@@ -27,7 +27,7 @@ def check_contract(vectors: ClassVectors, embedding_ND: torch.Tensor, own_NC: to
     own_NC = own_NC.float().cpu()
     if not (own_NC.isfinite().all() and embedding_ND.isfinite().all()):
         raise InputError(
-            "this teacher says NaN or infinity",
+            "this teacher gives NaN or infinity",
             code="teacher-not-finite",
             where=where,
             expected="finite logits of a few images",

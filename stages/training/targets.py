@@ -64,7 +64,7 @@ def choose_targets(store: Location, vectors: Location | str | None, recipe: Reci
     about_classes = bool(_ABOUT_CLASSES & set(requested))
     if vectors is not None and not about_classes:
         raise InputError(
-            "class vectors are of no use to this recipe: it learns no embedding",
+            "this recipe learns no embedding, so it cannot use class vectors",
             code="vectors-useless",
             where=f"--vectors {vectors}",
             expected="`embedding` among its targets",

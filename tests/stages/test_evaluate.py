@@ -430,7 +430,7 @@ def test_a_student_that_says_nan_is_never_right(bundle, pictures, tmp_path, revo
     save_file(weights, tmp_path / "b" / "class_vectors.safetensors")
     revouch_bundle(tmp_path / "b")
     assert error_of(DamagedError, tmp_path / "b", pictures) == (
-        "the student says NaN or infinity: logits. Next: try --precision fp32, or distill it again"
+        "the student gives NaN or infinity: logits. Next: try --precision fp32, or distill it again"
     )
 
 
