@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,9 @@ from PIL import Image
 
 #: What Ray makes of a hook that is left on: minutes of workers that do not start.
 SECONDS = 240
+
+#: Of Ray, by major and minor number: from there on it copies the working folder of `uv run` unless it is told not to.
+LOWEST_WITH_HOOK = (2, 47)
 
 
 def uv() -> str:
@@ -72,14 +76,16 @@ import sys
 import teachonce.pipeline.executors.{module}
 assert "ray" not in sys.modules
 import ray
-print(ray._private.ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV)
+print(getattr(ray._private.ray_constants, "RAY_ENABLE_UV_RUN_RUNTIME_ENV", "none"))
 """
     plain = {n: v for n, v in os.environ.items() if n != "RAY_ENABLE_UV_RUN_RUNTIME_ENV"}
     for environment, expected in ((plain, "False"), (plain | {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "1"}, "True")):
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", code], env=environment, capture_output=True, text=True, check=True
         )
-        assert done.stdout == f"{expected}\n"
+        # The hook of Ray 2.44, the lowest version, has to be asked for in another way: there is nothing to switch off.
+        none = tuple(map(int, version("ray").split(".")[:2])) < LOWEST_WITH_HOOK
+        assert done.stdout == ("none\n" if none else f"{expected}\n")
 
 
 @pytest.mark.slow
