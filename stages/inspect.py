@@ -208,12 +208,11 @@ def _measure(stored: Stored, facts: dict[str, Json], top: int) -> None:
 def _parts(stored: Stored, shard: int, name: str) -> Iterator[tuple[slice, Floats]]:
     """One target of one shard, view by view, no more of it at a time than a chunk's rows; `logits` may be derived."""
     count = stored.rows.rows(shard).stop - stored.rows.rows(shard).start
-    chunk = next((target.chunk for target in stored.rows.targets if target.name == name), None)
-    step = count if chunk is None else chunk[0]
     for view in range(stored.rows.num_views):
         if name == "logits":
             yield slice(0, count), stored.logits(shard, view)
             continue
+        step = stored.rows.chunk_rows(stored.rows.target(name))
         for start in range(0, count, step):
             rows = slice(start, min(start + step, count))
             yield rows, read_target(stored.root, stored.rows, shard, name, view, rows)

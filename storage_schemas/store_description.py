@@ -120,9 +120,18 @@ class StoreSpec:
         """The target of this name, which must be there."""
         return next(target for target in self.targets if target.name == name)
 
+    @property
+    def shard_rows(self) -> int:
+        """Rows of a whole shard, or of the corpus where that is smaller."""
+        return min(self.shard_size, self.num_samples)
+
+    def chunk_rows(self, target: TargetSpec) -> int:
+        """Rows of a target's chunk; they divide those of a shard."""
+        return self.shard_rows if target.chunk is None else target.chunk[0]
+
     def is_streamed(self, target: TargetSpec) -> bool:
         """Whether its chunks hold less than the rows of a whole shard: it is written and read chunk by chunk."""
-        return target.chunk is not None and target.chunk[0] < min(self.shard_size, self.num_samples)
+        return self.chunk_rows(target) < self.shard_rows
 
     @property
     def num_shards(self) -> int:

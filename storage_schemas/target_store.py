@@ -128,7 +128,7 @@ class _RowArray:
 
 def _row_arrays(spec: StoreSpec) -> Iterator[_RowArray]:
     """Every row array of a store."""
-    rows, shard = spec.num_samples, min(spec.shard_size, spec.num_samples)
+    rows, shard = spec.num_samples, spec.shard_rows
     small = [ZstdCodec(level=1), Crc32cCodec()]
     plain = [Crc32cCodec()]
     blosc = [BloscCodec(cname="lz4", shuffle="bitshuffle"), Crc32cCodec()]
@@ -264,7 +264,7 @@ def _chunks(spec: StoreSpec, target: TargetSpec) -> tuple[int, ...]:
         return target.chunk
     row_bytes = target.width * np.dtype(spec.encoding.dtype).itemsize
     views = views_at_once(row_bytes, spec.shard_size, spec.num_views)
-    return (min(spec.shard_size, spec.num_samples), views, *target.shape)
+    return (spec.chunk_rows(target), views, *target.shape)
 
 
 def write_block(root: zarr.Group, spec: StoreSpec, shard: int, block: TargetBlock) -> list[str]:
@@ -397,8 +397,7 @@ class _Streamed:
     """A target that is written chunk by chunk."""
 
     def __init__(self, writer: BlockWriter, target: TargetSpec) -> None:
-        assert target.chunk is not None
-        self._writer, self._target, self._rows = writer, target, target.chunk[0]
+        self._writer, self._target, self._rows = writer, target, writer._spec.chunk_rows(target)
         self._waiting: dict[int, Floats] = {}
         self._done = 0
         self._hasher = hashlib.blake2b(digest_size=16)

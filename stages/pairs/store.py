@@ -114,7 +114,7 @@ def open_store(store: Location) -> zarr.Group:
     with contextlib.suppress(TeachonceError):  # where the description is needed, it is read again, with the error
         spec = StoreDescription.read(root, where=store).spec
         receipts.chunks_per_shard.update(
-            {t.name: -(-spec.shard_size // t.chunk[0]) for t in spec.targets if t.chunk is not None}
+            {t.name: -(-spec.shard_size // spec.chunk_rows(t)) for t in spec.targets if spec.is_streamed(t)}
         )
     return root
 

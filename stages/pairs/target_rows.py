@@ -25,11 +25,9 @@ class TargetRows:
     def __init__(self, root: zarr.Group, spec: StoreSpec, shard: int, name: str, view: int) -> None:
         self._root, self._spec, self._shard, self._name, self._view = root, spec, shard, name, view
         target = spec.target(name)
-        rows = spec.rows(shard)
-        self._shape = target.shape
-        self._per_chunk = rows.stop - rows.start if target.chunk is None else target.chunk[0]
+        self._shape, self._per_chunk = target.shape, spec.chunk_rows(target)
         self._kept: tuple[int, NDArray[np.float32]] | None = None
-        if target.chunk is None:
+        if not spec.is_streamed(target):
             self._chunk(0)
 
     def __getitem__(self, positions: Any) -> NDArray[np.float32]:

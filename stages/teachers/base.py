@@ -114,26 +114,24 @@ class BaseTeacher:
         return self.outputs(images_NCHW, ("embedding",))["embedding"]
 
     def class_names(self, names: Sequence[str] | None) -> tuple[str, ...]:
-        raise InputError(
-            "this teacher has no class vectors",
-            code="teacher-without-vectors",
-            where=self.spec.model,
-            hint="leave out `teachonce vectors`",
-        )
+        raise self._no_classes()
 
     def class_vectors(self, names: Sequence[str], templates: Sequence[str]) -> ClassVectors:
-        raise InputError(
-            "this teacher has no class vectors",
-            code="teacher-without-vectors",
-            where=self.spec.model,
-            hint="leave out `teachonce vectors`",
-        )
+        raise self._no_classes()
 
     def name_notes(self, names: Sequence[str], templates: Sequence[str]) -> tuple[str, ...]:
         return ()
 
     def plain(self, names: Sequence[str]) -> list[tuple[Teacher, ClassVectors]]:
         return []
+
+    def _no_classes(self) -> InputError:
+        return InputError(
+            "this teacher has no class vectors",
+            code="teacher-without-vectors",
+            where=self.spec.model,
+            hint="leave out `teachonce vectors`",
+        )
 
 
 def freeze(module: Any) -> Any:
