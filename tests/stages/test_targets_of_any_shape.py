@@ -23,6 +23,7 @@ from teachonce.stages.inspect import inspect_store
 from teachonce.stages.measures.stored import Stored
 from teachonce.stages.models.compute import Compute
 from teachonce.stages.pairs.store import open_store, read_description
+from teachonce.stages.pairs.target_rows import TargetRows
 from teachonce.stages.settings.cache import CacheSettings
 from teachonce.stages.teachers import TeacherConfig, load_teacher
 from teachonce.stages.teachers.offers import target_names
@@ -298,6 +299,21 @@ def test_streams_and_pipelines_bring_targets_in_their_shape(picture_shards, tmp_
     for sample in pipeline:
         row = json.loads(sample["json"])["row"]
         assert np.array_equal(sample["tokens"], data["tokens"].values[row, 1])
+
+
+def test_rows_in_any_order_come_from_chunks_of_several(pictures, make_shards, tmp_path, monkeypatch):
+    """Shards of 12 rows in chunks of 4: places within a chunk, over several, and one row alone."""
+    monkeypatch.setattr(store_description, "LARGE_CHUNK_BYTES", 4 * 9 * 64 * 4)
+    shards = make_shards(pictures, tmp_path / "shards", shard_size=12)
+    run(plan(shards, VIT, tmp_path / "s.zarr", "tokens"))
+    assert zarr.open_array(tmp_path / "s.zarr/tokens").chunks == (4, 1, 9, 64)
+    root, data = open_store(Location.of(tmp_path / "s.zarr")), opened(tmp_path / "s.zarr")["tokens"].values
+    spec = read_description(root, Location.of(tmp_path / "s.zarr")).spec
+    for shard in range(spec.num_shards):
+        rows, expected = TargetRows(root, spec, shard, "tokens", 1), data[12 * shard : 12 * shard + 12, 1]
+        for positions in ([11, 0, 5, 6, 3], [6, 4, 7], [2], list(range(12))):
+            assert np.array_equal(rows[np.array(positions)], expected[positions], equal_nan=True)
+        assert np.array_equal(rows[10], expected[10], equal_nan=True)
 
 
 def test_inspect_measures_every_target(picture_shards, tmp_path, small_chunks):
