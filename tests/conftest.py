@@ -108,9 +108,8 @@ class Cluster:
     folder: Path
 
 
-@pytest.fixture(scope="session")
-def cluster() -> Cluster:
-    """One Ray for all tests that need any; those about a Ray that a command starts, or that end it, start their own."""
+def start_cluster(name: str) -> Cluster:
+    """The Ray cluster of this name, which all tests of this run that ask for it share."""
     command = [
         "env",
         "RAY_AUTH_MODE=disabled",
@@ -125,7 +124,19 @@ def cluster() -> Cluster:
         "--port=0",
         "--temp-dir=FOLDER",
     ]
-    folder = shared.share("ray", command, ready="Ray runtime started")
+    folder = shared.share(name, command, ready="Ray runtime started")
     address = re.search(r"--address='([\d.:]+)'", (folder / "printed").read_text())
     assert address is not None, (folder / "printed").read_text()
     return Cluster(address[1], folder)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Cluster:
+    """One Ray for all tests that need any; those about a Ray that a command starts, or that end it, start their own."""
+    return start_cluster("ray")
+
+
+@pytest.fixture(scope="session")
+def cluster_to_kill_in() -> Cluster:
+    """A Ray for tests that kill its workers, which others would miss."""
+    return start_cluster("kills")

@@ -81,9 +81,15 @@ class Process:
             assert answer, "the server of programs is gone"
             self._written = (self.stdout, self.stderr)
             self.returncode = int(answer)
-            for each in (self._connection, *self._files):
-                each.close()
+            self._close()
         return self.returncode
+
+    def _close(self) -> None:
+        for each in (self._connection, *self._files):
+            each.close()
+
+    # A test that failed waits no more for what it started. Left open, its files would be warned about in another test.
+    __del__ = _close
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         """All of its stdout and stderr, once it has ended."""
