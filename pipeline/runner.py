@@ -113,6 +113,7 @@ def _run(stage: Stage, out: Location, executor: Executor, *, progress: bool) -> 
                 if outcome.code is not None:
                     codes[outcome.key] = outcome.code
                 board.settle(outcome)
+        out.remove_temporaries()  # of a worker that was killed and replaced
     if summary.failed:
         raise _failure(summary, codes, out)
     _count_unusable(summary, ledger)

@@ -285,7 +285,7 @@ class Location:
     def remove_temporaries(self) -> None:
         """Remove what killed writers (ours and zarr's) left below this folder.
 
-        Only the driver calls this, before any work starts.
+        Only the driver calls this, before any work starts and when none is left.
         """
         self.place.sweep(self.full_name)
 

@@ -81,6 +81,22 @@ def test_does_every_unit_once_and_nothing_the_second_time(out, units_at_once):
     assert Ledger(out, "squares").require_complete("").units == 7
 
 
+def test_nothing_is_left_of_a_worker_that_was_killed_and_replaced(out):
+    class Killed(Squares):
+        def open(self) -> RunUnit:
+            run = super().open()
+
+            def one(unit: Unit, timer: Timer) -> Receipt:
+                (out / ".0.txt.12345678.tmp").write_bytes(b"half")  # as a killed writer leaves it beside the file
+                return run(unit, timer)
+
+            return one
+
+    run(Killed(out=out, count=2))
+    assert [name for name in out.entries(deep=True) if name.endswith(".tmp")] == []
+    assert not (out / ".0.txt.12345678.tmp").exists()
+
+
 def test_a_failure_stops_no_other_unit_and_is_recorded_until_it_succeeds(out):
     with pytest.raises(UnitsFailed) as caught:
         run(Squares(out=out, count=5, broken=(1, 3)))
