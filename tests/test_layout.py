@@ -34,15 +34,17 @@ OPEN_TO_STAGES = tuple(
         "tables",
         "command_runner",
         "settings",
+        "cores",
     )
 )
 
 #: What opens local files: the local place, and what a user names on his own machine.
-OPENS_FILES = {"pipeline/places/local.py", "pipeline/places/files.py", "pipeline/user_files.py"}
+OPENS_FILES = {"pipeline/places/local.py", "pipeline/places/files.py", "pipeline/user_files.py", "pipeline/cores.py"}
 
 #: What may speak of paths, and why.
 KNOWS_PATHS = {
     "pipeline/storage.py": "turns what a user types into names",
+    "pipeline/cores.py": "asks the kernel",
     "pipeline/driver.py": "one lock, whatever links lead to it",
     "pipeline/places": "the local place",
     "pipeline/user_files.py": "files of the user's",
@@ -76,6 +78,7 @@ ROOMS = (
     "pipeline/places",
     "pipeline",
     "pipeline/executors",
+    "stages/decoding",
     "stages/prompts",
     "stages/corpora",
     "stages/corpora/coop",

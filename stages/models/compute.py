@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
 
+from ...pipeline.cores import usable_cores
 from ...pipeline.settings import check
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Json
+from ..decoding.pool import decode_workers, make_pool
+from ..decoding.work import Pool
 from .settings import ComputeSettings
 
 #: Options of glibc's mallopt, from malloc.h.
@@ -27,16 +29,23 @@ class Compute:
         device: `cpu` or `cuda`.
         precision: `bf16` (autocast) or `fp32`.
         threads: torch threads of one worker; in bf16 on the CPU they decide low bits, hence the bytes.
+        decode_workers: processes that decode images ahead, 0 for threads; None leaves it to the machine that does the work.
     """
 
     device: str
     precision: str
     threads: int
+    decode_workers: int | None = 0
 
     def to_json(self) -> Json:
         """What decides bytes: threads only matter on the CPU."""
         facts: dict[str, Json] = {"device": self.device, "precision": self.precision}
         return facts | {"threads": self.threads} if self.device == "cpu" else facts
+
+    def pool(self, *modules: str) -> Pool:
+        """Where images are decoded ahead; its processes import these modules, and start now."""
+        workers = decode_workers(self.decode_workers, device=self.device, threads=self.threads)
+        return make_pool(workers, self.threads, modules)
 
     @contextlib.contextmanager
     def inference(self) -> Iterator[None]:
@@ -69,7 +78,12 @@ def resolve_compute(settings: ComputeSettings, *, elsewhere: bool = False) -> Co
         precision = "bf16" if _bf16_is_faster(device) else "fp32"
     if device == "cpu" and not elsewhere:
         keep_freed_memory()
-    return Compute(device=device, precision=precision, threads=settings.threads or min(4, os.cpu_count() or 1))
+    return Compute(
+        device=device,
+        precision=precision,
+        threads=settings.threads or min(4, usable_cores()),
+        decode_workers=settings.decode_workers,
+    )
 
 
 def training_compute(settings: ComputeSettings, *, elsewhere: bool = False) -> Compute:

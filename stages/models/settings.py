@@ -34,6 +34,14 @@ class ComputeSettings:
     threads: int | None = setting(
         None, least=1, default_text="cores, at most 4", group=COMPUTING, help="Torch threads of one worker."
     )
+    decode_workers: int | None = setting(
+        None,
+        least=0,
+        unit="PROCESSES",
+        default_text="cores without those of --threads; with CUDA all",
+        group=COMPUTING,
+        help="Processes that decode images ahead; 0 for threads of the command itself. They decide no bytes.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
