@@ -158,8 +158,8 @@ def _both_towers(online: Any) -> Any:
     from teachonce.stages.teachers import load_teacher
 
     class BothTowers(online):  # type: ignore[misc]
-        def open_pairs(self, built: Any) -> Any:
-            stream = super().open_pairs(built)
+        def open_pairs(self, built: Any, targets: Any) -> Any:
+            stream = super().open_pairs(built, targets)
             teacher, names = load_teacher(self.teacher), self.vectors.names
             ask = teacher.embed
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -37,9 +37,10 @@ from .settings.distill import DistillSettings
 from .students.bundle import write_bundle
 from .training.build import BuiltStudent, build_student
 from .training.checkpoint import TrainState, discard
+from .training.one_pass import Ended, Stream, train_on_one_pass
 from .training.ranks import Ranks
 from .training.targets import TrainingTargets, choose_targets
-from .training.trainer import Stream, Trainer
+from .training.trainer import Trainer
 from .training.validation import Validation
 
 
@@ -52,6 +53,7 @@ class DistillStage:
         origin: the same for people, for the bundle's config.
         chosen: what to read from the store.
         vectors: class vectors; None where the student has no classes.
+        order_seed: of the order of pairs.
         samples: pairs in the whole training.
         views: epoch e reads view e mod this.
         validation: labelled images on which to find the best epoch; `validation_by` is the figure.
@@ -70,6 +72,7 @@ class DistillStage:
     vectors: ClassVectors | None
     compute: Compute
     seed: int
+    order_seed: int
     identity: Mapping[str, Json]
     origin: Mapping[str, Json]
     chosen: TrainingTargets
@@ -104,19 +107,7 @@ class DistillStage:
         yield Unit(key="student", rows=self.samples)
 
     def open(self) -> RunUnit:
-        recipe = recipe_named(self.recipe)
-        built = build_student(self.config, recipe, self.settings, self.vectors, self.chosen.specs, seed=self.seed)
-        if built.digest != self.identity["student"]["weights"]:
-            raise MismatchError(
-                "this machine starts from other weights of the student",
-                code="student-weights-differ-here",
-                where=self.config.model,
-                expected=f"{self.identity['student']['weights']} (the plan)",
-                found=f"{built.digest} (this machine)",
-                hint="give every node the same weights file and the same version of torch",
-            )
-
-        return _Training(self, built, recipe)
+        return OpenStudent.of(self)
 
     def vectors_of(self, built: BuiltStudent) -> ClassVectors | None:
         """The class vectors as this student uses them: with its own logit scale."""
@@ -127,51 +118,25 @@ class DistillStage:
         if Ledger(self.out, self.name).receipt("student") is not None:
             discard(self.out / RUN)
 
-    def open_pairs(self, built: BuiltStudent) -> Stream:
-        """The stream of pairs that trains the student."""
+    def open_pairs(self, built: BuiltStudent, targets: Sequence[str]) -> Stream:
+        """The stream of pairs that trains the student, and others beside it.
+
+        Args:
+            built: the student.
+            targets: names of those to read: its own, and what the others need.
+        """
         return open_stream(
             self.shards,
             self.store,
             built,
             self.settings,
-            targets=self.targets,
-            seed=self.seed,
+            targets=tuple(targets),
+            seed=self.order_seed,
             views=self.views,
             num_workers=self.loader_workers,
             pin_memory=self.compute.device == "cuda",
             accept_other_pixels=self.accept_other_pixels,
         )
-
-    def _train(self, built: BuiltStudent, recipe: Recipe, timer: Timer) -> TrainState:
-        if self.compute.device == "cpu":
-            keep_freed_memory()
-        torch.set_num_threads(self.compute.threads)
-        torch.backends.cudnn.benchmark = False
-        torch.backends.cudnn.deterministic = True
-        device = torch.device(self.compute.device)
-        validation = self._open_validation()
-        stream = self.open_pairs(built)
-        try:
-            return Trainer(
-                student=built.student.to(device),
-                recipe=recipe,
-                settings=self.settings,
-                teacher_head=self._head(device) if self.chosen.forms_logits else None,
-                student_head=self._head(device, built.logit_scale),
-                stream=stream,
-                preprocess=built.backbone.preprocess,
-                compute=self.compute,
-                seed=self.seed,
-                folder=self.out / RUN,
-                fingerprint=self.fingerprint,
-                validation=validation,
-                ranks=Ranks.here(),
-                compiled=self.compiled,
-                checkpoint_every=self.checkpoint_every,
-                show_progress=self.show_progress,
-            ).run(timer)
-        finally:
-            stream.close()
 
     def _head(self, device: torch.device, logit_scale: float | None = None) -> ClassHead | None:
         return None if self.vectors is None else ClassHead(self.vectors, logit_scale).to(device)
@@ -210,30 +175,103 @@ class DistillStage:
 
 
 @dataclass(frozen=True)
-class _Training:
-    """Trains the student and writes its bundle."""
+class OpenStudent:
+    """A student in memory, ready to be trained. As a function it does its stage's unit: a pass for this student alone."""
 
     stage: DistillStage
     built: BuiltStudent
     recipe: Recipe
 
+    @staticmethod
+    def of(stage: DistillStage) -> OpenStudent:
+        """Build the student.
+
+        Raises:
+            MismatchError: its weights are not those that were planned with.
+        """
+        recipe = recipe_named(stage.recipe)
+        built = build_student(stage.config, recipe, stage.settings, stage.vectors, stage.chosen.specs, seed=stage.seed)
+        if built.digest != stage.identity["student"]["weights"]:
+            raise MismatchError(
+                "this machine starts from other weights of the student",
+                code="student-weights-differ-here",
+                where=stage.config.model,
+                expected=f"{stage.identity['student']['weights']} (the plan)",
+                found=f"{built.digest} (this machine)",
+                hint="give every node the same weights file and the same version of torch",
+            )
+        return OpenStudent(stage, built, recipe)
+
     def __call__(self, unit: Unit, timer: Timer) -> Receipt:
-        state = self.stage._train(self.built, self.recipe, timer)
+        ((_, ended),) = train_students({unit.key: (self, timer)})
+        if isinstance(ended, Exception):
+            raise ended
+        return self.write(unit, timer, ended)
+
+    def trainer(self, steps_per_epoch: int) -> Trainer:
+        """How it is trained on the device."""
+        stage, device = self.stage, torch.device(self.stage.compute.device)
+        return Trainer(
+            student=self.built.student.to(device),
+            recipe=self.recipe,
+            settings=stage.settings,
+            teacher_head=stage._head(device) if stage.chosen.forms_logits else None,
+            student_head=stage._head(device, self.built.logit_scale),
+            targets=stage.targets,
+            steps_per_epoch=steps_per_epoch,
+            preprocess=self.built.backbone.preprocess,
+            compute=stage.compute,
+            seed=stage.seed,
+            folder=stage.out / RUN,
+            fingerprint=stage.fingerprint,
+            validation=stage._open_validation(),
+            ranks=Ranks.here(),
+            compiled=stage.compiled,
+            checkpoint_every=stage.checkpoint_every,
+        )
+
+    def write(self, unit: Unit, timer: Timer, state: TrainState) -> Receipt:
+        """Write the bundle of a student that has been trained. Only the first rank does, and all wait for it."""
+        stage = self.stage
         with timer("write"):
             if Ranks.here().is_first:
-                config = self.stage._bundle_config(self.built, state)
-                write_bundle(self.stage.out, self.built.student, self.stage.vectors_of(self.built), config)
+                config = stage._bundle_config(self.built, state)
+                write_bundle(stage.out, self.built.student, stage.vectors_of(self.built), config)
             Ranks.here().agree(None)  # all wait until the bundle is there
-            names = (CONFIG, WEIGHTS) if self.stage.vectors is None else (CONFIG, WEIGHTS, VECTORS)
-            outputs = tuple(_output(self.stage.out, name) for name in names)
+            names = (CONFIG, WEIGHTS) if stage.vectors is None else (CONFIG, WEIGHTS, VECTORS)
+            outputs = tuple(_output(stage.out, name) for name in names)
         return Receipt(
             key=unit.key,
             outputs=outputs,
             rows=unit.rows,
             invalid_rows=(),
             digest=weights_digest(self.built.student),
-            fingerprint=self.stage.fingerprint.digest,
+            fingerprint=stage.fingerprint.digest,
         )
+
+
+def train_students(students: Mapping[str, tuple[OpenStudent, Timer]]) -> Iterator[Ended]:
+    """Train students on one pass over the pairs; each as it ends, see `train_on_one_pass`.
+
+    Args:
+        students: by name, each with what its times go to. They agree in all that decides the pairs.
+    """
+    first = next(student for student, _ in students.values())
+    stage = first.stage
+    if stage.compute.device == "cpu":
+        keep_freed_memory()
+    torch.set_num_threads(stage.compute.threads)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    targets = dict.fromkeys(name for student, _ in students.values() for name in student.stage.targets)
+    stream = stage.open_pairs(first.built, tuple(targets))
+    trainers = {}
+    for name, (student, timer) in students.items():
+        try:
+            trainers[name] = student.trainer(stream.steps_per_epoch), timer
+        except Exception as error:
+            yield name, error
+    yield from train_on_one_pass(trainers, stream, show_progress=stage.show_progress)
 
 
 def open_stream(
@@ -297,6 +335,7 @@ def plan_distill(
     method = recipe_named(recipe)
     settings = settings or DistillSettings()
     check(settings)
+    order_seed = settings.seed if settings.order_seed is None else settings.order_seed
     check(config, "student")
     vectors, validation = settings.vectors, settings.validation
     training = method.defaults.override(recipe, options)
@@ -323,7 +362,7 @@ def plan_distill(
         built,
         training,
         targets=chosen.names,
-        seed=settings.seed,
+        seed=order_seed,
         views=settings.views,
         accept_other_pixels=settings.accept_other_pixels,
     )
@@ -343,6 +382,7 @@ def plan_distill(
         "settings": training.to_json() | _real_depth(built),
         "compute": compute.to_json(),
         "seed": settings.seed,
+        **({} if order_seed == settings.seed else {"order_seed": order_seed}),
         "views": {"count": stream.num_views, "schedule": "epoch mod count"},
         "targets": list(chosen.names),
         **({"compiled": True} if settings.compiled else {}),
@@ -381,6 +421,7 @@ def plan_distill(
         vectors=chosen.vectors,
         compute=compute,
         seed=settings.seed,
+        order_seed=order_seed,
         identity=identity,
         origin=origin,
         chosen=chosen,

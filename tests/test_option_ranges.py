@@ -18,7 +18,7 @@ from teachonce.pipeline.settings import LARGEST_SEED
 
 #: Any finite numbers will do: the colours' scale is the model's own.
 WITHOUT_RANGE = {"--teacher-mean", "--student-mean"}
-SEEDS = {"--seed", "--seeds", "--view-seed", "--teacher-seed"}
+SEEDS = {"--order-seed", "--seed", "--seeds", "--view-seed", "--teacher-seed"}
 NUMBERS = (click.types.IntParamType, click.types.FloatParamType, Numbers)
 HEAVY = {"torch", "torchvision", "ray", "zarr", "open_clip", "timm", "numpy", "pyarrow", "PIL"}
 

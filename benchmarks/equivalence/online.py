@@ -5,7 +5,7 @@ The only place where a teacher runs while a student trains.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import repeat
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ from teachonce.stages.teachers import Teacher, TeacherConfig, load_teacher
 if TYPE_CHECKING:
     from teachonce.pipeline.storage import Location
     from teachonce.stages.training.build import BuiltStudent
-    from teachonce.stages.training.trainer import Stream
+    from teachonce.stages.training.one_pass import Stream
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class OnlineStage(DistillStage):
             **same
             | {
                 "out": out,
-                "chosen": replace(stage.chosen, names=()),
+                "chosen": replace(stage.chosen, names=("embedding",)),
                 "identity": {**stage.identity, "teacher_in_the_loop": how},
                 "origin": {**stage.origin, "teacher_in_the_loop": how},
             },
@@ -54,8 +54,8 @@ class OnlineStage(DistillStage):
             teacher_compute=compute,
         )
 
-    def open_pairs(self, built: BuiltStudent) -> Stream:
-        pairs = super().open_pairs(built)
+    def open_pairs(self, built: BuiltStudent, targets: Sequence[str]) -> Stream:
+        pairs = super().open_pairs(built, ())
         assert isinstance(pairs, TargetStream)
         teacher = load_teacher(self.teacher).to(torch.device(self.teacher_compute.device))
         teacher_stream, size = None, teacher.spec.preprocess.size
@@ -65,7 +65,7 @@ class OnlineStage(DistillStage):
                 self.store,
                 image_size=size,
                 batch_size=self.settings.batch_size,
-                seed=self.seed,
+                seed=self.order_seed,
                 targets=(),
                 views=self.views,
                 drop_last=True,

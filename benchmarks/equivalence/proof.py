@@ -24,7 +24,7 @@ from teachonce.stages.pairs.store import open_store
 from teachonce.stages.pairs.stream import Batch
 from teachonce.stages.recipes.registry import recipe_named
 from teachonce.stages.training.build import BuiltStudent, build_student
-from teachonce.stages.training.trainer import Stream
+from teachonce.stages.training.one_pass import Stream
 from teachonce.storage_schemas.store_description import StoreDescription
 from teachonce.storage_schemas.target_store import read_target
 from trial import plan
@@ -49,8 +49,8 @@ class ChangedStage(DistillStage):
         same = {field.name: getattr(stage, field.name) for field in fields(DistillStage)}
         return ChangedStage(**same, change=change)
 
-    def open_pairs(self, built: BuiltStudent) -> Stream:
-        return _ChangedStream(super().open_pairs(built), self.change)
+    def open_pairs(self, built: BuiltStudent, targets: Sequence[str]) -> Stream:
+        return _ChangedStream(super().open_pairs(built, targets), self.change)
 
 
 class _ChangedStream:
@@ -154,7 +154,7 @@ def target_difference(online: OnlineStage) -> float:
     on which images it sees together."""
     built = build_student(online.config, recipe_named(online.recipe), online.settings, online.vectors, seed=online.seed)
     stored_NVC, head, largest = stored_logits(online), ClassHead(online.vectors), 0.0
-    stream = online.open_pairs(built)
+    stream = online.open_pairs(built, ())
     for batch in stream.batches(0):
         asked_NC = head(batch.targets["embedding"])
         largest = max(largest, float((asked_NC - stored_NVC[batch.rows_N, 0]).abs().max()))

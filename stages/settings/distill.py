@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...pipeline.settings import seed_setting, setting
+from ...pipeline.settings import LARGEST_SEED, seed_setting, setting
 from ..measures.figures import FIGURES
 from ..models.settings import COMPUTING
 from ..recipes.settings import VALIDATION
@@ -18,6 +18,7 @@ class DistillSettings(CheckpointSettings):
     """What is read of the store, what the best epoch is, and how it is run.
 
     Attributes:
+        order_seed: None for that of `seed`. Students of one pass share it.
         vectors: another store whose class vectors are used.
         views: None for all of the store's.
         compiled: decides low bits.
@@ -25,6 +26,14 @@ class DistillSettings(CheckpointSettings):
     """
 
     seed: int = seed_setting(0, help="Seed of the order, new weights and dropout.")
+    order_seed: int | None = setting(
+        None,
+        least=0,
+        most=LARGEST_SEED,
+        unit="SEED",
+        default_text="--seed",
+        help="Seed of the order of pairs alone: equal for students that differ in --seed only.",
+    )
     validation: str | None = setting(
         None,
         unit="IMAGES",

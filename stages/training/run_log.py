@@ -49,15 +49,19 @@ class RunLog:
                 continue  # the last line of a killed run
         self._location.write_bytes(b"".join(kept))
 
+    def close(self) -> None:
+        """Close log and curves."""
+        self._file.close()
+        if self._curves is not None:
+            self._curves.close()
+
     def __enter__(self) -> RunLog:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
-        if self._curves is not None:
-            self._curves.close()
+        self.close()
 
 
 def _rounded(value: float) -> float:

@@ -1,23 +1,20 @@
-"""Owns the training loop: one loop for every recipe, from wherever the last checkpoint left off.
+"""Owns a step of training, the same for every recipe; and what of it is measured, kept and stopped by.
 
 Whatever is done in a step depends on (seed, step) alone: the pairs, the learning rate, and torch's random
-numbers, which are seeded before each step. So a run that was killed and resumed ends with the same bytes.
+numbers, which are seeded before each step. So a run that was killed and resumed ends with the same bytes, and so
+does one whose steps alternate with another student's.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from ...pipeline.progress import Progress
 from ...pipeline.storage import Location
-from ...pipeline.types import Timer
 from ...storage_schemas.fingerprint import Fingerprint
 from ..models.class_head import ClassHead
 from ..models.compute import Compute
@@ -26,35 +23,24 @@ from ..recipes.recipe import LossInputs, Recipe
 from ..recipes.schedule import learning_rate
 from ..recipes.settings import TrainSettings
 from ..students.student import Outputs, Student
-from .checkpoint import Best, Training, TrainState, load_best, load_checkpoint, save_best, save_checkpoint
+from .checkpoint import Best, Training, TrainState, save_best
 from .ema import Ema, put
-from .feed import Pairs, feed
 from .ranks import Ranks, accumulating
-from .run_log import LOG_EVERY, RunLog
 from .validation import Validation
-from .window import Window
 
 MOMENTUM = 0.9
 
 
-class Stream(Protocol):
-    """What the trainer needs of a stream of pairs (see `stream.TargetStream`)."""
-
-    steps_per_epoch: int
-
-    def batches(self, epoch: int, first_sample: int = 0) -> Iterator[Pairs]: ...
-    def close(self) -> None: ...
-
-
 @dataclass(kw_only=True)
 class Trainer:
-    """A student, a recipe, and the stream of pairs that it is trained on.
+    """A student, a recipe, and how it is trained: what `TrainingRun` takes through the batches of a pass.
 
     Attributes:
         student: on its device; is trained in place.
         teacher_head: forms the teacher's logits where the recipe needs them and the stream has embeddings only.
         student_head: forms the student's logits; None where there are no class vectors.
-        stream: this rank's parts of batches of `settings.batch_size` pairs.
+        targets: names of those that it learns from; a batch may hold others, for other students.
+        steps_per_epoch: batches of `settings.batch_size` pairs, of which each rank gets its part.
         preprocess: of the student.
         folder: for checkpoint, log and curves.
         validation: images on which to find the best epoch; None trains to the end and keeps the last weights.
@@ -68,7 +54,8 @@ class Trainer:
     settings: TrainSettings
     teacher_head: ClassHead | None
     student_head: ClassHead | None
-    stream: Stream
+    targets: tuple[str, ...]
+    steps_per_epoch: int
     preprocess: Preprocess
     compute: Compute
     seed: int
@@ -78,43 +65,28 @@ class Trainer:
     ranks: Ranks = field(default_factory=Ranks)
     compiled: bool = False
     checkpoint_every: int | None = None
-    show_progress: bool = True
 
     def __post_init__(self) -> None:
         self._device = torch.device(self.compute.device)
         self._model: nn.Module = Outputs(self.student)
 
-    def run(self, timer: Timer) -> TrainState:
-        """Train from the last checkpoint to the end, which an early stop may bring. Returns its state then.
+    @property
+    def device(self) -> torch.device:
+        """Where the student is trained."""
+        return self._device
 
-        At the end the student has the weights that count: the best where there is a validation split, the moving
-        average where there is one, else the last. Time goes to `wait` (for pairs), `train`, `validate` and `write`.
-
-        Raises:
-            InputError: the loss is not finite.
-            MismatchError: the checkpoint is of another run.
-        """
+    def prepare(self) -> Training:
+        """What its steps change: the student with the optimizer and the moving average, as at the start."""
         optimizer = make_optimizer(self.recipe, self.student, self.settings)
         ema = Ema(self.student, self.settings.ema) if self.settings.ema else None
-        training = Training(trainee=self.student, optimizer=optimizer, average=ema)
-        if self.ranks.is_first:
-            self.folder.make_dir().remove_temporaries()
-        state = load_checkpoint(self.folder, training, self.fingerprint)
+        return Training(trainee=self.student, optimizer=optimizer, average=ema)
+
+    def wrap(self) -> None:
+        """Take its place among the ranks, and compile: once the weights are those to go on from."""
         self._model = self.ranks.wrap(Outputs(self.student), self._device)
         if self.compiled:
             self._model = torch.compile(self._model)  # type: ignore[assignment]
         self.student.train()
-        with self._log(state.step) as log, self._bar(state.step) as bar:
-            loop = _Loop(self, training, timer, log, bar)
-            while not self._is_over(state):
-                state = loop.epoch(state)
-        self.stream.close()
-        if state.best is not None:
-            self.ranks.agree(None)  # all wait until the first rank has written it
-            load_best(self.folder, training, state.best)
-        elif ema is not None:
-            put(ema.tensors, self.student)
-        return state
 
     def step(
         self,
@@ -163,7 +135,7 @@ class Trainer:
             lr=self.settings.lr,
             epoch=epoch,
             step=step,
-            steps_per_epoch=self.stream.steps_per_epoch,
+            steps_per_epoch=self.steps_per_epoch,
             epochs=self.settings.epochs,
             warmup_epochs=self.settings.warmup_epochs,
         )
@@ -183,79 +155,19 @@ class Trainer:
         accuracy = self.ranks.agree(accuracy)
         if state.best is not None and accuracy <= state.best.accuracy:
             return accuracy, state
-        epoch = state.step // self.stream.steps_per_epoch - 1
+        epoch = state.step // self.steps_per_epoch - 1
         best = Best(epoch=epoch, step=state.step, accuracy=accuracy)
         if self.ranks.is_first:
             save_best(self.folder, training, best)
         return accuracy, TrainState(step=state.step, best=best)
 
-    def _is_over(self, state: TrainState) -> bool:
-        epoch, within = divmod(state.step, self.stream.steps_per_epoch)
+    def is_over(self, state: TrainState) -> bool:
+        """Whether training is at its end: all epochs are done, or it stops early."""
+        epoch, within = divmod(state.step, self.steps_per_epoch)
         if epoch >= self.settings.epochs:
             return True
         patience, best = self.settings.patience, state.best
         return bool(patience and best and within == 0 and epoch - 1 - best.epoch >= patience)
-
-    def _log(self, step: int) -> AbstractContextManager[RunLog | None]:
-        return RunLog(self.folder, step=step) if self.ranks.is_first else nullcontext()
-
-    def _bar(self, step: int) -> AbstractContextManager[Progress | None]:
-        if not self.show_progress or not self.ranks.is_first:
-            return nullcontext()
-        batch = self.settings.batch_size
-        total = self.stream.steps_per_epoch * self.settings.epochs * batch
-        return Progress("distill (resumed)" if step else "distill", total, step * batch)
-
-
-class _Loop:
-    """The steps of an epoch, and what is logged and saved between them."""
-
-    def __init__(
-        self, trainer: Trainer, training: Training, timer: Timer, log: RunLog | None, bar: Progress | None
-    ) -> None:
-        self._trainer, self._training, self._timer, self._log, self._bar = trainer, training, timer, log, bar
-        self._window = Window(timer, trainer.ranks)
-
-    def epoch(self, state: TrainState) -> TrainState:
-        """Train to the end of the epoch at hand."""
-        trainer, settings = self._trainer, self._trainer.settings
-        epoch, within = divmod(state.step, trainer.stream.steps_per_epoch)
-        pairs = feed(trainer.stream.batches(epoch, within * settings.batch_size), trainer._device)
-        self._window.restart()
-        while (batch := self._window.wait_for(pairs)) is not None:
-            lr = trainer.learning_rate(epoch, within)
-            self._window.add(loss=trainer.step(self._training.optimizer, *batch, lr=lr, step=state.step))
-            if self._training.average is not None:
-                self._training.average.update()
-            state, within = TrainState(step=state.step + 1, best=state.best), within + 1
-            last = within == trainer.stream.steps_per_epoch
-            every = trainer.checkpoint_every
-            save = last or bool(every and state.step % every == 0)
-            note = ""
-            if save or state.step % LOG_EVERY == 0:
-                figures = self._window.close(samples=settings.batch_size, step=state.step, epoch=epoch)
-                if last and trainer.validation is not None:
-                    with self._timer("validate"):
-                        figures["validation_accuracy"], state = trainer.validate(self._training, state)
-                note = self._note(state, epoch, figures | {"lr": lr})
-            if save:
-                if trainer.ranks.is_first:
-                    with self._timer("write"):
-                        save_checkpoint(trainer.folder, self._training, state, trainer.fingerprint)
-                self._window.restart()
-            if self._bar is not None:
-                self._bar.advance(settings.batch_size, note)
-        return state
-
-    def _note(self, state: TrainState, epoch: int, figures: dict[str, float]) -> str:
-        """Write figures to the log; the note for the bar."""
-        if self._log is not None:
-            self._log.write(step=state.step, epoch=epoch, **figures)
-        note = f"epoch {epoch + 1}/{self._trainer.settings.epochs}, loss {figures['loss']:.4g}"
-        note += f", waiting for data {figures['wait_share']:.0%}"
-        if state.best is not None:
-            note += f", best accuracy {state.best.accuracy:.1%} (epoch {state.best.epoch + 1})"
-        return note
 
 
 def make_optimizer(recipe: Recipe, student: Student, settings: TrainSettings) -> torch.optim.Optimizer:

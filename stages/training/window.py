@@ -22,12 +22,13 @@ class Window:
 
     def __init__(self, timer: Timer, ranks: Ranks) -> None:
         self._timer, self._ranks = timer, ranks
+        self._paused: float | None = None
         self.restart()
 
     def restart(self) -> None:
         """Begin again; what was since `close` is not counted."""
         self._start = time.perf_counter()
-        self._waited = 0.0
+        self._waited = self._elsewhere = 0.0
         self._figures: dict[str, list[Tensor]] = {}
 
     def wait_for(self, items: Iterator[T]) -> T | None:
@@ -36,6 +37,22 @@ class Window:
         item = next(items, None)
         self._waited += time.perf_counter() - start
         return item
+
+    def resume(self, waited: float) -> None:
+        """A step begins, whose batch took so many seconds to come. What else passed since `pause` was other students' time:
+        steps were no faster for it, but it was spent neither in them nor in waiting.
+        """
+        now = time.perf_counter()
+        if self._paused is None:
+            self.restart()
+            self._start = now - waited
+        else:
+            self._elsewhere += now - self._paused - waited
+        self._waited += waited
+
+    def pause(self) -> None:
+        """A step, with all that was due behind it, is over."""
+        self._paused = time.perf_counter()
 
     def add(self, **figures: Tensor) -> None:
         """One step's scalars, among them `loss`."""
@@ -66,7 +83,7 @@ class Window:
                     hint="use a smaller --lr, longer --warmup-epochs or --precision fp32, and another --out",
                 )
         self._timer.add("wait", self._waited)
-        self._timer.add("train", seconds - self._waited)
+        self._timer.add("train", seconds - self._waited - self._elsewhere)
         figures = {name: math.fsum(values) / len(values) for name, values in by_step.items()}
         figures |= {
             "samples_per_second": samples * len(losses) / seconds,

@@ -21,6 +21,8 @@ from teachonce.stages.recipes.registry import recipe_named, recipe_names
 from teachonce.stages.recipes.schedule import learning_rate
 from teachonce.stages.recipes.settings import TrainSettings
 from teachonce.stages.training.build import BuiltStudent, build_student
+from teachonce.stages.training.checkpoint import TrainState
+from teachonce.stages.training.one_pass import train_on_one_pass
 from teachonce.stages.training.trainer import Trainer, step_seed
 from teachonce.storage_schemas.class_vectors import ClassVectors
 from teachonce.storage_schemas.errors import InputError
@@ -98,20 +100,22 @@ def train(
         return losses[-1]
 
     monkeypatch.setattr(Trainer, "step", recorded)
-    Trainer(
+    trainer = Trainer(
         student=built.student,
         recipe=recipe_named(recipe),
         settings=settings,
         teacher_head=ClassHead(teacher),
         student_head=ClassHead(teacher, built.logit_scale),
-        stream=stream,
+        targets=stream._names,
+        steps_per_epoch=stream.steps_per_epoch,
         preprocess=built.backbone.preprocess,
         compute=CPU,
         seed=0,
         folder=Location.of(folder),
         fingerprint=Fingerprint(fields={}),
-        show_progress=False,
-    ).run(Timer())
+    )
+    ((_, ended),) = train_on_one_pass({"student": (trainer, Timer())}, stream, show_progress=False)
+    assert isinstance(ended, TrainState), ended
     return [float(loss) for loss in losses]
 
 

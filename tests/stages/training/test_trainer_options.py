@@ -16,7 +16,9 @@ from teachonce.stages.models.student_config import StudentConfig
 from teachonce.stages.pairs.stream import Batch
 from teachonce.stages.recipes.registry import recipe_named
 from teachonce.stages.training.build import build_student
+from teachonce.stages.training.checkpoint import TrainState
 from teachonce.stages.training.ema import Ema
+from teachonce.stages.training.one_pass import train_on_one_pass
 from teachonce.stages.training.trainer import Trainer
 from teachonce.storage_schemas.class_vectors import ClassVectors
 from teachonce.storage_schemas.errors import InputError
@@ -80,16 +82,17 @@ def train(vectors, tiny_clip, tmp_path):
             settings=settings,
             teacher_head=ClassHead(vectors),
             student_head=ClassHead(vectors, built.logit_scale),
-            stream=Memory(),
+            targets=("logits",),
+            steps_per_epoch=STEPS,
             compute=CPU,
             seed=0,
             preprocess=built.backbone.preprocess,
             folder=Location.of(tmp_path / f"run{len(list(tmp_path.iterdir()))}"),
             fingerprint=Fingerprint(fields={}),
             compiled=compiled,
-            show_progress=False,
         )
-        trainer.run(Timer())
+        ((_, ended),) = train_on_one_pass({"student": (trainer, Timer())}, Memory(), show_progress=False)
+        assert isinstance(ended, TrainState), ended
         return before, built.student
 
     return one
