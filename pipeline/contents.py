@@ -19,8 +19,8 @@ LEDGER = "ledger"
 #: The lock that the one command which writes to an output holds, in `LEDGER`.
 DRIVER = "driver.json"
 
-#: What a demo's and a benchmark's folder is known by.
-DEMO_NOTE, BENCHMARK_NOTE = "demo.json", "benchmark.json"
+#: What a demo's and a benchmark's folder is known by, and one of several students.
+DEMO_NOTE, BENCHMARK_NOTE, STUDENTS_NOTE = "demo.json", "benchmark.json", "students.json"
 
 #: Names by which a message distinguishes a folder of images from others; what `shard` reads is decided by Pillow.
 _IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
@@ -43,6 +43,7 @@ class Kind(StrEnum):
     BUNDLE = "a student bundle"
     DEMO = "a folder of `teachonce demo`"
     BENCHMARK = "a folder of `teachonce benchmark`"
+    STUDENTS = "a folder of students"
     ZARR = "a Zarr store that is not teachonce's"
     MODEL = "a model's folder"
     IMAGES = "a folder of images"
@@ -163,7 +164,11 @@ def _marked(folder: Location) -> Kind | None:
         return Kind.BUNDLE
     if config.get("kind") == "prompts":
         return Kind.PROMPTS
-    for name, kind in ((DEMO_NOTE, Kind.DEMO), (BENCHMARK_NOTE, Kind.BENCHMARK)):
+    for name, kind in (
+        (DEMO_NOTE, Kind.DEMO),
+        (BENCHMARK_NOTE, Kind.BENCHMARK),
+        (STUDENTS_NOTE, Kind.STUDENTS),
+    ):
         if str(_read_object(folder / name).get("kind")).startswith("teachonce"):
             return kind
     for stage, kind in _MADE_BY.items():

@@ -16,6 +16,7 @@ from .contents import (
     DEMO_NOTE,
     DRIVER,
     LEDGER,
+    STUDENTS_NOTE,
     free_name,
     is_shards,
     is_target_store,
@@ -31,6 +32,14 @@ _SYSTEM_FILES = {".DS_Store", "Thumbs.db", "desktop.ini", "lost+found"}
 #: Stages whose output is one and the same folder.
 _TOGETHER = {"vectors": ("vectors", "cache"), "cache": ("vectors", "cache")}
 
+#: Commands whose folder is known by a note.
+_NOTES = {
+    "demo": DEMO_NOTE,
+    "benchmark promptkd": BENCHMARK_NOTE,
+    "distill --seeds": STUDENTS_NOTE,
+    "distill --students": STUDENTS_NOTE,
+}
+
 #: How models that are folders are spelled.
 _PATHS = ("local-dir:", "teachonce:")
 
@@ -41,6 +50,8 @@ _ENDINGS = {
     "cache": "store",
     "pretrain": "prompts",
     "distill": "student",
+    "distill --seeds": "students",
+    "distill --students": "students",
     "import": "imported",
     "demo": "demo",
     "benchmark promptkd": "benchmark",
@@ -100,8 +111,8 @@ def claim_output(out: Location, stage: str) -> None:
 
 def is_begun(out: Location, command: str) -> bool:
     """Whether this command, or one that shares its output, began to write here."""
-    if command in ("demo", "benchmark promptkd"):
-        return (out / (DEMO_NOTE if command == "demo" else BENCHMARK_NOTE)).exists()
+    if command in _NOTES:
+        return (out / _NOTES[command]).exists()
     ledgers = [out / LEDGER / stage for stage in _TOGETHER.get(command, (command,))]
     # A folder `ledger` may be the user's own; ours has a plan, or nothing yet.
     if any((folder / "plan.json").exists() or _is_blank(folder) for folder in ledgers):

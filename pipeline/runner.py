@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -78,55 +78,94 @@ def run_stage(stage: Stage, out: Location, executor: Executor, *, progress: bool
         UnitsFailed: some units failed; the others are committed.
     """
     with only_driver(out, f"teachonce {stage.name}"):
-        return _run(stage, out, executor, progress=progress)
+        run = StageRun(stage, out)
+        if run.has_units_left:
+            with run.bar() as bar:
+                board = Board(stage.name, bar, run.done_rows, counts=progress)
+                for outcome in executor.map(stage, run.ledger, run.left(), board):
+                    run.settle(outcome)
+                    board.settle(outcome)
+        return run.finish()
 
 
-def _run(stage: Stage, out: Location, executor: Executor, *, progress: bool) -> Summary:
-    ledger = Ledger(out, stage.name)
-    units = rows = 0
-    for unit in stage.plan():
-        units, rows = units + 1, rows + unit.rows
-    if units == 0:
-        raise InputError(
-            f"{stage.name} has nothing to do",
-            code="nothing-to-do",
-            where=out,
-            hint="give it a corpus with images",
+class StageRun:
+    """A run of one stage, between the plan and the summary. The caller drives the output, and does the units.
+
+    Attributes:
+        ledger: of the stage; the plan is recorded in it.
+        summary: what was done, so far.
+        done_rows: rows of units that were done before.
+        codes: of failed units, those of their errors.
+
+    Raises:
+        MismatchError: `out` holds work of another fingerprint.
+        InputError: the plan is empty.
+    """
+
+    def __init__(self, stage: Stage, out: Location) -> None:
+        self.ledger = Ledger(out, stage.name)
+        self.codes: dict[str, str] = {}
+        self._stage, self._out = stage, out
+        units = self._rows = 0
+        for unit in stage.plan():
+            units, self._rows = units + 1, self._rows + unit.rows
+        if units == 0:
+            raise InputError(
+                f"{stage.name} has nothing to do",
+                code="nothing-to-do",
+                where=out,
+                hint="give it a corpus with images",
+            )
+        self.ledger.begin(
+            Plan(stage=stage.name, fingerprint=stage.fingerprint, units=units, rows=self._rows),
+            hint=f"use the options of the first run, or {another_output(out, stage.name)}",
         )
-    ledger.begin(
-        Plan(stage=stage.name, fingerprint=stage.fingerprint, units=units, rows=rows),
-        hint=f"use the options of the first run, or {another_output(out, stage.name)}",
-    )
-    summary = Summary(stage=stage.name, units=units)
-    done = _intact_keys(ledger)
-    summary.done_before = len(done)
-    codes: dict[str, str] = {}
-    if summary.done_before < units:
-        done_rows = sum(unit.rows for unit in stage.plan() if unit.key in done)
-        left = (unit for unit in stage.plan() if unit.key not in done)
-        title = stage.name if not done else f"{stage.name} (resumed)"
-        noun = noun_of(stage.name)
-        with Progress(title, rows, done_rows, "img" if noun == "image" else plural(noun)) as bar:
-            board = Board(stage.name, bar, done_rows, counts=progress)
-            for outcome in executor.map(stage, ledger, left, board):
-                _count(summary, outcome)
-                if outcome.code is not None:
-                    codes[outcome.key] = outcome.code
-                board.settle(outcome)
-        out.remove_temporaries()  # of a worker that was killed and replaced
-    if summary.failed:
-        raise _failure(summary, codes, out)
-    _count_unusable(summary, ledger)
-    if 0 < summary.all_rows == sum(summary.unusable.values()):
-        raise InputError(
-            "not one image can be used",
-            code="images-none-usable",
-            where=out,
-            expected="at least one usable image",
-            found=summary.reasons,
-            hint=f"see `teachonce status {typed(out)}`",
-        )
-    return summary
+        self._done = _intact_keys(self.ledger)
+        self.summary = Summary(stage=stage.name, units=units, done_before=len(self._done))
+        self.done_rows = sum(unit.rows for unit in stage.plan() if unit.key in self._done) if self._done else 0
+
+    @property
+    def has_units_left(self) -> bool:
+        return self.summary.done_before < self.summary.units
+
+    def left(self) -> Iterator[Unit]:
+        """Units without an intact receipt."""
+        return (unit for unit in self._stage.plan() if unit.key not in self._done)
+
+    def bar(self) -> Progress:
+        """A bar over all rows."""
+        title = f"{self._stage.name} (resumed)" if self._done else self._stage.name
+        noun = noun_of(self._stage.name)
+        return Progress(title, self._rows, self.done_rows, "img" if noun == "image" else plural(noun))
+
+    def settle(self, outcome: Outcome) -> None:
+        """Count what became of a unit."""
+        _count(self.summary, outcome)
+        if outcome.code is not None:
+            self.codes[outcome.key] = outcome.code
+
+    def finish(self) -> Summary:
+        """The summary, once all units are settled.
+
+        Raises:
+            UnitsFailed: some failed.
+            InputError: not one row can be used.
+        """
+        if self.has_units_left:
+            self._out.remove_temporaries()  # of a worker that was killed and replaced
+        if self.summary.failed:
+            raise failure(self.summary, self.codes, self._out)
+        _count_unusable(self.summary, self.ledger)
+        if 0 < self.summary.all_rows == sum(self.summary.unusable.values()):
+            raise InputError(
+                "not one image can be used",
+                code="images-none-usable",
+                where=self._out,
+                expected="at least one usable image",
+                found=self.summary.reasons,
+                hint=f"see `teachonce status {typed(self._out)}`",
+            )
+        return self.summary
 
 
 def _count_unusable(summary: Summary, ledger: Ledger) -> None:
@@ -150,7 +189,8 @@ def _count(summary: Summary, outcome: Outcome) -> None:
     summary.invalid_rows += outcome.invalid_rows
 
 
-def _failure(summary: Summary, codes: dict[str, str], out: Location) -> TeachonceError:
+def failure(summary: Summary, codes: Mapping[str, str], out: Location) -> TeachonceError:
+    """The error for units that failed, with the first one's reason and code."""
     key, reason = min(summary.failed.items())
     return UnitsFailed(
         f"{len(summary.failed)} of {counted(summary.units, 'unit')} of {summary.stage} failed, the first is {key}",

@@ -1,0 +1,94 @@
+"""Owns students that are trained on one pass over the pairs: what they must have in common, and their work."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from typing import TYPE_CHECKING
+
+from ..storage_schemas.errors import InputError
+from ..storage_schemas.receipt import Receipt
+from .distill import DistillStage, OpenStudent, train_students
+from .training.ranks import Ranks
+
+if TYPE_CHECKING:
+    from ..pipeline.types import Timer, Unit
+
+
+def check_common(stages: Mapping[str, DistillStage]) -> None:
+    """Refuse students that cannot see the same batches.
+
+    Args:
+        stages: by the students' names; shards and store are the same.
+
+    Raises:
+        InputError: they differ in what decides the batches or how all of them compute; or other processes train with this one.
+    """
+    first_name, first = next(iter(stages.items()))
+    expected = _common(first)
+    for name, stage in stages.items():
+        for option, value in _common(stage).items():
+            if value != expected[option]:
+                raise InputError(
+                    "students of one pass must agree in what they see, and where they are computed",
+                    code="students-differ",
+                    where=f"{name}, {option}",
+                    expected=f"{expected[option]} (as {first_name})",
+                    found=value,
+                    hint=f"train {name} with a command of its own",
+                )
+        if stage.compiled and len(stages) > 1:
+            raise InputError(
+                "students of one pass cannot be compiled",
+                code="options-exclude-each-other",
+                where=f"{name}, --compile",
+                hint="leave out --compile, or train each with a command of its own",
+            )
+    if len(stages) > 1 and Ranks.here().world_size > 1:
+        raise InputError(
+            "several students are trained in one process",
+            code="students-in-one-process",
+            where="torch.distributed",
+            expected="1 process",
+            found=Ranks.here().world_size,
+            hint="train each student with a command of its own",
+        )
+
+
+def _common(stage: DistillStage) -> dict[str, object]:
+    """What decides the batches, and where all are computed; by option."""
+    preprocess = stage.identity["student"]["preprocess"]
+    return {
+        "--batch-size": stage.settings.batch_size,
+        "--student-size": preprocess["size"],
+        "--views": stage.views,
+        "--order-seed": stage.order_seed,
+        "--accept-other-pixels": stage.accept_other_pixels,
+        "--loader-workers": stage.loader_workers,
+        "--device": stage.compute.device,
+        "--threads": stage.compute.threads,
+    }
+
+
+def distill_together(
+    jobs: Mapping[str, tuple[DistillStage, Unit, Timer]],
+) -> Generator[tuple[str, Receipt | Exception], None, None]:
+    """Train the students of some stages on one pass; yields each as it ends: the receipt of its bundle, or what it failed by."""
+    students: dict[str, OpenStudent] = {}
+    for name, (stage, _, _) in jobs.items():
+        try:
+            students[name] = OpenStudent.of(stage)
+        except Exception as error:
+            yield name, error
+    if not students:
+        return
+    for name, ended in train_students({name: (student, jobs[name][2]) for name, student in students.items()}):
+        if isinstance(ended, Exception):
+            yield name, ended
+            continue
+        _, unit, timer = jobs[name]
+        try:
+            receipt = students[name].write(unit, timer, ended)
+        except Exception as error:
+            yield name, error
+        else:
+            yield name, receipt
