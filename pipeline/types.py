@@ -99,7 +99,8 @@ class Timer:
             self.seconds[kind] = self.seconds.get(kind, 0.0) + seconds
 
 
-#: Does one unit: idempotent, and every byte it wrote is durable before it returns the receipt.
+#: Does one unit: idempotent, and every byte it wrote is durable before it returns the receipt. Where it has a method `close`, that
+#: is called when no unit is left.
 RunUnit = Callable[[Unit, Timer], Receipt]
 
 

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..storage_schemas.errors import StorageError, TeachonceError
+from ..storage_schemas.errors import DeviceError, StorageError, TeachonceError
 from .ledger import Ledger
 from .storage import as_storage_error
 from .types import RunUnit, Stage, Timer, Unit
@@ -44,11 +44,13 @@ class Worker:
     def run(self, unit: Unit) -> Outcome:
         """Do one unit and commit it. A failure is recorded and returned, never raised, so others go on.
 
-        An error in opening the stage is raised: every other unit would fail by it too.
+        An error in opening the stage, or of the device, is raised: every other unit would fail by it too.
         """
         self._open()
         try:
             return self.attempt(unit)
+        except DeviceError:
+            raise
         except Exception as error:
             return failed(self._ledger, unit, error)
 
@@ -59,6 +61,12 @@ class Worker:
         if commit:
             self._ledger.commit(receipt, timer.seconds)
         return Outcome(key=unit.key, rows=receipt.rows, invalid_rows=len(receipt.invalid_rows))
+
+    def close(self) -> None:
+        """No unit is left: end what the stage has started for its units."""
+        close = getattr(self._run_unit, "close", None)
+        if close is not None:
+            close()
 
     @property
     def is_open(self) -> bool:

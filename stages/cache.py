@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from ..pipeline.ledger import Ledger, record_outputs
+from ..pipeline.ledger import Ledger
 from ..pipeline.output import check_output, claim_output
 from ..pipeline.settings import check
 from ..pipeline.storage import Location
-from ..pipeline.types import Resources, RunUnit, Timer, Unit
+from ..pipeline.types import Resources, RunUnit, Unit
 from ..storage_schemas.class_vectors import ClassVectors, origin_model
 from ..storage_schemas.encodings import ENCODINGS, Encoding
-from ..storage_schemas.errors import DamagedError, InputError, MismatchError
+from ..storage_schemas.errors import InputError, MismatchError
 from ..storage_schemas.fingerprint import Fingerprint, Json
-from ..storage_schemas.manifest import Entry
-from ..storage_schemas.plain_text import counted, typed
-from ..storage_schemas.receipt import InvalidRow, Receipt
+from ..storage_schemas.plain_text import typed
 from ..storage_schemas.samples import shard_name
 from ..storage_schemas.store_description import StoreDescription, StoreSpec, TargetSpec
-from ..storage_schemas.target_store import BlockWriter, check_version, create_arrays, open_root
-from ..storage_schemas.view_params import Views
-from .corpora.images import BadImage, one_image
-from .corpora.shards import ShardReader, ShardSet
+from ..storage_schemas.target_store import check_version, create_arrays, open_root
+from .corpora.shards import ShardSet
 from .models.compute import Compute, keep_freed_memory
 from .models.teacher_config import TeacherConfig
 from .pairs.store import read_description, read_vectors, vectors_if_any
 from .pairs.store_root import refuse_lost_root
-from .samples.ahead import Ready, ViewArrays, decoding_threads, in_order
-from .samples.kind import SampleKind, draw_views
+from .samples.kind import SampleKind
 from .samples.pixel_sample import PixelSample
 from .samples.registry import check_kind, kind_named
 from .settings.cache import CacheSettings
@@ -42,12 +35,6 @@ from .teachers.base import Offer
 from .teachers.offers import LOGITS, Answers, choose_offers, target_names
 from .views.spec import ViewSpec
 from .views.versions import other_versions, versions_text
-
-if TYPE_CHECKING:
-    import torch
-
-#: A row as the decoding threads hand it over: its views' parameters and arrays (view, …), or the reason why there are none.
-_Rendered = Ready[int, tuple[Views, ViewArrays]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +62,8 @@ class CacheStage:
 
     @property
     def resources(self) -> Resources:
-        return Resources(cpus=self.compute.threads, gpus=float(self.compute.device == "cuda"), units_at_once=2)
+        cpus = self.compute.threads + (self.compute.decode_workers or 0)
+        return Resources(cpus=cpus, gpus=float(self.compute.device == "cuda"), units_at_once=2)
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -124,163 +112,49 @@ class CacheStage:
         """
         import torch
 
+        from .caching.worker import VIEWS_MODULE, CacheWorker
+
         if self.compute.device == "cpu":
             keep_freed_memory()
-        self.pixels.check(
-            self.shards, self.views, where=self.store, hint="give every node the same versions of everything"
-        )
-        teacher = load_teacher(self.config)
-        if teacher.spec.weights_digest != self.teacher.weights_digest:
-            raise MismatchError(
-                "this machine has other weights of the teacher",
-                code="teacher-weights-differ-here",
-                where=self.config.model,
-                expected=f"{self.teacher.weights_digest} (the plan)",
-                found=f"{teacher.spec.weights_digest} (this machine)",
-                hint="give every node the same weights file",
+        pool = self.compute.pool(VIEWS_MODULE)  # starts while the teacher is loaded
+        try:
+            self.pixels.check(
+                self.shards, self.views, where=self.store, hint="give every node the same versions of everything"
             )
-        device = torch.device(self.compute.device)
-        answers = Answers.of(teacher.to(device), self.vectors, device)
-        root = open_root(self.store.zarr_store(), mode="a", where=self.store)
-        read_description(root, self.store).check_planned(self.fingerprint, where=self.store)
-        return _Worker(self, answers, root, device)
+            teacher = load_teacher(self.config)
+            if teacher.spec.weights_digest != self.teacher.weights_digest:
+                raise MismatchError(
+                    "this machine has other weights of the teacher",
+                    code="teacher-weights-differ-here",
+                    where=self.config.model,
+                    expected=f"{self.teacher.weights_digest} (the plan)",
+                    found=f"{teacher.spec.weights_digest} (this machine)",
+                    hint="give every node the same weights file",
+                )
+            device = torch.device(self.compute.device)
+            answers = Answers.of(teacher.to(device), self.vectors, device)
+            root = open_root(self.store.zarr_store(), mode="a", where=self.store)
+            read_description(root, self.store).check_planned(self.fingerprint, where=self.store)
+        except BaseException:
+            pool.close()
+            raise
+        return CacheWorker(
+            shards=self.shards,
+            store=self.store,
+            root=root,
+            spec=self.spec,
+            views=self.views,
+            size=self.teacher.preprocess.size,
+            answers=answers,
+            compute=self.compute,
+            batch_size=self.batch_size,
+            fingerprint=self.fingerprint.digest,
+            pool=pool,
+        )
 
     @property
     def kind(self) -> SampleKind:
         return kind_named(self.shards.corpus.sample_kind, where=self.shards.location)
-
-    @property
-    def samples_per_batch(self) -> int:
-        """Whole samples only, so that a batch's composition depends on nothing but the shard."""
-        return max(1, self.batch_size // self.views.count)
-
-
-class _Worker:
-    """Does one shard at a time in the model; another one's samples are decoded meanwhile."""
-
-    def __init__(self, stage: CacheStage, answers: Answers, root: Any, device: torch.device) -> None:
-        self._stage, self._answers, self._root, self._device = stage, answers, root, device
-        self._names = tuple(target.name for target in stage.spec.targets)
-        self._threads = decoding_threads(stage.compute.threads)
-        self._one_at_a_time = threading.Lock()
-
-    def __call__(self, unit: Unit, timer: Timer) -> Receipt:
-        stage, shard = self._stage, unit.inputs["shard"]
-        entries = stage.shards.manifest().shard(shard)
-        with (
-            closing(stage.shards.reader(shard)) as reader,
-            closing(self._render(reader, shard, timer)) as rendered,
-        ):
-            # Decoding starts here, while another unit may still be in the model.
-            first = next(rendered, None)
-            with self._one_at_a_time:
-                writer = BlockWriter(self._root, stage.spec, shard, [entry.key for entry in entries])
-                invalid = self._collect(reader, entries, writer, first, rendered, timer)
-        _refuse_nonfinite(writer, shard)
-        with timer("write"):
-            paths, digest = writer.finish()
-            outputs = record_outputs(stage.store, paths)
-        return Receipt(
-            key=unit.key,
-            outputs=outputs,
-            rows=unit.rows,
-            invalid_rows=invalid,
-            digest=digest,
-            fingerprint=stage.fingerprint.digest,
-        )
-
-    def _render(self, reader: ShardReader, shard: int, timer: Timer) -> Generator[_Rendered]:
-        """Rows with their views, in order; decoding runs a bounded window ahead of what the model takes."""
-        stage = self._stage
-        kind, size, limit = stage.kind, stage.teacher.preprocess.size, stage.shards.corpus.max_pixels
-
-        def work(row: int) -> tuple[Views, ViewArrays]:
-            if row in reader.invalid:
-                raise BadImage(reader.invalid[row])
-            with timer("read"):
-                key, data = reader.key(row), reader.read(row)
-            with timer("decode"), one_image(f"{stage.shards.location}, row {row}"):
-                sample = kind.decode(data, limit)
-                params = kind.params(sample, key, stage.views)
-                return params, draw_views(kind, sample, params, size, stage.views)
-
-        rows = stage.spec.rows(shard)
-        ahead = 2 * stage.samples_per_batch + stage.compute.threads
-        return in_order(range(rows.start, rows.stop), work, self._threads, ahead)
-
-    def _collect(
-        self,
-        reader: ShardReader,
-        entries: Sequence[Entry],
-        writer: BlockWriter,
-        first: _Rendered | None,
-        rendered: Iterator[_Rendered],
-        timer: Timer,
-    ) -> tuple[InvalidRow, ...]:
-        """Put every usable row of a shard into the writer, batch by batch. Returns the others."""
-        stage = self._stage
-        start = stage.spec.rows(writer.shard).start
-        invalid: list[InvalidRow] = []
-        batch: list[tuple[int, Views, ViewArrays]] = []
-        for ready in _timed(first, rendered, timer):
-            row, offset = ready.item, ready.item - start
-            if ready.result is None:
-                invalid.append(InvalidRow(row=row, path=entries[offset].path, reason=ready.reason))
-                timer.advance(1)
-                continue
-            if reader.key(row) != entries[offset].key:
-                raise DamagedError(
-                    "tar and manifest are out of line",
-                    code="tar-manifest-out-of-line",
-                    where=f"{stage.shards.location}, row {row}",
-                    expected=entries[offset].key,
-                    found=reader.key(row),
-                )
-            batch.append((offset, *ready.result))
-            if len(batch) == stage.samples_per_batch:
-                self._put(batch, writer, timer)
-                batch.clear()
-        if batch:
-            self._put(batch, writer, timer)
-        return tuple(invalid)
-
-    def _put(self, batch: Sequence[tuple[int, Views, ViewArrays]], writer: BlockWriter, timer: Timer) -> None:
-        """The teacher's targets for a batch of whole samples, in row order."""
-        import torch
-
-        views = self._stage.views.count
-        with timer("forward"), self._stage.compute.inference():
-            images = torch.from_numpy(np.concatenate([pixels for _, _, pixels in batch])).to(self._device)
-            outputs = self._answers.outputs(images, self._names)
-            arrays = {name: values.cpu().numpy() for name, values in outputs.items()}
-        for place, (offset, params_V, _) in enumerate(batch):
-            rows = slice(place * views, (place + 1) * views)
-            writer.put(offset, params_V, {name: values[rows] for name, values in arrays.items()})
-        with timer("write"):
-            writer.settle(batch[-1][0] + 1)
-        timer.advance(len(batch))
-
-
-def _timed(first: _Rendered | None, rendered: Iterator[_Rendered], timer: Timer) -> Iterator[_Rendered]:
-    """All of them; the time that the model waits for one goes to `wait`."""
-    if first is not None:
-        yield first
-    while True:
-        with timer("wait"):
-            item = next(rendered, None)
-        if item is None:
-            return
-        yield item
-
-
-def _refuse_nonfinite(writer: BlockWriter, shard: int) -> None:
-    for name, bad in writer.nonfinite.items():
-        raise InputError(
-            "the teacher gave NaN or infinity",
-            code="teacher-not-finite",
-            where=f"{name} of {counted(bad, 'sample')} in shard {shard}",
-            hint="run `teachonce cache` with --precision fp32",
-        )
 
 
 def plan_cache(

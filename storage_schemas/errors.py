@@ -12,6 +12,7 @@ TeachonceError
 │   └── Unreachable       something to read cannot be had at the moment; the same command may get it later
 ├── BusyError             another command writes to the same output at this moment
 ├── MissingDependency     an optional package is needed
+├── DeviceError           the device that computes has too little memory, or failed: no other unit would do better
 └── UnitsFailed           some units of work failed; the others are done and kept
 """
 
@@ -142,6 +143,10 @@ class MissingDependency(TeachonceError):
 
     def __init__(self, what: str, install: str) -> None:
         super().__init__(what, code="package-missing", hint=install)
+
+
+class DeviceError(TeachonceError):
+    """The device that computes has too little memory for the work, or failed: every other unit would fail by it too."""
 
 
 class UnitsFailed(TeachonceError):

@@ -90,6 +90,7 @@ ROOMS = (
     "stages/pairs",
     "stages/measures",
     "stages/teachers",
+    "stages/caching",
     "stages/recipes",
     "stages/training",
     "stages/pretraining",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass
 
 from ..board import Board
@@ -21,7 +22,8 @@ class SerialExecutor:
         """Outcomes as units finish; never more than `units_at_once` units are taken from `units` ahead."""
         board.starting("loading what it needs")
         if stage.resources.units_at_once == 1:
-            yield from map(Worker(stage, ledger, board.at).run, units)
+            with closing(Worker(stage, ledger, board.at)) as worker:
+                yield from map(worker.run, units)
             return
         over = threading.Event()
 
@@ -43,3 +45,4 @@ class SerialExecutor:
             finally:
                 over.set()
                 threads.shutdown(wait=True, cancel_futures=True)
+                worker.close()

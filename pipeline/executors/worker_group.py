@@ -14,10 +14,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...storage_schemas.errors import DeviceError
 from ..board import Board
 from ..captured_stderr import CapturedStderr
+from ..cores import assign_cores
 from ..terminal import one_line_warnings
-from ..types import Unit
+from ..types import Resources, Unit
 from ..worker import Outcome, Worker
 
 #: Seconds between two reports of a worker, and of how many workers the driver requests one in a second at most.
@@ -67,12 +69,19 @@ class RayWorker:
         with self._making:
             if self._worker is None:
                 stage, ledger = ray.get(given[0])
+                assign_cores(_share_of_cores(stage.resources))
                 self._worker = Worker(stage, ledger, self._at)
         self._samples.pop(unit.key, None)
         self._at(unit.key, 0)
         while len(self._samples) > _UNITS_REMEMBERED:
             self._samples.pop(next(iter(self._samples)), None)
-        return self._worker.run(unit)
+        try:
+            return self._worker.run(unit)
+        except DeviceError as error:
+            if error.code == "gpu-lost":
+                print(error, file=sys.__stderr__, flush=True)  # Ray's log: no report comes after it
+                os._exit(1)  # Ray starts another process for it, which may get a GPU that works
+            raise
 
     def report(self) -> Report:
         return Report(
@@ -84,6 +93,17 @@ class RayWorker:
 
     def _at(self, key: str, samples: int) -> None:
         self._samples[key] = samples
+
+
+def _share_of_cores(needs: Resources) -> int:
+    """Cores for this actor: those that it asked for, and with a GPU the node's cores for each of its GPUs."""
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    node: dict[str, float] = next((node["Resources"] for node in ray.nodes() if node["NodeID"] == here), {})
+    cpus, gpus = float(node.get("CPU", 0)), float(node.get("GPU", 0))
+    share = cpus * needs.gpus / gpus if gpus else 0
+    return max(needs.cpus, int(share))
 
 
 class WorkerGroup:

@@ -404,7 +404,7 @@ def test_every_command_takes_a_place_by_its_address(
     for command in (
         ["shard", pictures, *serial, "--shard-size", 13, "--out", shards],
         ["vectors", *teacher, "--classes", class_file],
-        ["cache", shards, *teacher, "--batch-size", 8],
+        ["cache", shards, *teacher, "--batch-size", 8, "--decode-workers", 0],
         [
             "distill",
             shards,
