@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..storage_schemas.errors import DeviceError, StorageError, TeachonceError
+from ..storage_schemas.errors import StorageError, TeachonceError, WorkerError
 from .ledger import Ledger
 from .storage import as_storage_error
 from .types import RunUnit, Stage, Timer, Unit
@@ -44,12 +44,12 @@ class Worker:
     def run(self, unit: Unit) -> Outcome:
         """Do one unit and commit it. A failure is recorded and returned, never raised, so others go on.
 
-        An error in opening the stage, or of the device, is raised: every other unit would fail by it too.
+        An error in opening the stage, or of this process or its device, is raised: every other unit would fail by it too.
         """
         self._open()
         try:
             return self.attempt(unit)
-        except DeviceError:
+        except WorkerError:
             raise
         except Exception as error:
             return failed(self._ledger, unit, error)

@@ -12,7 +12,8 @@ TeachonceError
 │   └── Unreachable       something to read cannot be had at the moment; the same command may get it later
 ├── BusyError             another command writes to the same output at this moment
 ├── MissingDependency     an optional package is needed
-├── DeviceError           the device that computes has too little memory, or failed: no other unit would do better
+├── WorkerError           the process that works cannot do any unit: its device has too little memory
+│   └── WorkerLost        it cannot go on: its device failed, or a process that it needs died; another one may
 └── UnitsFailed           some units of work failed; the others are done and kept
 """
 
@@ -145,8 +146,12 @@ class MissingDependency(TeachonceError):
         super().__init__(what, code="package-missing", hint=install)
 
 
-class DeviceError(TeachonceError):
-    """The device that computes has too little memory for the work, or failed: every other unit would fail by it too."""
+class WorkerError(TeachonceError):
+    """The process that works can do no unit as it is: its device has too little memory."""
+
+
+class WorkerLost(WorkerError):
+    """It cannot go on: its device failed, or a process that it needs died. Another process may go on."""
 
 
 class UnitsFailed(TeachonceError):

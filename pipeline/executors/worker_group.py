@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...storage_schemas.errors import DeviceError
+from ...storage_schemas.errors import WorkerLost
 from ..board import Board
 from ..captured_stderr import CapturedStderr
 from ..cores import assign_cores
@@ -77,11 +77,9 @@ class RayWorker:
             self._samples.pop(next(iter(self._samples)), None)
         try:
             return self._worker.run(unit)
-        except DeviceError as error:
-            if error.code == "gpu-lost":
-                print(error, file=sys.__stderr__, flush=True)  # Ray's log: no report comes after it
-                os._exit(1)  # Ray starts another process for it, which may get a GPU that works
-            raise
+        except WorkerLost as error:
+            print(error, file=sys.__stderr__, flush=True)  # Ray's log: no report comes after it
+            os._exit(1)  # Ray starts another process in its place, which may go on
 
     def report(self) -> Report:
         return Report(

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...storage_schemas.errors import DeviceError
+from ...storage_schemas.errors import WorkerError, WorkerLost
 from .compute import Compute
 
 Tag = TypeVar("Tag")
@@ -62,7 +62,7 @@ class Forward:
             timed: around what takes time here, which is of the kind `forward`.
 
         Raises:
-            DeviceError: the device has no memory for such a batch (it says for which it has), or it failed.
+            WorkerError: the device has no memory for such a batch (it says for which it has), or it failed.
         """
         under_way: deque[tuple[Tag, _Finish]] = deque()
         most = 0 if self._copying is None else _UNDER_WAY
@@ -117,10 +117,10 @@ class Forward:
 
         return finish
 
-    def _too_large(self, parts: Parts) -> DeviceError:
+    def _too_large(self, parts: Parts) -> WorkerError:
         count = sum(map(len, parts))
         fits = self._largest(torch.from_numpy(np.concatenate(parts)[: count // 2])) * self._per_sample
-        return DeviceError(
+        return WorkerError(
             "the device has too little memory for such a batch",
             code="device-out-of-memory",
             where=f"{self._option} {count * self._per_sample}",
@@ -155,7 +155,7 @@ def _lost(error: RuntimeError) -> Exception:
     """The error for a GPU that failed: nothing works on it any more in this process. Others stay as they are."""
     if "CUDA error" not in str(error) and type(error).__name__ != "AcceleratorError":
         return error
-    return DeviceError(
+    return WorkerLost(
         "the GPU failed",
         code="gpu-lost",
         found=str(error).splitlines()[0],
