@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from .pipeline import interrupt
+from .pipeline import interrupt, lean_imports
 
 
 def main() -> None:
     """Run the program; ends the process."""
     interrupt.install()  # before anything that takes time to import
+    lean_imports.install()
     from .cli import main as program
     from .pipeline.terminal import one_line_warnings
 

@@ -35,6 +35,7 @@ OPEN_TO_STAGES = tuple(
         "command_runner",
         "settings",
         "cores",
+        "lean_imports",
     )
 )
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ...storage_schemas.errors import InputError, MissingDependency, TeachonceError
+from .. import lean_imports
 from ..board import Board
 from ..ledger import Ledger
 from ..storage import Location
@@ -181,6 +182,7 @@ def _work(config: dict[str, Any]) -> None:
     """In each process: its part of the unit. What the first rank writes to stderr goes to the file that the driver reads."""
     from ray.train import get_context
 
+    lean_imports.install()
     one_line_warnings()
     with contextlib.suppress(OSError):
         os.chdir(config["here"])  # what the user named relative to it, such as `local-dir:student`

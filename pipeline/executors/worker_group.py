@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...storage_schemas.errors import WorkerLost
+from .. import lean_imports
 from ..board import Board
 from ..captured_stderr import CapturedStderr
 from ..cores import assign_cores
@@ -56,6 +57,7 @@ class RayWorker:
     """The actor: a worker that reports. Its stage comes with its first unit."""
 
     def __init__(self) -> None:
+        lean_imports.install()
         one_line_warnings()
         self._stderr = sys.stderr = CapturedStderr()
         self._samples: dict[str, int] = {}

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...pipeline.lean_imports import complete_open_clip
 from ...pipeline.user_files import UserFile
 from ...storage_schemas.errors import InputError, MissingDependency
 from .attention import fold_attention
@@ -221,6 +222,7 @@ def _building(source: ClipSource, model_cfg: Mapping[str, Any]) -> Iterator[None
     with contextlib.ExitStack() as stack:
         stack.enter_context(one_line(f"cannot build this {source.role}", source.name, hint, code="model-unbuildable"))
         if text_model:
+            complete_open_clip()
             stack.enter_context(_no_code_of_repositories())
             if not UserFile.of(text_model).is_dir():
                 stack.enter_context(hub_access(f"{source.name}: its text tower {text_model}", "check the network"))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import cast
 
+from ...pipeline.lean_imports import complete_open_clip
 from ...storage_schemas.errors import InputError
 from ..models.names import PROMPTS_PREFIX, TIMM_PREFIX
 from ..models.teacher_config import TeacherConfig
@@ -33,6 +34,7 @@ def load_teacher(config: TeacherConfig) -> Teacher:
         return PromptedTeacher.load(config)
     prefix, colon, _ = config.model.partition(":")
     for point in entry_points(group=GROUP, name=prefix) if colon else ():
+        complete_open_clip()
         try:
             load = cast("Callable[[TeacherConfig], Teacher]", point.load())
         except Exception as error:  # whatever another package raises while it is imported
