@@ -7,8 +7,10 @@ is 64 MiB in a container, nor a killed process matters.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
+import socket
 import tempfile
 import weakref
 from collections import deque
@@ -17,6 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...storage_schemas.errors import StorageError
+
+#: Results that the caller keeps in shared memory. Each takes two of the files that a process may have open: often 1,024.
+_MOST_KEPT = 64
 
 
 class Slab:
@@ -29,9 +34,13 @@ class Slab:
 
     def __init__(self, number: int, size: int) -> None:
         self.number, self.size = number, size
-        self.descriptor = _anonymous_file(size)
-        self._mapped = mmap.mmap(self.descriptor, size)
-        self._finalizer = weakref.finalize(self, os.close, self.descriptor)
+        try:
+            self.descriptor = _anonymous_file()
+            weakref.finalize(self, os.close, self.descriptor).atexit = False
+            os.ftruncate(self.descriptor, size)
+            self._mapped = mmap.mmap(self.descriptor, size)
+        except OSError as error:
+            raise _no_memory(size, error) from error
 
     def memory(self) -> NDArray[np.uint8]:
         """All of it. What is cut from this very array keeps it alive, and no other call's."""
@@ -39,62 +48,83 @@ class Slab:
 
 
 class Slabs:
-    """Slabs for one work: as many as are in use at once."""
+    """Slabs for one work: as many as are in use at once. What the caller keeps beyond some 64 results is copied instead.
 
-    def __init__(self) -> None:
+    Args:
+        needed: as many as may be in use without the caller keeping any: so many are kept when they are free.
+
+    Attributes:
+        alive: numbers of those that there are.
+    """
+
+    def __init__(self, needed: int) -> None:
+        self._needed = needed
         self._free: deque[Slab] = deque()
         self._count = 0
+        self.alive: set[int] = set()
 
     def take(self, size: int) -> Slab:
-        """A slab of at least `size` bytes that is not in use.
+        """A slab of at least `size` bytes that is not in use. One that is too small is dropped: tasks became larger.
 
         Raises:
             StorageError: there is not enough memory.
         """
-        for _ in range(len(self._free)):
-            slab = self._free.popleft()
+        while self._free:
+            slab = self._free.pop()  # the last one that was used: its pages are in the caches
             if slab.size >= size:
-                return slab  # one that is too small is dropped: tasks became larger
+                return slab
         self._count += 1
-        return Slab(self._count, max(1, size))
+        slab = Slab(self._count, max(1, size))
+        self.alive.add(slab.number)
+        weakref.finalize(slab, self.alive.discard, slab.number).atexit = False
+        return slab
 
     def give_back(self, slab: Slab) -> None:
         """From any thread."""
-        self._free.append(slab)
+        if len(self._free) < self._needed:
+            self._free.append(slab)
 
     def lend(self, slab: Slab) -> NDArray[np.uint8]:
         """The memory of a slab, which comes back by itself when no array shares it any more."""
+        if len(self.alive) > self._needed + _MOST_KEPT:
+            copy = slab.memory().copy()
+            self.give_back(slab)
+            return copy
         memory = slab.memory()
         weakref.finalize(memory, self.give_back, slab).atexit = False
         return memory
 
 
-def map_slab(descriptor: int, size: int) -> NDArray[np.uint8]:
-    """In the other process: the memory behind a descriptor, which is closed."""
-    try:
-        return np.frombuffer(mmap.mmap(descriptor, size), np.uint8)
-    finally:
-        os.close(descriptor)
+def map_slab(connection: socket.socket, size: int) -> NDArray[np.uint8]:
+    """In the other process: the memory behind the descriptor that comes over a connection.
 
-
-def _anonymous_file(size: int) -> int:
+    Raises:
+        StorageError: there is not enough memory, or too many files are open.
+    """
+    _, descriptors, _, _ = socket.recv_fds(connection, 1, 1)
     try:
-        if hasattr(os, "memfd_create"):
-            descriptor = os.memfd_create("teachonce")
-        else:
-            with tempfile.TemporaryFile() as file:
-                descriptor = os.dup(file.fileno())
-        try:
-            os.ftruncate(descriptor, size)
-        except OSError:
-            os.close(descriptor)
-            raise
+        if not descriptors:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return np.frombuffer(mmap.mmap(descriptors[0], size), np.uint8)
     except OSError as error:
-        raise StorageError(
-            "no shared memory for images that are decoded ahead",
-            code="shared-memory-full",
-            expected=f"{size:,} bytes",
-            found=error.strerror,
-            hint="use fewer --decode-workers (0 needs none)",
-        ) from error
-    return descriptor
+        raise _no_memory(size, error) from error
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _no_memory(size: int, error: OSError) -> StorageError:
+    return StorageError(
+        "no shared memory for images that are decoded ahead",
+        code="shared-memory-full",
+        expected=f"{size:,} bytes",
+        found=error.strerror,
+        hint="use fewer --decode-workers (0 needs none)",
+    )
+
+
+def _anonymous_file() -> int:
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("teachonce")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())

@@ -6,14 +6,13 @@ any more. Forking here is safe, where it is not in a program with threads: this 
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import importlib
 import os
 import signal
 import socket
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
@@ -26,67 +25,122 @@ from .layout import carve
 from .slabs import map_slab
 from .work import Work
 
+#: What the first process is told: to fork one, to say how one ended, or to end all. So does the socket's end.
+FORK, HOW_ENDED, END = b"f", b"?", b"e"
+
 #: What a process is told: a name and what belongs to it.
-OPEN, MAP, MAKE, CLOSE = "open", "map", "make", "close"
+OPEN, MAP, UNMAP, MAKE, CLOSE = "open", "map", "unmap", "make", "close"
 
 
 def main(control: int, modules: Sequence[str]) -> None:
-    """Import, then fork for each descriptor that comes over the socket `control`, until it ends."""
+    """Import, then fork for each descriptor that comes over the socket `control`, until it ends. Then end them all."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the program decides
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forked ones
     for name in modules:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()  # what is there stays in pages that all share
+    signal.signal(
+        signal.SIGTERM, signal.SIG_IGN
+    )  # until here it may end at any moment; from now on it has to end others
+    forked = set()
     with socket.socket(fileno=control) as requests:
         while True:
-            data, descriptors, _, _ = socket.recv_fds(requests, 1, 1)
-            if not data:
+            what, descriptors, _, _ = socket.recv_fds(requests, 1, 1)
+            if what == FORK:
+                if (child := os.fork()) == 0:
+                    requests.close()
+                    _be_forked(descriptors[0])
+                os.close(descriptors[0])
+                forked.add(child)
+            elif what == HOW_ENDED:
+                ended, status = os.waitpid(-1, 0)
+                forked.discard(ended)
+                requests.sendall(f"process {ended} {how_ended(os.waitstatus_to_exitcode(status))}".encode())
+            else:
                 break
-            if os.fork() == 0:
-                requests.close()
-                _serve(descriptors[0])
-                return
-            os.close(descriptors[0])
-    with contextlib.suppress(ChildProcessError):
-        os.wait()  # for all of them: so none is left without a parent, which is to clear it away
+    for child in forked:
+        os.kill(child, signal.SIGKILL)  # not waited for so far, so nobody else has its number
+    for _ in forked:
+        os.wait()
+
+
+def how_ended(code: int) -> str:
+    """An exit code, or the negative number of a signal, in words."""
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+def _be_forked(descriptor: int) -> None:
+    """Serve, and end where this process stands: what else is on the stack is the first process's."""
+    code = 1
+    try:
+        _serve(descriptor)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
 
 
 def _serve(descriptor: int) -> None:
-    """Do what comes over a connection until it ends."""
-    works: dict[int, Work] = {}
-    slabs: dict[tuple[int, int], NDArray[np.uint8]] = {}
+    """Do what comes over a connection until it ends. What cannot be had fails the tasks that need it."""
+    works: dict[int, Work | Exception] = {}
+    slabs: dict[tuple[int, int], NDArray[np.uint8] | Exception] = {}
     with socket.socket(fileno=os.dup(descriptor)) as beside, Connection(descriptor) as connection:
         while True:
             try:
                 kind, number, *rest = connection.recv()
-                if kind == OPEN:
-                    (works[number],) = rest
-                elif kind == MAP:
-                    slab, size = rest
-                    _, (memory,), _, _ = socket.recv_fds(beside, 1, 1)
-                    slabs[number, slab] = map_slab(memory, size)
-                elif kind == CLOSE:
-                    if number in works:
-                        works.pop(number).close()
-                    slabs = {name: memory for name, memory in slabs.items() if name[0] != number}
-                else:
-                    slab, task = rest
-                    connection.send(_made(works[number], slabs[number, slab], task))
             except (EOFError, OSError):
                 return
+            if kind == OPEN:
+                works[number] = _try(ForkingPickler.loads, *rest)
+            elif kind == MAP:
+                slabs[number, rest[0]] = _try(map_slab, beside, rest[1])
+            elif kind == UNMAP:
+                del slabs[number, rest[0]]
+            elif kind == CLOSE:
+                work = works.pop(number)
+                if not isinstance(work, Exception):
+                    _try(work.close)
+                slabs = {name: memory for name, memory in slabs.items() if name[0] != number}
+            else:
+                answer = _made(works[number], slabs[number, rest[0]], rest[1])
+                try:
+                    connection.send_bytes(answer)
+                except OSError:
+                    return
 
 
-def _made(work: Work, memory: NDArray[np.uint8], task: Any) -> tuple[bool, Any]:
-    """Whether the task was done, and what came of it, or the error."""
+def _made(work: Work | Exception, memory: NDArray[np.uint8] | Exception, task: bytes) -> bytes:
+    """Whether the task was done, and what came of it, or the error: pickled."""
     try:
-        return True, work.make(task, carve(memory, work.layout(task)))
+        if isinstance(work, Exception):
+            raise RuntimeError(f"a work that cannot be read: {type(work).__name__}: {work}") from work
+        if isinstance(memory, Exception):
+            raise memory
+        given = ForkingPickler.loads(task)
+        made = work.make(given, carve(memory, work.layout(given)))
+        return _packed(True, made)
     except Exception as error:
-        if isinstance(error, TeachonceError):
-            return False, error
+        if not isinstance(error, TeachonceError):
+            error.add_note(f"in a process that decodes:\n{traceback.format_exc()}")
         try:
-            ForkingPickler.loads(ForkingPickler.dumps(error))  # as the connection does it
+            packed = _packed(False, error)
+            ForkingPickler.loads(packed)  # some are pickled and cannot be read again
         except Exception:
-            error = RuntimeError(f"{type(error).__name__}: {error}")
-        error.add_note(f"in a process that decodes:\n{traceback.format_exc()}")
-        return False, error
+            plain = RuntimeError(f"{type(error).__name__}: {error}")
+            for note in getattr(error, "__notes__", ()):
+                plain.add_note(note)
+            packed = _packed(False, plain)
+        return packed
+
+
+def _packed(done: bool, value: object) -> bytes:
+    return bytes(ForkingPickler.dumps((done, value)))
+
+
+def _try(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What it gives, or raises."""
+    try:
+        return function(*arguments)
+    except Exception as error:
+        return error
