@@ -2,80 +2,130 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..pipeline.terminal import say
-from ..stages.models.settings import COMPUTING, TrainingComputeSettings
-from ..stages.models.student_config import StudentConfig
-from ..stages.settings.distill import DistillSettings
+from ..stages.settings.distill import SeveralStudents
 from ..storage_schemas.errors import InputError
 from .command import command, option
 from .executor import TrainingExecutorSettings
-from .one_driver import one_driver
+from .one_driver import driving
 from .options import options_of
-from .output import json_option, report
-from .recipe_options import RecipeChoice, RecipeCommand, recipe_options
+from .output import json_option, print_json, report
+from .recipe_options import RecipeCommand
+from .student_options import StudentRequest, requests, student_options
+
+if TYPE_CHECKING:
+    from ..stages.distill import DistillStage
 
 
 @command(cls=RecipeCommand)
 @click.argument("shards", type=click.Path())
 @click.argument("store", type=click.Path())
-@options_of("student", StudentConfig, prefix="student")
-@option("--recipe", required=True, type=RecipeChoice(), help="Distillation method.")
-@option("--out", required=True, type=click.Path(), help="Folder for the student bundle.")
-@recipe_options
-@options_of("settings", DistillSettings)
+@student_options
+@option("--out", required=True, type=click.Path(), help="Folder for the student bundle, or for those of several.")
 @json_option
-@options_of("compute", TrainingComputeSettings)
-@option("--use-gpu", is_flag=True, section=COMPUTING, help="One GPU for each worker: the same as --device cuda.")
+@options_of("several", SeveralStudents)
 @options_of("executor", TrainingExecutorSettings)
-@one_driver
+@click.pass_context
 def distill(
+    ctx: click.Context,
+    /,
     shards: str,
     store: str,
     out: str,
-    recipe: str,
-    student: StudentConfig,
-    settings: DistillSettings,
-    compute: TrainingComputeSettings,
-    use_gpu: bool,
+    several: SeveralStudents,
     executor: TrainingExecutorSettings,
     as_json: bool,
-    **options: Any,
+    **student: Any,
 ) -> None:
-    """Train a student from shards and store. The teacher is never loaded.
+    """Train a student from shards and store, or several on one pass. The teacher is never loaded.
 
     SHARDS is the folder that `teachonce shard` wrote, STORE the target store that `teachonce cache` made from it.
     """
-    from ..pipeline.runner import run_stage
-    from ..stages.distill import plan_distill
-    from ..stages.models.compute import training_compute
+    request = StudentRequest.of(**student)
+    if several.seeds is None and several.students is None:
+        with driving(out, "distill", (shards, store)):
+            _one(request, shards, store, out, executor, as_json)
+        return
+    if executor.elsewhere:
+        raise InputError(
+            "several students are trained in one process",
+            code="students-in-one-process",
+            where="--executor" if executor.executor == "ray" else "--workers",
+            hint="leave it out, or train each student with a command of its own",
+        )
+    form = "distill --seeds" if several.students is None else "distill --students"
+    inputs = (shards, store, several.students)
+    with driving(out, "distill", inputs, form=form):
+        _several(requests(request, several, ctx), shards, store, out, as_json)
 
-    if use_gpu:
-        if compute.device == "cpu":
-            raise InputError(
-                "--use-gpu and --device cpu exclude each other",
-                code="options-exclude-each-other",
-                hint="leave one of them out",
-            )
-        compute = replace(compute, device="cuda")
-    stage = plan_distill(
-        shards,
-        store,
-        student,
-        out=out,
-        recipe=recipe,
-        options=options,
-        settings=settings,
-        compute=training_compute(compute, elsewhere=executor.elsewhere),
-        workers=executor.workers or 1,
-    )
+
+def _one(
+    request: StudentRequest, shards: str, store: str, out: str, executor: TrainingExecutorSettings, as_json: bool
+) -> None:
+    from ..pipeline.runner import run_stage
+
+    stage = _plan(request, shards, store, out, executor)
     for note in stage.notes:
         say(f"distill: {note}")
     report(run_stage(stage, stage.out, executor.make(), progress=False), stage.out, as_json)
     stage.discard_checkpoint()
     if stage.reuse is not None:
         say(f"distill: {stage.reuse}")
+
+
+def _several(students: Mapping[str, StudentRequest], shards: str, store: str, out: str, as_json: bool) -> None:
+    from ..pipeline.storage import Location
+    from ..pipeline.together import run_together
+    from ..stages.many_students import check_common, claim_folder, distill_together
+
+    folder, here = Location.of(out), TrainingExecutorSettings()
+    stages = {name: _plan(request, shards, store, folder / name, here) for name, request in students.items()}
+    check_common(stages)
+    claim_folder(folder)
+    _say_for_each({name: stage.notes for name, stage in stages.items()})
+    done = run_together(stages, folder, distill_together)
+    if as_json:
+        print_json({"out": str(folder), "students": {name: s.__dict__ for name, s in done.by_name.items()}})
+    for name, stage in stages.items():
+        if not done.by_name[name].failed:
+            stage.discard_checkpoint()
+            if not as_json:
+                report(done.by_name[name], stage.out, as_json=False)
+    if done.failure is not None:
+        raise done.failure
+    _say_for_each({name: (stage.reuse,) for name, stage in stages.items() if stage.reuse is not None})
+
+
+def _plan(
+    request: StudentRequest, shards: str, store: str, out: Any, executor: TrainingExecutorSettings
+) -> DistillStage:
+    from ..stages.distill import plan_distill
+    from ..stages.models.compute import training_compute
+
+    return plan_distill(
+        shards,
+        store,
+        request.student,
+        out=out,
+        recipe=request.recipe,
+        options=request.options,
+        settings=request.settings,
+        compute=training_compute(request.compute, elsewhere=executor.elsewhere),
+        workers=executor.workers or 1,
+    )
+
+
+def _say_for_each(notes: Mapping[str, tuple[str, ...]]) -> None:
+    """Lines for people: what is the same for all students once, the rest with the student's name."""
+    common = [line for line in next(iter(notes.values()), ()) if all(line in own for own in notes.values())]
+    for line in common:
+        say(f"distill: {line}")
+    for name, own in notes.items():
+        for line in own:
+            if line not in common:
+                say(f"distill: {name}: {line}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import click
@@ -16,18 +18,35 @@ def one_driver(command: Command) -> Command:
 
     @functools.wraps(command)
     def alone(*arguments: Any, out: str, **options: Any) -> None:
-        from ..pipeline.driver import only_driver
-        from ..pipeline.output import check_output
-        from ..pipeline.storage import Location
-
         context = click.get_current_context()
-        name = str(context.info_name)
         given = (options[p.name] for p in context.command.params if isinstance(p, click.Argument) and p.name)
         inputs = [one for value in given for one in (value if isinstance(value, tuple) else (value,))]
-        # The lock is a file in it. Plans, which know what else is an input, look again.
-        check_output(Location.of(out), name, inputs)
-        with only_driver(Location.of(out), f"teachonce {name}"):
-            starting(f"{name}: loading libraries, and what was given")
+        with driving(out, str(context.info_name), inputs):
             command(*arguments, out=out, **options)
 
     return alone  # type: ignore[return-value,no-any-return]
+
+
+@contextlib.contextmanager
+def driving(out: str, name: str, inputs: Iterable[object], *, form: str | None = None) -> Iterator[None]:
+    """Inside, no other process writes to `out`.
+
+    Args:
+        out: the output folder.
+        name: of the command.
+        inputs: what the user gave to read; plans, which know what else is an input, look again.
+        form: the command as `check_output` distinguishes its folders; None for `name`.
+
+    Raises:
+        BusyError: another process writes there.
+        InputError: the folder cannot be this command's.
+    """
+    from ..pipeline.driver import only_driver
+    from ..pipeline.output import check_output
+    from ..pipeline.storage import Location
+
+    # The lock is a file in it.
+    check_output(Location.of(out), form or name, inputs)
+    with only_driver(Location.of(out), f"teachonce {name}"):
+        starting(f"{name}: loading libraries, and what was given")
+        yield

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
 import click
 
-from ..pipeline.command_runner import to_argv
 from ..pipeline.terminal import say
 from ..storage_schemas.errors import InputError
 from ..storage_schemas.near_names import did_you_mean
 from .command import command
+from .file_options import as_arguments, first_unknown, names_of
 from .output import json_option
-
-if TYPE_CHECKING:
-    from ..pipeline.runfile import StageCall
 
 
 @command("run")
@@ -46,7 +40,15 @@ def run_file(ctx: click.Context, file: str, as_json: bool) -> None:
             if command is None:
                 hint = did_you_mean(stage.command, commands, f"one of {', '.join(sorted(commands))}")
                 raise InputError("unknown stage", code="run-file-stage-unknown", where=stage.where, hint=hint)
-            _refuse_unknown_keys(stage, command, ctx)
+            unknown = first_unknown(stage.options, names_of(command, ctx))
+            if unknown is not None:
+                raise InputError(
+                    "a stage has no such option",
+                    code="run-file-option-unknown",
+                    where=stage.where,
+                    found=unknown[0],
+                    hint=unknown[1] or f"teachonce {stage.command} --help",
+                )
             takes = {p.name for p in command.params}
             options = {**{k: v for k, v in runfile.defaults.items() if k in takes}, **stage.options}
             if as_json and any("--json" in p.opts for p in command.params):
@@ -68,27 +70,3 @@ def run_file(ctx: click.Context, file: str, as_json: bool) -> None:
             say(f"[{number}/{len(calls)}] {call.info_name}")
             with call:
                 call.command.invoke(call)
-
-
-def as_arguments(options: Mapping[str, Any], positional: Sequence[str]) -> list[str]:
-    """The command line that is equal to a stage of a run file: options first, then the named positional arguments in their order."""
-    given = [options[name] for name in positional if options.get(name) is not None]
-    argv = [str(word) for value in given for word in (value if isinstance(value, list) else [value])]
-    return [*to_argv(**{k: v for k, v in options.items() if k not in positional}), "--", *argv]
-
-
-def _refuse_unknown_keys(stage: StageCall, command: click.Command, ctx: click.Context) -> None:
-    """A stage's keys are the names of its command's arguments and options."""
-    params = command.get_params(click.Context(command, parent=ctx))
-    known = {p.name or "" for p in params if isinstance(p, click.Argument)}
-    known |= {name.lstrip("-") for p in params if isinstance(p, click.Option) for name in p.opts}
-    for key in stage.options:
-        if key.replace("_", "-") not in known and key not in known:
-            hint = did_you_mean(key.replace("_", "-"), sorted(known), f"teachonce {stage.command} --help")
-            raise InputError(
-                "a stage has no such option",
-                code="run-file-option-unknown",
-                where=stage.where,
-                found=key.replace("_", "-"),
-                hint=hint,
-            )

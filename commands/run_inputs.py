@@ -24,7 +24,7 @@ _MODELS = {"teacher", "student", "teacher_backbone"}
 _WEIGHTS = {"teacher_pretrained", "student_pretrained"}
 
 #: Plain files and folders.
-_PATHS = {"checkpoint", "data", "path"}
+_PATHS = {"checkpoint", "data", "path", "students"}
 
 #: All names that this module knows.
 KNOWN = {*_MADE, *_IMAGES, *_LISTS, *_NAMES, *_MODELS, *_WEIGHTS, *_PATHS}

@@ -15,7 +15,8 @@ from .output import json_option, print_json
 def status(path: str, as_json: bool) -> None:
     """How far each stage got, how fast, and where its time went.
 
-    PATH is a folder of shards, of prompts, a target store, a student bundle, or a run folder that holds some of these.
+    PATH is a folder of shards, of prompts, of students, a target store, a student bundle, or a run folder that holds some
+    of these.
 
     Exits with 0 if everything is done, 3 if units are left, 4 if units failed (and 1 on an error).
     """

@@ -5,13 +5,23 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING
 
+from ..pipeline.contents import STUDENTS_NOTE
 from ..storage_schemas.errors import InputError
+from ..storage_schemas.fingerprint import canonical_json
 from ..storage_schemas.receipt import Receipt
 from .distill import DistillStage, OpenStudent, train_students
 from .training.ranks import Ranks
 
 if TYPE_CHECKING:
+    from ..pipeline.storage import Location
     from ..pipeline.types import Timer, Unit
+
+
+def claim_folder(folder: Location) -> None:
+    """Mark a folder as one of students, each of which is a bundle in it."""
+    note = folder / STUDENTS_NOTE
+    if not note.exists():
+        note.write_bytes(canonical_json({"kind": "teachonce students"}) + b"\n")
 
 
 def check_common(stages: Mapping[str, DistillStage]) -> None:

@@ -40,6 +40,7 @@ _FOLLOW = {
     "shards": "teachonce cache {path} --teacher … --out STORE",
     "target store": "teachonce distill SHARDS {path} --student … --recipe … --out BUNDLE",
     "student bundle": "teachonce evaluate {path} IMAGES",
+    "folder of students": "teachonce evaluate {path}/NAME IMAGES",
     "prompts": "teachonce vectors --teacher teachonce:{path} --out STORE",
 }
 _MISSING = {
@@ -54,6 +55,7 @@ _KINDS = {
     Kind.STORE: "target store",
     Kind.BUNDLE: "student bundle",
     Kind.PROMPTS: "prompts",
+    Kind.STUDENTS: "folder of students",
 }
 
 
@@ -61,7 +63,8 @@ def folder_status(path: Location | str, *, examples: int = 5, now: datetime.date
     """What `status` reports, as JSON: `kind`, `stages`, `state`, `running`, `next`. A stage's `unusable` names all of them.
 
     Args:
-        path: a folder of shards, of prompts, a target store, a student bundle, or a run folder that holds some of these.
+        path: a folder of shards, of prompts, of students, a target store, a student bundle, or a run folder that holds some of
+            these.
         examples: how many failures to name for each stage; all are counted.
         now: with its offset; None for this moment. Times in `running` are relative to it.
 

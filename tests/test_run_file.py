@@ -9,7 +9,7 @@ import yaml
 from click.testing import CliRunner
 from PIL import Image
 from teachonce.cli import main
-from teachonce.commands.run import as_arguments
+from teachonce.commands.file_options import as_arguments
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from ..models.settings import COMPUTING
 from ..recipes.settings import VALIDATION
 from .checkpoints import CheckpointSettings
 
-TARGETS = "Targets"
+TARGETS, SEVERAL = "Targets", "Several students on one pass over the pairs"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,4 +73,24 @@ class DistillSettings(CheckpointSettings):
         unit="PROCESSES",
         group=COMPUTING,
         help="Processes that prepare batches ahead; they decide no bytes.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeveralStudents:
+    """Which students are trained on one pass; None and None for the one that the other options describe."""
+
+    seeds: tuple[int, ...] | None = setting(
+        None,
+        least=0,
+        most=LARGEST_SEED,
+        unit="SEED,SEED,…",
+        group=SEVERAL,
+        help="One student for each seed, in OUT/seed-N. They see the pairs in the same order, that of --order-seed (0).",
+    )
+    students: str | None = setting(
+        None,
+        unit="PATH",
+        group=SEVERAL,
+        help="YAML file of students: a name for each, and options that replace those given here; each in OUT/NAME.",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -325,4 +326,14 @@ def tiny_clip(tmp_path_factory) -> Path:
     safetensors.torch.save_file(model.state_dict(), folder / "open_clip_model.safetensors")
     preprocess = {"size": 32, "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4], "interpolation": "bilinear"}
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dropping_clip(tiny_clip, tmp_path_factory) -> Path:
+    """The tiny CLIP, training with patches left out at random: torch's random numbers matter."""
+    folder = shutil.copytree(tiny_clip, tmp_path_factory.mktemp("dropping") / "tiny")
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["vision_cfg"]["patch_dropout"] = 0.5
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
     return folder

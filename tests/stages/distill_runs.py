@@ -4,7 +4,8 @@ One JSON job a line on stdin: the arguments of `plan_distill`, and {"kill": [wha
     `fsync`
 (before it: a temporary file is there), the n-th `rename` (before it) or after the n-th `step`; or null. One
 line on
-stdout for each: how the process ended, as `os.waitstatus_to_exitcode` says.
+stdout for each: how the process ended, as `os.waitstatus_to_exitcode` says. With {"students": {name: {…}}} several are
+trained on one pass, each with these arguments changed, in OUT/name.
 """
 
 from __future__ import annotations
@@ -39,10 +40,9 @@ def dying(
 def run(job: dict[str, Any]) -> None:
     from teachonce.pipeline.executors.serial import SerialExecutor
     from teachonce.pipeline.runner import run_stage
-    from teachonce.stages.distill import plan_distill
-    from teachonce.stages.models.compute import Compute
-    from teachonce.stages.models.student_config import StudentConfig
-    from teachonce.stages.settings.distill import DistillSettings
+    from teachonce.pipeline.storage import Location
+    from teachonce.pipeline.together import run_together
+    from teachonce.stages.many_students import check_common, distill_together
     from teachonce.stages.training.trainer import Trainer
 
     what, n = job.pop("kill") or ("nothing", 0)
@@ -54,10 +54,30 @@ def run(job: dict[str, Any]) -> None:
         os.link = dying(os.link, n, before=True, counter=names)
     elif what == "step":
         Trainer.step = dying(Trainer.step, n, before=False)
+    students = job.pop("students", None)
+    if students is None:
+        stage = plan(job)
+        run_stage(stage, stage.out, SerialExecutor(), progress=False)
+        return
+    out = Location.of(job["out"])
+    stages = {name: plan({**job, **changes, "out": str(out / name)}) for name, changes in students.items()}
+    check_common(stages)
+    done = run_together(stages, out, distill_together)
+    if done.failure is not None:
+        raise done.failure
+
+
+def plan(job: dict[str, Any]) -> Any:
+    from teachonce.stages.distill import plan_distill
+    from teachonce.stages.models.compute import Compute
+    from teachonce.stages.models.student_config import StudentConfig
+    from teachonce.stages.settings.distill import DistillSettings
+
+    job = dict(job)
     compute = Compute(device="cpu", precision=job.pop("precision"), threads=1)
     config = StudentConfig(model=job.pop("student"))
     own = {name: job.pop(name) for name in DistillSettings.__dataclass_fields__ if name in job}
-    stage = plan_distill(
+    return plan_distill(
         job.pop("shards"),
         job.pop("store"),
         config,
@@ -66,7 +86,6 @@ def run(job: dict[str, Any]) -> None:
         settings=DistillSettings(**{"loader_workers": 0, **own}),
         **job,
     )
-    run_stage(stage, stage.out, SerialExecutor(), progress=False)
 
 
 def watch(command: list[str], report: str) -> None:

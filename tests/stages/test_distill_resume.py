@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,6 @@ from PIL import Image
 
 RUNS = Path(__file__).parent / "distill_runs.py"
 Run = Callable[..., int]
-
-
-@pytest.fixture(scope="module")
-def dropping_clip(tiny_clip, tmp_path_factory) -> Path:
-    """The tiny CLIP, training with patches left out at random: torch's random numbers matter."""
-    folder = shutil.copytree(tiny_clip, tmp_path_factory.mktemp("dropping") / "tiny")
-    config = json.loads((folder / "open_clip_config.json").read_text())
-    config["model_cfg"]["vision_cfg"]["patch_dropout"] = 0.5
-    (folder / "open_clip_config.json").write_text(json.dumps(config))
-    return folder
 
 
 @pytest.fixture(scope="module")
