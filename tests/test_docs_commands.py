@@ -50,7 +50,7 @@ RUN = {
     "docs/run-files.md": ["photos", "test-photos", "classes.txt"],
     "docs/shards.md": ["photos", "list.parquet", "archive.tar"],
     "docs/streams.md": ["shards", "targets.zarr"],
-    "docs/students.md": ["shards", "targets.zarr", "a.jpg", "b.jpg"],
+    "docs/students.md": ["shards", "targets.zarr", "a.jpg", "b.jpg", "students.yaml"],
     "docs/targets.md": ["shards", "classes.txt"],
 }
 
@@ -306,6 +306,7 @@ def stock(
     for name, start, count in (("photos", 0, 64), ("test-photos", 64, 32), ("train", 96, 40)):
         images.write_folder(folder / name, "domain", "domain", count, start=start, classes=classes)
     (folder / "classes.txt").write_text("".join(f"{name}\n" for name in classes))
+    (folder / "students.yaml").write_text("cosine: {embedding-loss: none}\nother: {seed: 7}\n")
     photographs = sorted((folder / "photos").rglob("*.png"))
 
     def draw(name: str, number: int) -> Any:
