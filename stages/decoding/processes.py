@@ -94,8 +94,9 @@ class Processes:
     def close_work(self, number: int) -> None:
         """Tell the processes that a work is over, once all of its tasks are done."""
         with self._changed:
-            self._pending.append(_Over(number))
-            self._changed.notify()
+            if not self._closed:
+                self._pending.append(_Over(number))
+                self._changed.notify()
 
     def _send(self) -> None:
         """Hand tasks out until the pool is closed."""

@@ -33,9 +33,13 @@ class _InThreads:
         self._work, self._threads = work, threads
 
     def submit(self, task: Any) -> Future[Made]:
-        if self._threads is not None:
-            return self._threads.submit(self._make, task)
         future: Future[Made] = Future()
+        if self._threads is not None:
+            try:
+                return self._threads.submit(self._make, task)
+            except RuntimeError:  # they are closed
+                future.cancel()
+                return future
         try:
             future.set_result(self._make(task))
         except Exception as error:

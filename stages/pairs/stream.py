@@ -19,11 +19,11 @@ from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Fingerprint
 from ..corpora.shards import ShardSet
-from .batches import Batches, SentBatch
+from ..decoding.work import Made, Pool
+from .ahead import BatchesAhead
+from .batches import Batches
 from .join import check_pair, check_pixels, check_views, targets_to_read
-from .loading import Loading
 from .order import Spans, check_batch
-from .slabs import Slab
 from .store import open_store, read_vectors
 
 
@@ -52,6 +52,9 @@ class TargetStream(IterableDataset[Batch]):
     the next epoch. `state_dict` gives its position. A DataLoader around it, if a trainer insists on one,
     is `DataLoader(stream, batch_size=None)`; the processes are the stream's own.
 
+    Processes start with the first epoch, which takes about a second, and stay until `close`. Memory: each holds the targets
+    of two windows of some 16,000 rows; and with N processes there are at most N + 3 batches that are not handed over yet.
+
     Args:
         shards: finished shards.
         store: the finished target store that was made from them.
@@ -66,6 +69,7 @@ class TargetStream(IterableDataset[Batch]):
             where it was initialised, else 0.
         world_size: number of these parts. By default as `rank`, else 1.
         num_workers: processes that prepare batches ahead; 0 prepares each here, when it is needed.
+        pool: processes or threads that others use too prepare them instead; whoever opened it closes it, after the stream.
         pin_memory: put batches into page-locked memory, for a model on a GPU.
         accept_other_pixels: read on even if this machine renders images otherwise than the teacher saw them.
 
@@ -94,6 +98,7 @@ class TargetStream(IterableDataset[Batch]):
         rank: int | None = None,
         world_size: int | None = None,
         num_workers: int = 0,
+        pool: Pool | None = None,
         pin_memory: bool = False,
         accept_other_pixels: bool = False,
     ) -> None:
@@ -127,16 +132,14 @@ class TargetStream(IterableDataset[Batch]):
             shard_set,
             facts,
             image_size=image_size,
-            batch_size=batch_size // world_size,
             seed=seed,
             num_views=self.num_views,
             names=read,
         )
-        self._loading = Loading(self._pairs, num_workers)
+        self._ahead = BatchesAhead(self._pairs, num_workers, pool)
         self._pin_memory = pin_memory
         self._reading: object = None  # the epoch that is being read has batches left
-        # Loader processes that outlive their stream print errors when the interpreter exits.
-        weakref.finalize(self, self._loading.stop)
+        weakref.finalize(self, self._ahead.stop)
 
     @cached_property
     def class_vectors(self) -> ClassVectors:
@@ -216,30 +219,20 @@ class TargetStream(IterableDataset[Batch]):
 
         Raises:
             DamagedError: tar and store disagree, or bytes changed; `where` names the place.
-            TeachonceError: a loader process died.
+            TeachonceError: a process that prepares batches died.
         """
         if self._reading is not None:
-            self.close()  # an epoch was left half-way, with batches under way
+            self._ahead.give_up()  # an epoch was left half-way, with batches under way
         token = self._reading = object()
         spans = replace(self._spans, first=first_sample)
-        self._loading.start(epoch, spans)
+        self._ahead.start(epoch, spans)
         for left in reversed(range(len(spans))):
-            if self._reading is not token:
-                raise RuntimeError("the stream was closed, or another epoch was started, while this one was being read")
-            try:
-                item = self._loading.next()
-            except BaseException:
-                self.close()
-                raise
-            if not left:
-                self._reading = None
-            yield self._received(item)
-            del item
+            yield self._next(token, is_last=not left)
 
     def close(self) -> None:
-        """Stop the loader processes and close files. The stream stays usable: the next epoch starts them again."""
+        """End the processes and close files. The stream stays usable: the next epoch starts them again."""
         self._reading = None
-        self._loading.stop()
+        self._ahead.stop()
 
     def __enter__(self) -> TargetStream:
         return self
@@ -252,13 +245,25 @@ class TargetStream(IterableDataset[Batch]):
         left = len(replace(self._spans, first=samples))
         self.epoch, self._samples = (epoch, samples) if left else (epoch + 1, 0)
 
-    def _received(self, item: SentBatch) -> Batch:
-        count, sent = item
-        if isinstance(sent, Slab):
-            tensors = self._loading.slabs.tensors(sent, self._pairs.layout(count))
-        else:
-            tensors = [torch.from_numpy(array) for array in sent]
-        rows_N, images_NCHW, *values = tensors
+    def _next(self, token: object, *, is_last: bool) -> Batch:
+        """The next batch of the epoch that is read under this token."""
+        try:
+            if self._reading is token:
+                made = self._ahead.next()
+        except BaseException as error:
+            if self._reading is token:
+                self.close()
+                raise
+            if not isinstance(error, Exception):
+                raise
+        if self._reading is not token:
+            raise RuntimeError("the stream was closed, or another epoch was started, while this one was being read")
+        if is_last:
+            self._reading = None
+        return self._received(made)
+
+    def _received(self, made: Made) -> Batch:
+        rows_N, images_NCHW, *values = (torch.from_numpy(array) for array in made.arrays)
         targets = dict(zip(self._pairs.names, values, strict=True))
         if self._forms_logits:
             logits_NC = torch.from_numpy(self.class_vectors.logits(targets["embedding"].numpy()))
