@@ -119,6 +119,7 @@ class Step:
             ids_CT=ids_CT,
             plain_text_CD=plain_CD,
             shots=None,
+            pool=None,
             settings=settings,
             compute=Compute(device="cpu", precision="bf16", threads=threads),
             seed=0,

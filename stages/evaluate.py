@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,27 +17,39 @@ from ..storage_schemas.samples import KEY_LENGTH
 from .corpora.label import no_labels_text
 from .corpora.left_out import left_out_text
 from .inputs.class_match import ClassMatcher, base_classes
-from .inputs.image_set import ImageSet, Picture, open_images
+from .inputs.image_set import ImageSet, open_images
+from .inputs.picture_batches import Batch, picture_batches
+from .inputs.picture_views import Outcome, PictureViews, Wanted
 from .measures.evaluation import Evaluation
 from .measures.metrics import Accuracy, Agreement
 from .measures.same_pictures import SamePictures
 from .measures.stored_teacher import StoredTeacher
 from .models.compute import Compute
-from .samples.ahead import Ready, ViewArrays, prepare
-from .samples.kind import draw_views
+from .models.forward import Parts
+from .models.picture_pool import picture_pool
 from .settings.evaluate import EvaluateSettings
 from .students.bundle import LoadedStudent, load_student
 from .students.infer import student_logits
-from .views.spec import CENTER
+from .views.spec import ViewSpec
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Job:
-    index: int
-    picture: Picture
+    """An image.
+
+    Attributes:
+        class_id: -1 where its label is no class.
+        row: in the store, -1 where it has no usable sample of that key.
+        may_be_same: whether the image may be the picture of that row, as far as can be known without reading it.
+    """
+
+    path: str
     class_id: int
     row: int
-    box: np.void
+    may_be_same: bool
+
+    def is_same(self, outcome: Outcome) -> bool:
+        return self.may_be_same and outcome.is_meant
 
 
 def evaluate(
@@ -87,21 +100,20 @@ def evaluate(
         teacher.expect(same.rows_N)
         result.agreement = Agreement()
     _refuse_nothing_to_measure(result, images)
-    work = _Renderer(student, image_set, teacher, same)
-    with Progress("evaluate", result.found) as bar:
-        batch: list[Ready[_Job, ViewArrays]] = []
-        jobs = _jobs(image_set, result, teacher, keys_N, same)
-        for ready in prepare(jobs, work, compute.threads, 2 * batch_size):
-            if ready.result is None:
-                result.unusable.append((ready.item.picture.path, ready.reason))
-            else:
-                batch.append(ready)
-            if len(batch) == batch_size:
-                _count(result, batch, student, teacher, same, compute)
-                batch.clear()
-            bar.advance(1)
-        if batch:
-            _count(result, batch, student, teacher, same, compute)
+    view = student.preprocess.center_view()
+    other = teacher.views if teacher is not None and teacher.views != view else None
+    work = PictureViews(
+        files=image_set.files,
+        kind=image_set.kind,
+        limit=image_set.max_pixels,
+        size=student.preprocess.size,
+        view=view,
+        other=other,
+    )
+    jobs = _jobs(image_set, result, teacher, keys_N, same, other)
+    with closing(picture_pool(compute, result.found)) as pool, Progress("evaluate", result.found) as bar:
+        batches = picture_batches(pool, work, jobs, total=result.found, size=batch_size)
+        _measure(result, batches, student, teacher, same, compute, bar)
     if not result.usable:
         path, reason = result.unusable[0]
         raise InputError(
@@ -161,7 +173,9 @@ def _jobs(
     teacher: StoredTeacher | None,
     keys_N: NDArray[np.bytes_],
     same: SamePictures | None,
-) -> Iterator[_Job]:
+    other: ViewSpec | None,
+) -> Iterator[tuple[_Job, Wanted]]:
+    """All images; those that may be their row's picture are drawn at its box too where `other` says how."""
     for index, picture in enumerate(image_set.pictures()):
         if index >= len(keys_N) or keys_N[index] != picture.key.encode("ascii"):
             raise InputError(
@@ -171,56 +185,75 @@ def _jobs(
                 hint="run it again",
             )
         match = result.matches.get(picture.label) if picture.label is not None else None
-        row = -1 if same is None else int(same.rows_N[index])
-        box = teacher.box(row) if teacher is not None and row >= 0 else CENTER
-        class_id = match.class_id if match is not None else None
-        yield _Job(index, picture, -1 if class_id is None else class_id, row, box)
+        class_id = -1 if match is None or match.class_id is None else match.class_id
+        row, may_be_same, digest = -1, False, None
+        if same is not None:
+            row, (may_be_same, digest) = int(same.rows_N[index]), same.before_reading(index, picture)
+        box = None
+        if teacher is not None and may_be_same and other is not None:
+            box = teacher.box(row)
+        yield _Job(picture.path, class_id, row, may_be_same), Wanted(file=picture.file, digest=digest, box=box)
 
 
-class _Renderer:
-    """Pixels of an image: the student's own centre view, then, if it is another, the view to compare on."""
-
-    def __init__(
-        self, student: LoadedStudent, image_set: ImageSet, teacher: StoredTeacher | None, same: SamePictures | None
-    ) -> None:
-        self._size, self._own = student.preprocess.size, student.preprocess.center_view()
-        self._teacher_views = teacher.views if teacher is not None and teacher.views != self._own else None
-        self._kind, self._limit, self._same = image_set.kind, image_set.max_pixels, same
-
-    def __call__(self, job: _Job) -> ViewArrays:
-        data = job.picture.read()
-        kind, size = self._kind, self._size
-        sample = kind.decode(data, self._limit)
-        own = draw_views(kind, sample, kind.params(sample, "", self._own), size, self._own)
-        is_same = self._same is not None and self._same.is_same(job.index, job.picture, data)
-        if self._teacher_views is not None and is_same:
-            return np.concatenate([own, draw_views(kind, sample, [job.box], size, self._teacher_views)])
-        return own
-
-
-def _count(
+def _measure(
     result: Evaluation,
-    batch: list[Ready[_Job, ViewArrays]],
+    batches: Iterable[Batch[_Job]],
     student: LoadedStudent,
     teacher: StoredTeacher | None,
     same: SamePictures | None,
     compute: Compute,
+    bar: Progress,
 ) -> None:
-    pixels = [ready.result for ready in batch if ready.result is not None]
-    own_NC = student_logits(student, np.stack([p[0] for p in pixels]), compute)
-    class_ids = np.array([ready.item.class_id for ready in batch], np.int64)
-    labelled = class_ids >= 0
-    if labelled.any():
-        result.accuracy.add(own_NC[labelled], class_ids[labelled])
+    """Count all batches: each one's own views go through the student, then its second views."""
+
+    def passes() -> Iterator[tuple[tuple[Batch[_Job], bool], Parts]]:
+        for batch in batches:
+            result.unusable += [(job.path, reason) for job, reason in batch.unusable]
+            others = batch.others.take()
+            if batch.num_usable:
+                yield (batch, not others), batch.views.take()
+            if others:
+                yield (batch, True), others
+            bar.advance(len(batch.found))
+
+    own_NC: NDArray[np.float32] | None = None
+    for (batch, is_last), logits_NC in student_logits(student, passes(), compute):
+        if own_NC is None:
+            own_NC = logits_NC
+            class_ids = np.array([job.class_id for job, _ in batch.usable], np.int64)
+            labelled = class_ids >= 0
+            if labelled.any():
+                result.accuracy.add(own_NC[labelled], class_ids[labelled])
+        if is_last:
+            _compare(result, batch, teacher, same, own_NC, logits_NC)
+            own_NC = None
+
+
+def _compare(
+    result: Evaluation,
+    batch: Batch[_Job],
+    teacher: StoredTeacher | None,
+    same: SamePictures | None,
+    own_NC: NDArray[np.float32],
+    theirs_NC: NDArray[np.float32],
+) -> None:
+    """Count a batch's agreement with the teacher.
+
+    Args:
+        own_NC: the student's logits of all usable images.
+        theirs_NC: of the second views of those that are their rows' pictures; the same as `own_NC` where there are none.
+    """
     if teacher is None or same is None or result.agreement is None:
         return
-    rows = [ready.item.row for ready in batch]
-    known = [i for i, row in enumerate(rows) if row >= 0 and row not in same.others]
-    result.not_in_store += rows.count(-1)
-    result.other_pictures += len(rows) - rows.count(-1) - len(known)
+    known = []
+    for place, (job, outcome) in enumerate(batch.usable):
+        if job.row < 0:
+            result.not_in_store += 1
+        elif job.is_same(outcome):
+            known.append(place)
+        else:
+            same.others[job.row] = job.path
+            result.other_pictures += 1
     if known:
-        other = len(pixels[known[0]]) > 1
-        theirs_NC = (
-            student_logits(student, np.stack([pixels[i][1] for i in known]), compute) if other else own_NC[known]
-        )
-        result.agreement.add(teacher.logits([rows[i] for i in known]), theirs_NC)
+        rows = [batch.usable[place][0].row for place in known]
+        result.agreement.add(teacher.logits(rows), own_NC[known] if theirs_NC is own_NC else theirs_NC)

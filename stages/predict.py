@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..pipeline.tables import section, table
-from ..pipeline.user_files import UserFile, is_url, read_url
-from ..storage_schemas.errors import InputError, TeachonceError, Unreachable
+from ..storage_schemas.errors import InputError
 from ..storage_schemas.fingerprint import Json
 from ..storage_schemas.plain_text import printable
-from .corpora.images import MAX_PIXELS, BadImage, one_image
+from .corpora.images import MAX_PIXELS
+from .inputs import typed_images
+from .inputs.picture_batches import Batch, picture_batches
+from .inputs.picture_views import PictureViews, Wanted
 from .measures.metrics import log_softmax
 from .models.compute import Compute
-from .samples.ahead import ViewArrays, prepare
-from .samples.kind import draw_views
-from .students.bundle import load_student
+from .models.forward import Parts
+from .models.picture_pool import picture_pool
+from .students.bundle import LoadedStudent, load_student
 from .students.infer import student_logits
 
 #: Images in one forward pass.
@@ -55,37 +60,48 @@ def predict(bundle: str, images: Sequence[str], *, top: int, compute: Compute) -
         )
     student = load_student(bundle, device=compute.device)
     names = student.vectors.names
-    size, view = student.preprocess.size, student.preprocess.center_view()
-    kind = student.kind
+    work = PictureViews(
+        files=typed_images.TypedImages(),
+        kind=student.kind,
+        limit=MAX_PIXELS,
+        size=student.preprocess.size,
+        view=student.preprocess.center_view(),
+        lenient=True,
+    )
+    wanted = ((image, Wanted(file=image)) for image in images)
 
-    def work(image: str) -> ViewArrays:
-        try:
-            with one_image():
-                sample = kind.decode(_read(image), MAX_PIXELS)
-                return draw_views(kind, sample, kind.params(sample, "", view), size, view)
-        except Unreachable as error:
-            raise BadImage(f"{error.what}: {error.found}") from error
+    with closing(picture_pool(compute, len(images), typed_images.__name__)) as pool:
+        batches = picture_batches(pool, work, wanted, total=len(images), size=BATCH_SIZE, count_unusable=True)
+        for batch, logits_NC in _through(student, batches, compute):
+            rows = iter(logits_NC)
+            for image, outcome in batch.found:
+                if outcome.reason is not None:
+                    yield Prediction(image=image, top=(), reason=outcome.reason)
+                    continue
+                probability_C = np.exp(log_softmax(next(rows)[None])[0])
+                order = np.argsort(-probability_C, kind="stable")[:top].tolist()
+                best = tuple((names[i], float(probability_C[i])) for i in order)
+                yield Prediction(image=image, top=best)
 
-    batch: list[tuple[str, ViewArrays | None, str]] = []
 
-    def settle() -> Iterator[Prediction]:
-        good = [pixels for _, pixels, _ in batch if pixels is not None]
-        rows = iter(student_logits(student, np.concatenate(good), compute) if good else ())
-        for image, pixels, reason in batch:
-            if pixels is None:
-                yield Prediction(image=image, top=(), reason=reason)
-                continue
-            probability_C = np.exp(log_softmax(next(rows)[None])[0])
-            order = np.argsort(-probability_C, kind="stable")[:top].tolist()
-            best = tuple((names[i], float(probability_C[i])) for i in order)
-            yield Prediction(image=image, top=best)
-        batch.clear()
+def _through(
+    student: LoadedStudent, batches: Iterable[Batch[str]], compute: Compute
+) -> Iterator[tuple[Batch[str], Sequence[NDArray[np.float32]]]]:
+    """All batches in order with the logits of their usable images."""
+    waiting: deque[Batch[str]] = deque()
 
-    for ready in prepare(images, work, compute.threads, 2 * BATCH_SIZE):
-        batch.append((ready.item, ready.result, ready.reason))
-        if len(batch) == BATCH_SIZE:
-            yield from settle()
-    yield from settle()
+    def passes() -> Iterator[tuple[Batch[str], Parts]]:
+        for batch in batches:
+            waiting.append(batch)
+            if batch.num_usable:
+                yield batch, batch.views.take()
+
+    for batch, logits_NC in student_logits(student, passes(), compute, option=None):
+        while waiting[0] is not batch:
+            yield waiting.popleft(), ()
+        yield waiting.popleft(), list(logits_NC)
+    for batch in waiting:
+        yield batch, ()
 
 
 def prediction_json(prediction: Prediction) -> Json:
@@ -100,20 +116,3 @@ def prediction_text(prediction: Prediction) -> str:
     """One image's table."""
     rows = [[f"{probability:.4f}", name] for name, probability in prediction.top]
     return section(printable(prediction.image), table(rows, align="rl"))
-
-
-def _read(image: str) -> bytes:
-    """The bytes of a path or URL; any failure to read them is an error of that image alone."""
-    try:
-        if is_url(image):
-            return read_url(image)
-        location = UserFile.of(image)
-        if location.is_dir():
-            raise BadImage("a folder, not an image; measure folders with `teachonce evaluate`")
-        return location.read_file()
-    except FileNotFoundError as error:
-        raise BadImage("no such file") from error
-    except OSError as error:
-        raise BadImage(f"cannot be read: {error.strerror}") from error
-    except TeachonceError as error:
-        raise BadImage(str(error)) from error

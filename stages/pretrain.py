@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,6 +27,7 @@ from .inputs.class_match import base_classes
 from .inputs.classes import classes_of
 from .measures.labelled import LabelledImages
 from .models.compute import Compute, keep_freed_memory
+from .models.picture_pool import picture_pool
 from .models.preprocess import Normalize
 from .models.teacher_config import TeacherConfig
 from .models.tokenizer import name_notes
@@ -166,20 +168,22 @@ class PretrainStage:
         clip = self.build(backbone).to(device)
         with timer("text"), self.compute.inference():
             plain_CD = plain_text_features(backbone.model, backbone.tokenizer, self.base_names)
-        Tuner(
-            clip=clip,
-            normalize=Normalize(self.teacher.preprocess).to(device),
-            ids_CT=class_ids(self.settings.context, self.base_names, backbone.tokenizer).to(device),
-            plain_text_CD=plain_CD.clone(),  # not an inference tensor: gradients pass beside it
-            shots=shots,
-            settings=self.settings,
-            compute=self.compute,
-            seed=self.seed,
-            folder=self.out / RUN,
-            fingerprint=self.fingerprint,
-            checkpoint_every=self.checkpoint_every,
-            show_progress=self.show_progress,
-        ).run(timer)
+        with closing(picture_pool(self.compute, len(shots.pictures) * self.settings.epochs)) as pool:
+            Tuner(
+                clip=clip,
+                normalize=Normalize(self.teacher.preprocess).to(device),
+                ids_CT=class_ids(self.settings.context, self.base_names, backbone.tokenizer).to(device),
+                plain_text_CD=plain_CD.clone(),  # not an inference tensor: gradients pass beside it
+                shots=shots,
+                pool=pool,
+                settings=self.settings,
+                compute=self.compute,
+                seed=self.seed,
+                folder=self.out / RUN,
+                fingerprint=self.fingerprint,
+                checkpoint_every=self.checkpoint_every,
+                show_progress=self.show_progress,
+            ).run(timer)
         return clip
 
     def _config_of(self, backbone: OpenClipTeacher) -> PromptsConfig:
@@ -257,6 +261,7 @@ def draw_shots(
         pictures=[(pictures[i][0], int(place_C[pictures[i][1]])) for i in drawn.tolist()],
         size=teacher.preprocess.size,
         views=views,
+        files=labelled.image_set.files,
         kind=labelled.image_set.kind,
         max_pixels=labelled.image_set.max_pixels,
         notes=labelled.notes,

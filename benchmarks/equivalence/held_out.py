@@ -47,12 +47,8 @@ class HeldOut:
         """A student's logits (image, class), fp32."""
         student = load_student(str(bundle))
         pixels_NCHW = self._rendered(student.preprocess)
-        return np.concatenate(
-            [
-                student_logits(student, pixels_NCHW[start : start + 250], self._task.student_compute)
-                for start in range(0, len(pixels_NCHW), 250)
-            ]
-        )
+        batches = ((start, [pixels_NCHW[start : start + 250]]) for start in range(0, len(pixels_NCHW), 250))
+        return np.concatenate([logits for _, logits in student_logits(student, batches, self._task.student_compute)])
 
     def measured(self, logits_NC: NDArray[np.float32]) -> dict[str, float]:
         """Accuracy (base and novel too, where the task has them), agreement with the teacher, KL(teacher ‖ student)."""

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.samples import sample_key
-from ..corpora.images import MAX_PIXELS, BadImage
+from ..corpora.images import MAX_PIXELS
 from ..corpora.left_out import LeftOut
-from ..corpora.reading import read_source_file
-from ..corpora.shards import ShardReader, ShardSet
-from ..corpora.source import Source, SourceFile
+from ..corpora.shards import ShardSet
+from ..corpora.source import Source
 from ..corpora.spelling import is_dataset, split_name
 from ..samples.images import IMAGES
 from ..samples.kind import SampleKind
 from ..samples.registry import check_kind, kind_named
+from .picture_files import PictureFiles, ShardFiles, SourceFiles
 from .sources import open_sources
 
 
@@ -29,19 +29,29 @@ class Picture:
         path: within the set.
         key: the sample key that it has, or would have, in shards.
         label: class name, where the set has one.
-        read: returns its bytes, or raises `BadImage` with the reason, or `Unreachable`; safe in any thread.
+        files: what reads it.
+        file: its name there.
         place: its position in the set's own order, as in `SourceFile`; -1 where it has none. Shards keep none.
         no_label: what stands in the place of a label and is not one, as in `SourceFile`. Shards keep none.
-        digest: of the original file, as in the manifest, where the set has it without reading; what `read` gives may be reduced.
+        digest: of the original file, as in the manifest, where the set has it without reading; what is read may be reduced.
     """
 
     path: str
     key: str
     label: str | None
-    read: Callable[[], bytes]
+    files: PictureFiles
+    file: Any
     place: int = -1
     digest: str | None = None
     no_label: str = ""
+
+    def read(self) -> bytes:
+        """Its bytes, in any thread.
+
+        Raises:
+            BadImage, Unreachable: as in `PictureFiles.read`.
+        """
+        return self.files.read(self.file)
 
 
 class ImageSet(Protocol):
@@ -52,12 +62,14 @@ class ImageSet(Protocol):
         kind: of samples that they are.
         max_pixels: larger ones are not used.
         left_out: entries that the last walk passed over; shards have none.
+        files: what reads the images.
     """
 
     name: str
     kind: SampleKind
     max_pixels: int
     left_out: LeftOut
+    files: PictureFiles
 
     @property
     def shards(self) -> ShardSet | None:
@@ -106,6 +118,7 @@ class _SourceImages:
     def __init__(self, source: Source, name: str, kind: SampleKind) -> None:
         self.name, self.kind, self.max_pixels, self._source = name, kind, MAX_PIXELS, source
         self.left_out = LeftOut()
+        self.files: PictureFiles = SourceFiles(source)
 
     def pictures(self) -> Iterator[Picture]:
         self.left_out = LeftOut()
@@ -117,7 +130,8 @@ class _SourceImages:
                     path=found.path,
                     key=sample_key(self.name, found.path),
                     label=found.label,
-                    read=_read_found(self._source, found),
+                    files=self.files,
+                    file=found,
                     place=found.place,
                     no_label=found.no_label,
                 )
@@ -128,30 +142,19 @@ class _ShardImages:
         self.name, self.max_pixels, self.shards = shards.corpus.name, shards.corpus.max_pixels, shards
         self.kind = kind_named(shards.corpus.sample_kind, where=shards.location)
         self.left_out = LeftOut()
+        self.files: PictureFiles = ShardFiles(shards)
 
     def pictures(self) -> Iterator[Picture]:
         manifest = self.shards.manifest()
         for shard in range(self.shards.corpus.num_shards):
-            reader = self.shards.reader(shard)
+            self.shards.reader(shard).close()  # checks it
             rows = self.shards.corpus.shard_rows(shard)
             for row, entry in zip(rows, manifest.shard(shard), strict=True):
                 yield Picture(
-                    path=entry.path, key=entry.key, label=entry.label, read=_read_row(reader, row), digest=entry.digest
+                    path=entry.path,
+                    key=entry.key,
+                    label=entry.label,
+                    files=self.files,
+                    file=row,
+                    digest=entry.digest,
                 )
-
-
-def _read_found(source: Source, found: SourceFile) -> Callable[[], bytes]:
-    def read() -> bytes:
-        return read_source_file(source, found)
-
-    return read
-
-
-def _read_row(reader: ShardReader, row: int) -> Callable[[], bytes]:
-    # The reader lives as long as one of its pictures does.
-    def read() -> bytes:
-        if row in reader.invalid:
-            raise BadImage(reader.invalid[row])
-        return reader.read(row)
-
-    return read

@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 from ...storage_schemas.errors import InputError
 from ..corpora.label import NoLabels, no_labels_text
 from ..corpora.left_out import left_out_text
+from ..decoding.work import Pool
 from ..inputs.class_match import ClassMatcher, Match
 from ..inputs.image_set import ImageSet, Picture, open_images
+from ..inputs.picture_batches import picture_batches
+from ..inputs.picture_views import PictureViews, Wanted
+from ..models.forward import Parts
 from ..models.preprocess import Preprocess
-from ..samples.ahead import ViewArrays, prepare
 from ..samples.images import IMAGES
-from ..samples.kind import SampleKind, draw_views
+from ..samples.kind import SampleKind
 
 #: Images in a batch to look at.
 BATCH_SIZE = 64
@@ -29,12 +32,12 @@ class CenterViews:
     """Test-time views of some labelled images.
 
     Attributes:
-        images_NCHW: uint8.
+        parts: of the kind's dtype, one array (image, *shape of the kind) behind the other.
         labels_N: int64 class ids of them.
         unusable: class ids of images that could not be used; they have no views.
     """
 
-    images_NCHW: ViewArrays
+    parts: Parts
     labels_N: NDArray[np.int64]
     unusable: tuple[int, ...]
 
@@ -155,33 +158,19 @@ class LabelledImages:
             hint="run it again",
         )
 
-    def center_views(self, preprocess: Preprocess, *, threads: int) -> Iterator[CenterViews]:
-        """All images in order, at the centre view of a model, decoded ahead in threads; each once, usable or not."""
-        view, size = preprocess.center_view(), preprocess.size
-        kind, limit = self.image_set.kind, self.image_set.max_pixels
-
-        def work(item: tuple[Picture, int]) -> ViewArrays:
-            sample = kind.decode(item[0].read(), limit)
-            return draw_views(kind, sample, kind.params(sample, "", view), size, view)
-
-        pixels: list[ViewArrays] = []
-        labels: list[int] = []
-        unusable: list[int] = []
-
-        def take() -> CenterViews:
-            images_NCHW = np.concatenate([np.empty((0, *kind.shape(size)), kind.dtype), *pixels])
-            views = CenterViews(images_NCHW=images_NCHW, labels_N=np.array(labels, np.int64), unusable=tuple(unusable))
-            for found in (pixels, labels, unusable):
-                found.clear()
-            return views
-
-        for ready in prepare(self, work, threads, 2 * BATCH_SIZE):
-            if ready.result is None:
-                unusable.append(ready.item[1])
-            else:
-                pixels.append(ready.result)
-                labels.append(ready.item[1])
-            if len(labels) == BATCH_SIZE:
-                yield take()
-        if labels or unusable:
-            yield take()
+    def center_views(self, preprocess: Preprocess, pool: Pool) -> Iterator[CenterViews]:
+        """All images in order, at the centre view of a model, decoded ahead in the pool; each once, usable or not."""
+        work = PictureViews(
+            files=self.image_set.files,
+            kind=self.image_set.kind,
+            limit=self.image_set.max_pixels,
+            size=preprocess.size,
+            view=preprocess.center_view(),
+        )
+        wanted = ((class_id, Wanted(file=picture.file)) for picture, class_id in self)
+        for batch in picture_batches(pool, work, wanted, total=len(self), size=BATCH_SIZE):
+            yield CenterViews(
+                parts=batch.views.take(),
+                labels_N=np.array([class_id for class_id, _ in batch.usable], np.int64),
+                unusable=tuple(class_id for class_id, _ in batch.unusable),
+            )

@@ -57,21 +57,33 @@ class SamePictures:
         shards = self._image_set.shards
         return shards if shards is not None and shards.corpus.corpus_id == self._teacher.corpus_id else None
 
+    def before_reading(self, index: int, picture: Picture) -> tuple[bool, str | None]:
+        """Whether an image may be the picture of its row, and the digest that its content must have to be it; None where
+        that is known already.
+
+        Args:
+            index: of the image in the set.
+        """
+        if self.rows_N[index] < 0 or self._digests_N is None:
+            return bool(self.rows_N[index] >= 0), None
+        expected = self._digests_N[index].decode("ascii")
+        if picture.digest is not None:
+            return picture.digest == expected, None
+        return True, expected
+
     def is_same(self, index: int, picture: Picture, data: bytes) -> bool:
-        """Whether an image is the picture of its row; one that is not is kept in `others`. In any thread.
+        """Whether an image is the picture of its row; one that is another picture is kept in `others`.
 
         Args:
             index: of the image in the set.
             picture: the image, and `data` its bytes.
         """
+        may_be, digest = self.before_reading(index, picture)
+        is_it = may_be and digest in (None, content_digest(data))
         row = int(self.rows_N[index])
-        if row < 0 or self._digests_N is None:
-            return row >= 0
-        found = content_digest(data) if picture.digest is None else picture.digest
-        if found.encode("ascii") == self._digests_N[index]:
-            return True
-        self.others[row] = picture.path
-        return False
+        if row >= 0 and not is_it:
+            self.others[row] = picture.path
+        return is_it
 
     def note(self) -> str:
         """A line for people about images that are other pictures, or ''."""

@@ -36,7 +36,7 @@ class Forward:
     Args:
         compute: where and how.
         run: outputs by name, for images (sample, *shape) on the device.
-        option: what decides the size of a batch, as users call it.
+        option: what decides the size of a batch, as users call it; None where nothing does.
         per_sample: what a sample counts for in that option.
     """
 
@@ -44,7 +44,7 @@ class Forward:
         self,
         compute: Compute,
         run: Callable[[Tensor], dict[str, Tensor]],
-        option: str = "--batch-size",
+        option: str | None = "--batch-size",
         per_sample: int = 1,
     ) -> None:
         self._compute, self._run, self._option, self._per_sample = compute, run, option, per_sample
@@ -120,12 +120,13 @@ class Forward:
     def _too_large(self, parts: Parts) -> WorkerError:
         count = sum(map(len, parts))
         fits = self._largest(torch.from_numpy(np.concatenate(parts)[: count // 2])) * self._per_sample
+        option = self._option
         return WorkerError(
             "the device has too little memory for such a batch",
             code="device-out-of-memory",
-            where=f"{self._option} {count * self._per_sample}",
+            where=f"{option or 'a batch of'} {count * self._per_sample}",
             expected=f"at most {fits}" if fits else "a smaller model, or a device with more memory",
-            hint=f"use {self._option} {fits}" if fits else "use --device cpu",
+            hint=f"use {option} {fits}" if fits and option else "use --device cpu",
         )
 
     def _largest(self, images: Tensor) -> int:

@@ -13,10 +13,13 @@ from torch import Tensor
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.samples import content_digest
 from ..corpora.images import BadImage
+from ..decoding.work import Pool
 from ..inputs.image_set import Picture
+from ..inputs.picture_batches import picture_batches
+from ..inputs.picture_files import PictureFiles
+from ..inputs.picture_views import PictureViews, Wanted
 from ..pairs.order import permutation
-from ..samples.ahead import Ready, ViewArrays, prepare
-from ..samples.kind import SampleKind, draw_views
+from ..samples.kind import SampleKind
 from ..views.spec import ViewSpec
 
 
@@ -28,13 +31,14 @@ class Shots:
         pictures: with the place of each one's class among the classes that are learned on.
         size: pixels of the square views.
         views: one view for each epoch.
-        kind, max_pixels: as in `ImageSet`.
+        files, kind, max_pixels: as in `ImageSet`.
         notes: as in `LabelledImages`.
     """
 
     pictures: Sequence[tuple[Picture, int]]
     size: int
     views: ViewSpec
+    files: PictureFiles
     kind: SampleKind
     max_pixels: int
     notes: tuple[str, ...] = ()
@@ -62,38 +66,27 @@ class Shots:
         return state.hexdigest()
 
     def batches(
-        self, epoch: int, *, batch_size: int, first: int, seed: int, threads: int
+        self, epoch: int, *, batch_size: int, first: int, seed: int, pool: Pool
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches `first`, first + 1, … of an epoch: uint8 images (N, 3, size, size), int64 labels (N,).
 
-        Order and views are functions of (seed, epoch, key); a last, shorter batch is left out.
+        Order and views are functions of (seed, epoch, key); a last, shorter batch is left out. They are decoded ahead in the pool.
         """
         order_N = permutation(len(self.pictures), f"shots/{seed}/{epoch}")
         steps = len(order_N) // batch_size
-        items = [self.pictures[i] for i in order_N[first * batch_size : steps * batch_size]]
-
-        def work(item: tuple[Picture, int]) -> ViewArrays:
-            picture, _ = item
-            sample = self.kind.decode(picture.read(), self.max_pixels)
-            params = self.kind.params(sample, picture.key, self.views)
-            return draw_views(self.kind, sample, params[epoch : epoch + 1], self.size, self.views)
-
-        batch: list[tuple[ViewArrays, int]] = []
-        for ready in prepare(items, work, threads, 2 * batch_size):
-            batch.append((_pixels(ready), ready.item[1]))
-            if len(batch) == batch_size:
-                images_NCHW = torch.from_numpy(np.concatenate([pixels for pixels, _ in batch]))
-                yield images_NCHW, torch.tensor([label for _, label in batch])
-                batch.clear()
-
-
-def _pixels(ready: Ready[tuple[Picture, int], ViewArrays]) -> ViewArrays:
-    if ready.result is None:
-        raise InputError(
-            "one of the shots cannot be used",
-            code="shot-unusable",
-            where=ready.item[0].path,
-            found=ready.reason,
-            hint="restore it",
+        pictures = [self.pictures[i] for i in order_N[first * batch_size : steps * batch_size]]
+        work = PictureViews(
+            files=self.files, kind=self.kind, limit=self.max_pixels, size=self.size, view=self.views, number=epoch
         )
-    return ready.result
+        wanted = [((picture, label), Wanted(file=picture.file, key=picture.key)) for picture, label in pictures]
+        for batch in picture_batches(pool, work, wanted, total=len(wanted), size=batch_size):
+            for (picture, _), reason in batch.unusable:
+                raise InputError(
+                    "one of the shots cannot be used",
+                    code="shot-unusable",
+                    where=picture.path,
+                    found=reason,
+                    hint="restore it",
+                )
+            images_NCHW = torch.from_numpy(np.concatenate(batch.views.take()))
+            yield images_NCHW, torch.tensor([label for (_, label), _ in batch.found])

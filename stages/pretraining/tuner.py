@@ -16,6 +16,7 @@ from ...pipeline.progress import Progress
 from ...pipeline.storage import Location
 from ...pipeline.types import Timer
 from ...storage_schemas.fingerprint import Fingerprint
+from ..decoding.work import Pool
 from ..models.compute import Compute
 from ..models.preprocess import Normalize
 from ..prompts.clip import PromptedClip
@@ -43,6 +44,7 @@ class Tuner:
         ids_CT: token ids of the texts of the classes that are learned on, on the same device.
         plain_text_CD: frozen text features of these classes.
         shots, settings, compute, seed: what decides the prompts.
+        pool: where the shots are decoded.
         folder: for checkpoint, log and curves.
         checkpoint_every: steps between checkpoints beside those at the end of each epoch; None for no others.
     """
@@ -52,6 +54,7 @@ class Tuner:
     ids_CT: Tensor
     plain_text_CD: Tensor
     shots: Shots
+    pool: Pool
     settings: PretrainSettings
     compute: Compute
     seed: int
@@ -92,7 +95,7 @@ class Tuner:
         settings = self.settings
         epoch, within = divmod(step, self.steps_per_epoch)
         batches = self.shots.batches(
-            epoch, batch_size=settings.batch_size, first=within, seed=self.seed, threads=self.compute.threads
+            epoch, batch_size=settings.batch_size, first=within, seed=self.seed, pool=self.pool
         )
         window.restart()
         while (batch := window.wait_for(batches)) is not None:

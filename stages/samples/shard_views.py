@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,14 +13,12 @@ from numpy.typing import NDArray
 from ...storage_schemas.errors import DamagedError
 from ...storage_schemas.view_params import Views
 from ..corpora.images import BadImage, one_image
-from ..corpora.shards import ShardReader, ShardSet
+from ..corpora.open_shards import OpenShards
+from ..corpora.shards import ShardSet
 from ..decoding.layout import ArrayLayout
 from ..views.spec import ViewSpec
 from .kind import SampleKind
 from .registry import kind_named
-
-#: Shards that are held open: tasks of two may take turns, where one ends and the next begins.
-_OPEN_SHARDS = 3
 
 
 @dataclass(frozen=True)
@@ -57,18 +53,9 @@ class ShardViews:
     """
 
     def __init__(self, shards: ShardSet, views: ViewSpec, size: int) -> None:
-        self._shards, self._views, self._size = shards, views, size
+        self._shards, self._views, self._size = OpenShards(shards), views, size
         self._kind: SampleKind = kind_named(shards.corpus.sample_kind, where=shards.location)
-        self._limit = shards.corpus.max_pixels
-        self._readers: OrderedDict[int, ShardReader] = OrderedDict()
-        self._opening = threading.Lock()
-
-    def __getstate__(self) -> Mapping[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_readers", "_opening")}
-
-    def __setstate__(self, state: Mapping[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._readers, self._opening = OrderedDict(), threading.Lock()
+        self._limit, self._location = shards.corpus.max_pixels, shards.location
 
     def layout(self, task: ShardRows) -> ArrayLayout:
         shape = (len(task.rows), self._views.count, *self._kind.shape(self._size))
@@ -82,7 +69,7 @@ class ShardViews:
         """
         (drawn,) = arrays
         done = RowViews()
-        reader = self._reader(task.shard)
+        reader = self._shards.reader(task.shard)
         last = time.perf_counter()
 
         def lap(kind: str) -> None:
@@ -92,7 +79,7 @@ class ShardViews:
             last = now
 
         for out, row, expected in zip(drawn, task.rows, task.keys, strict=True):
-            where = f"{self._shards.location}, row {row}"
+            where = f"{self._location}, row {row}"
             key = reader.key(row)
             if key != expected:
                 raise DamagedError(
@@ -114,8 +101,7 @@ class ShardViews:
         return done
 
     def close(self) -> None:
-        with self._opening:
-            self._readers.clear()
+        self._shards.close()
 
     def _draw(self, out: NDArray[Any], data: bytes, key: str) -> Views:
         sample = self._kind.decode(data, self._limit)
@@ -123,16 +109,6 @@ class ShardViews:
         for view, record in zip(out, params, strict=True):
             self._kind.draw(view, sample, record, self._size, self._views)
         return params
-
-    def _reader(self, shard: int) -> ShardReader:
-        """The shard, open. One that is forgotten closes when no thread reads in it any more."""
-        with self._opening:
-            if shard not in self._readers:
-                self._readers[shard] = self._shards.reader(shard)
-            self._readers.move_to_end(shard)
-            while len(self._readers) > _OPEN_SHARDS:
-                self._readers.popitem(last=False)
-            return self._readers[shard]
 
 
 def tasks_of(shard: int, rows: Sequence[int], keys: Sequence[str], size: int) -> list[ShardRows]:

@@ -1,31 +1,46 @@
-"""Owns inference with a student bundle: the logits of a batch, which must be finite."""
+"""Owns inference with a student bundle: the logits of batches, which must be finite."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ...storage_schemas.errors import DamagedError
 from ..models.compute import Compute
+from ..models.forward import Forward, Parts
 from .bundle import LoadedStudent
 
+Tag = TypeVar("Tag")
 
-def student_logits(student: LoadedStudent, pixels_NCHW: NDArray[np.uint8], compute: Compute) -> NDArray[np.float32]:
-    """The student's logits (sample, class), fp32.
+
+def student_logits(
+    student: LoadedStudent,
+    batches: Iterable[tuple[Tag, Parts]],
+    compute: Compute,
+    *,
+    option: str | None = "--batch-size",
+) -> Iterator[tuple[Tag, NDArray[np.float32]]]:
+    """The student's logits of each batch, fp32 (sample, class), in order, with the batch's tag.
+
+    Args:
+        batches: tags with arrays of the kind's views, one behind the other. They are taken ahead where a GPU computes.
+        option: as in `Forward`.
 
     Raises:
         DamagedError: a logit is NaN or infinite.
+        WorkerError: as in `Forward.through`.
     """
-    with compute.inference():
-        images_NCHW = torch.from_numpy(pixels_NCHW).to(compute.device)
-        embedding_ND = student.student(images_NCHW).float().cpu().numpy()
-    logits_NC = student.vectors.logits(embedding_ND)
-    if not np.isfinite(logits_NC).all():
-        raise DamagedError(
-            "the student gives NaN or infinity",
-            code="student-not-finite",
-            where="logits",
-            hint="try --precision fp32, or distill it again",
-        )
-    return logits_NC
+    forward = Forward(compute, lambda images_NCHW: {"embedding": student.student(images_NCHW).float()}, option)
+    for tag, outputs in forward.through(batches):
+        logits_NC = student.vectors.logits(outputs["embedding"])
+        if not np.isfinite(logits_NC).all():
+            raise DamagedError(
+                "the student gives NaN or infinity",
+                code="student-not-finite",
+                where="logits",
+                hint="try --precision fp32, or distill it again",
+            )
+        yield tag, logits_NC

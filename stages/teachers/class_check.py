@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +17,8 @@ from ...storage_schemas.plain_text import counted
 from ..measures.labelled import LabelledImages
 from ..measures.metrics import Accuracy, Rate
 from ..models.compute import Compute
+from ..models.forward import Forward
+from ..models.picture_pool import picture_pool
 from . import Teacher
 
 #: Images that accuracy is measured on at most, evenly taken from those that are there.
@@ -101,7 +105,7 @@ def check_accuracy(teacher: Teacher, vectors: ClassVectors, images: str, compute
     evenly = known[:: max(1, math.ceil(len(known) / MOST_IMAGES))]
     labelled = labelled.keep(np.isin(np.arange(labelled.found), evenly))
     plain = teacher.plain(vectors.names)
-    found = [_measure(labelled, t, v, compute) for t, v in [(teacher, vectors), *plain]]
+    found = _measure(labelled, [(teacher, vectors), *plain], compute)
     checked = Checked(images=images, accuracy=found[0], plain=found[1] if plain else None)
     chance = 1 / vectors.num_classes
     least = chance + 3 * math.sqrt(chance * (1 - chance) / found[0].total)
@@ -120,18 +124,26 @@ def check_accuracy(teacher: Teacher, vectors: ClassVectors, images: str, compute
     return checked
 
 
-def _measure(labelled: LabelledImages, teacher: Teacher, vectors: ClassVectors, compute: Compute) -> Rate:
-    counts = Accuracy(vectors.num_classes)
-    for views in labelled.center_views(teacher.spec.preprocess, threads=compute.threads):
-        if len(views.labels_N):
-            with compute.inference():
-                embedding_ND = teacher.embed(torch.from_numpy(views.images_NCHW).to(compute.device))
-            counts.add(vectors.logits(embedding_ND.float().cpu().numpy()), views.labels_N)
-    if not counts.top1.total:
+def _measure(labelled: LabelledImages, models: Sequence[tuple[Teacher, ClassVectors]], compute: Compute) -> list[Rate]:
+    """The accuracy of each model. Those that see the same views share them."""
+    counts = [Accuracy(vectors.num_classes) for _, vectors in models]
+    with closing(picture_pool(compute, len(labelled))) as pool:
+        for preprocess in dict.fromkeys(teacher.spec.preprocess for teacher, _ in models):
+            places = [i for i, (teacher, _) in enumerate(models) if teacher.spec.preprocess == preprocess]
+
+            def embed(images_NCHW: torch.Tensor, places: list[int] = places) -> dict[str, torch.Tensor]:
+                return {str(i): models[i][0].embed(images_NCHW).float() for i in places}
+
+            views = labelled.center_views(preprocess, pool)
+            batches = ((each.labels_N, each.parts) for each in views if len(each.labels_N))
+            for labels_N, outputs in Forward(compute, embed, option=None).through(batches):
+                for i in places:
+                    counts[i].add(models[i][1].logits(outputs[str(i)]), labels_N)
+    if not counts[0].top1.total:
         raise InputError(
             "none of the images can be used",
             code="images-none-usable",
             where="--check",
             hint="give other images",
         )
-    return counts.top1
+    return [each.top1 for each in counts]

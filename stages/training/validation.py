@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ...storage_schemas.errors import InputError
+from ..decoding.threads import Threads
+from ..decoding.work import Pool
 from ..measures.labelled import LabelledImages
 from ..measures.metrics import Accuracy, harmonic_mean
 from ..models.class_head import ClassHead
 from ..models.compute import Compute
+from ..models.forward import Forward, Parts
 from ..models.preprocess import Preprocess
 from ..samples.images import IMAGES
 from ..samples.kind import SampleKind
@@ -86,28 +89,37 @@ class Validation:
             return self.labelled.digest
         return hashlib.blake2b(f"{self.labelled.digest} {self.by}".encode(), digest_size=16).hexdigest()
 
-    def accuracy(self, student: Student, head: ClassHead, preprocess: Preprocess, compute: Compute) -> float:
+    def accuracy(
+        self, student: Student, head: ClassHead, preprocess: Preprocess, compute: Compute, pool: Pool | None = None
+    ) -> float:
         """The figure, from 0 to 1, of the student's own centre view; an image that cannot be used counts as wrong.
 
         Leaves the student in the mode in which it was.
 
+        Args:
+            pool: to decode in; None for threads of its own.
+
         Raises:
             InputError: not one image can be used.
+            WorkerError: as in `Forward.through`.
         """
         counts, training = Accuracy(len(head.vectors_CD), self.base_C), student.training
-        student.eval()
+        forward = Forward(compute, lambda images_NCHW: {"logits": head(student(images_NCHW)).float()}, option=None)
         usable = 0
-        try:
-            for views in self.labelled.center_views(preprocess, threads=compute.threads):
+
+        def batches(pool: Pool) -> Iterator[tuple[NDArray[np.int64], Parts]]:
+            for views in self.labelled.center_views(preprocess, pool):
                 for class_id in views.unusable:
                     counts.total_C[class_id] += 1
-                if not len(views.labels_N):
-                    continue
-                with compute.inference():
-                    embedding_ND = student(torch.from_numpy(views.images_NCHW).to(compute.device))
-                    logits_NC = head(embedding_ND).float().cpu().numpy()
-                counts.add(logits_NC, views.labels_N)
-                usable += len(views.labels_N)
+                if len(views.labels_N):
+                    yield views.labels_N, views.parts
+
+        student.eval()
+        try:
+            with nullcontext(pool) if pool is not None else closing(Threads(compute.threads)) as there:
+                for labels_N, outputs in forward.through(batches(there)):
+                    counts.add(outputs["logits"], labels_N)
+                    usable += len(labels_N)
         finally:
             student.train(training)
         if not usable:

@@ -7,12 +7,13 @@ import random
 import numpy as np
 import pytest
 from teachonce.stages.inputs.image_set import Picture, open_images
+from teachonce.stages.inputs.typed_images import TypedImages
 from teachonce.stages.pretraining.few_shot import sample_shots
 from teachonce.storage_schemas.errors import InputError
 
 
 def picture(path: str, label: str | None = None, place: int = -1) -> Picture:
-    return Picture(path=path, key=path, label=label, read=bytes, place=place)
+    return Picture(path=path, key=path, label=label, files=TypedImages(), file=path, place=place)
 
 
 def many(counts: list[int], *, order_seed: int = 3) -> list[tuple[Picture, int]]:

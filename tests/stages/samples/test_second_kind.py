@@ -22,6 +22,7 @@ from teachonce.pipeline.runner import run_stage
 from teachonce.stages import cache
 from teachonce.stages.corpora.images import BadImage
 from teachonce.stages.corpora.shards import ShardSet
+from teachonce.stages.decoding.threads import Threads
 from teachonce.stages.inputs.image_set import open_images
 from teachonce.stages.measures.labelled import LabelledImages
 from teachonce.stages.models.compute import Compute
@@ -275,11 +276,11 @@ def test_a_store_tells_where_the_kind_is_drawn_otherwise(shards, store, monkeypa
 
 def test_labelled_samples_are_of_the_kind(signals, folder):
     labelled = LabelledImages.open(str(folder), ("wren", "owl"), what="check", kind=signals)
-    (views,) = labelled.center_views(MomentsTeacher.spec.preprocess, threads=1)
+    (views,) = labelled.center_views(MomentsTeacher.spec.preprocess, Threads(1))
     assert views.labels_N.tolist() == [1] * 5 + [0] * 6
     assert views.unusable == (1,)
     whole = {"left": 0, "flip": 0}
-    for index, drawn in zip((0, 2, 6, 8, 10, *range(1, 12, 2)), views.images_NCHW, strict=True):
+    for index, drawn in zip((0, 2, 6, 8, 10, *range(1, 12, 2)), np.concatenate(views.parts), strict=True):
         data = wav(index)
         assert np.array_equal(drawn[0], stretch(data, whole | {"width": (len(data) - 44) // 2}))
 
