@@ -10,6 +10,7 @@ from ..storage_schemas.near_names import did_you_mean
 from .command import command
 from .file_options import as_arguments, first_unknown, names_of
 from .output import json_option
+from .student_options import check_file
 
 
 @command("run")
@@ -66,6 +67,8 @@ def run_file(ctx: click.Context, file: str, as_json: bool) -> None:
                     hint=f"teachonce {stage.command} --help",
                 ) from error
             inputs.check(stage.command, calls[-1].params, stage.where)
+            for where, params in check_file(calls[-1]):
+                inputs.check(stage.command, params, f"{stage.where}: {where}")
         for number, call in enumerate(calls, 1):
             say(f"[{number}/{len(calls)}] {call.info_name}")
             with call:

@@ -117,7 +117,27 @@ def requests(first: StudentRequest, several: SeveralStudents, ctx: click.Context
     return {f"seed-{seed}": first.with_seeds(seed, order_seed) for seed in several.seeds}
 
 
+def check_file(ctx: click.Context) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """What each student of the file that a command line names is to read, by the names of options; with its place in the file.
+
+    Raises:
+        InputError: the file, or one of its options, is wrong.
+    """
+    if (file := ctx.params.get("students")) is not None:
+        for name, call in _calls(file, ctx):
+            yield f"{file}, {name}", call.params
+
+
 def _of_file(file: str, order_seed: int, ctx: click.Context) -> Iterator[tuple[str, StudentRequest]]:
+    for name, call in _calls(file, ctx):
+        with call:
+            request: StudentRequest = _student.invoke(call)
+        own = request.settings.order_seed
+        yield name, request.with_seeds(request.settings.seed, order_seed if own is None else own)
+
+
+def _calls(file: str, ctx: click.Context) -> Iterator[tuple[str, click.Context]]:
+    """Each student of a file, with its options in place of those of the command line."""
     from ..pipeline.students_file import read_students
     from ..pipeline.user_files import UserFile
 
@@ -139,8 +159,7 @@ def _of_file(file: str, order_seed: int, ctx: click.Context) -> Iterator[tuple[s
                 hint=unknown[1] or "teachonce distill --help",
             )
         try:
-            with _student.make_context("student", as_arguments({**given, **options}, ()), parent=ctx) as call:
-                request: StudentRequest = _student.invoke(call)
+            call = _student.make_context("student", as_arguments({**given, **options}, ()), parent=ctx)
         except click.UsageError as error:
             raise InputError(
                 "a student's options are wrong",
@@ -149,5 +168,4 @@ def _of_file(file: str, order_seed: int, ctx: click.Context) -> Iterator[tuple[s
                 found=error.format_message().rstrip("."),
                 hint="teachonce distill --help",
             ) from error
-        own = request.settings.order_seed
-        yield name, request.with_seeds(request.settings.seed, order_seed if own is None else own)
+        yield name, call

@@ -101,18 +101,21 @@ def test_an_order_seed_that_is_the_seed_changes_nothing(distill, tmp_path) -> No
 def test_students_of_a_file(distill, labelled, tiny_clip, tmp_path) -> None:
     """Other recipes, targets, models, lengths; validation, early stopping, moving averages: each is its own single run."""
     students = {
-        "plain": {},
+        "plain": {"clip-norm": None},
         "both-targets": {"embedding-loss": "cosine", "ema": 0.9, "accumulate": 2, "clip-norm": 0.5, "seed": 5},
         "long": {"epochs": 4, "validation": str(labelled), "patience": 1, "student": f"local-dir:{tiny_clip}"},
         "prompts": {"recipe": "promptkd", "epochs": 3, "schedule": "constant", "precision": "bf16"},
         "convolutions": {"student": "timm:test_resnet", "student-size": 32, "optimizer": "sgd"},
     }
     (tmp_path / "students.yaml").write_text(json.dumps(students))
-    result = distill("--students", "students.yaml", "--seed", "3", "--out", "many")
+    result = distill("--students", "students.yaml", "--seed", "3", "--clip-norm", "0.3", "--out", "many")
     assert result.exit_code == 0, result.output
     for name, options in students.items():
         words = ["--order-seed", "3", *(["--seed", "3"] if "seed" not in options else [])]
-        words += [str(word) for option, value in options.items() for word in (f"--{option}", value)]
+        words += [] if "clip-norm" in options else ["--clip-norm", "0.3"]
+        words += [
+            str(word) for option, value in options.items() if value is not None for word in (f"--{option}", value)
+        ]
         own = distill(*words, "--out", f"own-{name}")
         assert own.exit_code == 0, own.output
         assert facts(tmp_path / "many" / name) == facts(tmp_path / f"own-{name}"), name
@@ -256,6 +259,30 @@ def test_seeds_that_cannot_be(distill, words: list[str], text: str, tmp_path) ->
 def test_files_that_cannot_be(distill, content: str, text: str, tmp_path) -> None:
     (tmp_path / "f.yaml").write_text(content)
     assert text in error_of(distill("--students", "f.yaml", "--out", "many"))
+
+
+def test_a_run_file_checks_its_students_first(distill, taught_store, dropping_clip, tmp_path) -> None:
+    students = tmp_path / "students.yaml"
+    about = {"shards": str(taught_store.shards.location), "store": str(taught_store.location), "out": "many"}
+    about |= {"student": f"local-dir:{dropping_clip}", "recipe": "kd", "batch-size": 8, "epochs": 2, "threads": 1}
+    about |= {"students": "students.yaml", "loader-workers": 0}
+    stages = [{"shard": {"corpus": ["."], "out": "made", "executor": "serial"}}, {"distill": about}]
+    (tmp_path / "run.yaml").write_text(json.dumps({"stages": stages}))
+    for content, text in (
+        ("a: {epoch: 2}", "a student has no such option: students.yaml, a: found epoch"),
+        (
+            "a: {validation: nowhere}",
+            "a stage reads what is not there: run.yaml, stage 2 (distill): students.yaml, a: validation",
+        ),
+    ):
+        students.write_text(content)
+        assert text in error_of(CliRunner().invoke(main, ["run", "run.yaml"]))
+        assert not (tmp_path / "made").exists()
+    students.write_text("a: {}\nb: {seed: 1, epochs: 1}")
+    (tmp_path / "run.yaml").write_text(json.dumps({"stages": stages[1:]}))
+    assert CliRunner().invoke(main, ["run", "run.yaml"]).exit_code == 0
+    assert distill("--seed", "1", "--order-seed", "0", "--epochs", "1", "--out", "own").exit_code == 0
+    assert facts(tmp_path / "many" / "b") == facts(tmp_path / "own")
 
 
 def test_no_file(distill, tmp_path) -> None:
