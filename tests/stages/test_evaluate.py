@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import shutil
+import signal
 import tarfile
 from pathlib import Path
 
@@ -17,8 +19,12 @@ from click.testing import CliRunner
 from PIL import Image
 from teachonce.cli import main
 from teachonce.pipeline.storage import Location
+from teachonce.stages.decoding.processes import Processes
+from teachonce.stages.decoding.threads import Threads
 from teachonce.stages.evaluate import evaluate
+from teachonce.stages.models import picture_pool
 from teachonce.stages.models.compute import Compute
+from teachonce.stages.models.forward import Forward
 from teachonce.stages.predict import predict
 from teachonce.stages.reports.evaluate_text import evaluation_json, evaluation_text
 from teachonce.stages.samples.pixel_sample import PixelSample
@@ -541,3 +547,95 @@ def test_no_teacher_module_is_imported(python, bundle, pictures, picture_shards,
     done = python.run("-c", script)
     assert done.returncode == 0, done.stderr
     assert "Agreement with the stored teacher" in done.stdout
+
+
+# decoding ahead
+
+
+@pytest.fixture
+def no_set_is_small(monkeypatch):
+    """Processes decode whatever the number of images."""
+    monkeypatch.setattr(picture_pool, "FEW", 0)
+
+
+@pytest.mark.parametrize("images", ["folder", "tar", "list", "shards", "store"])
+def test_where_images_are_decoded_decides_nothing(
+    images, bundle, pictures, picture_shards, vectors, make_store, tmp_path, no_set_is_small
+):
+    place, options = pictures, ["--batch-size", 7, "--base-classes", "@half"]
+    if images == "tar":
+        place = tmp_path / "p.tar"
+        with tarfile.open(place, "w") as tar:
+            tar.add(pictures, arcname=".")
+    elif images == "list":
+        place = tmp_path / "list.txt"
+        files = [*(p for p in pictures.rglob("*.*") if p.is_file()), pictures / "red fox" / "gone.jpg"]
+        place.write_text("".join(f"{p}\t{p.parent.name}\n" for p in files))
+    elif images == "shards":
+        place = picture_shards.location.path
+    elif images == "store":
+        known = make_store(picture_shards, tmp_path / "s", widths={"logits": 8}, vectors=vectors, also_invalid=(5,))
+        options += ["--store", known.location, "--name", "pictures"]
+    here, there = (run("evaluate", bundle, place, "--json", *options, "--decode-workers", n) for n in (0, 2))
+    assert here == there
+    facts = json.loads(here[1])
+    assert facts["images"]["usable"] == 46
+    assert images != "store" or facts["agreement"]["images"] == 45
+
+
+def test_predictions_are_the_same_wherever_images_are_decoded(bundle, pictures, no_set_is_small):
+    files = [*sorted(pictures.rglob("*.*")), pictures / "gone.jpg", pictures, "ftp://127.0.0.1/x.jpg"]
+    here, there = (run("predict", bundle, *files, "--json", "--decode-workers", n) for n in (0, 2))
+    assert here == there
+    assert here[0] == 1
+    assert sum("error" in entry for entry in json.loads(here[1])) == 5
+
+
+def test_few_images_start_no_processes(bundle, pictures, monkeypatch):
+    compute = Compute(device="cpu", precision="fp32", threads=1, decode_workers=1)
+    pools = [picture_pool.picture_pool(compute, count) for count in (63, 64)]
+    assert [type(pool) for pool in pools] == [Threads, Processes]
+    for pool in pools:
+        pool.close()
+    monkeypatch.setattr(Compute, "pool", lambda *given: pytest.fail("processes were started"))
+    assert evaluate(str(bundle), str(pictures), compute=compute).usable == 46
+    assert len(list(predict(str(bundle), [str(f) for f in usable_files(pictures)], top=1, compute=compute))) == 46
+
+
+def test_a_killed_process_is_an_error(bundle, pictures, no_set_is_small, monkeypatch):
+    """It has at most half of the images when it dies, which it does while the first one is in the student."""
+    through = Forward.through
+
+    def kill_first(self, batches):
+        for i, outputs in enumerate(through(self, batches)):
+            if i == 0:
+                for process in _descendants(os.getpid()):
+                    os.kill(process, signal.SIGKILL)
+            yield outputs
+
+    monkeypatch.setattr(Forward, "through", kill_first)
+    code, out, err = run("evaluate", bundle, pictures, "--json", "--batch-size", 1, "--decode-workers", 1)
+    assert (code, out) == (1, "")
+    assert "Error: a process that decodes images died" in err
+
+
+def _descendants(parent: int) -> list[int]:
+    """Processes that were started by those that this one has started."""
+    found: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            found.setdefault(int(fields[1]), []).append(int(stat.parent.name))
+    return [last for child in found.get(parent, []) for last in found.get(child, [])]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_measures_the_same_as_the_processor(bundle, pictures):
+    settings = EvaluateSettings(batch_size=7)
+    gpu = Compute(device="cuda", precision="fp32", threads=1, decode_workers=2)
+    here, there = (evaluate(str(bundle), str(pictures), compute=c, settings=settings) for c in (COMPUTE, gpu))
+    assert there.unusable == here.unusable
+    assert abs(there.accuracy.top1.correct - here.accuracy.top1.correct) <= 1
+    files = [str(f) for f in usable_files(pictures)]
+    pairs = zip(*(predict(str(bundle), files, top=1, compute=c) for c in (COMPUTE, gpu)), strict=True)
+    assert all(a.top[0][1] == pytest.approx(b.top[0][1], abs=1e-3) for a, b in pairs)
