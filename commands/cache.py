@@ -48,24 +48,28 @@ def cache(
     from ..pipeline.runner import run_stage
     from ..stages.cache import plan_cache
     from ..stages.models.compute import resolve_compute
+    from ..stages.teachers.registry import teacher_for_one_run
     from ..stages.views.spec import ViewSpec
 
     if count.random is None:
         _refuse_options_of_random_views(click.get_current_context())
-    stage = plan_cache(
-        shards,
-        teacher,
-        out=out,
-        settings=settings,
-        views=None if count.random is None else ViewSpec.random(count.random, drawn, FILTERS[0]),
-        view_interpolation=drawn.interpolation,
-        compute=resolve_compute(compute, elsewhere=executor.elsewhere),
-    )
-    for note in stage.notes:
-        say(f"cache: {note}")
-    if stage.vectors is None and settings.targets == "auto":
-        say("No logits: the store has no class vectors, or more classes than channels; keeping embeddings.")
-    report(run_stage(stage, stage.store, executor.make()), stage.store, as_json)
+    with teacher_for_one_run() as forget:
+        stage = plan_cache(
+            shards,
+            teacher,
+            out=out,
+            settings=settings,
+            views=None if count.random is None else ViewSpec.random(count.random, drawn, FILTERS[0]),
+            view_interpolation=drawn.interpolation,
+            compute=resolve_compute(compute, elsewhere=executor.elsewhere),
+        )
+        for note in stage.notes:
+            say(f"cache: {note}")
+        if stage.vectors is None and settings.targets == "auto":
+            say("No logits: the store has no class vectors, or more classes than channels; keeping embeddings.")
+        if executor.elsewhere:
+            forget()
+        report(run_stage(stage, stage.store, executor.make()), stage.store, as_json)
 
 
 def _refuse_options_of_random_views(ctx: click.Context) -> None:

@@ -88,7 +88,7 @@ def option_of(entry: SettingField, *, prefix: str = "", section: str = COMMON, i
         is_given: whether its value is the field's default where nothing is given; else it is None.
     """
     setting, kind, default = entry.setting, entry.kind, entry.field.default
-    name = "_".join(filter(None, (prefix, entry.field.name if setting.option is None else setting.option)))
+    name = setting.name(entry.field.name, prefix)
     declarations = [option_name(name), name]
     attributes: dict[str, Any] = {
         "help": setting.help,

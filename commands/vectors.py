@@ -36,13 +36,17 @@ def vectors(
     """Compute class vectors: text features of class names, or the rows of a classifier's head."""
     from ..pipeline.runner import run_stage
     from ..stages.models.compute import resolve_compute
+    from ..stages.teachers.registry import teacher_for_one_run
     from ..stages.vectors import plan_vectors
 
     if compute.precision == "auto":
         compute = replace(compute, precision="fp32")  # it is done once
-    stage = plan_vectors(
-        teacher, out=out, settings=settings, compute=resolve_compute(compute, elsewhere=executor.elsewhere)
-    )
-    for note in stage.notes:
-        say(f"vectors: {note}")
-    report(run_stage(stage, stage.store, executor.make()), stage.store, as_json)
+    with teacher_for_one_run() as forget:
+        stage = plan_vectors(
+            teacher, out=out, settings=settings, compute=resolve_compute(compute, elsewhere=executor.elsewhere)
+        )
+        for note in stage.notes:
+            say(f"vectors: {note}")
+        if executor.elsewhere:
+            forget()
+        report(run_stage(stage, stage.store, executor.make()), stage.store, as_json)

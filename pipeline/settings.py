@@ -31,6 +31,7 @@ class Setting:
         default_text: the default as text, where the field's own value does not show it.
         group: the section of `--help` that its option stands in; '' for the one that the command puts them in.
         option: its option behind the prefix, where that is not the field's name; '' for the prefix alone.
+        no_prefix: whether its option has the same name in all commands, whatever the prefix of the others is.
         off: a value that means "none of that": it is left out of fingerprints. None where there is none.
     """
 
@@ -45,7 +46,13 @@ class Setting:
     default_text: str = ""
     group: str = ""
     option: str | None = None
+    no_prefix: bool = False
     off: Any = None
+
+    def name(self, field: str, prefix: str = "") -> str:
+        """Its option, spelled as a field: `teacher_size` is `--teacher-size`."""
+        own = field if self.option is None else self.option
+        return own if self.no_prefix else "_".join(filter(None, (prefix, own)))
 
     def expected(self, value: Any) -> str | None:
         """What was expected instead of a value that cannot be; None where it can."""
@@ -105,8 +112,7 @@ def check(settings: Any, prefix: str = "") -> None:
         value = getattr(settings, field.name)
         expected = None if value is None else setting.expected(value)
         if expected is not None:
-            name = field.name if setting.option is None else setting.option
-            raise impossible("_".join(filter(None, (prefix, name))), expected, value)
+            raise impossible(setting.name(field.name, prefix), expected, value)
 
 
 def impossible(name: str, expected: str, found: object) -> InputError:

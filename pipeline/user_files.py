@@ -7,17 +7,46 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 from ..storage_schemas.errors import InputError
+from ..storage_schemas.fingerprint import Json
 from .places.files import FileRanges, read_file, stat_of
 from .places.files import kind_of_no_file as kind_of_no_file  # folders of images look at very many files
 from .storage import Location
 from .storage import expand_home as expand_home
 from .storage import is_url as is_url
 from .web import read_url as read_url  # stages see what users name, and nothing of what is behind it
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileState:
+    """What the file system has of a file. Writing it anew, whatever program does so, changes some of it.
+
+    Attributes:
+        path: with all links followed.
+        modified_ns, changed_ns: when its bytes, and when they or its entry, changed last (`mtime`, `ctime`). A program can set
+            the first back, not the second.
+        seen: when it was looked at, as `time.time()`; it does not count when two states are compared.
+    """
+
+    path: str
+    size: int
+    modified_ns: int
+    changed_ns: int
+    inode: int
+    device: int
+    seen: float = field(compare=False)
+
+    def to_json(self) -> Json:
+        return {name: value for name, value in self.__dict__.items() if name != "seen"}
+
+    def is_settled(self, seconds: float) -> bool:
+        """Whether it had been left alone for so long when it was looked at."""
+        return self.seen - max(self.modified_ns, self.changed_ns) / 1e9 >= seconds
 
 
 @dataclass(frozen=True, order=True)
@@ -83,6 +112,21 @@ class UserFile:
     def size(self) -> int | None:
         """Bytes, or None where there is no such file."""
         return self.location.size()
+
+    def state(self) -> FileState | None:
+        """What changes whenever it is written; None where there is no file."""
+        found, now = stat_of(self.path), time.time()
+        if found is None or not stat.S_ISREG(found.st_mode):
+            return None
+        return FileState(
+            path=str(self.path.resolve()),
+            size=found.st_size,
+            modified_ns=found.st_mtime_ns,
+            changed_ns=found.st_ctime_ns,
+            inode=found.st_ino,
+            device=found.st_dev,
+            seen=now,
+        )
 
     def names(self) -> list[str]:
         """Names in this folder in bytewise order; none where there is no such folder."""

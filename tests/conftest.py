@@ -19,6 +19,9 @@ HERE = Path(__file__).parent
 
 # Tests side by side share the cores, and their threads wait without spinning. It counts before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Nothing is remembered from one test to another, or kept in a home; tests of that have a folder of their own. The hub keeps its cache.
+os.environ.setdefault("HF_HOME", str(Path("~/.cache/huggingface").expanduser()))
+os.environ["XDG_CACHE_HOME"] = "/dev/null/no-cache"
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     share = len(os.sched_getaffinity(0)) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...pipeline.settings import setting, with_default
 from ..views.settings import CENTERED, FILTERS, LEAST_CROP
@@ -53,6 +53,16 @@ class TrainingComputeSettings(ComputeSettings):
         "precision",
         "auto",
         help="bf16 autocast, or fp32; auto: bf16 on CUDA, fp32 on the CPU. Logits and loss are always fp32.",
+    )
+
+
+def rehash_setting() -> Any:
+    """The field of settings that name a model: what is remembered of its weights file is not used."""
+    return setting(
+        False,
+        no_prefix=True,
+        group=COMPUTING,
+        help="Hash and try the model's weights again, even if their file has not changed since the last time.",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...pipeline.settings import setting
-from .settings import PreprocessSettings
+from .settings import PreprocessSettings, rehash_setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,6 +14,7 @@ class StudentConfig(PreprocessSettings):
 
     Attributes:
         pretrained: None for what the name implies.
+        rehash: whether what is remembered of its weights is computed anew; see `known_weights`.
     """
 
     model: str = setting(option="", help="open_clip model (ViT-B-16, hf-hub:…, local-dir:…) or timm:NAME.")
@@ -22,3 +23,4 @@ class StudentConfig(PreprocessSettings):
         help="Pretrained tag, path to weights, `random`, or for timm `default`. Without it, kd starts from seeded random weights; "
         "promptkd needs it.",
     )
+    rehash: bool = rehash_setting()

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...pipeline.settings import setting
 from ...storage_schemas.errors import InputError
-from .settings import PreprocessSettings
+from .settings import PreprocessSettings, rehash_setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +18,7 @@ class TeacherConfig(PreprocessSettings):
     Attributes:
         pretrained: None where the name itself brings weights.
         backbone: None for the model that the folder of prompts names.
+        rehash: whether what is remembered of its weights is computed anew; see `known_weights`.
     """
 
     model: str = setting(
@@ -26,6 +27,7 @@ class TeacherConfig(PreprocessSettings):
     )
     pretrained: str | None = setting(None, help="Pretrained tag, path to weights, or `random`.")
     backbone: str | None = setting(None, help="For prompts: the model that they were learned for, if it has moved.")
+    rehash: bool = rehash_setting()
 
     @staticmethod
     def of(model: str, pretrained: str | None = None, **overrides: Any) -> TeacherConfig:

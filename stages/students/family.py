@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import nn
 
 from ...storage_schemas.fingerprint import Json
+from ..models.known_weights import KnownWeights
 from ..models.names import loaded_text
 from ..models.preprocess import Preprocess
 
@@ -25,6 +26,7 @@ class Backbone:
         logit_scale: the model's own factor from cosines to logits; None where it has none.
         weights: where the weights come from, as text without local paths.
         loaded: further facts of them for people: the entry of their file, the activation.
+        known: what is remembered of them.
     """
 
     module: nn.Module
@@ -34,6 +36,7 @@ class Backbone:
     logit_scale: float | None
     weights: str
     loaded: str = ""
+    known: KnownWeights = field(default_factory=lambda: KnownWeights(None, None))
 
     def to_text(self, name: str, digest: str) -> str:
         """One line for people: model, weights, digest of them, activation, input size, preprocessing."""

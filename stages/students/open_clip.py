@@ -10,6 +10,7 @@ from torch import nn
 from ...storage_schemas.fingerprint import Json
 from ..models.clip import build_tower, make_tower, resize_trunk
 from ..models.clip_source import names_its_weights, resolve_clip
+from ..models.known_weights import KnownWeights
 from ..models.names import RANDOM
 from .described import check_backbone
 from .family import Backbone
@@ -21,6 +22,8 @@ class OpenClipFamily:
     def create(self, name: str, pretrained: str | None, *, seed: int, size: int | None) -> Backbone:
         starts = pretrained if pretrained is not None or self.implies_weights(name) else RANDOM
         source = resolve_clip(name, starts, role="student")
+        filled = {"family": "open_clip", "tower": source.model_cfg, "configured": source.configured, "size": size}
+        known = KnownWeights.of(source.weights_path, filled)
         built = build_tower(source, size=size, seed=seed)
         vision_cfg = copy.deepcopy(built.model_cfg["vision_cfg"])
         config = {
@@ -41,6 +44,7 @@ class OpenClipFamily:
             logit_scale=built.logit_scale,
             weights=f"random, seed {seed}" if source.weights_path is None else source.weights,
             loaded=", ".join(filter(None, (built.entry, built.activation))),
+            known=known,
         )
 
     def rebuild(self, config: Mapping[str, Json]) -> nn.Module:

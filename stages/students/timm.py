@@ -8,6 +8,7 @@ from torch import nn
 
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Json
+from ..models.known_weights import KnownWeights
 from ..models.names import RANDOM, TIMM_PREFIX
 from ..models.preprocess import Preprocess
 from ..models.probe import try_images
@@ -24,6 +25,7 @@ class TimmFamily:
 
         starts = pretrained if pretrained is not None or self.implies_weights(name) else RANDOM
         source = resolve_timm(name, starts, role="student")
+        known = KnownWeights.of(source.path, {"family": "timm", "tower": source.name, "size": size})
         built = build_timm(source, size=size, seed=seed, num_classes=0)
         where = f"{TIMM_PREFIX}{source.name}"
         preprocess = Preprocess.of_timm(resolve_data_config(model=built.module), size=size, where=where)
@@ -47,6 +49,7 @@ class TimmFamily:
             logit_scale=None,
             weights=f"random, seed {seed}" if source.weights == RANDOM else source.weights,
             loaded=built.entry,
+            known=known,
         )
 
     def rebuild(self, config: Mapping[str, Json]) -> nn.Module:

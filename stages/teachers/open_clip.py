@@ -12,15 +12,15 @@ import torch
 
 from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import InputError
-from ...storage_schemas.fingerprint import digest_json
+from ...storage_schemas.fingerprint import Json, digest_json
 from ..models.clip import build_clip, check_width
 from ..models.clip_source import resolve_clip
 from ..models.intermediates import Intermediates
+from ..models.known_weights import KnownWeights
 from ..models.preprocess import Normalize
 from ..models.probe import few_images, run_once, tried
 from ..models.teacher_config import TeacherConfig
 from ..models.tokenizer import Tokenizer, load_tokenizer, name_notes
-from ..models.weights import weights_digest
 from .base import BaseTeacher, Offer, TeacherSpec, freeze
 from .contract import check_contract
 from .offers import offers_with_maps, outputs_with_maps
@@ -32,10 +32,14 @@ class OpenClipTeacher(BaseTeacher):
     Attributes:
         model: as open_clip makes it; prompts are put into it.
         loaded: one line for people: what was loaded.
+        known: what is remembered of its weights.
     """
 
-    def __init__(self, model: Any, typed: str, spec: TeacherSpec, loaded: str) -> None:
+    def __init__(
+        self, model: Any, typed: str, spec: TeacherSpec, loaded: str, known: KnownWeights | None = None
+    ) -> None:
         self.model = freeze(model)
+        self.known = known
         self._typed = typed
         self._normalize = Normalize(spec.preprocess)
         self._maps = Intermediates(model.visual)
@@ -51,8 +55,15 @@ class OpenClipTeacher(BaseTeacher):
                 whose logits are not what its embeddings and text features give.
         """
         source = resolve_clip(config.model, config.pretrained, role="teacher")
+        filled = {
+            "family": "open_clip",
+            "model_cfg": source.model_cfg,
+            "configured": source.configured,
+            "size": config.size,
+        }
+        known = KnownWeights.of(source.weights_path, filled, rehash=config.rehash)
         built = build_clip(source, size=config.size)
-        digest = weights_digest(built.module)
+        digest = known.digest(built.module)
         preprocess = config.preprocess(built.preprocess)
         spec = TeacherSpec(
             family="open_clip",
@@ -68,8 +79,11 @@ class OpenClipTeacher(BaseTeacher):
             takes_templates=True,
         )
         loaded = spec.to_text(source.weights, built.entry, built.activation)
-        teacher = OpenClipTeacher(built.module, source.typed, spec, loaded)
-        teacher._check()
+        teacher = OpenClipTeacher(built.module, source.typed, spec, loaded, known)
+        tried: Json = {"preprocess": preprocess.to_json(), "activation": built.activation}
+        if not known.is_tried(tried):
+            teacher._check()
+            known.note_tried(tried)
         return teacher
 
     @functools.cached_property

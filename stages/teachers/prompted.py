@@ -18,7 +18,7 @@ from ..models.names import PROMPTS_PREFIX
 from ..models.preprocess import Normalize
 from ..models.teacher_config import TeacherConfig
 from ..models.tokenizer import name_notes
-from ..models.weights import fit_weights, weights_digest
+from ..models.weights import fit_weights, tensors_digest, weights_digest
 from ..prompts.clip import PromptedClip, class_ids
 from ..prompts.folder import LoadedPrompts, read_prompts
 from ..prompts.text import prompt_texts
@@ -51,6 +51,8 @@ class PromptedTeacher(BaseTeacher):
             if (found := tuple(loaded.prompts[field].shape)) != tuple(own.shape):
                 raise _another_backbone(name, f"{field} {found}", tuple(own.shape))
         clip.load_prompts(loaded.prompts)
+        parts = [loaded.shape.to_json(), tensors_digest(loaded.prompts), tensors_digest(loaded.towers or {})]
+        known = backbone.known and backbone.known.beside({"prompts": parts})
         self._clip: PromptedClip = freeze(clip)
         self._backbone = backbone
         self._normalize = Normalize(backbone.spec.preprocess)
@@ -60,7 +62,7 @@ class PromptedTeacher(BaseTeacher):
             family="prompted",
             model=name,
             architecture=digest_json({"backbone": backbone.spec.architecture, **loaded.shape.to_json()}),
-            weights_digest=weights_digest(clip),
+            weights_digest=weights_digest(clip) if known is None else known.digest(clip),
             takes_templates=False,
         )
         self.loaded = f"{name}: prompts for {backbone.loaded}"

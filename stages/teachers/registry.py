@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from typing import cast
 
@@ -17,9 +18,22 @@ from .base import Teacher
 GROUP = "teachonce.teachers"
 
 
+@contextlib.contextmanager
+def teacher_for_one_run() -> Iterator[Callable[[], None]]:
+    """Inside, planning and working in this process share one teacher; at the end it is let go, with its memory.
+
+    Yields:
+        A function that lets it go before: where others do the work.
+    """
+    try:
+        yield load_teacher.cache_clear
+    finally:
+        load_teacher.cache_clear()
+
+
 @functools.lru_cache(maxsize=1)
 def load_teacher(config: TeacherConfig) -> Teacher:
-    """Load a teacher on the CPU, frozen, in eval mode and fp32. The last one stays loaded in this process.
+    """Load a teacher on the CPU, frozen, in eval mode and fp32. The last one stays loaded in this process, see `teacher_for_one_run`.
 
     Raises:
         InputError: unknown model, missing or unfitting weights; another package's family that cannot be loaded.

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import InputError
-from ...storage_schemas.fingerprint import digest_json
+from ...storage_schemas.fingerprint import Json, digest_json
 from ..models.intermediates import Intermediates
+from ..models.known_weights import KnownWeights
 from ..models.names import TIMM_PREFIX
 from ..models.preprocess import Normalize, Preprocess
 from ..models.probe import few_images, tried
 from ..models.teacher_config import TeacherConfig
 from ..models.timm_models import build_timm, classifiers, resolve_timm
-from ..models.weights import weights_digest
 from .base import BaseTeacher, Offer, TeacherSpec, freeze
 from .contract import check_contract, not_linear
 from .offers import offers_with_maps, outputs_with_maps
@@ -50,6 +50,8 @@ class TimmTeacher(BaseTeacher):
                 whose logits are no linear map of one embedding.
         """
         source = resolve_timm(config.model, config.pretrained, role="teacher")
+        filled = {"family": "timm", "name": source.name, "size": config.size}
+        known = KnownWeights.of(source.path, filled, rehash=config.rehash)
         built = build_timm(source, size=config.size)
         name, model = config.model.removeprefix(TIMM_PREFIX), built.module
         own = Preprocess.of_timm(timm.data.resolve_data_config(model=model), size=config.size, where=name)
@@ -57,14 +59,17 @@ class TimmTeacher(BaseTeacher):
             family="timm",
             model=name,
             architecture=digest_json({"timm": name, **built.kwargs}),
-            weights_digest=weights_digest(model),
+            weights_digest=known.digest(model),
             embed_dim=_Heads(model, name).width,
             normalized=False,
             preprocess=config.preprocess(own),
             takes_templates=False,
         )
         teacher = TimmTeacher(model, spec, spec.to_text(source.weights, built.entry))
-        teacher._check()
+        tried: Json = {"preprocess": spec.preprocess.to_json()}
+        if not known.is_tried(tried):
+            teacher._check()
+            known.note_tried(tried)
         return teacher
 
     def to(self, device: torch.device) -> TimmTeacher:

@@ -12,7 +12,6 @@ from ...storage_schemas.errors import InputError
 from ...storage_schemas.store_description import TargetSpec
 from ..models.names import RANDOM
 from ..models.student_config import StudentConfig
-from ..models.weights import weights_digest
 from ..recipes.recipe import Recipe
 from ..recipes.settings import TrainSettings
 from ..students.family import Backbone
@@ -69,6 +68,7 @@ def build_student(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         student = Student(backbone.module, preprocess, head)
+    drawn = {"preprocess": preprocess.to_json(), "head": head.to_json(), "seed": seed}
     recipe.parameter_groups(student, settings)
     if settings.batch_size == settings.accumulate and any(_is_batch_norm(module) for module in _training(student)):
         raise InputError(
@@ -82,7 +82,7 @@ def build_student(
         student=student,
         backbone=backbone,
         logit_scale=1.0 if vectors is None else recipe.logit_scale(backbone, vectors),
-        digest=weights_digest(student),
+        digest=backbone.known.beside(drawn, rehash=config.rehash).digest(student),
     )
 
 
