@@ -18,14 +18,14 @@ SIZE, CLASSES = 224, 1000
 #: timm models by counted steps of a run and images of a batch; each far slower than the loader.
 STUDENTS = {"vit_tiny_patch16_224": (8, 8), "vit_base_patch32_224": (5, 4)}
 
-#: Steps that are not counted: the first ones wait for the loader processes to start.
+#: Steps that are not counted: the first ones wait for the process that prepares batches to start.
 WARM_UP = 3
 
 MOST_IMAGES = max(batch * (WARM_UP + steps + 1) for steps, batch in STUDENTS.values())
 
 
 def run(bench: Bench) -> Iterator[Line]:
-    """Recipe kd in fp32 with AdamW, one loader process."""
+    """Recipe kd in fp32 with AdamW, one process that prepares batches."""
     import torch
 
     torch.set_num_threads(bench.threads)
@@ -58,7 +58,7 @@ def run(bench: Bench) -> Iterator[Line]:
                 corpus=name,
                 ratios=shares,
                 at_most=0.03,
-                note="one loader process",
+                note="one process that prepares batches",
             )
 
 
@@ -70,7 +70,6 @@ def _distill(own: Path, student: str, steps: int, batch: int, threads: int, wait
     from teachonce.stages.models.compute import Compute
     from teachonce.stages.models.student_config import StudentConfig
     from teachonce.stages.pairs.stream import TargetStream
-    from teachonce.stages.settings.distill import DistillSettings
 
     asked: list[tuple[float, float]] = []
     got: list[float] = []
@@ -93,8 +92,7 @@ def _distill(own: Path, student: str, steps: int, batch: int, threads: int, wait
         out=str(fresh(own / "bundle")),
         recipe="kd",
         options={"epochs": 1, "batch_size": batch, "warmup_epochs": 0},
-        compute=Compute(device="cpu", precision="fp32", threads=threads),
-        settings=DistillSettings(loader_workers=1),
+        compute=Compute(device="cpu", precision="fp32", threads=threads, decode_workers=1),
         show_progress=False,
     )
     with mock.patch.object(TargetStream, "batches", epoch):

@@ -111,7 +111,7 @@ class Work:
             recipe="promptkd",
             options={"epochs": EPOCHS, "batch_size": BATCH_SIZE},
             compute=self.compute,
-            settings=DistillSettings(seed=seed, loader_workers=0),
+            settings=DistillSettings(seed=seed),
             show_progress=False,
         )
         if online:

@@ -73,7 +73,7 @@ def _common(stage: DistillStage) -> dict[str, object]:
         "--views": stage.views,
         "--order-seed": stage.order_seed,
         "--accept-other-pixels": stage.accept_other_pixels,
-        "--loader-workers": stage.loader_workers,
+        "--decode-workers": stage.compute.decode_workers,
         "--device": stage.compute.device,
         "--threads": stage.compute.threads,
     }

@@ -150,8 +150,8 @@ def test_while_ray_works(corpus, start, tmp_path):
 
 
 @pytest.mark.slow
-def test_while_loader_processes_start(corpus, start, tmp_path):
-    """Their server imports torch for seconds, and forks them when the parent may be gone."""
+def test_while_processes_that_decode_start(corpus, start, tmp_path):
+    """The first one imports for a second, and forks the others when the parent may be gone."""
     shards, store, out = tmp_path / "shards", tmp_path / "store", tmp_path / "student"
     teacher = ["--teacher", "timm:test_vit", "--teacher-pretrained", "random", "--threads", 1, "--out", store]
     for words in (
@@ -173,14 +173,14 @@ def test_while_loader_processes_start(corpus, start, tmp_path):
         200,
         "--batch-size",
         8,
-        "--loader-workers",
+        "--decode-workers",
         2,
         "--out",
         out,
     ]
     for seconds in (0.05, 1.0):
         process = start(*command)
-        while not _has_server(process.pid):
+        while not _has_first(process.pid):
             assert process.poll() is None, process.stderr
             time.sleep(0.01)
         time.sleep(seconds)
@@ -189,10 +189,10 @@ def test_while_loader_processes_start(corpus, start, tmp_path):
         assert half_written(out) == []
 
 
-def _has_server(parent: int) -> bool:
+def _has_first(parent: int) -> bool:
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if b"forkserver" in (folder / "cmdline").read_bytes():
+            if b"stages.decoding.worker" in (folder / "cmdline").read_bytes():
                 above = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
                 if above == parent:
                     return True

@@ -80,7 +80,7 @@ LESS = {
     "shard": "--executor serial",
     "cache": "--executor serial --threads 1",
     "pretrain": "--epochs 2 --shots 2 --threads 1",
-    "distill": "--epochs 2 --threads 1 --loader-workers 0",
+    "distill": "--epochs 2 --threads 1 --decode-workers 0",
     "evaluate": "--threads 1",
 }
 

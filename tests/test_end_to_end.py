@@ -88,7 +88,7 @@ def test_the_whole_way(recipe, student, photos, tmp_path):
         8,
         "--threads",
         1,
-        "--loader-workers",
+        "--decode-workers",
         0,
         "--out",
         bundle,

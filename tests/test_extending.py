@@ -67,7 +67,7 @@ def made(package, dino, stage_inputs, tmp_path_factory) -> Path:
         f"cache shards --teacher dinov2:{dino} --targets embedding,tokens --views 2 --encoding fp32 --precision fp32 "
         "--out targets.zarr --executor serial",
         "distill shards targets.zarr --student timm:test_resnet --student-size 32 --recipe relational --relation-weight 2 "
-        "--epochs 3 --batch-size 8 --warmup-epochs 0 --loader-workers 0 --out student",
+        "--epochs 3 --batch-size 8 --warmup-epochs 0 --decode-workers 0 --out student",
         "distill --help",
     ]
     program = (

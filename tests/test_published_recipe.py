@@ -157,7 +157,7 @@ def trained(tmp_path_factory, miniature):
                 recipe="promptkd",
                 options={},
                 compute=CPU,
-                settings=DistillSettings(seed=3, loader_workers=0),
+                settings=DistillSettings(seed=3),
                 show_progress=False,
             )
         )

@@ -30,7 +30,7 @@ STUDENT = (
     "2",
     "--batch-size",
     "4",
-    "--loader-workers",
+    "--decode-workers",
     "0",
     "--threads",
     "1",

@@ -150,7 +150,7 @@ def plan(
         out=str(Location.of(out)),
         recipe=recipe,
         options={**training.options, "epochs": epochs},
-        settings=DistillSettings(views=views, seed=seed, loader_workers=0),
+        settings=DistillSettings(views=views, seed=seed),
         compute=task.student_compute,
         show_progress=False,
     )

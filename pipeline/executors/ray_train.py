@@ -22,6 +22,7 @@ from typing import Any
 from ...storage_schemas.errors import InputError, MissingDependency, TeachonceError
 from .. import lean_imports
 from ..board import Board
+from ..cores import assign_cores, usable_cores
 from ..ledger import Ledger
 from ..storage import Location
 from ..terminal import one_line_warnings
@@ -186,7 +187,9 @@ def _work(config: dict[str, Any]) -> None:
     one_line_warnings()
     with contextlib.suppress(OSError):
         os.chdir(config["here"])  # what the user named relative to it, such as `local-dir:student`
-    first = get_context().get_world_rank() == 0
+    context = get_context()
+    assign_cores(max(1, usable_cores() // context.get_local_world_size()))  # those on one machine share its cores
+    first = context.get_world_rank() == 0
     folder: Location = config["folder"]
     if not folder.is_dir():
         raise _not_shared("a worker does not see the output folder", folder)

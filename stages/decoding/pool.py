@@ -10,14 +10,17 @@ from .threads import Threads
 from .work import Pool
 
 
-def decode_workers(chosen: int | None, *, device: str, threads: int) -> int:
+def decode_workers(chosen: int | None, *, device: str, threads: int, least: int = 0) -> int:
     """Processes to decode in: the user's choice, or the cores that torch's threads leave; with a model on a GPU, all.
 
     0 means threads of this process: enough where the model runs on the same few cores and takes most of their time.
+
+    Args:
+        least: so many at least where the user has not chosen.
     """
     if chosen is not None:
         return chosen
-    return usable_cores() if device == "cuda" else max(0, usable_cores() - threads)
+    return max(least, usable_cores() if device == "cuda" else usable_cores() - threads)
 
 
 def make_pool(workers: int, threads: int, modules: Sequence[str] = ()) -> Pool:

@@ -75,12 +75,12 @@ def train(root: Location, size: DemoSize, runner: Runner) -> None:
     """Two students from the store."""
     shards, targets, student = root / folder.SHARDS, root / folder.TARGETS, model(root, folder.STUDENT)
     epochs = {"promptkd": size.promptkd_epochs, "kd": size.kd_epochs}
-    # No loader processes: training takes two cores, and starting one takes longer than it would save.
+    # No processes that decode: training takes two cores, and starting one takes longer than it would save.
     for recipe, trained_parts in (("promptkd", "prompts and projector"), ("kd", "all of it")):
         settings = {**STUDENT_OPTIONS[recipe], "epochs": epochs[recipe], "batch_size": size.batch_size}
         runner.say(f"\nTrain a student ({trained_parts}) from the store; no teacher is loaded.")
         runner.run(
-            "distill", shards, targets, student=student, recipe=recipe, **settings, loader_workers=0, out=root / recipe
+            "distill", shards, targets, student=student, recipe=recipe, **settings, decode_workers=0, out=root / recipe
         )
 
 

@@ -42,9 +42,14 @@ class Compute:
         facts: dict[str, Json] = {"device": self.device, "precision": self.precision}
         return facts | {"threads": self.threads} if self.device == "cpu" else facts
 
-    def pool(self, *modules: str) -> Pool:
-        """Where images are decoded ahead; its processes import these modules, and start now."""
-        workers = decode_workers(self.decode_workers, device=self.device, threads=self.threads)
+    def pool(self, *modules: str, least: int = 0) -> Pool:
+        """Where images are decoded ahead; its processes import these modules, and start now.
+
+        Args:
+            modules: those of the works.
+            least: so many processes at least where the user has not chosen.
+        """
+        workers = decode_workers(self.decode_workers, device=self.device, threads=self.threads, least=least)
         return make_pool(workers, self.threads, modules)
 
     @contextlib.contextmanager

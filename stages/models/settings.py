@@ -54,6 +54,12 @@ class TrainingComputeSettings(ComputeSettings):
         "auto",
         help="bf16 autocast, or fp32; auto: bf16 on CUDA, fp32 on the CPU. Logits and loss are always fp32.",
     )
+    decode_workers: int | None = with_default(
+        ComputeSettings,
+        "decode_workers",
+        None,
+        default_text="cores without those of --threads, at least 2; with CUDA all",
+    )
 
 
 def rehash_setting() -> Any:

@@ -22,7 +22,6 @@ class DistillSettings(CheckpointSettings):
         vectors: another store whose class vectors are used.
         views: None for all of the store's.
         compiled: decides low bits.
-        loader_workers: decides no bytes.
     """
 
     seed: int = seed_setting(0, help="Seed of the order, new weights and dropout.")
@@ -66,13 +65,6 @@ class DistillSettings(CheckpointSettings):
     )
     compiled: bool = setting(
         False, option="compile", group=COMPUTING, help="Use torch.compile: slow to start, then faster on GPUs."
-    )
-    loader_workers: int = setting(
-        2,
-        least=0,
-        unit="PROCESSES",
-        group=COMPUTING,
-        help="Processes that prepare batches ahead; they decide no bytes.",
     )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ...pipeline.storage import Location
 from ...storage_schemas.fingerprint import Fingerprint
+from ..decoding.work import Pool
 from ..models.class_head import ClassHead
 from ..models.compute import Compute
 from ..models.preprocess import Preprocess
@@ -44,6 +45,7 @@ class Trainer:
         preprocess: of the student.
         folder: for checkpoint, log and curves.
         validation: images on which to find the best epoch; None trains to the end and keeps the last weights.
+        pool: where these are decoded; None for threads.
         ranks: the processes that train this student together; only the first writes.
         compiled: whether `torch.compile` makes the student's forward and backward pass.
         checkpoint_every: steps between checkpoints beside those at the end of each epoch; None for no others.
@@ -62,6 +64,7 @@ class Trainer:
     folder: Location
     fingerprint: Fingerprint
     validation: Validation | None = None
+    pool: Pool | None = None
     ranks: Ranks = field(default_factory=Ranks)
     compiled: bool = False
     checkpoint_every: int | None = None
@@ -150,7 +153,9 @@ class Trainer:
         accuracy = 0.0
         if self.ranks.is_first:
             before = put(training.average.tensors, self.student) if training.average is not None else {}
-            accuracy = self.validation.accuracy(self.student, self.student_head, self.preprocess, self.compute)
+            accuracy = self.validation.accuracy(
+                self.student, self.student_head, self.preprocess, self.compute, self.pool
+            )
             put(before, self.student)
         accuracy = self.ranks.agree(accuracy)
         if state.best is not None and accuracy <= state.best.accuracy:

@@ -74,7 +74,8 @@ def plan(job: dict[str, Any]) -> Any:
     from teachonce.stages.settings.distill import DistillSettings
 
     job = dict(job)
-    compute = Compute(device="cpu", precision=job.pop("precision"), threads=1)
+    workers = job.pop("decode_workers", 0)
+    compute = Compute(device="cpu", precision=job.pop("precision"), threads=1, decode_workers=workers)
     config = StudentConfig(model=job.pop("student"))
     own = {name: job.pop(name) for name in DistillSettings.__dataclass_fields__ if name in job}
     return plan_distill(
@@ -83,7 +84,7 @@ def plan(job: dict[str, Any]) -> Any:
         config,
         compute=compute,
         show_progress=False,
-        settings=DistillSettings(**{"loader_workers": 0, **own}),
+        settings=DistillSettings(**own),
         **job,
     )
 
@@ -104,7 +105,7 @@ def watch(command: list[str], report: str) -> None:
 
 
 def main() -> None:
-    # Imported once, so that each run starts at once. Not at the top: loader processes import this file too.
+    # Imported once, so that each run starts at once.
     import open_clip  # noqa: F401
     import torch.utils.tensorboard  # noqa: F401
 

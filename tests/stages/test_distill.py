@@ -59,7 +59,7 @@ def plan(taught_store, tiny_clip, tmp_path):
             "show_progress": False,
         }
         own = {name: changes.pop(name) for name in DistillSettings.__dataclass_fields__ if name in changes}
-        return plan_distill(**(arguments | changes), settings=DistillSettings(**{"loader_workers": 0, **own}))
+        return plan_distill(**(arguments | changes), settings=DistillSettings(**own))
 
     return make
 
@@ -96,7 +96,7 @@ def test_the_command(taught_store, tiny_clip, tmp_path, monkeypatch) -> None:
         "b",
         "--epochs",
         "4",
-        "--loader-workers",
+        "--decode-workers",
         "0",
         "--threads",
         "1",

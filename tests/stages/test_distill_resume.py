@@ -64,10 +64,10 @@ def undisturbed(run, tmp_path_factory) -> dict[str, bytes]:
     return facts(out)
 
 
-def test_a_run_can_be_repeated_with_other_loader_workers(run, undisturbed, tmp_path) -> None:
+def test_a_run_can_be_repeated_with_other_decode_workers(run, undisturbed, tmp_path) -> None:
     for workers in (1, 2):
         out = tmp_path / str(workers)
-        assert run(out, loader_workers=workers, checkpoint_every=None) == 0
+        assert run(out, decode_workers=workers, checkpoint_every=None) == 0
         assert facts(out) == undisturbed
     assert run(tmp_path / "other", seed=2) == 0
     assert facts(tmp_path / "other")["model.safetensors"] != undisturbed["model.safetensors"]
@@ -77,8 +77,8 @@ def test_a_run_can_be_repeated_with_other_loader_workers(run, undisturbed, tmp_p
 def test_killed_again_and_again(run, undisturbed, tmp_path) -> None:
     """At its first write, before its second rename, after its third step, …: a little later each time."""
     for n, what in enumerate(itertools.cycle(["fsync", "rename", "step"]), start=1):
-        # starting loader processes takes seconds, so only two of the runs have them
-        code = run(tmp_path / "b", kill=(what, n), loader_workers={3: 1, 6: 2}.get(n, 0))
+        # starting processes takes a second, so only two of the runs have them
+        code = run(tmp_path / "b", kill=(what, n), decode_workers={3: 1, 6: 2}.get(n, 0))
         assert code in (0, -9)
         if code == 0:
             break
@@ -147,7 +147,7 @@ def test_the_log_tells_each_step_once(run, undisturbed, tmp_path) -> None:
 def test_no_teacher_is_loaded(server, taught_store, tiny_clip, tmp_path) -> None:
     """The store's teacher never existed: its name is all there is."""
     shards, store = str(taught_store.shards.location), str(taught_store.location)
-    options = ["--recipe", "promptkd", "--epochs", "1", "--loader-workers", "0", "--threads", "1"]
+    options = ["--recipe", "promptkd", "--epochs", "1", "--decode-workers", "0", "--threads", "1"]
     student, out = ["--student", f"local-dir:{tiny_clip}"], ["--out", str(tmp_path / "b")]
     job = {
         "command": ["distill", shards, store, *student, *options, *out],

@@ -185,7 +185,7 @@ def works(picture_shards, pictures, tiny_clip_teacher, tmp_path_factory) -> dict
             recipe="kd",
             options={"epochs": 1, "batch_size": 16},
             compute=CPU,
-            settings=DistillSettings(loader_workers=0),
+            settings=DistillSettings(),
         )
     )
     run(

@@ -104,7 +104,7 @@ def make_student(root: Location, student: Path) -> None:
         options={"epochs": 2, "batch_size": 8},
         compute=CPU,
         show_progress=False,
-        settings=DistillSettings(loader_workers=0),
+        settings=DistillSettings(),
     )
     run(stage, stage.out)
     stage.discard_checkpoint()
@@ -419,7 +419,7 @@ def test_every_command_takes_a_place_by_its_address(
             8,
             "--threads",
             1,
-            "--loader-workers",
+            "--decode-workers",
             0,
             *serial,
             "--out",

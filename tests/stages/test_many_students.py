@@ -41,7 +41,7 @@ def distill(taught_store, dropping_clip, tmp_path, monkeypatch) -> Callable[...,
     monkeypatch.chdir(tmp_path)
     words = ["distill", str(taught_store.shards.location), str(taught_store.location)]
     words += ["--student", f"local-dir:{dropping_clip}", "--recipe", "kd", "--batch-size", "8", "--epochs", "2"]
-    words += ["--loader-workers", "0", "--threads", "1"]
+    words += ["--decode-workers", "0", "--threads", "1"]
     return lambda *more: CliRunner().invoke(main, [*words, *more])
 
 
@@ -265,7 +265,7 @@ def test_a_run_file_checks_its_students_first(distill, taught_store, dropping_cl
     students = tmp_path / "students.yaml"
     about = {"shards": str(taught_store.shards.location), "store": str(taught_store.location), "out": "many"}
     about |= {"student": f"local-dir:{dropping_clip}", "recipe": "kd", "batch-size": 8, "epochs": 2, "threads": 1}
-    about |= {"students": "students.yaml", "loader-workers": 0}
+    about |= {"students": "students.yaml", "decode-workers": 0}
     stages = [{"shard": {"corpus": ["."], "out": "made", "executor": "serial"}}, {"distill": about}]
     (tmp_path / "run.yaml").write_text(json.dumps({"stages": stages}))
     for content, text in (

@@ -164,6 +164,6 @@ def test_pretrain_and_distill_say_so_before_they_begin(table, tiny_clip_teacher,
         options={"epochs": 1, "batch_size": 8},
         compute=CPU,
         show_progress=False,
-        settings=DistillSettings(validation=lines(["a", "b", True, "c", None, "d", None]), loader_workers=0),
+        settings=DistillSettings(validation=lines(["a", "b", True, "c", None, "d", None])),
     )
     assert odd in trained.notes

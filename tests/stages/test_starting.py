@@ -46,7 +46,7 @@ def command_lines(shards: Path, teacher: Path, out: Path) -> list[list[str]]:
     return [
         ["vectors", *named, "--classes", str(out / "names.txt"), "--out", store],
         ["cache", str(shards), *named, "--out", store, "--executor", "serial"],
-        ["distill", str(shards), store, *student, "--loader-workers", "0", "--out", str(out / "student")],
+        ["distill", str(shards), store, *student, "--decode-workers", "0", "--out", str(out / "student")],
     ]
 
 

@@ -119,7 +119,7 @@ def readers(shards: Path, store: Path, out: Path) -> list[Callable[[], Any]]:
             recipe="kd",
             options={"epochs": 1, "batch_size": 16},
             compute=CPU,
-            settings=DistillSettings(loader_workers=0),
+            settings=DistillSettings(),
         )
 
     def inspect() -> None:

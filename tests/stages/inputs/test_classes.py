@@ -138,7 +138,7 @@ def test_no_student_is_trained_by_a_loss_over_one_class(
             out=str(tmp_path / "b"),
             recipe=recipe,
             options={"epochs": 1, "batch_size": 8, **options, **more},
-            settings=DistillSettings(vectors=str(one), loader_workers=0),
+            settings=DistillSettings(vectors=str(one)),
             compute=CPU,
             show_progress=False,
         )

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import CancelledError
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,9 @@ from PIL import Image
 from teachonce.pipeline.ledger import Ledger
 from teachonce.pipeline.storage import Location
 from teachonce.stages.corpora.shards import ShardSet
+from teachonce.stages.decoding.processes import Processes
+from teachonce.stages.decoding.threads import Threads
+from teachonce.stages.pairs.ahead import BATCHES_MODULE
 from teachonce.stages.pairs.stream import TargetStream
 from teachonce.stages.views.spec import ViewSpec
 from teachonce.storage_schemas.errors import (
@@ -40,10 +44,12 @@ def open_stream(known, *, shards=None, location=None, **options):
 
 def flat(stream, epoch, first_step=0, batch_size=8):
     """An epoch as comparable values: rows, and the bytes of pixels and targets."""
-    return [
-        (b.rows_N.tolist(), raw(b.images_NCHW), {name: raw(values) for name, values in b.targets.items()})
-        for b in stream.batches(epoch, first_step * batch_size)
-    ]
+    return list(flat_batches(stream.batches(epoch, first_step * batch_size)))
+
+
+def flat_batches(batches):
+    for b in batches:
+        yield b.rows_N.tolist(), raw(b.images_NCHW), {name: raw(values) for name, values in b.targets.items()}
 
 
 def raw(tensor):
@@ -156,8 +162,7 @@ def test_only_the_windows_at_hand_stay_open(picture_shards, make_store, tmp_path
     assert not stream._pairs._open
 
 
-@pytest.mark.slow
-def test_loader_processes_change_nothing(known_store):
+def test_processes_change_nothing(known_store):
     """Two processes, kept over epochs, entered anywhere: the same bytes; and they are gone after `close`."""
     alone = open_stream(known_store, targets=["embedding", "logits"])
     state = torch.get_rng_state()
@@ -165,31 +170,68 @@ def test_loader_processes_change_nothing(known_store):
         assert flat(stream, 0) == flat(alone, 0)
         processes = processes_of(stream)
         assert flat(stream, 1) == flat(alone, 1)
-        assert processes_of(stream) == processes
-        next(stream.batches(1))  # left half-way: what is under way is thrown away, with its processes
+        next(stream.batches(1))  # left half-way: what is under way is thrown away
         assert flat(stream, 2, 3) == flat(alone, 2, 3)
+        assert processes_of(stream) == processes
+        stream.close()
+        assert not any(is_running(process) for process in processes)
+        assert flat(stream, 0) == flat(alone, 0)
+        assert not set(processes_of(stream)) & set(processes)
         processes += processes_of(stream)
     assert torch.equal(torch.get_rng_state(), state)
     assert len(processes) == 4
-    assert not any(process.is_alive() for process in processes)
+    assert not any(is_running(process) for process in processes)
 
 
 def processes_of(stream):
-    return list(stream._loading._batches._workers)
+    """Ids of the processes that prepare its batches."""
+    first = stream._ahead._own._first._process.pid
+    return [int(pid) for pid in Path(f"/proc/{first}/task/{first}/children").read_text().split()]
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["processes", "threads"])
+def test_a_pool_that_others_use_too(known_store, kind):
+    """Two streams take turns, and a closed one leaves it open."""
+    alone = open_stream(known_store)
+    pool = Processes(2, [BATCHES_MODULE]) if kind == "processes" else Threads(3)
+    first, second = (open_stream(known_store, pool=pool, num_workers=1) for _ in range(2))
+    expected = flat(alone, 0)
+    turns = zip(flat_batches(first.batches(0)), flat_batches(second.batches(0)), strict=True)
+    assert list(turns) == [(batch, batch) for batch in expected]
+    first.close()
+    assert flat(second, 0) == flat(first, 0) == expected
+    for stream in (first, second):
+        stream.close()
+    pool.close()
+    with pytest.raises(CancelledError):
+        next(first.batches(0))
+
+
+def test_processes_import_no_torch():
+    """It takes two seconds, in which nothing is read."""
+    code = f"import sys, {BATCHES_MODULE}; assert not {{'torch', 'ray', 'open_clip'}} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_process_that_forks_others_has_one_thread(known_store):
+    """A lock that another thread holds at that moment would stay locked for ever."""
+    with open_stream(known_store, num_workers=1) as stream:
+        next(stream.batches(0))
+        first = stream._ahead._own._first._process.pid
+        threads = [(thread / "comm").read_text().strip() for thread in Path(f"/proc/{first}/task").iterdir()]
+        assert len(set(threads) - {"jemalloc_bg_thd"}) == 1  # Arrow's allocator knows of forks
+        assert len(threads) <= 2
+
+
 def test_batches_may_be_kept(known_store):
-    """Loader processes use memory again only when nothing shares it, whole or cut to views."""
+    """Memory is used again only when nothing shares it, whole or cut to views."""
     alone = open_stream(known_store, batch_size=3)
     with open_stream(known_store, batch_size=3, num_workers=1) as stream:
-        for batch in stream.batches(0):
-            del batch
-        first = len(stream._loading.slabs._slabs)
-        assert first <= 5  # two ahead, one in hand, one on its way
-        for batch in stream.batches(1):
-            del batch
-        assert len(stream._loading.slabs._slabs) <= 5
+        for epoch in (0, 1):
+            for batch in stream.batches(epoch):
+                del batch
+            assert len(stream._ahead._opened.slabs.alive) <= 5  # three ahead, one waited for, one in hand
         kept = [(b.images_NCHW[1], b.images_NCHW.numpy()[0], b.rows_N) for b in stream.batches(2)]
     kept += [(b.images_NCHW[1], b.images_NCHW.numpy()[0], b.rows_N) for b in stream.batches(3)]
     stream.close()
@@ -201,8 +243,7 @@ def test_batches_may_be_kept(known_store):
         assert np.array_equal(first, batch.images_NCHW.numpy()[0])
 
 
-@pytest.mark.slow
-def test_loader_processes_fail_in_one_line(copy, known_store):
+def test_processes_fail_in_one_line(copy, known_store):
     shards, store = copy
     stream = open_stream(known_store, shards=shards, location=store, num_workers=1)
     tar = shards.location / "000001.tar"
@@ -217,28 +258,29 @@ def test_loader_processes_fail_in_one_line(copy, known_store):
     whole = open_stream(known_store, num_workers=1)
     batches = whole.batches(0)
     next(batches)
-    os.kill(processes_of(whole)[0].pid, signal.SIGKILL)
+    (process,) = processes_of(whole)
+    os.kill(process, signal.SIGKILL)
     text = error_of(TeachonceError, lambda: list(batches) + flat(whole, 1))
-    assert text.startswith("a loader process died: found ")
-    assert text.endswith(
-        "Next: use fewer or no --loader-workers; in a container, give it more shared memory (--shm-size)"
+    assert text == (
+        f"a process that decodes images died: found process {process} was killed by SIGKILL. "
+        "Next: if memory is short, use fewer --decode-workers (0 decodes in threads of the command)"
     )
-    assert "\n" not in text
     assert len(flat(whole, 0)) == 6  # usable again, with new processes
     whole.close()
 
 
-@pytest.mark.slow
-def test_loader_processes_end_with_a_killed_parent(known_store, tmp_path):
+def test_processes_end_with_a_killed_parent(known_store, tmp_path):
     script = tmp_path / "reads.py"
-    script.write_text(  # without a `__name__` guard: loader processes do not run the program again
+    script.write_text(  # without a `__name__` guard: processes do not run the program again
         "import time\n"
+        "from pathlib import Path\n"
         "from teachonce import TargetStream\n"
         f"shards = {str(known_store.shards.location.path)!r}\n"
         f"store = {str(known_store.location.path)!r}\n"
         "stream = TargetStream(shards, store, image_size=8, batch_size=8, num_workers=2)\n"
         "next(stream.batches(0))\n"
-        "print(*(p.pid for p in stream._loading._batches._workers), flush=True)\n"
+        "first = stream._ahead._own._first._process.pid\n"
+        "print(Path(f'/proc/{first}/task/{first}/children').read_text(), flush=True)\n"
         "time.sleep(60)\n"
     )
     parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
@@ -249,7 +291,7 @@ def test_loader_processes_end_with_a_killed_parent(known_store, tmp_path):
     parent.communicate()
     patience = time.monotonic() + 20
     while any(is_running(pid) for pid in pids):
-        assert time.monotonic() < patience, "loader processes outlive their parent"
+        assert time.monotonic() < patience, "processes outlive their parent"
         time.sleep(0.05)
 
 

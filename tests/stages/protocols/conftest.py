@@ -68,7 +68,7 @@ def benchmark(data: Path) -> Benchmark:
             "--cache-options",
             "--view-scale 0.5,1 --view-flip 0",
             "--distill-options",
-            "--batch-size 12 --loader-workers 0 --optimizer adamw --lr 0.01 --prompt-depth 3",
+            "--batch-size 12 --decode-workers 0 --optimizer adamw --lr 0.01 --prompt-depth 3",
             "--executor",
             "serial",
             *options,

@@ -308,7 +308,7 @@ def test_a_student_that_fails_does_not_stop_the_others(whole, benchmark, tmp_pat
         "--datasets",
         "dtd",
         "--distill-options",
-        "--loader-workers 0 --lr 0.1",
+        "--decode-workers 0 --lr 0.1",
     )
     result = benchmark(tmp_path / "run", *words, "--seeds", "1,3")
     assert result.exit_code == 1

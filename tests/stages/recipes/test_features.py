@@ -66,7 +66,7 @@ def planned(picture_shards, store, out, config=RESNET, **options):
         out=str(out),
         recipe="features",
         compute=FP32,
-        settings=DistillSettings(seed=1, loader_workers=0, **more),
+        settings=DistillSettings(seed=1, **more),
         options=defaults | options,
         show_progress=False,
     )
@@ -246,6 +246,6 @@ def test_stores_without_what_a_recipe_needs(picture_shards, known_store, store, 
             recipe="kd",
             compute=FP32,
             options={"batch_size": 8},
-            settings=DistillSettings(loader_workers=0),
+            settings=DistillSettings(),
         )
     assert caught.value.code == "vectors-missing"

@@ -236,7 +236,7 @@ def test_the_command_trains_them(student: str, taught_store, tmp_path, monkeypat
         "--epochs": "1",
         "--batch-size": "16",
         "--threads": "1",
-        "--loader-workers": "0",
+        "--decode-workers": "0",
     }
     command = ["distill", str(taught_store.shards.location), str(taught_store.location)]
     done = CliRunner().invoke(main, [*command, *(word for pair in options.items() for word in pair)])

@@ -140,7 +140,7 @@ def distill(folder: Path, out: str, unit_options: dict[str, Any], stop_after: in
         out=out,
         compute=compute,
         show_progress=False,
-        settings=DistillSettings(**{"loader_workers": 0, **own}),
+        settings=DistillSettings(**own),
         **options,
     )
     ledger = Ledger(stage.out, stage.name)

@@ -82,7 +82,7 @@ def alone(out: Path, chosen: dict[str, Any]) -> None:
         out=str(out),
         compute=Compute(device="cpu", precision="fp32", threads=1),
         show_progress=False,
-        settings=DistillSettings(**{"loader_workers": 0, **own}),
+        settings=DistillSettings(**own),
         **given,
     )
     run_stage(stage, stage.out, SerialExecutor(), progress=False)
@@ -174,7 +174,7 @@ def test_a_batch_that_cannot_be_shared_out_is_refused_before_anything_starts(tau
                 options={"batch_size": 8, "accumulate": accumulate},
                 compute=compute,
                 workers=3,
-                settings=DistillSettings(loader_workers=0),
+                settings=DistillSettings(),
             )
         assert error.value.fields == {
             "code": "batch-not-divisible",

@@ -73,7 +73,7 @@ def test_an_error_is_told_at_once_and_a_killed_worker_changes_nothing(
         3,
         "--threads",
         1,
-        "--loader-workers",
+        "--decode-workers",
         0,
         "--checkpoint-every",
         7,

@@ -55,7 +55,7 @@ def plan(taught_store, tmp_path, labelled):
             StudentConfig(model="timm:test_resnet", size=32),
             out=str(tmp_path / out),
             options=options,
-            settings=DistillSettings(**{"loader_workers": 0, **own}),
+            settings=DistillSettings(**own),
             **arguments,
         )
 

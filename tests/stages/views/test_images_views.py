@@ -364,7 +364,7 @@ def test_a_stores_centre_views_are_those_of_teacher_and_student(
         16,
         "--threads",
         1,
-        "--loader-workers",
+        "--decode-workers",
         0,
         "--out",
         tmp_path / "b",
