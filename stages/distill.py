@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -23,14 +22,11 @@ from ..storage_schemas.fingerprint import Fingerprint, Json
 from ..storage_schemas.plain_text import counted
 from ..storage_schemas.receipt import Output, Receipt
 from .corpora.shards import ShardSet
-from .decoding.work import Pool
-from .inputs import picture_views
 from .models.class_head import ClassHead
 from .models.compute import Compute, keep_freed_memory
 from .models.names import RANDOM
 from .models.student_config import StudentConfig
 from .models.weights import weights_digest
-from .pairs.ahead import BATCHES_MODULE
 from .pairs.order import check_batch
 from .pairs.stream import TargetStream
 from .recipes.recipe import Recipe
@@ -48,10 +44,6 @@ from .training.trainer import Trainer
 from .training.validation import Validation
 
 
-#: Processes that prepare batches unless the user has chosen: fewer would be too few even where torch's threads take all cores.
-_LEAST_WORKERS = 2
-
-
 @dataclass(frozen=True, kw_only=True)
 class DistillStage:
     """One unit: one student. Made by `plan_distill`, which has checked all that can be known beforehand.
@@ -66,6 +58,7 @@ class DistillStage:
         views: epoch e reads view e mod this.
         validation: labelled images on which to find the best epoch; `validation_by` is the figure.
         compiled: whether to use `torch.compile`.
+        cuda_graphs: whether to use CUDA graphs.
         accept_other_pixels: whether to train where images look otherwise than the teacher saw them.
         notes: lines that a person should see before training starts.
         reuse: the note at the end on views that were used in several epochs, if that was not chosen.
@@ -89,9 +82,11 @@ class DistillStage:
     validation: str | None
     validation_by: str
     compiled: bool
+    cuda_graphs: bool
     accept_other_pixels: bool
     notes: tuple[str, ...]
     reuse: str | None
+    loader_workers: int
     checkpoint_every: int | None
     show_progress: bool
 
@@ -125,17 +120,12 @@ class DistillStage:
         if Ledger(self.out, self.name).receipt("student") is not None:
             discard(self.out / RUN)
 
-    def open_pool(self) -> Pool:
-        """Where batches of pairs and validation images are decoded ahead. It starts while models are built."""
-        return self.compute.pool(BATCHES_MODULE, picture_views.__name__, least=_LEAST_WORKERS)
-
-    def open_pairs(self, built: BuiltStudent, targets: Sequence[str], pool: Pool) -> Stream:
+    def open_pairs(self, built: BuiltStudent, targets: Sequence[str]) -> Stream:
         """The stream of pairs that trains the student, and others beside it.
 
         Args:
             built: the student.
             targets: names of those to read: its own, and what the others need.
-            pool: where batches are made.
         """
         return open_stream(
             self.shards,
@@ -145,7 +135,7 @@ class DistillStage:
             targets=tuple(targets),
             seed=self.order_seed,
             views=self.views,
-            pool=pool,
+            num_workers=self.loader_workers,
             pin_memory=self.compute.device == "cuda",
             accept_other_pixels=self.accept_other_pixels,
         )
@@ -220,8 +210,8 @@ class OpenStudent:
             raise ended
         return self.write(unit, timer, ended)
 
-    def trainer(self, steps_per_epoch: int, pool: Pool) -> Trainer:
-        """How it is trained on the device; validation images are decoded in the pool."""
+    def trainer(self, steps_per_epoch: int) -> Trainer:
+        """How it is trained on the device."""
         stage, device = self.stage, torch.device(self.stage.compute.device)
         return Trainer(
             student=self.built.student.to(device),
@@ -237,9 +227,9 @@ class OpenStudent:
             folder=stage.out / RUN,
             fingerprint=stage.fingerprint,
             validation=stage._open_validation(),
-            pool=pool,
             ranks=Ranks.here(),
             compiled=stage.compiled,
+            cuda_graphs=stage.cuda_graphs,
             checkpoint_every=stage.checkpoint_every,
         )
 
@@ -277,15 +267,14 @@ def train_students(students: Mapping[str, tuple[OpenStudent, Timer]]) -> Iterato
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     targets = dict.fromkeys(name for student, _ in students.values() for name in student.stage.targets)
-    with closing(stage.open_pool()) as pool:
-        stream = stage.open_pairs(first.built, tuple(targets), pool)
-        trainers = {}
-        for name, (student, timer) in students.items():
-            try:
-                trainers[name] = student.trainer(stream.steps_per_epoch, pool), timer
-            except Exception as error:
-                yield name, error
-        yield from train_on_one_pass(trainers, stream, show_progress=stage.show_progress)
+    stream = stage.open_pairs(first.built, tuple(targets))
+    trainers = {}
+    for name, (student, timer) in students.items():
+        try:
+            trainers[name] = student.trainer(stream.steps_per_epoch), timer
+        except Exception as error:
+            yield name, error
+    yield from train_on_one_pass(trainers, stream, show_progress=stage.show_progress)
 
 
 def open_stream(
@@ -297,7 +286,7 @@ def open_stream(
     targets: tuple[str, ...],
     seed: int,
     views: int | None = None,
-    pool: Pool | None = None,
+    num_workers: int = 0,
     pin_memory: bool = False,
     accept_other_pixels: bool = False,
 ) -> TargetStream:
@@ -311,7 +300,7 @@ def open_stream(
         targets=targets,
         views=views,
         drop_last=True,
-        pool=pool,
+        num_workers=num_workers,
         pin_memory=pin_memory,
         accept_other_pixels=accept_other_pixels,
     )
@@ -349,6 +338,8 @@ def plan_distill(
     method = recipe_named(recipe)
     settings = settings or DistillSettings()
     check(settings)
+    if settings.cuda_graphs:
+        _check_cuda_graphs(settings, compute, max(workers, Ranks.here().world_size))
     order_seed = settings.seed if settings.order_seed is None else settings.order_seed
     check(config, "student")
     vectors, validation = settings.vectors, settings.validation
@@ -400,6 +391,7 @@ def plan_distill(
         "views": {"count": stream.num_views, "schedule": "epoch mod count"},
         "targets": list(chosen.names),
         **({"compiled": True} if settings.compiled else {}),
+        **({"cuda_graphs": True} if settings.cuda_graphs else {}),
     }
     identity = {
         "schema_version": bundle_version(chosen.vectors is not None, built.student.head.levels),
@@ -444,12 +436,34 @@ def plan_distill(
         validation=validation,
         validation_by=settings.validation_by,
         compiled=settings.compiled,
+        cuda_graphs=settings.cuda_graphs,
         accept_other_pixels=settings.accept_other_pixels,
         notes=_notes(built, stream, training, recipe, config, checking),
         reuse=None if settings.reuse_views else _reuse(stream, training),
+        loader_workers=settings.loader_workers,
         checkpoint_every=settings.checkpoint_every,
         show_progress=show_progress,
     )
+
+
+def _check_cuda_graphs(settings: DistillSettings, compute: Compute, processes: int) -> None:
+    if compute.device != "cuda":
+        raise InputError(
+            "CUDA graphs need a GPU",
+            code="option-needs-another",
+            where="--cuda-graphs",
+            expected="--device cuda",
+            found=compute.device,
+            hint="leave out --cuda-graphs",
+        )
+    if settings.compiled or processes > 1:
+        raise InputError(
+            "CUDA graphs are for one process, without --compile",
+            code="options-exclude-each-other",
+            where="--cuda-graphs",
+            found="--compile" if settings.compiled else f"{processes} processes",
+            hint="leave out one of them",
+        )
 
 
 def _refuse_one_class(chosen: TrainingTargets, settings: TrainSettings, where: object) -> None:

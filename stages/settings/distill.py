@@ -21,7 +21,8 @@ class DistillSettings(CheckpointSettings):
         order_seed: None for that of `seed`. Students of one pass share it.
         vectors: another store whose class vectors are used.
         views: None for all of the store's.
-        compiled: decides low bits.
+        compiled, cuda_graphs: decide low bits.
+        loader_workers: decides no bytes.
     """
 
     seed: int = seed_setting(0, help="Seed of the order, new weights and dropout.")
@@ -65,6 +66,18 @@ class DistillSettings(CheckpointSettings):
     )
     compiled: bool = setting(
         False, option="compile", group=COMPUTING, help="Use torch.compile: slow to start, then faster on GPUs."
+    )
+    cuda_graphs: bool = setting(
+        False,
+        group=COMPUTING,
+        help="Replay each step's forward and backward pass as a CUDA graph: for small batches on a GPU. Not yet tried on one.",
+    )
+    loader_workers: int = setting(
+        2,
+        least=0,
+        unit="PROCESSES",
+        group=COMPUTING,
+        help="Processes that prepare batches ahead; they decide no bytes.",
     )
 
 

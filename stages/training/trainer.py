@@ -8,7 +8,7 @@ does one whose steps alternate with another student's.
 from __future__ import annotations
 
 import hashlib
-from contextlib import nullcontext
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from ...pipeline.storage import Location
 from ...storage_schemas.fingerprint import Fingerprint
-from ..decoding.work import Pool
 from ..models.class_head import ClassHead
 from ..models.compute import Compute
 from ..models.preprocess import Preprocess
@@ -26,7 +25,9 @@ from ..recipes.settings import TrainSettings
 from ..students.student import Outputs, Student
 from .checkpoint import Best, Training, TrainState, save_best
 from .ema import Ema, put
-from .ranks import Ranks, accumulating
+from .gradients import EagerGradients, Gradients
+from .graphed import CudaGraphs, GraphedGradients
+from .ranks import Ranks
 from .validation import Validation
 
 MOMENTUM = 0.9
@@ -45,9 +46,9 @@ class Trainer:
         preprocess: of the student.
         folder: for checkpoint, log and curves.
         validation: images on which to find the best epoch; None trains to the end and keeps the last weights.
-        pool: where these are decoded; None for threads.
         ranks: the processes that train this student together; only the first writes.
         compiled: whether `torch.compile` makes the student's forward and backward pass.
+        cuda_graphs: whether both are recorded as CUDA graphs; for one rank, on a GPU, not compiled.
         checkpoint_every: steps between checkpoints beside those at the end of each epoch; None for no others.
     """
 
@@ -64,14 +65,14 @@ class Trainer:
     folder: Location
     fingerprint: Fingerprint
     validation: Validation | None = None
-    pool: Pool | None = None
     ranks: Ranks = field(default_factory=Ranks)
     compiled: bool = False
+    cuda_graphs: bool = False
     checkpoint_every: int | None = None
 
     def __post_init__(self) -> None:
         self._device = torch.device(self.compute.device)
-        self._model: nn.Module = Outputs(self.student)
+        self._call(Outputs(self.student))
 
     @property
     def device(self) -> torch.device:
@@ -86,10 +87,22 @@ class Trainer:
 
     def wrap(self) -> None:
         """Take its place among the ranks, and compile: once the weights are those to go on from."""
-        self._model = self.ranks.wrap(Outputs(self.student), self._device)
-        if self.compiled:
-            self._model = torch.compile(self._model)  # type: ignore[assignment]
+        model = self.ranks.wrap(Outputs(self.student), self._device)
+        self._call(torch.compile(model) if self.compiled else model)  # type: ignore[arg-type]
         self.student.train()
+
+    def _call(self, model: nn.Module) -> None:
+        """Let steps go through `model`, which gives all outputs of the student."""
+        self._model = model
+        eager = EagerGradients(
+            loss=self._loss,
+            model=model,
+            parameters=tuple(self.student.trained().values()),
+            parts=self.settings.accumulate,
+        )
+        self._gradients: Gradients = (
+            GraphedGradients(eager, self.student, CudaGraphs(self._device)) if self.cuda_graphs else eager
+        )
 
     def step(
         self,
@@ -100,33 +113,25 @@ class Trainer:
         lr: float,
         step: int,
     ) -> Tensor:
-        """One optimisation step on this rank's part of a batch; returns its mean loss, detached and on the device.
-
-        Gradients of its `settings.accumulate` equal parts add up; every recipe's loss is a mean over its samples.
-        Sample i is in part i modulo the number of parts: so, over all ranks, parts hold the same samples whatever the
-        number of ranks, and batch norm sees the same ones together.
-        """
+        """One optimisation step on this rank's part of a batch; returns its mean loss, detached and on the device."""
         torch.manual_seed(step_seed(self.seed, step, self.ranks.rank))
-        parts = self.settings.accumulate
         for group in optimizer.param_groups:
             group["lr"] = lr
-        optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=self._device)
-        for i in range(parts):
-            part = {name: values[i::parts] for name, values in targets.items()}
-            with accumulating(self._model) if i + 1 < parts else nullcontext():
-                loss = self._loss(images_NCHW[i::parts], part) / parts
-                loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
+        loss = self._gradients(images_NCHW, targets)
         if self.settings.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.student.trained().values(), self.settings.clip_norm)
         optimizer.step()
-        return total
+        return loss
 
-    def _loss(self, images_NCHW: Tensor, targets: dict[str, Tensor]) -> Tensor:
+    def _loss(self, images_NCHW: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
         if self.teacher_head is not None and "logits" not in targets:
             targets = {**targets, "logits": self.teacher_head(targets["embedding"])}
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self.compute.precision == "bf16"):
+        with torch.autocast(
+            self._device.type,
+            torch.bfloat16,
+            enabled=self.compute.precision == "bf16",
+            cache_enabled=not self.cuda_graphs,  # a weight's cast from outside a recording would be frozen in it
+        ):
             student: dict[str, Tensor] = self._model(images_NCHW)
         if self.student_head is not None:
             student = {**student, "logits": self.student_head(student["embedding"])}
