@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -22,11 +23,14 @@ from ..storage_schemas.fingerprint import Fingerprint, Json
 from ..storage_schemas.plain_text import counted
 from ..storage_schemas.receipt import Output, Receipt
 from .corpora.shards import ShardSet
+from .decoding.work import Pool
+from .inputs import picture_views
 from .models.class_head import ClassHead
 from .models.compute import Compute, keep_freed_memory
 from .models.names import RANDOM
 from .models.student_config import StudentConfig
 from .models.weights import weights_digest
+from .pairs.ahead import BATCHES_MODULE
 from .pairs.order import check_batch
 from .pairs.stream import TargetStream
 from .recipes.recipe import Recipe
@@ -42,6 +46,9 @@ from .training.ranks import Ranks
 from .training.targets import TrainingTargets, choose_targets
 from .training.trainer import Trainer
 from .training.validation import Validation
+
+#: Processes that prepare batches unless the user has chosen: fewer would be too few even where torch's threads take all cores.
+_LEAST_WORKERS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +93,6 @@ class DistillStage:
     accept_other_pixels: bool
     notes: tuple[str, ...]
     reuse: str | None
-    loader_workers: int
     checkpoint_every: int | None
     show_progress: bool
 
@@ -120,12 +126,17 @@ class DistillStage:
         if Ledger(self.out, self.name).receipt("student") is not None:
             discard(self.out / RUN)
 
-    def open_pairs(self, built: BuiltStudent, targets: Sequence[str]) -> Stream:
+    def open_pool(self) -> Pool:
+        """Where batches of pairs and validation images are decoded ahead. It starts while models are built."""
+        return self.compute.pool(BATCHES_MODULE, picture_views.__name__, least=_LEAST_WORKERS)
+
+    def open_pairs(self, built: BuiltStudent, targets: Sequence[str], pool: Pool) -> Stream:
         """The stream of pairs that trains the student, and others beside it.
 
         Args:
             built: the student.
             targets: names of those to read: its own, and what the others need.
+            pool: where batches are made.
         """
         return open_stream(
             self.shards,
@@ -135,7 +146,7 @@ class DistillStage:
             targets=tuple(targets),
             seed=self.order_seed,
             views=self.views,
-            num_workers=self.loader_workers,
+            pool=pool,
             pin_memory=self.compute.device == "cuda",
             accept_other_pixels=self.accept_other_pixels,
         )
@@ -210,8 +221,8 @@ class OpenStudent:
             raise ended
         return self.write(unit, timer, ended)
 
-    def trainer(self, steps_per_epoch: int) -> Trainer:
-        """How it is trained on the device."""
+    def trainer(self, steps_per_epoch: int, pool: Pool) -> Trainer:
+        """How it is trained on the device; validation images are decoded in the pool."""
         stage, device = self.stage, torch.device(self.stage.compute.device)
         return Trainer(
             student=self.built.student.to(device),
@@ -227,6 +238,7 @@ class OpenStudent:
             folder=stage.out / RUN,
             fingerprint=stage.fingerprint,
             validation=stage._open_validation(),
+            pool=pool,
             ranks=Ranks.here(),
             compiled=stage.compiled,
             cuda_graphs=stage.cuda_graphs,
@@ -267,14 +279,15 @@ def train_students(students: Mapping[str, tuple[OpenStudent, Timer]]) -> Iterato
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     targets = dict.fromkeys(name for student, _ in students.values() for name in student.stage.targets)
-    stream = stage.open_pairs(first.built, tuple(targets))
-    trainers = {}
-    for name, (student, timer) in students.items():
-        try:
-            trainers[name] = student.trainer(stream.steps_per_epoch), timer
-        except Exception as error:
-            yield name, error
-    yield from train_on_one_pass(trainers, stream, show_progress=stage.show_progress)
+    with closing(stage.open_pool()) as pool:
+        stream = stage.open_pairs(first.built, tuple(targets), pool)
+        trainers = {}
+        for name, (student, timer) in students.items():
+            try:
+                trainers[name] = student.trainer(stream.steps_per_epoch, pool), timer
+            except Exception as error:
+                yield name, error
+        yield from train_on_one_pass(trainers, stream, show_progress=stage.show_progress)
 
 
 def open_stream(
@@ -286,7 +299,7 @@ def open_stream(
     targets: tuple[str, ...],
     seed: int,
     views: int | None = None,
-    num_workers: int = 0,
+    pool: Pool | None = None,
     pin_memory: bool = False,
     accept_other_pixels: bool = False,
 ) -> TargetStream:
@@ -300,7 +313,7 @@ def open_stream(
         targets=targets,
         views=views,
         drop_last=True,
-        num_workers=num_workers,
+        pool=pool,
         pin_memory=pin_memory,
         accept_other_pixels=accept_other_pixels,
     )
@@ -440,7 +453,6 @@ def plan_distill(
         accept_other_pixels=settings.accept_other_pixels,
         notes=_notes(built, stream, training, recipe, config, checking),
         reuse=None if settings.reuse_views else _reuse(stream, training),
-        loader_workers=settings.loader_workers,
         checkpoint_every=settings.checkpoint_every,
         show_progress=show_progress,
     )

@@ -22,7 +22,6 @@ class DistillSettings(CheckpointSettings):
         vectors: another store whose class vectors are used.
         views: None for all of the store's.
         compiled, cuda_graphs: decide low bits.
-        loader_workers: decides no bytes.
     """
 
     seed: int = seed_setting(0, help="Seed of the order, new weights and dropout.")
@@ -71,13 +70,6 @@ class DistillSettings(CheckpointSettings):
         False,
         group=COMPUTING,
         help="Replay each step's forward and backward pass as a CUDA graph: for small batches on a GPU. Not yet tried on one.",
-    )
-    loader_workers: int = setting(
-        2,
-        least=0,
-        unit="PROCESSES",
-        group=COMPUTING,
-        help="Processes that prepare batches ahead; they decide no bytes.",
     )
 
 

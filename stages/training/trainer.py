@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ...pipeline.storage import Location
 from ...storage_schemas.fingerprint import Fingerprint
+from ..decoding.work import Pool
 from ..models.class_head import ClassHead
 from ..models.compute import Compute
 from ..models.preprocess import Preprocess
@@ -46,6 +47,7 @@ class Trainer:
         preprocess: of the student.
         folder: for checkpoint, log and curves.
         validation: images on which to find the best epoch; None trains to the end and keeps the last weights.
+        pool: where these are decoded; None for threads.
         ranks: the processes that train this student together; only the first writes.
         compiled: whether `torch.compile` makes the student's forward and backward pass.
         cuda_graphs: whether both are recorded as CUDA graphs; for one rank, on a GPU, not compiled.
@@ -65,6 +67,7 @@ class Trainer:
     folder: Location
     fingerprint: Fingerprint
     validation: Validation | None = None
+    pool: Pool | None = None
     ranks: Ranks = field(default_factory=Ranks)
     compiled: bool = False
     cuda_graphs: bool = False
