@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from corpora import draw
 from harness import Bench, Line
 
 #: Images of the smaller corpus. A shard holds 500, the stream's window up to 16,384 rows.
 IMAGES, SHARD_SIZE = 2000, 500
+
+#: Processes that decode, where there are any.
+PROCESSES = 2
 
 #: Rows of small and large shards for a target of 0.5 MB a row in fp16, and images.
 SMALL_SHARD, LARGE_SHARD, MAP_IMAGES = 64, 512, 512
@@ -25,7 +32,7 @@ def run(bench: Bench) -> Iterator[Line]:
     for count in (IMAGES, 10 * IMAGES):
         folders[count] = bench.scratch / str(count)
         draw(folders[count] / "images", count, width=32, height=32, per_folder=500)
-    for stage in ("shard", "cache", "stream"):
+    for stage in ("shard", "cache", "cache in processes", "stream"):
         peaks: dict[int, list[int]] = {count: [] for count in folders}
         for turn in range(min(3, bench.repeats)):
             for count, folder in folders.items():
@@ -35,6 +42,7 @@ def run(bench: Bench) -> Iterator[Line]:
         note = f"{mib[0]:.0f} MiB for {IMAGES} images, {mib[1]:.0f} MiB for {10 * IMAGES}"
         yield Line(what=f"peak memory, {stage}", corpus="drawn 32x32", ratios=ratios, at_most=1.1, note=note)
     yield _large_target(bench)
+    yield _views(bench, folders[IMAGES])
     found = [
         json.loads(_measure("loader", folders[10 * IMAGES], 0, bench.threads)) for _ in range(min(3, bench.repeats))
     ]
@@ -66,6 +74,22 @@ def _large_target(bench: Bench) -> Line:
     )
 
 
+def _views(bench: Bench, folder: Path) -> Line:
+    """`cache` of 1 and of 8 views: as many views are decoded ahead."""
+    peaks: dict[int, list[int]] = {1: [], 8: []}
+    for turn in range(min(3, bench.repeats)):
+        for views, found in peaks.items():
+            found.append(_peak(f"views-{views}", folder, turn, bench.threads))
+    few, many = (min(found) / 1024 for found in peaks.values())
+    return Line(
+        what="peak memory, cache in processes, 8 views by 1",
+        corpus="drawn 32x32",
+        ratios=[b / a for a, b in zip(*peaks.values(), strict=True)],
+        at_most=1.1,
+        note=f"{few:.0f} MiB for 1 view, {many:.0f} MiB for 8; 224 pixels",
+    )
+
+
 def _peak(stage: str, folder: Path, turn: int, threads: int) -> int:
     return int(_measure(stage, folder, turn, threads))
 
@@ -94,8 +118,16 @@ def _main() -> None:
         )
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         return
-    {"shard": _shard, "cache": _cache, "stream": _stream}[stage](folder / "images", shards, store, threads)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    others = [0]
+    threading.Thread(target=_watch, args=(others,), daemon=True).start()
+    if stage.startswith("views-"):
+        _cache_in_processes(shards, folder / f"{stage}-{turn}", threads, views=int(stage.removeprefix("views-")))
+    elif stage == "cache in processes":
+        _cache_in_processes(shards, folder / f"processes{turn}", threads)
+    else:
+        {"shard": _shard, "cache": _cache, "stream": _stream}[stage](folder / "images", shards, store, threads)
+    # What the others share with this one is part of its own.
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + max(others))
 
 
 def _shard(images: Path, shards: Path, store: Path, threads: int) -> None:
@@ -107,21 +139,38 @@ def _shard(images: Path, shards: Path, store: Path, threads: int) -> None:
 def _cache(images: Path, shards: Path, store: Path, threads: int) -> None:
     """The demo's tiny open_clip teacher: 36 pixels, and wide enough to see targets pile up if they did."""
     import teachonce
+    from teachonce.stages.teachers import TeacherConfig
+
+    teacher = Path(teachonce.__file__).parent / "stages" / "demo" / "teacher"
+    _run_cache(shards, store, TeacherConfig(model=f"local-dir:{teacher}"), threads)
+
+
+def _cache_in_processes(shards: Path, store: Path, threads: int, views: int = 1) -> None:
+    """timm's test_vit at 224 pixels: there the images decoded ahead take more than all else."""
+    from teachonce.stages.teachers import TeacherConfig
+    from teachonce.stages.views.spec import ViewSpec
+
+    config = TeacherConfig(model="timm:test_vit", pretrained="random", size=224)
+    spec = ViewSpec(kind="random_resized_crop", count=views)
+    _run_cache(shards, store, config, threads, views=spec, decode_workers=PROCESSES)
+
+
+def _run_cache(
+    shards: Path, store: Path, teacher: Any, threads: int, *, views: Any = None, decode_workers: int = 0
+) -> None:
     from teachonce.pipeline.executors.serial import SerialExecutor
     from teachonce.pipeline.runner import run_stage
     from teachonce.stages.cache import plan_cache
     from teachonce.stages.models.compute import Compute
     from teachonce.stages.settings.cache import CacheSettings
-    from teachonce.stages.teachers import TeacherConfig
 
-    teacher = Path(teachonce.__file__).parent / "stages" / "demo" / "teacher"
     stage = plan_cache(
         str(shards),
-        TeacherConfig(model=f"local-dir:{teacher}"),
+        teacher,
         out=str(store),
-        views=None,
+        views=views,
         settings=CacheSettings(targets="embedding", encoding="fp16", batch_size=64),
-        compute=Compute(device="cpu", precision="fp32", threads=threads),
+        compute=Compute(device="cpu", precision="fp32", threads=threads, decode_workers=decode_workers),
     )
     run_stage(stage, stage.store, SerialExecutor(), progress=False)
 
@@ -176,11 +225,33 @@ def _loader(shards: Path, store: Path) -> tuple[int, int]:
     quarters: list[list[int]] = [[], [], [], []]
     with TargetStream(shards, store, image_size=36, batch_size=64, targets=("embedding",), num_workers=1) as stream:
         for step, _ in enumerate(stream.batches(0)):
-            pid = stream._loading._batches._workers[0].pid
-            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-            own = [line.split() for line in lines if line.startswith(("RssAnon", "RssShmem"))]
-            quarters[4 * step // stream.steps_per_epoch].append(sum(int(words[1]) for words in own))
+            pid = _children(_children(os.getpid())[0])[0]  # the one that decodes, below the one that starts such
+            quarters[4 * step // stream.steps_per_epoch].append(_own(pid))
     return max(quarters[1]), max(quarters[3])
+
+
+def _watch(found: list[int]) -> None:
+    """Note how much memory of their own (KiB) the processes below this one have, 20 times a second."""
+    while True:
+        below = _children(os.getpid())
+        found.append(sum(_own(pid) for child in below for pid in (child, *_children(child))))
+        time.sleep(0.05)
+
+
+def _own(pid: int) -> int:
+    """KiB of a process that are no pages of files or shared memory."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:  # it has ended
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+
+def _children(of: int) -> list[int]:
+    parents = {
+        int(p.parent.name): p.read_text().rpartition(")")[2].split()[1] for p in Path("/proc").glob("[0-9]*/stat")
+    }
+    return sorted(pid for pid, parent in parents.items() if int(parent) == of)
 
 
 if __name__ == "__main__":

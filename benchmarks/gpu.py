@@ -1,0 +1,574 @@
+"""Measures all that needs a GPU in a few minutes, without network and without Ray; writes JSON after each row.
+
+    python benchmarks/gpu.py --minutes 8 --out gpu.json          # photographs of 340×256 are drawn
+    python benchmarks/gpu.py --corpus PHOTOS --only cache        # a folder of images
+    python benchmarks/gpu.py --device cpu --quick                # whether it runs, on a small model
+
+Each figure is a ratio of two runs of this process, one after the other, on the same images: see docs/performance.md. Rows
+start in the order of `ROWS` while there is time left, each at most twice as long as it should be.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from corpora import draw, files
+from stores import make_shards
+
+
+@dataclass
+class Setting:
+    """What is measured on.
+
+    Attributes:
+        images: photographs in the corpus.
+        batch: views in a forward pass.
+        repeats: of each run; the median counts.
+        found: figures so far, by row.
+    """
+
+    device: str
+    folder: Path
+    shards: Path
+    images: int
+    batch: int
+    repeats: int
+    large: str
+    small: tuple[str, ...]
+    student: str
+    workers: int
+    found: dict[str, Any] = field(default_factory=dict)
+
+    def fresh(self, name: str) -> str:
+        shutil.rmtree(self.folder / name, ignore_errors=True)
+        return str(self.folder / name)
+
+
+def synchronize(setting: Setting) -> None:
+    if setting.device == "cuda":
+        torch.cuda.synchronize()
+
+
+def rate(setting: Setting, count: int, work: Callable[[], object]) -> float:
+    """What it does a second, by the median of the repeats; not counting a first time."""
+    work()
+    seconds = []
+    for _ in range(setting.repeats):
+        synchronize(setting)
+        start = time.perf_counter()
+        work()
+        synchronize(setting)
+        seconds.append(time.perf_counter() - start)
+    return count / statistics.median(seconds)
+
+
+def compute(setting: Setting, precision: str = "bf16", workers: int | None = None) -> Any:
+    from teachonce.stages.models.compute import resolve_compute
+    from teachonce.stages.models.settings import ComputeSettings
+
+    return resolve_compute(
+        ComputeSettings(
+            device=setting.device, precision=precision, decode_workers=setting.workers if workers is None else workers
+        )
+    )
+
+
+# The floors: plain open_clip and Pillow.
+
+
+def plain_model(name: str, device: str) -> Any:
+    import open_clip
+
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = open_clip.create_model(name, pretrained=None, load_weights=False)
+    return model.eval().requires_grad_(False).to(device, torch.bfloat16)
+
+
+def forward_alone(setting: Setting, name: str) -> float:
+    """Images a second of a plain model with weights in bf16, on tensors in the device's memory."""
+    model = plain_model(name, setting.device)
+    images = torch.rand(setting.batch, 3, 224, 224, device=setting.device, dtype=torch.bfloat16)
+    passes = max(2, 2048 // setting.batch) if setting.device == "cuda" else 1
+
+    @torch.inference_mode()
+    def work() -> None:
+        for _ in range(passes):
+            model.encode_image(images)
+
+    found = rate(setting, passes * setting.batch, work)
+    setting.found.setdefault("forward alone", {})[name] = round(found, 1)
+    return found
+
+
+def decode_alone(setting: Setting, views: int) -> float:
+    """Views a second of making them, with all processes and no model."""
+    from teachonce.stages.corpora.shards import ShardSet
+    from teachonce.stages.decoding.work import in_order
+    from teachonce.stages.samples import shard_views
+    from teachonce.stages.samples.shard_views import ShardViews, tasks_of
+
+    shards = ShardSet.open(setting.shards)
+    pool = compute(setting).pool(shard_views.__name__)
+    opened = pool.open(ShardViews(shards, view_spec(views), 224))
+    size = max(1, 64 // views)
+
+    def work() -> None:
+        for shard in range(shards.corpus.num_shards):
+            rows = list(shards.corpus.shard_rows(shard))
+            keys = [entry.key for entry in shards.manifest().shard(shard)]
+            for _ in in_order(opened, tasks_of(shard, rows, keys, size), pool.ahead):
+                pass
+
+    try:
+        return rate(setting, setting.images * views, work)
+    finally:
+        pool.close()
+
+
+def view_spec(views: int) -> Any:
+    from teachonce.stages.views.spec import ViewSpec
+
+    return ViewSpec(kind="random_resized_crop", count=views)
+
+
+# teachonce
+
+
+def run_open(stage: Any, out: Any) -> float:
+    """Seconds of a stage's units, its model loaded and its processes started before."""
+    from teachonce.pipeline.executors.serial import SerialExecutor
+    from teachonce.pipeline.runner import run_stage
+
+    opened = stage.open()
+    synchronize_all()
+
+    class Opened:
+        name, fingerprint, resources, plan = stage.name, stage.fingerprint, stage.resources, stage.plan
+
+        def open(self) -> Any:
+            return opened
+
+    start = time.perf_counter()
+    run_stage(Opened(), out, SerialExecutor(), progress=False)
+    return time.perf_counter() - start
+
+
+def synchronize_all() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def cache_rate(setting: Setting, name: str, views: int) -> float:
+    """Views a second of `cache`: images from shards, targets on the disk, receipts committed."""
+    from teachonce.stages.cache import plan_cache
+    from teachonce.stages.settings.cache import CacheSettings
+    from teachonce.stages.teachers import TeacherConfig
+
+    seconds = []
+    for _ in range(setting.repeats + 1):
+        stage = plan_cache(
+            str(setting.shards),
+            TeacherConfig.of(model=name, pretrained="random"),
+            out=setting.fresh("cached"),
+            views=view_spec(views),
+            settings=CacheSettings(targets="embedding", batch_size=setting.batch),
+            compute=compute(setting),
+        )
+        seconds.append(run_open(stage, stage.store))
+    return setting.images * views / statistics.median(seconds[1:])
+
+
+def row_cache(setting: Setting) -> dict[str, Any]:
+    """Rows 1 and 2: `cache` of the large teacher with 1, 4 and 8 views, by forward alone."""
+    floor = forward_alone(setting, setting.large)
+    found: dict[str, Any] = {"floor": floor}
+    for views in (1, 4, 8):
+        with cut(setting, views):
+            ours = cache_rate(setting, setting.large, views)
+        found[f"{views} views"] = {"views/s": ours, "ratio": ours / floor, "to reach": 0.92 if views == 1 else 0.95}
+    return found
+
+
+@contextmanager
+def cut(setting: Setting, views: int) -> Iterator[None]:
+    """Fewer images where each has more views; never fewer than a shard."""
+    from teachonce.stages.corpora.shards import ShardSet
+
+    before = setting.images, setting.shards
+    if views > 1:
+        count = max(64, setting.images // views)
+        target = setting.folder / f"shards-{count}"
+        if not target.exists():
+            source = setting.folder / f"images-{count}"
+            for number, (path, data) in enumerate(files(setting.folder / "images")):
+                if number < count:
+                    (source / path).parent.mkdir(parents=True, exist_ok=True)
+                    (source / path).write_bytes(data)
+            make_shards(source, target, shard_size=min(500, count))
+        setting.images, setting.shards = ShardSet.open(target).corpus.num_samples, target
+    try:
+        yield
+    finally:
+        setting.images, setting.shards = before
+
+
+def row_embed(setting: Setting) -> dict[str, Any]:
+    """Row 3: the teacher's own forward pass by forward alone; its distance to fp32."""
+    from teachonce.stages.teachers import TeacherConfig, load_teacher
+    from teachonce.stages.teachers.placing import place
+
+    floor = forward_alone(setting, setting.large)
+    images = torch.randint(0, 256, (setting.batch, 3, 224, 224), dtype=torch.uint8, device=setting.device)
+    found: dict[str, Any] = {"floor": floor, "to reach": 0.98}
+    exact = None
+    for precision in ("fp32", "amp_bf16", "bf16"):
+        how = compute(setting, precision)
+        teacher = place(load_teacher(TeacherConfig.of(model=setting.large, pretrained="random")), how)
+
+        def work(teacher: Any = teacher, how: Any = how) -> Any:
+            with how.inference():
+                for _ in range(4):
+                    embedding = teacher.embed(images)
+            return embedding
+
+        embedding = work()[:64].double()
+        if exact is None:
+            exact = embedding
+        vectors = torch.nn.functional.normalize(
+            torch.randn(1000, embedding.shape[1], generator=torch.Generator().manual_seed(0)).double(), dim=-1
+        )
+        logits = [100 * e.cpu() @ vectors.T for e in (exact, embedding)]
+        kl = torch.nn.functional.kl_div(
+            logits[1].log_softmax(-1), logits[0].log_softmax(-1), log_target=True, reduction="none"
+        ).sum(-1)
+        entry = {
+            "1 - cosine, max": float((1 - torch.nn.functional.cosine_similarity(exact, embedding)).max()),
+            "KL, mean": float(kl.mean()),
+            "KL, max": float(kl.max()),
+        }
+        if precision != "fp32" or setting.device == "cuda":
+            ours = rate(setting, 4 * setting.batch, work)
+            entry |= {"images/s": ours, "ratio": ours / floor}
+        found[precision] = entry
+        del teacher
+        gc.collect()
+    return found
+
+
+def row_small(setting: Setting) -> dict[str, Any]:
+    """Row 4: `cache` of small teachers, by the smaller of forward alone and making views alone."""
+    decoding = decode_alone(setting, 1)
+    found: dict[str, Any] = {"making views alone": decoding, "to reach": 0.9}
+    for name in setting.small:
+        floor = min(forward_alone(setting, name), decoding)
+        ours = cache_rate(setting, name, 1)
+        found[name] = {"images/s": ours, "floor": floor, "ratio": ours / floor}
+    return found
+
+
+def row_plain_loop(setting: Setting) -> dict[str, Any]:
+    """Row 11: `cache` by a plain open_clip loop over a DataLoader of as many processes, weights in bf16, results kept in memory."""
+    import open_clip
+    from PIL import Image
+
+    paths = [setting.folder / "images" / path for path, _ in files(setting.folder / "images")]
+    transform = open_clip.image_transform(224, is_train=False)
+
+    class Photographs(torch.utils.data.Dataset):  # type: ignore[type-arg]
+        def __len__(self) -> int:
+            return len(paths)
+
+        def __getitem__(self, index: int) -> Any:
+            return transform(Image.open(paths[index]))
+
+    model = plain_model(setting.large, setting.device)
+
+    @torch.inference_mode()
+    def loop() -> None:
+        loader = torch.utils.data.DataLoader(
+            Photographs(), batch_size=setting.batch, num_workers=setting.workers, pin_memory=setting.device == "cuda"
+        )
+        kept = []
+        for images in loader:
+            features = model.encode_image(images.to(setting.device, torch.bfloat16, non_blocking=True))
+            kept.append(torch.nn.functional.normalize(features.float(), dim=-1).cpu())
+        np.save(setting.folder / "kept.npy", torch.cat(kept).half().numpy())
+
+    plain = rate(dataclasses.replace(setting, repeats=1), len(paths), loop)
+    ours = cache_rate(setting, setting.large, 1)
+    return {"plain loop": plain, "cache": ours, "ratio": ours / plain, "to reach": 1.0}
+
+
+def prepared_store(setting: Setting) -> Path:
+    """A store of logits of 100 classes by a tiny teacher, 2 views, for students."""
+    from teachonce.pipeline.executors.serial import SerialExecutor
+    from teachonce.pipeline.runner import run_stage
+    from teachonce.stages.cache import plan_cache
+    from teachonce.stages.settings.cache import CacheSettings
+    from teachonce.stages.settings.vectors import VectorsSettings
+    from teachonce.stages.teachers import TeacherConfig
+    from teachonce.stages.vectors import plan_vectors
+
+    store = setting.folder / "store"
+    if not store.exists():
+        config = TeacherConfig.of(model=setting.small[0], pretrained="random")
+        names = setting.folder / "classes.txt"
+        names.write_text("".join(f"class {i}\n" for i in range(100)))
+        vectors = plan_vectors(
+            config, out=str(store), settings=VectorsSettings(classes=str(names)), compute=compute(setting)
+        )
+        run_stage(vectors, vectors.store, SerialExecutor(), progress=False)
+        stage = plan_cache(
+            str(setting.shards),
+            config,
+            out=str(store),
+            views=view_spec(2),
+            settings=CacheSettings(targets="embedding", batch_size=setting.batch),
+            compute=compute(setting),
+        )
+        run_stage(stage, stage.store, SerialExecutor(), progress=False)
+    return store
+
+
+def trained(
+    setting: Setting, out: str, recipe: str, batch: int, *, epochs: int = 1, **options: Any
+) -> tuple[float, list[dict[str, Any]]]:
+    """Seconds of `distill`, start included, and the lines of its log."""
+    command = [sys.executable, "-m", "teachonce", "distill", str(setting.shards), str(prepared_store(setting))]
+    command += [
+        "--student",
+        setting.student,
+        "--student-pretrained",
+        "random",
+        "--recipe",
+        recipe,
+        "--batch-size",
+        str(batch),
+    ]
+    command += [
+        "--epochs",
+        str(epochs),
+        "--device",
+        setting.device,
+        "--executor",
+        "serial",
+        "--out",
+        setting.fresh(out),
+    ]
+    command += ["--decode-workers", str(setting.workers), "--reuse-views"]
+    for name, value in options.items():
+        command += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
+    import subprocess
+
+    start = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True)
+    seconds = time.perf_counter() - start
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stderr[-1500:]}")
+    logs = sorted((setting.folder / out).rglob("log.jsonl"))
+    return seconds, [json.loads(line) for log in logs for line in log.read_text().splitlines()]
+
+
+def row_promptkd(setting: Setting) -> dict[str, Any]:
+    """Rows 6 and 7: steps of promptkd and kd from the log of `distill`: eagerly, by CUDA graphs, and at a batch of 256."""
+    found: dict[str, Any] = {"to reach": "graphs >= 3 x eager at 8; waiting <= 0.03 at 256"}
+    runs = [
+        ("eager, 8", "promptkd", 8, {}),
+        ("eager, 256", "promptkd", setting.batch, {}),
+        ("kd, 256", "kd", setting.batch, {}),
+    ]
+    if setting.device == "cuda":
+        runs.insert(1, ("graphs, 8", "promptkd", 8, {"cuda_graphs": True}))
+    losses: dict[str, list[float]] = {}
+    for name, recipe, batch, options in runs:
+        _, log = trained(setting, "student", recipe, batch, **options)
+        losses[name] = [line["loss"] for line in log]
+        found[name] = log[-1] | {"first loss": losses[name][0], "lines": len(log)}
+    if "graphs, 8" in losses:
+        pairs = zip(losses["eager, 8"], losses["graphs, 8"], strict=True)
+        found["losses apart"] = max(abs(a - b) / abs(a) for a, b in pairs)
+    return found
+
+
+def row_students(setting: Setting) -> dict[str, Any]:
+    """Row 8: three seeds on one pass, by one of them alone: whole commands."""
+    one, _ = trained(setting, "one", "promptkd", 64, order_seed=0)
+    three, _ = trained(setting, "three", "promptkd", 64, seeds="0,1,2")
+    return {"one": one, "three": three, "ratio": three / one, "to reach": 1.6}
+
+
+def row_online(setting: Setting) -> dict[str, Any]:
+    """Row 9: a whole run from the store, by the same with the teacher in the loop (times of an image: T teacher, S student)."""
+    teacher = 1 / forward_alone(setting, setting.large)
+    seconds, log = trained(setting, "student", "promptkd", setting.batch)
+    student = (
+        statistics.median(line["seconds"] for line in log) / setting.batch
+        if "seconds" in log[0]
+        else seconds / setting.images
+    )
+    online = (teacher + student) * setting.images
+    return {
+        "T": teacher,
+        "S": student,
+        "(T+S)/S": (teacher + student) / student,
+        "whole command, seconds": seconds,
+        "teacher in the loop, computed": online,
+    }
+
+
+def row_evaluate(setting: Setting) -> dict[str, Any]:
+    """Row 15: evaluate on labelled photographs, by the smaller of forward alone and making views alone; whole command in this process."""
+    from teachonce.stages.evaluate import evaluate
+    from teachonce.stages.settings.evaluate import EvaluateSettings
+
+    trained(setting, "evaluated", "kd", 64)
+    labels = {path.split("/")[0] for path, _ in files(setting.folder / "images")}
+    found: dict[str, Any] = {"labels": len(labels), "to reach": 0.85}
+    floor = min(forward_alone(setting, setting.student), decode_alone(setting, 1))
+
+    def work() -> None:
+        evaluate(
+            str(setting.folder / "evaluated"),
+            str(setting.folder / "images"),
+            compute=compute(setting),
+            settings=EvaluateSettings(store=str(prepared_store(setting)), name=None, batch_size=setting.batch),
+        )
+
+    ours = rate(dataclasses.replace(setting, repeats=1), setting.images, work)
+    return found | {"images/s": ours, "floor": floor, "ratio": ours / floor}
+
+
+def row_same_bytes(setting: Setting) -> dict[str, Any]:
+    """`cache` twice, with other numbers of processes: every chunk must be the same."""
+    trees = []
+    for workers in (setting.workers, 2):
+        before, setting.workers = setting.workers, workers
+        cache_rate(dataclasses.replace(setting, repeats=1), setting.small[0], 1)
+        setting.workers = before
+        store = setting.folder / "cached"
+        trees.append(
+            {
+                p.relative_to(store).as_posix(): p.read_bytes()
+                for p in store.rglob("*")
+                if p.is_file() and "timings" not in p.parts
+            }
+        )
+    return {"files": len(trees[0]), "same": trees[0] == trees[1]}
+
+
+ROWS: dict[str, Callable[[Setting], dict[str, Any]]] = {
+    "cache": row_cache,
+    "embed": row_embed,
+    "small": row_small,
+    "promptkd": row_promptkd,
+    "plain-loop": row_plain_loop,
+    "same-bytes": row_same_bytes,
+    "evaluate": row_evaluate,
+    "students": row_students,
+    "online": row_online,
+}
+
+
+@click.command()
+@click.option("--minutes", type=float, default=8, show_default=True, help="No row starts later than this.")
+@click.option("--out", type=click.Path(path_type=Path), help="File for the JSON, written anew after each row.")
+@click.option(
+    "--corpus",
+    type=click.Path(exists=True, path_type=Path),
+    help="Folder of images, taken again and again; drawn without it.",
+)
+@click.option("--images", type=int, default=8000, show_default=True, help="Images to measure on.")
+@click.option("--device", type=click.Choice(["cuda", "cpu"]), default="cuda", show_default=True)
+@click.option("--quick", is_flag=True, help="Few images and a small model: does it run?")
+@click.option("--only", multiple=True, type=click.Choice(list(ROWS)), help="Only this row (repeat for more).")
+def main(
+    minutes: float, out: Path | None, corpus: Path | None, images: int, device: str, quick: bool, only: tuple[str, ...]
+) -> None:
+    """Measure what needs a GPU."""
+    end = time.monotonic() + 60 * minutes
+    with tempfile.TemporaryDirectory(prefix="teachonce-gpu-", dir="/dev/shm" if device == "cuda" else None) as scratch:
+        folder = Path(scratch)
+        images = 96 if quick else images
+        fill(folder / "images", corpus, images)
+        make_shards(folder / "images", folder / "shards", shard_size=48 if quick else 1000)
+        setting = Setting(
+            device=device,
+            folder=folder,
+            shards=folder / "shards",
+            images=images,
+            batch=16 if quick else 256,
+            repeats=1 if quick else 2,
+            large="ViT-B-32" if quick else "ViT-L-14",
+            small=("ViT-B-32",) if quick else ("ViT-B-32", "ViT-B-16"),
+            student="ViT-B-32" if quick else "ViT-B-16",
+            workers=len(os.sched_getaffinity(0)),
+        )
+        report = {"facts": facts(setting, corpus), "rows": {}}
+        for name in only or ROWS:
+            if time.monotonic() > end:
+                report["rows"][name] = "no time left"
+                continue
+            start = time.monotonic()
+            try:
+                report["rows"][name] = ROWS[name](setting)
+            except Exception:
+                report["rows"][name] = {"error": traceback.format_exc()}
+            report["rows"][name]["minutes"] = round((time.monotonic() - start) / 60, 2)
+            gc.collect()
+            if device == "cuda":
+                torch.cuda.empty_cache()
+            print(f"{name}: {json.dumps(report['rows'][name], indent=1)}", flush=True)
+            if out is not None:
+                out.write_text(json.dumps(report, indent=1))
+
+
+def fill(folder: Path, corpus: Path | None, count: int) -> None:
+    """`count` images under names of their own: the corpus again and again, or drawn ones."""
+    if corpus is None:
+        draw(folder, count, width=340, height=256, per_folder=100)
+        return
+    found = list(files(corpus))
+    for number in range(count):
+        path, data = found[number % len(found)]
+        target = folder / Path(path).parent / f"{number // len(found)}-{Path(path).name}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+
+
+def facts(setting: Setting, corpus: Path | None) -> dict[str, Any]:
+    import importlib.metadata
+
+    packages = ("torch", "open_clip_torch", "timm", "pillow", "numpy", "zarr", "teachonce")
+    gpu = torch.cuda.get_device_name() if setting.device == "cuda" else "none"
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    return {
+        "GPU": gpu,
+        "cores": setting.workers,
+        "versions": versions,
+        "images": f"{setting.images} of {corpus or 'drawn, 340x256'}",
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+if __name__ == "__main__":
+    main()
