@@ -105,7 +105,7 @@ def check_accuracy(teacher: Teacher, vectors: ClassVectors, images: str, compute
     evenly = known[:: max(1, math.ceil(len(known) / MOST_IMAGES))]
     labelled = labelled.keep(np.isin(np.arange(labelled.found), evenly))
     plain = teacher.plain(vectors.names)
-    found = _measure(labelled, [(teacher, vectors), *plain], compute)
+    found = measure_models(labelled, [(teacher, vectors), *plain], compute)
     checked = Checked(images=images, accuracy=found[0], plain=found[1] if plain else None)
     chance = 1 / vectors.num_classes
     least = chance + 3 * math.sqrt(chance * (1 - chance) / found[0].total)
@@ -124,7 +124,9 @@ def check_accuracy(teacher: Teacher, vectors: ClassVectors, images: str, compute
     return checked
 
 
-def _measure(labelled: LabelledImages, models: Sequence[tuple[Teacher, ClassVectors]], compute: Compute) -> list[Rate]:
+def measure_models(
+    labelled: LabelledImages, models: Sequence[tuple[Teacher, ClassVectors]], compute: Compute
+) -> list[Rate]:
     """The accuracy of each model. Those that see the same views share them."""
     counts = [Accuracy(vectors.num_classes) for _, vectors in models]
     with closing(picture_pool(compute, len(labelled))) as pool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,17 +17,22 @@ from PIL import Image
 from teachonce.cli import main
 from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.runner import run_stage
+from teachonce.stages.measures.labelled import LabelledImages
+from teachonce.stages.models import picture_pool
 from teachonce.stages.models.compute import Compute
 from teachonce.stages.pretrain import draw_shots, plan_pretrain
 from teachonce.stages.pretraining.averaging import gaussian_weights
 from teachonce.stages.pretraining.settings import PretrainSettings
 from teachonce.stages.pretraining.tuner import Tuner
+from teachonce.stages.samples.images import IMAGES
+from teachonce.stages.samples.kind import draw_views
 from teachonce.stages.settings.few_shot import FewShotSettings
 from teachonce.stages.settings.shard import ShardSettings
 from teachonce.stages.shard import plan_shard
 from teachonce.stages.status import folder_status, status_text
 from teachonce.stages.teachers import TeacherConfig, load_teacher
-from teachonce.stages.teachers.class_check import check_spread
+from teachonce.stages.teachers.class_check import check_spread, measure_models
+from teachonce.stages.teachers.open_clip import OpenClipTeacher
 from teachonce.stages.vectors import plan_vectors
 from teachonce.stages.views.settings import RandomViews
 from teachonce.stages.views.spec import ViewSpec
@@ -159,6 +165,13 @@ def test_killed_again_and_again(plan, tmp_path, monkeypatch, options):
     monkeypatch.setattr(Tuner, "step", original)
     run(plan(options=options, checkpoint_every=1))
     assert files(tmp_path / "p") == files(tmp_path / "whole")
+
+
+def test_where_shots_are_decoded_decides_nothing(plan, tmp_path, monkeypatch):
+    monkeypatch.setattr(picture_pool, "FEW", 0)
+    run(plan("here"))
+    run(plan("there", compute=replace(CPU, decode_workers=2)))
+    assert files(tmp_path / "there") == files(tmp_path / "here")
 
 
 def test_only_prompts_learn_and_chunks_hardly_matter(plan, tmp_path, tiny_clip_teacher):
@@ -373,6 +386,35 @@ def test_the_commands(images, tiny_clip_teacher, tmp_path):
     assert "the class vectors have collapsed: their accuracy is too low to be true" in guess.stderr
     assert f"on 20 images of {images} (chance 25.0%" in guess.stderr
     assert invoke("vectors", *prompted, "--out", tmp_path / "s").exit_code == 0
+
+
+def test_a_check_counts_every_model_on_every_usable_image(images, tiny_clip_teacher, tmp_path, monkeypatch):
+    """With the models' own function on one image at a time, wherever they are decoded."""
+    monkeypatch.setattr(picture_pool, "FEW", 0)
+    shutil.copytree(images, tmp_path / "i")
+    (tmp_path / "i" / "cat" / "0.png").write_bytes(b"no image")
+    teacher = OpenClipTeacher.load(TeacherConfig(model=f"local-dir:{tiny_clip_teacher}"))
+    rng = np.random.default_rng(3)
+    models = []
+    for _ in range(2):
+        vectors_CD = rng.normal(size=(4, teacher.spec.embed_dim)).astype(np.float32)
+        models.append(
+            (teacher, ClassVectors(names=NAMES, vectors_CD=vectors_CD, bias_C=None, logit_scale=1.0, normalized=True))
+        )
+    labelled = LabelledImages.open(str(tmp_path / "i"), NAMES, what="check")
+    size, view = teacher.spec.preprocess.size, teacher.spec.preprocess.center_view()
+    correct = [0, 0]
+    for index, name in enumerate(NAMES):
+        for i in range(index == 0, 5):
+            image = Image.open(images / name / f"{i}.png").convert("RGB")
+            array = draw_views(IMAGES, image, IMAGES.params(image, "", view), size, view)
+            with CPU.inference():
+                embedding_1D = teacher.embed(torch.from_numpy(array)).numpy()
+            for place, (_, vectors) in enumerate(models):
+                correct[place] += int((embedding_1D @ vectors.vectors_CD.T).argmax() == index)
+    for workers in (0, 2):
+        rates = measure_models(labelled, models, replace(CPU, decode_workers=workers))
+        assert [(rate.correct, rate.total) for rate in rates] == [(correct[0], 19), (correct[1], 19)]
 
 
 def test_vectors_that_have_collapsed_are_refused():

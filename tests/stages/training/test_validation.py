@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import safetensors.torch
@@ -82,8 +83,9 @@ def scripted(monkeypatch):
     return use
 
 
-def test_accuracies_are_those_of_evaluate(plan, labelled):
-    stage = plan()
+@pytest.mark.parametrize("decode_workers", [0, 1])
+def test_accuracies_are_those_of_evaluate(plan, labelled, decode_workers):
+    stage = plan(compute=replace(CPU, decode_workers=decode_workers))
     run(stage)
     accuracies = [line["validation_accuracy"] for line in log(stage) if "validation_accuracy" in line]
     assert len(accuracies) == 4
