@@ -72,6 +72,8 @@ def _one(
     stage = _plan(request, shards, store, out, executor)
     for note in stage.notes:
         say(f"distill: {note}")
+    if executor.elsewhere:
+        stage.built.take()  # workers build their own
     report(run_stage(stage, stage.out, executor.make(), progress=False), stage.out, as_json)
     stage.discard_checkpoint()
     if stage.reuse is not None:

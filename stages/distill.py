@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -39,7 +39,7 @@ from .recipes.settings import TrainSettings
 from .samples.registry import check_kind, kind_named
 from .settings.distill import DistillSettings
 from .students.bundle import write_bundle
-from .training.build import BuiltStudent, build_student
+from .training.build import BuiltStudent, StudentToTrain, build_student
 from .training.checkpoint import TrainState, discard
 from .training.one_pass import Ended, Stream, train_on_one_pass
 from .training.ranks import Ranks
@@ -69,6 +69,7 @@ class DistillStage:
         accept_other_pixels: whether to train where images look otherwise than the teacher saw them.
         notes: lines that a person should see before training starts.
         reuse: the note at the end on views that were used in several epochs, if that was not chosen.
+        built: the student as it was planned, while it is in this process and not trained yet.
     """
 
     shards: ShardSet
@@ -95,6 +96,7 @@ class DistillStage:
     reuse: str | None
     checkpoint_every: int | None
     show_progress: bool
+    built: StudentToTrain = field(default_factory=StudentToTrain, compare=False, repr=False)
 
     name = "distill"
 
@@ -203,7 +205,9 @@ class OpenStudent:
             MismatchError: its weights are not those that were planned with.
         """
         recipe = recipe_named(stage.recipe)
-        built = build_student(stage.config, recipe, stage.settings, stage.vectors, stage.chosen.specs, seed=stage.seed)
+        built = stage.built.take() or build_student(
+            stage.config, recipe, stage.settings, stage.vectors, stage.chosen.specs, seed=stage.seed
+        )
         if built.digest != stage.identity["student"]["weights"]:
             raise MismatchError(
                 "this machine starts from other weights of the student",
@@ -455,6 +459,7 @@ def plan_distill(
         reuse=None if settings.reuse_views else _reuse(stream, training),
         checkpoint_every=settings.checkpoint_every,
         show_progress=show_progress,
+        built=StudentToTrain(built),
     )
 
 

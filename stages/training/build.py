@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -33,6 +34,24 @@ class BuiltStudent:
     backbone: Backbone
     logit_scale: float
     digest: str
+
+
+class StudentToTrain:
+    """A student that planning has built, for training in the same process. It is given once, since training changes it.
+
+    It never travels to another process, which builds its own.
+    """
+
+    def __init__(self, built: BuiltStudent | None = None) -> None:
+        self._built = built
+
+    def take(self) -> BuiltStudent | None:
+        """The student; None where it is taken already, or in another process. To let it go, take it."""
+        built, self._built = self._built, None
+        return built
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return StudentToTrain, ()
 
 
 def build_student(

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
+import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +16,13 @@ import open_clip
 import pytest
 import torch
 from click.testing import CliRunner
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from teachonce.cli import main
+from teachonce.stages.models import clip, known_weights
+from teachonce.stages.models.weights import weights_digest
+from teachonce.stages.teachers import TeacherConfig, load_teacher
+from teachonce.stages.teachers import open_clip as teachers_open_clip
+from teachonce.stages.training.build import BuiltStudent, StudentToTrain
 
 #: Runs command lines, one after another, as the program does; then prints which of the slow libraries it has imported.
 COMMANDS = """
@@ -142,10 +151,111 @@ print(json.dumps(teacher.spec.weights_digest))
 @pytest.mark.slow
 def test_a_text_tower_of_transformers_has_them(clip_kinds, tmp_path: Path) -> None:
     pytest.importorskip("transformers")
-    from teachonce.stages.teachers import TeacherConfig, load_teacher
-
     config = clip_kinds.shrink("roberta-ViT-B-32", tmp_path / "texts")
     folder = clip_kinds.write_model(tmp_path / "model", config, {})
     has = str(int(open_clip.coca_model._has_transformers))
     digest = fresh_program(TEXT_TOWER, f"local-dir:{folder}", has)
     assert digest == load_teacher(TeacherConfig.of(f"local-dir:{folder}")).spec.weights_digest
+
+
+@dataclass
+class Work:
+    """What commands did to open models, since it was last asked.
+
+    Attributes:
+        files: weights files that were read.
+        hashes: modules that were hashed.
+        tries: teachers that were tried on images.
+    """
+
+    files: int = 0
+    hashes: int = 0
+    tries: int = 0
+
+    def since(self) -> tuple[int, int, int]:
+        counts = self.files, self.hashes, self.tries
+        self.files = self.hashes = self.tries = 0
+        return counts
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Work:
+    """Counts, with a cache folder of its own. Files count as settled at once."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(known_weights, "_LEAST_AGE_SECONDS", -1.0)
+    counts = Work()
+
+    def count(module: Any, name: str, what: str) -> None:
+        original = getattr(module, name)
+
+        def counted(*arguments: Any, **options: Any) -> Any:
+            setattr(counts, what, getattr(counts, what) + 1)
+            return original(*arguments, **options)
+
+        monkeypatch.setattr(module, name, counted)
+
+    count(clip, "read_weights_file", "files")
+    count(known_weights, "weights_digest", "hashes")
+    count(teachers_open_clip, "check_contract", "tries")
+    load_teacher.cache_clear()
+    return counts
+
+
+def run(*words: str) -> str:
+    result = CliRunner().invoke(main, list(words))
+    assert result.exit_code == 0, result.stderr
+    return result.stderr
+
+
+def test_a_command_opens_its_teacher_once_and_later_ones_hash_it_no_more(
+    work, picture_shards, tiny_clip_teacher, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_clip_teacher, model)
+    vectors, cache, distill = command_lines(picture_shards.location.path, model, tmp_path)
+    distill[distill.index("timm:test_vit")] = f"local-dir:{model}"
+    digest = "digest " + weights_digest(load_model(model))[:12]
+    assert digest in run(*vectors)
+    assert work.since() == (1, 1, 1)
+    assert digest in run(*cache)
+    assert work.since() == (1, 0, 0)
+    run(*distill)
+    assert work.since() == (1, 1, 0)  # the student: another module of the same file
+    run(*distill[:-1], str(tmp_path / "again"))
+    assert work.since() == (1, 0, 0)
+    run(*distill[:-1], str(tmp_path / "hashed"), "--rehash")
+    assert work.since() == (1, 1, 0)
+    assert digest in run(*vectors, "--rehash")
+    assert work.since() == (1, 1, 1)
+    assert digest in run(*vectors)
+    assert work.since() == (1, 0, 0)
+    assert run(*vectors[:-1], str(tmp_path / "other.zarr"), "--teacher-mean", "0.1,0.2,0.3")
+    assert work.since() == (1, 0, 1)  # other pixels, so it was tried
+
+    file = model / "open_clip_model.safetensors"
+    times = file.stat()
+    save_file({name: value + 0.01 for name, value in load_file(file).items()}, model / "new")
+    file.write_bytes((model / "new").read_bytes())  # as long as before
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    result = CliRunner().invoke(main, cache)
+    assert (result.exit_code, work.since()) == (1, (1, 1, 1))
+    assert result.stderr.startswith("Error: the store's class vectors are another teacher's: ")
+
+
+def load_model(folder: Path) -> torch.nn.Module:
+    model: torch.nn.Module = open_clip.create_model(f"local-dir:{folder}")
+    return model
+
+
+def test_a_teacher_is_let_go_when_its_command_is_done(work, picture_shards, tiny_clip_teacher, tmp_path: Path) -> None:
+    vectors, _, _ = command_lines(picture_shards.location.path, tiny_clip_teacher, tmp_path)
+    run(*vectors)
+    assert load_teacher.cache_info().currsize == 0
+
+
+def test_a_student_that_was_planned_is_trained_once_and_stays_in_its_process() -> None:
+    planned = StudentToTrain(BuiltStudent(student=Any, backbone=Any, logit_scale=1.0, digest="d"))  # type: ignore[arg-type]
+    assert pickle.loads(pickle.dumps(planned)).take() is None
+    built = planned.take()
+    assert built is not None
+    assert (built.digest, planned.take()) == ("d", None)
