@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from peer_environment import Environments
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -96,12 +98,14 @@ class Bench:
         scratch: an empty folder of its own.
         repeats: pairs to measure.
         threads: torch threads, and decoding threads where there are any.
+        environments: of the peers that have one of their own.
     """
 
     corpora: Sequence[tuple[str, Path]]
     scratch: Path
     repeats: int
     threads: int
+    environments: Environments
 
 
 def cost(work: Callable[[], object]) -> Cost:
@@ -116,9 +120,10 @@ def _cpu_seconds() -> float:
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
-def pairs(ours: Callable[[], Cost], floor: Callable[[], Cost], repeats: int) -> list[Pair]:
-    """Both by turns, after one unmeasured turn each; the order alternates, so that a drift affects both."""
-    ours(), floor()
+def pairs(ours: Callable[[], Cost], floor: Callable[[], Cost], repeats: int, *, warm: bool = True) -> list[Pair]:
+    """Both by turns; the order alternates, so that a drift affects both. `warm` puts one unmeasured turn each before them."""
+    if warm:
+        ours(), floor()
     found = []
     for turn in range(repeats):
         if turn % 2:

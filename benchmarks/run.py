@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
+import cache_peers
 import click
 from corpora import draw
 from harness import Bench, Line, table
+from peer_environment import Environments, default_folder
 
 NAMES = (
     "startup",
@@ -33,6 +35,15 @@ NAMES = (
     "row_order",
 )
 
+#: Not without being named: peers install packages, the others take minutes.
+ON_DEMAND = ("cache_peers", "shard_peers", "stream_peers", "scaling", "decoders")
+
+#: Names for several at once.
+GROUPS = {"peers": ("cache_peers", "shard_peers", "stream_peers")}
+
+#: Parts of one that can be measured alone.
+CASES = tuple(f"cache_peers:{case}" for case in cache_peers.CASES)
+
 PACKAGES = ("torch", "open_clip_torch", "timm", "pillow", "webdataset", "zarr", "numpy")
 
 
@@ -44,7 +55,12 @@ PACKAGES = ("torch", "open_clip_torch", "timm", "pillow", "webdataset", "zarr", 
     type=click.Path(exists=True, path_type=Path),
     help="Folder or plain tar of images (repeat for more). Without it, images are drawn on the fly.",
 )
-@click.option("--only", multiple=True, type=click.Choice(NAMES), help="Only this one (repeat for more).")
+@click.option(
+    "--only",
+    multiple=True,
+    type=click.Choice((*NAMES, *ON_DEMAND, *GROUPS, *CASES)),
+    help="Only this one (repeat for more).",
+)
 @click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Pairs of runs to measure.")
 @click.option(
     "--threads",
@@ -53,8 +69,17 @@ PACKAGES = ("torch", "open_clip_torch", "timm", "pillow", "webdataset", "zarr", 
     show_default=True,
     help="Torch threads, and decoding threads. One is the fairest on a machine with other work to do.",
 )
+@click.option(
+    "--peers",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=default_folder,
+    show_default="$XDG_CACHE_HOME/teachonce-peers, or .venv/peers",
+    help="Where the peers' virtual environments are, and are made.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def main(corpora: tuple[Path, ...], only: tuple[str, ...], repeats: int, threads: int, as_json: bool) -> None:
+def main(
+    corpora: tuple[Path, ...], only: tuple[str, ...], repeats: int, threads: int, peers: Path, as_json: bool
+) -> None:
     """Measure teachonce against plain loops that do the same work, pair by pair.
 
     Every ratio compares two runs of the same moment in one process or on one machine, and the table shows the median
@@ -68,10 +93,12 @@ def main(corpora: tuple[Path, ...], only: tuple[str, ...], repeats: int, threads
             ("drawn 300x200", draw(scratch / "drawn-300x200", 2000, width=300, height=200)),
             ("drawn 32x32", draw(scratch / "drawn-32x32", 3000, width=32, height=32)),
         ]
-        for name in only or NAMES:
-            own = scratch / name
+        for name in [one for chosen in only or NAMES for one in GROUPS.get(chosen, (chosen,))]:
+            own = scratch / name.replace(":", "-")
             own.mkdir()
-            bench = Bench(corpora=named, scratch=own, repeats=repeats, threads=threads)
+            bench = Bench(
+                corpora=named, scratch=own, repeats=repeats, threads=threads, environments=Environments(peers.resolve())
+            )
             for line in _lines(name, bench):
                 lines.append(line)
                 print(
@@ -97,7 +124,9 @@ def main(corpora: tuple[Path, ...], only: tuple[str, ...], repeats: int, threads
 
 
 def _lines(name: str, bench: Bench) -> Iterator[Line]:
-    yield from importlib.import_module(name).run(bench)
+    module, _, case = name.partition(":")
+    measure = importlib.import_module(module).run
+    yield from measure(bench, (case,)) if case else measure(bench)
 
 
 def _name(corpus: Path) -> str:
