@@ -47,7 +47,7 @@ def cache(
     """
     from ..pipeline.runner import run_stage
     from ..stages.cache import plan_cache
-    from ..stages.models.compute import resolve_compute
+    from ..stages.models.compute import teacher_compute
     from ..stages.teachers.registry import teacher_for_one_run
     from ..stages.views.spec import ViewSpec
 
@@ -61,7 +61,7 @@ def cache(
             settings=settings,
             views=None if count.random is None else ViewSpec.random(count.random, drawn, FILTERS[0]),
             view_interpolation=drawn.interpolation,
-            compute=resolve_compute(compute, elsewhere=executor.elsewhere),
+            compute=teacher_compute(compute, elsewhere=executor.elsewhere),
         )
         for note in stage.notes:
             say(f"cache: {note}")

@@ -33,6 +33,7 @@ from .settings.cache import CacheSettings
 from .teachers import TeacherSpec, load_teacher
 from .teachers.base import Offer
 from .teachers.offers import LOGITS, Answers, choose_offers, target_names
+from .teachers.placing import place, settle_precision
 from .views.spec import ViewSpec
 from .views.versions import other_versions, versions_text
 
@@ -132,7 +133,7 @@ class CacheStage:
                     hint="give every node the same weights file",
                 )
             device = torch.device(self.compute.device)
-            answers = Answers.of(teacher.to(device), self.vectors, device)
+            answers = Answers.of(place(teacher, self.compute), self.vectors, device)
             root = open_root(self.store.zarr_store(), mode="a", where=self.store)
             read_description(root, self.store).check_planned(self.fingerprint, where=self.store)
         except BaseException:
@@ -222,6 +223,8 @@ def plan_cache(
     described = None if plan is None else read_description(root, store)
     if described is not None and _same_rows(described.spec, spec):
         spec = described.spec  # a store keeps the chunks that it was begun with
+    begun = None if plan is None else plan.fingerprint.fields
+    compute, precision_note = settle_precision(loaded, compute, begun)
     recorded = None if described is None else PixelSample.of_store(described, store)
     stage = CacheStage(
         shards=shard_set,
@@ -234,7 +237,7 @@ def plan_cache(
         compute=compute,
         batch_size=settings.batch_on(compute.device),
         pixels=recorded or PixelSample.take(shard_set, views, teacher.preprocess.size),
-        notes=(f"teacher {loaded.loaded}",),
+        notes=(f"teacher {loaded.loaded}", *precision_note),
     )
     if plan is None or described is None:
         stage.create()

@@ -8,6 +8,7 @@ import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -28,6 +29,9 @@ VERSIONS = sorted(path.name for path in DATA.iterdir() if path.name[0].isdigit()
 
 #: The first store and bundle of version 2 of their formats, beside the shards of 0.1.0.
 MAPS = DATA / "maps"
+
+#: A store in bf16, from when that was autocast, with its shards and its teacher.
+AUTOCAST = DATA / "autocast"
 
 
 @pytest.fixture(params=VERSIONS)
@@ -174,3 +178,63 @@ def test_a_student_of_maps():
     assert set(found) == set(expected)
     for name, values in expected.items():
         np.testing.assert_allclose(found[name].numpy(), values, rtol=1e-4, atol=1e-4)
+
+
+def _stored(store: Path) -> dict[str, bytes]:
+    files = (path for path in store.rglob("*") if path.is_file() and "timings" not in path.parts)
+    return {path.relative_to(store).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.fixture
+def half_finished(tmp_path) -> Path:
+    """A copy of the store that was begun in bf16, killed in its second shard of two."""
+    old = Path(shutil.copytree(AUTOCAST, tmp_path / "old"))
+    (old / "store.zarr/ledger/cache/receipts/000001.json").unlink()
+    for array in ("embedding/c/1/0/0", "keys/c/1/0", "valid/c/1", "view_params/c/1/0/0"):
+        (old / "store.zarr" / array).unlink()
+    return old
+
+
+def _cache(old: Path, out: Path, *more: str) -> tuple[int, str]:
+    words = f"cache {old}/shards --teacher local-dir:{old}/teacher --threads 1 --batch-size 4 --executor serial"
+    done = CliRunner().invoke(main, [*words.split(), "--out", str(out), *more])
+    return done.exit_code, done.stderr
+
+
+@pytest.mark.parametrize("more", ["--precision bf16", "--precision amp_bf16", ""])
+def test_a_store_that_was_begun_under_autocast_is_finished_so(half_finished, monkeypatch, more):
+    """By the command that began it, by its present name, and by what `auto` is where bf16 is faster."""
+    monkeypatch.setattr("teachonce.stages.models.compute._bf16_is_faster", lambda device: True)
+    store, again = half_finished / "store.zarr", half_finished / "again.zarr"
+    before = _stored(store)
+    assert _cache(half_finished, again, "--precision", "amp_bf16") == (0, ANY)
+    code, stderr = _cache(half_finished, store, *more.split())
+    assert code == 0, stderr
+    assert ("the store was begun under autocast, and is continued so (--precision amp_bf16)" in stderr) == (
+        more != "--precision amp_bf16"
+    )
+    finished, kept = _stored(store), _stored(AUTOCAST / "store.zarr")
+    assert {name: finished[name] for name in before} == before, "what was there stays"
+    assert finished.keys() == kept.keys()
+    plan = "ledger/cache/plan.json"
+    assert finished[plan] == kept[plan] == _stored(again)[plan]
+    second = "embedding/c/1/0/0"
+    assert finished[second] == _stored(again)[second]
+    # Another processor may have rounded otherwise: one unit of bf16.
+    found, expected = (np.frombuffer(files[second][:80], np.float16) for files in (finished, kept))
+    np.testing.assert_allclose(found.astype(float), expected.astype(float), atol=2**-8)
+
+
+def test_weights_in_bf16_and_autocast_never_mix(half_finished):
+    out = half_finished / "new.zarr"
+    assert _cache(half_finished, out, "--precision", "bf16")[0] == 0
+    for other, recorded in (("amp_bf16", "bf16"), ("fp32", "fp32")):
+        code, stderr = _cache(half_finished, out, "--precision", other)
+        assert code != 0
+        assert (
+            f"field 'compute.precision': expected '{recorded}' (this command), found 'bf16_weights' (the folder)"
+            in stderr
+        )
+    code, stderr = _cache(half_finished, half_finished / "store.zarr", "--precision", "fp32")
+    assert code != 0
+    assert "field 'compute.precision'" in stderr

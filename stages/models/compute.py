@@ -15,7 +15,7 @@ from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Json
 from ..decoding.pool import decode_workers, make_pool
 from ..decoding.work import Pool
-from .settings import ComputeSettings
+from .settings import AUTOCAST, WEIGHTS, ComputeSettings
 
 #: Options of glibc's mallopt, from malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
@@ -27,7 +27,7 @@ class Compute:
 
     Attributes:
         device: `cpu` or `cuda`.
-        precision: `bf16` (autocast) or `fp32`.
+        precision: `fp32`, `AUTOCAST` or `WEIGHTS`. The latter is autocast too, of a model that `bf16_copy` has made.
         threads: torch threads of one worker; in bf16 on the CPU they decide low bits, hence the bytes.
         decode_workers: processes that decode images ahead, 0 for threads; None leaves it to the machine that does the work.
     """
@@ -54,19 +54,21 @@ class Compute:
 
     @contextlib.contextmanager
     def inference(self) -> Iterator[None]:
-        """No gradients, autocast in bf16 where chosen, deterministic kernels, and this many threads in this thread."""
+        """No gradients, autocast in bf16 unless in fp32, deterministic kernels, and this many threads in this thread."""
         torch.set_num_threads(self.threads)
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
         with (
             torch.inference_mode(),
-            torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16"),
+            torch.autocast(self.device, torch.bfloat16, enabled=self.precision != "fp32"),
         ):
             yield
 
 
 def resolve_compute(settings: ComputeSettings, *, elsewhere: bool = False) -> Compute:
     """Settle `auto`: CUDA where this machine has it; bf16 where it is faster; as many threads as cores, four at most.
+
+    `bf16` and `amp_bf16` are the same here: autocast. See `teacher_compute` for weights in bf16.
 
     `elsewhere`: the work runs on other machines (Ray), so this one need not have the device.
 
@@ -80,7 +82,9 @@ def resolve_compute(settings: ComputeSettings, *, elsewhere: bool = False) -> Co
     elif device == "cuda" and not elsewhere and not torch.cuda.is_available():
         raise InputError("no CUDA device here", code="cuda-missing", where="--device cuda", hint="use --device cpu")
     if precision == "auto":
-        precision = "bf16" if _bf16_is_faster(device) else "fp32"
+        precision = AUTOCAST if _bf16_is_faster(device) else "fp32"
+    elif precision != "fp32":
+        precision = AUTOCAST
     if device == "cpu" and not elsewhere:
         keep_freed_memory()
     return Compute(
@@ -91,8 +95,20 @@ def resolve_compute(settings: ComputeSettings, *, elsewhere: bool = False) -> Co
     )
 
 
+def teacher_compute(settings: ComputeSettings, *, elsewhere: bool = False) -> Compute:
+    """Settle `auto` for a teacher's pass over many images: weights in bf16 where bf16 is faster.
+
+    Raises:
+        InputError: see `resolve_compute`.
+    """
+    compute = resolve_compute(settings, elsewhere=elsewhere)
+    if compute.precision == AUTOCAST and settings.precision != "amp_bf16":
+        return replace(compute, precision=WEIGHTS)
+    return compute
+
+
 def training_compute(settings: ComputeSettings, *, elsewhere: bool = False) -> Compute:
-    """Settle `auto` for training: bf16 on CUDA, fp32 on the CPU.
+    """Settle `auto` for training: autocast on CUDA, fp32 on the CPU. `bf16` and `amp_bf16` are the same.
 
     Raises:
         InputError: `cuda` was chosen where torch finds none; an impossible setting.

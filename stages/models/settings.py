@@ -14,6 +14,15 @@ if TYPE_CHECKING:
 #: Groups of `--help`.
 COMPUTING, PREPROCESSING = "Computing", "Preprocessing, if not the model's own"
 
+#: What stores record of `amp_bf16` and of `bf16`. At first there was autocast alone, by the name of `bf16`: what was recorded
+#: then keeps its meaning.
+AUTOCAST, WEIGHTS = "bf16", "bf16_weights"
+
+
+def precision_name(recorded: str) -> str:
+    """What `--precision` calls a precision that a store records."""
+    return {AUTOCAST: "amp_bf16", WEIGHTS: "bf16"}.get(recorded, recorded)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeSettings:
@@ -27,9 +36,10 @@ class ComputeSettings:
     )
     precision: str = setting(
         "auto",
-        choices=("auto", "bf16", "fp32"),
+        choices=("auto", "bf16", "amp_bf16", "fp32"),
         group=COMPUTING,
-        help="bf16 autocast, or fp32; auto: bf16 where it is faster. Logits are always formed in fp32.",
+        help="bf16: weights cast to bf16 once; amp_bf16: autocast, as `bf16` meant before; auto: bf16 where it is faster than fp32. Norms, "
+        "softmax and logits are computed in fp32.",
     )
     threads: int | None = setting(
         None, least=1, default_text="cores, at most 4", group=COMPUTING, help="Torch threads of one worker."
@@ -52,7 +62,7 @@ class TrainingComputeSettings(ComputeSettings):
         ComputeSettings,
         "precision",
         "auto",
-        help="bf16 autocast, or fp32; auto: bf16 on CUDA, fp32 on the CPU. Logits and loss are always fp32.",
+        help="Autocast in bf16 (`amp_bf16`, or `bf16`), or fp32; auto: autocast on CUDA, fp32 on the CPU. Logits and loss are always fp32.",
     )
     decode_workers: int | None = with_default(
         ComputeSettings,

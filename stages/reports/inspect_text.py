@@ -8,6 +8,7 @@ from ...pipeline.tables import bar, bytes_text, clip, section, table
 from ...storage_schemas.fingerprint import Json
 from ...storage_schemas.plain_text import printable
 from ...storage_schemas.view_params import COLOR_FACTORS
+from ..models.settings import precision_name
 
 #: What centre views take their share of, by kind.
 _CENTERED = {"center": "the shorter side", "squash": "both sides, squashed", "border": "the longer side"}
@@ -71,7 +72,7 @@ def _fingerprint(facts: dict[str, Any]) -> str:
         ],
         [
             "precision",
-            f"{compute['precision']} on {compute['device']}"
+            f"{precision_name(compute['precision'])} on {compute['device']}"
             + (f", {compute['threads']} threads" if "threads" in compute else "")
             + (f", {compute['batch_size']} images a batch" if "batch_size" in compute else ""),
         ],

@@ -32,4 +32,9 @@ class EvaluateSettings:
 class InferenceSettings(ComputeSettings):
     """How a student computes when it is measured or used: in fp32, as it is published."""
 
-    precision: str = with_default(ComputeSettings, "precision", "fp32")
+    precision: str = with_default(
+        ComputeSettings,
+        "precision",
+        "fp32",
+        help="fp32, or autocast in bf16 (`amp_bf16`, or `bf16`). Logits are always formed in fp32.",
+    )

@@ -46,4 +46,9 @@ class VectorsSettings:
 class VectorsComputeSettings(ComputeSettings):
     """In fp32: it is done once."""
 
-    precision: str = with_default(ComputeSettings, "precision", "fp32")
+    precision: str = with_default(
+        ComputeSettings,
+        "precision",
+        "fp32",
+        help="fp32, or autocast in bf16 (`amp_bf16`, or `bf16`). Logits are always formed in fp32.",
+    )

@@ -13,6 +13,7 @@ import torch
 from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Json, digest_json
+from ..models.bf16_weights import bf16_copy, with_parts
 from ..models.clip import build_clip, check_width
 from ..models.clip_source import resolve_clip
 from ..models.intermediates import Intermediates
@@ -100,8 +101,15 @@ class OpenClipTeacher(BaseTeacher):
         self._normalize.to(device)
         return self
 
+    def bf16_copy(self, device: torch.device) -> OpenClipTeacher:
+        """A copy whose image tower is on a device, in bf16. The text tower is shared, and stays where it is."""
+        model = with_parts(self.model, visual=bf16_copy(self.model.visual, device))
+        twin = OpenClipTeacher(model, self._typed, self.spec, self.loaded)
+        twin._normalize.to(device)
+        return twin
+
     def offers(self) -> tuple[Offer, ...]:
-        images_NCHW = few_images(1, self.spec.preprocess.size).to(next(self.model.parameters()).device)
+        images_NCHW = few_images(1, self.spec.preprocess.size).to(next(self.model.visual.parameters()).device)
         return offers_with_maps(self.spec.embed_dim, self._maps, self._normalize(images_NCHW))
 
     def outputs(self, images_NCHW: torch.Tensor, names: Sequence[str]) -> dict[str, torch.Tensor]:

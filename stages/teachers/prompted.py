@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import MismatchError
@@ -14,6 +17,7 @@ from ...storage_schemas.fingerprint import digest_json
 from ...storage_schemas.json_file import as_schema
 from ...storage_schemas.prompts import CONFIG
 from ..inputs.classes import DEFAULT_TEMPLATES
+from ..models.bf16_weights import bf16_copy, with_parts
 from ..models.names import PROMPTS_PREFIX
 from ..models.preprocess import Normalize
 from ..models.teacher_config import TeacherConfig
@@ -104,6 +108,19 @@ class PromptedTeacher(BaseTeacher):
         self._clip.to(device)
         self._normalize.to(device)
         return self
+
+    def bf16_copy(self, device: torch.device) -> PromptedTeacher:
+        """A copy whose image tower is on a device, in bf16, with its prompts. The text side is shared, and stays where it is."""
+        own: Any = self._clip.model
+        prompts_LPD = self._clip.vision_prompts_LPD.detach().to(device)
+        twin = copy.copy(self)
+        twin._clip = with_parts(
+            self._clip,
+            model=with_parts(own, visual=bf16_copy(own.visual, device)),
+            vision_prompts_LPD=nn.Parameter(prompts_LPD, requires_grad=False),
+        )
+        twin._normalize = Normalize(self.spec.preprocess).to(device)
+        return twin
 
     def offers(self) -> tuple[Offer, ...]:
         """The embedding alone: the libraries' passes for maps have no prompts."""

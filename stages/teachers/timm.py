@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Json, digest_json
+from ..models.bf16_weights import bf16_copy
 from ..models.intermediates import Intermediates
 from ..models.known_weights import KnownWeights
 from ..models.names import TIMM_PREFIX
@@ -76,6 +77,12 @@ class TimmTeacher(BaseTeacher):
         self._model.to(device)
         self._normalize.to(device)
         return self
+
+    def bf16_copy(self, device: torch.device) -> TimmTeacher:
+        """A copy on a device, in bf16, for images alone: class vectors are the fp32 model's."""
+        twin = TimmTeacher(bf16_copy(self._model, device), self.spec, self.loaded)
+        twin._normalize.to(device)
+        return twin
 
     def offers(self) -> tuple[Offer, ...]:
         images_NCHW = few_images(1, self.spec.preprocess.size).to(next(self._model.parameters()).device)

@@ -197,7 +197,7 @@ def test_text_of_a_store(known, facts):
         "3 × no image",
         "teacher open_clip tiny, 4 channels, L2-normalised",
         "preprocessing 32 px, bicubic, mean 0.5 0.5 0.5, std 0.25 0.25 0.25",
-        "precision bf16 on cpu, 2 threads, 8 images a batch",
+        "precision amp_bf16 on cpu, 2 threads, 8 images a batch",
         "views 3 random resized crops: 0.08 to 1 of the area, ratio 0.75 to 1.333, "
         "mirrored with probability 0.5, bicubic, seed 5",
         "encoding logits in fp32, costs at most 0 nats of KL divergence",
