@@ -6,7 +6,7 @@ import hashlib
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import zarr
@@ -441,14 +441,33 @@ def _digest(keys: Sequence[str], arrays: Iterable[NDArray[Any]]) -> str:
     return hasher.hexdigest()
 
 
-def read_keys(root: zarr.Group, spec: StoreSpec, shard: int) -> list[str]:
+class Arrays(Protocol):
+    """Arrays by their names: a store's root, or one that keeps them open."""
+
+    def __getitem__(self, path: str) -> Any: ...
+
+
+class OpenArrays:
+    """The arrays of a store that is read for long: each is opened once, whose description lies in a file of its own."""
+
+    def __init__(self, root: zarr.Group) -> None:
+        self._root = root
+        self._arrays: dict[str, Any] = {}
+
+    def __getitem__(self, path: str) -> Any:
+        if path not in self._arrays:
+            self._arrays[path] = self._root[path]
+        return self._arrays[path]
+
+
+def read_keys(root: Arrays, spec: StoreSpec, shard: int) -> list[str]:
     """The keys of one shard's rows."""
-    raw: Any = root["keys"][spec.rows(shard)]  # type: ignore[index]
+    raw: Any = root["keys"][spec.rows(shard)]
     return [bytes(row).decode("ascii") for row in np.asarray(raw)]
 
 
 def read_rows(
-    root: zarr.Group, spec: StoreSpec, shard: int, view: int
+    root: Arrays, spec: StoreSpec, shard: int, view: int
 ) -> tuple[NDArray[np.bytes_], NDArray[np.bool_], Views]:
     """Which samples one shard's rows are: keys (sample,) as `S32`, valid (sample,), one view's view_params, VIEW (sample,).
 
@@ -458,15 +477,13 @@ def read_rows(
     rows = spec.rows(shard)
     names = "keys, valid, view_params or view_colors" if spec.colors else "keys, valid or view_params"
     with readable(_DAMAGED, code="chunk-damaged", where=f"{names}, shard {shard}", hint=_AGAIN):
-        keys = np.ascontiguousarray(root["keys"][rows]).view(f"S{KEY_LENGTH}")[:, 0]  # type: ignore[index]
-        valid, params = np.asarray(root["valid"][rows]), np.asarray(root["view_params"][rows, view])  # type: ignore[index]
-        colors = np.asarray(root["view_colors"][rows, view]) if spec.colors else None  # type: ignore[index]
+        keys = np.ascontiguousarray(root["keys"][rows]).view(f"S{KEY_LENGTH}")[:, 0]
+        valid, params = np.asarray(root["valid"][rows]), np.asarray(root["view_params"][rows, view])
+        colors = np.asarray(root["view_colors"][rows, view]) if spec.colors else None
     return keys, valid, from_columns(params, colors)
 
 
-def read_target(
-    root: zarr.Group, spec: StoreSpec, shard: int, name: str, view: int, part: slice = slice(None)
-) -> Floats:
+def read_target(root: Arrays, spec: StoreSpec, shard: int, name: str, view: int, part: slice = slice(None)) -> Floats:
     """One target of one shard and view: fp32 (sample, …); NaN rows where not valid.
 
     Args:
@@ -479,9 +496,9 @@ def read_target(
     first, stop, _ = part.indices(all_rows.stop - all_rows.start)
     rows = slice(all_rows.start + first, all_rows.start + stop)
     with readable(_DAMAGED, code="chunk-damaged", where=f"{name}, shard {shard}, view {view}", hint=_AGAIN):
-        stored = np.asarray(root[name][rows, view])  # type: ignore[index]
+        stored = np.asarray(root[name][rows, view])
         if name == "logits" and spec.encoding.separate_max:
-            return decode_logits(stored, np.asarray(root[LOGITS_MAX][rows, view]))  # type: ignore[index]
+            return decode_logits(stored, np.asarray(root[LOGITS_MAX][rows, view]))
     return stored.astype(np.float32)
 
 

@@ -102,7 +102,14 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     Raises:
         BadImage: as in `probe`, or pixels that cannot be decoded.
     """
-    return _with_image(data, max_pixels, lambda image: image.convert("RGB"))
+    return _with_image(data, max_pixels, _as_rgb)
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode != "RGB":
+        return image.convert("RGB")
+    image.load()
+    return image  # `convert` would copy it
 
 
 def shrink(data: bytes, shorter_side: int, max_pixels: int = MAX_PIXELS) -> bytes:

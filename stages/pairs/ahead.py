@@ -45,7 +45,7 @@ class BatchesAhead:
 
         Raises:
             StopIteration: there is none, or it was stopped.
-            TeachonceError: it cannot be made, or a process died.
+            TeachonceError: it cannot be made, or a process died (`WorkerLost`).
         """
         return next(self._made or iter(()))[1]
 

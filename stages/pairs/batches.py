@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ...pipeline.storage import as_storage_error
 from ...storage_schemas.errors import DamagedError
+from ...storage_schemas.target_store import Arrays, OpenArrays
 from ..corpora.images import BadImage
 from ..corpora.shards import ShardSet
 from ..decoding.layout import ArrayLayout
@@ -63,12 +64,12 @@ class Batches:
 
     def _begin(self) -> None:
         self._order: EpochOrder | None = None
-        self._root: Any = None
+        self._arrays: Arrays | None = None
         self._open: dict[int, JoinedShard] = {}
         self._making = threading.Lock()
 
     def __getstate__(self) -> Mapping[str, Any]:
-        own = ("_order", "_root", "_open", "_making")
+        own = ("_order", "_arrays", "_open", "_making")
         return {name: value for name, value in self.__dict__.items() if name not in own}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
@@ -146,9 +147,9 @@ class Batches:
 
     def _joined(self, shard: int, view: int) -> JoinedShard:
         if shard not in self._open:
-            if self._root is None:
-                self._root = open_store(self._facts.store)
-            self._open[shard] = JoinedShard(self._shards, self._root, self._facts, shard, self.names)
+            if self._arrays is None:
+                self._arrays = OpenArrays(open_store(self._facts.store))
+            self._open[shard] = JoinedShard(self._shards, self._arrays, self._facts, shard, self.names)
         return self._open[shard].show(view)
 
     def _keep_open(self, wanted: set[int]) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from ...pipeline.ledger import Ledger
@@ -14,7 +13,7 @@ from ...pipeline.storage import Location
 from ...storage_schemas.errors import DamagedError, InputError, MismatchError
 from ...storage_schemas.plain_text import counted, typed
 from ...storage_schemas.samples import shard_name
-from ...storage_schemas.target_store import read_rows
+from ...storage_schemas.target_store import Arrays, read_rows
 from ...storage_schemas.view_params import Views
 from ..corpora.shards import ShardReader, ShardSet
 from ..samples.pixel_sample import check_sample
@@ -122,7 +121,7 @@ class JoinedShard:
     view_params: Views
     targets: Mapping[str, UsableRows]
 
-    def __init__(self, shards: ShardSet, root: zarr.Group, facts: StoreFacts, shard: int, names: Sequence[str]) -> None:
+    def __init__(self, shards: ShardSet, root: Arrays, facts: StoreFacts, shard: int, names: Sequence[str]) -> None:
         self._root, self._facts, self._shard, self._names = root, facts, shard, names
         self._where = f"{facts.store}, shard {shard}"
         self._reader = ShardReader(shards, shard)

@@ -159,7 +159,7 @@ class TargetStream(IterableDataset[Batch]):
 
         Raises:
             InputError: a DataLoader has copied the stream into processes of its own.
-            DamagedError, TeachonceError: as in `batches`.
+            DamagedError, WorkerLost: as in `batches`.
         """
         if get_worker_info() is not None:
             raise InputError(
@@ -219,7 +219,7 @@ class TargetStream(IterableDataset[Batch]):
 
         Raises:
             DamagedError: tar and store disagree, or bytes changed; `where` names the place.
-            TeachonceError: a process that prepares batches died.
+            WorkerLost: a process that prepares batches died.
         """
         if self._reading is not None:
             self._ahead.give_up()  # an epoch was left half-way, with batches under way

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from ...storage_schemas.store_description import StoreSpec
-from ...storage_schemas.target_store import read_target
+from ...storage_schemas.target_store import Arrays, read_target
 
 
 class TargetRows:
@@ -22,7 +21,7 @@ class TargetRows:
         DamagedError: a chunk is damaged.
     """
 
-    def __init__(self, root: zarr.Group, spec: StoreSpec, shard: int, name: str, view: int) -> None:
+    def __init__(self, root: Arrays, spec: StoreSpec, shard: int, name: str, view: int) -> None:
         self._root, self._spec, self._shard, self._name, self._view = root, spec, shard, name, view
         target = spec.target(name)
         self._shape, self._per_chunk = target.shape, spec.chunk_rows(target)

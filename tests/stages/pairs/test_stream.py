@@ -31,7 +31,7 @@ from teachonce.storage_schemas.errors import (
     IncompleteError,
     InputError,
     MismatchError,
-    TeachonceError,
+    WorkerLost,
 )
 
 SIZE = 16
@@ -260,7 +260,7 @@ def test_processes_fail_in_one_line(copy, known_store):
     next(batches)
     (process,) = processes_of(whole)
     os.kill(process, signal.SIGKILL)
-    text = error_of(TeachonceError, lambda: list(batches) + flat(whole, 1))
+    text = error_of(WorkerLost, lambda: list(batches) + flat(whole, 1))
     assert text == (
         f"a process that decodes images died: found process {process} was killed by SIGKILL. "
         "Next: if memory is short, use fewer --decode-workers (0 decodes in threads of the command)"
