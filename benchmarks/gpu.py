@@ -81,10 +81,10 @@ def rate(setting: Setting, count: int, work: Callable[[], object]) -> float:
 
 
 def compute(setting: Setting, precision: str = "bf16", workers: int | None = None) -> Any:
-    from teachonce.stages.models.compute import resolve_compute
+    from teachonce.stages.models.compute import teacher_compute
     from teachonce.stages.models.settings import ComputeSettings
 
-    return resolve_compute(
+    return teacher_compute(
         ComputeSettings(
             device=setting.device, precision=precision, decode_workers=setting.workers if workers is None else workers
         )

@@ -37,6 +37,11 @@ class Compute:
     threads: int
     decode_workers: int | None = 0
 
+    @property
+    def autocast(self) -> bool:
+        """Whether passes run under autocast in bf16."""
+        return self.precision != "fp32"
+
     def to_json(self) -> Json:
         """What decides bytes: threads only matter on the CPU."""
         facts: dict[str, Json] = {"device": self.device, "precision": self.precision}
@@ -60,7 +65,7 @@ class Compute:
         torch.backends.cudnn.deterministic = True
         with (
             torch.inference_mode(),
-            torch.autocast(self.device, torch.bfloat16, enabled=self.precision != "fp32"),
+            torch.autocast(self.device, torch.bfloat16, enabled=self.autocast),
         ):
             yield
 

@@ -136,7 +136,7 @@ class Tuner:
             group["lr"] = lr
         optimizer.zero_grad(set_to_none=True)
         model: Any = self.clip.model
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.compute.precision == "bf16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.compute.autocast):
             pixels_NCHW = self.normalize(images_NCHW.to(device))
             text_CD = self.clip.class_features(self.ids_CT, chunk=self.settings.class_chunk or None)
             image_ND = self.clip.image_features(pixels_NCHW)

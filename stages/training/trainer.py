@@ -132,7 +132,7 @@ class Trainer:
         with torch.autocast(
             self._device.type,
             torch.bfloat16,
-            enabled=self.compute.precision == "bf16",
+            enabled=self.compute.autocast,
             cache_enabled=not self.cuda_graphs,  # a weight's cast from outside a recording would be frozen in it
         ):
             student: dict[str, Tensor] = self._model(images_NCHW)
