@@ -62,7 +62,7 @@ def mark_line_printed() -> None:
 
 
 def leave() -> None:
-    """After Ctrl-C: stop helpers (Ray, loader processes), and end without taking libraries apart whose threads still run.
+    """After Ctrl-C: stop helpers (Ray, processes that decode), and end without taking libraries apart whose threads still run.
 
     torch's were seen to end that with a segmentation fault.
     """

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
-import tempfile
-from collections.abc import Iterator
 
 from ..storage_schemas.errors import InputError
 
@@ -39,27 +36,3 @@ def folder_for_sockets(usual: str, below: int, variable: str) -> str:
         found=f"{len(os.fsencode(usual))}",
         hint=f"export {variable}=/short/folder",
     )
-
-
-@contextlib.contextmanager
-def short_temporary_folder(below: int) -> Iterator[None]:
-    """Inside, temporary folders of this process, and of those that it starts, lie where paths of sockets are short enough.
-
-    Raises:
-        InputError: there is no such folder.
-    """
-    usual = tempfile.gettempdir()
-    folder = folder_for_sockets(usual, below, "TMPDIR")
-    if folder == usual:
-        yield
-        return
-    variable = os.environ.get("TMPDIR")
-    tempfile.tempdir = os.environ["TMPDIR"] = folder
-    try:
-        yield
-    finally:
-        tempfile.tempdir = usual
-        if variable is None:
-            del os.environ["TMPDIR"]
-        else:
-            os.environ["TMPDIR"] = variable

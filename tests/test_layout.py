@@ -30,7 +30,6 @@ OPEN_TO_STAGES = tuple(
         "output",
         "contents",
         "driver",
-        "sockets",
         "tables",
         "command_runner",
         "settings",

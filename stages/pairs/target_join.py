@@ -71,7 +71,7 @@ def join_targets(
 
 
 class TargetJoin:
-    """See `join_targets`. Picklable: loader processes open the store for themselves."""
+    """See `join_targets`. Picklable: processes of a loader open the store for themselves."""
 
     def __init__(self, store: Location, view: int, image_size: int | None, targets: tuple[str, ...]) -> None:
         self._facts = facts = store_facts(store)

@@ -1,6 +1,6 @@
 """Owns the colours of views: jitter and grayscale, pixel for pixel as torchvision does them on Pillow images.
 
-torchvision calls these very functions of Pillow; it is not imported here because every loader process would pay for it.
+torchvision calls these very functions of Pillow; it is not imported here because every process that decodes would pay for it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,6 @@
-"""Sockets of Ray and of loader processes lie where their paths are short, however long TMPDIR is."""
+"""Sockets of Ray lie where their paths are short, however long TMPDIR is."""
 
 from __future__ import annotations
-
-import os
-import tempfile
 
 import pytest
 from teachonce.pipeline import sockets
@@ -25,19 +22,3 @@ def test_a_short_folder_is_kept_and_a_long_one_replaced(tmp_path, monkeypatch):
         "found": str(len(str(long))),
         "hint": "export TMPDIR=/short/folder",
     }
-
-
-@pytest.mark.parametrize("given", [True, False])
-def test_temporary_folders_are_short_inside_and_as_before_outside(tmp_path, monkeypatch, given):
-    long = tmp_path / ("x" * 90)
-    long.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(long))
-    if given:
-        monkeypatch.setenv("TMPDIR", str(long))
-    else:
-        monkeypatch.delenv("TMPDIR", raising=False)
-    with sockets.short_temporary_folder(32):
-        assert (tempfile.gettempdir(), os.environ["TMPDIR"]) == ("/tmp", "/tmp")
-    assert (tempfile.gettempdir(), os.environ.get("TMPDIR")) == (str(long), str(long) if given else None)
-    with sockets.short_temporary_folder(-1000):
-        assert tempfile.gettempdir() == str(long)
