@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +15,7 @@ from ..storage_schemas.errors import InputError
 from ..storage_schemas.samples import KEY_LENGTH
 from .corpora.label import no_labels_text
 from .corpora.left_out import left_out_text
+from .decoding.work import Pool
 from .inputs.class_match import ClassMatcher, base_classes
 from .inputs.image_set import ImageSet, open_images
 from .inputs.picture_batches import Batch, picture_batches
@@ -26,7 +26,7 @@ from .measures.same_pictures import SamePictures
 from .measures.stored_teacher import StoredTeacher
 from .models.compute import Compute
 from .models.forward import Parts
-from .models.picture_pool import picture_pool
+from .models.picture_pool import pool_ahead
 from .settings.evaluate import EvaluateSettings
 from .students.bundle import LoadedStudent, load_student
 from .students.infer import student_logits
@@ -81,8 +81,15 @@ def evaluate(
     """
     settings = settings or EvaluateSettings()
     check(settings)
-    store, base, batch_size = settings.store, settings.base_classes, settings.batch_size
     refuse_swapped("evaluate", bundle, images, is_first=Kind.BUNDLE, is_second=None)
+    with pool_ahead(compute, images) as pool:
+        return _evaluate(bundle, images, compute, settings, pool)
+
+
+def _evaluate(
+    bundle: str, images: str, compute: Compute, settings: EvaluateSettings, pool: Callable[[int], Pool]
+) -> Evaluation:
+    store, base, batch_size = settings.store, settings.base_classes, settings.batch_size
     student = load_student(bundle, device=compute.device)
     names = student.vectors.names
     base_C = student.vectors.base_C if base is None else base_classes(base, names)
@@ -111,8 +118,8 @@ def evaluate(
         other=other,
     )
     jobs = _jobs(image_set, result, teacher, keys_N, same, other)
-    with closing(picture_pool(compute, result.found)) as pool, Progress("evaluate", result.found) as bar:
-        batches = picture_batches(pool, work, jobs, total=result.found, size=batch_size)
+    with Progress("evaluate", result.found) as bar:
+        batches = picture_batches(pool(result.found), work, jobs, total=result.found, size=batch_size)
         _measure(result, batches, student, teacher, same, compute, bar)
     if not result.usable:
         path, reason = result.unusable[0]

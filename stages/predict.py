@@ -58,19 +58,18 @@ def predict(bundle: str, images: Sequence[str], *, top: int, compute: Compute) -
             where="-",
             hint="save it to a file and give its path",
         )
-    student = load_student(bundle, device=compute.device)
-    names = student.vectors.names
-    work = PictureViews(
-        files=typed_images.TypedImages(),
-        kind=student.kind,
-        limit=MAX_PIXELS,
-        size=student.preprocess.size,
-        view=student.preprocess.center_view(),
-        lenient=True,
-    )
-    wanted = ((image, Wanted(file=image)) for image in images)
-
     with closing(picture_pool(compute, len(images), typed_images.__name__)) as pool:
+        student = load_student(bundle, device=compute.device)
+        names = student.vectors.names
+        work = PictureViews(
+            files=typed_images.TypedImages(),
+            kind=student.kind,
+            limit=MAX_PIXELS,
+            size=student.preprocess.size,
+            view=student.preprocess.center_view(),
+            lenient=True,
+        )
+        wanted = ((image, Wanted(file=image)) for image in images)
         batches = picture_batches(pool, work, wanted, total=len(images), size=BATCH_SIZE, count_unusable=True)
         for batch, logits_NC in _through(student, batches, compute):
             rows = iter(logits_NC)

@@ -165,10 +165,10 @@ class PretrainStage:
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
         device = torch.device(self.compute.device)
-        clip = self.build(backbone).to(device)
-        with timer("text"), self.compute.inference():
-            plain_CD = plain_text_features(backbone.model, backbone.tokenizer, self.base_names)
         with closing(picture_pool(self.compute, len(shots.pictures) * self.settings.epochs)) as pool:
+            clip = self.build(backbone).to(device)
+            with timer("text"), self.compute.inference():
+                plain_CD = plain_text_features(backbone.model, backbone.tokenizer, self.base_names)
             Tuner(
                 clip=clip,
                 normalize=Normalize(self.teacher.preprocess).to(device),

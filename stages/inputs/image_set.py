@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 
 from ...pipeline.storage import Location
-from ...storage_schemas.errors import InputError
+from ...storage_schemas.errors import InputError, TeachonceError
 from ...storage_schemas.samples import sample_key
+from ..corpora.folder import FolderSource
 from ..corpora.images import MAX_PIXELS
 from ..corpora.left_out import LeftOut
 from ..corpora.shards import ShardSet
@@ -110,6 +113,19 @@ def open_images(images: str, *, name: str | None = None, kind: SampleKind | None
     kind = kind or IMAGES
     (source,) = open_sources([images], kind=kind)
     return _SourceImages(source, name or source.name, kind)
+
+
+def shows_many(images: str, count: int) -> bool:
+    """Whether there are `count` images or more, as far as that shows at once: in shards and in a folder, but for trouble."""
+    _, what = split_name(images)
+    with contextlib.suppress(OSError, TeachonceError):  # whoever opens them says what is wrong
+        if not is_dataset(what) and (Location.of(what) / "corpus.json").exists():
+            return ShardSet(Location.of(what)).corpus.num_samples >= count
+        (source,) = open_sources([images])
+        if isinstance(source, FolderSource):
+            found = (file for file in source.walk() if file.is_image)
+            return next(islice(found, count - 1, None), None) is not None
+    return False
 
 
 class _SourceImages:

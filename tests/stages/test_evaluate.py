@@ -22,6 +22,7 @@ from teachonce.pipeline.storage import Location
 from teachonce.stages.decoding.processes import Processes
 from teachonce.stages.decoding.threads import Threads
 from teachonce.stages.evaluate import evaluate
+from teachonce.stages.inputs.image_set import shows_many
 from teachonce.stages.models import picture_pool
 from teachonce.stages.models.compute import Compute
 from teachonce.stages.models.forward import Forward
@@ -555,7 +556,7 @@ def test_no_teacher_module_is_imported(python, bundle, pictures, picture_shards,
 @pytest.fixture
 def no_set_is_small(monkeypatch):
     """Processes decode whatever the number of images."""
-    monkeypatch.setattr(picture_pool, "FEW", 0)
+    monkeypatch.setattr(picture_pool, "FEW", 1)
 
 
 @pytest.mark.parametrize("images", ["folder", "tar", "list", "shards", "store"])
@@ -591,13 +592,16 @@ def test_predictions_are_the_same_wherever_images_are_decoded(bundle, pictures, 
     assert sum("error" in entry for entry in json.loads(here[1])) == 5
 
 
-def test_few_images_start_no_processes(bundle, pictures, monkeypatch):
+def test_few_images_start_no_processes(bundle, pictures, picture_shards, monkeypatch):
     compute = Compute(device="cpu", precision="fp32", threads=1, decode_workers=1)
     pools = [picture_pool.picture_pool(compute, count) for count in (63, 64)]
     assert [type(pool) for pool in pools] == [Threads, Processes]
     for pool in pools:
         pool.close()
     monkeypatch.setattr(Compute, "pool", lambda *given: pytest.fail("processes were started"))
+    assert [shows_many(str(pictures), count) for count in (48, 49)] == [True, False]
+    assert [shows_many(str(picture_shards.location.path), count) for count in (48, 49)] == [True, False]
+    assert not shows_many("nowhere", 1)
     assert evaluate(str(bundle), str(pictures), compute=compute).usable == 46
     assert len(list(predict(str(bundle), [str(f) for f in usable_files(pictures)], top=1, compute=compute))) == 46
 

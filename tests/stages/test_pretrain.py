@@ -168,7 +168,7 @@ def test_killed_again_and_again(plan, tmp_path, monkeypatch, options):
 
 
 def test_where_shots_are_decoded_decides_nothing(plan, tmp_path, monkeypatch):
-    monkeypatch.setattr(picture_pool, "FEW", 0)
+    monkeypatch.setattr(picture_pool, "FEW", 1)
     run(plan("here"))
     run(plan("there", compute=replace(CPU, decode_workers=2)))
     assert files(tmp_path / "there") == files(tmp_path / "here")
@@ -390,7 +390,7 @@ def test_the_commands(images, tiny_clip_teacher, tmp_path):
 
 def test_a_check_counts_every_model_on_every_usable_image(images, tiny_clip_teacher, tmp_path, monkeypatch):
     """With the models' own function on one image at a time, wherever they are decoded."""
-    monkeypatch.setattr(picture_pool, "FEW", 0)
+    monkeypatch.setattr(picture_pool, "FEW", 1)
     shutil.copytree(images, tmp_path / "i")
     (tmp_path / "i" / "cat" / "0.png").write_bytes(b"no image")
     teacher = OpenClipTeacher.load(TeacherConfig(model=f"local-dir:{tiny_clip_teacher}"))
