@@ -47,7 +47,7 @@ def run(bench: Bench) -> Iterator[Line]:
         json.loads(_measure("loader", folders[10 * IMAGES], 0, bench.threads)) for _ in range(min(3, bench.repeats))
     ]
     yield Line(
-        what="memory of a loader process, last quarter of an epoch by the second",
+        what="memory of a process that makes batches, last quarter of an epoch by the second",
         corpus="drawn 32x32",
         ratios=[last / second for second, last in found],
         at_most=1.05,
@@ -219,7 +219,7 @@ def _stream(images: Path, shards: Path, store: Path, threads: int) -> None:
 
 
 def _loader(shards: Path, store: Path) -> tuple[int, int]:
-    """Largest memory of its own (KiB: not the pages of mapped files) of one loader process in two quarters of an epoch."""
+    """Largest memory of its own (KiB: not the pages of mapped files) of one process that makes batches in two quarters of an epoch."""
     from teachonce import TargetStream
 
     quarters: list[list[int]] = [[], [], [], []]

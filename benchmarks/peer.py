@@ -14,7 +14,7 @@ IMAGES, SHARD_SIZE, BATCH, SIZE, VIEWS = 2000, 250, 64, 224, 2
 
 
 def run(bench: Bench) -> Iterator[Line]:
-    """In one process, and with two loader processes that live on from epoch to epoch."""
+    """In one process, and with two processes that live on from epoch to epoch."""
     import torch
     from teachonce import TargetStream
 
@@ -43,9 +43,9 @@ def run(bench: Bench) -> Iterator[Line]:
             wall, cpu = speeds(found)
             note = f"{rate(samples, [o for o, _ in found])}, webdataset {rate(samples, [f for _, f in found])}"
             what = "stream to webdataset without labels, " + (
-                "one process" if workers == 0 else f"{workers} loader processes"
+                "one process" if workers == 0 else f"{workers} processes"
             )
-            # Loader processes live on between epochs, so their CPU time is not known here.
+            # Processes live on between epochs, so their CPU time is not known here.
             yield Line(
                 what=what,
                 corpus=name,

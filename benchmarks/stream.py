@@ -18,7 +18,7 @@ IMAGES, SHARD_SIZE, BATCH, SIZE, VIEWS = 2000, 1000, 64, 224, 2
 
 
 def run(bench: Bench) -> Iterator[Line]:
-    """No loader process, then two; then the stream without images: order, join, gather."""
+    """No process beside this one, then two; then the stream without images: order, join, gather."""
     import torch
     from teachonce.pipeline.storage import Location
     from teachonce.stages.corpora.shards import ShardSet
@@ -55,8 +55,8 @@ def run(bench: Bench) -> Iterator[Line]:
                 )
             wall, cpu = speeds(found)
             note = f"{rate(len(samples), [o for o, _ in found])}, alone {rate(len(samples), [f for _, f in found])}"
-            what = "stream, in the trainer's process" if workers == 0 else f"stream, {workers} loader processes"
-            # Loader processes live on between epochs, so their CPU time is not known here.
+            what = "stream, in the trainer's process" if workers == 0 else f"stream, {workers} processes"
+            # Processes live on between epochs, so their CPU time is not known here.
             yield Line(
                 what=what,
                 corpus=name,

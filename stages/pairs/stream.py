@@ -163,7 +163,7 @@ class TargetStream(IterableDataset[Batch]):
         """
         if get_worker_info() is not None:
             raise InputError(
-                "the stream has loader processes of its own",
+                "the stream has processes of its own",
                 code="stream-in-worker",
                 where="DataLoader(num_workers=…)",
                 expected=0,

@@ -171,7 +171,7 @@ def test_a_loader_around_it(known_store):
     assert len(loader) == 5
     assert rows(loader) == rows(stream.batches(0))
     assert stream.state_dict()["epoch"] == 1
-    with pytest.raises(InputError, match="the stream has loader processes of its own"):
+    with pytest.raises(InputError, match="the stream has processes of its own"):
         next(iter(DataLoader(stream, batch_size=None, num_workers=1, multiprocessing_context="fork")))
 
 
