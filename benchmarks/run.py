@@ -59,7 +59,9 @@ PACKAGES = ("torch", "open_clip_torch", "timm", "pillow", "webdataset", "zarr", 
     "--only",
     multiple=True,
     type=click.Choice((*NAMES, *ON_DEMAND, *GROUPS, *CASES)),
-    help="Only this one (repeat for more).",
+    metavar="NAME",
+    help=f"Only this one (repeat for more): {', '.join((*NAMES, *ON_DEMAND))}; "
+    f"or {', '.join((*GROUPS, *CASES))}. Without it all from startup to {NAMES[-1]}.",
 )
 @click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Pairs of runs to measure.")
 @click.option(

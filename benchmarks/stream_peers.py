@@ -17,7 +17,7 @@ from harness import Bench, Line, pairs, rate, speeds
 from peer_environment import versions_text
 from peer_process import Peer
 
-IMAGES, SHARD_SIZE = 2000, 250
+IMAGES, SHARD_SIZE = 2000, 1000
 
 #: name, script, environment.
 PEERS = (
