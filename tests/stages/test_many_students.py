@@ -171,6 +171,60 @@ def test_one_that_fails_does_not_stop_the_others(distill, monkeypatch, tmp_path)
     assert kind_of(Location.of("many")) == Kind.STUDENTS
 
 
+def test_where_the_earliest_fails_the_pass_goes_on_from_the_next(distill, monkeypatch, tmp_path) -> None:
+    """Student 2 is at step 8, of epoch 1, when student 1 fails in step 2: what lies between is not read."""
+    step, spans, stops = Trainer.step, [], set()
+    batches = TargetStream.batches
+
+    def stopped(self, *given, **named):
+        if (self.seed, named["step"]) in stops:
+            raise KeyboardInterrupt if self.seed == 2 else RuntimeError("no such luck")
+        return step(self, *given, **named)
+
+    def noted(self, epoch, first_sample=0):
+        spans.append((epoch, first_sample))
+        return batches(self, epoch, first_sample)
+
+    monkeypatch.setattr(Trainer, "step", stopped)
+    monkeypatch.setattr(TargetStream, "batches", noted)
+    assert distill("--seeds", "3", "--out", "many").exit_code == 0
+    stops = {(2, 9)}
+    single = ["--seed", "2", "--order-seed", "0", "--checkpoint-every", "4"]
+    assert distill(*single, "--out", "many/seed-2").exit_code == 130
+    stops = {(1, 1)}
+    spans.clear()
+    told = error_of(distill("--seeds", "1,2", "--checkpoint-every", "4", "--out", "many"))
+    assert "1 of 2 units of distill failed, the first is seed-1: RuntimeError: no such luck" in told
+    assert spans == [(0, 0), (1, 24)]
+    assert distill(*single, "--out", "own").exit_code == 0
+    assert facts(tmp_path / "many" / "seed-2") == facts(tmp_path / "own")
+
+
+def test_a_folder_of_students_is_no_student(distill) -> None:
+    assert distill("--seeds", "1", "--out", "many").exit_code == 0
+    told = error_of(CliRunner().invoke(main, ["evaluate", "many", "photos"]))
+    assert "expected a student bundle, found a folder of students" in told
+
+
+def test_status_while_students_are_trained(distill, monkeypatch) -> None:
+    step, seen = Trainer.step, []
+
+    def looked(self, *given, **named):
+        if named["step"] == 7 and self.seed == 2:
+            seen.append(folder_status("many"))
+        return step(self, *given, **named)
+
+    monkeypatch.setattr(Trainer, "step", looked)
+    assert distill("--seeds", "1,2", "--out", "many").exit_code == 0
+    (status,) = seen
+    assert (status["kind"], status["state"], exit_code(status)) == ("folder of students", "units left", 3)
+    assert list(status["running"]) == ["many", "many/seed-1", "many/seed-2"]
+    assert [(s["folder"], s["left"], s["training"]["step"]) for s in status["stages"]] == [
+        ("many/seed-1", 1, 5),
+        ("many/seed-2", 1, 5),
+    ]
+
+
 def test_a_pass_whose_stream_breaks_ends_all(distill, monkeypatch) -> None:
     batches = TargetStream.batches
 
