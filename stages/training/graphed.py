@@ -7,6 +7,7 @@ generator, whose seed and offset a replay reads anew: a step that is seeded draw
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -60,6 +61,7 @@ class CudaGraphs:
 
     def record(self, work: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
         """Other threads of this process may use the device meanwhile (to lock memory for copies)."""
+        gc.collect()  # what the collector frees during a recording may break it
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=self._side, capture_error_mode="thread_local"):
             loss = work()
