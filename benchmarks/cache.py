@@ -30,7 +30,7 @@ def run(bench: Bench) -> Iterator[Line]:
     from teachonce.pipeline.executors.serial import SerialExecutor
     from teachonce.pipeline.runner import run_stage
     from teachonce.stages.cache import plan_cache
-    from teachonce.stages.models.compute import resolve_compute
+    from teachonce.stages.models.compute import teacher_compute
     from teachonce.stages.models.settings import ComputeSettings
     from teachonce.stages.settings.cache import CacheSettings
     from teachonce.stages.teachers import TeacherConfig
@@ -50,7 +50,7 @@ def run(bench: Bench) -> Iterator[Line]:
                     out=str(fresh(own / f"store{next(numbers)}")),
                     views=ViewSpec(kind="random_resized_crop", count=views),
                     settings=CacheSettings(targets="embedding", encoding="fp16", batch_size=BATCH),
-                    compute=resolve_compute(ComputeSettings(device="cpu", precision="bf16", threads=bench.threads)),
+                    compute=teacher_compute(ComputeSettings(device="cpu", precision="bf16", threads=bench.threads)),
                 )
 
             def ours(stages: Any = plan) -> Cost:
@@ -125,12 +125,13 @@ class OwnForward(Forward):
     """The same pass by teachonce's teacher."""
 
     def __init__(self, threads: int) -> None:
-        from teachonce.stages.models.compute import resolve_compute
+        from teachonce.stages.models.compute import teacher_compute
         from teachonce.stages.models.settings import ComputeSettings
         from teachonce.stages.teachers import TeacherConfig, load_teacher
+        from teachonce.stages.teachers.placing import place
 
-        self._teacher = load_teacher(TeacherConfig(model=MODEL, pretrained="random"))
-        self._compute = resolve_compute(ComputeSettings(device="cpu", precision="bf16", threads=threads))
+        self._compute = teacher_compute(ComputeSettings(device="cpu", precision="bf16", threads=threads))
+        self._teacher = place(load_teacher(TeacherConfig(model=MODEL, pretrained="random")), self._compute)
 
     def __call__(self, batches: list[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
         import torch

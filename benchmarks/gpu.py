@@ -32,6 +32,7 @@ import click
 import numpy as np
 import torch
 from corpora import draw, files
+from precision import distance
 from stores import make_shards
 
 
@@ -255,18 +256,7 @@ def row_embed(setting: Setting) -> dict[str, Any]:
         embedding = work()[:64].double()
         if exact is None:
             exact = embedding
-        vectors = torch.nn.functional.normalize(
-            torch.randn(1000, embedding.shape[1], generator=torch.Generator().manual_seed(0)).double(), dim=-1
-        )
-        logits = [100 * e.cpu() @ vectors.T for e in (exact, embedding)]
-        kl = torch.nn.functional.kl_div(
-            logits[1].log_softmax(-1), logits[0].log_softmax(-1), log_target=True, reduction="none"
-        ).sum(-1)
-        entry = {
-            "1 - cosine, max": float((1 - torch.nn.functional.cosine_similarity(exact, embedding)).max()),
-            "KL, mean": float(kl.mean()),
-            "KL, max": float(kl.max()),
-        }
+        entry = distance(exact, embedding)
         if precision != "fp32" or setting.device == "cuda":
             ours = rate(setting, 4 * setting.batch, work)
             entry |= {"images/s": ours, "ratio": ours / floor}

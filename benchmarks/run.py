@@ -27,6 +27,7 @@ NAMES = (
     "resume",
     "open_teacher",
     "cache",
+    "precision",
     "distill",
     "pretrain",
     "many_students",
