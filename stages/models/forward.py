@@ -120,12 +120,13 @@ class Forward:
     def _too_large(self, parts: Parts) -> WorkerError:
         count = sum(map(len, parts))
         fits = self._largest(torch.from_numpy(np.concatenate(parts)[: count // 2])) * self._per_sample
-        option = self._option
+        option, found = self._option, count * self._per_sample
         return WorkerError(
             "the device has too little memory for such a batch",
             code="device-out-of-memory",
-            where=f"{option or 'a batch of'} {count * self._per_sample}",
+            where=f"{option or 'a batch of'} {found}",
             expected=f"at most {fits}" if fits else "a smaller model, or a device with more memory",
+            found=found,
             hint=f"use {option} {fits}" if fits and option else "use --device cpu",
         )
 

@@ -633,6 +633,26 @@ def _descendants(parent: int) -> list[int]:
     return [last for child in found.get(parent, []) for last in found.get(child, [])]
 
 
+def test_a_device_without_memory_for_a_batch_is_told_with_what_fits(bundle, pictures, monkeypatch):
+    """With the option that decides the batch's size, where there is one."""
+    forward = Student.forward
+
+    def of_six_at_most(self, images_NCHW):
+        if len(images_NCHW) > 6:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(self, images_NCHW)
+
+    monkeypatch.setattr(Student, "forward", of_six_at_most)
+    assert run("evaluate", bundle, pictures, "--batch-size", 12)[2].startswith(
+        "Error: the device has too little memory for such a batch: --batch-size 12: expected at most 6, found 12"
+        " [device-out-of-memory]. Next: use --batch-size 6"
+    )
+    assert run("predict", bundle, *usable_files(pictures)[:12])[2].startswith(
+        "Error: the device has too little memory for such a batch: a batch of 12: expected at most 6, found 12"
+        " [device-out-of-memory]. Next: use --device cpu"
+    )
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_measures_the_same_as_the_processor(bundle, pictures):
     settings = EvaluateSettings(batch_size=7)
