@@ -158,7 +158,12 @@ def test_a_timm_teacher_equals_a_plain_timm_loop(pictures, picture_shards, tmp_p
 def test_fp16_keeps_its_kl_budget_and_bf16_stays_close(picture_shards, tiny_clip_teacher, class_file, tmp_path):
     config = clip_config(tiny_clip_teacher)
     stores = {}
-    for name, encoding, precision in (("a", "fp32", "fp32"), ("b", "fp16", "fp32"), ("c", "fp16", "bf16")):
+    for name, encoding, precision in (
+        ("a", "fp32", "fp32"),
+        ("b", "fp16", "fp32"),
+        ("c", "fp16", "bf16"),
+        ("d", "fp16", "bf16_weights"),
+    ):
         vectors(config, tmp_path / name, class_file)
         compute = Compute(device="cpu", precision=precision, threads=1)
         stores[name] = cache(picture_shards, config, tmp_path / name, encoding=encoding, compute=compute)
@@ -170,13 +175,16 @@ def test_fp16_keeps_its_kl_budget_and_bf16_stays_close(picture_shards, tiny_clip
             logits = logits + data["logits_max"].values[..., None]
         return torch.log_softmax(torch.from_numpy(logits[valid]).double(), -1).numpy()
 
-    p, q, r = (log_probabilities(stores[name]) for name in "abc")
+    p, q, *in_bf16 = (log_probabilities(stores[name]) for name in "abcd")
     kl = (np.exp(p) * (p - q)).sum(-1)
     assert kl.max() <= ENCODINGS["fp16"].kl_budget
-    assert (np.exp(p) * (p - r)).sum(-1).max() < 0.02
+    for r in in_bf16:
+        assert 0 < (np.exp(p) * (p - r)).sum(-1).max() < 0.02
+    assert not np.array_equal(*in_bf16), "layer norms and attention round otherwise"
 
 
-def test_the_same_bytes_whatever_is_killed_or_lost(picture_shards, tiny_clip_teacher, tmp_path):
+@pytest.mark.parametrize("precision", ["fp32", "bf16_weights"])
+def test_the_same_bytes_whatever_is_killed_or_lost(picture_shards, tiny_clip_teacher, tmp_path, precision):
     def files(folder) -> dict[str, bytes]:
         return {
             p.relative_to(folder).as_posix(): p.read_bytes()
@@ -184,15 +192,18 @@ def test_the_same_bytes_whatever_is_killed_or_lost(picture_shards, tiny_clip_tea
             if p.is_file() and "timings" not in p.parts
         }
 
-    views = ViewSpec(kind="random_resized_crop", count=2)
-    cache(picture_shards, clip_config(tiny_clip_teacher), tmp_path / "a", views=views)
-    cache(picture_shards, clip_config(tiny_clip_teacher), tmp_path / "b", views=views)
+    more = {
+        "views": ViewSpec(kind="random_resized_crop", count=2),
+        "compute": Compute(device="cpu", precision=precision, threads=1),
+    }
+    cache(picture_shards, clip_config(tiny_clip_teacher), tmp_path / "a", **more)
+    cache(picture_shards, clip_config(tiny_clip_teacher), tmp_path / "b", **more)
     assert files(tmp_path / "a") == files(tmp_path / "b")
     ledger = Ledger(plan_cache_location(tmp_path / "b"), "cache")
     (ledger.folder / "receipts" / "000002.json").remove()
     (tmp_path / "b" / "embedding" / "c" / "1" / "0" / "0").unlink()
     (tmp_path / "b" / "valid" / "c" / ("1." + "ab" * 16 + ".partial")).touch()
-    cache(picture_shards, clip_config(tiny_clip_teacher), tmp_path / "b", views=views)
+    cache(picture_shards, clip_config(tiny_clip_teacher), tmp_path / "b", **more)
     assert files(tmp_path / "a") == files(tmp_path / "b")
 
 

@@ -121,6 +121,22 @@ def test_the_teacher_itself_keeps_its_weights(tiny_clip_teacher):
         assert place(teacher, CPU[name]) is teacher
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("model", ["ViT-B-32", "timm:test_vit", "timm:test_efficientnet"])
+def test_on_cuda_it_has_autocasts_distance_too(model):
+    teacher: Any = load_teacher.__wrapped__(TeacherConfig.of(model, "random"))
+    size = teacher.spec.preprocess.size
+    images_NCHW = torch.randint(0, 256, (16, 3, size, size), dtype=torch.uint8, device="cuda")
+    found = {}
+    for name in (WEIGHTS, AUTOCAST, "fp32"):  # the first leaves the model itself where it is
+        compute = Compute(device="cuda", precision=name, threads=1)
+        placed = place(teacher, compute)
+        with compute.inference():
+            found[name] = placed.embed(images_NCHW)
+            assert torch.equal(placed.embed(images_NCHW), found[name])
+    assert 0 < distance(found[WEIGHTS], found["fp32"]) <= 1.5 * distance(found[AUTOCAST], found["fp32"])
+
+
 class Own(BaseTeacher):
     """A user's own teacher, as an entry point gives it."""
 
