@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from harness import Cost, cost
 from peer_environment import SCRIPTS
 
 #: Some peers wait for ever for a process of theirs that has died.
-COMMAND_SECONDS, EPOCH_SECONDS = 1800, 600
+COMMAND_SECONDS, ANSWER_SECONDS = 1800, 600
 
 
 def command(words: Sequence[str], log: Path, threads: int, packages: str = "") -> Cost:
@@ -25,15 +27,21 @@ def command(words: Sequence[str], log: Path, threads: int, packages: str = "") -
     with log.open("wb") as file:
 
         def work() -> None:
-            subprocess.run(
+            process = subprocess.Popen(
                 words,
-                check=True,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                timeout=COMMAND_SECONDS,
                 env=_environment(threads, packages),
                 cwd=log.parent,
+                start_new_session=True,
             )
+            try:
+                code = process.wait(COMMAND_SECONDS)
+            except BaseException:
+                _end(process)
+                raise
+            if code:
+                raise subprocess.CalledProcessError(code, words)
 
         try:
             return cost(work)
@@ -54,6 +62,7 @@ class Peer:
             stderr=self._log,
             env=_environment(1),
             text=True,
+            start_new_session=True,
         )
         self.name = script
         self.versions: dict[str, str] = self._answer()["versions"]
@@ -74,13 +83,15 @@ class Peer:
         try:
             self._process.wait(30)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            _end(self._process)
         self._log.close()
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
+        too_long = threading.Timer(ANSWER_SECONDS, _end, [self._process])
+        too_long.start()
         line = self._process.stdout.readline()
+        too_long.cancel()
         if not line:
             end = "\n".join(Path(os.fsdecode(self._log.name)).read_text(errors="replace").splitlines()[-15:])
             raise RuntimeError(f"{self.name} ended:\n{end}")
@@ -104,6 +115,12 @@ def tree_cpu_seconds(pid: int) -> float:
         found += [child for child, (parent, _) in stats.items() if parent == one]
         ticks += stats.get(one, (0, 0))[1]
     return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _end(process: subprocess.Popen) -> None:
+    """End a process with all that it has started."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _environment(threads: int, packages: str = "") -> dict[str, str]:
