@@ -12,10 +12,12 @@ import functools
 import importlib
 import sys
 from collections.abc import Callable, MutableSequence, Sequence
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from importlib.abc import Loader
 
 _PACKAGE = "torch._dynamo"
 _PARTS = f"{_PACKAGE}.utils"
@@ -90,7 +92,7 @@ class _Parts(_StandIn):
         return _import(_PARTS).is_compile_supported(device_type)
 
 
-class _Finder(MetaPathFinder):
+class _Finder:
     """Finds parts of the compiler: imports the real one, and gives those of its own."""
 
     def find_spec(
@@ -98,10 +100,10 @@ class _Finder(MetaPathFinder):
     ) -> ModuleSpec | None:
         if not fullname.startswith(f"{_PACKAGE}.") or not _is_deferred():
             return None
-        return ModuleSpec(fullname, _Imported(_import(fullname)))
+        return ModuleSpec(fullname, cast("Loader", _Imported(_import(fullname))))
 
 
-class _Imported(Loader):
+class _Imported:
     """Gives a module that is imported already."""
 
     def __init__(self, module: ModuleType) -> None:

@@ -11,11 +11,14 @@ import contextlib
 import importlib
 import sys
 from collections.abc import Iterator, Sequence
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import TYPE_CHECKING, cast
 
 from . import deferred_compiler
+
+if TYPE_CHECKING:
+    from importlib.abc import Loader
 
 _TRANSFORMERS = "transformers"
 
@@ -43,7 +46,7 @@ def complete_open_clip() -> None:
         importlib.reload(sys.modules[name])
 
 
-class _Finder(MetaPathFinder):
+class _Finder:
     """Finds modules that use transformers as other finders do, to import them without it."""
 
     def find_spec(
@@ -55,13 +58,15 @@ class _Finder(MetaPathFinder):
             find = None if finder is self else getattr(finder, "find_spec", None)
             spec: ModuleSpec | None = None if find is None else find(fullname, path, None)
             if spec is not None and spec.loader is not None:
-                spec.loader = _Without(spec.loader)
+                spec.loader = cast(
+                    "Loader", _Without(spec.loader)
+                )  # by its methods; importing the class costs more than all of this
             if spec is not None:
                 return spec
         return None
 
 
-class _Without(Loader):
+class _Without:
     """Another loader, while transformers cannot be imported. The module keeps that loader as its own."""
 
     def __init__(self, loader: Loader) -> None:
