@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -117,7 +116,12 @@ class DistillStage:
         yield Unit(key="student", rows=self.samples)
 
     def open(self) -> RunUnit:
-        return OpenStudent.of(self)
+        pool = self.open_pool()
+        try:
+            return OpenStudent.of(self, pool)
+        except BaseException:
+            pool.close()
+            raise
 
     def vectors_of(self, built: BuiltStudent) -> ClassVectors | None:
         """The class vectors as this student uses them: with its own logit scale."""
@@ -129,7 +133,7 @@ class DistillStage:
             discard(self.out / RUN)
 
     def open_pool(self) -> Pool:
-        """Where batches of pairs and validation images are decoded ahead. It starts while models are built."""
+        """Where batches of pairs and validation images are decoded ahead. It starts now, while students are built."""
         return self.compute.pool(BATCHES_MODULE, picture_views.__name__, least=_LEAST_WORKERS)
 
     def open_pairs(self, built: BuiltStudent, targets: Sequence[str], pool: Pool) -> Stream:
@@ -191,14 +195,19 @@ class DistillStage:
 
 @dataclass(frozen=True)
 class OpenStudent:
-    """A student in memory, ready to be trained. As a function it does its stage's unit: a pass for this student alone."""
+    """A student in memory, ready to be trained. As a function it does its stage's unit: a pass for this student alone.
+
+    Attributes:
+        pool: where its pairs and validation images are decoded; students of one pass have the same.
+    """
 
     stage: DistillStage
     built: BuiltStudent
     recipe: Recipe
+    pool: Pool
 
     @staticmethod
-    def of(stage: DistillStage) -> OpenStudent:
+    def of(stage: DistillStage, pool: Pool) -> OpenStudent:
         """Build the student.
 
         Raises:
@@ -217,7 +226,7 @@ class OpenStudent:
                 found=f"{built.digest} (this machine)",
                 hint="give every node the same weights file and the same version of torch",
             )
-        return OpenStudent(stage, built, recipe)
+        return OpenStudent(stage, built, recipe, pool)
 
     def __call__(self, unit: Unit, timer: Timer) -> Receipt:
         ((_, ended),) = train_students({unit.key: (self, timer)})
@@ -225,8 +234,11 @@ class OpenStudent:
             raise ended
         return self.write(unit, timer, ended)
 
-    def trainer(self, steps_per_epoch: int, pool: Pool) -> Trainer:
-        """How it is trained on the device; validation images are decoded in the pool."""
+    def close(self) -> None:
+        self.pool.close()
+
+    def trainer(self, steps_per_epoch: int) -> Trainer:
+        """How it is trained on the device."""
         stage, device = self.stage, torch.device(self.stage.compute.device)
         return Trainer(
             student=self.built.student.to(device),
@@ -242,7 +254,7 @@ class OpenStudent:
             folder=stage.out / RUN,
             fingerprint=stage.fingerprint,
             validation=stage._open_validation(),
-            pool=pool,
+            pool=self.pool,
             ranks=Ranks.here(),
             compiled=stage.compiled,
             cuda_graphs=stage.cuda_graphs,
@@ -283,15 +295,14 @@ def train_students(students: Mapping[str, tuple[OpenStudent, Timer]]) -> Iterato
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     targets = dict.fromkeys(name for student, _ in students.values() for name in student.stage.targets)
-    with closing(stage.open_pool()) as pool:
-        stream = stage.open_pairs(first.built, tuple(targets), pool)
-        trainers = {}
-        for name, (student, timer) in students.items():
-            try:
-                trainers[name] = student.trainer(stream.steps_per_epoch, pool), timer
-            except Exception as error:
-                yield name, error
-        yield from train_on_one_pass(trainers, stream, show_progress=stage.show_progress)
+    stream = stage.open_pairs(first.built, tuple(targets), first.pool)
+    trainers = {}
+    for name, (student, timer) in students.items():
+        try:
+            trainers[name] = student.trainer(stream.steps_per_epoch), timer
+        except Exception as error:
+            yield name, error
+    yield from train_on_one_pass(trainers, stream, show_progress=stage.show_progress)
 
 
 def open_stream(

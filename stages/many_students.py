@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from ..pipeline.contents import STUDENTS_NOTE
@@ -83,22 +84,24 @@ def distill_together(
     jobs: Mapping[str, tuple[DistillStage, Unit, Timer]],
 ) -> Generator[tuple[str, Receipt | Exception], None, None]:
     """Train the students of some stages on one pass; yields each as it ends: the receipt of its bundle, or what it failed by."""
+    first, _, _ = next(iter(jobs.values()))
     students: dict[str, OpenStudent] = {}
-    for name, (stage, _, _) in jobs.items():
-        try:
-            students[name] = OpenStudent.of(stage)
-        except Exception as error:
-            yield name, error
-    if not students:
-        return
-    for name, ended in train_students({name: (student, jobs[name][2]) for name, student in students.items()}):
-        if isinstance(ended, Exception):
-            yield name, ended
-            continue
-        _, unit, timer = jobs[name]
-        try:
-            receipt = students[name].write(unit, timer, ended)
-        except Exception as error:
-            yield name, error
-        else:
-            yield name, receipt
+    with closing(first.open_pool()) as pool:
+        for name, (stage, _, _) in jobs.items():
+            try:
+                students[name] = OpenStudent.of(stage, pool)
+            except Exception as error:
+                yield name, error
+        if not students:
+            return
+        for name, ended in train_students({name: (student, jobs[name][2]) for name, student in students.items()}):
+            if isinstance(ended, Exception):
+                yield name, ended
+                continue
+            _, unit, timer = jobs[name]
+            try:
+                receipt = students[name].write(unit, timer, ended)
+            except Exception as error:
+                yield name, error
+            else:
+                yield name, receipt

@@ -197,7 +197,8 @@ def _work(config: dict[str, Any]) -> None:
         if first:
             stderr_file = io.TextIOWrapper((folder / "said").append(), encoding="utf-8", line_buffering=True)
             stack.enter_context(contextlib.redirect_stderr(stack.enter_context(stderr_file)))
-        Worker(config["stage"], config["ledger"]).attempt(config["unit"], commit=first)
+        worker = stack.enter_context(contextlib.closing(Worker(config["stage"], config["ledger"])))
+        worker.attempt(config["unit"], commit=first)
 
 
 def _fit(trainer: Any, stderr_file: Location, late: str, board: Board) -> Exception | None:

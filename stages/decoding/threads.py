@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
@@ -31,15 +31,19 @@ class Threads:
 class _InThreads:
     def __init__(self, work: Work, threads: ThreadPoolExecutor | None) -> None:
         self._work, self._threads = work, threads
+        self._at_hand: set[Future[Made]] = set()
 
     def submit(self, task: Any) -> Future[Made]:
         future: Future[Made] = Future()
         if self._threads is not None:
             try:
-                return self._threads.submit(self._make, task)
+                future = self._threads.submit(self._make, task)
             except RuntimeError:  # they are closed
                 future.cancel()
                 return future
+            self._at_hand.add(future)
+            future.add_done_callback(self._at_hand.discard)
+            return future
         try:
             future.set_result(self._make(task))
         except Exception as error:
@@ -47,6 +51,7 @@ class _InThreads:
         return future
 
     def close(self) -> None:
+        wait(tuple(self._at_hand))
         self._work.close()
 
     def _make(self, task: Any) -> Made:

@@ -55,7 +55,10 @@ class Opened(Protocol):
         """Have a task done. From any thread."""
 
     def close(self) -> None:
-        """No more tasks: what processes hold open for this work is closed. Results at hand stay."""
+        """No more tasks: once those that have begun are done, what they hold open is closed. Results at hand stay.
+
+        Threads are waited for; processes close their files by themselves.
+        """
 
 
 class Pool(Protocol):
@@ -78,7 +81,7 @@ class Pool(Protocol):
 def in_order(opened: Opened, tasks: Iterable[Task], ahead: int) -> Generator[tuple[Task, Made]]:
     """Tasks in order with their results; at most `ahead` are submitted beside the one that is waited for.
 
-    What is left when the caller stops is given up.
+    What is left when the caller stops is given up; what has begun goes on, and its result is dropped.
 
     Raises:
         Exception: whatever `Work.make` raised.
@@ -92,9 +95,8 @@ def in_order(opened: Opened, tasks: Iterable[Task], ahead: int) -> Generator[tup
         while waiting:
             yield _settle(waiting)
     finally:
-        started = [future for _, future in waiting if not future.cancel()]
-        for future in started:
-            future.exception()  # waits: the files that it reads may be closed now
+        for _, future in waiting:
+            future.cancel()
 
 
 def _settle(waiting: deque[tuple[Task, Future[Made]]]) -> tuple[Task, Made]:

@@ -52,7 +52,8 @@ class TargetStream(IterableDataset[Batch]):
     the next epoch. `state_dict` gives its position. A DataLoader around it, if a trainer insists on one,
     is `DataLoader(stream, batch_size=None)`; the processes are the stream's own.
 
-    Processes start with the first epoch, which takes about a second, and stay until `close`. Memory: each holds the targets
+    Processes start with the first epoch, which takes about a second, and stay until `close`. Before an epoch is at its end they
+    begin with the next one. Memory: each holds the targets
     of two windows of some 16,000 rows; and with N processes there are at most N + 3 batches that are not handed over yet.
 
     Args:
@@ -221,10 +222,10 @@ class TargetStream(IterableDataset[Batch]):
             DamagedError: tar and store disagree, or bytes changed; `where` names the place.
             WorkerLost: a process that prepares batches died.
         """
-        if self._reading is not None:
-            self._ahead.give_up()  # an epoch was left half-way, with batches under way
-        token = self._reading = object()
         spans = replace(self._spans, first=first_sample)
+        if not len(spans):
+            return
+        token = self._reading = object()
         self._ahead.start(epoch, spans)
         for left in reversed(range(len(spans))):
             yield self._next(token, is_last=not left)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -24,6 +25,7 @@ from teachonce.stages.corpora.shards import ShardSet
 from teachonce.stages.decoding.processes import Processes
 from teachonce.stages.decoding.threads import Threads
 from teachonce.stages.pairs.ahead import BATCHES_MODULE
+from teachonce.stages.pairs.batches import Batches
 from teachonce.stages.pairs.stream import TargetStream
 from teachonce.stages.views.spec import ViewSpec
 from teachonce.storage_schemas.errors import (
@@ -205,6 +207,26 @@ def test_a_pool_that_others_use_too(known_store, kind):
     pool.close()
     with pytest.raises(CancelledError):
         next(first.batches(0))
+
+
+@pytest.mark.parametrize("kind", ["processes", "threads"])
+def test_the_next_epoch_is_begun_before_one_is_at_its_end(known_store, monkeypatch, kind):
+    """And nothing but the next one is read on: an epoch that is entered elsewhere, or again, starts anew."""
+    alone = open_stream(known_store)
+    layout, begun = Batches.layout, []
+    monkeypatch.setattr(Batches, "layout", lambda self, task: begun.append((self, task)) or layout(self, task))
+    with contextlib.closing(Processes(1, [BATCHES_MODULE]) if kind == "processes" else Threads(1)) as pool:
+        stream = open_stream(known_store, pool=pool)
+        assert flat(stream, 0) == flat(alone, 0)
+        deadline = time.monotonic() + 30
+        while (stream._pairs, (1, 0, 8)) not in begun:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        for epoch, step in ((1, 0), (2, 0), (3, 4), (4, 0), (4, 0), (0, 6), (0, 5), (1, 0)):
+            assert flat(stream, epoch, step) == flat(alone, epoch, step)
+        next(stream.batches(2))
+        assert flat(stream, 2) == flat(alone, 2)
+        stream.close()
 
 
 def test_processes_import_no_torch():
