@@ -410,7 +410,7 @@ def on_one_batch(setting: Setting, recipe: str, batch: int) -> float:
     stage = plan_distill(
         str(setting.shards),
         str(prepared_store(setting)),
-        StudentConfig.of(model=setting.student, pretrained="random"),
+        StudentConfig(model=setting.student, pretrained="random"),
         out=setting.fresh("one-batch"),
         recipe=recipe,
         options={"epochs": 1, "batch_size": batch},
@@ -558,9 +558,9 @@ def main(
     end = time.monotonic() + 60 * minutes
     with tempfile.TemporaryDirectory(prefix="teachonce-gpu-", dir="/dev/shm" if device == "cuda" else None) as scratch:
         folder = Path(scratch)
-        images = 96 if quick else images
+        images = 48 if quick else images
         fill(folder / "images", corpus, images)
-        make_shards(folder / "images", folder / "shards", shard_size=48 if quick else 1000)
+        make_shards(folder / "images", folder / "shards", shard_size=24 if quick else 1000)
         setting = Setting(
             device=device,
             folder=folder,
