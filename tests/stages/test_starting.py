@@ -259,3 +259,27 @@ def test_a_student_that_was_planned_is_trained_once_and_stays_in_its_process() -
     built = planned.take()
     assert built is not None
     assert (built.digest, planned.take()) == ("d", None)
+
+
+def test_a_teacher_with_prompts_is_remembered_as_a_whole(work, pictures, tiny_clip_teacher, tmp_path: Path) -> None:
+    """Its prompts are no part of the weights file."""
+
+    def pretrain(seed: str) -> list[str]:
+        out = str(tmp_path / f"prompts-{seed}")
+        named = ["--teacher", f"local-dir:{tiny_clip_teacher}", "--shots", "1", "--batch-size", "3", "--seed", seed]
+        run(
+            "pretrain", str(pictures), *named, "--epochs", "1", "--vision-depth", "1", "--text-depth", "1", "--out", out
+        )
+        return ["vectors", "--teacher", f"teachonce:{out}", "--out", str(tmp_path / f"{seed}.zarr")]
+
+    first = pretrain("1")
+    assert work.since() == (2, 1, 1)  # prompts are put into a teacher of their own
+    lines = [run(*first), run(*first)]
+    assert work.since() == (2, 1, 0)  # the whole of model and prompts
+    other = pretrain("2")
+    assert work.since() == (2, 0, 0)
+    lines.append(run(*other))
+    assert work.since() == (1, 1, 0)
+    digests = [load_teacher(TeacherConfig.of(words[2])).spec.weights_digest for words in (first, other)]
+    assert digests[0] != digests[1]
+    assert len({line.split("digest ")[1][:12] for line in lines}) == 1  # the line is about the model below
