@@ -82,7 +82,7 @@ def reaches(bench: Any, bound: float, ours: Callable[[], Any], plain: Callable[[
 
 
 def test_shards_are_written_at_half_the_speed_of_a_bare_loop(bench: Any, corpus: Path, tmp_path: Path) -> None:
-    """Usually 0.8: the manifest, with every file read twice, is part of it."""
+    """Usually 0.7: the manifest, with every file read twice, is part of it."""
     many = tmp_path / "many"
     for copy in range(8):
         shutil.copytree(corpus, many / str(copy))
@@ -104,7 +104,7 @@ def test_shards_are_written_at_half_the_speed_of_a_bare_loop(bench: Any, corpus:
 
 
 def test_the_stream_has_half_the_speed_of_decoding_and_rendering(bench: Any, corpus: Path, tmp_path: Path) -> None:
-    """Usually 1.0: order, join and labels cost little beside Pillow."""
+    """Usually 0.9: order, join and labels cost little beside Pillow."""
     shards, store = tmp_path / "shards", tmp_path / "store"
     bench.stores.make_shards(corpus, shards, shard_size=SHARD_SIZE)
     bench.stores.make_store(shards, store, views=VIEWS, threads=1)

@@ -20,6 +20,7 @@ from PIL import Image
 sys.path.append(str(Path(__file__).parents[1]))
 
 from corpora import files
+from teachonce.stages.models.compute import keep_freed_memory
 from teachonce.stages.views.render import draw, fill_planes
 from teachonce.stages.views.spec import ViewSpec
 
@@ -285,6 +286,7 @@ def _version(name: str) -> str:
 
 
 def main(given: dict) -> None:
+    keep_freed_memory()  # as `cache` does: large arrays would be page faults again each time
     images = [data for path, data in files(Path(given["corpus"])) if path.lower().endswith((".jpg", ".jpeg"))]
     some = images[:: max(1, len(images) // SPEED_IMAGES)][:SPEED_IMAGES]
     large = enlarged(some)
