@@ -42,9 +42,7 @@ def run(bench: Bench) -> Iterator[Line]:
                 )
             wall, cpu = speeds(found)
             note = f"{rate(samples, [o for o, _ in found])}, webdataset {rate(samples, [f for _, f in found])}"
-            what = "stream to webdataset without labels, " + (
-                "one process" if workers == 0 else f"{workers} processes"
-            )
+            what = "stream to webdataset without labels, " + ("one process" if workers == 0 else f"{workers} processes")
             # Processes live on between epochs, so their CPU time is not known here.
             yield Line(
                 what=what,

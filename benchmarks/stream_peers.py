@@ -36,12 +36,15 @@ def run(bench: Bench) -> Iterator[Line]:
         own = bench.scratch / name.replace("/", "-")
         images = take(corpus, IMAGES, own / "images")
         count = sum(1 for _ in images.rglob("*.jpg"))
+        most = -(-count // 2)  # webdataset needs a shard for each loader process
         with ExitStack() as open_peers:
 
-            def start(script: str, python: str, own: Path = own, stack: ExitStack = open_peers) -> Peer:
+            def start(
+                script: str, python: str, own: Path = own, most: int = most, stack: ExitStack = open_peers
+            ) -> Peer:
                 out = own / script.removesuffix(".py")
                 out.mkdir()
-                given = {"images": str(own / "images"), "out": str(out), "shard_size": SHARD_SIZE}
+                given = {"images": str(own / "images"), "out": str(out), "shard_size": min(SHARD_SIZE, most)}
                 peer = Peer(python, script, given, own / f"{script}.log")
                 stack.callback(peer.close)
                 return peer

@@ -118,7 +118,7 @@ NOT_RUN = {
 
 
 #: Options within sentences that are none of teachonce's: of the benchmarks' scripts and of pytest.
-OF_OTHER_PROGRAMS = {"--only", "--pdb", "--repeats", "--as-published", "--fp32", "--version"}
+OF_OTHER_PROGRAMS = {"--only", "--pdb", "--peers", "--repeats", "--as-published", "--fp32", "--version"}
 
 
 @dataclass(frozen=True)
