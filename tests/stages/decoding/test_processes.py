@@ -309,11 +309,12 @@ def test_what_is_left_when_the_caller_stops_is_given_up(processes, works, tmp_pa
     assert len(list(numbers(processes, works, [(number, 1) for number in range(10)]))) == 10
 
 
-def test_a_work_is_closed_in_threads_when_none_is_at_it(works, tmp_path):
-    done = []
+def test_a_work_is_closed_in_threads_when_none_is_at_it(works, tmp_path, until):
+    begun, done = set(), []
 
     class Noted(works.Waiting):
         def make(self, task, arrays):
+            begun.add(task[0])
             super().make(task, arrays)
             done.append(task[0])
 
@@ -325,6 +326,7 @@ def test_a_work_is_closed_in_threads_when_none_is_at_it(works, tmp_path):
     (tmp_path / "0").touch()
     made = in_order(opened, [(number, 1) for number in range(100)], 20)
     assert next(made)[0] == (0, 1)
+    until(lambda: begun == {0, 1, 2}, "both threads have begun")
     made.close()
     threading.Timer(0.1, lambda: [(tmp_path / str(number)).touch() for number in (1, 2)]).start()
     opened.close()
