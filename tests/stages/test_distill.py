@@ -7,6 +7,7 @@ import json
 import pickle
 import re
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -272,6 +273,34 @@ def test_a_loss_that_is_not_finite(plan, monkeypatch) -> None:
     )
     monkeypatch.undo()
     run(stage)  # the last checkpoint is from before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_its_processes_end_with_it(plan, monkeypatch, tmp_path) -> None:
+    """Those that prepare batches, whether it ends well, fails, or its student cannot be built."""
+
+    def children() -> set[int]:
+        below = Path("/proc/self/task").glob("*/children")
+        return {int(pid) for file in below for pid in file.read_text().split()}
+
+    before, seen, step = children(), set(), Trainer.step
+    stage = plan(compute=replace(CPU, decode_workers=2))
+
+    def stepping(*given, **named):
+        seen.update(children() - before)
+        return step(*given, **named) * (torch.nan if named["step"] == 4 else 1)
+
+    with monkeypatch.context() as failing:
+        failing.setattr(Trainer, "step", stepping)
+        assert "the loss is not finite" in failure(stage)
+    assert len(seen) == 1  # it has started the others
+    assert children() == before
+    run(stage)
+    assert children() == before
+    other = replace(stage, out=Location.of(tmp_path / "other"), config=StudentConfig(model="timm:no_such_model"))
+    with pytest.raises(InputError):
+        run(other)
+    assert children() == before
 
 
 @pytest.mark.parametrize(
