@@ -107,6 +107,7 @@ NOT_RUN = {
     ("docs/extending.md", '"""my_methods/recipe.py'): "modules of a package: tests/test_extending.py",
     ("docs/models.md", "pip install"): "downloads",
     ("docs/performance.md", "make bench"): "takes half an hour",
+    ("docs/performance.md", "python benchmarks/gpu.py"): "needs a GPU",
     ("docs/promptkd.md", "teachonce benchmark"): "runs the whole protocol: tests/stages/protocols",
     (
         "docs/promptkd.md",
