@@ -18,6 +18,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
+from teachonce.stages.decoding.threads import Threads
 from teachonce.stages.measures.metrics import log_softmax
 from teachonce.stages.models.compute import Compute
 from teachonce.stages.models.student_config import StudentConfig
@@ -118,7 +119,7 @@ def test_a_teacher_of_another_size_sees_the_same_boxes(bench: Any, task: Any, tm
     )
     built = build_student(student, recipe_named("kd"), stage.settings, stage.vectors, seed=1)
     stored_NVC = bench.proof.stored_logits(stage)
-    stream = online.open_pairs(built, ())
+    stream = online.open_pairs(built, (), Threads(0))
     batches = list(stream.batches(2, first_sample=BATCH))
     stream.close()
     assert len(batches) == IMAGES // BATCH - 1

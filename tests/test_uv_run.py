@@ -46,7 +46,7 @@ def test_shard_on_ray_under_uv_run(tmp_path: Path, ray_folder: Path) -> None:
     (tmp_path / "images").mkdir()
     for i in range(4):
         Image.fromarray(rng.integers(0, 256, (20, 24, 3), np.uint8)).save(tmp_path / "images" / f"{i}.png")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "UV_"))}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "UV_", "XDG_"))}
     environment |= {"VIRTUAL_ENV": sys.prefix, "RAY_TMPDIR": str(ray_folder), "PYTHONWARNINGS": "ignore"}
     # In a session of its own: uv, driver and Ray's helpers end together if it takes too long.
     process = subprocess.Popen(

@@ -11,6 +11,7 @@ from itertools import repeat
 from typing import TYPE_CHECKING
 
 import torch
+from teachonce.stages.decoding.work import Pool
 from teachonce.stages.distill import DistillStage
 from teachonce.stages.models.compute import Compute
 from teachonce.stages.pairs.stream import Batch, TargetStream
@@ -54,8 +55,8 @@ class OnlineStage(DistillStage):
             teacher_compute=compute,
         )
 
-    def open_pairs(self, built: BuiltStudent, targets: Sequence[str]) -> Stream:
-        pairs = super().open_pairs(built, ())
+    def open_pairs(self, built: BuiltStudent, targets: Sequence[str], pool: Pool) -> Stream:
+        pairs = super().open_pairs(built, (), pool)
         assert isinstance(pairs, TargetStream)
         teacher = load_teacher(self.teacher).to(torch.device(self.teacher_compute.device))
         teacher_stream, size = None, teacher.spec.preprocess.size
@@ -69,6 +70,7 @@ class OnlineStage(DistillStage):
                 targets=(),
                 views=self.views,
                 drop_last=True,
+                pool=pool,
             )
         return OnlineStream(pairs, teacher_stream, teacher, self.teacher_compute)
 

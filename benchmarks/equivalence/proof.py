@@ -18,6 +18,8 @@ from step_record import StepRecord, recorded
 from task import Task
 from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.runner import run_stage
+from teachonce.stages.decoding.threads import Threads
+from teachonce.stages.decoding.work import Pool
 from teachonce.stages.distill import DistillStage
 from teachonce.stages.models.class_head import ClassHead
 from teachonce.stages.pairs.store import open_store
@@ -49,8 +51,8 @@ class ChangedStage(DistillStage):
         same = {field.name: getattr(stage, field.name) for field in fields(DistillStage)}
         return ChangedStage(**same, change=change)
 
-    def open_pairs(self, built: BuiltStudent, targets: Sequence[str]) -> Stream:
-        return _ChangedStream(super().open_pairs(built, targets), self.change)
+    def open_pairs(self, built: BuiltStudent, targets: Sequence[str], pool: Pool) -> Stream:
+        return _ChangedStream(super().open_pairs(built, targets, pool), self.change)
 
 
 class _ChangedStream:
@@ -154,7 +156,7 @@ def target_difference(online: OnlineStage) -> float:
     on which images it sees together."""
     built = build_student(online.config, recipe_named(online.recipe), online.settings, online.vectors, seed=online.seed)
     stored_NVC, head, largest = stored_logits(online), ClassHead(online.vectors), 0.0
-    stream = online.open_pairs(built, ())
+    stream = online.open_pairs(built, (), Threads(0))
     for batch in stream.batches(0):
         asked_NC = head(batch.targets["embedding"])
         largest = max(largest, float((asked_NC - stored_NVC[batch.rows_N, 0]).abs().max()))

@@ -126,7 +126,7 @@ class KnownWeights:
                     what="a damaged note",
                     code="description-changed",
                     where=location,
-                    hint="delete it",
+                    hint="it is written anew",
                 )
         return None
 
