@@ -180,7 +180,8 @@ def test_fp16_keeps_its_kl_budget_and_bf16_stays_close(picture_shards, tiny_clip
     assert kl.max() <= ENCODINGS["fp16"].kl_budget
     for r in in_bf16:
         assert 0 < (np.exp(p) * (p - r)).sum(-1).max() < 0.02
-    assert not np.array_equal(*in_bf16), "layer norms and attention round otherwise"
+    activations, weights = in_bf16
+    assert not np.array_equal(activations, weights), "layer norms and attention round otherwise"
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16_weights"])

@@ -100,7 +100,7 @@ def test_an_order_seed_that_is_the_seed_changes_nothing(distill, tmp_path) -> No
 
 def test_students_of_a_file(distill, labelled, tiny_clip, tmp_path) -> None:
     """Other recipes, targets, models, lengths; validation, early stopping, moving averages: each is its own single run."""
-    students = {
+    students: dict[str, dict[str, Any]] = {
         "plain": {"clip-norm": None},
         "both-targets": {"embedding-loss": "cosine", "ema": 0.9, "accumulate": 2, "clip-norm": 0.5, "seed": 5},
         "long": {"epochs": 4, "validation": str(labelled), "patience": 1, "student": f"local-dir:{tiny_clip}"},

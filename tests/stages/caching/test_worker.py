@@ -17,6 +17,7 @@ from teachonce.pipeline.runner import run_stage
 from teachonce.pipeline.storage import Location
 from teachonce.stages.cache import CacheStage, plan_cache
 from teachonce.stages.caching.batches import batches
+from teachonce.stages.caching.worker import CacheWorker
 from teachonce.stages.decoding.work import Made
 from teachonce.stages.models.compute import Compute
 from teachonce.stages.samples.shard_views import RowViews, ShardRows
@@ -128,6 +129,7 @@ def test_a_killed_process_ends_the_run_in_one_clear_error_and_the_same_command_g
     run(plan(shards, tmp_path / "calm", decode_workers=0))
     stage, before = plan(shards, tmp_path / "s", decode_workers=2), children(os.getpid())
     worker = stage.open()
+    assert isinstance(worker, CacheWorker)
 
     def killing(images, names, outputs=worker.answers.teacher.outputs):
         for pid in children(os.getpid()):

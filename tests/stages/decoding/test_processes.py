@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -311,8 +312,9 @@ def test_what_is_left_when_the_caller_stops_is_given_up(processes, works, tmp_pa
 
 def test_a_work_is_closed_in_threads_when_none_is_at_it(works, tmp_path, until):
     begun, done = set(), []
+    waiting: Any = works.Waiting
 
-    class Noted(works.Waiting):
+    class Noted(waiting):
         def make(self, task, arrays):
             begun.add(task[0])
             super().make(task, arrays)

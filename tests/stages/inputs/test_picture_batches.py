@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import pickle
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,11 +67,17 @@ def sets(pictures, picture_shards, tmp_path_factory) -> dict[str, str]:
 
 
 def work_on(images: ImageSet, **options) -> PictureViews:
-    fields = {"files": images.files, "kind": images.kind, "limit": images.max_pixels, "size": SIZE, "view": CENTER}
+    fields: dict[str, Any] = {
+        "files": images.files,
+        "kind": images.kind,
+        "limit": images.max_pixels,
+        "size": SIZE,
+        "view": CENTER,
+    }
     return PictureViews(**(fields | options))
 
 
-def flat(batches: Iterator[Batch]) -> list[tuple]:
+def flat(batches: Iterable[Batch]) -> list[tuple]:
     """(items, reasons, views, second views) of each batch, with views of their own."""
     none = np.empty((0, 3, SIZE, SIZE), np.uint8)
     return [

@@ -110,7 +110,7 @@ def test_a_changed_file_is_hashed_again(cache, hashed, file) -> None:
 def test_each_fact_of_the_file_counts(what, cache, hashed, file) -> None:
     digest(file)
     state = settled(file)
-    other = str(shutil.copy(file, file.with_name("copy"))) if what == "path" else getattr(state, what) + 1
+    other: Any = str(shutil.copy(file, file.with_name("copy"))) if what == "path" else getattr(state, what) + 1
     KnownWeights(replace(state, **{what: other}), FILLED).digest(module_of(file))
     assert len(hashed) == 2
 

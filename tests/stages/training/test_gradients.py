@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -23,7 +23,7 @@ CPU = Compute(device="cpu", precision="fp32", threads=1)
 class Rerun:
     """What a CUDA graph does, by doing the work again into the tensors of the recording."""
 
-    def __init__(self, parameters: tuple[nn.Parameter, ...]) -> None:
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
         self.parameters, self.recorded = parameters, 0
 
     def warm_up(self, work: Callable[[], Tensor], times: int) -> None:
@@ -40,6 +40,7 @@ class Rerun:
             loss.copy_(work())
             for parameter, gradient in zip(self.parameters, gradients, strict=True):
                 if gradient is not None:
+                    assert parameter.grad is not None
                     gradient.copy_(parameter.grad)
 
         return loss, replay
@@ -62,7 +63,7 @@ def make(*, parts: int = 1, device: str = "cpu", loss: Any = None) -> tuple[Net,
     torch.manual_seed(1)
     net = Net().to(device).train()
 
-    def mean(images: Tensor, targets: dict[str, Tensor]) -> Tensor:
+    def mean(images: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
         return (net(images) - targets["y"]).square().sum(1).mean()
 
     return net, EagerGradients(loss=loss or mean, model=net, parameters=tuple(net.parameters()), parts=parts)
@@ -149,7 +150,10 @@ def test_each_mode_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
             found = net.last.weight.grad
             torch.manual_seed(0)
             assert float(eager(*batch(0))) == float(loss)
-            assert torch.equal(found, net.last.weight.grad)
+            expected = net.last.weight.grad
+            assert found is not None
+            assert expected is not None
+            assert torch.equal(found, expected)
     assert recorder.recorded == 2
 
 
@@ -164,7 +168,7 @@ def test_random_numbers_after_a_recording_are_those_of_the_step() -> None:
     assert torch.equal(torch.rand(3), after)
 
 
-def test_what_is_drawn_on_the_cpu_and_frozen_is_noticed() -> None:
+def test_what_is_drawn_on_the_cpu_and_frozen_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     frozen: list[Tensor] = []
 
     class Freezing(Rerun):
@@ -187,14 +191,17 @@ def test_what_is_drawn_on_the_cpu_and_frozen_is_noticed() -> None:
         replaying = True
         return replayed(*given)
 
-    gradients._replayed = replay  # type: ignore[method-assign]
+    monkeypatch.setattr(gradients, "_replayed", replay)
     with pytest.raises(InputError) as error:
         gradients(*batch(0))
     assert (error.value.code, error.value.hint) == ("cuda-graph-differs", "leave out --cuda-graphs")
 
 
 def test_a_loss_that_is_not_finite_is_left_to_the_trainer() -> None:
-    net, eager = make(loss=lambda images, targets: net.last.weight.sum() * torch.nan)
+    def loss(images: Tensor, targets: dict[str, Tensor]) -> Tensor:
+        return net.last.weight.sum() * torch.nan
+
+    net, eager = make(loss=loss)
     assert GraphedGradients(eager, net, Rerun(eager.parameters))(*batch(0)).isnan()
 
 
