@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from pathlib import Path
@@ -372,7 +373,13 @@ def test_nothing_is_left_over(works):
         assert counts()[0] < opened[0] + 20  # memory of the last works, perhaps; 20 works have come and gone
         pool.close()
         assert not any(is_running(pid) for pid in pids)
-        assert all(now <= then for now, then in zip(counts(), before, strict=True))
+        for _ in range(3000):  # a thread that was joined is a task of the kernel's for a moment more
+            left = counts()
+            if all(now <= then for now, then in zip(left, before, strict=True)):
+                break
+            time.sleep(0.01)
+        else:
+            pytest.fail(f"files and threads: {left}, {before} before")
 
 
 def counts() -> tuple[int, int]:
