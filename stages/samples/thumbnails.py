@@ -20,7 +20,7 @@ from .kind import SampleKind, draw_views
 from .registry import kind_named
 
 #: Lossy, at a quality at which 96 pixels take about 2 kB.
-_WEBP = {"format": "WEBP", "quality": 60, "method": 4}
+_QUALITY = 60
 
 
 class Thumbnails:
@@ -97,5 +97,5 @@ def thumbnail(shards: ShardSet, row: int, params: np.void, views: ViewSpec, edge
 def webp(pixels_HWC: NDArray[np.uint8]) -> bytes:
     """A WebP file of uint8 (height, width, 3)."""
     file = io.BytesIO()
-    Image.fromarray(pixels_HWC).save(file, **_WEBP)
+    Image.fromarray(pixels_HWC).save(file, "WEBP", quality=_QUALITY, method=4)
     return file.getvalue()
