@@ -20,6 +20,7 @@ from .commands.inspect import inspect
 from .commands.models import models
 from .commands.predict import predict
 from .commands.pretrain import pretrain
+from .commands.recode import recode
 from .commands.run import run_file
 from .commands.shard import shard
 from .commands.status import status
@@ -36,6 +37,7 @@ COMMANDS = (
     pretrain,
     vectors,
     cache,
+    recode,
     import_checkpoint,
     distill,
     inspect,

@@ -31,12 +31,21 @@ def noun_of(stage: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a stage set out to do: its name, fingerprint fields, and number of units and rows."""
+    """What a stage set out to do: its name, fingerprint fields, and number of units and rows.
+
+    `command`: the one that does it; '' for that of the stage's name.
+    """
 
     stage: str
     fingerprint: Fingerprint
     units: int
     rows: int
+    command: str = ""
+
+    @property
+    def done_by(self) -> str:
+        """The command that does it."""
+        return self.command or self.stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +54,7 @@ class _PlanFile:
     fingerprint: dict[str, Any]
     units: Positive
     rows: Count
+    command: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,6 +97,7 @@ class Ledger:
             fingerprint=Fingerprint(fields=found.fingerprint),
             units=found.units,
             rows=found.rows,
+            command=found.command,
         )
 
     def begin(self, plan: Plan, hint: str) -> None:
@@ -104,6 +115,7 @@ class Ledger:
             "fingerprint": dict(plan.fingerprint.fields),
             "units": plan.units,
             "rows": plan.rows,
+            **({} if plan.done_by == plan.stage else {"command": plan.command}),
         }
         found = self.plan()
         if found is None and not self._plan_file.write_if_absent(canonical_json(seal(fields)) + b"\n"):
@@ -111,7 +123,7 @@ class Ledger:
         if found is not None:
             plan.fingerprint.check(
                 found.fingerprint.fields,
-                what=f"{self.out} holds the output of another {self.stage}",
+                what=f"{self.out} holds the output of another {found.done_by}",
                 code="output-other-settings",
                 where=self._plan_file,
                 hint=hint,
@@ -180,9 +192,15 @@ class Ledger:
         (self.folder / "receipts" / f"{receipt.key}.json").write_bytes(receipt.to_bytes())
         (self.folder / "failures" / f"{receipt.key}.json").remove()
 
+    @property
+    def again(self) -> str:
+        """What to type so that what is left is done."""
+        plan = self.plan()
+        return f"run the same `teachonce {self.stage if plan is None else plan.done_by}` command again"
+
     def redo_hint(self, *keys: str) -> str:
         """What to type so that some units are done anew, and no others: their receipts are kept under other names."""
-        again = f"then run the same `teachonce {self.stage}` command again"
+        again = f"then {self.again}"
         receipts = [shlex.quote(str(self.folder / "receipts" / f"{key}.json")) for key in keys]
         if len(receipts) == 1:
             return f"mv {receipts[0]} {receipts[0]}.old, {again}"
@@ -219,7 +237,7 @@ class Ledger:
         done = len(self.done_keys())
         if done != plan.units:
             raise IncompleteError(
-                f"{self.stage} has not finished",
+                f"{plan.done_by} has not finished",
                 code="stage-unfinished",
                 where=self.out,
                 found=f"{done} of {counted(plan.units, 'unit')}",

@@ -30,7 +30,7 @@ from .user_files import UserFile
 _SYSTEM_FILES = {".DS_Store", "Thumbs.db", "desktop.ini", "lost+found"}
 
 #: Stages whose output is one and the same folder.
-_TOGETHER = {"vectors": ("vectors", "cache"), "cache": ("vectors", "cache")}
+_TOGETHER = dict.fromkeys(("vectors", "cache", "recode STORE"), ("vectors", "cache"))
 
 #: Commands whose folder is known by a note.
 _NOTES = {
@@ -48,6 +48,8 @@ _ENDINGS = {
     "shard": "shards",
     "vectors": "store",
     "cache": "store",
+    "recode": "exported",
+    "recode STORE": "store",
     "pretrain": "prompts",
     "distill": "student",
     "distill --seeds": "students",

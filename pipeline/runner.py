@@ -15,7 +15,7 @@ from .ledger import Ledger, Plan, noun_of
 from .output import another_output
 from .progress import Progress
 from .storage import Location
-from .types import Stage, Unit
+from .types import Stage, Unit, ledger_of
 from .worker import Outcome
 
 #: From this share on, unusable rows are reported with their reasons.
@@ -40,7 +40,7 @@ class Summary:
         failed: failed unit keys with one-line reasons.
         rows: rows of the units finished by this run.
         invalid_rows: those of them that could not be used.
-        all_rows: rows of all units that are done.
+        all_rows: rows of all units that are done, without those that were left out.
         unusable: those of them that could not be used, by kind of reason, the most frequent first.
     """
 
@@ -103,7 +103,7 @@ class StageRun:
     """
 
     def __init__(self, stage: Stage, out: Location) -> None:
-        self.ledger = Ledger(out, stage.name)
+        self.ledger = Ledger(out, ledger_of(stage))
         self.codes: dict[str, str] = {}
         self._stage, self._out = stage, out
         units = self._rows = 0
@@ -117,7 +117,13 @@ class StageRun:
                 hint="give it a corpus with images",
             )
         self.ledger.begin(
-            Plan(stage=stage.name, fingerprint=stage.fingerprint, units=units, rows=self._rows),
+            Plan(
+                stage=self.ledger.stage,
+                command=stage.name,
+                fingerprint=stage.fingerprint,
+                units=units,
+                rows=self._rows,
+            ),
             hint=f"use the options of the first run, or {another_output(out, stage.name)}",
         )
         self._done = _intact_keys(self.ledger)
@@ -171,8 +177,9 @@ class StageRun:
 def _count_unusable(summary: Summary, ledger: Ledger) -> None:
     kinds: Counter[str] = Counter()
     for receipt in ledger.receipts():
-        summary.all_rows += receipt.rows
-        kinds.update(bad.kind for bad in receipt.invalid_rows)
+        unusable = [bad.kind for bad in receipt.invalid_rows if not bad.is_left_out]
+        summary.all_rows += receipt.rows - (len(receipt.invalid_rows) - len(unusable))
+        kinds.update(unusable)
     summary.unusable = dict(sorted(kinds.items(), key=lambda item: (-item[1], item[0])))
 
 

@@ -105,11 +105,14 @@ RunUnit = Callable[[Unit, Timer], Receipt]
 
 
 class Stage(Protocol):
-    """What the work is. Picklable and small; independent of executors."""
+    """What the work is. Picklable and small; independent of executors.
+
+    A stage that makes what another one makes has an attribute `ledger` too, the name of that one, where readers look (see `ledger_of`).
+    """
 
     @property
     def name(self) -> str:
-        """The command's name, and the ledger's folder."""
+        """The command's name, and the ledger's folder where the stage names no other."""
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -124,3 +127,8 @@ class Stage(Protocol):
 
     def open(self) -> RunUnit:
         """Load what all units share (a model), once in each worker process, and return the function that does one."""
+
+
+def ledger_of(stage: Stage) -> str:
+    """The name of a stage's ledger: its own, or that of the stage whose output it makes."""
+    return str(getattr(stage, "ledger", stage.name))

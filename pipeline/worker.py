@@ -60,7 +60,8 @@ class Worker:
         receipt = self._open()(unit, timer)
         if commit:
             self._ledger.commit(receipt, timer.seconds)
-        return Outcome(key=unit.key, rows=receipt.rows, invalid_rows=len(receipt.invalid_rows))
+        bad = sum(not row.is_left_out for row in receipt.invalid_rows)
+        return Outcome(key=unit.key, rows=receipt.rows, invalid_rows=bad)
 
     def close(self) -> None:
         """No unit is left: end what the stage has started for its units."""

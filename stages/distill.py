@@ -409,7 +409,8 @@ def plan_distill(
             where="--patience",
             hint="add --validation IMAGES",
         )
-    cached = Ledger(location, "cache").require_complete(hint="run the same `teachonce cache` command again")
+    ledger = Ledger(location, "cache")
+    cached = ledger.require_complete(hint=ledger.again)
     shared: dict[str, Json] = {
         "recipe": recipe,
         "settings": training.to_json() | _real_depth(built),

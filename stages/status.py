@@ -148,6 +148,7 @@ def _stage(ledger: Ledger, examples: int) -> dict[str, Json]:
     unit_seconds = _unit_seconds(seconds)
     return {
         "stage": plan.stage,
+        "command": plan.done_by,
         "folder": str(ledger.out),
         "fingerprint": plan.fingerprint.digest,
         "units": plan.units,

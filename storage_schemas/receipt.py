@@ -18,9 +18,13 @@ class Output:
     sha256: str
 
 
+#: The reason of a sample that was not wanted, though it could be used.
+LEFT_OUT = "left out"
+
+
 @dataclass(frozen=True, kw_only=True)
 class InvalidRow:
-    """A sample that could not be used: it keeps its row, and this has the reason."""
+    """A sample that could not be used, or was not wanted: it keeps its row, and this has the reason."""
 
     row: Count
     path: str
@@ -30,6 +34,11 @@ class InvalidRow:
     def kind(self) -> str:
         """The reason without what is this sample's own: "too many pixels" of "too many pixels: 60000x60000, …"."""
         return self.reason.partition(": ")[0]
+
+    @property
+    def is_left_out(self) -> bool:
+        """Whether nothing is wrong with the sample."""
+        return self.reason == LEFT_OUT
 
 
 @dataclass(frozen=True, kw_only=True)

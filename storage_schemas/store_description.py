@@ -172,6 +172,8 @@ class StoreDescription:
         pixels: sample of rendered views (`PixelSample.to_json`); None in stores of early versions.
         versions: of libraries that decide nothing by themselves.
         sample_kind: of the samples, as in `Corpus`; written only where they are no images.
+        recoded: of a store that `recode` made: the store that it is made of, and what was taken of it (`stages/recoding/origin.py`);
+            None for the teacher's own.
     """
 
     spec: StoreSpec
@@ -182,6 +184,7 @@ class StoreDescription:
     pixels: Mapping[str, Json] | None = None
     versions: Mapping[str, Json] | None = None
     sample_kind: str = IMAGE
+    recoded: Mapping[str, Json] | None = None
 
     @property
     def corpus_id(self) -> str:
@@ -214,6 +217,7 @@ class StoreDescription:
             "pixels": self.pixels,
             "versions": self.versions,
             "sample_kind": None if self.sample_kind == IMAGE else self.sample_kind,
+            "recoded": self.recoded,
         }
         root.attrs[ATTRIBUTE] = seal({name: value for name, value in fields.items() if value is not None})
 
@@ -253,6 +257,7 @@ class StoreDescription:
             pixels=raw.pixels,
             versions=raw.versions,
             sample_kind=raw.sample_kind,
+            recoded=raw.recoded,
         )
 
     def check_planned(self, planned: Fingerprint, where: object) -> None:
@@ -341,6 +346,7 @@ class _Fields:
     pixels: dict[str, Any] | None = None
     versions: dict[str, Any] | None = None
     sample_kind: str = IMAGE
+    recoded: dict[str, Any] | None = None
 
 
 def _spec_to_json(spec: StoreSpec) -> Json:

@@ -492,14 +492,56 @@ def read_target(root: Arrays, spec: StoreSpec, shard: int, name: str, view: int,
     Raises:
         DamagedError: a chunk's checksum does not match, or it cannot be decoded.
     """
-    all_rows = spec.rows(shard)
-    first, stop, _ = part.indices(all_rows.stop - all_rows.start)
-    rows = slice(all_rows.start + first, all_rows.start + stop)
+    rows = _rows(spec, shard, part)
     with readable(_DAMAGED, code="chunk-damaged", where=f"{name}, shard {shard}, view {view}", hint=_AGAIN):
         stored = np.asarray(root[name][rows, view])
         if name == "logits" and spec.encoding.separate_max:
             return decode_logits(stored, np.asarray(root[LOGITS_MAX][rows, view]))
     return stored.astype(np.float32)
+
+
+def read_views(
+    root: Arrays, spec: StoreSpec, shard: int, views: Sequence[int]
+) -> tuple[NDArray[np.bytes_], NDArray[np.bool_], Views]:
+    """`read_rows` of several views: keys (sample,) as `S32`, valid (sample,), VIEW (sample, view).
+
+    Raises:
+        DamagedError: a chunk's checksum does not match, or it cannot be decoded.
+    """
+    found = [read_rows(root, spec, shard, view) for view in views]
+    return found[0][0], found[0][1], np.stack([params for _, _, params in found], axis=1)
+
+
+def read_target_views(
+    root: Arrays, spec: StoreSpec, shard: int, name: str, views: Sequence[int], part: slice = slice(None)
+) -> Floats:
+    """`read_target` of several views: fp32 (sample, view, …). A chunk of several views is read once.
+
+    Raises:
+        DamagedError: a chunk's checksum does not match, or it cannot be decoded.
+    """
+    rows = _rows(spec, shard, part)
+    found = np.empty((rows.stop - rows.start, len(views), *spec.target(name).shape), np.float32)
+    per_chunk = root[name].chunks[1]
+    with readable(_DAMAGED, code="chunk-damaged", where=f"{name}, shard {shard}", hint=_AGAIN):
+        for chunk in sorted({view // per_chunk for view in views}):
+            places = [place for place, view in enumerate(views) if view // per_chunk == chunk]
+            here = [views[place] for place in places]
+            first, end = min(here), max(here) + 1
+            stored = np.asarray(root[name][rows, first:end])
+            separate = name == "logits" and spec.encoding.separate_max
+            max_NV = np.asarray(root[LOGITS_MAX][rows, first:end]) if separate else None
+            for place, view in zip(places, here, strict=True):
+                own = stored[:, view - first]
+                found[:, place] = decode_logits(own, None if max_NV is None else max_NV[:, view - first])
+    return found
+
+
+def _rows(spec: StoreSpec, shard: int, part: slice) -> slice:
+    """Some rows of a shard, among all rows."""
+    all_rows = spec.rows(shard)
+    first, stop, _ = part.indices(all_rows.stop - all_rows.start)
+    return slice(all_rows.start + first, all_rows.start + stop)
 
 
 _DAMAGED = "a chunk of the store is damaged"

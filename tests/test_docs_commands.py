@@ -46,6 +46,7 @@ RUN = {
     "docs/photographs.md": ["train", "efficientnet-lite0-57934424.pth"],
     "docs/pretrain.md": ["DATA", "shards"],
     "docs/promptkd.md": ["DATA"],
+    "docs/recode.md": ["shards", "classes.txt"],
     "docs/results.md": ["student", "test-photos", "classes.txt", "new.jpg", "shards", "targets.zarr"],
     "docs/run-files.md": ["photos", "test-photos", "classes.txt"],
     "docs/shards.md": ["photos", "list.parquet", "archive.tar"],

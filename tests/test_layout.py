@@ -97,6 +97,7 @@ ROOMS = (
     "stages/published",
     "stages/reports",
     "stages/settings",
+    "stages/recoding",
     "stages",
     "stages/demo",
     "stages/protocols",
@@ -116,6 +117,8 @@ WITHOUT_TEACHER = tuple(
         "measures",
         "students",
         "recipes",
+        "recode",
+        "recoding",
     )
 )
 

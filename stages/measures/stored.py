@@ -111,7 +111,7 @@ class Stored:
                 "this sample is not cached yet",
                 code="sample-not-cached",
                 where=f"{self.location}, row {row}, shard {shard}",
-                hint="run the same `teachonce cache` command again",
+                hint=self.ledger.again,
             )
         return shard
 

@@ -70,7 +70,7 @@ def _stored_logits(store: Location, shards: Location) -> tuple[ClassVectors, NDA
     stored = Stored.open(store, shards)
     if stored.no_logits or stored.vectors is None:
         raise IncompleteError("no logits to measure", code="store-without-logits", where=store, found=stored.no_logits)
-    stored.ledger.require_complete(hint="run the same `teachonce cache` command again")
+    stored.ledger.require_complete(hint=stored.ledger.again)
     done = stored.shards_done()
     valid_N = np.concatenate([stored.keys_and_valid(shard)[1] for shard in done])
     return stored.vectors, np.concatenate([stored.logits(shard, _VIEW) for shard in done]), valid_N

@@ -75,7 +75,7 @@ class _Receipts:
                 "rows of a shard that has no receipt",
                 code="store-receipt-missing",
                 where=f"{self.store}, shard {shard}",
-                hint="run the same `teachonce cache` command again",
+                hint=self._ledger.again,
             )
         return {output.path: output for output in receipt.outputs}
 
@@ -177,7 +177,7 @@ def store_facts(store: Location) -> StoreFacts:
     """
     description = read_description(open_store(store), store)
     ledger = Ledger(store, "cache")
-    plan = ledger.require_complete(hint="run the same `teachonce cache` command again")
+    plan = ledger.require_complete(hint=ledger.again)
     return StoreFacts(
         store=store,
         fingerprint=plan.fingerprint.digest,
@@ -211,6 +211,6 @@ def _valid_rows(ledger: Ledger, spec: StoreSpec) -> NDArray[np.int64]:
             where=ledger.folder,
             expected=spec.num_shards,
             found=len(counts),
-            hint="run the same `teachonce cache` command again",
+            hint=ledger.again,
         )
     return np.array(counts, np.int64)

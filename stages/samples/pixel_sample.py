@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -207,7 +207,7 @@ class _Renderer:
     def __init__(self, shards: ShardSet, spec: ViewSpec, size: int) -> None:
         self._shards, self._size = shards, size
         self._kind = kind_named(shards.corpus.sample_kind, where=shards.location)
-        self._spec = replace(spec, count=VIEWS_PER_ROW) if spec.is_random else spec
+        self._spec = spec.first(VIEWS_PER_ROW)
         self._shard = -1
         self._reader: ShardReader | None = None
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from PIL import Image
@@ -41,6 +42,7 @@ class ViewSpec:
         kind: `random_resized_crop`, or the model's own test-time view: `center` resizes the shorter side and crops,
             `squash` resizes both sides whatever their ratio and crops, `border` resizes the longer side and pads.
         count: number of views K.
+        chosen: of random views, which of those that the seed gives: K numbers in the store's order; None for the first K.
         seed: of the random boxes and colours.
         scale, ratio: range of a box's share of the area and of its aspect ratio.
         flip: probability of a mirrored view.
@@ -56,6 +58,7 @@ class ViewSpec:
 
     kind: str = "center"
     count: int = 1
+    chosen: tuple[int, ...] | None = None
     seed: int = RandomViews.seed
     scale: tuple[float, float] = RandomViews.scale
     ratio: tuple[float, float] = RandomViews.ratio
@@ -95,6 +98,7 @@ class ViewSpec:
             )
         if self.count < 1 or (not self.is_random and self.count != 1):
             raise InputError("impossible number of views", code="setting-impossible", where="--views", found=self.count)
+        self._check_chosen()
         if not 0 < self.scale[0] <= self.scale[1] <= 1 or not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
             raise InputError(
                 "impossible range of view scale or ratio",
@@ -111,6 +115,19 @@ class ViewSpec:
             )
         self._check_fill()
         self._check_colors()
+
+    def _check_chosen(self) -> None:
+        if self.chosen is None:
+            return
+        fits = len(self.chosen) == self.count == len(set(self.chosen)) and min(self.chosen) >= 0
+        if not self.is_random or not fits:
+            raise InputError(
+                "impossible numbers of views",
+                code="setting-impossible",
+                where="--views",
+                expected=f"{self.count} different numbers of random views",
+                found=self.chosen,
+            )
 
     def _check_fill(self) -> None:
         if self.kind != "border" and any(self.fill):
@@ -182,6 +199,21 @@ class ViewSpec:
         """Whether views have other colours than their images, and the store has arrays for them."""
         return any(self.jitter) or self.grayscale > 0
 
+    @property
+    def drawn(self) -> tuple[int, ...]:
+        """The number by which each view is drawn, in the order of the views."""
+        return tuple(range(self.count)) if self.chosen is None else self.chosen
+
+    def first(self, count: int) -> ViewSpec:
+        """The first views that the seed gives, whichever of them these are; a test-time view is the only one."""
+        return replace(self, count=count, chosen=None) if self.is_random else self
+
+    def some(self, places: Sequence[int]) -> ViewSpec:
+        """Some of these views, by their places among them."""
+        drawn = tuple(self.drawn[place] for place in places)
+        first = drawn == tuple(range(len(drawn)))
+        return replace(self, count=len(drawn), chosen=None if first else drawn)
+
     def to_json(self) -> Json:
         """Only the facts that decide pixels: a centre view has no seed, scale, ratio or flip; colour where it is used."""
         facts: dict[str, Json] = {"kind": self.kind, "count": self.count, "interpolation": self.interpolation}
@@ -189,6 +221,8 @@ class ViewSpec:
             facts |= {"crop_pct": self.crop_pct}
             return facts | ({"fill": list(self.fill)} if self.kind == "border" else {})
         facts |= {"seed": self.seed, "scale": list(self.scale), "ratio": list(self.ratio), "flip": self.flip}
+        if self.chosen is not None:
+            facts |= {"chosen": list(self.chosen)}
         if any(self.jitter):
             facts |= {"jitter": list(self.jitter), "jitter_probability": self.jitter_probability}
         return facts | ({"grayscale": self.grayscale} if self.grayscale else {})
@@ -218,7 +252,7 @@ class ViewSpec:
         if not self.is_random:
             box = center_box(self.kind, self.crop_pct, width, height)
             return np.array([(*box, 0, *NO_COLOR)], VIEW)
-        views = [self._random_view(key, view, width, height) for view in range(self.count)]
+        views = [self._random_view(key, view, width, height) for view in self.drawn]
         return np.array(views, VIEW)
 
     def numbers(self, key: str, view: int, count: int) -> list[float]:

@@ -1,0 +1,192 @@
+"""Owns what is read of a store that is recoded: shard by shard, its samples, views and targets as chosen, in fp32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from ...pipeline.ledger import Ledger
+from ...pipeline.storage import Location
+from ...storage_schemas.class_vectors import ClassVectors
+from ...storage_schemas.errors import DamagedError
+from ...storage_schemas.receipt import LEFT_OUT, InvalidRow
+from ...storage_schemas.samples import shard_name
+from ...storage_schemas.store_description import StoreSpec, TargetSpec
+from ...storage_schemas.target_store import OpenArrays, read_target_views, read_views
+from ...storage_schemas.view_params import Views
+from ..measures.soft_labels import softmax
+from ..pairs.store import open_store
+from .row_choice import RowChoice
+
+#: Bytes of fp32 that one part of a shard may take, where targets are large.
+_PART_BYTES = 16 << 20
+
+LOGITS, EMBEDDING = "logits", "embedding"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Source:
+    """A finished store, and what is taken of it. Picklable; each worker opens it for itself.
+
+    Attributes:
+        store: where it is.
+        spec: of its rows.
+        views: places of the views that are taken, in their new order.
+        targets: names of the targets that are taken, in their new order.
+        rows: which samples.
+        vectors: what forms logits of embeddings; None where logits are read as they are stored, or there are none.
+    """
+
+    store: Location
+    spec: StoreSpec
+    views: tuple[int, ...]
+    targets: tuple[str, ...]
+    rows: RowChoice
+    vectors: ClassVectors | None
+
+    def width_of(self, name: str) -> tuple[int, ...]:
+        """Shape of one row's view of a target that is taken."""
+        if name == LOGITS and self.vectors is not None:
+            return (self.vectors.num_classes,)
+        return self.spec.target(name).shape
+
+    def open(self) -> SourceReader:
+        return SourceReader(self)
+
+
+class SourceReader:
+    """An open source."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.root = OpenArrays(open_store(source.store))
+        self._ledger = Ledger(source.store, "cache")
+
+    def shard(self, number: int) -> SourceShard:
+        """One shard, of which nothing but keys, marks and views is read yet.
+
+        Raises:
+            DamagedError: its receipt is missing or does not agree with its rows.
+        """
+        return SourceShard(self, number)
+
+    def invalid(self, shard: int) -> tuple[InvalidRow, ...]:
+        """The rows of a shard that the store itself cannot use."""
+        receipt = self._ledger.receipt(shard_name(shard))
+        if receipt is None:
+            raise DamagedError(
+                "rows of a shard that has no receipt",
+                code="store-receipt-missing",
+                where=f"{self.source.store}, shard {shard}",
+                hint=self._ledger.again,
+            )
+        return receipt.invalid_rows
+
+
+class SourceShard:
+    """One shard of a source.
+
+    Attributes:
+        number: of the shard.
+        keys: of all its rows.
+        taken: places of the rows that are taken, ascending, int64 (row,).
+        invalid: all other rows, with reasons.
+        params: VIEW (row, view) of all rows, in the views that are taken.
+    """
+
+    number: int
+    keys: list[str]
+    taken: NDArray[np.int64]
+    invalid: tuple[InvalidRow, ...]
+    params: Views
+
+    def __init__(self, reader: SourceReader, number: int) -> None:
+        self._reader, self._source, self.number = reader, reader.source, number
+        self._held: dict[tuple[str, int, int], NDArray[np.float32]] = {}
+        source, spec = self._source, self._source.spec
+        keys_N, valid_N, self.params = read_views(reader.root, spec, number, source.views)
+        self.keys = [key.decode("ascii") for key in keys_N.tolist()]
+        rows = spec.rows(number)
+        invalid = {bad.row: bad for bad in reader.invalid(number)}
+        if valid_N.sum() != len(keys_N) - len(invalid) or any(valid_N[row - rows.start] for row in invalid):
+            raise DamagedError(
+                "the store's valid rows are not those of its receipt",
+                code="rows-not-of-receipt",
+                where=f"{source.store}, shard {number}",
+                expected=len(keys_N) - len(invalid),
+                found=int(valid_N.sum()),
+                hint="restore the store from a copy",
+            )
+        taken_N = valid_N & source.rows.marked(rows)
+        if source.rows.confidence is not None:
+            taken_N &= self._is_confident(taken_N, *source.rows.confidence)
+        self.taken = np.flatnonzero(taken_N)
+        for place in np.flatnonzero(valid_N & ~taken_N).tolist():
+            row = rows.start + place
+            invalid[row] = InvalidRow(row=row, path="", reason=LEFT_OUT)
+        self.invalid = tuple(invalid[row] for row in sorted(invalid))
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def parts(self) -> Iterator[slice]:
+        """The rows in portions of whole chunks, so that no chunk is read twice and little is held."""
+        step = max([len(self), 1])
+        for name in self._stored_names():
+            target = self._source.spec.target(name)
+            if self._source.spec.is_streamed(target):
+                step = min(step, self._fitting(target))
+        for start in range(0, len(self), step):
+            yield slice(start, min(start + step, len(self)))
+
+    def targets(self, part: slice) -> Mapping[str, NDArray[np.float32]]:
+        """fp32 (row, view, …) of some rows, by name; NaN in rows that the store itself cannot use."""
+        return {name: self.target(name, part) for name in self._source.targets}
+
+    def target(self, name: str, part: slice) -> NDArray[np.float32]:
+        """One target of some rows: fp32 (row, view, …)."""
+        source = self._source
+        if name == LOGITS and source.vectors is not None:
+            embedding_NVD = self._read(EMBEDDING, part)
+            with threadpool_limits(limits=1, user_api="blas"):  # with several, low bits depend on how many
+                flat_NC = source.vectors.logits(embedding_NVD.reshape(-1, embedding_NVD.shape[-1]))
+            return flat_NC.reshape(*embedding_NVD.shape[:2], -1)
+        return self._read(name, part)
+
+    def _read(self, name: str, part: slice) -> NDArray[np.float32]:
+        """As it is stored; the last portion of each target is kept, since others are formed of it."""
+        key = (name, part.start, part.stop)
+        if key not in self._held:
+            self._held = {held: values for held, values in self._held.items() if held[0] != name}
+            self._held[key] = read_target_views(
+                self._reader.root, self._source.spec, self.number, name, self._source.views, part
+            )
+        return self._held[key]
+
+    def _stored_names(self) -> list[str]:
+        names = [EMBEDDING if n == LOGITS and self._source.vectors is not None else n for n in self._source.targets]
+        return list(dict.fromkeys(names))
+
+    def _fitting(self, target: TargetSpec) -> int:
+        """Rows of a portion of a large target: whole chunks."""
+        chunk = self._source.spec.chunk_rows(target)
+        row_bytes = 4 * target.width * len(self._source.views)
+        return chunk * max(1, _PART_BYTES // (chunk * row_bytes))
+
+    def _is_confident(self, wanted_N: NDArray[np.bool_], least: float, largest: float) -> NDArray[np.bool_]:
+        """bool (row,): whether the mean of a row's distributions gives its first class a probability in this range."""
+        fits_N = np.zeros(len(self), np.bool_)
+        for part in self.parts():
+            places = np.flatnonzero(wanted_N[part])
+            if not len(places):
+                continue
+            logits_NVC: Any = self.target(LOGITS, part)[places]
+            total_NC = sum(softmax(logits_NVC[:, view])[0] for view in range(logits_NVC.shape[1]))
+            first_N = np.asarray(total_NC).max(axis=1) / logits_NVC.shape[1]
+            fits_N[part.start + places] = (first_N >= least) & (first_N <= largest)
+        return fits_N

@@ -1,0 +1,419 @@
+"""`teachonce recode` into a store: compared with stores that are written at once, and with plain reads of the arrays."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from click.testing import CliRunner
+from teachonce.cli import main
+from teachonce.pipeline.executors.serial import SerialExecutor
+from teachonce.pipeline.ledger import Ledger
+from teachonce.pipeline.runner import run_stage
+from teachonce.pipeline.storage import Location
+from teachonce.stages.inspect import inspect_store
+from teachonce.stages.measures.stored import Stored
+from teachonce.stages.pairs.join import check_pair, check_pixels
+from teachonce.stages.pairs.stream import TargetStream
+from teachonce.stages.recode import plan_recode
+from teachonce.stages.settings.recode import RecodeSettings
+from teachonce.storage_schemas.class_vectors import ClassVectors, write_class_vectors
+from teachonce.storage_schemas.errors import InputError, TeachonceError
+from teachonce.storage_schemas.target_store import open_root
+
+CHUNKED = ("keys", "valid", "view_params", "logits", "logits_max", "embedding")
+
+
+def recode(store, out, **settings) -> Stored:
+    stage = plan_recode(str(store), out=str(out), settings=RecodeSettings(**settings))
+    run_stage(stage, stage.out, SerialExecutor(), progress=False)
+    return Stored.open(str(out))
+
+
+def files(folder: Path, *names: str) -> dict[str, bytes]:
+    """Every file of some arrays, by its name in the store; of the whole store where none is named."""
+    found = [f for name in names or ("",) for f in (folder / name).rglob("*")]
+    return {f.relative_to(folder).as_posix(): f.read_bytes() for f in found if f.is_file()}
+
+
+def values(out: Path, name: str) -> np.ndarray:
+    return np.asarray(zarr.open_group(str(out), mode="r")[name][:])
+
+
+def other_classes(out: Path, names: str = "xyz", *, weights: str = "0123", width: int = 6) -> ClassVectors:
+    """A store that has nothing but class vectors."""
+    vectors_CD = np.random.default_rng(2).normal(size=(len(names), width)).astype(np.float32)
+    vectors = ClassVectors(names=tuple(names), vectors_CD=vectors_CD, bias_C=None, logit_scale=9.0, normalized=True)
+    origin = {"teacher": {"model": "T", "weights_digest": weights}, "templates": []}
+    write_class_vectors(open_root(str(out), mode="a"), vectors, origin)
+    return vectors
+
+
+def test_another_encoding_has_the_bytes_that_cache_writes(taught_store, make_store, tmp_path):
+    """fp32 to fp16 equals a store whose fp32 values were written in fp16 at once, file by file."""
+    at_once = make_store(
+        taught_store.shards,
+        tmp_path / "at-once.zarr",
+        widths={"logits": 7, "embedding": 6},
+        also_invalid=(5,),
+        targets=taught_store.targets,
+        encoding="fp16",
+    )
+    recode(taught_store.location, tmp_path / "out.zarr", encoding="fp16")
+    expected = files(at_once.location.path, *CHUNKED)
+    assert len(expected) > 4 * len(CHUNKED)
+    assert files(tmp_path / "out.zarr", *CHUNKED) == expected
+    here, there = Ledger(Location.of(tmp_path / "out.zarr"), "cache"), Ledger(at_once.location, "cache")
+    assert [r.digest for r in here.receipts()] == [r.digest for r in there.receipts()]
+
+
+def test_a_copy_and_the_way_back(taught_store, tmp_path):
+    recode(taught_store.location, tmp_path / "copy.zarr")
+    assert files(tmp_path / "copy.zarr", *CHUNKED) == files(taught_store.location.path, *CHUNKED)
+    recode(tmp_path / "copy.zarr", tmp_path / "half.zarr", encoding="fp16")
+    recode(tmp_path / "half.zarr", tmp_path / "back.zarr", encoding="fp32")
+    back, halved = Stored.open(str(tmp_path / "back.zarr")), Stored.open(str(tmp_path / "half.zarr"))
+    for shard in range(4):
+        np.testing.assert_array_equal(back.logits(shard, 1), halved.logits(shard, 1))
+
+
+def test_it_says_what_it_was_made_of(taught_store, tmp_path):
+    stored = recode(taught_store.location, tmp_path / "out.zarr", encoding="fp16", views="0,2", targets="logits")
+    parent = Ledger(taught_store.location, "cache").plan().fingerprint
+    made_of = {"store": parent.digest, "views": [0, 2]}
+    assert stored.description.recoded == {"from": str(taught_store.location), **made_of}
+    expected = {
+        **parent.fields,
+        "encoding": "fp16",
+        "targets": ["logits"],
+        "schema_version": 1,
+        "views": {**taught_store.views.to_json(), "count": 2, "chosen": [0, 2]},
+        "recoded": made_of,
+    }
+    assert dict(stored.description.fingerprint) == expected
+    assert stored.vectors.digest == Stored.open(taught_store.location).vectors.digest
+    plan = json.loads((tmp_path / "out.zarr/ledger/cache/plan.json").read_bytes())
+    assert (plan["stage"], plan["command"]) == ("cache", "recode")
+
+
+@pytest.mark.parametrize(
+    ("views", "places"), [("2", [0, 1]), ("0,2", [0, 2]), ("2,", [2]), ("2,0", [2, 0]), (None, [0, 1, 2])]
+)
+def test_some_views(taught_store, tmp_path, views, places):
+    out = tmp_path / "out.zarr"
+    stored = recode(taught_store.location, out, views=views)
+    valid = taught_store.valid
+    for name, known in taught_store.targets.items():
+        np.testing.assert_array_equal(values(out, name), known[:, places])
+    whole = values(taught_store.location.path, "view_params")
+    np.testing.assert_array_equal(values(out, "view_params"), whole[:, places])
+    assert whole[valid].min() >= 0
+    # The machine still renders what the seed gives, and the views of a sample are drawn as they lie there.
+    facts = check_pair(taught_store.shards, stored.location)
+    check_pixels(taught_store.shards, facts)
+    drawn = facts.views.params("0" * 32, 50, 40)
+    np.testing.assert_array_equal(drawn, taught_store.views.params("0" * 32, 50, 40)[places])
+
+
+@pytest.mark.parametrize(
+    ("views", "message"),
+    [
+        ("4", "the store does not have these views: {store}: expected 1 to 3 views, found --views 4"),
+        ("0,3", "the store does not have these views: {store}: expected numbers from 0 to 2, found --views 0,3"),
+        ("0", "the store does not have these views: {store}: expected 1 to 3 views, found --views 0"),
+        ("1,1", "a view is named twice: --views: found 1,1. Next: name each once"),
+        (
+            "first",
+            "not a choice of views: --views: expected a number of views, or numbers of views with commas, found first. "
+            "Next: 2 is for the first two, 0,2 for these two, `2,` for one alone",
+        ),
+    ],
+)
+def test_views_that_are_not_there(taught_store, tmp_path, views, message):
+    with pytest.raises(InputError) as error:
+        recode(taught_store.location, tmp_path / "out.zarr", views=views)
+    assert str(error.value).startswith(message.format(store=taught_store.location))
+    assert not (tmp_path / "out.zarr").exists()
+
+
+def test_logits_of_another_class_list(taught_store, tmp_path):
+    vectors = other_classes(tmp_path / "classes.zarr")
+    out = tmp_path / "out.zarr"
+    stored = recode(taught_store.location, out, classes_from=str(tmp_path / "classes.zarr"), targets="logits")
+    embedding_NVD = taught_store.targets["embedding"].astype(np.float64)
+    np.testing.assert_allclose(values(out, "logits"), 9.0 * embedding_NVD @ vectors.vectors_CD.T, rtol=1e-5, atol=1e-5)
+    assert stored.vectors.names == ("x", "y", "z")
+    assert stored.description.decided_by.class_vectors == vectors.digest
+    assert stored.description.recoded["classes"] == vectors.digest
+    assert "embedding" not in zarr.open_group(str(out), mode="r")
+
+
+def test_logits_of_its_own_classes_where_it_has_embeddings_alone(taught_store, tmp_path):
+    recode(taught_store.location, tmp_path / "embedding.zarr", targets="embedding")
+    stored = recode(tmp_path / "embedding.zarr", tmp_path / "logits.zarr", targets="logits")
+    np.testing.assert_allclose(
+        values(tmp_path / "logits.zarr", "logits"), taught_store.targets["logits"], rtol=1e-5, atol=1e-5
+    )
+    assert stored.description.decided_by.class_vectors == stored.vectors.digest
+    assert "class_vectors" not in Stored.open(str(tmp_path / "embedding.zarr")).description.fingerprint
+
+
+def test_embeddings_with_other_classes_form_other_logits_on_reading(taught_store, tmp_path):
+    vectors = other_classes(tmp_path / "classes.zarr")
+    stored = recode(
+        taught_store.location,
+        tmp_path / "out.zarr",
+        classes_from=str(tmp_path / "classes.zarr"),
+        targets="embedding",
+    )
+    expected = vectors.logits(taught_store.targets["embedding"][:13, 2])
+    np.testing.assert_allclose(stored.logits(0, 2), expected, rtol=1e-6)
+
+
+def classes_refused(store, tmp_path, **settings) -> str:
+    with pytest.raises(TeachonceError) as error:
+        recode(store, tmp_path / "out.zarr", classes_from=str(tmp_path / "classes.zarr"), **settings)
+    assert not (tmp_path / "out.zarr").exists()
+    return str(error.value).replace(str(tmp_path), "T")
+
+
+def test_classes_of_another_teacher(taught_store, tmp_path):
+    other_classes(tmp_path / "classes.zarr", weights="4567")
+    assert classes_refused(taught_store.location, tmp_path) == (
+        "these class vectors are another teacher's: T/classes.zarr: field 'teacher.weights': expected 0123 (the embeddings of "
+        f"{taught_store.location}), found T 4567 (the class vectors). "
+        "Next: run `teachonce vectors` with the teacher of the store, into a store of its own"
+    )
+
+
+def test_classes_of_another_width(taught_store, tmp_path):
+    other_classes(tmp_path / "classes.zarr", width=5)
+    assert classes_refused(taught_store.location, tmp_path) == (
+        f"class vectors and embeddings have other widths: T/classes.zarr: expected 6 channels (the embeddings of "
+        f"{taught_store.location}), found 5 channels. Next: give class vectors of the store's teacher"
+    )
+
+
+def test_other_classes_need_embeddings(taught_store, tmp_path):
+    recode(taught_store.location, tmp_path / "logits.zarr", targets="logits")
+    other_classes(tmp_path / "classes.zarr")
+    assert classes_refused(tmp_path / "logits.zarr", tmp_path) == (
+        "logits cannot be formed without embeddings: T/logits.zarr: expected embeddings (for --classes-from), found logits. "
+        "Next: teachonce cache SHARDS --targets embedding --teacher … --out ANOTHER_STORE"
+    )
+
+
+def test_a_store_without_class_vectors_is_no_class_list(taught_store, known_store, tmp_path):
+    with pytest.raises(TeachonceError, match="the store has no class vectors"):
+        recode(taught_store.location, tmp_path / "out.zarr", classes_from=str(known_store.location))
+
+
+def entries(store) -> list:
+    return list(store.shards.manifest())
+
+
+def left(out: Path) -> list[int]:
+    return np.flatnonzero(values(out, "valid")).tolist()
+
+
+def test_samples_by_keys_and_paths(taught_store, tmp_path):
+    listed = entries(taught_store)
+    (tmp_path / "list.txt").write_text(f"{listed[3].path}\n\n {listed[20].key} \n{listed[5].key}\n{listed[47].path}\n")
+    out = tmp_path / "out.zarr"
+    stored = recode(taught_store.location, out, samples=str(tmp_path / "list.txt"))
+    assert left(out) == [3, 20, 47]
+    np.testing.assert_array_equal(values(out, "keys"), values(taught_store.location.path, "keys"))
+    np.testing.assert_array_equal(values(out, "logits")[[3, 20, 47]], taught_store.targets["logits"][[3, 20, 47]])
+    assert np.isnan(values(out, "logits")[4]).all()
+    before = {r.row: r for receipt in Ledger(taught_store.location, "cache").receipts() for r in receipt.invalid_rows}
+    bad = {r.row: r.reason for receipt in stored.ledger.receipts() for r in receipt.invalid_rows}
+    assert {row: reason for row, reason in bad.items() if row in before} == {r: b.reason for r, b in before.items()}
+    assert {bad[row] for row in range(48) if row not in before and row not in (3, 20, 47)} == {"left out"}
+    assert stored.description.recoded["samples"]["count"] == 4  # row 5 is named, and not usable
+
+
+def test_samples_by_label_of_some_shards(taught_store, tmp_path):
+    out = tmp_path / "out.zarr"
+    recode(taught_store.location, out, label=("red fox", "house-cat"), only_shards=(1, 3))
+    wanted = [
+        row
+        for row, entry in enumerate(entries(taught_store))
+        if entry.label in ("red fox", "house-cat") and row // 13 in (1, 3) and taught_store.valid[row]
+    ]
+    assert 5 < len(wanted) < 20
+    assert left(out) == wanted
+
+
+def test_samples_by_confidence(taught_store, tmp_path):
+    logits = taught_store.targets["logits"][:, [0, 2]].astype(np.float64)
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    confidence = (weights / weights.sum(-1, keepdims=True)).mean(1).max(-1)
+    wanted = np.flatnonzero((confidence >= 0.5) & (confidence <= 0.9))
+    assert 3 < len(wanted) < 40
+    recode(taught_store.location, tmp_path / "a.zarr", confidence=(0.5, 0.9), views="0,2")
+    assert left(tmp_path / "a.zarr") == wanted.tolist()
+    # Where there are no logits, those of the embeddings count, kept or not.
+    recode(taught_store.location, tmp_path / "e.zarr", targets="embedding")
+    recode(tmp_path / "e.zarr", tmp_path / "b.zarr", confidence=(0.5, 0.9), views="0,2")
+    assert left(tmp_path / "b.zarr") == wanted.tolist()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"label": ("red fx",)},
+            "no image has this label: {store}: expected a class of the corpus, found red fx. Next: did you mean red fox?",
+        ),
+        (
+            {"only_shards": (0, 4)},
+            "the store does not have this shard: {store}: expected numbers from 0 to 3, found --only-shards 4. Next: see `teachonce inspect`",
+        ),
+        (
+            {"confidence": (0.01, 0.02)},
+            "no sample is left: {store}: expected at least one usable sample that fits all of what was given, found none with a probability from 0.01 to 0.02. Next: choose more with --samples, --label, --confidence and --only-shards",
+        ),
+        ({"confidence": (0.9, 0.5)}, "impossible range: --confidence: expected the least first, found 0.9,0.5"),
+        ({"samples": "{list}"}, "1 sample of 2 are not in the store: {list}, the first is nowhere.jpg"),
+    ],
+)
+def test_samples_that_are_not_there(taught_store, tmp_path, settings, message):
+    (tmp_path / "list.txt").write_text(f"{entries(taught_store)[0].key}\nnowhere.jpg\n")
+    names = {"store": taught_store.location, "list": tmp_path / "list.txt"}
+    settings = {k: v.format(**names) if isinstance(v, str) else v for k, v in settings.items()}
+    with pytest.raises(InputError) as error:
+        recode(taught_store.location, tmp_path / "out.zarr", **settings)
+    assert str(error.value).startswith(message.format(**names))
+    assert not (tmp_path / "out.zarr").exists()
+
+
+def test_a_choice_of_unusable_samples_alone_is_empty(taught_store, tmp_path):
+    (tmp_path / "list.txt").write_text(entries(taught_store)[5].key)
+    with pytest.raises(InputError, match="no sample is left"):
+        recode(taught_store.location, tmp_path / "out.zarr", samples=str(tmp_path / "list.txt"))
+
+
+def test_labels_need_the_shards(taught_store, tmp_path):
+    moved = tmp_path / "moved.zarr"
+    shutil.copytree(taught_store.location.path, moved)
+    root = zarr.open_group(str(moved), mode="a")
+    description = replace(Stored.open(str(moved)).description, shards=str(tmp_path / "gone"))
+    description.write(root)
+    with pytest.raises(InputError, match=r"^labels are in the shards: .*expected the folder of the store's shards"):
+        recode(moved, tmp_path / "out.zarr", label=("red fox",))
+    recode(moved, tmp_path / "out.zarr", label=("red fox",), shards=str(taught_store.shards.location))
+    fits = [e.label == "red fox" for e in entries(taught_store)]
+    assert left(tmp_path / "out.zarr") == np.flatnonzero(fits & taught_store.valid).tolist()
+
+
+def test_a_student_is_trained_from_it_and_it_can_be_inspected(taught_store, tmp_path):
+    listed = entries(taught_store)
+    chosen = [row for row in range(48) if taught_store.valid[row]][::2]
+    (tmp_path / "list.txt").write_text("\n".join(listed[row].key for row in chosen))
+    stored = recode(
+        taught_store.location, tmp_path / "out.zarr", samples=str(tmp_path / "list.txt"), encoding="fp16", views="2,0"
+    )
+    stream = TargetStream(taught_store.shards, tmp_path / "out.zarr", image_size=8, batch_size=4, drop_last=False)
+    for view in (2, 0):
+        seen = {
+            int(row): logits
+            for batch in stream
+            for row, logits in zip(batch.rows_N, batch.targets["logits"], strict=True)
+        }
+        assert sorted(seen) == chosen
+        for row, logits in seen.items():
+            np.testing.assert_allclose(logits, taught_store.targets["logits"][row, view], atol=0.03)
+    facts = inspect_store(stored)
+    assert facts["problems"] == []
+    assert facts["coverage"]["valid"] == len(chosen)
+
+
+def test_killed_anywhere_it_ends_with_the_same_bytes(taught_store, tmp_path, monkeypatch):
+    settings = RecodeSettings(encoding="fp16", views="2", targets="logits")
+    recode(taught_store.location, tmp_path / "whole.zarr", encoding="fp16", views="2", targets="logits")
+    out = tmp_path / "out.zarr"
+    stage = plan_recode(str(taught_store.location), out=str(out), settings=settings)
+    commit, done = Ledger.commit, []
+
+    def dies(self, receipt, seconds):
+        done.append(receipt.key)
+        if len(done) % 2:
+            raise KeyboardInterrupt
+        commit(self, receipt, seconds)
+
+    monkeypatch.setattr(Ledger, "commit", dies)
+    for _ in range(5):
+        try:
+            stage = plan_recode(str(taught_store.location), out=str(out), settings=settings)
+            run_stage(stage, stage.out, SerialExecutor(), progress=False)
+        except KeyboardInterrupt:
+            continue
+    monkeypatch.undo()
+    stage = plan_recode(str(taught_store.location), out=str(out), settings=settings)
+    run_stage(stage, stage.out, SerialExecutor(), progress=False)
+    ours = {n: b for n, b in files(out).items() if "timings" not in n and "driver" not in n}
+    assert ours == {n: b for n, b in files(tmp_path / "whole.zarr").items() if "timings" not in n and "driver" not in n}
+
+
+def test_other_options_are_refused_where_it_began(taught_store, tmp_path):
+    recode(taught_store.location, tmp_path / "out.zarr", encoding="fp16")
+    with pytest.raises(TeachonceError) as error:
+        recode(taught_store.location, tmp_path / "out.zarr", encoding="fp16", views="2")
+    assert str(error.value).startswith(f"{tmp_path}/out.zarr holds the output of another recode: ")
+
+
+def test_it_never_writes_into_a_store_of_a_teacher(taught_store, make_store, tmp_path):
+    store = make_store(taught_store.shards, tmp_path / "s.zarr", num_views=1)
+    before = files(store.location.path)
+    with pytest.raises(TeachonceError, match="holds the output of another cache"):
+        recode(taught_store.location, tmp_path / "s.zarr")
+    assert {n: b for n, b in files(store.location.path).items() if "driver" not in n} == before
+    with pytest.raises(InputError, match="the output folder is or holds an input"):
+        recode(store.location, tmp_path / "s.zarr")
+
+
+def test_it_keeps_class_vectors_that_others_wrote(taught_store, tmp_path):
+    other_classes(tmp_path / "out.zarr")
+    with pytest.raises(InputError, match="the output has class vectors of its own"):
+        recode(taught_store.location, tmp_path / "out.zarr")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        ("nothing", "no target store here"),
+        ("unfinished", "cache has not finished"),
+        ("later", "a target store of a later version of teachonce"),
+        ("foreign", "not a target store"),
+        ("vectors", "the store holds no targets yet"),
+    ],
+)
+def test_what_is_no_finished_store(taught_store, make_store, tmp_path, make, message):
+    store = tmp_path / "s.zarr"
+    if make == "unfinished":
+        make_store(taught_store.shards, store, num_shards=2)
+    if make == "later":
+        shutil.copytree(taught_store.location.path, store)
+        zarr.open_group(str(store), mode="a").attrs["teachonce"] = {"kind": "target store", "schema_version": 99}
+    if make == "foreign":
+        zarr.open_group(str(store), mode="w")
+    if make == "vectors":
+        other_classes(store)
+    with pytest.raises(TeachonceError) as error:
+        recode(store, tmp_path / "out.zarr")
+    assert str(error.value).startswith(message)
+    assert not (tmp_path / "out.zarr").exists()
+
+
+def test_the_command(taught_store, tmp_path):
+    arguments = ["recode", str(taught_store.location), "--encoding", "fp16", "--views", "2", "--executor", "serial"]
+    done = CliRunner().invoke(main, [*arguments, "--out", str(tmp_path / "out.zarr"), "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["units"] == 4
+    again = CliRunner().invoke(main, [*arguments, "--out", str(tmp_path / "out.zarr")])
+    assert "recode: 4 of 4 units done, 4 of them before; 0 images now." in again.stderr
