@@ -6,15 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from ..pipeline.ledger import Ledger
 from ..pipeline.output import check_output, claim_output
 from ..pipeline.settings import check
 from ..pipeline.storage import Location
 from ..pipeline.types import Resources, RunUnit, Unit
 from ..storage_schemas.class_vectors import ClassVectors, origin_model
-from ..storage_schemas.encodings import ENCODINGS, Encoding
+from ..storage_schemas.encodings import ENCODINGS
+from ..storage_schemas.encodings.floats import FloatEncoding
 from ..storage_schemas.errors import InputError, MismatchError
 from ..storage_schemas.fingerprint import Fingerprint, Json
 from ..storage_schemas.plain_text import typed
@@ -253,7 +252,7 @@ def plan_cache(
     return stage
 
 
-def _target(offer: Offer, shards: ShardSet, num_views: int, encoding: Encoding) -> TargetSpec:
+def _target(offer: Offer, shards: ShardSet, num_views: int, encoding: FloatEncoding) -> TargetSpec:
     return TargetSpec.of(
         offer.name,
         offer.axes,
@@ -261,7 +260,7 @@ def _target(offer: Offer, shards: ShardSet, num_views: int, encoding: Encoding) 
         shard_size=shards.corpus.shard_size,
         num_samples=shards.corpus.num_samples,
         num_views=num_views,
-        itemsize=np.dtype(encoding.dtype).itemsize,
+        encoding=encoding,
     )
 
 

@@ -57,8 +57,8 @@ class Format:
 SHARDS = Format(name="shards")
 
 #: Arrays of rows, and the root group that describes them. Version 2 has targets of more than one axis beside sample and view; a
-#: store without such targets is written as version 1.
-TARGET_STORE = Format(name="a target store", kind="target store", version=2)
+#: store without such targets is written as version 1. Version 3 has targets with encodings of their own.
+TARGET_STORE = Format(name="a target store", kind="target store", version=3)
 
 #: Arrays of classes, in a target store. They have no version of their own on disk; it is part of the fingerprint of `vectors`.
 CLASS_VECTORS = Format(name="class vectors")

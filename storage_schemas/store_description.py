@@ -8,9 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
 import zarr
 
 from .encodings import ENCODINGS, Encoding
+from .encodings.floats import FloatEncoding
+from .encodings.registry import encoding_from_json
 from .errors import DamagedError, IncompleteError
 from .fingerprint import Fingerprint, Json
 from .json_file import Positive, as_schema, seal, unseal
@@ -36,12 +39,14 @@ class TargetSpec:
         shape: of one row's view, along the other axes.
         chunk: of the array: rows (those of a shard or a divisor, so that no chunk crosses a shard), views, and the other axes. None
             for a vector whose chunks hold the rows of a shard, and as many views as `CHUNK_BYTES` has room for.
+        encoding: how its values are stored; None for the store's own (`StoreSpec.encoding`).
     """
 
     name: str
     axes: tuple[str, ...]
     shape: tuple[int, ...]
     chunk: tuple[int, ...] | None = None
+    encoding: Encoding | None = None
 
     @staticmethod
     def of(
@@ -52,7 +57,8 @@ class TargetSpec:
         shard_size: int,
         num_samples: int,
         num_views: int,
-        itemsize: int,
+        encoding: Encoding,
+        own: bool = False,
     ) -> TargetSpec:
         """A target of a new store, given its axes and shape without sample and view.
 
@@ -61,17 +67,21 @@ class TargetSpec:
         and views, since an array's last chunk takes as much room as any other.
 
         Args:
-            itemsize: bytes of a number.
+            encoding: how its values are stored.
+            own: whether that is the target's own, and not the store's.
         """
-        bare = TargetSpec(name=name, axes=("sample", "view", *axes), shape=tuple(shape))
-        rows, row_bytes = min(shard_size, num_samples), math.prod(shape) * itemsize
-        if len(shape) == 1 and rows * row_bytes <= CHUNK_BYTES:
+        bare = TargetSpec(
+            name=name, axes=("sample", "view", *axes), shape=tuple(shape), encoding=encoding if own else None
+        )
+        stored, row_bytes = encoding.arrays(bare)[0].shape, bytes_of_row(encoding, bare)
+        rows = min(shard_size, num_samples)
+        if len(stored) == 1 and rows * row_bytes <= CHUNK_BYTES:
             fitting = views_at_once(row_bytes, shard_size, num_views)
             views = largest_divisor(num_views, fitting)
-            return bare if views == fitting else replace(bare, chunk=(rows, views, *shape))
-        most = CHUNK_BYTES if len(shape) == 1 else LARGE_CHUNK_BYTES
-        parts = largest_divisor(shape[0], most // (row_bytes // shape[0]))
-        return replace(bare, chunk=(largest_divisor(rows, most // row_bytes), 1, parts, *shape[1:]))
+            return bare if views == fitting else replace(bare, chunk=(rows, views, *stored))
+        most = CHUNK_BYTES if len(stored) == 1 else LARGE_CHUNK_BYTES
+        parts = largest_divisor(stored[0], most // (row_bytes // stored[0]))
+        return replace(bare, chunk=(largest_divisor(rows, most // row_bytes), 1, parts, *stored[1:]))
 
     @property
     def width(self) -> int:
@@ -84,7 +94,15 @@ class TargetSpec:
             fields: dict[str, Json] = {"name": self.name, "axes": list(self.axes), "width": self.shape[0]}
         else:
             fields = {"name": self.name, "axes": list(self.axes), "shape": list(self.shape)}
-        return fields if self.chunk is None else {**fields, "chunk": list(self.chunk)}
+        if self.chunk is not None:
+            fields["chunk"] = list(self.chunk)
+        return fields if self.encoding is None else {**fields, "encoding": self.encoding.to_json()}
+
+
+def bytes_of_row(encoding: Encoding, target: TargetSpec) -> int:
+    """Bytes of one row's view in the target's own array, before its codecs."""
+    own = encoding.arrays(target)[0]
+    return math.prod(own.shape) * np.dtype(own.dtype).itemsize
 
 
 def views_at_once(row_bytes: int, shard_size: int, num_views: int) -> int:
@@ -101,20 +119,28 @@ def largest_divisor(number: int, most: int) -> int:
 class StoreSpec:
     """The shape of a store's rows.
 
-    `colors`: views have colours of their own, hence arrays for them.
+    Attributes:
+        encoding: of every target that has none of its own.
+        colors: views have colours of their own, hence arrays for them.
     """
 
     num_samples: int
     shard_size: int
     num_views: int
     targets: tuple[TargetSpec, ...]
-    encoding: Encoding
+    encoding: FloatEncoding
     colors: bool = False
 
     @property
     def version(self) -> int:
         """The version of the format that holds such rows."""
+        if any(target.encoding is not None for target in self.targets):
+            return 3
         return 1 if all(len(t.shape) == 1 and t.chunk is None for t in self.targets) else 2
+
+    def encoding_of(self, target: TargetSpec) -> Encoding:
+        """How a target's values are stored."""
+        return self.encoding if target.encoding is None else target.encoding
 
     def target(self, name: str) -> TargetSpec:
         """The target of this name, which must be there."""
@@ -307,6 +333,7 @@ class _TargetFields:
     width: Positive | None = None
     shape: list[Positive] | None = None
     chunk: list[Positive] | None = None
+    encoding: str | dict[str, Any] | None = None
 
 
 def _target(found: _TargetFields, file: str) -> TargetSpec:
@@ -316,6 +343,7 @@ def _target(found: _TargetFields, file: str) -> TargetSpec:
         axes=found.axes,
         shape=tuple(shape or ()),
         chunk=None if found.chunk is None else tuple(found.chunk),
+        encoding=None if found.encoding is None else _encoding(found.encoding, file),
     )
     sizes = {len(found.axes), 2 + len(target.shape), len(found.chunk or found.axes)}
     if (found.width is None) == (found.shape is None) or not target.shape or len(sizes) > 1:
@@ -323,6 +351,13 @@ def _target(found: _TargetFields, file: str) -> TargetSpec:
             **_about(file), expected=f"axes of '{found.name}' with a size each", found=", ".join(found.axes)
         )
     return target
+
+
+def _encoding(found: str | dict[str, Any], file: str) -> Encoding:
+    try:
+        return encoding_from_json(found)
+    except ValueError as error:
+        raise DamagedError(**_about(file), expected="an encoding", found=error) from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,20 +15,17 @@ from numpy.typing import NDArray
 from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
-from .encodings import decode_logits, encode_logits
+from .encodings.encoding import Codec, EncodedArray, NoRoomError
 from .errors import DamagedError, InputError, MismatchError
 from .fingerprint import Json
 from .formats import TARGET_STORE
 from .samples import KEY_LENGTH
-from .store_description import StoreDescription, StoreSpec, TargetSpec, views_at_once
+from .store_description import StoreDescription, StoreSpec, TargetSpec, bytes_of_row, views_at_once
 from .view_params import COLOR_FACTORS, Views, columns, from_columns, no_views, to_columns
 from .zarr_damage import readable
 
 if TYPE_CHECKING:
     from .encodings import Floats
-
-#: Maxima of logits, where these are stored relative to them.
-LOGITS_MAX = "logits_max"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,12 +123,19 @@ class _RowArray:
     attributes: dict[str, Json] | None = None
 
 
+def _codecs(codec: Codec) -> list[Any]:
+    compressors: dict[Codec, list[Any]] = {
+        "plain": [],
+        "shuffled": [BloscCodec(cname="lz4", shuffle="bitshuffle")],
+        "small": [ZstdCodec(level=1)],
+    }
+    return [*compressors[codec], Crc32cCodec()]
+
+
 def _row_arrays(spec: StoreSpec) -> Iterator[_RowArray]:
     """Every row array of a store."""
     rows, shard = spec.num_samples, spec.shard_rows
-    small = [ZstdCodec(level=1), Crc32cCodec()]
-    plain = [Crc32cCodec()]
-    blosc = [BloscCodec(cname="lz4", shuffle="bitshuffle"), Crc32cCodec()]
+    small = _codecs("small")
     yield _RowArray(
         name="keys",
         shape=(rows, KEY_LENGTH),
@@ -161,45 +165,33 @@ def _row_arrays(spec: StoreSpec) -> Iterator[_RowArray]:
     yield per_view("view_params", columns(spec.colors), "int32", "view_param", -1)
     if spec.colors:
         yield per_view("view_colors", COLOR_FACTORS, "float32", "view_color", float("nan"))
-    dimensions = _dimension_names(spec.targets)
+    dimensions: dict[str, int] = {}
     for target in spec.targets:
-        is_logits = target.name == "logits"
-        yield _RowArray(
-            name=target.name,
-            shape=(rows, spec.num_views, *target.shape),
-            chunks=_chunks(spec, target),
-            dtype=spec.encoding.dtype,
-            axes=dimensions[target.name],
-            fill=float("nan"),
-            codecs=blosc if is_logits else plain,
-        )
-        if is_logits and spec.encoding.separate_max:
+        for array in spec.encoding_of(target).arrays(target):
             yield _RowArray(
-                name=LOGITS_MAX,
-                shape=(rows, spec.num_views),
-                chunks=(shard, spec.num_views),
-                dtype="float32",
-                axes=("sample", "view"),
-                fill=float("nan"),
-                codecs=plain,
-                attributes={"meaning": "add to `logits` (both in fp32) for the teacher's logits"},
+                name=array.name,
+                shape=(rows, spec.num_views, *array.shape),
+                chunks=(shard, spec.num_views, *array.shape) if array.beside else _chunks(spec, target),
+                dtype=array.dtype,
+                axes=("sample", "view", *_dimension_names(array, dimensions)),
+                fill=array.fill,
+                codecs=_codecs(array.codec),
+                attributes={"meaning": array.meaning} if array.meaning else None,
             )
 
 
-def _dimension_names(targets: Sequence[TargetSpec]) -> dict[str, tuple[str, ...]]:
-    """Names of the dimensions of each target's array: its axes, as `AXIS_TARGET` where an array before has another size there.
+def _dimension_names(array: EncodedArray, sizes: dict[str, int]) -> list[str]:
+    """Names of an array's own dimensions: its axes, as `AXIS_ARRAY` where an array before has another size there.
 
     Zarr does not mind, but xarray opens a group only if a dimension has one size in all its arrays.
+
+    Args:
+        sizes: of the axes of the arrays before; this one's are added.
     """
-    sizes: dict[str, int] = {}
-    names: dict[str, tuple[str, ...]] = {}
-    for target in targets:
-        own = [
-            axis if sizes.setdefault(axis, size) == size else f"{axis}_{target.name}"
-            for axis, size in zip(target.axes[2:], target.shape, strict=True)
-        ]
-        names[target.name] = (*target.axes[:2], *own)
-    return names
+    return [
+        axis if sizes.setdefault(axis, size) == size else f"{axis}_{array.name}"
+        for axis, size in zip(array.axes, array.shape, strict=True)
+    ]
 
 
 def create_arrays(root: zarr.Group, description: StoreDescription) -> None:
@@ -259,12 +251,12 @@ def check_arrays(root: zarr.Group, spec: StoreSpec, where: object) -> None:
 
 
 def _chunks(spec: StoreSpec, target: TargetSpec) -> tuple[int, ...]:
-    """Chunks of a target's array; those that it does not name hold the rows of a shard, and views up to `CHUNK_BYTES`."""
+    """Chunks of a target's own array; those that it does not name hold the rows of a shard, and views up to `CHUNK_BYTES`."""
     if target.chunk is not None:
         return target.chunk
-    row_bytes = target.width * np.dtype(spec.encoding.dtype).itemsize
-    views = views_at_once(row_bytes, spec.shard_size, spec.num_views)
-    return (spec.chunk_rows(target), views, *target.shape)
+    encoding = spec.encoding_of(target)
+    views = views_at_once(bytes_of_row(encoding, target), spec.shard_size, spec.num_views)
+    return (spec.chunk_rows(target), views, *encoding.arrays(target)[0].shape)
 
 
 def write_block(root: zarr.Group, spec: StoreSpec, shard: int, block: TargetBlock) -> list[str]:
@@ -347,27 +339,24 @@ class BlockWriter:
         rows = range(start // array.chunks[0], -(-(start + len(values)) // array.chunks[0]))
         return [f"{name}/c/{row}" + "".join(f"/{i}" for i in index) for row in rows for index in np.ndindex(*grid)]
 
-    def encoded(self, target: TargetSpec, values: Floats) -> tuple[NDArray[np.floating], Floats | None]:
-        """As they are stored: (row, view, …), and for logits perhaps their maxima (row, view).
+    def encoded(self, target: TargetSpec, values: Floats, offset: int) -> dict[str, NDArray[Any]]:
+        """The arrays that hold some rows of a target, by name, (row, view, …); values from a row of the shard on.
 
         Raises:
             InputError: a finite number that the encoding has no room for.
         """
-        encoding = self._spec.encoding
-        if target.name == "logits":
-            return encode_logits(values, encoding)
-        with np.errstate(over="ignore"):
-            stored = values.astype(encoding.dtype, copy=False)
-        if encoding.dtype == "float16" and np.isinf(stored).any() and np.isfinite(values[np.isinf(stored)]).any():
+        keys = self._keys[offset : offset + len(values)]
+        try:
+            return self._spec.encoding_of(target).encode(target, values, keys=keys, first_view=0)
+        except NoRoomError as error:
             raise InputError(
-                "numbers that fp16 has no room for",
+                str(error),
                 code="fp16-overflow",
                 where=f"{target.name} in shard {self.shard}",
-                expected=f"at most {np.finfo(np.float16).max:g}",
-                found=f"{np.nanmax(np.abs(values)):g}",
+                expected=f"at most {error.expected:g}",
+                found=f"{error.found:g}",
                 hint="cache into a new store with --encoding fp32",
-            )
-        return stored, None
+            ) from error
 
 
 class _Whole:
@@ -385,16 +374,15 @@ class _Whole:
         pass
 
     def finish(self) -> list[str]:
-        stored, max_NV = self._writer.encoded(self._target, self._values)
-        paths = self._writer.write(self._target.name, stored, 0)
-        return paths if max_NV is None else paths + self._writer.write(LOGITS_MAX, max_NV, 0)
+        arrays = self._writer.encoded(self._target, self._values, 0)
+        return [path for name, stored in arrays.items() for path in self._writer.write(name, stored, 0)]
 
     def content(self) -> NDArray[Any]:
         return self._values
 
 
 class _Streamed:
-    """A target that is written chunk by chunk."""
+    """A target that is written chunk by chunk; the small arrays beside it are written at the end."""
 
     def __init__(self, writer: BlockWriter, target: TargetSpec) -> None:
         self._writer, self._target, self._rows = writer, target, writer._spec.chunk_rows(target)
@@ -402,8 +390,9 @@ class _Streamed:
         self._done = 0
         self._hasher = hashlib.blake2b(digest_size=16)
         self._paths: list[str] = []
-        self._max_NV = np.full((writer.num_rows, writer._spec.num_views), np.nan, np.float32)
-        self._has_max = False
+        self._beside: dict[str, list[NDArray[Any]]] = {
+            array.name: [] for array in writer._spec.encoding_of(target).arrays(target) if array.beside
+        }
 
     def put(self, offset: int, values: Floats) -> None:
         self._waiting[offset] = np.array(values, np.float32)  # a copy: the batch that it is part of may go
@@ -419,15 +408,17 @@ class _Streamed:
                 if row in self._waiting:
                     values[row - self._done] = self._waiting.pop(row)
             self._hasher.update(np.ascontiguousarray(values).tobytes())
-            stored, max_NV = self._writer.encoded(self._target, values)
-            self._paths += self._writer.write(self._target.name, stored, self._done)
-            if max_NV is not None:
-                self._max_NV[self._done : stop], self._has_max = max_NV, True
+            for name, stored in self._writer.encoded(self._target, values, self._done).items():
+                if name in self._beside:
+                    self._beside[name].append(stored)
+                else:
+                    self._paths += self._writer.write(name, stored, self._done)
             self._done = stop
 
     def finish(self) -> list[str]:
-        more = self._writer.write(LOGITS_MAX, self._max_NV, 0) if self._has_max else []
-        return self._paths + more
+        for name, parts in self._beside.items():
+            self._paths += self._writer.write(name, np.concatenate(parts), 0)
+        return self._paths
 
     def content(self) -> NDArray[Any]:
         return np.frombuffer(self._hasher.digest(), np.uint8)
@@ -493,11 +484,11 @@ def read_target(root: Arrays, spec: StoreSpec, shard: int, name: str, view: int,
         DamagedError: a chunk's checksum does not match, or it cannot be decoded.
     """
     rows = _rows(spec, shard, part)
+    target = spec.target(name)
+    encoding = spec.encoding_of(target)
     with readable(_DAMAGED, code="chunk-damaged", where=f"{name}, shard {shard}, view {view}", hint=_AGAIN):
-        stored = np.asarray(root[name][rows, view])
-        if name == "logits" and spec.encoding.separate_max:
-            return decode_logits(stored, np.asarray(root[LOGITS_MAX][rows, view]))
-    return stored.astype(np.float32)
+        stored = {array.name: np.asarray(root[array.name][rows, view]) for array in encoding.arrays(target)}
+    return encoding.decode(target, stored)
 
 
 def read_views(
@@ -521,19 +512,19 @@ def read_target_views(
         DamagedError: a chunk's checksum does not match, or it cannot be decoded.
     """
     rows = _rows(spec, shard, part)
-    found = np.empty((rows.stop - rows.start, len(views), *spec.target(name).shape), np.float32)
+    target = spec.target(name)
+    encoding = spec.encoding_of(target)
+    arrays = [array.name for array in encoding.arrays(target)]
+    found = np.empty((rows.stop - rows.start, len(views), *target.shape), np.float32)
     per_chunk = root[name].chunks[1]
     with readable(_DAMAGED, code="chunk-damaged", where=f"{name}, shard {shard}", hint=_AGAIN):
         for chunk in sorted({view // per_chunk for view in views}):
             places = [place for place, view in enumerate(views) if view // per_chunk == chunk]
             here = [views[place] for place in places]
             first, end = min(here), max(here) + 1
-            stored = np.asarray(root[name][rows, first:end])
-            separate = name == "logits" and spec.encoding.separate_max
-            max_NV = np.asarray(root[LOGITS_MAX][rows, first:end]) if separate else None
+            stored = {array: np.asarray(root[array][rows, first:end]) for array in arrays}
             for place, view in zip(places, here, strict=True):
-                own = stored[:, view - first]
-                found[:, place] = decode_logits(own, None if max_NV is None else max_NV[:, view - first])
+                found[:, place] = encoding.decode(target, {array: s[:, view - first] for array, s in stored.items()})
     return found
 
 

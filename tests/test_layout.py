@@ -74,6 +74,7 @@ ALLOWED = {
 
 #: The rooms, which are the folders of the package, from the ground up: each may import those that stand before it.
 ROOMS = (
+    "storage_schemas/encodings",
     "storage_schemas",
     "pipeline/places",
     "pipeline",

@@ -29,6 +29,7 @@ from teachonce.stages.teachers import TeacherConfig, load_teacher
 from teachonce.stages.teachers.offers import target_names
 from teachonce.stages.views.spec import ViewSpec
 from teachonce.storage_schemas import store_description
+from teachonce.storage_schemas.encodings import ENCODINGS
 from teachonce.storage_schemas.errors import DamagedError, InputError, MismatchError
 from teachonce.storage_schemas.store_description import CHUNK_BYTES, LARGE_CHUNK_BYTES, TargetSpec
 
@@ -174,7 +175,7 @@ def test_every_timm_kind_that_is_tried_offers_what_it_computes():
 def test_chunks_are_a_few_mib_at_most_and_never_cross_a_shard(shard_rows, shape):
     axes = ("channel",) if len(shape) == 1 else ("token", "channel") if len(shape) == 2 else ("channel", "y", "x")
     target = TargetSpec.of(
-        "t", axes, shape, shard_size=shard_rows, num_samples=10 * shard_rows, num_views=4, itemsize=2
+        "t", axes, shape, shard_size=shard_rows, num_samples=10 * shard_rows, num_views=4, encoding=ENCODINGS["fp16"]
     )
     rows, views, *rest = target.chunk or (shard_rows, 1, *shape)
     assert shard_rows % rows == 0
@@ -382,6 +383,12 @@ def test_a_target_without_a_shape_is_refused(picture_shards, tmp_path):
 def test_no_chunk_is_padded_with_views_that_do_not_exist(width, views, expected):
     """4 MiB have room for 2 views of 1,000 rows of 768 channels, and for 3 of 640; what that divides is as in version 1."""
     target = TargetSpec.of(
-        "embedding", ("channel",), (width,), shard_size=1000, num_samples=5000, num_views=views, itemsize=2
+        "embedding",
+        ("channel",),
+        (width,),
+        shard_size=1000,
+        num_samples=5000,
+        num_views=views,
+        encoding=ENCODINGS["fp16"],
     )
     assert target.chunk == expected

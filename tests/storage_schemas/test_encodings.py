@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from teachonce.storage_schemas.encodings import ENCODINGS, decode_logits, encode_logits
+from teachonce.storage_schemas.encodings import ENCODINGS, Encoding
+from teachonce.storage_schemas.store_description import TargetSpec
 
 
 def clip_like_logits(seed: int, scale: float) -> np.ndarray:
@@ -23,18 +24,27 @@ def kl(p_logits: np.ndarray, q_logits: np.ndarray) -> np.ndarray:
     return (np.exp(p) * (p - q)).sum(axis=-1)
 
 
+def there_and_back(encoding: Encoding, logits_NVC: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """(the arrays, what they are decoded to) of logits."""
+    target = TargetSpec(name="logits", axes=("sample", "view", "class"), shape=logits_NVC.shape[2:])
+    keys = [f"{row:032x}" for row in range(len(logits_NVC))]
+    arrays = encoding.encode(target, logits_NVC, keys=keys, first_view=0)
+    views = range(logits_NVC.shape[1])
+    decoded = [encoding.decode(target, {name: array[:, view] for name, array in arrays.items()}) for view in views]
+    return arrays, np.stack(decoded, axis=1)
+
+
 @pytest.mark.parametrize("name", sorted(ENCODINGS))
 @pytest.mark.parametrize("scale", [1.0, 100.0])
 def test_logits_stay_within_the_declared_budget(name, scale):
     encoding = ENCODINGS[name]
     logits = clip_like_logits(1, scale)
-    stored, maxima = encode_logits(logits, encoding)
-    assert stored.dtype == encoding.dtype
-    divergence = kl(logits, decode_logits(stored, maxima))
+    arrays, decoded = there_and_back(encoding, logits)
+    assert arrays["logits"].dtype == encoding.dtype
+    divergence = kl(logits, decoded)
     assert divergence.max() <= encoding.kl_budget + 1e-12
 
 
 def test_rows_of_nan_stay_nan():
     logits = np.full((1, 1, 3), np.nan, np.float32)
-    stored, maxima = encode_logits(logits, ENCODINGS["fp16"])
-    assert np.isnan(decode_logits(stored, maxima)).all()
+    assert np.isnan(there_and_back(ENCODINGS["fp16"], logits)[1]).all()
