@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from ..pipeline.ledger import Ledger
 from ..pipeline.output import check_output, claim_output
 from ..pipeline.settings import check
@@ -277,7 +275,7 @@ def _describe(taken: Taken, settings: RecodeSettings) -> StoreDescription:
                 shard_size=old.spec.shard_size,
                 num_samples=old.spec.num_samples,
                 num_views=len(source.views),
-                itemsize=np.dtype(encoding.dtype).itemsize,
+                encoding=encoding,
             )
             for name in source.targets
         ),
