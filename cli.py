@@ -18,6 +18,7 @@ from .commands.evaluate import evaluate
 from .commands.import_checkpoint import import_checkpoint
 from .commands.inspect import inspect
 from .commands.models import models
+from .commands.plan import plan
 from .commands.predict import predict
 from .commands.pretrain import pretrain
 from .commands.recode import recode
@@ -34,6 +35,7 @@ COMMANDS = (
     shard,
     datasets,
     models,
+    plan,
     pretrain,
     vectors,
     cache,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from typing import Any
+
 import click
 from click.core import ParameterSource
 
@@ -17,6 +20,7 @@ from .executor import ExecutorSettings
 from .one_driver import one_driver
 from .options import options_of
 from .output import json_option, report
+from .plan import show_plan
 
 
 @command()
@@ -25,6 +29,7 @@ from .output import json_option, report
 @option("--out", required=True, type=click.Path(), help="Target store (Zarr).")
 @options_of("count", ViewCount)
 @options_of("settings", CacheSettings)
+@option("--dry-run", is_flag=True, help="Tell what this command would take, as `plan` does, and write nothing.")
 @json_option
 @options_of("drawn", RandomViews, prefix="view", section="Random views")
 @options_of("compute", ComputeSettings)
@@ -39,12 +44,14 @@ def cache(
     drawn: RandomViews,
     compute: ComputeSettings,
     executor: ExecutorSettings,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     """Run the teacher once over every view of every sample and store its outputs.
 
     SHARDS is a folder that `teachonce shard` wrote.
     """
+    began = time.perf_counter()
     from ..pipeline.runner import run_stage
     from ..stages.cache import plan_cache
     from ..stages.models.compute import teacher_compute
@@ -54,15 +61,20 @@ def cache(
     if count.random is None:
         _refuse_options_of_random_views(click.get_current_context())
     with teacher_for_one_run() as forget:
-        stage = plan_cache(
-            shards,
-            teacher,
-            out=out,
-            settings=settings,
-            views=None if count.random is None else ViewSpec.random(count.random, drawn, FILTERS[0]),
-            view_interpolation=drawn.interpolation,
-            compute=teacher_compute(compute, elsewhere=executor.elsewhere),
-        )
+        asked: dict[str, Any] = {
+            "settings": settings,
+            "views": None if count.random is None else ViewSpec.random(count.random, drawn, FILTERS[0]),
+            "view_interpolation": drawn.interpolation,
+            "compute": teacher_compute(compute, elsewhere=executor.elsewhere),
+        }
+        if dry_run:
+            from ..stages.plan import plan_of_cache
+            from ..stages.planning.tried import Hours
+
+            hours = Hours(workers=executor.workers_here, on_ray=executor.executor == "ray")
+            show_plan(plan_of_cache(shards, teacher, out=out, hours=hours, began=began, **asked), as_json)
+            return
+        stage = plan_cache(shards, teacher, out=out, **asked)
         for note in stage.notes:
             say(f"cache: {note}")
         if stage.vectors is None and settings.targets == "auto":

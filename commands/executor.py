@@ -11,6 +11,7 @@ from .command import WHERE
 
 if TYPE_CHECKING:
     from ..pipeline.runner import Executor
+    from ..pipeline.types import Resources
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,16 @@ class ExecutorSettings:
     def elsewhere(self) -> bool:
         """Whether the work may run on other machines than this one."""
         return self.executor == "ray"
+
+    def workers_here(self, needs: Resources) -> int:
+        """Workers that this machine would have; one for a cluster that is not joined, if their number is not given."""
+        if self.workers is not None or self.executor == "serial" or self.ray_address is not None:
+            return self.workers or 1
+        from ..pipeline.cores import usable_cores
+        from ..pipeline.executors.ray import place
+
+        # A GPU each, of as many as there are here: who has none plans for one worker elsewhere.
+        return place([(usable_cores(), needs.gpus)], cpus=needs.cpus, gpus=needs.gpus, workers=None)[0]
 
     def make(self) -> Executor:
         """The executor that these settings name.

@@ -14,13 +14,16 @@ from .command import Command
 
 
 def one_driver(command: Command) -> Command:
-    """For every command that writes a stage's --out."""
+    """For every command that writes a stage's --out. With an option `dry_run` that is given it writes nothing, and locks nothing."""
 
     @functools.wraps(command)
     def alone(*arguments: Any, out: str, **options: Any) -> None:
         context = click.get_current_context()
         given = (options[p.name] for p in context.command.params if isinstance(p, click.Argument) and p.name)
         inputs = [one for value in given for one in (value if isinstance(value, tuple) else (value,))]
+        if options.get("dry_run"):
+            command(*arguments, out=out, **options)
+            return
         with driving(out, str(context.info_name), inputs):
             command(*arguments, out=out, **options)
 

@@ -47,6 +47,17 @@ class Plan:
         """The command that does it."""
         return self.command or self.stage
 
+    def to_bytes(self) -> bytes:
+        """Canonical JSON with a final newline, sealed."""
+        fields = {
+            "stage": self.stage,
+            "fingerprint": dict(self.fingerprint.fields),
+            "units": self.units,
+            "rows": self.rows,
+            **({} if self.done_by == self.stage else {"command": self.command}),
+        }
+        return canonical_json(seal(fields)) + b"\n"
+
 
 @dataclass(frozen=True, kw_only=True)
 class _PlanFile:
@@ -110,16 +121,20 @@ class Ledger:
             InputError: the folder holds what this stage did not make.
         """
         check_output(self.out, self.stage)
-        fields = {
-            "stage": plan.stage,
-            "fingerprint": dict(plan.fingerprint.fields),
-            "units": plan.units,
-            "rows": plan.rows,
-            **({} if plan.done_by == plan.stage else {"command": plan.command}),
-        }
+        if self.plan() is None:
+            self._plan_file.write_if_absent(plan.to_bytes())
+        self.check(plan, hint)
+        for name in ("receipts", "timings", "failures"):
+            (self.folder / name).make_dir()
+        self.out.remove_temporaries()
+
+    def check(self, plan: Plan, hint: str) -> None:
+        """Check a plan against the recorded one, if there is one. Writes nothing.
+
+        Raises:
+            MismatchError: the folder holds work that was done under another fingerprint.
+        """
         found = self.plan()
-        if found is None and not self._plan_file.write_if_absent(canonical_json(seal(fields)) + b"\n"):
-            found = self.plan()
         if found is not None:
             plan.fingerprint.check(
                 found.fingerprint.fields,
@@ -129,9 +144,6 @@ class Ledger:
                 hint=hint,
                 whose=("this command", "the folder"),
             )
-        for name in ("receipts", "timings", "failures"):
-            (self.folder / name).make_dir()
-        self.out.remove_temporaries()
 
     def receipt(self, key: str) -> Receipt | None:
         """The unit's receipt, or None where it is not done.
@@ -184,6 +196,10 @@ class Ledger:
     def is_intact(self, receipt: Receipt) -> bool:
         """True if every file that the receipt vouches for is there with the right size. One stat a file."""
         return all((self.out / o.path).size() == o.bytes for o in receipt.outputs)
+
+    def intact_keys(self) -> set[str]:
+        """Keys of the units that are done, and whose files are there."""
+        return {receipt.key for receipt in self.receipts() if self.is_intact(receipt)}
 
     def commit(self, receipt: Receipt, seconds: dict[str, float]) -> None:
         """Write the receipt: the last thing that a worker does for a unit. Its timings go first, beside it."""

@@ -126,7 +126,7 @@ class StageRun:
             ),
             hint=f"use the options of the first run, or {another_output(out, stage.name)}",
         )
-        self._done = _intact_keys(self.ledger)
+        self._done = self.ledger.intact_keys()
         self.summary = Summary(stage=stage.name, units=units, done_before=len(self._done))
         self.done_rows = sum(unit.rows for unit in stage.plan() if unit.key in self._done) if self._done else 0
 
@@ -181,10 +181,6 @@ def _count_unusable(summary: Summary, ledger: Ledger) -> None:
         summary.all_rows += receipt.rows - (len(receipt.invalid_rows) - len(unusable))
         kinds.update(unusable)
     summary.unusable = dict(sorted(kinds.items(), key=lambda item: (-item[1], item[0])))
-
-
-def _intact_keys(ledger: Ledger) -> set[str]:
-    return {receipt.key for receipt in ledger.receipts() if ledger.is_intact(receipt)}
 
 
 def _count(summary: Summary, outcome: Outcome) -> None:

@@ -6,6 +6,7 @@ a user brings are `UserFile`s.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import tempfile
 from collections.abc import Iterator
@@ -39,6 +40,7 @@ __all__ = [
     "is_url",
     "missing_hint",
     "scratch_file",
+    "scratch_folder",
 ]
 
 #: So many names of a folder are looked at for one that was meant.
@@ -79,6 +81,13 @@ def scratch_file(folder: Location | None = None) -> io.BufferedRandom:
         folder: it takes the space of this folder's disk; None, or what is no local folder: of the system's for such files (`TMPDIR`).
     """
     return tempfile.TemporaryFile(dir=None if folder is None else folder.local_path())
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Location]:
+    """A new folder on this machine, where the system keeps such (`TMPDIR`); it is gone, with all in it, when the block ends."""
+    with tempfile.TemporaryDirectory(prefix="teachonce-") as folder:
+        yield Location.of(folder)
 
 
 @dataclass(frozen=True, order=True)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import zarr
+from zarr.storage import MemoryStore
 
 from ..pipeline.ledger import Ledger
 from ..pipeline.output import check_output, claim_output
 from ..pipeline.settings import check
 from ..pipeline.storage import Location
-from ..pipeline.types import Resources, RunUnit, Unit
+from ..pipeline.types import Resources, Unit
 from ..storage_schemas.class_vectors import ClassVectors, origin_model
 from ..storage_schemas.encodings import ENCODINGS
 from ..storage_schemas.encodings.floats import FloatEncoding
@@ -35,6 +38,9 @@ from .teachers.offers import LOGITS, Answers, choose_offers, target_names
 from .teachers.placing import place, settle_precision
 from .views.spec import ViewSpec
 from .views.versions import other_versions, versions_text
+
+if TYPE_CHECKING:  # it imports torch
+    from .caching.worker import CacheWorker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +97,10 @@ class CacheStage:
             rows = self.spec.rows(shard)
             yield Unit(key=shard_name(shard), rows=rows.stop - rows.start, inputs={"shard": shard})
 
-    def create(self) -> None:
-        """Make the store's arrays. The driver's work, before any worker starts; never once the ledger has a plan."""
-        description = StoreDescription(
+    @property
+    def description(self) -> StoreDescription:
+        """What the store records when its arrays are made."""
+        return StoreDescription(
             spec=self.spec,
             fingerprint=self.fingerprint.fields,
             views=self.views.to_json(),
@@ -103,9 +110,12 @@ class CacheStage:
             versions=other_versions(),
             sample_kind=self.kind.name,
         )
-        create_arrays(open_root(self.store.zarr_store(), mode="a", where=self.store), description)
 
-    def open(self) -> RunUnit:
+    def create(self) -> None:
+        """Make the store's arrays. The driver's work, before any worker starts; never once the ledger has a plan."""
+        create_arrays(open_root(self.store.zarr_store(), mode="a", where=self.store), self.description)
+
+    def open(self) -> CacheWorker:
         """
         Raises:
             MismatchError: this machine renders otherwise, has other weights, or the arrays are another run's.
@@ -166,6 +176,7 @@ def plan_cache(
     settings: CacheSettings | None = None,
     compute: Compute,
     view_interpolation: str | None = None,
+    dry_run: bool = False,
 ) -> CacheStage:
     """The stage that caches a teacher's targets; makes the store's arrays if they are not there.
 
@@ -177,6 +188,7 @@ def plan_cache(
         settings: None for the defaults.
         compute: device, precision, threads.
         view_interpolation: resampling filter of random views; None for the teacher's.
+        dry_run: nothing is written; what is there is only read.
 
     Raises:
         InputError: bad shards or teacher; logits requested without class vectors.
@@ -201,8 +213,9 @@ def plan_cache(
         where=shard_set.location,
         expected_by="the teacher",
     )
-    claim_output(store, CacheStage.name)
-    root = open_root(store.zarr_store(), mode="a", where=store)
+    if not dry_run:
+        claim_output(store, CacheStage.name)
+    root = _root(store, dry_run)
     check_version(root, where=store)
     vectors = _vectors_for(root, store, teacher, settings.targets)
     offers = choose_offers(loaded, vectors, settings.targets)
@@ -239,7 +252,8 @@ def plan_cache(
         notes=(f"teacher {loaded.loaded}", *precision_note),
     )
     if plan is None or described is None:
-        stage.create()
+        if not dry_run:
+            stage.create()
         return stage
     if recorded is not None and not stage.fingerprint.differences(plan.fingerprint.fields):
         recorded.check(
@@ -250,6 +264,15 @@ def plan_cache(
         )
         stage = replace(stage, notes=stage.notes + _other_versions(described, recorded, stage.kind))
     return stage
+
+
+def _root(store: Location, dry_run: bool) -> zarr.Group:
+    """The store's group, made where there is none; in a dry run such a new one lies in memory."""
+    if not dry_run:
+        return open_root(store.zarr_store(), mode="a", where=store)
+    if (store / "zarr.json").exists():
+        return open_root(store.zarr_store(read_only=True), where=store)
+    return open_root(MemoryStore(), mode="a", where=store)
 
 
 def _target(offer: Offer, shards: ShardSet, num_views: int, encoding: FloatEncoding) -> TargetSpec:

@@ -37,6 +37,17 @@ def member_header(name: str, size: int) -> bytes:
     )
 
 
+def member_bytes(size: int) -> int:
+    """Bytes that a member takes in the tar: its header, and its content in whole blocks."""
+    return TAR_BLOCK + size + -size % TAR_BLOCK
+
+
+def file_bytes(members: int) -> int:
+    """Bytes of a tar whose members take so many: the end mark, and zeros up to a whole record."""
+    size = members + 2 * TAR_BLOCK
+    return size + -size % _RECORD
+
+
 class TarFile:
     """Writes members one after another and keeps the sha256 and the number of the bytes written."""
 
@@ -52,13 +63,12 @@ class TarFile:
         self._put(member_header(name, len(data)))
         offset = self.size
         self._put(data)
-        self._put(bytes(-len(data) % TAR_BLOCK))
+        self._put(bytes(member_bytes(len(data)) - TAR_BLOCK - len(data)))
         return offset
 
     def finish(self) -> None:
         """Write the end mark and whatever is still held back."""
-        self._put(bytes(2 * TAR_BLOCK))
-        self._put(bytes(-self.size % _RECORD))
+        self._put(bytes(file_bytes(self.size) - self.size))
         self._flush()
 
     def _put(self, data: bytes) -> None:

@@ -99,6 +99,7 @@ ROOMS = (
     "stages/reports",
     "stages/settings",
     "stages/recoding",
+    "stages/planning",
     "stages",
     "stages/demo",
     "stages/protocols",

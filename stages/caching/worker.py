@@ -6,7 +6,7 @@ One is in the model at a time. The views of the next are made meanwhile, and the
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain, count, islice
@@ -49,6 +49,7 @@ class CacheWorker:
         size: of the teacher's input.
         batch_size: views in a forward pass.
         fingerprint: of the stage.
+        writer: makes what a shard's rows are put into.
     """
 
     shards: ShardSet
@@ -62,6 +63,7 @@ class CacheWorker:
     batch_size: int
     fingerprint: str
     pool: Pool
+    writer: Callable[[Any, StoreSpec, int, Sequence[str]], BlockWriter] = BlockWriter
     _in_model: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -92,7 +94,7 @@ class CacheWorker:
             with closing(self._through_model(ready)) as batches_in:
                 outputs = self._forward.through(batches_in, timer)
                 begun = list(islice(outputs, 1))
-                writer = BlockWriter(self.root, self.spec, shard, [entry.key for entry in entries])
+                writer = self.writer(self.root, self.spec, shard, [entry.key for entry in entries])
                 usable = self._write(chain(begun, outputs), writer, timer)
         timer.advance(unit.rows - usable)
         _refuse_nonfinite(writer)

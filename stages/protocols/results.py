@@ -8,7 +8,8 @@ from statistics import fmean, stdev
 
 from ...storage_schemas.fingerprint import Json
 from ..corpora.coop.published import BASE_TO_NOVEL, CROSS_DATASET
-from .costs import Costs, pretrain_seconds
+from ..measures.costs import Costs
+from .costs import pretrain_seconds
 from .request import Model, Request
 from .settings import BASE2NOVEL, CROSS
 

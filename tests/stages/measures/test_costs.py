@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from teachonce.stages.protocols.costs import Costs
+from teachonce.stages.measures.costs import Costs
 
 
 def costs(**changed) -> Costs:

@@ -1,0 +1,233 @@
+"""Owns what a target store takes: by real arrays of the whole store, and real chunks of a sample of rows.
+
+Nothing here knows an encoding, a codec or a chunk: the arrays are made by `create_arrays`, and the chunks by `write_block`, in memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from zarr.storage import MemoryStore
+
+from ...storage_schemas.receipt import Output, Receipt
+from ...storage_schemas.samples import shard_name
+from ...storage_schemas.store_description import StoreDescription, StoreSpec, TargetSpec, largest_divisor
+from ...storage_schemas.target_store import TargetBlock, create_arrays, open_root, write_block
+from .figures import Basis, Figure
+
+#: Rows of a block whose chunks are measured, at most; and bytes of its targets in fp32, at most.
+MOST_ROWS, MOST_BYTES = 1024, 64 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArraySize:
+    """What one array takes.
+
+    Attributes:
+        chunks: of the array: rows, views, ….
+        codecs: what becomes of a chunk's bytes, by the names in `zarr.json`.
+        objects: chunks.
+        view_bytes: of a row's view, in the mean.
+        read_bytes: of a row, for a reader of one view: of all views in its chunk.
+        read_objects: chunks that such a reader opens in a whole epoch.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+    dtype: str
+    codecs: tuple[str, ...]
+    objects: int
+    bytes: Figure
+    read_objects: int
+
+    @property
+    def row_bytes(self) -> float:
+        return self.bytes.value / self.shape[0]
+
+    @property
+    def read_bytes(self) -> float:
+        return self.row_bytes * self.read_objects / self.objects
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreSizes:
+    """What a store takes; without class vectors.
+
+    Attributes:
+        metadata_bytes: of all zarr.json.
+        receipt_bytes: of the receipts of all shards.
+    """
+
+    arrays: tuple[ArraySize, ...]
+    metadata_objects: int
+    metadata_bytes: int
+    receipt_bytes: int
+    num_shards: int
+
+    @property
+    def chunk_bytes(self) -> Figure:
+        return Figure.of(sum(array.bytes.value for array in self.arrays), *(array.bytes for array in self.arrays))
+
+    @property
+    def chunk_objects(self) -> int:
+        return sum(array.objects for array in self.arrays)
+
+
+def fitting_rows(spec: StoreSpec) -> int:
+    """Rows of a sample block: those of a shard, unless that is too much to hold."""
+    row = sum(target.width for target in spec.targets) * spec.num_views * 4
+    return max(1, min(spec.shard_rows, MOST_ROWS, MOST_BYTES // row))
+
+
+def store_sizes(description: StoreDescription, block: TargetBlock, basis: Mapping[str, Basis]) -> StoreSizes:
+    """Of a whole store.
+
+    Args:
+        description: of the store.
+        block: rows of a sample. Those of a whole shard, or so many that their chunks compress as a shard's do.
+        basis: where the values of targets come from, by the names of arrays; of other arrays they are measured.
+    """
+    spec, files = description.spec, dict[str, Any]()
+    create_arrays(open_root(MemoryStore(files), mode="a"), description)
+    root = open_root(MemoryStore(files))
+    laid_out: dict[str, Any] = dict(root.arrays())
+    few = min(len(block.keys), spec.shard_rows)
+    sample = _sample_spec(spec, {name: array.chunks for name, array in laid_out.items()}, few)
+    whole = _chunk_bytes(description, sample, _part(block, few))
+    last = spec.num_samples - (spec.num_shards - 1) * spec.shard_rows
+    arrays, outputs = [], list[Output]()
+    fits = None if few == spec.shard_rows == last else _Fit.of(description, spec, sample, block, few)
+    for name, array in laid_out.items():
+        per_shard = whole[name] if fits is None else fits.at(name, spec.shard_rows)
+        of_last = per_shard if fits is None else fits.of_last(name, last, spec.shard_rows)
+        size = per_shard * (spec.num_shards - 1) + of_last
+        grid = tuple(-(-s // c) for s, c in zip(array.shape, array.chunks, strict=True))
+        is_fixed = fits is None or fits.is_fixed(name)
+        codecs = tuple(type(codec).__name__.removesuffix("Codec").lower() for codec in array.metadata.codecs)
+        arrays.append(
+            ArraySize(
+                name=name,
+                shape=array.shape,
+                chunks=array.chunks,
+                dtype=str(array.dtype),
+                codecs=codecs,
+                objects=math.prod(grid),
+                bytes=Figure(value=size, basis=Basis.COUNTED if is_fixed else basis.get(name, Basis.MEASURED)),
+                read_objects=grid[0] * math.prod(grid[2:])
+                if array.ndim > 1 and _is_per_view(array)
+                else math.prod(grid),
+            )
+        )
+        rows_of_chunks = range(-(-spec.shard_rows // array.chunks[0]))
+        outputs += [
+            Output(path=f"{name}/c/{row}" + "".join(f"/{i}" for i in index), bytes=int(per_shard), sha256="0" * 64)
+            for row in rows_of_chunks
+            for index in np.ndindex(*grid[1:])
+        ]
+    metadata = [len(data) for key, data in files.items() if key.endswith("zarr.json")]
+    return StoreSizes(
+        arrays=tuple(arrays),
+        metadata_objects=len(metadata),
+        metadata_bytes=sum(metadata),
+        receipt_bytes=spec.num_shards * len(_receipt(spec, outputs)),
+        num_shards=spec.num_shards,
+    )
+
+
+def _is_per_view(array: Any) -> bool:
+    return bool(array.metadata.dimension_names[1] == "view")
+
+
+def _receipt(spec: StoreSpec, outputs: list[Output]) -> bytes:
+    digest = "0" * 32
+    return Receipt(
+        key=shard_name(0),
+        outputs=tuple(outputs),
+        rows=spec.shard_rows,
+        invalid_rows=(),
+        digest=digest,
+        fingerprint=digest,
+    ).to_bytes()
+
+
+def _sample_spec(spec: StoreSpec, chunks: Mapping[str, tuple[int, ...]], rows: int) -> StoreSpec:
+    """The same store of so many rows in one shard, with as many views in a chunk."""
+
+    def fitted(target: TargetSpec) -> TargetSpec:
+        found = chunks.get(target.name)
+        if found is None:
+            return target
+        return replace(target, chunk=(largest_divisor(rows, found[0]), *found[1:]))
+
+    return replace(spec, num_samples=rows, shard_size=rows, targets=tuple(map(fitted, spec.targets)))
+
+
+def _part(block: TargetBlock, rows: int) -> TargetBlock:
+    return TargetBlock(
+        keys=block.keys[:rows],
+        valid=block.valid[:rows],
+        view_params=block.view_params[:rows],
+        targets={name: values[:rows] for name, values in block.targets.items()},
+    )
+
+
+def _chunk_bytes(description: StoreDescription, spec: StoreSpec, *blocks: TargetBlock) -> dict[str, float]:
+    """Bytes of each array's chunks of the last one of these blocks, a shard each, as they are written."""
+    files = dict[str, Any]()
+    create_arrays(open_root(MemoryStore(files), mode="a"), replace(description, spec=spec))
+    root = open_root(MemoryStore(files), mode="a")
+    sizes: dict[str, float] = {}
+    for shard, block in enumerate(blocks):
+        sizes = {}
+        for path in write_block(root, spec, shard, block):
+            name = path.partition("/c/")[0]
+            sizes[name] = sizes.get(name, 0) + len(files[path])
+    return sizes
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Fit:
+    """Bytes of a shard's chunks by its rows: a straight line through those of two samples.
+
+    Attributes:
+        rows: of the two samples, the larger one first.
+        sizes: of each array's chunks, of the two.
+        last: those of a shard of fewer rows than the chunk has room for.
+    """
+
+    rows: tuple[int, int]
+    sizes: tuple[dict[str, float], dict[str, float]]
+    last: dict[str, float]
+
+    @staticmethod
+    def of(description: StoreDescription, spec: StoreSpec, sample: StoreSpec, block: TargetBlock, rows: int) -> _Fit:
+        fewer = max(1, rows // 2)
+        chunks = {target.name: target.chunk for target in sample.targets if target.chunk is not None}
+        larger = _chunk_bytes(description, sample, _part(block, rows))
+        smaller = _chunk_bytes(description, _sample_spec(spec, chunks, fewer), _part(block, fewer))
+        two = replace(sample, num_samples=rows + fewer)
+        last = _chunk_bytes(description, two, _part(block, rows), _part(block, fewer))
+        return _Fit(rows=(rows, fewer), sizes=(larger, smaller), last=last)
+
+    def at(self, name: str, rows: int) -> float:
+        """Bytes of a whole shard of so many rows."""
+        (many, few), (larger, smaller) = self.rows, (sizes[name] for sizes in self.sizes)
+        if many == few:
+            return larger * rows / many
+        return larger + (larger - smaller) / (many - few) * (rows - many)
+
+    def of_last(self, name: str, rows: int, shard_rows: int) -> float:
+        """Bytes of the last shard, whose chunks have room for more rows: those take nothing, or as much as any."""
+        whole, alone = self.at(name, shard_rows), self.at(name, rows)
+        larger, smaller = (sizes[name] for sizes in self.sizes)
+        padding = (self.last[name] - smaller) / (larger - smaller) if larger != smaller else 0.0
+        return alone + max(0.0, min(1.0, padding)) * (whole - alone)
+
+    def is_fixed(self, name: str) -> bool:
+        """Whether a chunk takes the same whatever it holds."""
+        return self.last[name] == self.sizes[0][name]
