@@ -36,8 +36,12 @@ class ExecutorSettings:
         from ..pipeline.cores import usable_cores
         from ..pipeline.executors.ray import place
 
-        # A GPU each, of as many as there are here: who has none plans for one worker elsewhere.
-        return place([(usable_cores(), needs.gpus)], cpus=needs.cpus, gpus=needs.gpus, workers=None)[0]
+        gpus = 0
+        if needs.gpus:
+            import torch
+
+            gpus = max(1, torch.cuda.device_count())  # who has none plans for one worker elsewhere
+        return place([(usable_cores(), gpus)], cpus=needs.cpus, gpus=needs.gpus, workers=None)[0]
 
     def make(self) -> Executor:
         """The executor that these settings name.

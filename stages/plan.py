@@ -27,7 +27,7 @@ from .inputs.sources import open_sources
 from .models.compute import Compute, teacher_compute
 from .models.settings import ComputeSettings
 from .models.teacher_config import TeacherConfig
-from .pairs.store import open_store, read_vectors
+from .pairs.store import open_store, read_vectors, vectors_if_any
 from .planning.bundle_size import bundle_bytes
 from .planning.corpus import PlannedCorpus, look_at_shards, look_at_sources
 from .planning.drawn import drawn_corpus
@@ -56,9 +56,6 @@ _SAMPLE, _SMALL_SAMPLE = 1024, 256
 
 #: Of an image where no teacher gives a size.
 _USUAL_SIZE = 224
-
-#: Seconds that making pairs is timed for.
-_PAIR_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,13 +113,12 @@ def make_plan(request: PlanRequest) -> CachePlan:
         else:
             tried, vectors = _with_teacher(request, request.teacher, corpus, sampled, scratch / "store", clock)
         tried.shards = _shard_sizes(corpus, sampled)
-        tried.pairs = None if corpus.is_drawn else _pairs(sampled, tried)
+        tried.pairs = None if corpus.is_drawn else _pairs(sampled, tried, planning.seconds)
     bundle = None
     if planning.student is not None:
         bundle = bundle_bytes(planning.student, planning.recipe, tried.description.spec, vectors)
-    who = "no teacher" if request.teacher is None else request.teacher.model
-    title = f"Plan: {who} over {', '.join(request.corpus) or f'{corpus.rows:,} images'}"
-    return assembled(title, corpus, tried, planning, request.hours, bundle=bundle)
+    names = {"corpus": ", ".join(request.corpus) or "none", "teacher": getattr(request.teacher, "model", "none")}
+    return assembled(names, corpus, tried, planning, request.hours, bundle=bundle)
 
 
 def plan_of_cache(
@@ -178,12 +174,12 @@ def plan_of_cache(
         )
         clock.lap("sample")
         tried = _timed(small, PlanSettings(), clock)
-        tried.description, tried.vectors = stage.description, _vectors_there(stage)
-        tried.shards, tried.pairs = _shard_sizes(corpus, sampled), _pairs(sampled, tried)
+        tried.description, tried.vectors = stage.description, _vectors_there(stage.store)
+        tried.shards, tried.pairs = _shard_sizes(corpus, sampled), _pairs(sampled, tried, PlanSettings.seconds)
     left = [unit for unit in units if unit.key not in done]
     hours = replace(hours, shards=len(left), rows=sum(unit.rows for unit in left))
-    title = f"Plan: {stage.teacher.model} over {stage.shards.location}, into {stage.store}"
-    plan = assembled(title, corpus, tried, PlanSettings(), hours)
+    names = {"corpus": str(stage.shards.location), "teacher": config.model, "store": str(stage.store)}
+    plan = assembled(names, corpus, tried, PlanSettings(), hours)
     if not done:
         return plan
     written = sum(o.bytes for receipt in ledger.receipts() if receipt.key in done for o in receipt.outputs)
@@ -206,6 +202,7 @@ def _look(request: PlanRequest) -> PlannedCorpus:
                 "nothing to plan for",
                 code="option-needs-another",
                 expected="a corpus, or --images N",
+                found="neither",
                 hint="teachonce plan FOLDER --teacher …, or teachonce plan --images 1000000 --mean-kb 110 --channels 768",
             )
         mean = None if planning.mean_kb is None else planning.mean_kb * 1000
@@ -263,12 +260,12 @@ def _shard_sizes(corpus: PlannedCorpus, sampled: _Sampled) -> ShardSizes | None:
     return shard_sizes(corpus, sampled.shards, sampled.entries)
 
 
-def _pairs(sampled: _Sampled, tried: Tried) -> Figure:
+def _pairs(sampled: _Sampled, tried: Tried, seconds: float) -> Figure:
     """Images a second that a core makes pairs of, in the size that the teacher sees."""
     preprocess = dict(tried.description.teacher).get("preprocess")
     size = preprocess["size"] if isinstance(preprocess, dict) else _USUAL_SIZE
     views = ViewSpec.from_json(tried.description.views)
-    return Figure(value=time_pairs(sampled.shards, views, size, _PAIR_SECONDS), basis=Basis.MEASURED)
+    return Figure(value=time_pairs(sampled.shards, views, size, seconds / 10), basis=Basis.MEASURED)
 
 
 def _with_teacher(
@@ -281,6 +278,7 @@ def _with_teacher(
 ) -> tuple[Tried, ClassVectors | None]:
     """Run the teacher on the sample."""
     drawn = _make_vectors(request, config, store)
+    vectors = _vectors_there(store)
     clock.lap("vectors")
     small = plan_cache(
         sampled.shards.location,
@@ -295,15 +293,13 @@ def _with_teacher(
     tried = _timed(small, request.planning, clock)
     whole = replace(small.spec, num_samples=corpus.rows, shard_size=corpus.shard_size)
     tried.description = replace(small.description, spec=new_spec(whole, small.spec.encoding))
-    if small.vectors is None:
-        return tried, None
-    tried.vectors = vectors_size(small.vectors, Basis.TABLE if drawn else Basis.COUNTED)
-    if drawn:
+    tried.vectors = vectors
+    if drawn and small.vectors is not None:
         rows, views = len(tried.block.keys), small.views.count
         targets = dict(tried.block.targets) | {LOGITS: stand_in_logits(rows, views, small.vectors.num_classes)}
         tried.block = replace(tried.block, targets=targets)
         tried.basis = {LOGITS: Basis.TABLE}
-    return tried, small.vectors
+    return tried, vectors_if_any(open_store(store), store)
 
 
 def _make_vectors(request: PlanRequest, config: TeacherConfig, store: Location) -> bool:
@@ -351,10 +347,10 @@ def _timed(small: CacheStage, planning: PlanSettings, clock: Clock) -> Tried:
     )
 
 
-def _vectors_there(stage: CacheStage) -> tuple[int, Figure]:
+def _vectors_there(store: Location) -> tuple[int, Figure]:
     """What the class vectors of a store take that is there, with what `vectors` keeps of its run."""
-    folders = [stage.store / name for name in stage.store.names() if name.startswith("class_")]
-    sizes = [folder_bytes(folder) for folder in (*folders, Ledger(stage.store, "vectors").folder)]
+    folders = [store / name for name in store.names() if name.startswith("class_")]
+    sizes = [folder_bytes(folder) for folder in (*folders, Ledger(store, "vectors").folder)]
     return sum(files for files, _ in sizes), Figure(value=sum(size for _, size in sizes), basis=Basis.COUNTED)
 
 
@@ -384,6 +380,7 @@ def _without_teacher(request: PlanRequest, corpus: PlannedCorpus) -> tuple[Tried
                 code="option-needs-another",
                 where=f"--targets {name}",
                 expected=" or ".join(filter(None, ("--teacher", needed))),
+                found="neither" if needed else "no teacher",
                 hint=f"add {needed or '--teacher'}",
             )
     views, encoding = request.views or ViewSpec(), ENCODINGS[settings.encoding]
@@ -420,6 +417,7 @@ def _classes(planning: PlanSettings) -> int | None:
             code="option-needs-another",
             where="--classes own",
             expected="--teacher",
+            found="none",
             hint="add --teacher, or give the number of classes",
         )
     return len(read_classes(planning.classes))

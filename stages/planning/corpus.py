@@ -150,6 +150,7 @@ def look_at_sources(
             code="images-missing",
             where=", ".join(source.name for source in sources),
             expected="at least one image file",
+            found="none",
             hint="for a folder of tars, name the tars: teachonce plan FOLDER/*.tar …",
         )
     return PlannedCorpus(

@@ -61,7 +61,7 @@ class CachePlan:
     """What a plan tells.
 
     Attributes:
-        title: what it is a plan of, in a few words.
+        names: of what it is a plan: `teacher`, `corpus`, `store`.
         encodings: what the arrays of other encodings would take, by their names; that of `spec` among them.
         budgets: what each may cost in KL.
         timed: how the rate was found, in words.
@@ -69,7 +69,7 @@ class CachePlan:
         needed: workers for the deadline.
     """
 
-    title: str
+    names: Mapping[str, str]
     corpus: PlannedCorpus
     spec: StoreSpec
     shards: ShardSizes | None
@@ -99,11 +99,11 @@ class CachePlan:
 
     def to_json(self) -> Json:
         fields: dict[str, Json] = {
-            "plan": self.title,
-            "corpus": {
-                "images": self.corpus.num_samples.to_json(),
+            "of": dict(self.names),
+            "images": {
+                "count": self.corpus.num_samples.to_json(),
                 "image_bytes": _json(self.corpus.image_bytes),
-                "unusable_images": self.corpus.unusable,
+                "unusable": self.corpus.unusable,
                 "shards": self.corpus.num_shards,
                 "shard_size": self.corpus.shard_size,
             },

@@ -107,7 +107,7 @@ def store_sizes(description: StoreDescription, block: TargetBlock, basis: Mappin
         of_last = per_shard if fits is None else fits.of_last(name, last, spec.shard_rows)
         size = per_shard * (spec.num_shards - 1) + of_last
         grid = tuple(-(-s // c) for s, c in zip(array.shape, array.chunks, strict=True))
-        is_fixed = fits is None or fits.is_fixed(name)
+        is_fixed = all(codec.is_fixed_size for codec in array.metadata.codecs)
         codecs = tuple(type(codec).__name__.removesuffix("Codec").lower() for codec in array.metadata.codecs)
         arrays.append(
             ArraySize(
@@ -227,7 +227,3 @@ class _Fit:
         larger, smaller = (sizes[name] for sizes in self.sizes)
         padding = (self.last[name] - smaller) / (larger - smaller) if larger != smaller else 0.0
         return alone + max(0.0, min(1.0, padding)) * (whole - alone)
-
-    def is_fixed(self, name: str) -> bool:
-        """Whether a chunk takes the same whatever it holds."""
-        return self.last[name] == self.sizes[0][name]

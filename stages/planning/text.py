@@ -10,6 +10,9 @@ from .plan import CachePlan
 
 Rows = list[Sequence[str]]
 
+#: Codecs of all arrays.
+_EVERYWHERE = ("bytes", "crc32c")
+
 
 def plan_text(plan: CachePlan) -> str:
     """All parts that there are."""
@@ -24,11 +27,12 @@ def plan_text(plan: CachePlan) -> str:
         _money(plan),
         _legend(),
     ]
-    return "\n\n".join([plan.title, *filter(None, parts)])
+    return "\n\n".join(filter(None, parts))
 
 
 def _corpus(plan: CachePlan) -> str:
     corpus = plan.corpus
+    names: Rows = [(name, clip(value, 62)) for name, value in plan.names.items()]
     rows: Rows = [("images", f"{corpus.rows:,}", corpus.num_samples.basis.word)]
     if corpus.unusable:
         rows.append(("of them unusable", f"{corpus.unusable:,}", "counted"))
@@ -36,7 +40,7 @@ def _corpus(plan: CachePlan) -> str:
         rows.append(("size in the mean", bytes_text(corpus.image_bytes.value), corpus.image_bytes.basis.word))
     rows.append(("views of each", f"{plan.spec.num_views}", "stated"))
     rows.append(("shards", f"{corpus.num_shards:,}", f"{corpus.shard_size:,} images each"))
-    return section("Corpus", table(rows, align="lr"))
+    return "\n\n".join([section("Plan", table(names)), section("Corpus", table(rows, align="lr"))])
 
 
 def _bytes(plan: CachePlan) -> str:
@@ -59,9 +63,9 @@ def _bytes(plan: CachePlan) -> str:
 def _arrays(plan: CachePlan) -> str:
     rows: Rows = [
         (
-            clip(array.name, 20),
+            clip(array.name, 16),
             "×".join(map(str, array.chunks)),
-            f"{array.dtype} {'+'.join(codec for codec in array.codecs if codec != 'bytes')}",
+            ", ".join([array.dtype, *(codec for codec in array.codecs if codec not in _EVERYWHERE)]),
             f"{array.objects:,}",
             bytes_text(array.bytes.value),
             array.bytes.basis.word,
@@ -74,7 +78,7 @@ def _arrays(plan: CachePlan) -> str:
     sizes = plan.store.sizes
     rest = sizes.metadata_objects + sizes.num_shards + plan.store.ledger[0]
     rest_bytes = sizes.metadata_bytes + sizes.receipt_bytes + plan.store.ledger[1]
-    rows.append(("zarr.json, receipts", "", "", f"{rest:,}", bytes_text(rest_bytes), "counted"))
+    rows.append(("other files", "", "", f"{rest:,}", bytes_text(rest_bytes), "counted"))
     head = ("", "chunk", "type, codecs", "objects", "bytes", "from")
     return section(f"The store, as {plan.spec.encoding.name}", table(rows, head=head, align="lllrr"))
 

@@ -75,6 +75,7 @@ def time_teacher(worker: CacheWorker, units: Sequence[Unit], seconds: float, kee
             code="images-none-usable",
             where=worker.shards.corpus.name,
             expected="at least one usable image",
+            found="none",
             hint="teachonce shard tells the reason of each",
         )
     return clock.timing(worker.views.count, kept.block(worker.spec))

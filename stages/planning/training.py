@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ...pipeline.contents import kind_of
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError
 from ..measures.costs import Costs
@@ -77,6 +78,7 @@ def student_rate(stated: float | None, run: str | None) -> Figure | None:
             code="training-log-missing",
             where=folder,
             expected="a folder that `teachonce distill` wrote",
+            found=kind_of(folder),
             hint="state the rate: --student-rate IMAGES/S",
         )
     return Figure(value=took.steps * took.batch_size / (took.seconds - took.waited), basis=Basis.MEASURED)

@@ -91,7 +91,7 @@ class Hours:
 
 
 def assembled(
-    title: str,
+    names: Mapping[str, str],
     corpus: PlannedCorpus,
     tried: Tried,
     planning: PlanSettings,
@@ -124,7 +124,7 @@ def assembled(
             rate=rate,
         )
     plan = CachePlan(
-        title=title,
+        names=names,
         corpus=corpus,
         spec=spec,
         shards=tried.shards,

@@ -1,0 +1,110 @@
+"""Bytes and objects of a plan against those of real shards and stores, file by file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from teachonce.cli import main
+from teachonce.storage_schemas.encodings import ENCODINGS
+
+
+def run(*words: object) -> str:
+    result = CliRunner().invoke(main, [str(word) for word in words])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def planned(*words: object) -> dict:
+    return json.loads(run("plan", *words, "--json", "--seconds", "0.2", "--threads", "1", "--executor", "serial"))
+
+
+def files_below(folder: Path) -> dict[str, int]:
+    return {str(p.relative_to(folder)): p.stat().st_size for p in folder.rglob("*") if p.is_file()}
+
+
+def close(found: float, expected: float, share: float = 0.02) -> bool:
+    return abs(found - expected) <= share * expected
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory, stage_inputs) -> Path:
+    """240 pictures in class folders, large enough for shards to be more than their padding."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(5)
+    for index in range(240):
+        width, height = (int(n) for n in rng.integers(60, 160, 2))
+        coarse = Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8))
+        path = folder / stage_inputs.PICTURE_CLASSES[index % 3] / f"{index:03d}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        coarse.resize((width, height), Image.Resampling.BICUBIC).save(path, quality=90)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("classes") / "classes.txt"
+    path.write_text("".join(f"class number {i}\n" for i in range(40)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def real_shards(photos, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("real") / "shards"
+    run("shard", photos, "--out", out, "--shard-size", 50, "--executor", "serial")
+    return out
+
+
+def test_shards_of_a_folder_take_what_the_plan_says(photos, real_shards) -> None:
+    found = planned(photos, "--channels", 16, "--shard-size", 50)["shards"]
+    real = files_below(real_shards)
+    assert found["objects"] == len(real)
+    assert close(found["bytes"]["value"], sum(real.values()))
+    for part, ending in (("tars", ".tar"), ("indexes", ".npy"), ("manifest", ".parquet")):
+        size = sum(size for name, size in real.items() if name.endswith(ending))
+        assert close(found["parts"][part]["value"], size, 0.03), part
+
+
+def test_reduced_shards_take_what_the_plan_says(photos, tmp_path) -> None:
+    run("shard", photos, "--out", tmp_path / "s", "--shard-size", 50, "--resize", 40, "--executor", "serial")
+    found = planned(photos, "--channels", 16, "--shard-size", 50, "--resize", 40)["shards"]
+    assert close(found["bytes"]["value"], sum(files_below(tmp_path / "s").values()))
+
+
+def test_shards_that_are_there_are_counted(real_shards) -> None:
+    found = planned(real_shards, "--channels", 16)
+    real = files_below(real_shards)
+    assert found["shards"]["bytes"] == {"value": sum(real.values()), "from": "counted"}
+    assert found["shards"]["objects"] == len(real)
+    assert found["images"]["count"] == {"value": 240, "from": "counted"}
+
+
+@pytest.mark.parametrize(
+    ("targets", "encoding"), [("both", encoding) for encoding in ENCODINGS] + [("embedding", "fp16")]
+)
+def test_a_store_takes_what_the_plan_says(real_shards, tiny_clip_teacher, classes, tmp_path, encoding, targets) -> None:
+    teacher = ("--teacher", f"local-dir:{tiny_clip_teacher}", "--precision", "fp32")
+    how = ("--views", 3, "--targets", targets, "--encoding", encoding)
+    found = planned(real_shards, *teacher, *how, "--classes", classes)["store"]
+    out = tmp_path / "store"
+    run("vectors", *teacher[:2], "--classes", classes, "--out", out)
+    run("cache", real_shards, *teacher, *how, "--out", out, "--executor", "serial", "--threads", 1)
+    real = files_below(out)
+    arrays = {name: size for name, size in real.items() if "/c/" in name and not name.startswith("class_")}
+    by_array: dict[str, list[int]] = {}
+    for name, size in arrays.items():
+        by_array.setdefault(name.partition("/")[0], []).append(size)
+    assert found["arrays"].keys() == by_array.keys()
+    for name, sizes in by_array.items():
+        assert found["arrays"][name]["objects"] == len(sizes), name
+        some_bytes = 16 * len(sizes)  # of a chunk that holds next to nothing
+        assert abs(found["arrays"][name]["bytes"]["value"] - sum(sizes)) <= max(0.02 * sum(sizes), some_bytes), name
+    assert close(found["bytes"]["value"], sum(real.values()))
+    assert found["objects"] == len(real)
