@@ -70,9 +70,7 @@ def main(
 
 
 def called(words: Sequence[str]) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "teachonce", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    done = subprocess.run([sys.executable, "-m", "teachonce", *words], capture_output=True, text=True)
     if done.returncode:
         raise click.ClickException(f"teachonce {' '.join(words)}\n{done.stderr}")
     return done.stdout

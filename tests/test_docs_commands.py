@@ -43,6 +43,7 @@ RUN = {
     "docs/datasets.md": ["DATA"],
     "docs/models.md": [],
     "docs/places.md": [],
+    "docs/plan.md": ["photos", "shards", "classes.txt", "student"],
     "docs/photographs.md": ["train", "efficientnet-lite0-57934424.pth"],
     "docs/pretrain.md": ["DATA", "shards"],
     "docs/promptkd.md": ["DATA"],
@@ -80,6 +81,7 @@ PAGE_STAND_INS = {
 LESS = {
     "shard": "--executor serial",
     "cache": "--executor serial --threads 1",
+    "plan": "--executor serial --threads 1 --seconds 0.1",
     "pretrain": "--epochs 2 --shots 2 --threads 1",
     "distill": "--epochs 2 --threads 1 --decode-workers 0",
     "evaluate": "--threads 1",
@@ -108,6 +110,7 @@ NOT_RUN = {
     ("docs/extending.md", '"""my_methods/recipe.py'): "modules of a package: tests/test_extending.py",
     ("docs/models.md", "pip install"): "downloads",
     ("docs/performance.md", "make bench"): "takes half an hour",
+    ("docs/plan.md", "python benchmarks/plan.py"): "takes minutes, on photographs that are not in the checkout",
     ("docs/performance.md", "python benchmarks/gpu.py"): "needs a GPU",
     ("docs/promptkd.md", "teachonce benchmark"): "runs the whole protocol: tests/stages/protocols",
     (

@@ -16,9 +16,9 @@ from ...storage_schemas.store_description import StoreSpec
 from ...storage_schemas.target_store import TargetBlock
 from ..views.spec import ViewSpec
 
-#: Of the logits of a row: the spread of most classes, and by how much the likeliest stand out (in the mean; it is drawn from
-#: an exponential distribution), which falls off from class to class by this factor.
-SPREAD, LEAD, FALL = 1.0, 6.0, 0.6
+#: Of the logits of a row: the spread of most classes; by how much the likeliest stands out, in the mean (it is drawn from a gamma
+#: distribution of this shape); and the power of its rank by which the others stand out less.
+SPREAD, LEAD, SHAPE, POWER = 0.87, 9.5, 20.0, 0.26
 
 #: Pixels of an image whose boxes stand in for those of real ones.
 _WIDTH, _HEIGHT = 500, 375
@@ -28,7 +28,7 @@ def stand_in_logits(rows: int, views: int, classes: int, seed: int = 0) -> NDArr
     """fp32 (row, view, class)."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(0.0, SPREAD, (rows, views, classes))
-    lead = rng.exponential(LEAD, (rows, views, 1)) * FALL ** np.arange(classes)
+    lead = rng.gamma(SHAPE, LEAD / SHAPE, (rows, views, 1)) * np.arange(1, classes + 1) ** -POWER
     order = rng.permuted(np.broadcast_to(np.arange(classes), logits.shape), axis=-1)
     np.put_along_axis(logits, order, np.take_along_axis(logits, order, -1) + lead, -1)
     return logits.astype(np.float32)
