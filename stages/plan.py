@@ -162,13 +162,13 @@ def plan_of_cache(
         store = scratch / "store"
         if stage.vectors is not None:
             _put_vectors(store, stage.vectors, read_origin(open_store(stage.store), stage.store))
-        names = ",".join(target.name for target in stage.spec.targets)
+        targets = ",".join(target.name for target in stage.spec.targets)
         small = plan_cache(
             sampled.shards.location,
             config,
             out=store,
             views=stage.views,
-            settings=replace(settings, targets=names, batch_size=stage.batch_size),
+            settings=replace(settings, targets=targets, batch_size=stage.batch_size),
             compute=stage.compute,
             view_interpolation=stage.views.interpolation,
         )

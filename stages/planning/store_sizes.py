@@ -159,7 +159,7 @@ def _sample_spec(spec: StoreSpec, chunks: Mapping[str, tuple[int, ...]], rows: i
     """The same store of so many rows in one shard, with as many views in a chunk."""
 
     def fitted(target: TargetSpec) -> TargetSpec:
-        found = chunks.get(target.name)
+        found = chunks.get(spec.encoding_of(target).arrays(target)[0].name)
         if found is None:
             return target
         return replace(target, chunk=(largest_divisor(rows, found[0]), *found[1:]))
@@ -207,7 +207,11 @@ class _Fit:
     @staticmethod
     def of(description: StoreDescription, spec: StoreSpec, sample: StoreSpec, block: TargetBlock, rows: int) -> _Fit:
         fewer = max(1, rows // 2)
-        chunks = {target.name: target.chunk for target in sample.targets if target.chunk is not None}
+        chunks = {
+            spec.encoding_of(target).arrays(target)[0].name: target.chunk
+            for target in sample.targets
+            if target.chunk is not None
+        }
         larger = _chunk_bytes(description, sample, _part(block, rows))
         smaller = _chunk_bytes(description, _sample_spec(spec, chunks, fewer), _part(block, fewer))
         two = replace(sample, num_samples=rows + fewer)

@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 from zarr.storage import MemoryStore
 
 from ...pipeline.ledger import Plan
 from ...pipeline.types import Resources
 from ...storage_schemas.class_vectors import ClassVectors, write_class_vectors
-from ...storage_schemas.encodings import ENCODINGS, Encoding
+from ...storage_schemas.encodings import ENCODINGS
+from ...storage_schemas.encodings.floats import FloatEncoding
 from ...storage_schemas.fingerprint import Fingerprint, canonical_json
 from ...storage_schemas.store_description import StoreDescription, StoreSpec, TargetSpec
 from ...storage_schemas.target_store import TargetBlock, open_root
@@ -145,19 +145,19 @@ def assembled(
     return replace(plan, money=_money(plan, planning))
 
 
-def _of_encoding(tried: Tried, encoding: Encoding) -> StoreSizes:
+def _of_encoding(tried: Tried, encoding: FloatEncoding) -> StoreSizes:
     description = replace(tried.description, spec=with_encoding(tried.description.spec, encoding))
     return store_sizes(description, tried.block, tried.basis)
 
 
-def with_encoding(spec: StoreSpec, encoding: Encoding) -> StoreSpec:
+def with_encoding(spec: StoreSpec, encoding: FloatEncoding) -> StoreSpec:
     """The same rows in another encoding, as a new store would have them; unchanged for its own, which keeps its chunks."""
     if encoding.name == spec.encoding.name:
         return spec
     return new_spec(spec, encoding)
 
 
-def new_spec(spec: StoreSpec, encoding: Encoding) -> StoreSpec:
+def new_spec(spec: StoreSpec, encoding: FloatEncoding) -> StoreSpec:
     """Of a new store of as many rows, shards and views."""
 
     def target(old: TargetSpec) -> TargetSpec:
@@ -168,7 +168,7 @@ def new_spec(spec: StoreSpec, encoding: Encoding) -> StoreSpec:
             shard_size=spec.shard_size,
             num_samples=spec.num_samples,
             num_views=spec.num_views,
-            itemsize=np.dtype(encoding.dtype).itemsize,
+            encoding=encoding,
         )
 
     return replace(spec, encoding=encoding, targets=tuple(map(target, spec.targets)))
