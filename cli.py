@@ -15,6 +15,7 @@ from .commands.datasets import datasets
 from .commands.demo import demo
 from .commands.distill import distill
 from .commands.evaluate import evaluate
+from .commands.export import export
 from .commands.import_checkpoint import import_checkpoint
 from .commands.inspect import inspect
 from .commands.models import models
@@ -46,6 +47,7 @@ COMMANDS = (
     status,
     evaluate,
     predict,
+    export,
     run_file,
     demo,
     benchmark,

@@ -6,7 +6,6 @@ python examples/classify.py demo-run/kd demo-run/images/*.png
 import argparse
 
 import torch
-from PIL import Image
 from teachonce import load_student
 
 
@@ -18,20 +17,12 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     args = parser.parse_args()
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    bundle = load_student(args.bundle, device=device)
-    for start in range(0, len(args.images), args.batch_size):
-        paths = args.images[start : start + args.batch_size]
-        images = []
-        for path in paths:
-            with Image.open(path) as image:
-                images.append(bundle.pixels(image))  # resized and cropped as `teachonce evaluate` does, uint8
-        with torch.inference_mode():
-            logits_NC = bundle.vectors.logits(bundle.student(torch.stack(images).to(device)))
-        best = logits_NC.softmax(1).topk(min(args.top, bundle.vectors.num_classes))
-        for path, shares, classes in zip(paths, best.values.tolist(), best.indices.tolist(), strict=True):
-            named = [f"{bundle.vectors.names[c]} {p:.3f}" for p, c in zip(shares, classes, strict=True)]
-            print(f"{path}: {', '.join(named)}")
+    bundle = load_student(args.bundle, device="cuda" if torch.cuda.is_available() else "cpu")
+    # Resized and cropped as `teachonce evaluate` does; what cannot be used is told apart.
+    found = bundle.predict(args.images, batch_size=args.batch_size, keep_unusable=True)
+    for path, seen in zip(args.images, found, strict=True):
+        named = ", ".join(f"{name} {probability:.3f}" for name, probability in seen.top(args.top))
+        print(f"{path}: {named or seen.reason}")
 
 
 if __name__ == "__main__":

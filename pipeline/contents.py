@@ -19,8 +19,8 @@ LEDGER = "ledger"
 #: The lock that the one command which writes to an output holds, in `LEDGER`.
 DRIVER = "driver.json"
 
-#: What a demo's and a benchmark's folder is known by, and one of several students.
-DEMO_NOTE, BENCHMARK_NOTE, STUDENTS_NOTE = "demo.json", "benchmark.json", "students.json"
+#: What a demo's and a benchmark's folder is known by, one of several students, and one of an export.
+DEMO_NOTE, BENCHMARK_NOTE, STUDENTS_NOTE, EXPORT_NOTE = "demo.json", "benchmark.json", "students.json", "export.json"
 
 #: Names by which a message distinguishes a folder of images from others; what `shard` reads is decided by Pillow.
 _IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
@@ -44,6 +44,7 @@ class Kind(StrEnum):
     DEMO = "a folder of `teachonce demo`"
     BENCHMARK = "a folder of `teachonce benchmark`"
     STUDENTS = "a folder of students"
+    EXPORT = "an export of `teachonce export`"
     ZARR = "a Zarr store that is not teachonce's"
     MODEL = "a model's folder"
     IMAGES = "a folder of images"
@@ -168,6 +169,7 @@ def _marked(folder: Location) -> Kind | None:
         (DEMO_NOTE, Kind.DEMO),
         (BENCHMARK_NOTE, Kind.BENCHMARK),
         (STUDENTS_NOTE, Kind.STUDENTS),
+        (EXPORT_NOTE, Kind.EXPORT),
     ):
         if str(_read_object(folder / name).get("kind")).startswith("teachonce"):
             return kind

@@ -15,6 +15,7 @@ from .contents import (
     BENCHMARK_NOTE,
     DEMO_NOTE,
     DRIVER,
+    EXPORT_NOTE,
     LEDGER,
     STUDENTS_NOTE,
     free_name,
@@ -38,6 +39,7 @@ _NOTES = {
     "benchmark promptkd": BENCHMARK_NOTE,
     "distill --seeds": STUDENTS_NOTE,
     "distill --students": STUDENTS_NOTE,
+    "export": EXPORT_NOTE,
 }
 
 #: How models that are folders are spelled.
@@ -55,6 +57,7 @@ _ENDINGS = {
     "distill --seeds": "students",
     "distill --students": "students",
     "import": "imported",
+    "export": "export",
     "demo": "demo",
     "benchmark promptkd": "benchmark",
 }

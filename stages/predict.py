@@ -18,15 +18,14 @@ from .corpora.images import MAX_PIXELS
 from .inputs import typed_images
 from .inputs.picture_batches import Batch, picture_batches
 from .inputs.picture_views import PictureViews, Wanted
-from .measures.metrics import log_softmax
 from .models.compute import Compute
 from .models.forward import Parts
 from .models.picture_pool import picture_pool
+from .models.softmax import probabilities
 from .students.bundle import LoadedStudent, load_student
 from .students.infer import student_logits
-
-#: Images in one forward pass.
-BATCH_SIZE = 32
+from .students.prediction import BATCH_SIZE
+from .students.prediction import Prediction as Seen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +76,9 @@ def predict(bundle: str, images: Sequence[str], *, top: int, compute: Compute) -
                 if outcome.reason is not None:
                     yield Prediction(image=image, top=(), reason=outcome.reason)
                     continue
-                probability_C = np.exp(log_softmax(next(rows)[None])[0])
-                order = np.argsort(-probability_C, kind="stable")[:top].tolist()
-                best = tuple((names[i], float(probability_C[i])) for i in order)
-                yield Prediction(image=image, top=best)
+                yield Prediction(
+                    image=image, top=Seen(names=names, probabilities_C=probabilities(next(rows)[None])[0]).top(top)
+                )
 
 
 def _through(

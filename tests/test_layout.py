@@ -51,6 +51,7 @@ KNOWS_PATHS = {
     "pipeline/executors/ray_train.py": "Ray Train keeps its books in a folder that all nodes share",
     "stages/demo": "draws images for a user's folder",
     "stages/corpora/spelling.py": "files of the user's",
+    "stages/exporting": "hands a local folder to other programs' loaders",
     "stages/corpora/shards.py": "takes what users name",
     "stages/models": "files of the user's",
     "stages/pairs/stream.py": "takes what users name",
@@ -69,7 +70,7 @@ ALLOWED = {
     "commands": ("commands", "pipeline", "stages", "storage_schemas"),
     "cli": ("commands", "pipeline", "storage_schemas"),
     "__main__": ("cli", "pipeline"),
-    "__init__": ("stages.pairs", "stages.students"),  # the public names
+    "__init__": ("stages.library", "stages.pairs", "stages.students"),  # the public names
 }
 
 #: The rooms, which are the folders of the package, from the ground up: each may import those that stand before it.
@@ -97,9 +98,11 @@ ROOMS = (
     "stages/pretraining",
     "stages/published",
     "stages/reports",
+    "stages/library",
     "stages/settings",
     "stages/recoding",
     "stages/planning",
+    "stages/exporting",
     "stages",
     "stages/demo",
     "stages/protocols",
@@ -121,6 +124,9 @@ WITHOUT_TEACHER = tuple(
         "recipes",
         "recode",
         "recoding",
+        "library",
+        "exporting",
+        "export",
     )
 )
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ..models.softmax import log_softmax
+
 if TYPE_CHECKING:
     from ...storage_schemas.encodings import Floats
 
@@ -159,9 +161,3 @@ class Agreement:
         mean = self._kl / self._total
         variance = max(0.0, self._kl_squares / self._total - mean**2)
         return Mean(mean, math.sqrt(variance / max(self._total - 1, 1)), self._total)
-
-
-def log_softmax(logits_NC: Floats) -> NDArray[np.float64]:
-    """Log-probabilities in fp64."""
-    shifted = logits_NC.astype(np.float64) - logits_NC.max(axis=1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))

@@ -158,7 +158,12 @@ class Stored:
         if self.shards is None:
             return None
         shard, offset = divmod(row, self.rows.shard_size)
-        return _entries(self.shards, shard)[offset]
+        return self.entries(shard)[offset]
+
+    def entries(self, shard: int) -> list[Entry]:
+        """The manifest's entries of a shard's rows. Needs `shards`."""
+        assert self.shards is not None
+        return _entries(self.shards, shard)
 
 
 @functools.lru_cache(maxsize=4)

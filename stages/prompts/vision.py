@@ -55,7 +55,7 @@ def image_features(tower: nn.Module, prompts_LPD: Tensor, images_NCHW: Tensor) -
     vit: Any = tower
     depth, length, _ = prompts_LPD.shape
     tokens_NTD = vit._embeds(images_NCHW)  # patches, class token, positions, ln_pre (which is per token)
-    count = len(tokens_NTD)
+    count = tokens_NTD.shape[0]  # `len` would fix it in a graph that is traced
     if length:
         first_PD = vit.ln_pre(prompts_LPD[0]).to(tokens_NTD.dtype)
         tokens_NTD = torch.cat([tokens_NTD, first_PD.expand(count, -1, -1)], dim=1)

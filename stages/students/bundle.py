@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, cast, overload
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from ...pipeline.contents import Kind, how_to_make, kind_of
+from ...pipeline.settings import impossible
 from ...pipeline.storage import Location
 from ...storage_schemas.bundle import CONFIG, VECTORS, WEIGHTS, BundleConfig, decode_vectors, encode_vectors
 from ...storage_schemas.class_vectors import ClassVectors
@@ -21,6 +25,7 @@ from ..samples.images import IMAGES
 from ..samples.kind import SampleKind, draw_views
 from ..samples.registry import kind_named
 from .head import Head
+from .prediction import BATCH_SIZE, AnyImage, Prediction, is_one_image, many, predict_images
 from .rebuild import rebuild_student
 from .student import Student
 
@@ -54,6 +59,66 @@ class LoadedStudent:
         size = self.preprocess.size
         view, rgb = self.preprocess.center_view(), image.convert("RGB")
         return torch.from_numpy(draw_views(IMAGES, rgb, IMAGES.params(rgb, "", view), size, view)[0])
+
+    @overload
+    def predict(  # type: ignore[overload-overlap]
+        self, images: AnyImage, *, temperature: float = ..., batch_size: int = ..., keep_unusable: bool = ...
+    ) -> Prediction: ...
+    @overload
+    def predict(
+        self, images: Iterable[AnyImage], *, temperature: float = ..., batch_size: int = ..., keep_unusable: bool = ...
+    ) -> list[Prediction]: ...
+    def predict(
+        self,
+        images: AnyImage | Iterable[AnyImage],
+        *,
+        temperature: float = 1.0,
+        batch_size: int = BATCH_SIZE,
+        keep_unusable: bool = False,
+    ) -> Prediction | list[Prediction]:
+        """The classes that the student sees, with probabilities: the numbers of `teachonce predict`.
+
+        Images are resized and cropped as there, on the device that the student was loaded to. Several threads may call this
+        at once. Torch's settings (threads, precision) stay as they are.
+
+        Args:
+            images: one image, or any number of them, also an iterator, of which a batch at a time is in memory. Each is one
+                of Pillow's, an array uint8 (height, width, 3), the bytes of a file, or a path or URL. A text is read or
+                fetched as it stands: a service gives this method bytes, never what a client typed.
+            temperature: logits are divided by it; 1 for the student's own probabilities.
+            batch_size: images in one forward pass.
+            keep_unusable: whether an image that cannot be used gets a `Prediction` that says why, instead of an error.
+
+        Returns:
+            A `Prediction` for one image, a list of them in the same order for several.
+
+        Raises:
+            InputError: an image cannot be used; a temperature that is not above 0, or a batch of none; the student has no
+                class vectors.
+            DamagedError: the student gives NaN or infinity.
+        """
+        if batch_size < 1:
+            raise impossible("batch_size", "at least 1", batch_size)
+        found = predict_images(
+            many(images),
+            names=self.vectors.names,
+            pixels=self.pixels,
+            logits=self._logits,
+            batch_size=batch_size,
+            temperature=temperature,
+            keep_unusable=keep_unusable,
+        )
+        return next(iter(found)) if is_one_image(images) else list(found)
+
+    def _logits(self, images_NCHW: torch.Tensor) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            embedding_ND = self.student(images_NCHW.to(self.device)).float().cpu()
+        return self.vectors.logits(embedding_ND.numpy())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the student is, and its images must be."""
+        return next(self.student.buffers()).device
 
     @property
     def kind(self) -> SampleKind:

@@ -8,10 +8,10 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ...storage_schemas.errors import DamagedError
 from ..models.compute import Compute
 from ..models.forward import Forward, Parts
 from .bundle import LoadedStudent
+from .prediction import check_finite
 
 Tag = TypeVar("Tag")
 
@@ -35,12 +35,4 @@ def student_logits(
     """
     forward = Forward(compute, lambda images_NCHW: {"embedding": student.student(images_NCHW).float()}, option)
     for tag, outputs in forward.through(batches):
-        logits_NC = student.vectors.logits(outputs["embedding"])
-        if not np.isfinite(logits_NC).all():
-            raise DamagedError(
-                "the student gives NaN or infinity",
-                code="student-not-finite",
-                where="logits",
-                hint="try --precision fp32, or distill it again",
-            )
-        yield tag, logits_NC
+        yield tag, check_finite(student.vectors.logits(outputs["embedding"]))

@@ -176,7 +176,7 @@ def test_a_loader_around_it(known_store):
 
 
 def test_the_public_names_are_there():
-    assert set(teachonce.__all__) == {"TargetStream", "__version__", "join_targets", "load_student"}
+    assert set(teachonce.__all__) == {"TargetStream", "__version__", "join_targets", "load_student", "open_store"}
     assert all(getattr(teachonce, name) for name in teachonce.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         teachonce.nothing  # noqa: B018
