@@ -79,10 +79,6 @@ class PlannedCorpus:
     def rows(self) -> int:
         return int(self.num_samples.value)
 
-    @property
-    def num_shards(self) -> int:
-        return -(-self.rows // self.shard_size)
-
 
 @dataclass(frozen=True)
 class _InSource:

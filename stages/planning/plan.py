@@ -104,7 +104,7 @@ class CachePlan:
                 "count": self.corpus.num_samples.to_json(),
                 "image_bytes": _json(self.corpus.image_bytes),
                 "unusable": self.corpus.unusable,
-                "shards": self.corpus.num_shards,
+                "shards": self.spec.num_shards,
                 "shard_size": self.corpus.shard_size,
             },
             "views": self.spec.num_views,

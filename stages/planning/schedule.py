@@ -51,7 +51,7 @@ class Schedule:
             return Figure.of(0.0)
         rounds = -(-self.shards // workers)
         alone = self.shards - (rounds - 1) * workers == 1  # the last shard, which may be shorter
-        last = self.all_rows - (self.shards - 1) * self.rows if alone else self.rows
+        last = max(0, self.all_rows - (self.shards - 1) * self.rows) if alone else self.rows
         rows = (rounds - 1) * self.rows + last
         return Figure.of(self.start.value + rows * self.views / self.rate.value, self.rate, self.start)
 

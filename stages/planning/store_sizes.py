@@ -6,6 +6,7 @@ Nothing here knows an encoding, a codec or a chunk: the arrays are made by `crea
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -99,13 +100,17 @@ def store_sizes(description: StoreDescription, block: TargetBlock, basis: Mappin
     few = min(len(block.keys), spec.shard_rows)
     sample = _sample_spec(spec, {name: array.chunks for name, array in laid_out.items()}, few)
     whole = _chunk_bytes(description, sample, _part(block, few))
-    last = spec.num_samples - (spec.num_shards - 1) * spec.shard_rows
     arrays, outputs = [], list[Output]()
-    fits = None if few == spec.shard_rows == last else _Fit.of(description, spec, sample, block, few)
+    rows_of_shards = Counter(rows.stop - rows.start for rows in map(spec.rows, range(spec.num_shards)))
+    needs_fit = few < spec.shard_rows or set(rows_of_shards) != {spec.shard_rows}
+    fits = _Fit.of(description, spec, sample, block, few) if needs_fit else None
     for name, array in laid_out.items():
         per_shard = whole[name] if fits is None else fits.at(name, spec.shard_rows)
-        of_last = per_shard if fits is None else fits.of_last(name, last, spec.shard_rows)
-        size = per_shard * (spec.num_shards - 1) + of_last
+        size = sum(
+            count
+            * (per_shard if fits is None or rows == spec.shard_rows else fits.of_short(name, rows, spec.shard_rows))
+            for rows, count in rows_of_shards.items()
+        )
         grid = tuple(-(-s // c) for s, c in zip(array.shape, array.chunks, strict=True))
         is_fixed = all(codec.is_fixed_size for codec in array.metadata.codecs)
         codecs = tuple(type(codec).__name__.removesuffix("Codec").lower() for codec in array.metadata.codecs)
@@ -225,8 +230,8 @@ class _Fit:
             return larger * rows / many
         return larger + (larger - smaller) / (many - few) * (rows - many)
 
-    def of_last(self, name: str, rows: int, shard_rows: int) -> float:
-        """Bytes of the last shard, whose chunks have room for more rows: those take nothing, or as much as any."""
+    def of_short(self, name: str, rows: int, shard_rows: int) -> float:
+        """Bytes of a shard of fewer rows, whose chunks have room for more rows: those take nothing, or as much as any."""
         whole, alone = self.at(name, shard_rows), self.at(name, rows)
         larger, smaller = (sizes[name] for sizes in self.sizes)
         padding = (self.last[name] - smaller) / (larger - smaller) if larger != smaller else 0.0

@@ -39,7 +39,7 @@ def _corpus(plan: CachePlan) -> str:
     if corpus.image_bytes is not None:
         rows.append(("size in the mean", bytes_text(corpus.image_bytes.value), corpus.image_bytes.basis.word))
     rows.append(("views of each", f"{plan.spec.num_views}", "stated"))
-    rows.append(("shards", f"{corpus.num_shards:,}", f"{corpus.shard_size:,} images each"))
+    rows.append(("shards", f"{plan.spec.num_shards:,}", f"{corpus.shard_size:,} images each"))
     return "\n\n".join([section("Plan", table(names)), section("Corpus", table(rows, align="lr"))])
 
 
@@ -109,7 +109,7 @@ def _teacher(plan: CachePlan) -> str:
     took, work = schedule.seconds(plan.workers), schedule.work_seconds
     rows: Rows = []
     if plan.left is not None:
-        rows.append(("shards left", f"{plan.left.shards:,} of {plan.corpus.num_shards:,}", "counted"))
+        rows.append(("shards left", f"{plan.left.shards:,} of {plan.spec.num_shards:,}", "counted"))
     rows += [
         ("views a second, a worker", f"{schedule.rate.value:,.1f}", schedule.rate.basis.word),
         ("to start", seconds_text(schedule.start.value), schedule.start.basis.word),

@@ -208,9 +208,9 @@ def _schedule(corpus: PlannedCorpus, tried: Tried, planning: PlanSettings, hours
         own = Figure(value=tried.loading + tried.opening, basis=Basis.MEASURED)
         start = Figure.of(own.value + tried.loading + RAY_SECONDS, own, Basis.TABLE) if hours.on_ray else own
     return Schedule(
-        shards=corpus.num_shards if hours.shards is None else hours.shards,
+        shards=spec.num_shards if hours.shards is None else hours.shards,
         rows=spec.shard_rows,
-        all_rows=corpus.rows if hours.rows is None else hours.rows,
+        all_rows=corpus.rows - (corpus.unusable or 0) if hours.rows is None else hours.rows,
         rate=rate,
         views=spec.num_views,
         start=start,
@@ -221,7 +221,7 @@ def _money(plan: CachePlan, planning: PlanSettings) -> Money:
     schedule, costs = plan.schedule, plan.costs
     epochs = planning.epochs
     bundles = 0.0 if plan.bundle is None else plan.bundle.value * (planning.students - 1)
-    read = sum(array.read_objects for array in plan.store.sizes.arrays) + 2 * plan.corpus.num_shards
+    read = sum(array.read_objects for array in plan.store.sizes.arrays) + 2 * plan.spec.num_shards
     return money(
         planning,
         teacher_seconds=None

@@ -86,10 +86,30 @@ def test_shards_that_are_there_are_counted(real_shards) -> None:
     assert found["images"]["count"] == {"value": 240, "from": "counted"}
 
 
+@pytest.fixture(params=[1 << 20, 4096], ids=["whole shards", "rows of a shard"])
+def chunks_of_maps(request, monkeypatch) -> None:
+    """Targets of several axes in chunks of so many bytes."""
+    from teachonce.storage_schemas import store_description
+
+    monkeypatch.setattr(store_description, "LARGE_CHUNK_BYTES", request.param)
+
+
+@pytest.mark.usefixtures("chunks_of_maps")
+def test_tokens_take_what_the_plan_says(real_shards, tiny_clip_teacher, classes, tmp_path) -> None:
+    check_store(real_shards, tiny_clip_teacher, classes, tmp_path, "embedding,tokens", "fp16")
+
+
 @pytest.mark.parametrize(
     ("targets", "encoding"), [("both", encoding) for encoding in ENCODINGS] + [("embedding", "fp16")]
 )
 def test_a_store_takes_what_the_plan_says(real_shards, tiny_clip_teacher, classes, tmp_path, encoding, targets) -> None:
+    check_store(real_shards, tiny_clip_teacher, classes, tmp_path, targets, encoding)
+
+
+def check_store(
+    real_shards: Path, tiny_clip_teacher: Path, classes: Path, tmp_path: Path, targets: str, encoding: str
+) -> None:
+    """Plan a store, make it, and compare every array, and all files."""
     teacher = ("--teacher", f"local-dir:{tiny_clip_teacher}", "--precision", "fp32")
     how = ("--views", 3, "--targets", targets, "--encoding", encoding)
     found = planned(real_shards, *teacher, *how, "--classes", classes)["store"]
@@ -108,3 +128,53 @@ def test_a_store_takes_what_the_plan_says(real_shards, tiny_clip_teacher, classe
         assert abs(found["arrays"][name]["bytes"]["value"] - sum(sizes)) <= max(0.02 * sum(sizes), some_bytes), name
     assert close(found["bytes"]["value"], sum(real.values()))
     assert found["objects"] == len(real)
+
+
+@pytest.mark.slow
+def test_a_bundle_takes_what_the_plan_says(real_shards, tiny_clip_teacher, classes, tmp_path) -> None:
+    teacher = ("--teacher", f"local-dir:{tiny_clip_teacher}")
+    student = ("--student", "timm:test_resnet", "--recipe", "kd")
+    found = planned(real_shards, *teacher, "--classes", classes, *student)["bundle_bytes"]
+    store, out = tmp_path / "store", tmp_path / "student"
+    run("vectors", *teacher, "--classes", classes, "--out", store)
+    run("cache", real_shards, *teacher, "--out", store, "--executor", "serial", "--threads", 1)
+    run("distill", real_shards, store, *student, "--student-size", 32, "--epochs", 1, "--threads", 1, "--out", out)
+    files = ("config.json", "model.safetensors", "class_vectors.safetensors")
+    assert found["from"] == "counted"
+    assert close(found["value"], sum((out / name).stat().st_size for name in files))
+
+
+def test_stand_ins_are_as_sure_and_as_unsure_as_docs_say() -> None:
+    """The figures of EfficientNet-Lite0 in docs/plan.md."""
+    from teachonce.stages.planning.stand_in import stand_in_logits
+
+    logits = stand_in_logits(500, 2, 1000).reshape(-1, 1000).astype(np.float64)
+    shares = np.exp(logits - logits.max(1, keepdims=True))
+    shares /= shares.sum(1, keepdims=True)
+    entropy = -(shares * np.log(np.maximum(shares, 1e-300))).sum(1)
+    assert np.abs(np.percentile(entropy, [10, 50, 90]) - [1.12, 3.96, 5.54]).max() < 0.4
+    assert np.abs(np.percentile(shares.max(1), [10, 50, 90]) - [0.075, 0.285, 0.852]).max() < 0.1
+
+
+def test_a_million_rows_by_tables_take_what_real_logits_took() -> None:
+    """docs/performance.md: 1,459 bytes a view of 1,000 logits in fp16, and 5,817 of four."""
+    found = json.loads(
+        run(
+            "plan",
+            "--images",
+            1_000_000,
+            "--classes",
+            1000,
+            "--channels",
+            1280,
+            "--views",
+            4,
+            "--executor",
+            "serial",
+            "--json",
+        )
+    )["store"]["arrays"]
+    assert close(found["logits"]["bytes_a_row"], 5817, 0.05)
+    assert close(found["view_params"]["bytes_a_row"], 27, 0.1)
+    assert close(found["keys"]["bytes_a_row"], 16, 0.1)
+    assert found["logits"]["bytes"]["from"] == "table"
