@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ..pipeline.terminal import show
+from ..pipeline.terminal import say, show
 from .command import command, option
 from .output import json_option, print_json
 
@@ -15,7 +15,7 @@ from .output import json_option, print_json
 @option(
     "--shards",
     type=click.Path(),
-    help="Folder of the store's shards, for paths (default: as `cache` recorded).",
+    help="Folder of the store's shards, for paths and pictures (default: as `cache` recorded).",
 )
 @option(
     "--top",
@@ -24,8 +24,13 @@ from .output import json_option, print_json
     show_default=True,
     help="Classes, samples and examples to name.",
 )
+@option(
+    "--html",
+    type=click.Path(),
+    help="Write a page to look at into this file: charts, a map, galleries of the views. Needs teachonce[page].",
+)
 @json_option
-def inspect(store: str, keys: tuple[str, ...], shards: str | None, top: int, as_json: bool) -> None:
+def inspect(store: str, keys: tuple[str, ...], shards: str | None, top: int, html: str | None, as_json: bool) -> None:
     """Look into a target store, finished or not.
 
     Without KEY: schema, fingerprint, coverage, sizes, value ranges, and what the soft labels look like. With KEYs: for
@@ -34,7 +39,7 @@ def inspect(store: str, keys: tuple[str, ...], shards: str | None, top: int, as_
 
     Exits with 1 if the store has problems, such as NaN in a valid row.
     """
-    from ..stages.inspect import inspect_store
+    from ..stages.inspect import inspect_store, write_page
     from ..stages.measures.stored import Stored
     from ..stages.reports.inspect_sample import inspect_sample
     from ..stages.reports.inspect_text import sample_text, store_text
@@ -47,9 +52,11 @@ def inspect(store: str, keys: tuple[str, ...], shards: str | None, top: int, as_
         else:
             show("\n\n".join(sample_text(sample) for sample in samples))
         return
-    facts = inspect_store(stored, top=top)
+    facts = inspect_store(stored, top=top) if html is None else write_page(stored, html, top=top)
     if as_json:
         print_json(facts)
-    else:
+    elif html is None:
         show(store_text(facts))
+    else:
+        say(f"inspect: wrote {html}")
     click.get_current_context().exit(1 if facts["problems"] else 0)

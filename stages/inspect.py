@@ -3,40 +3,64 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..pipeline.progress import Progress
+from ..pipeline.storage import Location
 from ..storage_schemas.class_vectors import read_origin
-from ..storage_schemas.errors import DamagedError, TeachonceError
+from ..storage_schemas.errors import TeachonceError
 from ..storage_schemas.fingerprint import Json, digest_json
-from ..storage_schemas.plain_text import counted, typed
-from ..storage_schemas.samples import shard_name
-from ..storage_schemas.target_store import all_arrays, read_target
-from .measures.soft_labels import SoftLabels, Values
+from ..storage_schemas.plain_text import typed
+from ..storage_schemas.target_store import all_arrays
+from .measures.soft_labels import SoftLabels
+from .measures.store_pass import Watcher, measure_store
 from .measures.stored import Stored
+from .pages.page import check_installed, page_location
+from .pages.store_page import store_page
+from .pages.survey import Survey
 from .samples.pixel_sample import PixelSample
 from .samples.registry import kind_named
 from .views.spec import ViewSpec
 from .views.versions import versions_text
 
-if TYPE_CHECKING:
-    from ..storage_schemas.encodings import Floats
+
+def write_page(stored: Stored, file: Location | str, *, top: int = 5) -> dict[str, Json]:
+    """Write a page about a store. Returns what `inspect_store` does.
+
+    Args:
+        stored: an open store, finished or not.
+        file: the page; what is there is replaced.
+
+    Raises:
+        MissingDependency: `teachonce[page]` is not installed.
+        InputError: `file` is a folder.
+    """
+    check_installed()
+    location = page_location(file)
+    survey = None if stored.spec is None else Survey(stored)
+    facts, soft = _inspect(stored, top, [] if survey is None else survey.watchers)
+    location.write_bytes(store_page(stored, facts, soft, survey).to_bytes())
+    return facts
 
 
-def inspect_store(stored: Stored, *, top: int = 5) -> dict[str, Json]:
+def inspect_store(stored: Stored, *, top: int = 5, watchers: Sequence[Watcher] = ()) -> dict[str, Json]:
     """Everything that `inspect` reports of a whole store, as JSON.
 
     Args:
         stored: an open store, finished or not; only shards that are done are measured.
         top: how many classes, samples and examples to name.
+        watchers: what else looks at every shard that is done, on the same reading of it.
 
     Raises:
         DamagedError: a chunk cannot be read, or its checksum does not match.
     """
+    return _inspect(stored, top, watchers)[0]
+
+
+def _inspect(stored: Stored, top: int, watchers: Sequence[Watcher]) -> tuple[dict[str, Json], SoftLabels | None]:
+    """(what `inspect_store` returns, the soft labels it is of)."""
     facts: dict[str, Json] = {
         "store": str(stored.location),
         "schema_version": stored.root.attrs.asdict()["teachonce"]["schema_version"],  # type: ignore[call-overload,index]
@@ -50,7 +74,7 @@ def inspect_store(stored: Stored, *, top: int = 5) -> dict[str, Json]:
         facts["notes"].append(
             f"no targets are cached yet; run `teachonce cache SHARDS --teacher … --out {typed(stored.location)}`"
         )
-        return facts
+        return facts, None
     description = stored.description
     coverage = _coverage(stored, top)
     facts |= {
@@ -67,8 +91,14 @@ def inspect_store(stored: Stored, *, top: int = 5) -> dict[str, Json]:
     }
     if stored.no_paths:
         facts["notes"].append(stored.no_paths)
-    _measure(stored, facts, top)
-    return facts
+    measured = measure_store(stored, top, watchers)
+    facts["problems"] += measured.problems
+    facts["values"] = {name: value.to_json() for name, value in measured.values.items()}
+    facts["logits_derived"] = measured.logits_derived
+    facts["soft_labels"] = None if measured.soft is None else _soft_labels(stored, measured.soft, top)
+    if stored.no_logits:
+        facts["notes"].append(f"no soft labels to show: {stored.no_logits}")
+    return facts, measured.soft
 
 
 def _arrays(stored: Stored, share_done: float) -> list[Json]:
@@ -162,89 +192,6 @@ def _coverage(stored: Stored, top: int) -> dict[str, Any]:
         "reasons": dict(kinds.most_common()),
         "examples": examples,
     }
-
-
-def _measure(stored: Stored, facts: dict[str, Json], top: int) -> None:
-    """Read every shard that is done, view by view, and add summaries of the targets to `facts`."""
-    spec = stored.rows
-    problems: list[str] = facts["problems"]
-    values = {target.name: Values() for target in spec.targets}
-    derived = not stored.no_logits and "logits" not in values
-    if derived:
-        values["logits"] = Values()
-    soft: SoftLabels | None = None
-    with Progress("inspect", facts["coverage"]["rows_done"]) as bar:
-        for shard in stored.shards_done():
-            start = spec.rows(shard).start
-            try:
-                keys_N, valid_N = stored.keys_and_valid(shard)
-                problems += _row_problems(stored, shard, keys_N, valid_N)
-                usable_N = valid_N.copy()
-                for name in values:
-                    for rows, found in _parts(stored, shard, name):
-                        values[name].add(found[valid_N[rows]], shard)
-                        usable_N[rows] &= np.isfinite(found).all(axis=tuple(range(1, found.ndim)))
-                if not stored.no_logits:
-                    logits = (stored.logits(shard, view)[usable_N] for view in range(stored.rows.num_views))
-                    soft = soft or SoftLabels(_num_classes(stored), top)
-                    soft.add(np.flatnonzero(usable_N) + start, logits)
-            except DamagedError as error:
-                problems.append(str(error))
-            bar.advance(spec.rows(shard).stop - start)
-    for name, value in values.items():
-        if value.nan or value.infinite:
-            shards = ", ".join(map(str, value.bad_shards[:top])) + (" …" if len(value.bad_shards) > top else "")
-            problems.append(
-                f"'{name}' has {value.nan} NaN and {value.infinite} infinite values in valid rows "
-                f"of shards {shards}. " + _again(stored, value.bad_shards)
-            )
-    facts["values"] = {name: value.to_json() for name, value in values.items()}
-    facts["logits_derived"] = derived
-    facts["soft_labels"] = None if soft is None else _soft_labels(stored, soft, top)
-    if stored.no_logits:
-        facts["notes"].append(f"no soft labels to show: {stored.no_logits}")
-
-
-def _parts(stored: Stored, shard: int, name: str) -> Iterator[tuple[slice, Floats]]:
-    """One target of one shard, view by view, no more of it at a time than a chunk's rows; `logits` may be derived."""
-    count = stored.rows.rows(shard).stop - stored.rows.rows(shard).start
-    for view in range(stored.rows.num_views):
-        if name == "logits":
-            yield slice(0, count), stored.logits(shard, view)
-            continue
-        step = stored.rows.chunk_rows(stored.rows.target(name))
-        for start in range(0, count, step):
-            rows = slice(start, min(start + step, count))
-            yield rows, read_target(stored.root, stored.rows, shard, name, view, rows)
-
-
-def _num_classes(stored: Stored) -> int:
-    for target in stored.rows.targets:
-        if target.name == "logits":
-            return target.width
-    assert stored.vectors is not None
-    return stored.vectors.num_classes
-
-
-def _again(stored: Stored, shards: list[int]) -> str:
-    redo = stored.ledger.redo_hint(*map(shard_name, shards))
-    return f"Next: restore the store from a copy, or {redo}"
-
-
-def _row_problems(stored: Stored, shard: int, keys_N: NDArray[np.bytes_], valid_N: NDArray[np.bool_]) -> list[str]:
-    """Rows of a finished shard that contradict its receipt, or that have no key."""
-    problems = []
-    receipt = stored.ledger.receipt(shard_name(shard))
-    again = _again(stored, [shard])
-    expected, found = (
-        len(valid_N) if receipt is None else receipt.rows - len(receipt.invalid_rows),
-        int(valid_N.sum()),
-    )
-    if expected != found:
-        problems.append(f"shard {shard} has {found} valid rows, but its receipt says {expected}. {again}")
-    if nameless := int((keys_N == b"").sum()):
-        problems.append(f"shard {shard} has {counted(nameless, 'row')} without a key. {again}")
-    return problems
 
 
 def _soft_labels(stored: Stored, soft: SoftLabels, top: int) -> Json:

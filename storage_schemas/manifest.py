@@ -254,6 +254,10 @@ class ManifestReader:
         """The content digests of one shard's samples in row order, without reading the other columns."""
         return self._columns(shard, ["digest"])["digest"]
 
+    def labels_of(self, shard: int) -> list[str | None]:
+        """The labels of one shard's samples in row order, without reading the other columns."""
+        return self._columns(shard, ["label"])["label"]
+
     def labels(self) -> Iterator[tuple[str, str | None]]:
         """(key, label) of every sample in row order, without reading the other columns."""
         for shard in range(self._file.num_row_groups):

@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...storage_schemas.fingerprint import Json
+from .sample_block import SampleBlock
 
 if TYPE_CHECKING:
     from ...storage_schemas.encodings import Floats
 
 #: Resolution of quartiles: this many equal parts of the range.
 _BINS = 10_000
-
-
-def softmax(logits_NC: Floats) -> tuple[Floats, Floats]:
-    """(probabilities (N, C), entropies in nats (N,)) of logits at temperature 1, fp32."""
-    shifted_NC = logits_NC - logits_NC.max(axis=1, keepdims=True)
-    probabilities_NC = np.exp(shifted_NC)
-    total_N1 = probabilities_NC.sum(axis=1, keepdims=True)
-    probabilities_NC /= total_N1
-    entropy_N = np.log(total_N1[:, 0]) - np.einsum("nc,nc->n", probabilities_NC, shifted_NC)
-    return probabilities_NC, np.maximum(entropy_N, 0)
 
 
 class Spread:
@@ -42,7 +32,7 @@ class Spread:
         if not len(values_N):
             return
         clipped = np.clip(values_N, self._edges[0], self._edges[-1])
-        self._counts += np.histogram(clipped, self._edges)[0]
+        self._counts += np.histogram(clipped, _BINS, (self._edges[0], self._edges[-1]))[0]
         self._sum += float(values_N.sum(dtype=np.float64))
         self._min, self._max = min(self._min, float(values_N.min())), max(self._max, float(values_N.max()))
 
@@ -51,6 +41,10 @@ class Spread:
         total = np.concatenate([[0], np.cumsum(self._counts)])
         value = float(np.interp(share * total[-1], total, self._edges))
         return min(max(value, self._min), self._max)
+
+    def histogram(self, bins: int) -> tuple[list[float], list[int]]:
+        """(edges, counts) in so many equal parts of the range; `bins` divides 10,000."""
+        return self._edges[:: _BINS // bins].tolist(), self._counts.reshape(bins, -1).sum(axis=1).tolist()
 
     def to_json(self) -> Json:
         count = int(self._counts.sum())
@@ -72,7 +66,8 @@ class Values:
 
     def add(self, values: Floats, shard: int) -> None:
         """Count the values of some valid rows."""
-        numbers = values[np.isfinite(values)]
+        finite = np.isfinite(values)
+        numbers = values if finite.all() else values[finite]
         if numbers.size != values.size:
             nan = int(np.isnan(values).sum())
             self.nan += nan
@@ -81,8 +76,10 @@ class Values:
                 self.bad_shards.append(shard)
         if numbers.size:
             self._count += numbers.size
-            self._sum += float(numbers.sum(dtype=np.float64))
-            self._squares += float(np.square(numbers, dtype=np.float64).sum())
+            # Sums of one row's numbers in fp32, of rows in fp64.
+            flat = numbers.reshape(-1, numbers.shape[-1] if numbers.ndim > 1 else 1)
+            self._sum += float(flat.sum(axis=1).sum(dtype=np.float64))
+            self._squares += float(np.einsum("nd,nd->n", flat, flat).sum(dtype=np.float64))
             self._min, self._max = min(self._min, float(numbers.min())), max(self._max, float(numbers.max()))
 
     def to_json(self) -> Json:
@@ -112,28 +109,15 @@ class SoftLabels:
         self.most: list[tuple[float, int, int]] = []
         self.least: list[tuple[float, int, int]] = []
 
-    def add(self, rows_N: NDArray[np.int64], views: Iterable[Floats]) -> None:
-        """Count some samples, given as finite logits (N, C) of one view after the other."""
-        total_NC: Floats | None = None
-        first_N: NDArray[np.int64] | None = None
-        agreed_N = np.ones(len(rows_N), np.bool_)
-        count = 0
-        for logits_NC in views:
-            probabilities_NC, entropy_N = softmax(logits_NC)
-            self.confidence.add(probabilities_NC.max(axis=1, initial=0))
-            self.entropy.add(entropy_N)
-            top_N = probabilities_NC.argmax(axis=1)
-            first_N = top_N if first_N is None else first_N
-            agreed_N &= top_N == first_N
-            total_NC = probabilities_NC if total_NC is None else np.add(total_NC, probabilities_NC, out=total_NC)
-            count += 1
-        if total_NC is None or not len(rows_N):
+    def add(self, block: SampleBlock) -> None:
+        """Count the samples of one shard."""
+        self.confidence.add(block.confidence_VN.ravel())
+        self.entropy.add(block.entropy_VN.ravel())
+        if not len(block):
             return
-        top_N = total_NC.argmax(axis=1)
-        mean_N = np.take_along_axis(total_NC, top_N[:, None], axis=1)[:, 0] / count
-        self.top1_C += np.bincount(top_N, minlength=len(self.top1_C))
-        self.samples += len(rows_N)
-        self.samples_agreed += int(agreed_N.sum())
-        found = list(zip(mean_N.tolist(), rows_N.tolist(), top_N.tolist(), strict=True))
+        self.top1_C += np.bincount(block.first_N, minlength=len(self.top1_C))
+        self.samples += len(block)
+        self.samples_agreed += int((block.top_VN == block.top_VN[0]).all(axis=0).sum())
+        found = list(zip(block.confidence_N.tolist(), block.rows_N.tolist(), block.first_N.tolist(), strict=True))
         self.most = heapq.nsmallest(self._keep, [*self.most, *found], key=lambda s: (-s[0], s[1]))
         self.least = heapq.nsmallest(self._keep, [*self.least, *found], key=lambda s: (s[0], s[1]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +14,12 @@ from ...pipeline.ledger import Ledger
 from ...pipeline.storage import Location
 from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import IncompleteError, MismatchError, TeachonceError
-from ...storage_schemas.manifest import Entry
+from ...storage_schemas.manifest import Entry, ManifestReader
 from ...storage_schemas.plain_text import typed
 from ...storage_schemas.samples import shard_name
 from ...storage_schemas.store_description import ATTRIBUTE, StoreDescription, StoreSpec
 from ...storage_schemas.target_store import read_rows, read_target
+from ...storage_schemas.view_params import Views
 from ..corpora.shards import ShardSet
 from ..pairs.store import open_store, read_description, vectors_if_any
 
@@ -148,10 +150,42 @@ class Stored:
         assert self.vectors is not None
         return self.vectors.logits(read_target(self.root, self.rows, shard, "embedding", view))
 
+    @property
+    def num_classes(self) -> int:
+        """Classes of the logits. Needs `no_logits == ''`."""
+        for target in self.rows.targets:
+            if target.name == "logits":
+                return target.width
+        assert self.vectors is not None
+        return self.vectors.num_classes
+
     def class_name(self, index: int) -> str:
         """The name of a class, or `class N` where the store has no names for its logits."""
         names = self.vectors.names if self.vectors is not None else ()
         return names[index] if index < len(names) else f"class {index}"
+
+    def labels(self, shard: int) -> list[str | None] | None:
+        """The labels of one shard's rows, where the shards are at hand."""
+        return None if self.shards is None else self._manifest.labels_of(shard)
+
+    def digests(self, shard: int) -> list[tuple[int, str]]:
+        """(row, digest of the content) of one shard's rows; none where the shards are not at hand."""
+        digests = [] if self.shards is None else self._manifest.digests(shard)
+        return list(enumerate(digests, self.rows.rows(shard).start))
+
+    def view_params(self, row: int) -> Views:
+        """VIEW (view,) of one row, as stored."""
+        shard, offset = divmod(row, self.rows.shard_size)
+        found: Views = self._params(shard)[:, offset]
+        return found
+
+    @functools.cached_property
+    def _params(self) -> Callable[[int], Views]:
+        def read(shard: int) -> Views:
+            views = range(self.rows.num_views)
+            return np.stack([read_rows(self.root, self.rows, shard, view)[2] for view in views])
+
+        return functools.lru_cache(maxsize=4)(read)
 
     def entry(self, row: int) -> Entry | None:
         """The manifest's entry of a row, where the shards are at hand."""
@@ -162,13 +196,16 @@ class Stored:
 
     def entries(self, shard: int) -> list[Entry]:
         """The manifest's entries of a shard's rows. Needs `shards`."""
+        return self._entries(shard)
+
+    @functools.cached_property
+    def _manifest(self) -> ManifestReader:
         assert self.shards is not None
-        return _entries(self.shards, shard)
+        return self.shards.manifest()
 
-
-@functools.lru_cache(maxsize=4)
-def _entries(shards: ShardSet, shard: int) -> list[Entry]:
-    return shards.manifest().shard(shard)
+    @functools.cached_property
+    def _entries(self) -> Callable[[int], list[Entry]]:
+        return functools.lru_cache(maxsize=4)(self._manifest.shard)
 
 
 def _find_shards(

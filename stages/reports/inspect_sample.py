@@ -11,7 +11,7 @@ from ...storage_schemas.fingerprint import Json
 from ...storage_schemas.samples import KEY_LENGTH, shard_name
 from ...storage_schemas.target_store import read_rows
 from ...storage_schemas.view_params import BOX, COLOR_FACTORS
-from ..measures.soft_labels import softmax
+from ..measures.sample_block import softmax
 from ..measures.stored import Stored
 from ..views.colors import COLOR_ORDERS
 from ..views.spec import ViewSpec

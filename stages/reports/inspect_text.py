@@ -54,6 +54,22 @@ def _coverage(coverage: dict[str, Any]) -> str:
 
 
 def _fingerprint(facts: dict[str, Any]) -> str:
+    return section(f"Fingerprint {facts['fingerprint_digest']}", table(_described(facts)))
+
+
+def described(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """Names and values of what the fingerprint says, or of the class vectors where there is nothing else yet."""
+    rows = _described(facts) if "fingerprint" in facts else _class_vectors(facts["class_vectors"])
+    joined: list[tuple[str, str]] = []
+    for name, value in rows:
+        if name or not joined:
+            joined.append((name, printable(value)))
+        else:
+            joined[-1] = joined[-1][0], f"{joined[-1][1]}; {printable(value)}"
+    return joined
+
+
+def _described(facts: dict[str, Any]) -> list[list[str]]:
     """The fingerprint for people; every field of it is either described here or listed as it is."""
     fields, teacher, views = dict(facts["fingerprint"]), facts["teacher"], facts["views"]
     compute, preprocess = fields["compute"], teacher["preprocess"]
@@ -103,7 +119,7 @@ def _fingerprint(facts: dict[str, Any]) -> str:
         "class_vectors",
     }
     rows += [[name, str(value)] for name, value in sorted(fields.items()) if name not in worded]
-    return section(f"Fingerprint {facts['fingerprint_digest']}", table(rows))
+    return rows
 
 
 def _views(views: dict[str, Any]) -> str:

@@ -78,6 +78,11 @@ class Thumbnails:
         return [webp(view) for view in self.pixels(row, params, edge)]
 
 
+def whole_pictures(shards: ShardSet) -> Thumbnails:
+    """Draws whole images, squashed to squares: of the view `CENTER`."""
+    return Thumbnails(shards, ViewSpec(kind="squash", interpolation="bilinear"))
+
+
 def thumbnail(shards: ShardSet, row: int, params: np.void, views: ViewSpec, edge: int = 96) -> bytes:
     """One stored view of one row as a WebP file; `Thumbnails` is for many of them.
 
