@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ..pipeline.terminal import say
-from ..stages.settings.recode import RecodeSettings
+from ..stages.settings.recode import RecodeSettings, output_form
 from .command import command, option
 from .executor import ExecutorSettings
 from .one_driver import driving
@@ -15,16 +15,16 @@ from .output import json_option, report
 
 @command()
 @click.argument("store", type=click.Path())
-@option("--out", required=True, type=click.Path(), help="The new store.")
+@option("--out", required=True, type=click.Path(), help="The new store; or with --to, a folder for files.")
 @options_of("settings", RecodeSettings)
 @json_option
 @options_of("executor", ExecutorSettings)
 def recode(store: str, out: str, settings: RecodeSettings, executor: ExecutorSettings, as_json: bool) -> None:
-    """Make another store of a finished one, without the teacher: smaller, of other classes, or of a part of it.
+    """Make another store of a finished one, or files for other programs, without the teacher.
 
     STORE is a target store that `teachonce cache` finished. It is only read.
     """
-    with driving(out, "recode", (store, settings.classes_from), form="recode STORE"):
+    with driving(out, "recode", (store, settings.classes_from), form=output_form(settings)):
         from ..pipeline.runner import run_stage
         from ..stages.recode import plan_recode
 

@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from ...pipeline.ledger import Ledger
 from ...pipeline.storage import Location
+from ...pipeline.types import Unit
 from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import DamagedError
 from ...storage_schemas.receipt import LEFT_OUT, InvalidRow
@@ -57,6 +58,13 @@ class Source:
 
     def open(self) -> SourceReader:
         return SourceReader(self)
+
+
+def shard_units(spec: StoreSpec) -> Iterator[Unit]:
+    """One unit a shard."""
+    for shard in range(spec.num_shards):
+        rows = spec.rows(shard)
+        yield Unit(key=shard_name(shard), rows=rows.stop - rows.start, inputs={"shard": shard})
 
 
 class SourceReader:

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...pipeline.settings import setting
+from ...pipeline.settings import option_name, setting, settings_of
 from ...storage_schemas.encodings import ENCODINGS
+from ...storage_schemas.errors import InputError
 
 SAMPLES = "Which samples"
+EXPORT = "Export for other programs"
+
+#: What `--to` takes, and the type of numbers in files of other programs.
+LAYOUTS = ("parquet", "npy", "tars", "topk")
+DTYPES = ("fp32", "fp16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +28,10 @@ class RecodeSettings:
         label: classes of the corpus, any of them.
         confidence: least and largest probability of the teacher's first class.
         shards: folder of the shards, for paths and labels; None for the one that the store recorded.
+        to: a layout of other programs; None for a store.
+        dtype: of the numbers there.
+        top: classes kept of each distribution, in `tars` and `topk`.
+        packed: in `topk`: as bytes.
     """
 
     encoding: str | None = setting(
@@ -73,3 +83,49 @@ class RecodeSettings:
         default_text="as `cache` recorded",
         help="The store's shards, for paths and labels.",
     )
+    to: str | None = setting(
+        None,
+        choices=LAYOUTS,
+        group=EXPORT,
+        default_text="a target store",
+        help="Write files for other programs: Parquet tables, NumPy arrays with tables beside, WebDataset tars with one set of members "
+        "a sample, or Parquet with the top classes.",
+    )
+    dtype: str = setting("fp32", choices=DTYPES, group=EXPORT, help="Type of the numbers in these files.")
+    top: int = setting(
+        10, least=1, unit="CLASSES", group=EXPORT, help="Classes kept of each distribution, in tars and topk."
+    )
+    packed: bool = setting(False, group=EXPORT, help="In topk: bytes as DistillKit packs them, instead of plain lists.")
+
+
+def output_form(settings: RecodeSettings) -> str:
+    """The command, as output folders distinguish it: `recode` of a store into a store, or into files."""
+    return "recode STORE" if settings.to is None else "recode"
+
+
+def check_layout(settings: RecodeSettings) -> None:
+    """Refuse options that mean nothing to what is written.
+
+    Raises:
+        InputError: names the option.
+    """
+    needs = {"dtype": LAYOUTS, "top": ("tars", "topk"), "packed": ("topk",)}
+    for field, declared in settings_of(RecodeSettings):
+        name, layouts = field.name, needs.get(field.name, ())
+        if layouts and getattr(settings, name) != field.default and settings.to not in layouts:
+            raise InputError(
+                "an option of other layouts",
+                code="option-needs-another",
+                where=option_name(declared.name(name)),
+                expected=f"--to {' or '.join(layouts)}",
+                found="a target store" if settings.to is None else f"--to {settings.to}",
+                hint="leave it out",
+            )
+    if settings.to is not None and settings.encoding is not None:
+        raise InputError(
+            "files for other programs have no encoding",
+            code="options-exclude-each-other",
+            where="--encoding, --to",
+            found=f"--encoding {settings.encoding} --to {settings.to}",
+            hint="use --dtype for the type of their numbers",
+        )

@@ -1,0 +1,118 @@
+"""Owns the stage that makes another store: what the new one says of itself, and one unit a shard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from ...pipeline.storage import Location
+from ...pipeline.types import Resources, RunUnit, Unit
+from ...storage_schemas.encodings import ENCODINGS
+from ...storage_schemas.fingerprint import Fingerprint, Json
+from ...storage_schemas.store_description import StoreDescription, TargetSpec
+from ...storage_schemas.target_store import create_arrays, open_root
+from ..pairs.store import read_description
+from ..settings.recode import RecodeSettings
+from .class_list import ClassList, copy_classes
+from .source import LOGITS, Source, shard_units
+from .taking import Taken
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreStage:
+    """Shard *i* of one store becomes shard *i* of another.
+
+    Attributes:
+        out: the new store.
+        source: what is read.
+        description: of the new store.
+        classes: the class vectors that it gets; None for none.
+        notes: lines that a person should see before it starts.
+    """
+
+    out: Location
+    source: Source
+    description: StoreDescription
+    classes: ClassList | None
+    notes: tuple[str, ...] = ()
+
+    name = "recode"
+    ledger = "cache"  # what it makes is a store as `cache` makes it
+
+    @property
+    def resources(self) -> Resources:
+        return Resources()
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        return Fingerprint(fields=self.description.fingerprint)
+
+    def plan(self) -> Iterator[Unit]:
+        yield from shard_units(self.source.spec)
+
+    def create(self) -> None:
+        """Make the store's arrays. The driver's work, before any worker starts; never once the ledger has a plan."""
+        root = open_root(self.out.zarr_store(), mode="a", where=self.out)
+        if self.classes is not None:
+            copy_classes(self.classes, self.out)
+        create_arrays(root, self.description)
+
+    def open(self) -> RunUnit:
+        """
+        Raises:
+            MismatchError: the arrays are another run's.
+        """
+        from .store_worker import StoreWorker
+
+        root = open_root(self.out.zarr_store(), mode="a", where=self.out)
+        read_description(root, self.out).check_planned(self.fingerprint, where=self.out)
+        return StoreWorker(
+            reader=self.source.open(),
+            out=self.out,
+            root=root,
+            spec=self.description.spec,
+            fingerprint=self.fingerprint.digest,
+        )
+
+
+def describe(taken: Taken, settings: RecodeSettings) -> StoreDescription:
+    """What the new store says of itself: all that the old one says, but for what is another now."""
+    old, source = taken.description, taken.source
+    encoding = old.spec.encoding if settings.encoding is None else ENCODINGS[settings.encoding]
+    spec = replace(
+        old.spec,
+        num_views=len(source.views),
+        encoding=encoding,
+        targets=tuple(
+            TargetSpec.of(
+                name,
+                next((target.axes[2:] for target in old.spec.targets if target.name == name), ("class",)),
+                source.width_of(name),
+                shard_size=old.spec.shard_size,
+                num_samples=old.spec.num_samples,
+                num_views=len(source.views),
+                encoding=encoding,
+            )
+            for name in source.targets
+        ),
+    )
+    views = taken.facts.views.some(source.views)
+    fields: dict[str, Json] = {
+        **old.fingerprint,
+        "schema_version": spec.version,
+        "views": views.to_json(),
+        "targets": [target.name for target in spec.targets],
+        "encoding": encoding.name,
+        "recoded": taken.origin.to_json(),
+    }
+    if LOGITS not in source.targets:
+        fields.pop("class_vectors", None)
+    elif source.vectors is not None:
+        fields["class_vectors"] = source.vectors.digest
+    return replace(
+        old,
+        spec=spec,
+        fingerprint=fields,
+        views=views.to_json(),
+        recoded={"from": source.store.address, **taken.origin.to_json()},
+    )
