@@ -34,6 +34,7 @@ NAMES = (
     "memory",
     "batch_size",
     "row_order",
+    "recode",
 )
 
 #: Not without being named: peers install packages, the others take minutes.
