@@ -10,7 +10,7 @@ import numpy as np
 from harness import Bench, Cost, Line, cost, pairs, rate, speeds
 from stores import fresh
 
-ROWS, SHARD_SIZE, VIEWS, CLASSES, CHANNELS = 2000, 500, 4, 1000, 768
+ROWS, SHARD_SIZE, VIEWS, CLASSES, CHANNELS = 4000, 500, 4, 1000, 768
 
 
 def run(bench: Bench) -> Iterator[Line]:
@@ -66,7 +66,7 @@ def make_numbers(out: Path) -> None:
 
     def target(name: str, axis: str, width: int) -> TargetSpec:
         sizes = {"shard_size": SHARD_SIZE, "num_samples": ROWS, "num_views": VIEWS}
-        return TargetSpec.of(name, (axis,), (width,), **sizes, itemsize=4)
+        return TargetSpec.of(name, (axis,), (width,), **sizes, encoding=encoding)
 
     spec = StoreSpec(
         num_samples=ROWS,

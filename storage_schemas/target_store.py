@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -16,6 +17,7 @@ from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from .encodings.encoding import Codec, EncodedArray, NoRoomError
+from .encodings.floats import FloatEncoding
 from .errors import DamagedError, InputError, MismatchError
 from .fingerprint import Json
 from .formats import TARGET_STORE
@@ -305,18 +307,53 @@ class BlockWriter:
                 self.nonfinite[name] = self.nonfinite.get(name, 0) + 1
             part.put(offset, targets[name])
 
+    def put_rows(
+        self, offset: int, valid_N: NDArray[np.bool_], params_NV: Views, targets: Mapping[str, Floats]
+    ) -> None:
+        """Rows that follow one another, from a place in the shard on; all that are put before they are settled.
+
+        Args:
+            offset: of the first.
+            valid_N: bool (row,), which of them are usable.
+            params_NV: VIEW (row, view).
+            targets: fp32 (row, view, …) by name; NaN in rows that are not usable. They are kept, and must not change.
+        """
+        rows = slice(offset, offset + len(valid_N))
+        self._valid[rows] = valid_N
+        self._params[rows][valid_N] = params_NV[valid_N]
+        for name, part in self._parts.items():
+            values = targets[name]
+            finite_N = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+            if bad := int((valid_N & ~finite_N).sum()):
+                self.nonfinite[name] = self.nonfinite.get(name, 0) + bad
+            part.put_rows(offset, values)
+
     def settle(self, offset: int) -> None:
         """No row below this one will be put any more."""
         for part in self._parts.values():
             part.settle(offset)
 
-    def finish(self) -> tuple[list[str], str]:
+    def finish(self, digest: str | None = None) -> tuple[list[str], str]:
         """Write what is left. Returns the paths of all chunk files, relative to the store, and the block's digest.
 
         The digest is blake2b-128 over what the block holds, independent of codecs and encodings (see `TargetBlock.digest`; a
         target that was streamed enters with its own digest).
+
+        Args:
+            digest: where it is known; None computes it.
         """
         self.settle(self.num_rows)
+        if digest is not None:
+            return self._write_rest(), digest
+        with ThreadPoolExecutor(1) as beside:  # neither the digest nor what writes needs the interpreter for long
+            found = beside.submit(self._digest)
+            return self._write_rest(), found.result()
+
+    def _digest(self) -> str:
+        contents = [self._parts[name].content() for name in sorted(self._parts)]
+        return _digest(self._keys, [self._valid, self._params, *contents])
+
+    def _write_rest(self) -> list[str]:
         columns = {
             "keys": np.frombuffer("".join(self._keys).encode("ascii"), np.uint8).reshape(-1, KEY_LENGTH),
             "valid": self._valid,
@@ -325,8 +362,7 @@ class BlockWriter:
         written = [path for name, values in columns.items() for path in self.write(name, values, 0)]
         for part in self._parts.values():
             written += part.finish()
-        contents = [self._parts[name].content() for name in sorted(self._parts)]
-        return written, _digest(self._keys, [self._valid, self._params, *contents])
+        return written
 
     def write(self, name: str, values: NDArray[Any], offset: int) -> list[str]:
         """Write whole chunks of an array, from a row of the shard on. Returns the paths of their files."""
@@ -364,11 +400,23 @@ class _Whole:
 
     def __init__(self, writer: BlockWriter, target: TargetSpec) -> None:
         self._writer, self._target = writer, target
-        shape = (writer.num_rows, writer._spec.num_views, *target.shape)
-        self._values = np.full(shape, np.nan, np.float32)
+        self._held: Floats | None = None
+
+    @property
+    def _values(self) -> Floats:
+        if self._held is None:
+            shape = (self._writer.num_rows, self._writer._spec.num_views, *self._target.shape)
+            self._held = np.full(shape, np.nan, np.float32)
+        return self._held
 
     def put(self, offset: int, values: Floats) -> None:
         self._values[offset] = values
+
+    def put_rows(self, offset: int, values: Floats) -> None:
+        if self._held is None and len(values) == self._writer.num_rows:
+            self._held = values
+        else:
+            self._values[offset : offset + len(values)] = values
 
     def settle(self, offset: int) -> None:
         pass
@@ -397,6 +445,9 @@ class _Streamed:
     def put(self, offset: int, values: Floats) -> None:
         self._waiting[offset] = np.array(values, np.float32)  # a copy: the batch that it is part of may go
 
+    def put_rows(self, offset: int, values: Floats) -> None:
+        self._waiting.update(enumerate(values, offset))
+
     def settle(self, offset: int) -> None:
         while self._done < offset:
             stop = min(self._done + self._rows, self._writer.num_rows)
@@ -407,7 +458,7 @@ class _Streamed:
             for row in range(self._done, stop):
                 if row in self._waiting:
                     values[row - self._done] = self._waiting.pop(row)
-            self._hasher.update(np.ascontiguousarray(values).tobytes())
+            self._hasher.update(_bytes_of(values))
             for name, stored in self._writer.encoded(self._target, values, self._done).items():
                 if name in self._beside:
                     self._beside[name].append(stored)
@@ -428,8 +479,13 @@ def _digest(keys: Sequence[str], arrays: Iterable[NDArray[Any]]) -> str:
     hasher = hashlib.blake2b(digest_size=16)
     hasher.update("\n".join(keys).encode())
     for array in arrays:
-        hasher.update(np.ascontiguousarray(array).tobytes())
+        hasher.update(_bytes_of(array))
     return hasher.hexdigest()
+
+
+def _bytes_of(array: NDArray[Any]) -> memoryview:
+    """The bytes of an array in C order, without a copy where they lie so."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 class Arrays(Protocol):
@@ -465,13 +521,8 @@ def read_rows(
     Raises:
         DamagedError: a chunk's checksum does not match, or it cannot be decoded.
     """
-    rows = spec.rows(shard)
-    names = "keys, valid, view_params or view_colors" if spec.colors else "keys, valid or view_params"
-    with readable(_DAMAGED, code="chunk-damaged", where=f"{names}, shard {shard}", hint=_AGAIN):
-        keys = np.ascontiguousarray(root["keys"][rows]).view(f"S{KEY_LENGTH}")[:, 0]
-        valid, params = np.asarray(root["valid"][rows]), np.asarray(root["view_params"][rows, view])
-        colors = np.asarray(root["view_colors"][rows, view]) if spec.colors else None
-    return keys, valid, from_columns(params, colors)
+    keys, valid, params = read_views(root, spec, shard, (view,))
+    return keys, valid, params[:, 0]
 
 
 def read_target(root: Arrays, spec: StoreSpec, shard: int, name: str, view: int, part: slice = slice(None)) -> Floats:
@@ -499,8 +550,15 @@ def read_views(
     Raises:
         DamagedError: a chunk's checksum does not match, or it cannot be decoded.
     """
-    found = [read_rows(root, spec, shard, view) for view in views]
-    return found[0][0], found[0][1], np.stack([params for _, _, params in found], axis=1)
+    rows, first, end = spec.rows(shard), min(views), max(views) + 1
+    places = [view - first for view in views]
+    names = "keys, valid, view_params or view_colors" if spec.colors else "keys, valid or view_params"
+    with readable(_DAMAGED, code="chunk-damaged", where=f"{names}, shard {shard}", hint=_AGAIN):
+        keys = np.ascontiguousarray(root["keys"][rows]).view(f"S{KEY_LENGTH}")[:, 0]
+        valid = np.asarray(root["valid"][rows])
+        params = np.asarray(root["view_params"][rows, first:end])[:, places]
+        colors = np.asarray(root["view_colors"][rows, first:end])[:, places] if spec.colors else None
+    return keys, valid, from_columns(params, colors)
 
 
 def read_target_views(
@@ -515,7 +573,7 @@ def read_target_views(
     target = spec.target(name)
     encoding = spec.encoding_of(target)
     arrays = [array.name for array in encoding.arrays(target)]
-    found = np.empty((rows.stop - rows.start, len(views), *target.shape), np.float32)
+    found = np.empty((rows.stop - rows.start, len(views), *target.shape), np.float32)  # no memory is taken yet
     per_chunk = root[name].chunks[1]
     with readable(_DAMAGED, code="chunk-damaged", where=f"{name}, shard {shard}", hint=_AGAIN):
         for chunk in sorted({view // per_chunk for view in views}):
@@ -523,6 +581,8 @@ def read_target_views(
             here = [views[place] for place in places]
             first, end = min(here), max(here) + 1
             stored = {array: np.asarray(root[array][rows, first:end]) for array in arrays}
+            if isinstance(encoding, FloatEncoding) and here == list(range(first, end)) and len(here) == len(views):
+                return encoding.decode(target, stored)  # plain numbers know no views
             for place, view in zip(places, here, strict=True):
                 found[:, place] = encoding.decode(target, {array: s[:, view - first] for array, s in stored.items()})
     return found

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ...pipeline.ledger import record_outputs
 from ...pipeline.storage import Location
@@ -51,7 +52,7 @@ class ExportStage:
 
     @property
     def resources(self) -> Resources:
-        return Resources()
+        return Resources(units_at_once=2)
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -91,13 +92,15 @@ class _Writing:
     stage: ExportStage
     reader: SourceReader
     manifest: ManifestReader | None
+    reading: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self, unit: Unit, timer: Timer) -> Receipt:
         stage, number = self.stage, unit.inputs["shard"]
         rows = stage.source.spec.rows(number)
         with timer("read"):
             shard = self.reader.shard(number)
-            entries = None if self.manifest is None else self.manifest.shard(number)
+            with self.reading:  # one file, which is read at one place at a time
+                entries = None if self.manifest is None else self.manifest.shard(number)
         if entries is not None and [entry.key for entry in entries] != shard.keys:
             raise DamagedError(
                 "the manifest's keys are not those of the store",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from ...pipeline.storage import Location
 from ...pipeline.types import Unit
 from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import DamagedError
-from ...storage_schemas.receipt import LEFT_OUT, InvalidRow
+from ...storage_schemas.receipt import LEFT_OUT, InvalidRow, Receipt
 from ...storage_schemas.samples import shard_name
 from ...storage_schemas.store_description import StoreSpec, TargetSpec
 from ...storage_schemas.target_store import OpenArrays, read_target_views, read_views
@@ -26,6 +27,9 @@ from .row_choice import RowChoice
 
 #: Bytes of fp32 that one part of a shard may take, where targets are large.
 _PART_BYTES = 16 << 20
+
+#: Held by whoever limits the threads of BLAS.
+_BLAS = threading.Lock()
 
 LOGITS, EMBEDDING = "logits", "embedding"
 
@@ -83,8 +87,8 @@ class SourceReader:
         """
         return SourceShard(self, number)
 
-    def invalid(self, shard: int) -> tuple[InvalidRow, ...]:
-        """The rows of a shard that the store itself cannot use."""
+    def receipt(self, shard: int) -> Receipt:
+        """The store's own receipt of a shard."""
         receipt = self._ledger.receipt(shard_name(shard))
         if receipt is None:
             raise DamagedError(
@@ -93,7 +97,7 @@ class SourceReader:
                 where=f"{self.source.store}, shard {shard}",
                 hint=self._ledger.again,
             )
-        return receipt.invalid_rows
+        return receipt
 
 
 class SourceShard:
@@ -103,13 +107,15 @@ class SourceShard:
         number: of the shard.
         keys: of all its rows.
         taken: places of the rows that are taken, ascending, int64 (row,).
-        invalid: all other rows, with reasons.
+        receipt: of the store.
+        invalid: all rows that are not taken, with reasons.
         params: VIEW (row, view) of all rows, in the views that are taken.
     """
 
     number: int
     keys: list[str]
     taken: NDArray[np.int64]
+    receipt: Receipt
     invalid: tuple[InvalidRow, ...]
     params: Views
 
@@ -120,7 +126,8 @@ class SourceShard:
         keys_N, valid_N, self.params = read_views(reader.root, spec, number, source.views)
         self.keys = [key.decode("ascii") for key in keys_N.tolist()]
         rows = spec.rows(number)
-        invalid = {bad.row: bad for bad in reader.invalid(number)}
+        self.receipt = reader.receipt(number)
+        invalid = {bad.row: bad for bad in self.receipt.invalid_rows}
         if valid_N.sum() != len(keys_N) - len(invalid) or any(valid_N[row - rows.start] for row in invalid):
             raise DamagedError(
                 "the store's valid rows are not those of its receipt",
@@ -161,7 +168,8 @@ class SourceShard:
         source = self._source
         if name == LOGITS and source.vectors is not None:
             embedding_NVD = self._read(EMBEDDING, part)
-            with threadpool_limits(limits=1, user_api="blas"):  # with several, low bits depend on how many
+            # With several threads of BLAS, low bits depend on how many. The limit is the process's: one user of it at a time.
+            with _BLAS, threadpool_limits(limits=1, user_api="blas"):
                 flat_NC = source.vectors.logits(embedding_NVD.reshape(-1, embedding_NVD.shape[-1]))
             return flat_NC.reshape(*embedding_NVD.shape[:2], -1)
         return self._read(name, part)

@@ -41,7 +41,7 @@ class StoreStage:
 
     @property
     def resources(self) -> Resources:
-        return Resources()
+        return Resources(units_at_once=2)
 
     @property
     def fingerprint(self) -> Fingerprint:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .encoding import EncodedArray, NoRoomError, Target
+from .encoding import EncodedArray, Encoding, NoRoomError, Target
 
 if TYPE_CHECKING:  # options are made of the names of encodings, and cost no import of numpy
     from numpy.typing import NDArray
@@ -54,7 +54,7 @@ class FloatEncoding:
         return {target.name: values.astype(self.dtype, copy=False)}
 
     def decode(self, target: Target, stored: Mapping[str, NDArray[Any]]) -> Floats:
-        values: Floats = stored[target.name].astype("float32")
+        values: Floats = stored[target.name].astype("float32", copy=False)
         return values + stored[logits_max().name][..., None] if self._has_max(target) else values
 
     def _has_max(self, target: Target) -> bool:
@@ -93,3 +93,8 @@ def in_fp16(values: Floats) -> NDArray[Any]:
     if np.isinf(stored).any() and np.isfinite(values[np.isinf(stored)]).any():
         raise NoRoomError("fp16", float(np.finfo(np.float16).max), float(np.nanmax(np.abs(values))))
     return stored
+
+
+def is_exact(encoding: Encoding) -> bool:
+    """Whether values are stored as they are."""
+    return encoding == ENCODINGS["fp32"]
