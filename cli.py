@@ -27,6 +27,7 @@ from .commands.run import run_file
 from .commands.shard import shard
 from .commands.status import status
 from .commands.vectors import vectors
+from .commands.verify import verify
 from .pipeline import interrupt
 from .pipeline.terminal import clear, say
 from .storage_schemas.errors import InputError, TeachonceError
@@ -44,6 +45,7 @@ COMMANDS = (
     import_checkpoint,
     distill,
     inspect,
+    verify,
     status,
     evaluate,
     predict,

@@ -26,6 +26,7 @@ MAKERS = {
     "one_line": "InputError",
     "unknown_name": "InputError",
     "_Refusal": "StorageError",
+    "Cause": "MismatchError",
 }
 
 HEAD = """\

@@ -99,9 +99,24 @@ class Timer:
             self.seconds[kind] = self.seconds.get(kind, 0.0) + seconds
 
 
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What a unit gives in place of a receipt where its stage only looks: it has written nothing.
+
+    Attributes:
+        key: of the unit.
+        rows: how many samples it looked at.
+        content: goes to the driver with the outcome; small, and picklable.
+    """
+
+    key: str
+    rows: int
+    content: Any
+
+
 #: Does one unit: idempotent, and every byte it wrote is durable before it returns the receipt. Where it has a method `close`, that
 #: is called when no unit is left.
-RunUnit = Callable[[Unit, Timer], Receipt]
+RunUnit = Callable[[Unit, Timer], Receipt | Seen]
 
 
 class Stage(Protocol):

@@ -7,22 +7,27 @@ import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from ..storage_schemas.errors import StorageError, TeachonceError, WorkerError
 from .ledger import Ledger
 from .storage import as_storage_error
-from .types import RunUnit, Stage, Timer, Unit
+from .types import RunUnit, Seen, Stage, Timer, Unit
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of a unit: done (error is None) or failed with a one-line reason, and a code where it is no bug's."""
+    """What became of a unit: done (error is None) or failed with a one-line reason, and a code where it is no bug's.
+
+    `seen` is what a unit gave that only looks.
+    """
 
     key: str
     rows: int
     invalid_rows: int = 0
     error: str | None = None
     code: str | None = None
+    seen: Any = None
 
 
 class Worker:
@@ -58,6 +63,8 @@ class Worker:
         """Do one unit, and commit it unless another process that does the same unit will. Failures are raised."""
         timer = Timer(lambda samples: self._at(unit.key, samples))
         receipt = self._open()(unit, timer)
+        if isinstance(receipt, Seen):
+            return Outcome(key=unit.key, rows=receipt.rows, seen=receipt.content)
         if commit:
             self._ledger.commit(receipt, timer.seconds)
         bad = sum(not row.is_left_out for row in receipt.invalid_rows)

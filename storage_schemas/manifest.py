@@ -153,10 +153,15 @@ def write_manifest(file: BinaryIO, shards: Iterable[list[Entry]]) -> tuple[str, 
         for entries in shards:
             columns = {name: [getattr(e, name) for e in entries] for name in MANIFEST_SCHEMA.names}
             writer.write_table(pa.table(columns, schema=MANIFEST_SCHEMA), row_group_size=max(len(entries), 1))
-            for e in entries:
-                digest.update(canonical_json([e.path, e.size, e.digest, e.label]) + b"\n")
+            add_to_digest(digest, entries)
             count += len(entries)
     return digest.hexdigest(), count
+
+
+def add_to_digest(digest: hashlib.blake2b, entries: Iterable[Entry]) -> None:
+    """Let entries, in row order, enter the digest over all of them."""
+    for e in entries:
+        digest.update(canonical_json([e.path, e.size, e.digest, e.label]) + b"\n")
 
 
 def entries_of(columns: Mapping[str, list[Any]]) -> list[Entry]:
@@ -229,6 +234,11 @@ class ManifestReader:
     def shard(self, shard: int) -> list[Entry]:
         """The entries of one shard, in row order."""
         return entries_of(self._columns(shard))
+
+    @property
+    def num_shards(self) -> int:
+        """Row groups in the file."""
+        return int(self._file.num_row_groups)
 
     def __iter__(self) -> Iterator[Entry]:
         """All entries in row order."""

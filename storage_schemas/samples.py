@@ -27,7 +27,7 @@ def sample_key(corpus_name: str, path: str) -> str:
     return hashlib.blake2b(f"{corpus_name}\0{path}".encode(), digest_size=KEY_LENGTH // 2).hexdigest()
 
 
-def content_digest(data: bytes) -> str:
+def content_digest(data: bytes | memoryview) -> str:
     """blake2b-128 of an image file's bytes, in hexadecimal."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 

@@ -252,6 +252,23 @@ def check_arrays(root: zarr.Group, spec: StoreSpec, where: object) -> None:
             )
 
 
+def chunk_paths(spec: StoreSpec, shard: int) -> list[str]:
+    """The files that hold one shard's rows, relative to the store: what a receipt of the shard names."""
+    rows = spec.rows(shard)
+    return [
+        path
+        for array in _row_arrays(spec)
+        for path in _paths(array.name, array.shape, array.chunks, rows.start, rows.stop)
+    ]
+
+
+def _paths(name: str, shape: Sequence[int], chunks: Sequence[int], start: int, stop: int) -> list[str]:
+    """The files of an array's chunks that hold rows from `start` to `stop`, the first one's being the first of its chunk."""
+    grid = [-(-s // c) for s, c in zip(shape, chunks, strict=True)][1:]
+    rows = range(start // chunks[0], -(-stop // chunks[0]))
+    return [f"{name}/c/{row}" + "".join(f"/{i}" for i in index) for row in rows for index in np.ndindex(*grid)]
+
+
 def _chunks(spec: StoreSpec, target: TargetSpec) -> tuple[int, ...]:
     """Chunks of a target's own array; those that it does not name hold the rows of a shard, and views up to `CHUNK_BYTES`."""
     if target.chunk is not None:
@@ -371,9 +388,7 @@ class BlockWriter:
         array: Any = self._root[name].with_config({"write_empty_chunks": True})  # type: ignore[union-attr]
         start = self._spec.rows(self.shard).start + offset
         array[start : start + len(values)] = values
-        grid = [-(-s // c) for s, c in zip(array.shape, array.chunks, strict=True)][1:]
-        rows = range(start // array.chunks[0], -(-(start + len(values)) // array.chunks[0]))
-        return [f"{name}/c/{row}" + "".join(f"/{i}" for i in index) for row in rows for index in np.ndindex(*grid)]
+        return _paths(name, array.shape, array.chunks, start, start + len(values))
 
     def encoded(self, target: TargetSpec, values: Floats, offset: int) -> dict[str, NDArray[Any]]:
         """The arrays that hold some rows of a target, by name, (row, view, …); values from a row of the shard on.

@@ -21,7 +21,7 @@ from teachonce.storage_schemas.errors import IncompleteError, InputError, Mismat
 CHECKOUT = Path(__file__).parent.parent
 UNIT_COMMANDS = {"shard", "cache", "recode"}
 REPORTS = {"shard", "vectors", "cache", "distill", "evaluate", "predict", "inspect", "status", "run", "demo"}
-REPORTS |= {"datasets", "export", "import", "models", "recode"}
+REPORTS |= {"datasets", "export", "import", "models", "recode", "verify"}
 HEAVY = {"torch", "torchvision", "ray", "zarr", "numcodecs", "open_clip", "timm", "numpy", "pyarrow", "PIL"}
 HEAVY |= {"webdataset", "safetensors", "yaml", "tqdm", "tensorboard", "obstore"}
 

@@ -56,6 +56,7 @@ RUN = {
     "docs/streams.md": ["shards", "targets.zarr"],
     "docs/students.md": ["shards", "targets.zarr", "a.jpg", "b.jpg", "students.yaml"],
     "docs/targets.md": ["shards", "classes.txt"],
+    "docs/verify.md": ["shards", "targets.zarr"],
 }
 
 #: Words of a command line -> what stands for them here. Models have to be small, and weights cannot be downloaded.
@@ -77,6 +78,7 @@ PAGE_STAND_INS = {
     "docs/targets.md": {
         "--targets embedding,tokens,features.resblocks.11": "--targets embedding,tokens,features.resblocks.3"
     },
+    "docs/verify.md": {"--teacher-pretrained openai": "--teacher-model local-dir:{demo}/teacher --threads 1"},
 }
 
 #: Added to a command: less work. The last of two equal options counts.

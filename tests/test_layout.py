@@ -93,6 +93,7 @@ ROOMS = (
     "stages/measures",
     "stages/teachers",
     "stages/caching",
+    "stages/verifying",
     "stages/recipes",
     "stages/training",
     "stages/pretraining",

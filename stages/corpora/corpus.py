@@ -105,15 +105,11 @@ def freeze_corpus(
             raise _no_images(sources, listing.left_out)
     if missed.count and not give_up_on_unreachable:
         raise missed.error(count)
-    identity: list[Json] = [name, shard_size, digest]
     if order == "hash":
         digest = _write_by_key(out, count, shard_size)
-        identity = [name, shard_size, digest, order]
-    if sample_kind != IMAGE:
-        identity.append(sample_kind)
     corpus = Corpus(
         **settings,  # type: ignore[arg-type]
-        corpus_id=hashlib.blake2b(canonical_json(identity), digest_size=16).hexdigest(),
+        corpus_id=corpus_id(name, shard_size, digest, order, sample_kind),
         listing_id=listing.digest,
         num_samples=count,
         num_shards=-(-count // shard_size),
@@ -125,6 +121,20 @@ def freeze_corpus(
     frozen.write_bytes(corpus.to_bytes())
     (out / DRAFT).remove()
     return corpus
+
+
+def corpus_id(name: str, shard_size: int, entries: str, order: Order, sample_kind: str) -> str:
+    """What names a corpus: blake2b-128 over its name, shard size, the digest of all its entries, order and kind.
+
+    Args:
+        entries: what `write_manifest` gave, or `entries_digest`.
+    """
+    identity: list[Json] = [name, shard_size, entries]
+    if order == "hash":
+        identity.append(order)
+    if sample_kind != IMAGE:
+        identity.append(sample_kind)
+    return hashlib.blake2b(canonical_json(identity), digest_size=16).hexdigest()
 
 
 def _footer(manifest: Location) -> str:

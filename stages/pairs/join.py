@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from ...pipeline.storage import Location
 from ...storage_schemas.errors import DamagedError, InputError, MismatchError
 from ...storage_schemas.plain_text import counted, typed
 from ...storage_schemas.samples import shard_name
+from ...storage_schemas.store_description import StoreSpec
 from ...storage_schemas.target_store import Arrays, read_rows
 from ...storage_schemas.view_params import Views
 from ..corpora.shards import ShardReader, ShardSet
@@ -28,11 +29,31 @@ def check_pair(shards: ShardSet, store: Location) -> StoreFacts:
         InputError, IncompleteError, DamagedError: see `store_facts`.
         MismatchError: the store is of another corpus; names the field.
     """
-    facts, corpus = store_facts(store), shards.corpus
+    facts = store_facts(store)
+    refuse_other_corpus(shards, store, facts)
+    return facts
+
+
+class OfCorpus(Protocol):
+    """What says which corpus a store was made from: `StoreFacts`, or `StoreDescription`."""
+
+    @property
+    def corpus_id(self) -> str: ...
+    @property
+    def spec(self) -> StoreSpec: ...
+
+
+def refuse_other_corpus(shards: ShardSet, store: Location, made_from: OfCorpus) -> None:
+    """Refuse a store that was made from another corpus than these shards.
+
+    Raises:
+        MismatchError: naming the field.
+    """
+    corpus = shards.corpus
     for field, expected, found in (
-        ("corpus_id", corpus.corpus_id, facts.corpus_id),
-        ("num_samples", corpus.num_samples, facts.spec.num_samples),
-        ("shard_size", corpus.shard_size, facts.spec.shard_size),
+        ("corpus_id", corpus.corpus_id, made_from.corpus_id),
+        ("num_samples", corpus.num_samples, made_from.spec.num_samples),
+        ("shard_size", corpus.shard_size, made_from.spec.shard_size),
     ):
         if expected != found:
             raise MismatchError(
@@ -44,7 +65,6 @@ def check_pair(shards: ShardSet, store: Location) -> StoreFacts:
                 hint="pass the shards that the store was made from, or run "
                 f"`teachonce cache {typed(shards.location)} --teacher … --out ANOTHER_STORE`",
             )
-    return facts
 
 
 def targets_to_read(facts: StoreFacts, names: Sequence[str]) -> tuple[tuple[str, ...], bool]:

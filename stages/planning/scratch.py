@@ -5,6 +5,7 @@ from __future__ import annotations
 from ...pipeline.ledger import Ledger, Plan
 from ...pipeline.storage import Location
 from ...pipeline.types import Stage, Timer
+from ...storage_schemas.receipt import Receipt
 
 
 def run_here(stage: Stage, out: Location) -> dict[str, float]:
@@ -17,7 +18,9 @@ def run_here(stage: Stage, out: Location) -> dict[str, float]:
     run = stage.open()
     try:
         for unit in stage.plan():
-            ledger.commit(run(unit, timer), timer.seconds)
+            receipt = run(unit, timer)
+            assert isinstance(receipt, Receipt), "a stage that only looks has no ledger"
+            ledger.commit(receipt, timer.seconds)
     finally:
         getattr(run, "close", lambda: None)()
     return timer.seconds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from ..models.clip import build_clip, check_width
 from ..models.clip_source import resolve_clip
 from ..models.intermediates import Intermediates
 from ..models.known_weights import KnownWeights
-from ..models.preprocess import Normalize
+from ..models.preprocess import Normalize, Preprocess
 from ..models.probe import few_images, run_once, tried
 from ..models.teacher_config import TeacherConfig
 from ..models.tokenizer import Tokenizer, load_tokenizer, name_notes
@@ -106,6 +107,13 @@ class OpenClipTeacher(BaseTeacher):
         model = with_parts(self.model, visual=bf16_copy(self.model.visual, device))
         twin = OpenClipTeacher(model, self._typed, self.spec, self.loaded)
         twin._normalize.to(device)
+        return twin
+
+    def prepared(self, preprocess: Preprocess) -> OpenClipTeacher:
+        twin = OpenClipTeacher(
+            self.model, self._typed, replace(self.spec, preprocess=preprocess), self.loaded, self.known
+        )
+        twin._normalize.to(next(self.model.visual.parameters()).device)
         return twin
 
     def offers(self) -> tuple[Offer, ...]:

@@ -19,7 +19,7 @@ from ...storage_schemas.prompts import CONFIG
 from ..inputs.classes import DEFAULT_TEMPLATES
 from ..models.bf16_weights import bf16_copy, with_parts
 from ..models.names import PROMPTS_PREFIX
-from ..models.preprocess import Normalize
+from ..models.preprocess import Normalize, Preprocess
 from ..models.teacher_config import TeacherConfig
 from ..models.tokenizer import name_notes
 from ..models.weights import fit_weights, tensors_digest, weights_digest
@@ -120,6 +120,12 @@ class PromptedTeacher(BaseTeacher):
             vision_prompts_LPD=nn.Parameter(prompts_LPD, requires_grad=False),
         )
         twin._normalize = Normalize(self.spec.preprocess).to(device)
+        return twin
+
+    def prepared(self, preprocess: Preprocess) -> PromptedTeacher:
+        twin = copy.copy(self)
+        twin.spec = replace(self.spec, preprocess=preprocess)
+        twin._normalize = Normalize(preprocess).to(self._clip.vision_prompts_LPD.device)
         return twin
 
     def offers(self) -> tuple[Offer, ...]:

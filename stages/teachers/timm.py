@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,11 @@ class TimmTeacher(BaseTeacher):
         """A copy on a device, in bf16, for images alone: class vectors are the fp32 model's."""
         twin = TimmTeacher(bf16_copy(self._model, device), self.spec, self.loaded)
         twin._normalize.to(device)
+        return twin
+
+    def prepared(self, preprocess: Preprocess) -> TimmTeacher:
+        twin = TimmTeacher(self._model, replace(self.spec, preprocess=preprocess), self.loaded)
+        twin._normalize.to(next(self._model.parameters()).device)
         return twin
 
     def offers(self) -> tuple[Offer, ...]:

@@ -11,7 +11,7 @@ from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.ledger import Ledger
 from teachonce.pipeline.runner import run_stage
 from teachonce.pipeline.storage import Location
-from teachonce.pipeline.types import Resources, RunUnit, Timer, Unit
+from teachonce.pipeline.types import Resources, RunUnit, Seen, Timer, Unit
 from teachonce.storage_schemas.errors import IncompleteError, InputError, MismatchError, UnitsFailed
 from teachonce.storage_schemas.fingerprint import Fingerprint
 from teachonce.storage_schemas.receipt import Output, Receipt
@@ -86,7 +86,7 @@ def test_nothing_is_left_of_a_worker_that_was_killed_and_replaced(out):
         def open(self) -> RunUnit:
             run = super().open()
 
-            def one(unit: Unit, timer: Timer) -> Receipt:
+            def one(unit: Unit, timer: Timer) -> Receipt | Seen:
                 (out / ".0.txt.12345678.tmp").write_bytes(b"half")  # as a killed writer leaves it beside the file
                 return run(unit, timer)
 

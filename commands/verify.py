@@ -1,0 +1,62 @@
+"""`teachonce verify`, on the command line."""
+
+from __future__ import annotations
+
+import click
+
+from ..pipeline.terminal import say, show, starting
+from ..stages.settings.verify import VerifyComputeSettings, VerifySettings, VerifyTeacherSettings
+from .command import command
+from .executor import ExecutorSettings, SerialByDefault
+from .options import options_of
+from .output import json_option, print_json
+
+
+@command()
+@click.argument("shards", type=click.Path())
+@click.argument("store", type=click.Path())
+@options_of("settings", VerifySettings)
+@options_of("teacher", VerifyTeacherSettings, prefix="teacher")
+@json_option
+@options_of("compute", VerifyComputeSettings)
+@options_of("executor", SerialByDefault)
+def verify(
+    shards: str,
+    store: str,
+    settings: VerifySettings,
+    teacher: VerifyTeacherSettings,
+    compute: VerifyComputeSettings,
+    executor: ExecutorSettings,
+    as_json: bool,
+) -> None:
+    """Check that shards and a target store are whole, belong together, and hold what the teacher gives.
+
+    SHARDS is a folder that `teachonce shard` wrote, STORE what `teachonce cache` made of it. Each finding names its cause and
+    what to type next. Nothing is written.
+
+    Exits with 0 where nothing is wrong, 3 where something is damaged, 4 where things do not belong together, and 5
+    where it cannot be told, as in a store that is not finished; the first of 3, 4 and 5 that applies.
+    """
+    from ..pipeline.contents import Kind, refuse_swapped
+    from ..pipeline.looking import look
+    from ..stages.verify import plan_verify
+    from ..stages.verifying.report import Report, report_text
+
+    starting("verify: looking at what describes them")
+    refuse_swapped("verify", shards, store, is_first=Kind.SHARDS, is_second=Kind.STORE)
+    stage, findings = plan_verify(
+        shards, store, settings=settings, teacher=teacher, compute=compute, elsewhere=executor.elsewhere
+    )
+    level = "full" if settings.is_full(with_teacher=teacher.rows is not None) else "quick"
+    report = Report(shards=shards, store=store, level=level, findings=list(findings))
+    if stage is not None:
+        report.begin(stage.whole)
+        for note in stage.notes:
+            say(f"verify: {note}")
+        for outcome in look(stage, executor.make(), stage.whole.store):
+            report.add(outcome.seen)
+    if as_json:
+        print_json(report.to_json())
+    else:
+        show(report_text(report))
+    click.get_current_context().exit(int(report.verdict))

@@ -1,0 +1,54 @@
+"""Owns the run of a stage that only looks: its units are mapped by an executor, what each saw comes back, and nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..storage_schemas.errors import UnitsFailed
+from ..storage_schemas.receipt import Receipt
+from .board import Board
+from .ledger import Ledger
+from .progress import Progress
+from .runner import Executor
+from .storage import Location
+from .types import Stage
+from .worker import Outcome
+
+
+@dataclass(frozen=True)
+class _NoLedger(Ledger):
+    """Of a stage without an output: it keeps nothing."""
+
+    def commit(self, receipt: Receipt, seconds: dict[str, float]) -> None:
+        raise AssertionError("a stage that only looks has no receipts")
+
+    def fail(self, key: str, reason: str, detail: str, code: str | None) -> None:
+        pass
+
+
+def look(stage: Stage, executor: Executor, where: Location) -> Iterator[Outcome]:
+    """What became of each unit of `stage`, as they finish; a bar shows the samples of those that are done.
+
+    Args:
+        where: what it looks at, for errors.
+
+    Raises:
+        UnitsFailed: a unit failed, which is a fault of the program or of the machine, once all others are done.
+    """
+    rows = sum(unit.rows for unit in stage.plan())
+    failed: Outcome | None = None
+    with Progress(stage.name, rows) as bar:
+        board = Board(stage.name, bar)
+        for outcome in executor.map(stage, _NoLedger(where, stage.name), stage.plan(), board):
+            board.settle(outcome)
+            if outcome.error is None:
+                yield outcome
+            else:
+                failed = failed or outcome
+    if failed is not None:
+        raise UnitsFailed(
+            f"{stage.name} could not look at everything, the first is {failed.key}",
+            code=failed.code or "unit-failed",
+            where=failed.error,
+        )

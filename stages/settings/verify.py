@@ -1,0 +1,80 @@
+"""Owns the settings of `teachonce verify`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...pipeline.settings import seed_setting, setting, with_default
+from ...storage_schemas.errors import InputError
+from ..models.settings import ComputeSettings, rehash_setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifySettings:
+    """How much is looked at."""
+
+    quick: bool = setting(
+        False, help="Look at receipts, names, sizes and counts alone: seconds, whatever the size of the store."
+    )
+    full: bool = setting(
+        False,
+        help="Read every byte once, and compare every digest, key, view and value. The default without --teacher.",
+    )
+
+    def is_full(self, *, with_teacher: bool) -> bool:
+        """Whether every byte is read: unless something less is asked for.
+
+        Raises:
+            InputError: both levels are chosen.
+        """
+        if self.quick and self.full:
+            raise InputError(
+                "two levels that exclude each other",
+                code="options-exclude-each-other",
+                where="--quick, --full",
+                hint="leave one out",
+            )
+        return self.full or not (self.quick or with_teacher)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyTeacherSettings:
+    """Whether the teacher runs again, and what of its name the store does not hold.
+
+    Attributes:
+        rows: that it runs on; None for none.
+        model: None for the one that the store names.
+    """
+
+    rows: int | None = setting(
+        None,
+        least=1,
+        option="",
+        unit="N",
+        help="Also run the teacher again on N rows, evenly from all shards, and compare with what is stored; with --quick unless --full is given.",
+    )
+    model: str | None = setting(
+        None,
+        default_text="as the store names it",
+        help="The teacher, as `cache` was given it; needed where it is a folder (local-dir:…, teachonce:…).",
+    )
+    pretrained: str | None = setting(
+        None,
+        default_text="those that the name brings",
+        help="Pretrained tag, or path to weights, as `cache` was given it.",
+    )
+    backbone: str | None = setting(None, help="For prompts: the model that they were learned for, if it has moved.")
+    seed: int = seed_setting(0, help="Which rows; the same seed looks at the same ones.")
+    rehash: bool = rehash_setting()
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyComputeSettings(ComputeSettings):
+    """How the teacher computes when it runs again."""
+
+    precision: str = with_default(
+        ComputeSettings,
+        "precision",
+        "auto",
+        help="auto: as the store records; else as in `cache`. Only with --teacher.",
+    )

@@ -1,0 +1,176 @@
+"""`teachonce verify`: whether shards and a target store are whole, belong together, and hold what the teacher gives."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ..pipeline.cores import usable_cores
+from ..pipeline.settings import check
+from ..pipeline.storage import Location
+from ..pipeline.types import Resources, RunUnit, Seen, Timer, Unit
+from ..storage_schemas.errors import TeachonceError
+from ..storage_schemas.fingerprint import Fingerprint
+from ..storage_schemas.samples import shard_name
+from .models.settings import ComputeSettings
+from .settings.verify import VerifyComputeSettings, VerifySettings, VerifyTeacherSettings
+from .verifying.manifest_check import manifest_errors
+from .verifying.shard_check import ShardCheck, ShardSeen
+from .verifying.whole import Findings, Whole, look_at_whole
+
+if TYPE_CHECKING:
+    from .verifying.teacher_check import TeacherCheck, TeacherPlan
+
+#: The unit that is no shard: the manifest as a whole.
+_MANIFEST = "manifest"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyStage:
+    """Shard *i* of the corpus and row block *i* of the store are looked at together. Nothing is written.
+
+    Attributes:
+        whole: what belongs together.
+        full: whether every byte is read.
+        units_at_once: that a worker looks at: as many as it has cores for their digests.
+        teacher: which one runs again, and on what; None for none.
+        notes: lines that a person should see before it starts.
+    """
+
+    whole: Whole
+    full: bool
+    units_at_once: int = 1
+    teacher: TeacherPlan | None = None
+    notes: tuple[str, ...] = ()
+
+    name = "verify"
+
+    @property
+    def resources(self) -> Resources:
+        if self.teacher is None:
+            return Resources(cpus=self.units_at_once, units_at_once=self.units_at_once)
+        compute = self.teacher.compute
+        return Resources(
+            cpus=max(compute.threads, self.units_at_once),
+            gpus=float(compute.device == "cuda"),
+            units_at_once=self.units_at_once,
+        )
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        return Fingerprint(fields={"full": self.full, "teacher": self.teacher is not None})
+
+    def plan(self) -> Iterator[Unit]:
+        if self.full:
+            yield Unit(key=_MANIFEST, rows=0)
+        for shard in range(self.whole.description.spec.num_shards):
+            rows = self.whole.description.spec.rows(shard)
+            yield Unit(key=shard_name(shard), rows=rows.stop - rows.start, inputs={"shard": shard})
+
+    def open(self) -> RunUnit:
+        return _Looking(self)
+
+
+class _Looking:
+    """Looks at one unit after another."""
+
+    def __init__(self, stage: VerifyStage) -> None:
+        self._whole = stage.whole
+        self._shards = ShardCheck(whole=stage.whole, full=stage.full)
+        self._teacher = _teacher_check(stage)
+        self._in_model = threading.Lock()
+
+    def __call__(self, unit: Unit, timer: Timer) -> Seen:
+        if unit.key != _MANIFEST:
+            seen = self._shards.look_at(unit.inputs["shard"])
+            if self._teacher is not None and not seen.findings:
+                self._ask_teacher(seen)
+            timer.advance(unit.rows)
+            return Seen(key=unit.key, rows=unit.rows, content=seen)
+        findings = Findings()
+        try:
+            findings.note_all(manifest_errors(self._whole.shards))
+        except TeachonceError as error:
+            findings.note(error)
+        return Seen(key=unit.key, rows=0, content=ShardSeen(-1, list(findings)))
+
+    def _ask_teacher(self, seen: ShardSeen) -> None:
+        """Compare a shard in which nothing else is wrong with what the teacher gives."""
+        assert self._teacher is not None
+        findings = Findings()
+        try:
+            with self._in_model:
+                seen.measured = self._teacher.look_at(seen.shard, findings)
+        except TeachonceError as error:
+            findings.note(error, shard=seen.shard)
+        seen.findings += findings
+
+    def close(self) -> None:
+        self._shards.close()
+
+
+def _teacher_check(stage: VerifyStage) -> TeacherCheck | None:
+    """Loads the teacher, if it is to run again. Nothing else imports its library."""
+    if stage.teacher is None:
+        return None
+    from .verifying.teacher_check import TeacherCheck
+
+    return TeacherCheck(stage.whole, stage.teacher)
+
+
+def plan_verify(
+    shards: Location | str,
+    store: Location | str,
+    *,
+    settings: VerifySettings | None = None,
+    teacher: VerifyTeacherSettings | None = None,
+    compute: ComputeSettings | None = None,
+    elsewhere: bool = False,
+) -> tuple[VerifyStage | None, Findings]:
+    """The stage that looks at every shard, and what is wrong with what describes them.
+
+    Args:
+        shards: folder of shards.
+        store: target store.
+        settings: None for the defaults.
+        teacher: whether it runs again, and its name; None for not.
+        compute: how it does; None for as the store records.
+        elsewhere: whether the work runs on other machines, with several workers each.
+
+    Raises:
+        InputError: nothing there; an impossible setting.
+    """
+    settings, teacher = settings or VerifySettings(), teacher or VerifyTeacherSettings()
+    check(settings)
+    check(teacher, "teacher")
+    full = settings.is_full(with_teacher=teacher.rows is not None)
+    whole, findings = look_at_whole(shards, store)
+    if whole is None:
+        return None, findings
+    at_once = 1 if elsewhere else usable_cores()
+    stage = VerifyStage(whole=whole, full=full, units_at_once=at_once)
+    if teacher.rows is None:
+        return stage, findings
+    from .verifying.teacher_name import teacher_config
+    from .verifying.teacher_plan import settle_teacher
+
+    config = teacher_config(
+        whole.description,
+        whole.store,
+        model=teacher.model,
+        pretrained=teacher.pretrained,
+        backbone=teacher.backbone,
+        rehash=teacher.rehash,
+    )
+    settled = settle_teacher(
+        whole,
+        config,
+        findings,
+        rows=teacher.rows,
+        seed=teacher.seed,
+        compute=compute or VerifyComputeSettings(),
+        elsewhere=elsewhere,
+    )
+    return replace(stage, teacher=settled.plan, notes=settled.notes), findings

@@ -1,0 +1,117 @@
+"""Owns the full check of one shard's chunks in the store: each file is read once, compared with its receipt, and decoded from memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ...pipeline.ledger import Ledger
+from ...pipeline.storage import Location
+from ...storage_schemas.errors import DamagedError
+from ...storage_schemas.receipt import Output, Receipt
+from ...storage_schemas.samples import shard_name
+from .flipped_bit import CRC32C, checksum, find_flipped_bit
+from .receipts import other_files
+from .vouched_file import VouchedFile
+
+#: Bytes of the checksum that Zarr's codec `crc32c` puts behind every chunk of rows.
+_CHECKSUM_BYTES = 4
+
+
+@dataclass
+class ChunksRead:
+    """What was found in a shard's chunks.
+
+    Attributes:
+        damage: of files, in their order.
+        num_bytes: that were read.
+    """
+
+    damage: list[DamagedError] = field(default_factory=list)
+    num_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkCheck:
+    """The chunk files that a shard's receipt names.
+
+    Attributes:
+        ledger: of `cache`.
+        hint: what to do about a file that is wrong.
+    """
+
+    store: Location
+    ledger: Ledger
+    receipt: Receipt
+    hint: str
+
+    def read(self, paths: Sequence[str], found: ChunksRead) -> Mapping[str, bytes]:
+        """The bytes of some of them; what is wrong is noted in `found`, and left out."""
+        outputs = {output.path: output for output in self.receipt.outputs}
+        right: dict[str, bytes] = {}
+        for path in paths:
+            output = outputs[path]
+            try:
+                data: bytes | None = (self.store / path).read_bytes()
+            except FileNotFoundError:
+                data = None
+            found.num_bytes += len(data or b"")
+            sha256 = hashlib.sha256(data or b"").hexdigest()
+            if data is not None and (len(data), sha256) == (output.bytes, output.sha256):
+                right[path] = data
+            else:
+                found.damage.append(self._error(path, output, data, sha256))
+        return right
+
+    def _error(self, path: str, output: Output, data: bytes | None, sha256: str) -> DamagedError:
+        array = path.partition("/")[0]
+        file = VouchedFile(noun=f"chunk of '{array}'", place=self.store / path, output=output, hint=self.hint)
+        error = file.error(
+            found_bytes=None if data is None else len(data),
+            found_sha256=sha256,
+            others=other_files(self.ledger, int(self.receipt.key), f"{array}/"),
+            flipped="" if data is None or len(data) != output.bytes else flipped_text(data),
+        )
+        assert error is not None
+        return error
+
+    def is_stale(self, found: ChunksRead) -> bool:
+        """Whether every file is another than the receipt's, and whole: then it is the receipt that is old."""
+        if len(found.damage) != len(self.receipt.outputs):
+            return False
+        return all(_is_whole(data) for data in self._present())
+
+    def _present(self) -> Iterator[bytes]:
+        for output in self.receipt.outputs:
+            try:
+                yield (self.store / output.path).read_bytes()
+            except FileNotFoundError:
+                yield b""
+
+    def stale_error(self) -> DamagedError:
+        return DamagedError(
+            "a stale receipt: every chunk of its shard is whole, and none is the one that it vouches for",
+            code="receipt-stale",
+            where=self.ledger.folder / "receipts" / f"{shard_name(int(self.receipt.key))}.json",
+            hint=self.hint,
+        )
+
+
+def flipped_text(chunk: bytes) -> str:
+    """Which single bit of a chunk was flipped, as text; '' where its checksum is right, or more than one was."""
+    content, recorded = chunk[:-_CHECKSUM_BYTES], int.from_bytes(chunk[-_CHECKSUM_BYTES:], "little")
+    syndrome = checksum(content, CRC32C) ^ recorded
+    if syndrome == 0:
+        return ""
+    if syndrome & (syndrome - 1) == 0:
+        bit = syndrome.bit_length() - 1
+        return f"bit {bit % 8} of byte {len(content) + bit // 8}, in the checksum"
+    place = find_flipped_bit(len(content), syndrome, CRC32C)
+    return "" if place is None else f"bit {place.bit} of byte {place.byte}"
+
+
+def _is_whole(chunk: bytes) -> bool:
+    return len(chunk) > _CHECKSUM_BYTES and checksum(chunk[:-_CHECKSUM_BYTES], CRC32C) == int.from_bytes(
+        chunk[-_CHECKSUM_BYTES:], "little"
+    )

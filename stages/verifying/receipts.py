@@ -1,0 +1,80 @@
+"""Owns the check of a shard's receipt on either side: that it is there, of this run and this shard, and names what it should."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...pipeline.ledger import Ledger
+from ...storage_schemas.errors import DamagedError, IncompleteError
+from ...storage_schemas.plain_text import counted
+from ...storage_schemas.receipt import Receipt
+from ...storage_schemas.samples import shard_name
+
+
+def checked_receipt(ledger: Ledger, shard: int, rows: range, paths: Sequence[str]) -> Receipt:
+    """The receipt of a shard.
+
+    Args:
+        rows: of the shard.
+        paths: of the files that it should name.
+
+    Raises:
+        IncompleteError: there is none.
+        DamagedError: it is malformed, stale (of another run than the plan), of another shard, or names other rows or files.
+    """
+    receipt = ledger.receipt(shard_name(shard))
+    where = ledger.folder / "receipts" / f"{shard_name(shard)}.json"
+    if receipt is None:
+        raise IncompleteError(
+            f"a shard has no receipt: `teachonce {ledger.stage}` has not finished it",
+            code="shard-unfinished",
+            where=where,
+            hint=f"run the same `teachonce {ledger.stage}` command again",
+        )
+    bad = [row.row for row in receipt.invalid_rows]
+    facts = (
+        ("rows", counted(len(rows), "row"), counted(receipt.rows, "row")),
+        ("unusable rows", "each once, in order, of this shard", _wrong_rows(bad, rows)),
+        ("files", _listed(set(paths) - {o.path for o in receipt.outputs}), ""),
+        ("files", "", _listed({o.path for o in receipt.outputs} - set(paths))),
+    )
+    for name, expected, found in facts:
+        if (name == "unusable rows" and found) or (name != "unusable rows" and expected != found):
+            raise DamagedError(
+                f"a receipt does not fit its shard: other {name}",
+                code="receipt-does-not-fit",
+                where=where,
+                expected=expected or "no more files",
+                found=found or "nothing",
+                hint=f"restore it from a copy, or {ledger.redo_hint(shard_name(shard))}",
+            )
+    return receipt
+
+
+def _wrong_rows(bad: Sequence[int], rows: range) -> str:
+    wrong = [row for row in bad if row not in rows]
+    if wrong:
+        return f"row {wrong[0]}"
+    return "" if list(bad) == sorted(set(bad)) else "rows twice or out of order"
+
+
+def _listed(paths: set[str]) -> str:
+    first = sorted(paths)[:1]
+    more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+    return f"{first[0]}{more}" if first else ""
+
+
+def other_files(ledger: Ledger, shard: int, ending: str) -> dict[str, str]:
+    """Of all other shards: the sha256 of their files whose paths begin or end so, with whose they are. Read only where something is wrong."""
+    found: dict[str, str] = {}
+    for key in ledger.done_keys():
+        if key == shard_name(shard):
+            continue
+        try:
+            receipt = ledger.receipt(key)
+        except DamagedError:
+            continue
+        for output in receipt.outputs if receipt is not None else ():
+            if output.path.startswith(ending) or output.path.endswith(ending):
+                found[output.sha256] = f"shard {int(key)}"
+    return found

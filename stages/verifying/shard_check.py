@@ -1,0 +1,373 @@
+"""Owns the check of one shard on both sides: receipts and sizes; with every byte: its tar, its chunks, its rows and its values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...storage_schemas.errors import DamagedError, TeachonceError
+from ...storage_schemas.held_store import HeldStore
+from ...storage_schemas.manifest import Entry
+from ...storage_schemas.receipt import Receipt
+from ...storage_schemas.samples import shard_name
+from ...storage_schemas.store_description import StoreSpec, TargetSpec
+from ...storage_schemas.target_store import chunk_paths, open_root, read_rows, read_target_views, read_views
+from ...storage_schemas.view_params import Views
+from ..corpora.images import BadImage
+from ..corpora.shards import ShardReader
+from ..samples.kind import draw_views
+from ..samples.registry import kind_named
+from .block_digest import BlockDigest
+from .chunks import ChunkCheck, ChunksRead
+from .finding import Finding
+from .receipts import checked_receipt, other_files
+from .rows import RowsCheck, unusable_rows_error, views_error
+from .stored_loss import is_exact, is_fine
+from .tars import TarCheck
+from .values import ValuesSeen
+from .vouched_file import VouchedFile
+from .whole import Findings, Whole
+
+#: Rows of a shard whose stored views are drawn again.
+_DRAWN = 2
+
+#: Groups of rows with the same values whose images are looked at.
+_GROUPS = 3
+
+
+@dataclass
+class ShardSeen:
+    """What a unit found.
+
+    Attributes:
+        num_bytes: that were read.
+        measured: what the teacher gave beside what is stored, a `teacher_check.Measured`; None where it did not run.
+    """
+
+    shard: int
+    findings: list[Finding] = field(default_factory=list)
+    num_bytes: int = 0
+    measured: Any = None
+
+
+@dataclass(kw_only=True)
+class ShardCheck:
+    """Looks at one shard after another, in several threads at once.
+
+    Attributes:
+        whole: what belongs together.
+        full: whether every byte is read.
+    """
+
+    whole: Whole
+    full: bool
+
+    def __post_init__(self) -> None:
+        whole = self.whole
+        self._kind = kind_named(whole.description.sample_kind, where=whole.store)
+        self._held = HeldStore(whole.store.zarr_store(read_only=True))
+        self._root: Any = open_root(self._held, where=whole.store)
+        self._hashing = ThreadPoolExecutor(thread_name_prefix="sha256")
+
+    def close(self) -> None:
+        self._hashing.shutdown()
+
+    def look_at(self, shard: int) -> ShardSeen:
+        """Everything that is wrong with one shard. What is wrong is returned, never raised."""
+        seen = ShardSeen(shard)
+        findings = Findings()
+        try:
+            tar_receipt = self._shard_side(shard, seen, findings)
+        except TeachonceError as error:
+            findings.note(error, shard=shard)
+            tar_receipt = None
+        try:
+            self._store_side(shard, tar_receipt, seen, findings, is_tar_right=not findings)
+        except TeachonceError as error:
+            findings.note(error, shard=shard, mendable=isinstance(error, DamagedError))
+        seen.findings = list(findings)
+        return seen
+
+    def _mend(self, shard: int) -> str:
+        return f"restore it from a copy, or {self.whole.store_ledger.redo_hint(shard_name(shard))}"
+
+    # The folder of shards.
+
+    def _shard_side(self, shard: int, seen: ShardSeen, findings: Findings) -> Receipt:
+        shards, name = self.whole.shards, shard_name(shard)
+        rows = shards.corpus.shard_rows(shard)
+        receipt = checked_receipt(shards.ledger, shard, rows, [f"{name}.tar", f"{name}.index.npy"])
+        entries = self._entries(shard)
+        hint = f"restore it from a copy, or {shards.ledger.redo_hint(name)}"
+        files = {
+            output.path: VouchedFile(
+                noun="tar" if output.path.endswith(".tar") else "offset index",
+                place=shards.location / output.path,
+                output=output,
+                hint=hint,
+            )
+            for output in receipt.outputs
+        }
+        wrong = [error for file in files.values() if (error := file.size_error()) is not None]
+        if self.full and not any(error.code == "file-missing" for error in wrong):
+            self._read_tar(shard, entries, files, seen, findings, hint)
+            return receipt
+        for error in wrong:
+            findings.note(error, shard=shard)
+        return receipt
+
+    def _entries(self, shard: int) -> list[Entry]:
+        entries = self.whole.shards.manifest().shard(shard)
+        rows = self.whole.shards.corpus.shard_rows(shard)
+        if len(entries) != len(rows):
+            raise DamagedError(
+                "the manifest has another number of rows for a shard",
+                code="manifest-other-rows",
+                where=f"{self.whole.shards.location}/manifest.parquet, shard {shard}",
+                expected=len(rows),
+                found=len(entries),
+                hint="restore it from a copy",
+            )
+        return entries
+
+    def _read_tar(
+        self,
+        shard: int,
+        entries: Sequence[Entry],
+        files: dict[str, VouchedFile],
+        seen: ShardSeen,
+        findings: Findings,
+        hint: str,
+    ) -> None:
+        """Every byte of the tar and its index."""
+        shards, name = self.whole.shards, shard_name(shard)
+        index: NDArray[np.void] | None = None
+        try:
+            reader = ShardReader(shards, shard)
+            index = reader.index
+            reader.close()
+            seen.num_bytes += files[f"{name}.index.npy"].output.bytes
+        except DamagedError as error:
+            if error.code != "shard-file-changed":
+                findings.note(error, shard=shard)
+        check = TarCheck(
+            tar=files[f"{name}.tar"].place,
+            index=index,
+            entries=entries,
+            first_row=shards.corpus.shard_rows(shard).start,
+            reduced=shards.corpus.resize is not None,
+            hint=hint,
+        )
+        read = check.read(self._hashing)
+        seen.num_bytes += read.num_bytes
+        for path, file in files.items():
+            if path.endswith(".tar"):
+                found = file.error(
+                    found_bytes=read.num_bytes,
+                    found_sha256=read.sha256,
+                    others=_Others(shards.ledger, shard, ".tar"),
+                    flipped=read.flipped if read.num_wrong == 1 else "",
+                )
+            else:
+                found = file.size_error()
+            if found is not None:
+                findings.note(found, shard=shard)
+                if found.code in ("file-bit-flipped", "file-of-another-shard"):
+                    read.wrong.clear()  # that is the cause
+        for wrong in read.wrong:
+            findings.note(wrong, shard=shard)
+
+    # The store.
+
+    def _store_side(
+        self, shard: int, tar_receipt: Receipt | None, seen: ShardSeen, findings: Findings, *, is_tar_right: bool
+    ) -> None:
+        whole = self.whole
+        spec, ledger = whole.description.spec, whole.store_ledger
+        rows = spec.rows(shard)
+        paths = chunk_paths(spec, shard)
+        receipt = checked_receipt(ledger, shard, range(rows.start, rows.stop), paths)
+        where = f"{whole.store}, shard {shard}"
+        if tar_receipt is not None and (error := unusable_rows_error(tar_receipt, receipt, where, self._mend(shard))):
+            findings.note(error, shard=shard, mendable=True)
+        if not self.full:
+            for output in receipt.outputs:
+                noun = f"chunk of '{output.path.partition('/')[0]}'"
+                file = VouchedFile(noun=noun, place=whole.store / output.path, output=output, hint=self._mend(shard))
+                if (error := file.size_error()) is not None:
+                    findings.note(error, shard=shard, mendable=True)
+            return
+        check = ChunkCheck(store=whole.store, ledger=ledger, receipt=receipt, hint=self._mend(shard))
+        read = ChunksRead()
+        wrong: list[TeachonceError] = []
+        large = {name for target in spec.targets for name in _large_arrays(spec, target)}
+        small = check.read([path for path in paths if path.partition("/")[0] not in large], read)
+        with self._held.holding(small):
+            if not read.damage:
+                wrong += self._look_at_rows(shard, receipt, where, is_tar_right)
+            exact = all(is_exact(spec, target.name) for target in spec.targets)
+            digest = BlockDigest() if exact and not read.damage else None
+            if digest is not None:
+                keys_N, valid_N, params = read_views(self._root, spec, shard, range(spec.num_views))
+                digest.rows([key.decode("ascii", "replace") for key in keys_N], valid_N, params)
+            for target in sorted(spec.targets, key=lambda t: t.name):
+                wrong += self._look_at_target(shard, target, check, read, digest, where, paths)
+        seen.num_bytes += read.num_bytes
+        if check.is_stale(read):
+            findings.note(check.stale_error(), shard=shard, mendable=True)
+            return
+        for damage in read.damage:
+            findings.note(damage, shard=shard, mendable=True)
+        for error in wrong:
+            findings.note(error, shard=shard, mendable=True)
+        if digest is not None and not read.damage and digest.hexdigest() != receipt.digest:
+            findings.note(
+                DamagedError(
+                    "a receipt's digest is not that of its rows",
+                    code="block-digest-differs",
+                    where=where,
+                    expected=receipt.digest,
+                    found=digest.hexdigest(),
+                    hint=self._mend(shard),
+                ),
+                shard=shard,
+                mendable=True,
+            )
+
+    def _look_at_rows(self, shard: int, receipt: Receipt, where: str, is_tar_right: bool) -> Iterator[TeachonceError]:
+        spec, shards = self.whole.description.spec, self.whole.shards
+        start = spec.rows(shard).start
+        check = RowsCheck(
+            where=where,
+            entries=self._entries(shard),
+            first_row=start,
+            unusable=frozenset(bad.row for bad in receipt.invalid_rows),
+            hint=self._mend(shard),
+        )
+        keys_N, valid_N, params_NV = read_views(self._root, spec, shard, range(spec.num_views))
+        errors = [*check.keys(keys_N, shards, shard), *check.usable(valid_N, params_NV[:, 0])]
+        yield from errors
+        if errors or not is_tar_right:
+            return
+        reader = ShardReader(shards, shard)
+        try:
+            for offset in np.flatnonzero(valid_N)[:_DRAWN].tolist():
+                error = self._views_error(reader, shard, start + offset, params_NV[offset], where)
+                if error is not None:
+                    yield error
+                    return
+        finally:
+            reader.close()
+
+    def _views_error(
+        self, reader: ShardReader, shard: int, row: int, stored_V: Views, where: str
+    ) -> TeachonceError | None:
+        key = reader.key(row)
+        try:
+            sample = self._kind.decode(reader.read(row), self.whole.shards.corpus.max_pixels)
+        except BadImage as bad:
+            return DamagedError(
+                "an image that the teacher saw cannot be read any more",
+                code="image-no-longer-readable",
+                where=f"{where}, row {row}",
+                found=bad,
+                hint="use the versions of the libraries that the store was made with",
+            )
+        drawn_V = self._kind.params(sample, key, self.whole.views)
+        size = getattr(sample, "size", (0, 0))
+        return views_error(
+            stored_V, drawn_V, self.whole.views, key=key, size=size, where=f"{where}, row {row}", hint=self._mend(shard)
+        )
+
+    def _look_at_target(
+        self,
+        shard: int,
+        target: TargetSpec,
+        check: ChunkCheck,
+        read: ChunksRead,
+        digest: BlockDigest | None,
+        where: str,
+        paths: Sequence[str],
+    ) -> Iterator[TeachonceError]:
+        """Its chunks are read and decoded some rows at a time: no more than `cache` held when it wrote them."""
+        spec = self.whole.description.spec
+        rows, step = spec.rows(shard), spec.chunk_rows(target)
+        count = rows.stop - rows.start
+        arrays = _large_arrays(spec, target)
+        own = [path for path in paths if path.partition("/")[0] in arrays]
+        valid_N = None if read.damage else read_rows(self._root, spec, shard, 0)[1]
+        teacher = self.whole.description.teacher
+        seen = ValuesSeen(target.name, rows.start, target.name == "embedding" and teacher.get("normalized") is True)
+        part_digest = None if digest is None else digest.target(streamed=spec.is_streamed(target))
+        is_whole = True
+        for start in range(0, count, step):
+            part = slice(start, min(start + step, count))
+            number = (rows.start + start) // step if spec.is_streamed(target) else shard
+            here = [path for path in own if int(path.split("/")[2]) == number]
+            held = check.read(here, read)
+            is_whole = is_whole and len(held) == len(here)
+            if valid_N is None or not is_whole:
+                continue
+            with self._held.holding(held):
+                values = read_target_views(self._root, spec, shard, target.name, range(spec.num_views), part)
+            seen.add(values, valid_N[part], start)
+            if part_digest is not None:
+                part_digest(values)
+        if valid_N is not None and is_whole:
+            yield from seen.errors(where, self._mend(shard), alike_means_something=is_fine(spec, target.name))
+            yield from self._repeated(shard, target.name, seen, where)
+
+    def _repeated(self, shard: int, name: str, seen: ValuesSeen, where: str) -> Iterator[TeachonceError]:
+        """Rows with the same values, whose views do not look the same. (Images of one colour, and copies, may well be alike.)"""
+        if not is_fine(self.whole.description.spec, name) or len(seen.by_digest) == 1:
+            return
+        for rows in seen.repeated[:_GROUPS]:
+            pair = [seen.first_row + row for row in rows[:2]]
+            if not self._look_alike(shard, pair):
+                yield DamagedError(
+                    f"rows of '{name}' have the same values, and images that differ",
+                    code="values-repeated",
+                    where=f"{where}, rows {pair[0]} and {pair[1]}",
+                    hint=self._mend(shard),
+                )
+                return
+
+    def _look_alike(self, shard: int, rows: Sequence[int]) -> bool:
+        """Whether the first views of two rows have the same pixels."""
+        shards, seen = self.whole.shards, []
+        size = int((self.whole.description.teacher.get("preprocess") or {}).get("size", 64))
+        reader = ShardReader(shards, shard)
+        try:
+            for row in rows:
+                sample = self._kind.decode(reader.read(row), shards.corpus.max_pixels)
+                params = self._kind.params(sample, reader.key(row), self.whole.views)[:1]
+                seen.append(draw_views(self._kind, sample, params, size, self.whole.views).tobytes())
+        except (BadImage, TeachonceError):
+            return True  # whatever is wrong with the tar is found there
+        finally:
+            reader.close()
+        return seen[0] == seen[1]
+
+
+def _large_arrays(spec: StoreSpec, target: TargetSpec) -> set[str]:
+    """The arrays that hold a target's values row by row; what lies beside them is small, and a shard's is one chunk."""
+    return {array.name for array in spec.encoding_of(target).arrays(target) if not array.beside}
+
+
+class _Others(dict[str, str]):
+    """The sha256 of other shards' files, read when the first one is asked for."""
+
+    def __init__(self, *about: Any) -> None:
+        super().__init__()
+        self._about: Any = about
+
+    def get(self, key: str, default: Any = None) -> Any:
+        if self._about is not None:
+            self.update(other_files(*self._about))
+            self._about = None
+        return super().get(key, default)

@@ -1,0 +1,61 @@
+"""Owns finding a store's teacher again: what the store says of it, and what options add."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ...pipeline.storage import Location
+from ...storage_schemas.errors import InputError
+from ...storage_schemas.store_description import StoreDescription
+from ..models.names import LOCAL_PREFIX, PROMPTS_PREFIX, TIMM_PREFIX
+from ..models.preprocess import Preprocess
+from ..models.teacher_config import TeacherConfig
+
+
+def teacher_config(
+    description: StoreDescription,
+    store: Location,
+    *,
+    model: str | None,
+    pretrained: str | None,
+    backbone: str | None,
+    rehash: bool,
+) -> TeacherConfig:
+    """The teacher as `cache` would be given it, prepared as the store records.
+
+    Args:
+        model, pretrained, backbone: as a user names them; None for what the store says.
+
+    Raises:
+        InputError: the store names a folder without its place, and no option does.
+        DamagedError: the store's record of the preprocessing is malformed.
+    """
+    recorded = Preprocess.from_json(description.teacher.get("preprocess"), where=store)
+    config = TeacherConfig.of(
+        model or _recorded_model(description, store),
+        pretrained,
+        backbone=backbone,
+        rehash=rehash,
+    )
+    return replace(
+        config,
+        mean=recorded.mean,
+        std=recorded.std,
+        interpolation=recorded.interpolation,
+        crop_pct=recorded.crop_pct,
+        crop_mode=recorded.crop_mode,
+    )
+
+
+def _recorded_model(description: StoreDescription, store: Location) -> str:
+    family, model = str(description.teacher.get("family", "")), str(description.teacher.get("model", ""))
+    if not model or model.startswith((LOCAL_PREFIX, PROMPTS_PREFIX)):
+        raise InputError(
+            "the store does not say where its teacher is",
+            code="teacher-place-unknown",
+            where=store,
+            expected="--teacher-model",
+            found=model or "no model's name",
+            hint=f"add --teacher-model {model.partition(':')[0] + ':FOLDER' if model else 'MODEL'}, as `cache` was given it",
+        )
+    return f"{TIMM_PREFIX}{model}" if family == "timm" else model

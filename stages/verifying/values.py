@@ -1,0 +1,112 @@
+"""Owns what can be wrong with stored values by themselves: NaN, rows that are all alike, one row's values in another row, lengths."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...storage_schemas.errors import DamagedError, MismatchError, TeachonceError
+from ...storage_schemas.plain_text import counted
+
+#: Rows of a shard from which on it means something that all of them have the same values.
+_LEAST_ROWS = 3
+
+#: How far the median length of embeddings of length 1 may be from it, whatever the encoding.
+_LENGTH = 0.05
+
+
+@dataclass
+class ValuesSeen:
+    """One target of one shard, as it is read part by part.
+
+    Attributes:
+        name: of the target.
+        first_row: of the shard.
+        unit: whether its vectors have length 1.
+    """
+
+    name: str
+    first_row: int
+    unit: bool
+    bad: list[int] = field(default_factory=list)
+    not_nan: list[int] = field(default_factory=list)
+    flat: list[int] = field(default_factory=list)
+    lengths: list[float] = field(default_factory=list)
+    by_digest: dict[bytes, list[int]] = field(default_factory=dict)
+
+    def add(self, values: NDArray[np.float32], valid_N: NDArray[np.bool_], first: int) -> None:
+        """Some rows: fp32 (row, view, …), which are valid, and the first one's number."""
+        flat = values.reshape(len(values), values.shape[1], -1)
+        finite_N = np.isfinite(flat).all(axis=(1, 2))
+        rows = np.arange(first, first + len(values))
+        self.bad += rows[valid_N & ~finite_N].tolist()
+        self.not_nan += rows[~valid_N & ~np.isnan(flat).all(axis=(1, 2))].tolist()
+        usable = flat[valid_N & finite_N]
+        kept = rows[valid_N & finite_N]
+        if usable.shape[-1] > 1:
+            self.flat += kept[(usable.max(-1) == usable.min(-1)).all(axis=1)].tolist()
+        if self.unit and len(usable):
+            self.lengths.append(float(np.median(np.linalg.norm(usable, axis=-1))))
+        for row, row_values in zip(kept.tolist(), usable, strict=True):
+            digest = hashlib.blake2b(row_values.tobytes(), digest_size=16).digest()
+            self.by_digest.setdefault(digest, []).append(row)
+
+    @property
+    def repeated(self) -> list[list[int]]:
+        """Rows that have the same values, in groups."""
+        return [rows for rows in self.by_digest.values() if len(rows) > 1]
+
+    def errors(self, where: str, hint: str, *, alike_means_something: bool) -> Iterator[TeachonceError]:
+        """What is wrong with them.
+
+        Args:
+            alike_means_something: whether images that differ always have different values in this encoding.
+        """
+        if self.bad:
+            yield DamagedError(
+                f"'{self.name}' has NaN or infinity in valid rows",
+                code="values-not-finite",
+                where=f"{where}, {self._rows(self.bad)}",
+                hint=hint,
+            )
+        if self.not_nan:
+            yield DamagedError(
+                f"'{self.name}' has values in rows that are not valid",
+                code="values-of-unusable-rows",
+                where=f"{where}, {self._rows(self.not_nan)}",
+                hint=hint,
+            )
+        seen = sum(map(len, self.by_digest.values()))
+        if alike_means_something and seen >= _LEAST_ROWS and len(self.by_digest) == 1:
+            yield MismatchError(
+                f"all rows of '{self.name}' have the same values: the teacher has collapsed, or saw one image",
+                code="values-collapsed",
+                where=where,
+                expected="values that differ from image to image",
+                found=f"{counted(seen, 'row')} alike",
+                hint=hint,
+            )
+        elif alike_means_something and self.flat:
+            yield MismatchError(
+                f"'{self.name}' has rows whose numbers are all the same",
+                code="values-constant",
+                where=f"{where}, {self._rows(self.flat)}",
+                hint=hint,
+            )
+        if self.lengths and abs(float(np.median(self.lengths)) - 1) > _LENGTH:
+            yield MismatchError(
+                f"vectors of '{self.name}' do not have length 1, as this teacher's have",
+                code="embedding-not-normalised",
+                where=where,
+                expected="length 1",
+                found=f"{float(np.median(self.lengths)):.4g} (median)",
+                hint=hint,
+            )
+
+    def _rows(self, rows: Sequence[int]) -> str:
+        more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
+        return f"row {self.first_row + rows[0]}{more}"

@@ -1,0 +1,268 @@
+"""Owns what concerns shards and store as a whole: what describes them, against itself, each other and the class vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from ...pipeline.ledger import Ledger
+from ...pipeline.storage import Location
+from ...storage_schemas.class_vectors import ClassVectors, origin_model
+from ...storage_schemas.errors import DamagedError, IncompleteError, InputError, MismatchError, TeachonceError
+from ...storage_schemas.fingerprint import Fingerprint, Json
+from ...storage_schemas.plain_text import counted, typed
+from ...storage_schemas.samples import shard_name
+from ...storage_schemas.store_description import StoreDescription
+from ..corpora.shards import ShardSet
+from ..pairs.join import refuse_other_corpus
+from ..pairs.store import open_store, read_description, read_vectors
+from ..samples.pixel_sample import PixelSample
+from ..views.spec import ViewSpec
+from .finding import Finding
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whole:
+    """Shards and store that belong together, as far as what describes them says so; can be pickled.
+
+    Attributes:
+        vectors: None where the store has none, or they are damaged.
+    """
+
+    shards: ShardSet
+    store: Location
+    description: StoreDescription
+    views: ViewSpec
+    vectors: ClassVectors | None
+
+    @property
+    def store_ledger(self) -> Ledger:
+        return Ledger(self.store, "cache")
+
+
+class Findings(list[Finding]):
+    """What was found so far."""
+
+    def note(self, error: TeachonceError, *, shard: int | None = None, mendable: bool = False) -> None:
+        self.append(Finding(error=error, shard=shard, mendable=mendable))
+
+    def note_all(self, errors: Iterable[TeachonceError]) -> None:
+        """Things that concern the whole."""
+        for error in errors:
+            self.note(error)
+
+
+def look_at_whole(shards: Location | str, store: Location | str) -> tuple[Whole | None, Findings]:
+    """The two, and what is wrong with what describes them; None where it is so wrong that their shards cannot be compared.
+
+    Raises:
+        InputError: no shards, or no store there.
+    """
+    findings, location = Findings(), Location.of(store)
+    shard_set = _shards(shards, findings)
+    try:
+        root = open_store(location)
+        description = read_description(root, location)
+        views = ViewSpec.from_json(description.views, where=location)
+    except InputError:
+        raise
+    except TeachonceError as error:
+        findings.note(error)
+        return None, findings
+    findings.note_all(_contradictions(description, location))
+    vectors: ClassVectors | None = None
+    try:
+        vectors = read_vectors(root, location)
+        findings.note_all(_of_vectors(vectors, description, root, location))
+    except IncompleteError as error:
+        if description.decided_by.class_vectors is not None:
+            findings.note(_lost_vectors(error, location))
+    except TeachonceError as error:
+        findings.note(error)
+    if shard_set is None:
+        return None, findings
+    try:
+        refuse_other_corpus(shard_set, location, description)
+    except MismatchError as error:
+        findings.note(error)
+        return None, findings
+    findings.note_all(_of_ledgers(shard_set, location, description))
+    return Whole(shards=shard_set, store=location, description=description, views=views, vectors=vectors), findings
+
+
+def _shards(given: Location | str, findings: Findings) -> ShardSet | None:
+    """Shards whose corpus and manifest can be read."""
+    try:
+        shards = ShardSet.open(given)
+    except IncompleteError as error:
+        findings.note(error)
+        shards = ShardSet(Location.of(given))
+    except InputError:
+        raise
+    except TeachonceError as error:
+        findings.note(error)
+        return None
+    try:
+        corpus, plan = shards.corpus, shards.ledger.plan()
+        shards.manifest()
+    except FileNotFoundError:
+        findings.note(
+            DamagedError(
+                "the manifest is missing",
+                code="manifest-missing",
+                where=shards.location,
+                hint="restore manifest.parquet from a copy",
+            )
+        )
+        return None
+    except TeachonceError as error:
+        findings.note(error)
+        return None
+    if plan is not None and plan.fingerprint.fields.get("corpus_id") != corpus.corpus_id:
+        findings.note(
+            MismatchError(
+                "corpus.json is of another corpus than the ledger of its shards",
+                code="corpus-other-run",
+                where=f"{shards.location}/corpus.json: field 'corpus_id'",
+                expected=f"{plan.fingerprint.fields.get('corpus_id')} (the ledger)",
+                found=corpus.corpus_id,
+                hint="restore corpus.json and manifest.parquet from a copy",
+            )
+        )
+    return shards
+
+
+def _contradictions(description: StoreDescription, store: Location) -> Iterator[TeachonceError]:
+    """What the store says of itself twice must be the same; the fingerprint is what readers and resumed runs compare."""
+    fingerprint, teacher, spec = description.fingerprint, description.teacher, description.spec
+    own: dict[str, Json] = {
+        "schema_version": spec.version,
+        "views": dict(description.views),
+        "targets": [target.name for target in spec.targets],
+        "teacher": {
+            "model": teacher.get("model"),
+            "architecture": teacher.get("architecture"),
+            "weights": teacher.get("weights_digest"),
+            "preprocess": teacher.get("preprocess"),
+        },
+    }
+    try:
+        sample = PixelSample.of_store(description, store)
+        if sample is not None:
+            own["pixels"] = sample.digest
+    except TeachonceError as error:
+        yield error
+    recorded = {name: fingerprint[name] for name in own if name in fingerprint}
+    said = {name: own[name] for name in recorded}
+    if isinstance(recorded.get("teacher"), dict):
+        names = {name for name in recorded["teacher"] if said["teacher"].get(name) is not None}
+        recorded["teacher"] = {name: recorded["teacher"][name] for name in names}
+        said["teacher"] = {name: said["teacher"][name] for name in names}
+    try:
+        Fingerprint(fields=recorded).check(
+            said,
+            what="the store's description contradicts its fingerprint",
+            code="description-contradicts-fingerprint",
+            where=f"{store}/zarr.json",
+            hint="restore zarr.json from a copy",
+            whose=("the fingerprint", "the description"),
+        )
+    except MismatchError as error:
+        yield error
+
+
+def _of_vectors(
+    vectors: ClassVectors, description: StoreDescription, root: object, store: Location
+) -> Iterator[TeachonceError]:
+    """Class vectors must be those that formed the logits, of the same teacher, and fit what is stored."""
+    decided = description.decided_by
+    if decided.class_vectors is not None and decided.class_vectors != vectors.digest:
+        yield MismatchError(
+            "the store's class vectors are not those that formed its logits",
+            code="vectors-not-of-logits",
+            where=f"{store}: field 'class_vectors'",
+            expected=f"{decided.class_vectors} (the logits)",
+            found=vectors.digest,
+            hint="restore the class vectors from a copy, or run `teachonce cache` into a new store with these",
+        )
+    try:
+        origin = origin_model(root, store)  # type: ignore[arg-type]
+    except TeachonceError:
+        origin = None  # vectors that were brought along need not name a teacher
+    if origin is not None and origin.weights_digest != decided.teacher.weights:
+        yield MismatchError(
+            "the store's class vectors are another teacher's",
+            code="vectors-other-teacher",
+            where=f"{store}: field 'teacher.weights'",
+            expected=f"{decided.teacher.model} {decided.teacher.weights} (the targets)",
+            found=f"{origin.model} {origin.weights_digest} (the class vectors)",
+            hint=f"run `teachonce vectors` with that teacher into a new store, then `teachonce cache` with --out {typed(store)}-2",
+        )
+    widths = {target.name: target.width for target in description.spec.targets}
+    for name, width, own in (("logits", vectors.num_classes, "class"), ("embedding", vectors.embed_dim, "channel")):
+        if name in widths and widths[name] != width:
+            yield MismatchError(
+                f"class vectors do not fit the stored {name}",
+                code="vectors-do-not-fit-targets",
+                where=store,
+                expected=counted(widths[name], own),
+                found=width,
+                hint="restore the class vectors from a copy",
+            )
+    planned = Ledger(store, "vectors").plan()
+    names = None if planned is None else planned.fingerprint.fields.get("classes")
+    if names is not None and tuple(names) != vectors.names:
+        is_order = sorted(names) == sorted(vectors.names)
+        first = next((i for i, (a, b) in enumerate(zip(names, vectors.names, strict=False)) if a != b), -1)
+        yield MismatchError(
+            "the class vectors are of the classes in another order"
+            if is_order
+            else "the class vectors are of other classes",
+            code="classes-in-another-order" if is_order else "classes-other",
+            where=f"{store}: class_names[{first}]" if first >= 0 else store,
+            expected=names[first] if first >= 0 else len(names),
+            found=vectors.names[first] if first >= 0 else vectors.num_classes,
+            hint="restore the class vectors from a copy",
+        )
+
+
+def _lost_vectors(error: IncompleteError, store: Location) -> DamagedError:
+    return DamagedError(
+        "the class vectors that formed the logits are gone",
+        code="vectors-lost",
+        where=store,
+        hint=f"restore class_vectors and class_names from a copy, or run the same `teachonce vectors` command again: {error.hint}",
+    )
+
+
+def _of_ledgers(shards: ShardSet, store: Location, description: StoreDescription) -> Iterator[TeachonceError]:
+    """Plans and receipts must count the shards that there are."""
+    ledger, spec = Ledger(store, "cache"), description.spec
+    plan = ledger.plan()
+    if plan is None:
+        yield IncompleteError(
+            "cache has not run here",
+            code="stage-not-run",
+            where=store,
+            hint=f"teachonce cache {typed(shards.location)} --teacher … --out {typed(store)}",
+        )
+    elif len(ledger.done_keys()) < plan.units:
+        yield IncompleteError(
+            "cache has not finished",
+            code="stage-unfinished",
+            where=store,
+            found=f"{len(ledger.done_keys())} of {counted(plan.units, 'unit')}",
+            hint="run the same `teachonce cache` command again",
+        )
+    for own, count in ((shards.ledger, shards.corpus.num_shards), (ledger, spec.num_shards)):
+        known = {shard_name(shard) for shard in range(count)}
+        strangers = [key for key in own.done_keys() if key not in known]
+        if strangers:
+            yield MismatchError(
+                "a receipt of a shard that there is not",
+                code="receipt-of-no-shard",
+                where=own.folder / "receipts" / f"{strangers[0]}.json",
+                expected=f"shards 0 to {count - 1}",
+                found=strangers[0],
+                hint="move it away",
+            )
