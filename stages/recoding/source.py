@@ -21,7 +21,7 @@ from ...storage_schemas.samples import shard_name
 from ...storage_schemas.store_description import StoreSpec, TargetSpec
 from ...storage_schemas.target_store import OpenArrays, read_target_views, read_views
 from ...storage_schemas.view_params import Views
-from ..measures.soft_labels import softmax
+from ..measures.sample_block import softmax
 from ..pairs.store import open_store
 from .row_choice import RowChoice
 
