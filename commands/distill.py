@@ -86,7 +86,9 @@ def _several(students: Mapping[str, StudentRequest], shards: str, store: str, ou
     from ..stages.many_students import check_common, claim_folder, distill_together
 
     folder, here = Location.of(out), TrainingExecutorSettings()
-    stages = {name: _plan(request, shards, store, folder / name, here) for name, request in students.items()}
+    stages = {
+        name: _plan(request, shards, store, folder / name, here, folder.name) for name, request in students.items()
+    }
     check_common(stages)
     claim_folder(folder)
     _say_for_each({name: stage.notes for name, stage in stages.items()})
@@ -104,7 +106,7 @@ def _several(students: Mapping[str, StudentRequest], shards: str, store: str, ou
 
 
 def _plan(
-    request: StudentRequest, shards: str, store: str, out: Any, executor: TrainingExecutorSettings
+    request: StudentRequest, shards: str, store: str, out: Any, executor: TrainingExecutorSettings, group: str = ""
 ) -> DistillStage:
     from ..stages.distill import plan_distill
     from ..stages.models.compute import training_compute
@@ -119,6 +121,7 @@ def _plan(
         settings=request.settings,
         compute=training_compute(request.compute, elsewhere=executor.elsewhere),
         workers=executor.workers or 1,
+        group=group,
     )
 
 

@@ -40,6 +40,8 @@ from .settings.distill import DistillSettings
 from .students.bundle import write_bundle
 from .training.build import BuiltStudent, StudentToTrain, build_student
 from .training.checkpoint import TrainState, discard
+from .training.loggers.registry import check_tracking
+from .training.loggers.tracked import Tracking
 from .training.one_pass import Ended, Stream, train_on_one_pass
 from .training.ranks import Ranks
 from .training.targets import TrainingTargets, choose_targets
@@ -68,6 +70,7 @@ class DistillStage:
         accept_other_pixels: whether to train where images look otherwise than the teacher saw them.
         notes: lines that a person should see before training starts.
         reuse: the note at the end on views that were used in several epochs, if that was not chosen.
+        tracking: which programs show the figures, beside TensorBoard.
         built: the student as it was planned, while it is in this process and not trained yet.
     """
 
@@ -95,6 +98,7 @@ class DistillStage:
     reuse: str | None
     checkpoint_every: int | None
     show_progress: bool
+    tracking: Tracking = field(default_factory=Tracking)
     built: StudentToTrain = field(default_factory=StudentToTrain, compare=False, repr=False)
 
     name = "distill"
@@ -259,6 +263,7 @@ class OpenStudent:
             compiled=stage.compiled,
             cuda_graphs=stage.cuda_graphs,
             checkpoint_every=stage.checkpoint_every,
+            tracking=stage.tracking,
         )
 
     def write(self, unit: Unit, timer: Timer, state: TrainState) -> Receipt:
@@ -345,6 +350,7 @@ def plan_distill(
     settings: DistillSettings | None = None,
     compute: Compute,
     workers: int = 1,
+    group: str = "",
     show_progress: bool = True,
 ) -> DistillStage:
     """The stage that trains a student.
@@ -359,6 +365,7 @@ def plan_distill(
         settings: beside the recipe's; None for the defaults.
         compute: device, precision, threads.
         workers: processes among which each batch is shared out; they train what one would, to rounding.
+        group: the name that students of one pass have in common where figures are shown; '' for one alone.
 
     Raises:
         InputError, IncompleteError, MismatchError: whatever can be known before training.
@@ -366,6 +373,7 @@ def plan_distill(
     method = recipe_named(recipe)
     settings = settings or DistillSettings()
     check(settings)
+    check_tracking(Tracking(wandb=settings.wandb, mlflow=settings.mlflow))
     if settings.cuda_graphs:
         _check_cuda_graphs(settings, compute, max(workers, Ranks.here().world_size))
     order_seed = settings.seed if settings.order_seed is None else settings.order_seed
@@ -471,6 +479,13 @@ def plan_distill(
         reuse=None if settings.reuse_views else _reuse(stream, training),
         checkpoint_every=settings.checkpoint_every,
         show_progress=show_progress,
+        tracking=Tracking(
+            wandb=settings.wandb,
+            mlflow=settings.mlflow,
+            name=Location.of(out).name,
+            group=group,
+            about={"student": config.model, **origin},
+        ),
         built=StudentToTrain(built),
     )
 

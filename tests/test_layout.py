@@ -95,6 +95,7 @@ ROOMS = (
     "stages/caching",
     "stages/verifying",
     "stages/recipes",
+    "stages/training/loggers",
     "stages/training",
     "stages/pretraining",
     "stages/published",

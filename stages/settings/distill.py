@@ -10,7 +10,7 @@ from ..models.settings import COMPUTING
 from ..recipes.settings import VALIDATION
 from .checkpoints import CheckpointSettings
 
-TARGETS, SEVERAL = "Targets", "Several students on one pass over the pairs"
+TARGETS, SEVERAL, TRACKING = "Targets", "Several students on one pass over the pairs", "Where figures are shown"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +70,15 @@ class DistillSettings(CheckpointSettings):
         False,
         group=COMPUTING,
         help="Replay each step's forward and backward pass as a CUDA graph: for small batches on a GPU. Not yet tried on one.",
+    )
+    wandb: str | None = setting(
+        None,
+        unit="PROJECT",
+        group=TRACKING,
+        help="Also log to this project of Weights & Biases; WANDB_MODE=offline keeps it in OUT/run.",
+    )
+    mlflow: str | None = setting(
+        None, unit="EXPERIMENT", group=TRACKING, help="Also log to this experiment of MLflow, at MLFLOW_TRACKING_URI."
     )
 
 

@@ -1,14 +1,14 @@
-"""Owns the log of a training run: log.jsonl and TensorBoard curves, in the bundle's `run`."""
+"""Owns the log of a training run: log.jsonl in the bundle's `run`, and what other programs show of it."""
 
 from __future__ import annotations
 
 import json
-import sys
 from types import TracebackType
-from typing import Any
 
 from ...pipeline.storage import Location
 from ...storage_schemas.fingerprint import canonical_json
+from .loggers.registry import open_loggers
+from .loggers.tracked import Tracking
 
 #: Steps between two lines of the log.
 LOG_EVERY = 20
@@ -21,21 +21,29 @@ class RunLog:
     On resume, lines beyond the checkpoint are cut off, so that each step is logged once.
     """
 
-    def __init__(self, folder: Location, *, step: int) -> None:
-        """`step`: steps done by the checkpoint that the run goes on from."""
+    def __init__(self, folder: Location, *, step: int, tracking: Tracking | None = None) -> None:
+        """
+        Args:
+            step: steps done by the checkpoint that the run goes on from.
+            tracking: which programs show the figures, beside TensorBoard.
+        """
         self._location = folder / "log.jsonl"
         self._keep(step)
         self._file = self._location.append()
-        self._curves = _curves(folder / "tensorboard", step)
+        self._loggers = open_loggers(folder, step, tracking or Tracking())
+        self._finished = False
 
     def write(self, *, step: int, epoch: int, **figures: float) -> None:
         """A line, and a point on every figure's curve."""
         line = {"step": step, "epoch": epoch, **{name: _rounded(value) for name, value in figures.items()}}
         self._file.write(canonical_json(line) + b"\n")
         self._file.flush()
-        if self._curves is not None:
-            for name, value in figures.items():
-                self._curves.add_scalar(name, value, step)
+        for logger in self._loggers:
+            logger.log(step, {"epoch": epoch, **figures})
+
+    def finish(self) -> None:
+        """The run is at its end: closing is no stop before it."""
+        self._finished = True
 
     def _keep(self, step: int) -> None:
         if not self._location.exists():
@@ -50,10 +58,10 @@ class RunLog:
         self._location.write_bytes(b"".join(kept))
 
     def close(self) -> None:
-        """Close log and curves."""
+        """Close log and loggers."""
         self._file.close()
-        if self._curves is not None:
-            self._curves.close()
+        for logger in self._loggers:
+            logger.close(finished=self._finished)
 
     def __enter__(self) -> RunLog:
         return self
@@ -66,19 +74,3 @@ class RunLog:
 
 def _rounded(value: float) -> float:
     return float(f"{value:.6g}")
-
-
-def _curves(folder: Location, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        print(
-            "distill: no TensorBoard curves; `pip install 'teachonce[tensorboard]'` brings them",
-            file=sys.stderr,
-        )
-        return None
-    path = folder.local_path()
-    if path is None:
-        print(f"distill: no TensorBoard curves in {folder}, which is no local folder", file=sys.stderr)
-        return None
-    return SummaryWriter(str(path), purge_step=step + 1 if step else None)

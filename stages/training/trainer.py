@@ -28,6 +28,7 @@ from .checkpoint import Best, Training, TrainState, save_best
 from .ema import Ema, put
 from .gradients import EagerGradients, Gradients
 from .graphed import CudaGraphs, GraphedGradients
+from .loggers.tracked import Tracking
 from .ranks import Ranks
 from .validation import Validation
 
@@ -52,6 +53,7 @@ class Trainer:
         compiled: whether `torch.compile` makes the student's forward and backward pass.
         cuda_graphs: whether both are recorded as CUDA graphs; for one rank, on a GPU, not compiled.
         checkpoint_every: steps between checkpoints beside those at the end of each epoch; None for no others.
+        tracking: which programs show its figures, beside TensorBoard.
     """
 
     student: Student
@@ -72,6 +74,7 @@ class Trainer:
     compiled: bool = False
     cuda_graphs: bool = False
     checkpoint_every: int | None = None
+    tracking: Tracking = field(default_factory=Tracking)
 
     def __post_init__(self) -> None:
         self._device = torch.device(self.compute.device)

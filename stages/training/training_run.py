@@ -48,7 +48,9 @@ class TrainingRun:
         self._state = load_checkpoint(trainer.folder, self._training, trainer.fingerprint)
         trainer.wrap()
         self._window = Window(timer, trainer.ranks)
-        self._log = RunLog(trainer.folder, step=self._state.step) if trainer.ranks.is_first else None
+        self._log: RunLog | None = None
+        if trainer.ranks.is_first:
+            self._log = RunLog(trainer.folder, step=self._state.step, tracking=trainer.tracking)
 
     @property
     def position(self) -> Position | None:
@@ -106,6 +108,8 @@ class TrainingRun:
         They are the best where there is a validation split, the moving average where there is one, else the last.
         """
         trainer = self._trainer
+        if self._log is not None:
+            self._log.finish()
         if self._state.best is not None:
             trainer.ranks.agree(None)  # all wait until the first rank has written it
             load_best(trainer.folder, self._training, self._state.best)

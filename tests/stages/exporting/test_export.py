@@ -53,8 +53,14 @@ def make(tmp_path_factory, tiny_clip):
         backbone = family_of(name).create(name, None, seed=0, size=size)
         torch.manual_seed(3)
         width = backbone.width if projector == "none" else WIDTH
-        depth = {"prompt_depth": 2, "prompt_length": 3} if prompts else {}
-        head = Head(width=backbone.width, embed_dim=width, projector=projector, normalized=normalized, **depth)
+        head = Head(
+            width=backbone.width,
+            embed_dim=width,
+            projector=projector,
+            normalized=normalized,
+            prompt_depth=2 if prompts else 0,
+            prompt_length=3 if prompts else 0,
+        )
         rng = np.random.default_rng(4)
         vectors = ClassVectors(
             names=("x", "y ü", "z"),
