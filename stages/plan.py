@@ -34,7 +34,7 @@ from .planning.drawn import drawn_corpus
 from .planning.figures import Basis, Figure
 from .planning.plan import CachePlan, Left
 from .planning.sampled_shards import freeze_sample
-from .planning.scratch import begin, folder_bytes, run_here
+from .planning.scratch import begin, cores_of_a_worker, folder_bytes, run_here
 from .planning.shard_sizes import ShardSizes, finished_sizes, shard_sizes
 from .planning.stand_in import stand_in_block, stand_in_logits, stand_in_vectors
 from .planning.store_sizes import fitting_rows
@@ -173,7 +173,7 @@ def plan_of_cache(
             view_interpolation=stage.views.interpolation,
         )
         clock.lap("sample")
-        tried = _timed(small, PlanSettings(), clock)
+        tried = _timed(small, PlanSettings(), clock, hours.on_ray)
         tried.description, tried.vectors = stage.description, _vectors_there(stage.store)
         tried.shards, tried.pairs = _shard_sizes(corpus, sampled), _pairs(sampled, tried, PlanSettings.seconds)
     left = [unit for unit in units if unit.key not in done]
@@ -290,7 +290,7 @@ def _with_teacher(
         view_interpolation=request.view_interpolation,
     )
     clock.lap("loading")
-    tried = _timed(small, request.planning, clock)
+    tried = _timed(small, request.planning, clock, request.hours.on_ray)
     whole = replace(small.spec, num_samples=corpus.rows, shard_size=corpus.shard_size)
     tried.description = replace(small.description, spec=new_spec(whole, small.spec.encoding))
     tried.vectors = vectors
@@ -324,15 +324,16 @@ def _put_vectors(store: Location, vectors: ClassVectors, origin: object) -> None
     write_class_vectors(open_root(store.zarr_store(), mode="a", where=store), vectors, origin)  # type: ignore[arg-type]
 
 
-def _timed(small: CacheStage, planning: PlanSettings, clock: Clock) -> Tried:
+def _timed(small: CacheStage, planning: PlanSettings, clock: Clock, on_ray: bool) -> Tried:
     """Time a worker on the sample."""
     begin(small, small.store)
-    worker = small.open()
-    clock.lap("opening")
-    try:
-        found = time_teacher(worker, list(small.plan()), planning.seconds, 2 * fitting_rows(small.spec))
-    finally:
-        worker.close()
+    with cores_of_a_worker(small.resources, on_ray):
+        worker = small.open()
+        clock.lap("opening")
+        try:
+            found = time_teacher(worker, list(small.plan()), planning.seconds, 2 * fitting_rows(small.spec))
+        finally:
+            worker.close()
     share = f"{found.views:,} views in {found.seconds:.1f} s" if found.views else "one batch alone, the first"
     return Tried(
         description=small.description,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
+from ...pipeline.cores import assign_cores, usable_cores
 from ...pipeline.ledger import Ledger, Plan
 from ...pipeline.storage import Location
-from ...pipeline.types import Stage, Timer
+from ...pipeline.types import Resources, Stage, Timer
 from ...storage_schemas.receipt import Receipt
 
 
@@ -38,3 +42,14 @@ def folder_bytes(folder: Location) -> tuple[int, int]:
     """(files, their bytes) below a folder."""
     sizes = [(folder / name).size() or 0 for name in folder.entries(deep=True)]
     return len(sizes), sum(sizes)
+
+
+@contextlib.contextmanager
+def cores_of_a_worker(needs: Resources, on_ray: bool) -> Iterator[None]:
+    """Inside, this process has the cores that a worker has: on Ray those that it asks for, with a GPU all that are left to it."""
+    if on_ray and not needs.gpus:
+        assign_cores(min(needs.cpus, usable_cores()))
+    try:
+        yield
+    finally:
+        assign_cores(None)

@@ -108,7 +108,11 @@ def store_sizes(description: StoreDescription, block: TargetBlock, basis: Mappin
         per_shard = whole[name] if fits is None else fits.at(name, spec.shard_rows)
         size = sum(
             count
-            * (per_shard if fits is None or rows == spec.shard_rows else fits.of_short(name, rows, spec.shard_rows))
+            * (
+                per_shard
+                if fits is None or rows == spec.shard_rows
+                else fits.of_short(name, rows, -(-rows // array.chunks[0]) * array.chunks[0])
+            )
             for rows, count in rows_of_shards.items()
         )
         grid = tuple(-(-s // c) for s, c in zip(array.shape, array.chunks, strict=True))
@@ -230,9 +234,9 @@ class _Fit:
             return larger * rows / many
         return larger + (larger - smaller) / (many - few) * (rows - many)
 
-    def of_short(self, name: str, rows: int, shard_rows: int) -> float:
-        """Bytes of a shard of fewer rows, whose chunks have room for more rows: those take nothing, or as much as any."""
-        whole, alone = self.at(name, shard_rows), self.at(name, rows)
+    def of_short(self, name: str, rows: int, room: int) -> float:
+        """Bytes of a shard of fewer rows, whose chunks have room for more: those take nothing, or as much as any."""
+        whole, alone = self.at(name, room), self.at(name, rows)
         larger, smaller = (sizes[name] for sizes in self.sizes)
         padding = (self.last[name] - smaller) / (larger - smaller) if larger != smaller else 0.0
         return alone + max(0.0, min(1.0, padding)) * (whole - alone)

@@ -178,3 +178,64 @@ def test_a_million_rows_by_tables_take_what_real_logits_took() -> None:
     assert close(found["view_params"]["bytes_a_row"], 27, 0.1)
     assert close(found["keys"]["bytes_a_row"], 16, 0.1)
     assert found["logits"]["bytes"]["from"] == "table"
+
+
+@pytest.mark.parametrize("encoding", list(ENCODINGS))
+def test_a_sample_smaller_than_a_shard_tells_what_whole_and_short_shards_take(encoding, tmp_path) -> None:
+    """400 rows stand for shards of 1,500, one of which is short; the real store is written with all rows."""
+    from teachonce.stages.planning.stand_in import stand_in_block
+    from teachonce.stages.planning.store_sizes import store_sizes
+    from teachonce.stages.planning.tried import new_spec
+    from teachonce.stages.views.spec import ViewSpec
+    from teachonce.storage_schemas.store_description import StoreDescription, StoreSpec, TargetSpec
+    from teachonce.storage_schemas.target_store import TargetBlock, create_arrays, open_root, write_block
+
+    targets = (
+        TargetSpec(name="logits", axes=("sample", "view", "class"), shape=(60,)),
+        TargetSpec(name="embedding", axes=("sample", "view", "channel"), shape=(700,)),
+    )
+    views = ViewSpec(kind="random_resized_crop", count=6)
+    bare = StoreSpec(num_samples=3700, shard_size=1500, num_views=6, targets=targets, encoding=ENCODINGS[encoding])
+    spec = new_spec(bare, ENCODINGS[encoding])
+    description = StoreDescription(spec=spec, fingerprint={}, views=views.to_json(), teacher={}, shards="")
+    all_rows = stand_in_block(spec, views, 3700)
+
+    def part(rows: slice) -> TargetBlock:
+        values = {name: target[rows] for name, target in all_rows.targets.items()}
+        return TargetBlock(
+            keys=all_rows.keys[rows],
+            valid=all_rows.valid[rows],
+            view_params=all_rows.view_params[rows],
+            targets=values,
+        )
+
+    found = store_sizes(description, part(slice(0, 400)), {})
+    root = open_root(str(tmp_path / "store"), mode="a")
+    create_arrays(root, description)
+    for shard in range(3):
+        write_block(root, spec, shard, part(spec.rows(shard)))
+    real = files_below(tmp_path / "store")
+    for array in found.arrays:
+        sizes = [size for name, size in real.items() if name.startswith(f"{array.name}/c/")]
+        assert array.objects == len(sizes), array.name
+        assert abs(array.bytes.value - sum(sizes)) <= max(0.02 * sum(sizes), 48), array.name
+    assert found.metadata_bytes == sum(size for name, size in real.items() if name.endswith("zarr.json"))
+
+
+def test_a_worker_of_ray_has_the_cores_that_it_asks_for(monkeypatch) -> None:
+    from teachonce.pipeline import cores
+    from teachonce.pipeline.types import Resources
+    from teachonce.stages.planning import scratch
+
+    monkeypatch.setattr(cores, "_quota", lambda: None)
+    monkeypatch.setattr(cores.os, "sched_getaffinity", lambda pid: set(range(6)))
+    seen = {}
+    for name, needs, on_ray in (
+        ("ray", Resources(cpus=2), True),
+        ("here", Resources(cpus=2), False),
+        ("gpu", Resources(cpus=2, gpus=1.0), True),
+    ):
+        with scratch.cores_of_a_worker(needs, on_ray):
+            seen[name] = cores.usable_cores()
+    assert seen == {"ray": 2, "here": 6, "gpu": 6}
+    assert cores.usable_cores() == 6
