@@ -136,7 +136,7 @@ def decode_alone(setting: Setting, views: int) -> float:
 
     def work() -> None:
         for shard in range(shards.corpus.num_shards):
-            rows = list(shards.corpus.shard_rows(shard))
+            rows = list(shards.corpus.rows(shard))
             keys = [entry.key for entry in shards.manifest().shard(shard)]
             for _ in in_order(opened, tasks_of(shard, rows, keys, size), pool.ahead):
                 pass

@@ -59,7 +59,7 @@ def classes_in_a_batch(corpus: Path, out: Path, order: str) -> float:
     stage = plan_shard([str(corpus)], out=str(out), settings=settings)
     labels = [label for _, label in open_manifest(stage.out, stage.corpus).labels()]
     classes_N = np.unique(labels, return_inverse=True)[1]
-    rows_per_shard = np.array([len(stage.corpus.shard_rows(shard)) for shard in range(stage.corpus.num_shards)])
+    rows_per_shard = np.array([len(stage.corpus.rows(shard)) for shard in range(stage.corpus.num_shards)])
     epoch = EpochOrder(seed=0, epoch=0, rows_per_shard=rows_per_shard, window=window_shards(rows_per_shard))
     shards_N, positions_N = epoch.samples(0, epoch.num_samples)
     read_N = classes_N[shards_N * SHARD_SIZE + positions_N]

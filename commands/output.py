@@ -19,10 +19,10 @@ def json_option(command: Command) -> Command:
     return option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")(command)
 
 
-def report(summary: Summary, out: object, as_json: bool) -> None:
-    """What a run of a stage did: one line for people on stderr, or JSON on stdout."""
+def report(summary: Summary, out: object, as_json: bool, **more: Any) -> None:
+    """What a run of a stage did: one line for people on stderr, or JSON on stdout, with `more`."""
     if as_json:
-        print_json({"out": str(out), **summary.__dict__})
+        print_json({"out": str(out), **summary.__dict__, **more})
         return
     from ..pipeline.ledger import noun_of
 

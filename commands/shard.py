@@ -28,14 +28,27 @@ def shard(
     CORPUS is one or more folders, tars (plain or WebDataset), or lists of paths and URLs (text, CSV, JSON, Parquet), each
     PATH or NAME=PATH; or coop:NAME/SPLIT=DATA for a split of a data set (see `teachonce datasets`). Labels, where
     folder names, sidecar files or splits give them, are kept as metadata; nothing needs them.
+
+    With --append, images that the shards do not have yet become new shards; what is there stays as it is.
     """
-    from ..pipeline.runner import run_stage
+    from ..pipeline.runner import Summary, run_stage
     from ..stages.corpora.label import no_labels_text
     from ..stages.corpora.left_out import left_out_text
     from ..stages.shard import plan_shard
 
     stage = plan_shard(corpus, out=out, settings=settings)
-    report(run_stage(stage, stage.out, executor.make()), stage.out, as_json)
+    appended = stage.appended
+    if appended is not None:
+        for line in appended.lines():
+            say(f"shard --append: {line}.")
+    more = {} if appended is None else {"append": appended.to_json()}
+    if appended is not None and not appended.new:
+        if as_json:
+            report(Summary(stage=stage.name, units=0), stage.out, as_json, **more)
+        else:
+            say(f"Nothing to add. Output: {stage.out}")
+        return
+    report(run_stage(stage, stage.out, executor.make()), stage.out, as_json, **more)
     if notice := left_out_text(stage.corpus.left_out, skipped=stage.corpus.skipped):
         say(f"{notice[0].upper()}{notice[1:]}.")
     if notice := no_labels_text(stage.corpus.no_labels):

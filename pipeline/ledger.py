@@ -70,10 +70,19 @@ class _PlanFile:
 
 @dataclass(frozen=True)
 class Ledger:
-    """The ledger of one stage under its output folder."""
+    """The ledger of one stage under its output folder.
+
+    Attributes:
+        stage: its name; `shard.2` is what `teachonce shard` added to an output as its second generation.
+    """
 
     out: Location
     stage: str
+
+    @property
+    def command(self) -> str:
+        """The command that writes it."""
+        return self.stage.partition(".")[0]
 
     @property
     def folder(self) -> Location:
@@ -101,7 +110,7 @@ class Ledger:
             what="not a plan",
             code="plan-malformed",
             where=location,
-            hint=f"restore it from a copy, or run `teachonce {self.stage}` with another --out",
+            hint=f"restore it from a copy, or run `teachonce {self.command}` with another --out",
         )
         return Plan(
             stage=found.stage,
@@ -120,7 +129,7 @@ class Ledger:
             MismatchError: the folder holds work that was done under another fingerprint.
             InputError: the folder holds what this stage did not make.
         """
-        check_output(self.out, self.stage)
+        check_output(self.out, self.command)
         if self.plan() is None:
             self._plan_file.write_if_absent(plan.to_bytes())
         self.check(plan, hint)
@@ -194,8 +203,27 @@ class Ledger:
         return [at for at in times if at is not None]
 
     def is_intact(self, receipt: Receipt) -> bool:
-        """True if every file that the receipt vouches for is there with the right size. One stat a file."""
-        return all((self.out / o.path).size() == o.bytes for o in receipt.outputs)
+        """True if every file that the receipt vouches for is there with the right size. One stat a file.
+
+        A file that is to replace one of an earlier generation may still have its name with the generation's number behind it.
+        """
+        return all(
+            (self.out / o.path).size() == o.bytes
+            or (self.generation > 1 and (self.out / f"{o.path}.{self.generation}").size() == o.bytes)
+            for o in receipt.outputs
+        )
+
+    def superseded(self) -> set[str]:
+        """Keys of units whose files `teachonce retry-failed` has written anew since; the receipts here are of what was."""
+        ledgers = (Ledger(self.out, name) for name in (self.out / LEDGER).names())
+        later = [one for one in ledgers if one.command == "retry-failed" and one.generation > self.generation]
+        return {key for ledger in later for key in ledger.done_keys()}
+
+    @property
+    def generation(self) -> int:
+        """Of its output, from 1 on."""
+        number = self.stage.partition(".")[2]
+        return int(number) if number.isdecimal() else 1
 
     def intact_keys(self) -> set[str]:
         """Keys of the units that are done, and whose files are there."""

@@ -15,7 +15,7 @@ from .ledger import Ledger, Plan, noun_of
 from .output import another_output
 from .progress import Progress
 from .storage import Location
-from .types import Stage, Unit, ledger_of
+from .types import Growth, Stage, Unit, ledger_of
 from .worker import Outcome
 
 #: From this share on, unusable rows are reported with their reasons.
@@ -126,9 +126,14 @@ class StageRun:
             ),
             hint=f"use the options of the first run, or {another_output(out, stage.name)}",
         )
-        self._done = self.ledger.intact_keys()
+        intact = self.ledger.intact_keys()
+        self._done: set[str] = set()
+        self.done_rows = 0
+        for unit in stage.plan() if intact else ():
+            if unit.key in intact:  # a ledger may have receipts of units that are another generation's by now
+                self._done.add(unit.key)
+                self.done_rows += unit.rows
         self.summary = Summary(stage=stage.name, units=units, done_before=len(self._done))
-        self.done_rows = sum(unit.rows for unit in stage.plan() if unit.key in self._done) if self._done else 0
 
     @property
     def has_units_left(self) -> bool:
@@ -162,6 +167,9 @@ class StageRun:
         if self.summary.failed:
             raise failure(self.summary, self.codes, self._out)
         _count_unusable(self.summary, self.ledger)
+        if isinstance(self._stage, Growth):
+            self._stage.commit()
+            return self.summary
         if 0 < self.summary.all_rows == sum(self.summary.unusable.values()):
             raise InputError(
                 "not one image can be used",

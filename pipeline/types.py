@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from ..storage_schemas.fingerprint import Fingerprint
 from ..storage_schemas.receipt import Receipt
@@ -147,3 +147,11 @@ class Stage(Protocol):
 def ledger_of(stage: Stage) -> str:
     """The name of a stage's ledger: its own, or that of the stage whose output it makes."""
     return str(getattr(stage, "ledger", stage.name))
+
+
+@runtime_checkable
+class Growth(Stage, Protocol):
+    """A stage that adds to an output that is in use: what its units write counts only from `commit` on."""
+
+    def commit(self) -> None:
+        """Called by the driver once all units are done, and again where the same command runs again. One write makes it count."""

@@ -230,6 +230,7 @@ def plan_cache(
         targets=tuple(_target(offer, shard_set, views.count, encoding) for offer in offers),
         encoding=encoding,
         colors=views.has_colors,
+        parts=shard_set.corpus.layout.parts,
     )
     plan = Ledger(store, CacheStage.name).plan()
     described = None if plan is None else read_description(root, store)
@@ -281,7 +282,7 @@ def _target(offer: Offer, shards: ShardSet, num_views: int, encoding: FloatEncod
         offer.axes,
         offer.shape,
         shard_size=shards.corpus.shard_size,
-        num_samples=shards.corpus.num_samples,
+        num_rows=shards.corpus.num_rows,
         num_views=num_views,
         encoding=encoding,
     )

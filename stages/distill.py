@@ -407,6 +407,7 @@ def plan_distill(
         views=settings.views,
         accept_other_pixels=settings.accept_other_pixels,
     )
+    shard_set = stream.shards
     parts = workers * training.accumulate
     check_batch(stream.num_samples, training.batch_size, drop_last=True, world_size=parts)
     checking = _validation(validation, settings.validation_by, chosen.vectors, shard_set)

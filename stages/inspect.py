@@ -78,7 +78,7 @@ def _inspect(stored: Stored, top: int, watchers: Sequence[Watcher]) -> tuple[dic
     description = stored.description
     coverage = _coverage(stored, top)
     facts |= {
-        "arrays": _arrays(stored, coverage["rows_done"] / coverage["rows"]),
+        "arrays": _arrays(stored, coverage["rows_done"] / stored.spec.num_rows),
         "fingerprint": dict(description.fingerprint),
         "fingerprint_digest": digest_json(dict(description.fingerprint)),
         "teacher": dict(description.teacher),

@@ -21,6 +21,7 @@ from ..storage_schemas.manifest import Entry
 from ..storage_schemas.store_description import StoreDescription, StoreSpec, TargetSpec
 from ..storage_schemas.target_store import open_root
 from .cache import CacheStage, plan_cache
+from .corpora.corpus_sources import first_sources
 from .corpora.shards import ShardSet
 from .inputs.classes import read_classes
 from .inputs.sources import open_sources
@@ -232,14 +233,14 @@ def _sampled(corpus: PlannedCorpus, out: Location) -> _Sampled:
     sample = freeze_sample(corpus, out, shard_size=size)
     stage = ShardStage(
         out=out,
-        sources=(sample.source,),
+        sources=first_sources((sample.source,)),
         corpus=sample.corpus,
         kind=kind_named(corpus.sample_kind, where=corpus.name),
         give_up_on_unreachable=True,
     )
     run_here(stage, out)
     shards = ShardSet.open(out)
-    bad = [row for receipt in shards.ledger.receipts() for row in receipt.invalid_rows]
+    bad = [row for receipt in shards.receipts() for row in receipt.invalid_rows]
     if len(bad) == len(sample.entries):
         raise InputError(
             "not one image of the sample can be used",

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
+from ..pipeline.ledger import Ledger
 from ..pipeline.output import check_output, claim_output
 from ..pipeline.settings import check
 from ..pipeline.storage import Location
 from ..pipeline.types import Resources, RunUnit, Timer, Unit
-from ..storage_schemas.errors import InputError, Unreachable
+from ..storage_schemas.corpus_history import CorpusState
+from ..storage_schemas.errors import IncompleteError, InputError, Unreachable
 from ..storage_schemas.fingerprint import Fingerprint
 from ..storage_schemas.formats import SHARDS
 from ..storage_schemas.manifest import Corpus, Entry, ManifestReader
+from ..storage_schemas.plain_text import typed
 from ..storage_schemas.receipt import InvalidRow, Output, Receipt
 from ..storage_schemas.samples import content_digest, sample_metadata, shard_name
 from ..storage_schemas.tar_file import TarFile
 from ..storage_schemas.tar_index import encode_index
-from .corpora.corpus import freeze_corpus
+from .corpora import generations
+from .corpora.appending import Appended, freeze_append, refuse_changed
+from .corpora.corpus import check_frozen, freeze_corpus
+from .corpora.corpus_sources import CorpusSource, first_sources, sources_again
 from .corpora.images import BadImage, one_image
-from .corpora.manifest_file import open_manifest
-from .corpora.reading import read_image, unreachable_reason
+from .corpora.manifest_file import CORPUS, open_manifest, read_corpus
+from .corpora.reading import unreachable_reason
+from .corpora.shards import ShardSet
 from .corpora.source import Source
+from .corpora.spelling import split_name
 from .inputs.sources import open_sources
 from .samples.images import IMAGES
 from .samples.kind import SampleKind
@@ -35,28 +45,46 @@ class ShardStage:
     """Shard *i* of the manifest becomes `NNNNNN.tar`, `NNNNNN.index.npy` and a receipt.
 
     Attributes:
+        sources: those that its shards need, at least.
+        corpus: in the state that it has once they are all done.
+        shards: that it writes; None for all.
+        generation: the number of the state that they came with; its ledger has their receipts.
+        appended: what `--append` found; None without it, and where an append is resumed.
         give_up_on_unreachable: images that cannot be read at the moment become unusable rows; else they fail their shard.
     """
 
     out: Location
-    sources: tuple[Source, ...]
+    sources: tuple[CorpusSource, ...]
     corpus: Corpus
     kind: SampleKind
+    shards: Sequence[int] | None = None
+    generation: int = 1
+    appended: Appended | None = None
     give_up_on_unreachable: bool = False
 
     name = "shard"
     resources = Resources()
 
     @property
+    def _state(self) -> CorpusState:
+        return self.corpus.states[self.generation - 1]
+
+    @property
+    def ledger(self) -> str:
+        """The name of its ledger."""
+        return self._state.ledger(self.generation)
+
+    @property
     def fingerprint(self) -> Fingerprint:
-        fields = {"schema_version": SHARDS.version, "corpus_id": self.corpus.corpus_id}
+        version = 1 if self.generation == 1 else SHARDS.version
+        fields = {"schema_version": version, "corpus_id": self._state.corpus_id}
         if self.corpus.resize is not None:
             fields |= {"resize": self.corpus.resize, **(self.kind.reducer() or {})}
         return Fingerprint(fields=fields)
 
     def plan(self) -> Iterator[Unit]:
-        for shard in range(self.corpus.num_shards):
-            yield Unit(key=shard_name(shard), rows=len(self.corpus.shard_rows(shard)), inputs={"shard": shard})
+        for shard in range(self.corpus.num_shards) if self.shards is None else self.shards:
+            yield Unit(key=shard_name(shard), rows=len(self.corpus.rows(shard)), inputs={"shard": shard})
 
     def open(self) -> RunUnit:
         return _Writing(self, open_manifest(self.out, self.corpus))
@@ -69,7 +97,7 @@ class ShardStage:
         with timer.laps() as lap:
             with tar.create(settle=False) as file:
                 writer = TarFile(file)
-                for row, entry in zip(self.corpus.shard_rows(shard), entries, strict=True):
+                for row, entry in zip(self.corpus.rows(shard), entries, strict=True):
                     hasher.update(f"{row} {entry.key} {entry.digest}\n".encode())
                     try:
                         data = self._read(entry)
@@ -112,7 +140,7 @@ class ShardStage:
         if entry.problem is not None:
             raise BadImage(entry.problem)
         try:
-            data = read_image(self.sources[entry.source], self._path_in_source(entry), entry.offset, entry.size)
+            data = self._source(entry).read(entry)
         except BadImage:  # it could be read when the manifest was frozen
             data = b""
         if len(data) != entry.size or content_digest(data) != entry.digest:
@@ -122,17 +150,43 @@ class ShardStage:
                 where=entry.path,
                 expected=f"{entry.size} bytes with digest {entry.digest}",
                 found=f"{len(data)} bytes, {content_digest(data)}",
-                hint="put the file back, or shard the changed corpus to another --out",
+                hint=self._instead,
             )
         return data
 
-    def _path_in_source(self, entry: Entry) -> str:
-        return entry.path if len(self.sources) == 1 else entry.path.partition("/")[2]
+    def _source(self, entry: Entry) -> CorpusSource:
+        for source in self.sources:
+            if source.index == entry.source:
+                return source
+        name = self.corpus.sources[entry.source].name if self.corpus.sources else str(entry.source)
+        raise InputError(
+            "a source of this shard was not given",
+            code="source-not-given",
+            where=entry.path,
+            expected=f"the source '{name}'",
+            found=", ".join(source.source.name for source in self.sources),
+            hint=f"add {typed(name)}=PATH to the command",
+        )
+
+    @property
+    def _instead(self) -> str:
+        if read_corpus(self.out).corpus_id == self.corpus.corpus_id:
+            return "put the file back, or shard the changed corpus to another --out"
+        given_up = shlex.quote(str(self.out / generations.NEXT_CORPUS))
+        return f"put the file back, then run the same command again; or give up what was begun: rm {given_up}"
 
     def _check(self, data: bytes) -> tuple[bytes, str]:
         if self.corpus.resize is not None:
             data = self.kind.reduce(data, self.corpus.resize, self.corpus.max_pixels)
         return data, self.kind.probe(data, self.corpus.max_pixels)
+
+
+class AppendStage(ShardStage):
+    """The new shards of a corpus that grows."""
+
+    def commit(self) -> None:
+        """Make them a part of the corpus."""
+        generations.commit(self.out, self.corpus)
 
 
 @dataclass(frozen=True)
@@ -156,6 +210,9 @@ def plan_shard(
 ) -> ShardStage:
     """Freeze the corpus and return the stage that shards it.
 
+    With `append` in the settings it is the stage that adds what is new; one without units where nothing is.
+    Without, in shards that grew: the stage that does anew what of them lost its receipt.
+
     Args:
         corpus: folders, tars, or lists, each `PATH` or `NAME=PATH`.
         out: folder for manifest, tars and ledger.
@@ -163,7 +220,8 @@ def plan_shard(
         kind: what files count as samples, and how they are checked and reduced.
 
     Raises:
-        InputError, MismatchError, Unreachable: see `open_sources` and `freeze_corpus`; an impossible setting.
+        InputError, MismatchError, Unreachable: see `open_sources`, `freeze_corpus` and `freeze_append`; an impossible setting.
+        IncompleteError: what is to be added to is not finished; or, without `append`, what was begun to be added.
     """
     settings = settings or ShardSettings()
     check(settings)
@@ -175,13 +233,93 @@ def plan_shard(
             where="--resize",
             hint="leave it out",
         )
-    check_output(location, ShardStage.name, inputs=corpus)
+    check_output(location, "shard", inputs=corpus)
     sources = open_sources(corpus, kind=kind, max_bytes=settings.max_bytes)
-    claim_output(location, ShardStage.name)
+    if settings.append or has_grown(location):
+        named = any(split_name(argument)[0] for argument in corpus)
+        return _plan_grown(sources, location, settings, kind, named=named)
+    claim_output(location, "shard")
+    placed = first_sources(sources)
     return ShardStage(
         out=location,
-        sources=sources,
-        corpus=freeze_corpus(sources, location, sample_kind=kind.name, **asdict(settings)),
+        sources=placed,
+        corpus=freeze_corpus(placed, location, sample_kind=kind.name, **_of_corpus(settings)),
         kind=kind,
         give_up_on_unreachable=settings.give_up_on_unreachable,
+    )
+
+
+def _of_corpus(settings: ShardSettings) -> dict[str, Any]:
+    return {name: value for name, value in asdict(settings).items() if name != "append"}
+
+
+def has_grown(out: Location) -> bool:
+    """Whether a folder of shards has more states than its first, or one that is being prepared."""
+    return (out / CORPUS).exists() and (generations.pending(out) is not None or bool(read_corpus(out).history))
+
+
+def _plan_grown(
+    sources: Sequence[Source], out: Location, settings: ShardSettings, kind: SampleKind, *, named: bool
+) -> ShardStage:
+    """The stage that adds to shards; without `append`, the one that does shards anew whose receipts are gone."""
+    prepared = generations.pending(out) if (out / CORPUS).exists() else None
+    shards = ShardSet.open(out) if settings.append else ShardSet(out)
+    corpus = shards.corpus
+    fields = _of_corpus(settings)
+    fields.pop("give_up_on_unreachable")
+    check_frozen(corpus, out, sample_kind=kind.name, **fields)
+    placed, names = sources_again(sources, prepared or corpus, out, named=named)
+    stage = ShardStage(
+        out=out,
+        sources=placed,
+        corpus=corpus,
+        kind=kind,
+        give_up_on_unreachable=settings.give_up_on_unreachable,
+    )
+    if prepared is not None:
+        if not settings.append or prepared.mended or len(names) > len(prepared.sources):
+            raise _unfinished(out, prepared)
+        return _appending(stage, prepared, None)
+    if settings.append:
+        following, appended = freeze_append(
+            shards, placed, names, give_up_on_unreachable=settings.give_up_on_unreachable
+        )
+        if following is None:
+            return replace(stage, shards=(), generation=len(corpus.states), appended=appended)
+        return _appending(stage, following, appended)
+    refuse_changed(shards, placed, names)
+    place = next((i for i, ledger in enumerate(shards.ledgers) if not _is_intact(ledger)), len(shards.ledgers) - 1)
+    own = [shard for shard in range(corpus.num_shards) if shards.ledger_of(shard) == shards.ledgers[place]]
+    return replace(stage, shards=own, generation=place + 1)
+
+
+def _appending(stage: ShardStage, corpus: Corpus, appended: Appended | None) -> AppendStage:
+    """The stage that writes the last state's shards."""
+    return AppendStage(
+        out=stage.out,
+        sources=stage.sources,
+        corpus=corpus,
+        kind=stage.kind,
+        shards=range(corpus.history[-1].num_shards, corpus.num_shards),
+        generation=len(corpus.states),
+        appended=appended,
+        give_up_on_unreachable=stage.give_up_on_unreachable,
+    )
+
+
+def _is_intact(ledger: Ledger) -> bool:
+    plan, superseded = ledger.plan(), ledger.superseded()
+    done = [r for r in ledger.receipts() if r.key in superseded or ledger.is_intact(r)]
+    return plan is not None and len(done) == plan.units
+
+
+def _unfinished(out: Location, prepared: Corpus) -> IncompleteError:
+    begun = "`teachonce retry-failed`" if prepared.mended else "`teachonce shard --append`"
+    names = ", ".join(source.name for source in prepared.sources)
+    return IncompleteError(
+        "what was begun to be added to these shards is not finished",
+        code="append-unfinished",
+        where=out,
+        expected=f"the same {begun} command again" + ("" if prepared.mended else f", with the sources {names}"),
+        hint=f"finish that first; or give it up: rm {shlex.quote(str(out / generations.NEXT_CORPUS))}",
     )

@@ -32,7 +32,7 @@ _NOTES = {"wait": "for the next images"}
 _EXAMPLES = 3
 
 #: Stages in the order in which they follow each other.
-_ORDER = ("shard", "import", "pretrain", "vectors", "cache", "distill")
+_ORDER = ("shard", "retry-failed", "import", "pretrain", "vectors", "cache", "distill")
 
 #: The stage that makes each kind of folder, and what comes after it.
 _MAKERS = {"shards": ("shard",), "target store": ("cache",)}
@@ -121,9 +121,10 @@ def exit_code(facts: dict[str, Json]) -> int:
     return {"complete": 0, "units left": EXIT_UNITS_LEFT, "failed units": EXIT_UNITS_FAILED}[facts["state"]]
 
 
-def _place(ledger: Ledger) -> tuple[int, str]:
-    """Stages come in the order in which they follow each other, of several outputs by name."""
-    return (_ORDER.index(ledger.stage) if ledger.stage in _ORDER else len(_ORDER), str(ledger.out))
+def _place(ledger: Ledger) -> tuple[int, str, int]:
+    """Stages come in the order in which they follow each other, of several outputs by name, then by generation."""
+    place = _ORDER.index(ledger.command) if ledger.command in _ORDER else len(_ORDER)
+    return place, str(ledger.out), ledger.generation
 
 
 def _this_moment() -> datetime.datetime:
@@ -136,8 +137,11 @@ def _stage(ledger: Ledger, examples: int) -> dict[str, Json]:
     assert plan is not None  # `Ledger.stages` lists those that have one
     done = damaged = rows_done = 0
     invalid: list[InvalidRow] = []
+    superseded = ledger.superseded()
     for receipt in ledger.receipts():
-        if ledger.is_intact(receipt):
+        if receipt.key in superseded:  # a later ledger has what is unusable in it now
+            done, rows_done = done + 1, rows_done + receipt.rows
+        elif ledger.is_intact(receipt):
             done, rows_done = done + 1, rows_done + receipt.rows
             invalid += receipt.invalid_rows
         else:
@@ -295,7 +299,8 @@ def _failures(stage: dict[str, Any]) -> str:
 
 
 def _next(stage: dict[str, Any]) -> str:
-    again = f"run the same `teachonce {printable(stage['stage'])}` command again; finished units are kept"
+    command = stage["stage"].partition(".")[0]
+    again = f"run the same `teachonce {printable(command)}` command again; finished units are kept"
     if stage["failed"]:
         return f"  Next: mend the cause, then {again}"
     return f"  Next: {again}" if stage["left"] else ""

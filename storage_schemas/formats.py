@@ -53,11 +53,12 @@ class Format:
         )
 
 
-#: Manifest, `corpus.json`, tars and their indexes.
-SHARDS = Format(name="shards")
+#: Manifest, `corpus.json`, tars and their indexes. Version 2 has a history: images were added since, or mended; others are written
+#: as version 1.
+SHARDS = Format(name="shards", version=2)
 
-#: Arrays of rows, and the root group that describes them. Version 2 has targets of more than one axis beside sample and view; a
-#: store without such targets is written as version 1. Version 3 has targets with encodings of their own.
+#: Arrays of rows, and the root group that describes them. Version 2 has targets of more than one axis beside sample and view. Version 3
+#: has targets with encodings of their own, or a short shard in the middle. A store is written as the lowest version that has it.
 TARGET_STORE = Format(name="a target store", kind="target store", version=3)
 
 #: Arrays of classes, in a target store. They have no version of their own on disk; it is part of the fingerprint of `vectors`.

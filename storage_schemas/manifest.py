@@ -6,19 +6,24 @@ It holds no absolute paths, so a corpus that moves keeps its identity.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import IO, Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .corpus_history import CorpusState, faults_of, parts_of
 from .errors import DamagedError
 from .fingerprint import Json, canonical_json
 from .formats import SHARDS
 from .json_file import Count, Positive, as_schema, read_json, seal, unseal
+from .plain_text import counted
+from .row_layout import RowLayout
 from .samples import IMAGE, Order
 
 _COLUMNS: list[Any] = [
@@ -61,6 +66,17 @@ class Entry:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SourceName:
+    """A source of a corpus, by the name that the user knows it by; the paths of its images begin with `prefix`."""
+
+    name: str
+    prefix: str = ""
+
+    def to_json(self) -> Json:
+        return {"name": self.name, **({"prefix": self.prefix} if self.prefix else {})}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Corpus:
     """The identity of a frozen manifest, kept beside it as `corpus.json`; written last, so it vouches for it.
 
@@ -68,7 +84,8 @@ class Corpus:
         name: part of every key.
         corpus_id: blake2b-128 over all entries, the shard size and the order: equal ids mean equal rows.
         listing_id: the same over paths and sizes only: shows cheaply whether a folder has changed.
-        num_samples, shard_size, num_shards: row = shard * shard_size + offset; only the last shard is shorter.
+        num_samples, shard_size, num_shards: row = shard * shard_size + offset; the last shard may be short, and in a corpus that grew
+            the last one of each part (see `layout`).
         resize: shorter side in pixels that images were reduced to, or None for the original bytes.
         max_pixels: larger images are recorded as unusable.
         max_bytes: so are longer files; what came later is written only where it is not 1 GiB.
@@ -80,6 +97,10 @@ class Corpus:
         left_out: what was left out, those too: kind, number of entries, path of the first; written only where there is any.
         no_labels: what stood where labels should and was none: kind, number of images, path of the first; written only
             where there is any.
+        sources: by their numbers; early versions did not write them.
+        history: states that the corpus was in before it grew or was mended, the first one first; written, as what follows, only where
+            there is any.
+        mended, replaced: rows that the last change mended, as in `CorpusState`.
     """
 
     name: str
@@ -97,16 +118,30 @@ class Corpus:
     manifest_footer: str | None = None
     no_labels: Sequence[Mapping[str, Json]] = ()
     left_out: Sequence[Mapping[str, Json]] = ()
+    sources: tuple[SourceName, ...] = ()
+    history: tuple[CorpusState, ...] = ()
+    mended: tuple[Count, ...] = ()
+    replaced: tuple[Count, ...] = ()
+
+    @property
+    def version(self) -> int:
+        """The version of the format that holds it."""
+        return 2 if self.history else 1
 
     def to_bytes(self) -> bytes:
-        fields = {"schema_version": SHARDS.version, **self.__dict__}
+        fields = {
+            "schema_version": self.version,
+            **{field.name: getattr(self, field.name) for field in dataclasses.fields(self)},
+        }
         if self.max_bytes == 1 << 30:
             del fields["max_bytes"]
         if self.sample_kind == IMAGE:
             del fields["sample_kind"]
         if self.order == "source":
             del fields["order"]
-        for name in ("no_labels", "left_out"):
+        fields["history"] = [state.to_json() for state in self.history]
+        fields["sources"] = [source.to_json() for source in self.sources]
+        for name in ("no_labels", "left_out", "sources", "history", "mended", "replaced"):
             if not fields[name]:
                 del fields[name]
         if self.manifest_footer is None:
@@ -131,18 +166,46 @@ class Corpus:
         # Before the seal: another version may seal in another way.
         SHARDS.check(fields.get("schema_version"), where=where, hint="run `teachonce shard` with another --out")
         corpus = as_schema(unseal(fields, where=where, hint=about["hint"]), Corpus, **about)
-        if corpus.num_shards != -(-corpus.num_samples // corpus.shard_size):
+        if corpus.num_shards != corpus.layout.num_shards or faults_of(corpus.states, corpus.shard_size):
             raise DamagedError(
                 **about,
-                expected=f"{-(-corpus.num_samples // corpus.shard_size)} shards for {corpus.num_samples} samples",
-                found=corpus.num_shards,
+                expected=f"{counted(corpus.layout.num_shards, 'shard')} for {counted(corpus.num_samples, 'sample')}",
+                found=faults_of(corpus.states, corpus.shard_size) or corpus.num_shards,
             )
         return corpus
 
-    def shard_rows(self, shard: int) -> range:
+    @property
+    def states(self) -> tuple[CorpusState, ...]:
+        """Its states from the first to the present one, which are its generations 1, 2, …"""
+        now = CorpusState(
+            corpus_id=self.corpus_id,
+            num_samples=self.num_samples,
+            num_shards=self.num_shards,
+            mended=tuple(self.mended),
+            replaced=tuple(self.replaced),
+        )
+        return (*self.history, now)
+
+    @cached_property
+    def layout(self) -> RowLayout:
+        """Which rows a shard holds."""
+        return RowLayout.of(self.shard_size, parts_of(self.states))
+
+    @property
+    def num_rows(self) -> int:
+        """One more than the last row; more than there are samples, where a shard in the middle is short."""
+        return self.layout.num_rows
+
+    def rows(self, shard: int) -> range:
         """Rows of one shard."""
-        start = shard * self.shard_size
-        return range(start, min(start + self.shard_size, self.num_samples))
+        return self.layout.rows(shard)
+
+    def as_of(self, corpus_id: str) -> Corpus | None:
+        """The corpus as it was when it had this id: of its present manifest, the rows that it had; None where it never had it."""
+        for place, state in enumerate(self.states):
+            if state.corpus_id == corpus_id:
+                return replace(self, history=self.states[:place], **state.__dict__)
+        return None
 
 
 def write_manifest(file: BinaryIO, shards: Iterable[list[Entry]]) -> tuple[str, int]:
@@ -203,7 +266,8 @@ class ManifestReader:
     Args:
         file: the Parquet file, open for reading and seeking; it stays open for as long as it is read.
         where: its name in errors.
-        corpus: what was written beside it; its footer's digest is compared. None compares nothing.
+        corpus: what was written beside it: the footer's digest is compared, and rows that came later are left out. None compares
+            nothing, and gives all.
 
     Raises:
         DamagedError: at once or while reading: not a manifest, or bytes of it changed since it was written.
@@ -219,6 +283,11 @@ class ManifestReader:
             self._file = pq.ParquetFile(file, page_checksum_verification=True)
             if not self._file.schema_arrow.equals(MANIFEST_SCHEMA):
                 raise _damaged(where, "other columns than a manifest's")
+            self._num_shards = int(self._file.num_row_groups) if corpus is None else corpus.num_shards
+            if self._num_shards > self._file.num_row_groups:
+                raise _damaged(
+                    where, f"{counted(self._file.num_row_groups, 'row group')} for {self._num_shards} shards"
+                )
 
     @contextlib.contextmanager
     def _readable(self) -> Iterator[None]:
@@ -237,12 +306,12 @@ class ManifestReader:
 
     @property
     def num_shards(self) -> int:
-        """Row groups in the file."""
-        return int(self._file.num_row_groups)
+        """Row groups that are read."""
+        return self._num_shards
 
     def __iter__(self) -> Iterator[Entry]:
         """All entries in row order."""
-        for shard in range(self._file.num_row_groups):
+        for shard in range(self._num_shards):
             yield from self.shard(shard)
 
     def tables(self, rows: int) -> Iterator[pa.Table]:
@@ -252,10 +321,10 @@ class ManifestReader:
         """
         groups: list[int] = []
         held = 0
-        for group in range(self._file.num_row_groups):
+        for group in range(self._num_shards):
             groups.append(group)
             held += self._file.metadata.row_group(group).num_rows
-            if held >= rows or group == self._file.num_row_groups - 1:
+            if held >= rows or group == self._num_shards - 1:
                 with self._readable():
                     yield self._file.read_row_groups(groups)
                 groups, held = [], 0
@@ -268,8 +337,14 @@ class ManifestReader:
         """The labels of one shard's samples in row order, without reading the other columns."""
         return self._columns(shard, ["label"])["label"]
 
+    def source_paths(self) -> Iterator[tuple[int, str]]:
+        """(source, path) of every sample in row order, without reading the other columns."""
+        for shard in range(self._num_shards):
+            table = self._columns(shard, ["source", "path"])
+            yield from zip(table["source"], table["path"], strict=True)
+
     def labels(self) -> Iterator[tuple[str, str | None]]:
         """(key, label) of every sample in row order, without reading the other columns."""
-        for shard in range(self._file.num_row_groups):
+        for shard in range(self._num_shards):
             table = self._columns(shard, ["key", "label"])
             yield from zip(table["key"], table["label"], strict=True)

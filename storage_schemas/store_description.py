@@ -18,6 +18,7 @@ from .errors import DamagedError, IncompleteError
 from .fingerprint import Fingerprint, Json
 from .json_file import Positive, as_schema, seal, unseal
 from .plain_text import typed
+from .row_layout import RowLayout
 from .samples import IMAGE
 
 #: The attribute of the root group. Written last, so its presence means that all arrays are there.
@@ -55,7 +56,7 @@ class TargetSpec:
         shape: Sequence[int],
         *,
         shard_size: int,
-        num_samples: int,
+        num_rows: int,
         num_views: int,
         encoding: Encoding,
         own: bool = False,
@@ -67,6 +68,7 @@ class TargetSpec:
         and views, since an array's last chunk takes as much room as any other.
 
         Args:
+            num_rows: of the store's arrays.
             encoding: how its values are stored.
             own: whether that is the target's own, and not the store's.
         """
@@ -74,7 +76,7 @@ class TargetSpec:
             name=name, axes=("sample", "view", *axes), shape=tuple(shape), encoding=encoding if own else None
         )
         stored, row_bytes = encoding.arrays(bare)[0].shape, bytes_of_row(encoding, bare)
-        rows = min(shard_size, num_samples)
+        rows = min(shard_size, num_rows)
         if len(stored) == 1 and rows * row_bytes <= CHUNK_BYTES:
             fitting = views_at_once(row_bytes, shard_size, num_views)
             views = largest_divisor(num_views, fitting)
@@ -120,8 +122,10 @@ class StoreSpec:
     """The shape of a store's rows.
 
     Attributes:
+        num_samples: over all shards; arrays have `num_rows` rows, which are more where a shard in the middle is short.
         encoding: of every target that has none of its own.
         colors: views have colours of their own, hence arrays for them.
+        parts: of the samples, as in `RowLayout`; empty for a single one.
     """
 
     num_samples: int
@@ -130,11 +134,17 @@ class StoreSpec:
     targets: tuple[TargetSpec, ...]
     encoding: FloatEncoding
     colors: bool = False
+    parts: tuple[int, ...] = ()
+
+    @functools.cached_property
+    def layout(self) -> RowLayout:
+        """Which rows a shard holds."""
+        return RowLayout.of(self.shard_size, self.parts or (self.num_samples,))
 
     @property
     def version(self) -> int:
         """The version of the format that holds such rows."""
-        if any(target.encoding is not None for target in self.targets):
+        if len(self.layout.parts) > 1 or any(target.encoding is not None for target in self.targets):
             return 3
         return 1 if all(len(t.shape) == 1 and t.chunk is None for t in self.targets) else 2
 
@@ -148,8 +158,8 @@ class StoreSpec:
 
     @property
     def shard_rows(self) -> int:
-        """Rows of a whole shard, or of the corpus where that is smaller."""
-        return min(self.shard_size, self.num_samples)
+        """Rows of a whole shard, or of the corpus where that is a single, smaller one."""
+        return min(self.shard_size, self.num_rows)
 
     def chunk_rows(self, target: TargetSpec) -> int:
         """Rows of a target's chunk; they divide those of a shard."""
@@ -161,11 +171,17 @@ class StoreSpec:
 
     @property
     def num_shards(self) -> int:
-        return -(-self.num_samples // self.shard_size)
+        return self.layout.num_shards
+
+    @property
+    def num_rows(self) -> int:
+        """The length of the arrays of rows."""
+        return self.layout.num_rows
 
     def rows(self, shard: int) -> slice:
-        start = shard * self.shard_size
-        return slice(start, min(start + self.shard_size, self.num_samples))
+        """The rows of one shard's samples."""
+        rows = self.layout.rows(shard)
+        return slice(rows.start, rows.stop)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,6 +291,7 @@ class StoreDescription:
                 targets=targets,
                 encoding=ENCODINGS[raw.spec.encoding],
                 colors=raw.spec.colors,
+                parts=_parts(raw.spec, file),
             ),
             fingerprint=raw.fingerprint,
             views=raw.views,
@@ -336,6 +353,14 @@ class _TargetFields:
     encoding: str | dict[str, Any] | None = None
 
 
+def _parts(found: _SpecFields, file: str) -> tuple[int, ...]:
+    if found.parts and sum(found.parts) != found.num_samples:
+        raise DamagedError(
+            **_about(file), expected=f"parts of {found.num_samples} samples together", found=sum(found.parts)
+        )
+    return found.parts
+
+
 def _target(found: _TargetFields, file: str) -> TargetSpec:
     shape = found.shape if found.width is None else [found.width]
     target = TargetSpec(
@@ -369,6 +394,7 @@ class _SpecFields:
     encoding: Literal["fp32", "fp16"]
     kl_budget: float
     colors: bool = False
+    parts: tuple[Positive, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -393,4 +419,5 @@ def _spec_to_json(spec: StoreSpec) -> Json:
         "encoding": spec.encoding.name,
         "kl_budget": spec.encoding.kl_budget,
         **({"colors": True} if spec.colors else {}),
+        **({"parts": list(spec.layout.parts)} if len(spec.layout.parts) > 1 else {}),
     }

@@ -136,7 +136,7 @@ def _codecs(codec: Codec) -> list[Any]:
 
 def _row_arrays(spec: StoreSpec) -> Iterator[_RowArray]:
     """Every row array of a store."""
-    rows, shard = spec.num_samples, spec.shard_rows
+    rows, shard = spec.num_rows, spec.shard_rows
     small = _codecs("small")
     yield _RowArray(
         name="keys",
@@ -387,6 +387,7 @@ class BlockWriter:
         # Set for this array: Zarr's own setting is global, and another thread's would end in the middle of ours.
         array: Any = self._root[name].with_config({"write_empty_chunks": True})  # type: ignore[union-attr]
         start = self._spec.rows(self.shard).start + offset
+        values = _to_chunk_end(array, start, values)
         array[start : start + len(values)] = values
         return _paths(name, array.shape, array.chunks, start, start + len(values))
 
@@ -408,6 +409,18 @@ class BlockWriter:
                 found=f"{error.found:g}",
                 hint="cache into a new store with --encoding fp32",
             ) from error
+
+
+def _to_chunk_end(array: Any, start: int, values: NDArray[Any]) -> NDArray[Any]:
+    """The rows that are written from `start` on, and behind them the fill value up to the end of a chunk, or of the array.
+
+    A chunk of a short shard is then written as any other one: whole, and without a look at what may lie there.
+    """
+    stop, chunk = start + len(values), array.chunks[0]
+    missing = min(-(-stop // chunk) * chunk, array.shape[0]) - stop
+    if not missing:
+        return values
+    return np.concatenate([values, np.full((missing, *values.shape[1:]), array.fill_value, values.dtype)])
 
 
 class _Whole:

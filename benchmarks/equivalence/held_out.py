@@ -74,7 +74,7 @@ class HeldOut:
             pixels_NCHW = np.empty((len(self.labels_N), 3, size, size), np.uint8)
             for shard in range(self._shards.corpus.num_shards):
                 reader: Any = self._shards.reader(shard)
-                for row in self._shards.corpus.shard_rows(shard):
+                for row in self._shards.corpus.rows(shard):
                     image = decode(reader.read(row), self._shards.corpus.max_pixels)
                     fill_planes(pixels_NCHW[row], draw(image, _CENTER, size, spec))
                 reader.close()

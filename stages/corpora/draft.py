@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import TeachonceError
 from ...storage_schemas.manifest import Entry
-from .manifest_file import MANIFEST, open_manifest
+from .manifest_file import open_manifest
 from .reading import is_unreachable
 from .source import SourceFile
 
@@ -17,19 +17,30 @@ DRAFT = "manifest.draft.parquet"
 
 
 class Draft:
-    """URLs that it holds are not fetched again. Empty, where the folder `out` holds no such manifest."""
+    """URLs that it holds are not fetched again.
 
-    def __init__(self, out: Location) -> None:
-        drafts = [name for name in (DRAFT, MANIFEST) if (out / name).exists()]
+    Args:
+        out: the folder that it lies in.
+        names: by which it may go; empty, where none of them is there.
+    """
+
+    def __init__(self, out: Location, *names: str) -> None:
+        drafts = [name for name in names if (out / name).exists()]
         self._entries = _draft_entries(out, drafts[:1])
         self._next = next(self._entries, None)
 
-    def known(self, path: str, found: SourceFile) -> Entry | None:
-        """The entry of a URL that was read; paths must come in order."""
-        while self._next is not None and self._next.path.encode() < path.encode():
+    def known(self, source: int, path: str, found: SourceFile) -> Entry | None:
+        """The entry of a URL that was read; sources, and paths within each, must come in order."""
+        place = source, path.encode()
+        while self._next is not None and (self._next.source, self._next.path.encode()) < place:
             self._next = next(self._entries, None)
         entry = self._next
-        if entry is None or entry.path != path or found.size >= 0 or is_unreachable(entry.problem):
+        if (
+            entry is None
+            or (entry.source, entry.path) != (source, path)
+            or found.size >= 0
+            or is_unreachable(entry.problem)
+        ):
             return None  # a file here is read again: it may have changed since
         return entry
 

@@ -26,7 +26,16 @@ _ENTRIES_AT_ONCE = 100
 def by_key(
     manifest: ManifestReader, count: int, scratch: BufferedRandom, *, rows_at_once: int = _ROWS_AT_ONCE
 ) -> Iterator[Entry]:
-    """The entries of a manifest, bytewise by key.
+    """The entries of a manifest, bytewise by key; arguments as in `tables_by_key`."""
+    for table in tables_by_key(manifest, count, scratch, rows_at_once=rows_at_once):
+        for start in range(0, len(table), _ENTRIES_AT_ONCE):
+            yield from entries_of(table.slice(start, _ENTRIES_AT_ONCE).to_pydict())
+
+
+def tables_by_key(
+    manifest: ManifestReader, count: int, scratch: BufferedRandom, *, rows_at_once: int = _ROWS_AT_ONCE
+) -> Iterator[pa.Table]:
+    """The rows of a manifest, bytewise by key, as one table after another.
 
     A stretch of the manifest after another is sorted and written to `scratch`, each as one record batch for every part of the
     range of keys; then part after part is read from all stretches, and sorted.
@@ -52,6 +61,5 @@ def by_key(
         for part in range(parts):
             batches = [reader.get_batch(i) for i in range(part, reader.num_record_batches, parts)]
             table = pa.Table.from_batches(batches, MANIFEST_SCHEMA).sort_by("key")
-            for start in range(0, len(table), _ENTRIES_AT_ONCE):
-                yield from entries_of(table.slice(start, _ENTRIES_AT_ONCE).to_pydict())
+            yield table
             mapped.madvise(MADV_DONTNEED)  # else all of the file ends up in the process's resident memory

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from ...pipeline.contents import Kind, how_to_shard, kind_of
 from ...pipeline.ledger import Ledger
 from ...pipeline.storage import Location
+from ...storage_schemas.corpus_history import changed_rows
 from ...storage_schemas.errors import DamagedError, InputError
 from ...storage_schemas.fingerprint import Json
 from ...storage_schemas.manifest import Corpus, ManifestReader
@@ -21,14 +23,19 @@ from ...storage_schemas.plain_text import typed
 from ...storage_schemas.receipt import Receipt
 from ...storage_schemas.samples import TAR_BLOCK, member_key, shard_name
 from ...storage_schemas.tar_index import decode_index
-from .manifest_file import open_manifest
+from .manifest_file import CORPUS, open_manifest, read_corpus
 
 
 @dataclass(frozen=True)
 class ShardSet:
-    """A folder that `teachonce shard` finished."""
+    """A folder that `teachonce shard` finished.
+
+    Attributes:
+        corpus_id: a state of the corpus; None for the present one.
+    """
 
     location: Location
+    corpus_id: str | None = None
 
     @staticmethod
     def open(location: Location | Path | str) -> ShardSet:
@@ -39,7 +46,7 @@ class ShardSet:
             IncompleteError: `teachonce shard` has not finished.
         """
         shards = ShardSet(Location.of(location))
-        if not (shards.location / "corpus.json").exists():
+        if not (shards.location / CORPUS).exists():
             raise InputError(
                 "no shards here",
                 code="shards-missing",
@@ -48,13 +55,39 @@ class ShardSet:
                 found=kind_of(shards.location),
                 hint=how_to_shard(shards.location),
             )
-        shards.ledger.require_complete(hint="run the same `teachonce shard` command again")
+        for ledger in shards.ledgers:
+            ledger.require_complete(hint=f"run the same `teachonce {ledger.command}` command again")
         return shards
 
     @cached_property
+    def _present(self) -> Corpus:
+        """The corpus as it is now: shards are read as they are, whatever the state."""
+        return read_corpus(self.location)
+
+    @cached_property
     def corpus(self) -> Corpus:
-        location = self.location / "corpus.json"
-        return Corpus.from_bytes(location.read_bytes(), where=location)
+        """The corpus, in the state that this set has it in.
+
+        Raises:
+            DamagedError: it cannot be read, or never was in this state.
+        """
+        corpus = self._present if self.corpus_id is None else self._present.as_of(self.corpus_id)
+        if corpus is None:
+            raise DamagedError(
+                "the corpus was never in this state",
+                code="corpus-state-unknown",
+                where=self.location / CORPUS,
+                expected=", ".join(state.corpus_id for state in self._present.states),
+                found=self.corpus_id,
+                hint="restore the shards from a copy",
+            )
+        return corpus
+
+    def as_of(self, corpus_id: str) -> ShardSet | None:
+        """The same shards, with the rows that the corpus had when it had this id; None where it never had it."""
+        if corpus_id == self._present.corpus_id:
+            return self if self.corpus_id is None else ShardSet(self.location)
+        return None if self._present.as_of(corpus_id) is None else ShardSet(self.location, corpus_id)
 
     @cached_property
     def reduced(self) -> dict[str, Json]:
@@ -63,9 +96,38 @@ class ShardSet:
         fields = {} if plan is None else plan.fingerprint.fields
         return {name: fields[name] for name in ("resize", "pillow") if name in fields}
 
+    def changed_since(self) -> tuple[set[int], set[int]]:
+        """Rows that were mended behind this state, and those of them that had an image in it."""
+        states = self._present.states
+        place = next(i for i, state in enumerate(states) if state.corpus_id == self.corpus.corpus_id)
+        mended, replaced = changed_rows(states[place + 1 :])
+        here = self.corpus.layout.has_row
+        return {row for row in mended if here(row)}, {row for row in replaced if here(row)}
+
     @property
     def ledger(self) -> Ledger:
-        return Ledger(self.location, "shard")
+        """The ledger of the shards that were there first."""
+        return self.ledgers[0]
+
+    @cached_property
+    def ledgers(self) -> list[Ledger]:
+        """A ledger for each state of the corpus, from the first to the present one."""
+        names = [state.ledger(number) for number, state in enumerate(self._present.states, 1)]
+        return [Ledger(self.location, name) for name in names]
+
+    def ledger_of(self, shard: int) -> Ledger:
+        """The ledger of whatever wrote a shard last."""
+        states = self._present.states
+        first = next(i for i, state in enumerate(states) if shard < state.num_shards)
+        mended = (i for i, shards in self._mended if shard in shards)
+        return self.ledgers[next(mended, first)]
+
+    @cached_property
+    def _mended(self) -> list[tuple[int, set[int]]]:
+        """Places of the states that mended rows, the last one first, each with the shards of these rows."""
+        size = self._present.shard_size
+        found = [(i, {row // size for row in state.mended}) for i, state in enumerate(self._present.states)]
+        return [(i, shards) for i, shards in reversed(found) if shards]
 
     def manifest(self) -> ManifestReader:
         return open_manifest(self.location, self.corpus)
@@ -76,7 +138,7 @@ class ShardSet:
         Raises:
             DamagedError: it is not there.
         """
-        receipt = self.ledger.receipt(shard_name(shard))
+        receipt = self.ledger_of(shard).receipt(shard_name(shard))
         if receipt is None:
             raise DamagedError(
                 "a shard has no receipt",
@@ -85,6 +147,13 @@ class ShardSet:
                 hint="run `teachonce shard` again",
             )
         return receipt
+
+    def receipts(self) -> Iterator[Receipt]:
+        """The receipts of all shards in their order, one at a time; those that are gone are left out."""
+        for shard in range(self.corpus.num_shards):
+            receipt = self.ledger_of(shard).receipt(shard_name(shard))
+            if receipt is not None:
+                yield receipt
 
     def reader(self, shard: int) -> ShardReader:
         return ShardReader(self, shard)
@@ -103,7 +172,7 @@ class ShardReader:
 
     def __init__(self, shards: ShardSet, shard: int) -> None:
         self._tar = shards.location / f"{shard_name(shard)}.tar"
-        self._redo = shards.ledger.redo_hint(shard_name(shard))
+        self._redo = shards.ledger_of(shard).redo_hint(shard_name(shard))
         receipt = shards.receipt(shard)
         for output in receipt.outputs:
             found = (shards.location / output.path).size()
@@ -130,7 +199,7 @@ class ShardReader:
             )
         self.index: NDArray[np.void] = decode_index(index, where=index_location)
         self.invalid = {bad.row: bad.reason for bad in receipt.invalid_rows}
-        self._check_index(shards.corpus.shard_rows(shard), index_location)
+        self._check_index(shards.corpus.rows(shard), index_location)
         self._bytes = self._tar.open_ranges()
         self._position = {int(row): i for i, row in enumerate(self.index["row"])}
 

@@ -164,7 +164,7 @@ class _ShardImages:
         manifest = self.shards.manifest()
         for shard in range(self.shards.corpus.num_shards):
             self.shards.reader(shard).close()  # checks it
-            rows = self.shards.corpus.shard_rows(shard)
+            rows = self.shards.corpus.rows(shard)
             for row, entry in zip(rows, manifest.shard(shard), strict=True):
                 yield Picture(
                     path=entry.path,

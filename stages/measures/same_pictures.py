@@ -53,9 +53,9 @@ class SamePictures:
 
     @property
     def of_the_store(self) -> ShardSet | None:
-        """The images, where they are shards of the store's own corpus."""
+        """The images, where they are shards of the store's own corpus, as they were when it was cached."""
         shards = self._image_set.shards
-        return shards if shards is not None and shards.corpus.corpus_id == self._teacher.corpus_id else None
+        return None if shards is None else shards.as_of(self._teacher.corpus_id)
 
     def before_reading(self, index: int, picture: Picture) -> tuple[bool, str | None]:
         """Whether an image may be the picture of its row, and the digest that its content must have to be it; None where

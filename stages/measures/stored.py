@@ -215,14 +215,11 @@ def _find_shards(
     if description is None:
         return None, "no targets are cached yet"
     if given is not None:
-        shards = ShardSet.open(given)
-        _check_corpus(store, description, shards)
-        return shards, ""
+        return _as_cached(store, description, ShardSet.open(given)), ""
     recorded: Location | str = description.shards
     try:
         recorded = Location.of(recorded)
-        shards = ShardSet.open(recorded)
-        _check_corpus(store, description, shards)
+        shards = _as_cached(store, description, ShardSet.open(recorded))
     except TeachonceError as error:
         return (
             None,
@@ -231,14 +228,16 @@ def _find_shards(
     return shards, ""
 
 
-def _check_corpus(store: Location, description: StoreDescription, shards: ShardSet) -> None:
-    expected = description.corpus_id
-    if shards.corpus.corpus_id != expected:
+def _as_cached(store: Location, description: StoreDescription, shards: ShardSet) -> ShardSet:
+    """The shards as they were when the store was made."""
+    then = shards.as_of(description.corpus_id)
+    if then is None:
         raise MismatchError(
             "these shards are another corpus's",
             code="shards-other-corpus",
             where=f"{shards.location}: field 'corpus_id'",
-            expected=f"{expected} (as in {store})",
+            expected=f"{description.corpus_id} (as in {store})",
             found=f"{shards.corpus.corpus_id} (these shards)",
             hint="pass the shards that the store was made from",
         )
+    return then

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from ...pipeline.storage import Location
 from ...storage_schemas.class_vectors import ClassVectors
-from ...storage_schemas.errors import IncompleteError
+from ...storage_schemas.errors import IncompleteError, MismatchError
 from ..corpora.shards import ShardSet
 from ..inputs.class_match import ClassMatcher, base_classes
 from .evaluation import Evaluation
@@ -32,12 +32,12 @@ def stored_accuracy(
     Raises:
         IncompleteError: a store without logits, or one that is not finished.
     """
-    vectors, logits_NC, valid_N = _stored_logits(model, shards)
+    vectors, shard_set, logits_NC, valid_N = _stored_logits(model, shards)
     result = Evaluation(
         class_names=vectors.names,
         accuracy=Accuracy(vectors.num_classes, vectors.base_C if base is None else base_classes(base, vectors.names)),
     )
-    shard_set, matcher = ShardSet.open(shards), ClassMatcher(vectors.names)
+    matcher = ClassMatcher(vectors.names)
     manifest = shard_set.manifest()
     entries = [e for shard in range(shard_set.corpus.num_shards) for e in manifest.shard(shard)]
     result.found = len(entries)
@@ -58,19 +58,31 @@ def stored_accuracy(
     counted_N = valid_N & (labels_N >= 0)
     result.accuracy.add(logits_NC[counted_N], labels_N[counted_N])
     if teacher is not None:
-        _, teacher_NC, both_N = _stored_logits(teacher, shards)
+        _, teacher_shards, teacher_NC, both_N = _stored_logits(teacher, shards)
+        if teacher_shards.corpus.corpus_id != shard_set.corpus.corpus_id:
+            raise MismatchError(
+                "the two stores are of the same shards at two times",
+                code="stores-other-states",
+                where=teacher,
+                expected=f"corpus {shard_set.corpus.corpus_id} (as in {model})",
+                found=teacher_shards.corpus.corpus_id,
+                hint="grow the older store",
+            )
         both_N &= valid_N
         result.agreement = Agreement()
         result.agreement.add(teacher_NC[both_N], logits_NC[both_N])
     return result
 
 
-def _stored_logits(store: Location, shards: Location) -> tuple[ClassVectors, NDArray[np.float32], NDArray[np.bool_]]:
-    """Class vectors; logits (sample, class) of all rows in order; which rows are valid, bool (sample,)."""
+def _stored_logits(
+    store: Location, shards: Location
+) -> tuple[ClassVectors, ShardSet, NDArray[np.float32], NDArray[np.bool_]]:
+    """Class vectors; shards as they were cached; logits (sample, class) of all samples in order; which are valid, bool (sample,)."""
     stored = Stored.open(store, shards)
-    if stored.no_logits or stored.vectors is None:
+    if stored.no_logits or stored.vectors is None or stored.shards is None:
         raise IncompleteError("no logits to measure", code="store-without-logits", where=store, found=stored.no_logits)
     stored.ledger.require_complete(hint=stored.ledger.again)
     done = stored.shards_done()
     valid_N = np.concatenate([stored.keys_and_valid(shard)[1] for shard in done])
-    return stored.vectors, np.concatenate([stored.logits(shard, _VIEW) for shard in done]), valid_N
+    logits_NC = np.concatenate([stored.logits(shard, _VIEW) for shard in done])
+    return stored.vectors, stored.shards, logits_NC, valid_N

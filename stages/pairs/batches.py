@@ -34,7 +34,7 @@ class Batches:
     In threads batches are made one at a time: they share the shards that are open.
 
     Args:
-        shards, facts: a pair that belongs together, see `join.check_pair`.
+        shards, facts: a pair that belongs together, see `join.open_pair`.
         image_size: pixels of the square images.
         seed: of the order.
         num_views: epoch e reads view e mod this.

@@ -18,20 +18,21 @@ from ...storage_schemas.target_store import Arrays, read_rows
 from ...storage_schemas.view_params import Views
 from ..corpora.shards import ShardReader, ShardSet
 from ..samples.pixel_sample import check_sample
-from .store import StoreFacts, store_facts
+from .store import StoreFacts, store_facts, store_receipt
 from .target_rows import TargetRows
 
 
-def check_pair(shards: ShardSet, store: Location) -> StoreFacts:
-    """The facts of a finished store that was made from these shards.
+def open_pair(shards: ShardSet, store: Location) -> tuple[ShardSet, StoreFacts]:
+    """The facts of a finished store that was made from these shards, and the shards as they were then, if the corpus grew since.
 
     Raises:
         InputError, IncompleteError, DamagedError: see `store_facts`.
-        MismatchError: the store is of another corpus; names the field.
+        MismatchError: the store is of another corpus, names the field; or an image that it has targets of was replaced since.
     """
     facts = store_facts(store)
-    refuse_other_corpus(shards, store, facts)
-    return facts
+    then = as_made(shards, store, facts)
+    _refuse_replaced(then, facts)
+    return then, facts
 
 
 class OfCorpus(Protocol):
@@ -43,19 +44,21 @@ class OfCorpus(Protocol):
     def spec(self) -> StoreSpec: ...
 
 
-def refuse_other_corpus(shards: ShardSet, store: Location, made_from: OfCorpus) -> None:
-    """Refuse a store that was made from another corpus than these shards.
+def as_made(shards: ShardSet, store: Location, made_from: OfCorpus) -> ShardSet:
+    """The shards as they were when a store was made from them.
 
     Raises:
-        MismatchError: naming the field.
+        MismatchError: it was made from another corpus; names the field.
     """
-    corpus = shards.corpus
+    then = shards.as_of(made_from.corpus_id)
+    corpus, spec = (then or shards).corpus, made_from.spec
     for field, expected, found in (
         ("corpus_id", corpus.corpus_id, made_from.corpus_id),
-        ("num_samples", corpus.num_samples, made_from.spec.num_samples),
-        ("shard_size", corpus.shard_size, made_from.spec.shard_size),
+        ("num_samples", corpus.num_samples, spec.num_samples),
+        ("shard_size", corpus.shard_size, spec.shard_size),
+        ("parts", corpus.layout.parts, spec.layout.parts),
     ):
-        if expected != found:
+        if then is None or expected != found:
             raise MismatchError(
                 "the store was made from another corpus",
                 code="store-other-corpus",
@@ -65,6 +68,34 @@ def refuse_other_corpus(shards: ShardSet, store: Location, made_from: OfCorpus) 
                 hint="pass the shards that the store was made from, or run "
                 f"`teachonce cache {typed(shards.location)} --teacher … --out ANOTHER_STORE`",
             )
+    assert then is not None
+    return then
+
+
+def _refuse_replaced(shards: ShardSet, facts: StoreFacts) -> None:
+    """The store has no targets of an image that the shards have another one for by now."""
+    _, replaced = shards.changed_since()
+    for shard in sorted({row // facts.spec.shard_size for row in replaced}):
+        unusable = {bad.row for bad in store_receipt(facts.store, shard).invalid_rows}
+        stale = [row for row in facts.spec.layout.rows(shard) if row in replaced and row not in unusable]
+        if stale:
+            raise MismatchError(
+                "an image was replaced since the teacher saw it",
+                code="image-replaced-since",
+                where=f"{facts.store}, row {stale[0]}",
+                expected=f"targets of the image that is in {shards.location} now",
+                found="those of the image before",
+                hint=f"teachonce retry-failed {typed(shards.location)} {typed(facts.store)}",
+            )
+
+
+def check_pair(shards: ShardSet, store: Location) -> StoreFacts:
+    """The facts of a finished store that was made from these shards.
+
+    Raises:
+        InputError, IncompleteError, DamagedError, MismatchError: see `open_pair`.
+    """
+    return open_pair(shards, store)[1]
 
 
 def targets_to_read(facts: StoreFacts, names: Sequence[str]) -> tuple[tuple[str, ...], bool]:

@@ -15,7 +15,7 @@ from ...pipeline.ledger import Ledger
 from ...pipeline.storage import Location
 from ...storage_schemas.class_vectors import ClassVectors, read_class_vectors
 from ...storage_schemas.errors import DamagedError, IncompleteError, InputError, TeachonceError
-from ...storage_schemas.receipt import Output
+from ...storage_schemas.receipt import Output, Receipt
 from ...storage_schemas.samples import shard_name
 from ...storage_schemas.store_description import ATTRIBUTE, StoreDescription, StoreSpec, lost_description
 from ...storage_schemas.target_store import check_arrays, check_version, open_root
@@ -69,15 +69,7 @@ class _Receipts:
         return Ledger(self.store, "cache")
 
     def outputs(self, shard: int) -> Mapping[str, Output]:
-        receipt = self._ledger.receipt(shard_name(shard))
-        if receipt is None:
-            raise DamagedError(
-                "rows of a shard that has no receipt",
-                code="store-receipt-missing",
-                where=f"{self.store}, shard {shard}",
-                hint=self._ledger.again,
-            )
-        return {output.path: output for output in receipt.outputs}
+        return {output.path: output for output in store_receipt(self.store, shard).outputs}
 
     def damaged(self, path: str, shard: int, found: str) -> DamagedError:
         return DamagedError(
@@ -88,6 +80,24 @@ class _Receipts:
             hint="restore the store from a copy; or, to ask the teacher about "
             f"this shard again, {self._ledger.redo_hint(shard_name(shard))}",
         )
+
+
+def store_receipt(store: Location, shard: int) -> Receipt:
+    """What vouches for one shard's rows in a store.
+
+    Raises:
+        DamagedError: it is not there.
+    """
+    ledger = Ledger(store, "cache")
+    receipt = ledger.receipt(shard_name(shard))
+    if receipt is None:
+        raise DamagedError(
+            "rows of a shard that has no receipt",
+            code="store-receipt-missing",
+            where=f"{store}, shard {shard}",
+            hint=ledger.again,
+        )
+    return receipt
 
 
 def open_store(store: Location) -> zarr.Group:

@@ -22,7 +22,7 @@ from ..corpora.shards import ShardSet
 from ..decoding.work import Made, Pool
 from .ahead import BatchesAhead
 from .batches import Batches
-from .join import check_pair, check_pixels, check_views, targets_to_read
+from .join import check_pixels, check_views, open_pair, targets_to_read
 from .order import Spans, check_batch
 from .store import open_store, read_vectors
 
@@ -75,6 +75,7 @@ class TargetStream(IterableDataset[Batch]):
         accept_other_pixels: read on even if this machine renders images otherwise than the teacher saw them.
 
     Attributes:
+        shards: as they were when the store was made, if the corpus grew since.
         epoch: which epoch the next iteration reads from.
         steps_per_epoch: batches in a whole epoch.
         num_samples: usable samples in the corpus.
@@ -82,7 +83,7 @@ class TargetStream(IterableDataset[Batch]):
         note: a line on pixels that differ and were accepted; '' where none do.
 
     Raises:
-        InputError, IncompleteError, MismatchError, DamagedError: see `check_pair` and its neighbours.
+        InputError, IncompleteError, MismatchError, DamagedError: see `open_pair` and its neighbours.
     """
 
     def __init__(
@@ -103,8 +104,8 @@ class TargetStream(IterableDataset[Batch]):
         pin_memory: bool = False,
         accept_other_pixels: bool = False,
     ) -> None:
-        shard_set = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
-        self._facts = facts = check_pair(shard_set, Location.of(store))
+        given = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
+        self.shards, self._facts = shard_set, facts = open_pair(given, Location.of(store))
         self._targets = tuple(targets)
         read, self._forms_logits = targets_to_read(facts, self._targets)
         self.num_views = check_views(facts, views)

@@ -180,7 +180,7 @@ def look_at_shards(shards: ShardSet, *, most: int) -> PlannedCorpus:
     reading, share, picked = OpenShards(shards), -(-most // len(chosen)), list[Picked]()
     sizes = members = metadata = looked_at = 0
     for shard in chosen:
-        entries, start = manifest.shard(shard), corpus.shard_rows(shard).start
+        entries, start = manifest.shard(shard), corpus.rows(shard).start
         bad = {row.row for row in shards.receipt(shard).invalid_rows}
         usable = [(start + i, entry) for i, entry in enumerate(entries) if start + i not in bad]
         for row, entry in usable:
@@ -189,7 +189,7 @@ def look_at_shards(shards: ShardSet, *, most: int) -> PlannedCorpus:
             metadata, looked_at = metadata + member_bytes(len(about)), looked_at + 1
         step = max(1, len(usable) // share)
         picked += [_InShards(reading, shard, row, entry.path, entry.label) for row, entry in usable[::step][:share]]
-    invalid = sum(len(receipt.invalid_rows) for receipt in shards.ledger.receipts())
+    invalid = sum(len(receipt.invalid_rows) for receipt in shards.receipts())
     if not looked_at:
         raise InputError(
             "not one image can be used",

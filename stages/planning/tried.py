@@ -166,7 +166,7 @@ def new_spec(spec: StoreSpec, encoding: FloatEncoding) -> StoreSpec:
             old.axes[2:],
             old.shape,
             shard_size=spec.shard_size,
-            num_samples=spec.num_samples,
+            num_rows=spec.num_rows,
             num_views=spec.num_views,
             encoding=encoding,
         )

@@ -89,7 +89,7 @@ def describe(taken: Taken, settings: RecodeSettings) -> StoreDescription:
                 next((target.axes[2:] for target in old.spec.targets if target.name == name), ("class",)),
                 source.width_of(name),
                 shard_size=old.spec.shard_size,
-                num_samples=old.spec.num_samples,
+                num_rows=old.spec.num_rows,
                 num_views=len(source.views),
                 encoding=encoding,
             )

@@ -111,7 +111,7 @@ def find_row(stored: Stored, name: str) -> int:
         InputError: none, or several (some are listed).
     """
     spec = stored.rows
-    if name.isdecimal() and len(name) < KEY_LENGTH and int(name) < spec.num_samples:
+    if name.isdecimal() and len(name) < KEY_LENGTH and spec.layout.has_row(int(name)):
         return int(name)
     found: list[tuple[int, str]] = []
     if MIN_PREFIX <= len(name) <= KEY_LENGTH and set(name.lower()) <= set("0123456789abcdef"):
@@ -134,7 +134,7 @@ def find_row(stored: Stored, name: str) -> int:
         "no such sample",
         code="sample-unknown",
         where=name,
-        hint=f"give a key or its first {MIN_PREFIX} characters, a row from 0 to {spec.num_samples - 1}, "
+        hint=f"give a key or its first {MIN_PREFIX} characters, a row from 0 to {spec.num_rows - 1}, "
         f"or an image's path or the end of one{by_path}",
     )
 

@@ -72,7 +72,7 @@ class PixelSample:
         rows: list[int] = []
         digests: list[tuple[str, ...]] = []
         seen: set[int] = set()
-        places = dict.fromkeys(i * corpus.num_samples // SAMPLE_ROWS for i in range(SAMPLE_ROWS))
+        places = dict.fromkeys(i * corpus.num_rows // SAMPLE_ROWS for i in range(SAMPLE_ROWS))
         with _Renderer(shards, spec, size) as renderer:
             for place in places:
                 before = len(rows)

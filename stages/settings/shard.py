@@ -19,6 +19,7 @@ class ShardSettings:
         name: None for the sources' names.
         resize: None keeps the original bytes.
         order: None takes that of the shards in `out`, `hash` where there are none.
+        append: to finished shards in `out`, as new shards behind them, what the sources hold and the corpus does not.
         give_up_on_unreachable: images that cannot be read at the moment become unusable rows; else they fail their shard.
     """
 
@@ -28,6 +29,9 @@ class ShardSettings:
     )
     resize: int | None = setting(
         None, least=1, unit="PIXELS", help="Reduce the shorter side to this many pixels (re-encodes as JPEG)."
+    )
+    append: bool = setting(
+        False, help="Add images that finished shards in --out do not have yet, as new shards behind them."
     )
     order: Order | None = setting(  # noqa: RUF009
         None,

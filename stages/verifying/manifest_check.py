@@ -28,8 +28,10 @@ def manifest_errors(shards: ShardSet) -> Iterator[TeachonceError]:
         )
         return
     digest, last, row = hashlib.blake2b(digest_size=16), "", 0
-    for entries in _by_shard(manifest):
+    begins = {state.num_shards for state in corpus.states}
+    for shard, entries in enumerate(_by_shard(manifest)):
         add_to_digest(digest, entries)
+        last = "" if shard in begins else last  # what came later is ordered among itself
         for entry in entries:
             wrong = _wrong_key(corpus, entry, last)
             if wrong:
@@ -43,7 +45,7 @@ def manifest_errors(shards: ShardSet) -> Iterator[TeachonceError]:
                 )
                 return
             last, row = entry.key, row + 1
-    found = corpus_id(corpus.name, corpus.shard_size, digest.hexdigest(), corpus.order, corpus.sample_kind)
+    found = corpus_id(corpus.name, corpus.layout, digest.hexdigest(), corpus.order, corpus.sample_kind)
     if (row, found) != (corpus.num_samples, corpus.corpus_id):
         yield MismatchError(
             "the manifest is of another corpus than corpus.json",

@@ -100,10 +100,10 @@ class ShardCheck:
 
     def _shard_side(self, shard: int, seen: ShardSeen, findings: Findings) -> Receipt:
         shards, name = self.whole.shards, shard_name(shard)
-        rows = shards.corpus.shard_rows(shard)
-        receipt = checked_receipt(shards.ledger, shard, rows, [f"{name}.tar", f"{name}.index.npy"])
+        rows = shards.corpus.rows(shard)
+        receipt = checked_receipt(shards.ledger_of(shard), shard, rows, [f"{name}.tar", f"{name}.index.npy"])
         entries = self._entries(shard)
-        hint = f"restore it from a copy, or {shards.ledger.redo_hint(name)}"
+        hint = f"restore it from a copy, or {shards.ledger_of(shard).redo_hint(name)}"
         files = {
             output.path: VouchedFile(
                 noun="tar" if output.path.endswith(".tar") else "offset index",
@@ -123,7 +123,7 @@ class ShardCheck:
 
     def _entries(self, shard: int) -> list[Entry]:
         entries = self.whole.shards.manifest().shard(shard)
-        rows = self.whole.shards.corpus.shard_rows(shard)
+        rows = self.whole.shards.corpus.rows(shard)
         if len(entries) != len(rows):
             raise DamagedError(
                 "the manifest has another number of rows for a shard",
@@ -159,7 +159,7 @@ class ShardCheck:
             tar=files[f"{name}.tar"].place,
             index=index,
             entries=entries,
-            first_row=shards.corpus.shard_rows(shard).start,
+            first_row=shards.corpus.rows(shard).start,
             reduced=shards.corpus.resize is not None,
             hint=hint,
         )
@@ -170,7 +170,7 @@ class ShardCheck:
                 found = file.error(
                     found_bytes=read.num_bytes,
                     found_sha256=read.sha256,
-                    others=_Others(shards.ledger, shard, ".tar"),
+                    others=_Others(shards.ledger_of(shard), shard, ".tar"),
                     flipped=read.flipped if read.num_wrong == 1 else "",
                 )
             else:

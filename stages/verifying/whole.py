@@ -14,7 +14,7 @@ from ...storage_schemas.plain_text import counted, typed
 from ...storage_schemas.samples import shard_name
 from ...storage_schemas.store_description import StoreDescription
 from ..corpora.shards import ShardSet
-from ..pairs.join import refuse_other_corpus
+from ..pairs.join import as_made
 from ..pairs.store import open_store, read_description, read_vectors
 from ..samples.pixel_sample import PixelSample
 from ..views.spec import ViewSpec
@@ -82,7 +82,7 @@ def look_at_whole(shards: Location | str, store: Location | str) -> tuple[Whole 
     if shard_set is None:
         return None, findings
     try:
-        refuse_other_corpus(shard_set, location, description)
+        shard_set = as_made(shard_set, location, description)
     except MismatchError as error:
         findings.note(error)
         return None, findings
@@ -118,7 +118,7 @@ def _shards(given: Location | str, findings: Findings) -> ShardSet | None:
     except TeachonceError as error:
         findings.note(error)
         return None
-    if plan is not None and plan.fingerprint.fields.get("corpus_id") != corpus.corpus_id:
+    if plan is not None and plan.fingerprint.fields.get("corpus_id") != corpus.states[0].corpus_id:
         findings.note(
             MismatchError(
                 "corpus.json is of another corpus than the ledger of its shards",
@@ -254,7 +254,7 @@ def _of_ledgers(shards: ShardSet, store: Location, description: StoreDescription
             found=f"{len(ledger.done_keys())} of {counted(plan.units, 'unit')}",
             hint="run the same `teachonce cache` command again",
         )
-    for own, count in ((shards.ledger, shards.corpus.num_shards), (ledger, spec.num_shards)):
+    for own, count in ((shards.ledger, shards.corpus.states[0].num_shards), (ledger, spec.num_shards)):
         known = {shard_name(shard) for shard in range(count)}
         strangers = [key for key in own.done_keys() if key not in known]
         if strangers:

@@ -130,6 +130,7 @@ def write_known_store(
         targets=tuple(TargetSpec(name=n, axes=("sample", "view", n), shape=(w,)) for n, w in widths.items()),
         encoding=ENCODINGS[encoding],
         colors=views.has_colors,
+        parts=corpus.layout.parts,
     )
     fields = {
         "corpus_id": corpus.corpus_id,
@@ -151,12 +152,14 @@ def write_known_store(
     ledger.begin(plan, hint="")
     rng = np.random.default_rng(3)
     known = {
-        n: (targets or {}).get(n, rng.normal(0, 5, (corpus.num_samples, views.count, w)).astype(np.float32))
+        n: (targets or {}).get(n, rng.normal(0, 5, (corpus.num_rows, views.count, w)).astype(np.float32))
         for n, w in widths.items()
     }
-    valid = np.zeros(corpus.num_samples, bool)
+    for values in known.values():
+        values[[row for row in range(corpus.num_rows) if not corpus.layout.has_row(row)]] = np.nan
+    valid = np.zeros(corpus.num_rows, bool)
     for shard in range(corpus.num_shards if num_shards is None else num_shards):
-        reader, rows = shards.reader(shard), corpus.shard_rows(shard)
+        reader, rows = shards.reader(shard), corpus.rows(shard)
         params = no_views(len(rows), views.count)
         entries = shards.manifest().shard(shard)
         bad = {row: "no image" for row in rows if row in reader.invalid or row in also_invalid}

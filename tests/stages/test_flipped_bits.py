@@ -71,7 +71,7 @@ def shards_of(folder: Path) -> Any:
     found: list[Any] = [corpus, entries, list(shards.manifest().labels())]
     for shard in range(corpus.num_shards):
         reader = shards.reader(shard)
-        rows = corpus.shard_rows(shard)
+        rows = corpus.rows(shard)
         found += [(row, reader.key(row), reader.read(row)) for row in rows if row not in reader.invalid]
         found.append(dict(reader.invalid))
         reader.close()

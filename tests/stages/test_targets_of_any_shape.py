@@ -175,7 +175,7 @@ def test_every_timm_kind_that_is_tried_offers_what_it_computes():
 def test_chunks_are_a_few_mib_at_most_and_never_cross_a_shard(shard_rows, shape):
     axes = ("channel",) if len(shape) == 1 else ("token", "channel") if len(shape) == 2 else ("channel", "y", "x")
     target = TargetSpec.of(
-        "t", axes, shape, shard_size=shard_rows, num_samples=10 * shard_rows, num_views=4, encoding=ENCODINGS["fp16"]
+        "t", axes, shape, shard_size=shard_rows, num_rows=10 * shard_rows, num_views=4, encoding=ENCODINGS["fp16"]
     )
     rows, views, *rest = target.chunk or (shard_rows, 1, *shape)
     assert shard_rows % rows == 0
@@ -387,7 +387,7 @@ def test_no_chunk_is_padded_with_views_that_do_not_exist(width, views, expected)
         ("channel",),
         (width,),
         shard_size=1000,
-        num_samples=5000,
+        num_rows=5000,
         num_views=views,
         encoding=ENCODINGS["fp16"],
     )
