@@ -29,8 +29,23 @@ def say(text: str) -> None:
 
 
 def show(text: str) -> None:
-    """Print a report for people on stdout."""
-    _print(sys.stdout, printable_lines(text))
+    """Print a report for people on stdout; with plain characters where stdout cannot have others."""
+    _print(sys.stdout, encodable(printable_lines(text), sys.stdout.encoding or "utf-8"))
+
+
+#: Blocks and signs of reports, in plain characters.
+_PLAIN = str.maketrans(
+    {**dict(zip("▁▂▃▄▅▆▇█", ".:-=+*%#", strict=True)), "▏": "|", "×": "x", "…": "~", "—": "-", "·": "."}
+)
+
+
+def encodable(text: str, encoding: str) -> str:
+    """The text as it is, or where the encoding lacks some of its characters, others that look alike, or escapes."""
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.translate(_PLAIN).encode(encoding, "backslashreplace").decode(encoding)
+    return text
 
 
 def starting(text: str) -> None:

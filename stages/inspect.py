@@ -18,6 +18,7 @@ from .measures.soft_labels import SoftLabels
 from .measures.store_pass import Watcher, measure_store
 from .measures.stored import Stored
 from .pages.page import check_installed, page_location
+from .pages.run_page import Run, run_page
 from .pages.store_page import store_page
 from .pages.survey import Survey
 from .samples.pixel_sample import PixelSample
@@ -25,13 +26,19 @@ from .samples.registry import kind_named
 from .views.spec import ViewSpec
 from .views.versions import versions_text
 
+#: Bars of the histograms.
+_BARS = 40
 
-def write_page(stored: Stored, file: Location | str, *, top: int = 5) -> dict[str, Json]:
+
+def write_page(
+    stored: Stored, file: Location | str, *, top: int = 5, watchers: Sequence[Watcher] = ()
+) -> dict[str, Json]:
     """Write a page about a store. Returns what `inspect_store` does.
 
     Args:
         stored: an open store, finished or not.
         file: the page; what is there is replaced.
+        top, watchers: as in `inspect_store`.
 
     Raises:
         MissingDependency: `teachonce[page]` is not installed.
@@ -40,9 +47,37 @@ def write_page(stored: Stored, file: Location | str, *, top: int = 5) -> dict[st
     check_installed()
     location = page_location(file)
     survey = None if stored.spec is None else Survey(stored)
-    facts, soft = _inspect(stored, top, [] if survey is None else survey.watchers)
+    facts, soft = _inspect(stored, top, [*watchers, *([] if survey is None else survey.watchers)])
     location.write_bytes(store_page(stored, facts, soft, survey).to_bytes())
     return facts
+
+
+def write_run_page(runs: Sequence[str], file: Location | str, *, images: str | None = None) -> None:
+    """Write a page about a training, or about two compared.
+
+    Args:
+        runs: one or two student bundles or outputs of trainings.
+        file: the page; what is there is replaced.
+        images: what both students are run on, as `evaluate` takes it; None compares their trainings alone.
+
+    Raises:
+        MissingDependency: `teachonce[page]` is not installed.
+        InputError: no training there, or `file` is a folder.
+        MismatchError: two students of other classes.
+    """
+    check_installed()
+    location = page_location(file)
+    opened = [Run.open(run) for run in runs]
+    if images is None:
+        page = run_page(opened)
+    else:
+        from .pages.students import compare_students  # brings torch along
+
+        first, second = opened
+        names = (first.name, second.name) if first.name != second.name else (str(first.location), str(second.location))
+        sections, data, tiles = compare_students((runs[0], runs[1]), images, names)
+        page = run_page(opened, sections, data, tiles)
+    location.write_bytes(page.to_bytes())
 
 
 def inspect_store(stored: Stored, *, top: int = 5, watchers: Sequence[Watcher] = ()) -> dict[str, Json]:
@@ -206,6 +241,11 @@ def _soft_labels(stored: Stored, soft: SoftLabels, top: int) -> Json:
         "samples": soft.samples,
         "classes": len(soft.top1_C),
         "confidence": soft.confidence.to_json(),
+        "histograms": {
+            name: {"edges": edges, "counts": counts}
+            for name, spread in (("confidence", soft.confidence), ("entropy", soft.entropy))
+            for edges, counts in (spread.histogram(_BARS),)
+        },
         "entropy": soft.entropy.to_json(),
         "entropy_of_uniform": float(np.log(max(len(soft.top1_C), 1))),
         "views_agree": soft.samples_agreed / soft.samples if soft.samples else None,

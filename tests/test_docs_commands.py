@@ -111,6 +111,8 @@ NOT_RUN = {
     ("docs/demo.md", "teachonce demo"): "takes a minute: tests/demo",
     ("docs/equivalence.md", "make equivalence"): "takes half an hour",
     ("docs/export.md", "pip install"): "downloads",
+    ("docs/inspect.md", "pip install"): "downloads",
+    ("docs/inspect.md", "teachonce inspect"): "all of it: tests/stages/pages, tests/stages/reports",
     ("docs/extending.md", '"""my_methods/teacher.py'): "modules of a package: tests/test_extending.py",
     ("docs/extending.md", '"""my_methods/recipe.py'): "modules of a package: tests/test_extending.py",
     ("docs/library.md", "python examples/serve.py"): "serves until it is stopped: tests/test_examples.py",

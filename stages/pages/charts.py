@@ -77,6 +77,38 @@ def bars(rows: Sequence[tuple[str, float]], title: str, *, form: str = ",.0f", s
     )
 
 
+def pairs(values: list[Json], runs: Sequence[str], title: str) -> Spec:
+    """Two bars for each name, one a run.
+
+    Args:
+        values: of `name`, `run` and `value`, a share of 1.
+        runs: the two, in their order.
+    """
+    name = {"field": "name", "type": "nominal", "sort": None, "title": None}
+    return _chart(
+        values,
+        {"step": 9},
+        mark={"type": "bar", "cornerRadiusEnd": 2},
+        encoding={
+            "y": {**name, "axis": {"labelLimit": 190, "ticks": False, "domain": False, "grid": False}},
+            "yOffset": {"field": "run", "sort": list(runs)},
+            "x": {"field": "value", "type": "quantitative", "title": title, "axis": {"format": "%", "tickCount": 5}},
+            "color": {
+                "field": "run",
+                "type": "nominal",
+                "title": None,
+                "scale": {"domain": list(runs)},
+                "legend": {"orient": "top"},
+            },
+            "tooltip": [
+                {"field": "name", "title": "class"},
+                {"field": "run"},
+                {"field": "value", "title": title, "format": ".1%"},
+            ],
+        },
+    )
+
+
 def columns(rows: Sequence[tuple[str, float]], title: str, what: str) -> Spec:
     """Upright bars in the order given, of shares."""
     values: list[Json] = [{"name": name, "share": share, "order": i} for i, (name, share) in enumerate(rows)]
@@ -241,7 +273,7 @@ def lines(values: list[Json], title: str, *, by_run: bool = False, form: str = "
         "y": {
             "field": "value",
             "type": "quantitative",
-            "title": title,
+            "title": None,
             "scale": {"zero": False},
             "axis": {"tickCount": 5, "format": form},
         },

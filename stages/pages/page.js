@@ -105,8 +105,8 @@
   };
   const bars = (classes) => {
     const list = make("ol", "bars");
-    (classes || []).forEach(([id, p]) => {
-      const item = make("li"), track = make("span", "track"), fill = make("i");
+    (classes || []).forEach(([id, p, second]) => {
+      const item = make("li"), track = make("span", second ? "track second" : "track"), fill = make("i");
       fill.style.setProperty("--p", p);
       track.append(fill);
       const name = make("span", "name", className(id));

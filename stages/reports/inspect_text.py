@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...pipeline.tables import bar, bytes_text, clip, section, table
+from ...pipeline.tables import bar, bytes_text, clip, histogram, section, table
 from ...storage_schemas.fingerprint import Json
 from ...storage_schemas.plain_text import printable
 from ...storage_schemas.view_params import COLOR_FACTORS
@@ -12,6 +12,9 @@ from ..models.settings import precision_name
 
 #: What centre views take their share of, by kind.
 _CENTERED = {"center": "the shorter side", "squash": "both sides, squashed", "border": "the longer side"}
+
+#: Columns of a terminal that reports fit.
+COLUMNS = 80
 
 #: Views that get a column of their own; `--json` has all.
 _VIEW_COLUMNS = 8
@@ -25,7 +28,7 @@ def store_text(facts: dict[str, Json]) -> str:
     if "coverage" in facts:
         parts += [_coverage(facts["coverage"]), _fingerprint(facts)]
     else:
-        parts.append(section("Class vectors", table(_class_vectors(facts["class_vectors"]))))
+        parts.append(section("Class vectors", table(_class_vectors(facts["class_vectors"]), width=COLUMNS)))
     parts.append(_arrays(facts["arrays"]))
     if facts.get("values"):
         parts.append(_values(facts))
@@ -50,11 +53,11 @@ def _coverage(coverage: dict[str, Any]) -> str:
         *(["", f"{count} × {reason}"] for reason, count in coverage["reasons"].items()),
     ]
     examples = [[f"row {bad['row']}", bad["path"], bad["reason"]] for bad in coverage["examples"]]
-    return section("Coverage", table(rows), table(examples, indent=4) if examples else "")
+    return section("Coverage", table(rows, width=COLUMNS), table(examples, indent=4, width=COLUMNS) if examples else "")
 
 
 def _fingerprint(facts: dict[str, Any]) -> str:
-    return section(f"Fingerprint {facts['fingerprint_digest']}", table(_described(facts)))
+    return section(f"Fingerprint {facts['fingerprint_digest']}", table(_described(facts), width=COLUMNS))
 
 
 def described(facts: dict[str, Any]) -> list[tuple[str, str]]:
@@ -178,28 +181,21 @@ def _class_vectors(vectors: dict[str, Any]) -> list[list[str]]:
 
 
 def _arrays(arrays: list[dict[str, Any]]) -> str:
+    """What fits; `--json` has axes and codecs too."""
     rows = [
         [
-            a["name"],
-            ", ".join(a["axes"]),
+            clip(a["name"], 20),
             " × ".join(map(str, a["shape"])),
             a["dtype"],
             " × ".join(map(str, a["chunks"])),
-            " ".join(map(_codec, a["codecs"])),
             bytes_text(a["bytes_on_disk"]),
             f"{a['ratio']:.2f}" if a["ratio"] else "",
         ]
         for a in arrays
     ]
     total = sum(a["bytes_on_disk"] for a in arrays)
-    head = ["name", "axes", "shape", "type", "chunk", "codecs", "on disk", "ratio"]
-    return section(f"Arrays, {bytes_text(total)} on disk", table(rows, head=head, align="llllllrr"))
-
-
-def _codec(codec: dict[str, Any]) -> str:
-    if codec["name"] == "blosc":
-        return f"blosc({codec['configuration']['cname']}, {codec['configuration']['shuffle']})"
-    return str(codec["name"])
+    head = ["name", "shape", "type", "chunk", "on disk", "ratio"]
+    return section(f"Arrays, {bytes_text(total)} on disk", table(rows, head=head, align="llllrr"))
 
 
 def _values(facts: dict[str, Any]) -> str:
@@ -219,11 +215,15 @@ def _soft_labels(soft: dict[str, Any]) -> list[str]:
     rows = [[name, *(f"{soft[name][c]:.3f}" for c in columns)] for name in ("confidence", "entropy")]
     head = ["", "mean", "min", "25 %", "median", "75 %", "max"]
     agree = (
-        f"  {soft['views_agree']:.1%} of the samples have the same top class in every view; "
-        f"{soft['classes_seen']} of {soft['classes']} classes are some sample's top class"
+        f"  {soft['views_agree']:.1%} of the samples have the same top class in every view;\n"
+        f"  {soft['classes_seen']} of {soft['classes']} classes are some sample's top class"
     )
     limit = f"{soft['entropy_of_uniform']:.2f}"
-    title = f"Soft labels of each view (confidence: largest probability; entropy in nats, at most {limit})"
+    title = "Soft labels of each view (confidence: largest probability; entropy: nats)"
+    ends = {"confidence": "1", "entropy": limit}
+    drawn = [
+        [name, "0", histogram(soft["histograms"][name]["counts"]), ends[name]] for name in ("confidence", "entropy")
+    ]
     most = max((c["samples"] for c in soft["top_classes"]), default=1)
     classes = [
         [
@@ -235,7 +235,7 @@ def _soft_labels(soft: dict[str, Any]) -> list[str]:
         for c in soft["top_classes"]
     ]
     return [
-        section(title, table(rows, head=head, align="lrrrrrr"), agree),
+        section(title, table(rows, head=head, align="lrrrrrr"), table(drawn), agree),
         section("Most frequent top classes", table(classes, align="lrr")),
         section("Most confident samples", _samples(soft["most_confident"])),
         section("Least confident samples", _samples(soft["least_confident"])),
@@ -243,8 +243,10 @@ def _soft_labels(soft: dict[str, Any]) -> list[str]:
 
 
 def _samples(samples: list[dict[str, Any]]) -> str:
-    rows = [[f"{s['probability']:.3f}", clip(s["class"]), f"row {s['row']}", s["path"] or s["key"]] for s in samples]
-    return table(rows, align="rlrl")
+    rows = [
+        [f"{s['probability']:.3f}", clip(s["class"], 26), f"row {s['row']}", s["path"] or s["key"]] for s in samples
+    ]
+    return table(rows, align="rlrl", width=COLUMNS)
 
 
 def sample_text(facts: dict[str, Any]) -> str:
