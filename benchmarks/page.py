@@ -29,6 +29,7 @@ from teachonce.stages.measures.rankings import FeatureSample
 from teachonce.stages.measures.stale_rows import mismatches
 from teachonce.stages.measures.stored import Stored
 from teachonce.stages.measures.wrong_labels import contradicted_labels
+from teachonce.stages.pages.survey import _CANDIDATES
 from teachonce.stages.samples.thumbnails import Thumbnails, whole_pictures
 from teachonce.stages.views.spec import CENTER, ViewSpec
 
@@ -96,7 +97,7 @@ def _duplicates(stored, rows, vectors, entries) -> None:
     def original(row: int) -> str:
         return paths[row].replace("copy_", "")
 
-    pairs = near_vectors(rows, vectors, 150)
+    pairs = near_vectors(rows, vectors, _CANDIDATES)
     with whole_pictures(stored.shards) as pictures:
         ranked = by_pictures(pairs, lambda row: pictures.pixels(row, [CENTER], EDGE)[0])
     planted = sum("/copy_" in path for path in paths.values())

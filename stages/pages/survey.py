@@ -28,7 +28,7 @@ from ..views.spec import CENTER, ViewSpec
 GALLERY, FINDABLE, ON_MAP, COMPARED, MATCHED = 24, 4_000, 1_200, 20_000, 2_000
 
 #: Views of a row whose pictures are compared with their targets; candidates for near duplicates whose pictures are compared.
-_MATCHED_VIEWS, _CANDIDATES = 4, 150
+_MATCHED_VIEWS, _CANDIDATES = 4, 800
 
 
 @dataclass(frozen=True)
