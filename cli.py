@@ -23,6 +23,7 @@ from .commands.plan import plan
 from .commands.predict import predict
 from .commands.pretrain import pretrain
 from .commands.recode import recode
+from .commands.retry_failed import retry_failed
 from .commands.run import run_file
 from .commands.shard import shard
 from .commands.status import status
@@ -35,6 +36,7 @@ from .storage_schemas.errors import InputError, TeachonceError
 #: In the order of the work, as `--help` lists them.
 COMMANDS = (
     shard,
+    retry_failed,
     datasets,
     models,
     plan,

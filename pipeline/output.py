@@ -33,6 +33,9 @@ _SYSTEM_FILES = {".DS_Store", "Thumbs.db", "desktop.ini", "lost+found"}
 #: Stages whose output is one and the same folder.
 _TOGETHER = dict.fromkeys(("vectors", "cache", "recode STORE"), ("vectors", "cache"))
 
+#: Commands that write into what another one made.
+_INTO = {"retry-failed": "shard"}
+
 #: Commands whose folder is known by a note.
 _NOTES = {
     "demo": DEMO_NOTE,
@@ -116,6 +119,7 @@ def claim_output(out: Location, stage: str) -> None:
 
 def is_begun(out: Location, command: str) -> bool:
     """Whether this command, or one that shares its output, began to write here."""
+    command = _INTO.get(command, command)
     if command in _NOTES:
         return (out / _NOTES[command]).exists()
     ledgers = [out / LEDGER / stage for stage in _TOGETHER.get(command, (command,))]

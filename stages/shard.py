@@ -6,8 +6,9 @@ import hashlib
 import shlex
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from ..pipeline.ledger import Ledger
 from ..pipeline.output import check_output, claim_output
@@ -89,21 +90,29 @@ class ShardStage:
     def open(self) -> RunUnit:
         return _Writing(self, open_manifest(self.out, self.corpus))
 
+    #: What the names of the files end in until they take the place of others.
+    suffix = ""
+
+    def images(self, shard: int) -> ShardImages:
+        """Where the images of a shard come from."""
+        return _FromSources(self)
+
     def _write(self, shard: int, entries: Sequence[Entry], timer: Timer) -> Receipt:
         records: list[tuple[bytes, int, int, int, int]] = []
         invalid: list[InvalidRow] = []
         hasher = hashlib.blake2b(digest_size=16)
-        tar, index = self.out / f"{shard_name(shard)}.tar", self.out / f"{shard_name(shard)}.index.npy"
-        with timer.laps() as lap:
+        names = [f"{shard_name(shard)}{ending}" for ending in generations.SHARD_FILES]
+        tar, index = (self.out / f"{name}{self.suffix}" for name in names)
+        with closing(self.images(shard)) as images, timer.laps() as lap:
             with tar.create(settle=False) as file:
                 writer = TarFile(file)
                 for row, entry in zip(self.corpus.rows(shard), entries, strict=True):
                     hasher.update(f"{row} {entry.key} {entry.digest}\n".encode())
                     try:
-                        data = self._read(entry)
+                        data = images.read(row, entry)
                         lap("read")
                         with one_image(entry.path):
-                            data, extension = self._check(data)
+                            data, extension = images.check(row, data)
                             metadata = sample_metadata(path=entry.path, row=row, digest=entry.digest, label=entry.label)
                         lap("check")
                     except (BadImage, Unreachable) as bad:
@@ -127,8 +136,8 @@ class ShardStage:
         return Receipt(
             key=shard_name(shard),
             outputs=(
-                Output(path=tar.name, bytes=writer.size, sha256=writer.sha256.hexdigest()),
-                Output(path=index.name, bytes=len(index_bytes), sha256=hashlib.sha256(index_bytes).hexdigest()),
+                Output(path=names[0], bytes=writer.size, sha256=writer.sha256.hexdigest()),
+                Output(path=names[1], bytes=len(index_bytes), sha256=hashlib.sha256(index_bytes).hexdigest()),
             ),
             rows=len(entries),
             invalid_rows=tuple(invalid),
@@ -136,7 +145,8 @@ class ShardStage:
             fingerprint=self.fingerprint.digest,
         )
 
-    def _read(self, entry: Entry) -> bytes:
+    def read(self, entry: Entry) -> bytes:
+        """The file of an image, as the manifest has it."""
         if entry.problem is not None:
             raise BadImage(entry.problem)
         try:
@@ -153,6 +163,12 @@ class ShardStage:
                 hint=self._instead,
             )
         return data
+
+    def check(self, data: bytes) -> tuple[bytes, str]:
+        """The bytes that a file becomes in the tar, and the extension of their format."""
+        if self.corpus.resize is not None:
+            data = self.kind.reduce(data, self.corpus.resize, self.corpus.max_pixels)
+        return data, self.kind.probe(data, self.corpus.max_pixels)
 
     def _source(self, entry: Entry) -> CorpusSource:
         for source in self.sources:
@@ -175,10 +191,39 @@ class ShardStage:
         given_up = shlex.quote(str(self.out / generations.NEXT_CORPUS))
         return f"put the file back, then run the same command again; or give up what was begun: rm {given_up}"
 
-    def _check(self, data: bytes) -> tuple[bytes, str]:
-        if self.corpus.resize is not None:
-            data = self.kind.reduce(data, self.corpus.resize, self.corpus.max_pixels)
-        return data, self.kind.probe(data, self.corpus.max_pixels)
+
+class ShardImages(Protocol):
+    """The images of one shard."""
+
+    def read(self, row: int, entry: Entry) -> bytes:
+        """The bytes of one.
+
+        Raises:
+            BadImage: it cannot be used.
+            Unreachable: it cannot be read at the moment.
+        """
+
+    def check(self, row: int, data: bytes) -> tuple[bytes, str]:
+        """The bytes that go into the tar, and the extension of their format; raises `BadImage`, or whatever a decoder does."""
+
+    def close(self) -> None:
+        """Close what reading has opened."""
+
+
+@dataclass(frozen=True)
+class _FromSources:
+    """Each from its source."""
+
+    stage: ShardStage
+
+    def read(self, row: int, entry: Entry) -> bytes:
+        return self.stage.read(entry)
+
+    def check(self, row: int, data: bytes) -> tuple[bytes, str]:
+        return self.stage.check(data)
+
+    def close(self) -> None:
+        pass  # nothing stays open
 
 
 class AppendStage(ShardStage):
@@ -278,7 +323,7 @@ def _plan_grown(
     )
     if prepared is not None:
         if not settings.append or prepared.mended or len(names) > len(prepared.sources):
-            raise _unfinished(out, prepared)
+            raise unfinished(out, prepared)
         return _appending(stage, prepared, None)
     if settings.append:
         following, appended = freeze_append(
@@ -313,7 +358,8 @@ def _is_intact(ledger: Ledger) -> bool:
     return plan is not None and len(done) == plan.units
 
 
-def _unfinished(out: Location, prepared: Corpus) -> IncompleteError:
+def unfinished(out: Location, prepared: Corpus) -> IncompleteError:
+    """The error for another command than the one that began the next state."""
     begun = "`teachonce retry-failed`" if prepared.mended else "`teachonce shard --append`"
     names = ", ".join(source.name for source in prepared.sources)
     return IncompleteError(

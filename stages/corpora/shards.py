@@ -148,6 +148,15 @@ class ShardSet:
             )
         return receipt
 
+    def file(self, shard: int, name: str) -> Location:
+        """A file of a shard. One that was mended last may still have the name that it waited under (see `generations`)."""
+        ledger = self.ledger_of(shard)
+        if self._present.mended and ledger == self.ledgers[-1]:
+            waiting = self.location / f"{name}.{ledger.generation}"
+            if waiting.exists():
+                return waiting
+        return self.location / name
+
     def receipts(self) -> Iterator[Receipt]:
         """The receipts of all shards in their order, one at a time; those that are gone are left out."""
         for shard in range(self.corpus.num_shards):
@@ -171,11 +180,11 @@ class ShardReader:
     """
 
     def __init__(self, shards: ShardSet, shard: int) -> None:
-        self._tar = shards.location / f"{shard_name(shard)}.tar"
+        self._tar = shards.file(shard, f"{shard_name(shard)}.tar")
         self._redo = shards.ledger_of(shard).redo_hint(shard_name(shard))
         receipt = shards.receipt(shard)
         for output in receipt.outputs:
-            found = (shards.location / output.path).size()
+            found = shards.file(shard, output.path).size()
             if found != output.bytes:
                 raise DamagedError(
                     "a shard's file was cut or replaced",
@@ -185,9 +194,10 @@ class ShardReader:
                     found="no file" if found is None else f"{found} bytes",
                     hint=f"run the same `teachonce shard … --out {typed(shards.location)}` again",
                 )
-        index_location = shards.location / f"{shard_name(shard)}.index.npy"
+        index_name = f"{shard_name(shard)}.index.npy"
+        index_location = shards.file(shard, index_name)
         index = index_location.read_bytes()
-        recorded = next((o.sha256 for o in receipt.outputs if o.path == index_location.name), "none")
+        recorded = next((o.sha256 for o in receipt.outputs if o.path == index_name), "none")
         if (sha256 := hashlib.sha256(index).hexdigest()) != recorded:
             raise DamagedError(
                 "an offset index changed since it was written",
