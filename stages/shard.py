@@ -333,9 +333,10 @@ def _plan_grown(
             return replace(stage, shards=(), generation=len(corpus.states), appended=appended)
         return _appending(stage, following, appended)
     refuse_changed(shards, placed, names)
-    place = next((i for i, ledger in enumerate(shards.ledgers) if not _is_intact(ledger)), len(shards.ledgers) - 1)
-    own = [shard for shard in range(corpus.num_shards) if shards.ledger_of(shard) == shards.ledgers[place]]
-    return replace(stage, shards=own, generation=place + 1)
+    own = [[shard for shard in range(corpus.num_shards) if shards.ledger_of(shard) == one] for one in shards.ledgers]
+    lost = (place for place, one in enumerate(shards.ledgers) if not _are_intact(one, own[place]))
+    place = next(lost, len(own) - 1)
+    return replace(stage, shards=own[place], generation=place + 1)
 
 
 def _appending(stage: ShardStage, corpus: Corpus, appended: Appended | None) -> AppendStage:
@@ -352,10 +353,9 @@ def _appending(stage: ShardStage, corpus: Corpus, appended: Appended | None) -> 
     )
 
 
-def _is_intact(ledger: Ledger) -> bool:
-    plan, superseded = ledger.plan(), ledger.superseded()
-    done = [r for r in ledger.receipts() if r.key in superseded or ledger.is_intact(r)]
-    return plan is not None and len(done) == plan.units
+def _are_intact(ledger: Ledger, shards: Sequence[int]) -> bool:
+    receipts = (ledger.receipt(shard_name(shard)) for shard in shards)
+    return all(receipt is not None and ledger.is_intact(receipt) for receipt in receipts)
 
 
 def unfinished(out: Location, prepared: Corpus) -> IncompleteError:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from ...pipeline.progress import Progress
 from ...storage_schemas.errors import Unreachable
 from ...storage_schemas.manifest import Corpus, Entry, write_manifest
-from .corpus import corpus_identity, footer_of
+from .corpus import corpus_id, footer_of
 from .corpus_sources import CorpusSource
 from .generations import freeze, sweep
 from .images import BadImage, one_image
@@ -103,9 +103,7 @@ def freeze_mended(shards: ShardSet, retried: Iterable[Retried]) -> Corpus | None
         digest, _ = write_manifest(file, entries())
     following = replace(
         corpus,
-        corpus_id=corpus_identity(
-            corpus.name, digest, corpus.layout, order=corpus.order, sample_kind=corpus.sample_kind
-        ),
+        corpus_id=corpus_id(corpus.name, corpus.layout, digest, corpus.order, corpus.sample_kind),
         manifest_footer=footer_of(out / NEXT_MANIFEST),
         history=corpus.states,
         mended=mended,

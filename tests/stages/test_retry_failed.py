@@ -226,7 +226,7 @@ def test_other_sources(pictures, folder, tmp_path, kind):
                     archive.add(path, path.relative_to(folder).as_posix())
             return tmp_path / "photos.tar"
         if kind == "list":
-            rows = [f"{path},{path.parent.name}" for path in sorted(folder.rglob("*.*"))]
+            rows = [f"{path},{path.parent.name}" for path in sorted(folder.rglob("*/*.*"))]
             (tmp_path / "photos.csv").write_text("\n".join(["path,label", *rows, f"{folder}/later.jpg,x"]))
             return tmp_path / "photos.csv"
         return folder
@@ -289,7 +289,7 @@ def broken_inside(path: Path) -> None:
     Image.new("RGB", (40, 40), "red").save(buffer, "JPEG")
     data = bytearray(buffer.getvalue())
     start = data.index(b"\xff\xc4")
-    data[start + 4 : start + 60] = b"\xff" * 56
+    data[start + 5 : start + 21] = b"\xff" * 16  # how many codes there are of each length
     path.write_bytes(data)
 
 
@@ -314,7 +314,7 @@ def test_an_image_that_only_the_teachers_pass_could_not_use(pictures, folder, tm
     assert data_of(out) == data_of(tmp_path / "fresh")
     assert now.corpus.corpus_id == fresh.corpus.corpus_id
     assert int(check_pair(now, strict.location).valid_rows.sum()) == 45
-    assert [one for one in failed_images(out, [strict.location]) if one.stage == "cache"][0].path == victim
+    assert next(one for one in failed_images(out, [strict.location]) if one.stage == "cache").path == victim
 
 
 def test_targets_of_an_image_that_was_replaced_are_refused(pictures, folder, tmp_path, make_store):
