@@ -16,6 +16,7 @@ from ..storage_schemas.fingerprint import Json
 from ..storage_schemas.json_file import read_json
 from ..storage_schemas.plain_text import counted, plural, printable, typed
 from ..storage_schemas.receipt import InvalidRow
+from .measures.failed import by_kind
 from .pairs.store_root import refuse_lost_root
 from .reports.running import running_json, running_text
 
@@ -180,13 +181,10 @@ def _failure(key: str, note: dict[str, Json]) -> dict[str, Json]:
 
 
 def _by_kind(invalid: list[InvalidRow]) -> list[dict[str, Json]]:
-    """Unusable images by kind of reason, the most frequent first; within a kind in row order."""
-    kinds: dict[str, list[InvalidRow]] = {}
-    for bad in invalid:
-        kinds.setdefault(bad.kind, []).append(bad)
+    """Unusable images by kind of reason."""
     return [
         {"kind": kind, "count": len(images), "images": [asdict(bad) for bad in images]}
-        for kind, images in sorted(kinds.items(), key=lambda item: (-len(item[1]), item[0]))
+        for kind, images in by_kind(invalid)
     ]
 
 

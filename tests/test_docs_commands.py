@@ -41,6 +41,7 @@ RUN = {
     "README.md": ["photos", "test-photos", "classes.txt", "new.jpg"],
     "docs/checkpoints.md": ["teacher_model", "output", "DATA", "shards"],
     "docs/datasets.md": ["DATA"],
+    "docs/failed-images.md": ["shards", "targets.zarr", "photos"],
     "docs/export.md": ["student", "test-photos", "new.jpg"],
     "docs/library.md": ["shards", "targets.zarr", "student", "new.jpg"],
     "docs/models.md": [],
