@@ -125,7 +125,7 @@ class StoreSpec:
         num_samples: over all shards; arrays have `num_rows` rows, which are more where a shard in the middle is short.
         encoding: of every target that has none of its own.
         colors: views have colours of their own, hence arrays for them.
-        parts: of the samples, as in `RowLayout`; empty for a single one.
+        parts: of the samples, as in `RowLayout`; empty where these are as if they came at once.
     """
 
     num_samples: int
@@ -135,6 +135,10 @@ class StoreSpec:
     encoding: FloatEncoding
     colors: bool = False
     parts: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        own = RowLayout.of(self.shard_size, self.parts or (self.num_samples,)).parts
+        object.__setattr__(self, "parts", own if len(own) > 1 else ())
 
     @functools.cached_property
     def layout(self) -> RowLayout:

@@ -173,7 +173,7 @@ def _sample_spec(spec: StoreSpec, chunks: Mapping[str, tuple[int, ...]], rows: i
             return target
         return replace(target, chunk=(largest_divisor(rows, found[0]), *found[1:]))
 
-    return replace(spec, num_samples=rows, shard_size=rows, targets=tuple(map(fitted, spec.targets)))
+    return replace(spec, num_samples=rows, shard_size=rows, parts=(), targets=tuple(map(fitted, spec.targets)))
 
 
 def _part(block: TargetBlock, rows: int) -> TargetBlock:

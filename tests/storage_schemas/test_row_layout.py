@@ -192,6 +192,12 @@ def test_a_store_in_one_part_is_as_before(tmp_path):
     assert "parts" not in root.attrs["cache"]["spec"]
 
 
+def test_equal_rows_are_equal_specs(tmp_path):
+    specs = [make_store(tmp_path / str(len(parts)), parts, None)[1] for parts in ((9,), (4, 5), (4, 4, 1))]
+    assert specs[0] == specs[1] == specs[2] == replace(specs[0], parts=(9,))
+    assert replace(specs[0], num_samples=11).num_rows == 11
+
+
 def test_parts_that_are_not_the_samples_are_refused(tmp_path):
     root, _ = make_store(tmp_path / "s", (6, 4), None)
     fields: Any = root.attrs.asdict()["cache"]
