@@ -398,6 +398,7 @@ def test_what_is_begun_is_finished_first(pictures, folder, tmp_path):
     again = plan_retry(out, settings=settings)
     assert retry_text(again) == ["what was begun goes on"]
     (folder / CUT).unlink()
+    assert again.stage is not None
     with pytest.raises(UnitsFailed) as failed:
         run_stage(again.stage, again.stage.out, SerialExecutor(), progress=False)
     assert f"or give up what was begun: rm {out}/corpus.next.json" in str(failed.value)
