@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +13,9 @@ from .tracked import Run, kept_run
 
 #: Characters of a parameter that MLflow's stores take.
 _LONGEST = 500
+
+#: Students of one process begin at the same moment, and a store of files would make an experiment for each.
+_ONE_AT_A_TIME = threading.Lock()
 
 
 class MLflow:
@@ -25,8 +29,8 @@ class MLflow:
         begun: list[str] = []
 
         def begin() -> dict[str, str]:
-            found = self._client.get_experiment_by_name(run.project)
-            experiment = self._client.create_experiment(run.project) if found is None else found.experiment_id
+            with _ONE_AT_A_TIME:
+                experiment = _experiment(self._client, run.project)
             tags = {"group": run.group} if run.group else {}
             begun.append(self._client.create_run(experiment, run_name=run.name, tags=tags).info.run_id)
             return {"experiment": run.project, "id": begun[0]}
@@ -48,3 +52,18 @@ class MLflow:
 
     def close(self, *, finished: bool) -> None:
         self._client.set_terminated(self._id, status="FINISHED" if finished else "KILLED")
+
+
+def _experiment(client: Any, name: str) -> str:
+    """The id of an experiment, which is made where there is none: perhaps by another process at this moment."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name))
+        except MlflowException:
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    return str(found.experiment_id)

@@ -6,7 +6,9 @@ import importlib.util
 import json
 import struct
 import threading
+import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -147,6 +149,7 @@ def test_a_resumed_run_goes_on_in_the_same_run(tmp_path):
             log.write(step=step, epoch=0, loss=1 / step)
     (run,) = mlflow_runs("e")
     assert run.info.status == "KILLED"
+    time.sleep(1.1)  # wandb names its folders by the second
     with RunLog(folder, step=2, tracking=tracking) as log:
         for step in (3, 4):
             log.write(step=step, epoch=0, loss=1 / step)
@@ -173,6 +176,27 @@ def test_students_of_one_pass_have_a_run_each_and_a_group(distill, tmp_path):
         assert [v for _, v in curve(run, "loss")] == pytest.approx(
             [x["loss"] for x in logged(tmp_path / "many" / name)], rel=1e-5
         )
+
+
+@with_mlflow
+def test_an_experiment_that_another_student_makes_at_this_moment(tmp_path, monkeypatch):
+    from mlflow.tracking import MlflowClient
+    from teachonce.stages.training.loggers.mlflow import MLflow
+
+    look = MlflowClient.get_experiment_by_name
+
+    def looks(client, name):
+        found = look(client, name)
+        time.sleep(0.3)  # the other one looks too, if it may
+        return found
+
+    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", looks)
+    runs = [Tracking(name=name).run("e") for name in "ab"]
+    folders = [Location.of(tmp_path / name).make_dir() for name in "ab"]
+    with ThreadPoolExecutor(2) as threads:
+        for one in threads.map(MLflow, runs, folders):
+            one.close(finished=True)
+    assert {run.info.run_name for run in mlflow_runs("e")} == {"a", "b"}
 
 
 @pytest.mark.slow
