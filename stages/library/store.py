@@ -18,7 +18,7 @@ from ...storage_schemas.fingerprint import Json, digest_json
 from ...storage_schemas.samples import KEY_LENGTH
 from ...storage_schemas.store_description import TargetSpec
 from ...storage_schemas.target_store import read_rows
-from ...storage_schemas.view_params import VIEW, Views
+from ...storage_schemas.view_params import NO_VIEW, VIEW, Views
 from ..corpora.images import BadImage
 from ..measures.stored import Stored
 from ..models.softmax import probabilities
@@ -77,8 +77,8 @@ class TargetStore:
         self._thumbnails: Thumbnails | None = None
 
     def __len__(self) -> int:
-        """Rows, usable or not."""
-        return self._stored.rows.num_samples
+        """Rows, usable or not. In a corpus that grew, a shard in the middle may be short: the rows behind it are nobody's, and not valid."""
+        return self._stored.rows.num_rows
 
     def __enter__(self) -> TargetStore:
         return self
@@ -354,7 +354,7 @@ class TargetStore:
         """(row, view, *shape) of blocks that are one shard's and view's, without the axes of which one was meant."""
         chosen = self._select(rows)
         numbers, is_one_view = select_views(view, self.num_views)
-        found = np.empty((len(chosen.numbers), len(numbers), *shape), dtype)
+        found = _nothing((len(chosen.numbers), len(numbers), *shape), dtype)
         for place, number in enumerate(numbers):
             self._gather(chosen, dtype, functools.partial(_of_view, block, number), found[:, place])
         found = found[:, 0] if is_one_view else found
@@ -367,20 +367,30 @@ class TargetStore:
         block: Callable[[int], Any],
         out: NDArray[Any] | None = None,
     ) -> NDArray[Any]:
-        found = np.empty(len(chosen.numbers), dtype) if out is None else out
-        size = self._stored.rows.shard_size
-        for shard, places, offsets_N in chosen.by_shard(size):
-            self._stored.require_done(shard * size + int(offsets_N[0]))
+        found = _nothing((len(chosen.numbers),), dtype) if out is None else out
+        for shard, places, offsets_N in self._by_shard(chosen):
+            self._stored.require_done(self._stored.rows.rows(shard).start)
             with self._blocks.lock:
                 found[places] = block(shard)[offsets_N]
         return found
+
+    def _by_shard(self, chosen: Selection) -> Iterator[tuple[int, Any, Any]]:
+        """`Selection.by_shard` without the rows that are nobody's."""
+        spec = self._stored.rows
+        for shard, places, offsets_N in chosen.by_shard(spec.shard_size):
+            rows = spec.rows(shard)
+            there_N = offsets_N < rows.stop - rows.start
+            if there_N.all():
+                yield shard, places, offsets_N
+            elif there_N.any():
+                yield shard, np.arange(len(chosen.numbers))[places][there_N], offsets_N[there_N]
 
     def _entries(self, rows: Row | Rows, field: str) -> list[Any]:
         if self._stored.shards is None:
             raise self._no_shards()
         chosen = self._select(rows)
-        found = np.empty(len(chosen.numbers), object)
-        for shard, places, offsets_N in chosen.by_shard(self._stored.rows.shard_size):
+        found = np.full(len(chosen.numbers), "" if field == "path" else None, object)
+        for shard, places, offsets_N in self._by_shard(chosen):
             entries = self._stored.entries(shard)
             found[places] = [getattr(entries[offset], field) for offset in offsets_N.tolist()]
         return found.tolist()
@@ -393,6 +403,13 @@ class TargetStore:
             found=self._stored.no_paths,
             hint="open_store(…, shards=FOLDER)",
         )
+
+
+def _nothing(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """What rows that are nobody's give: NaN, no key, not valid, no view."""
+    if dtype == VIEW:
+        return np.full(shape, NO_VIEW)
+    return np.full(shape, np.nan, dtype) if dtype.kind == "f" else np.zeros(shape, dtype)
 
 
 def _of_view(block: Callable[[int, int], Any], view: int, shard: int) -> Any:

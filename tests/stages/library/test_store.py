@@ -16,8 +16,13 @@ import teachonce
 import xarray
 from PIL import Image
 from teachonce import open_store
+from teachonce.pipeline.executors.serial import SerialExecutor
+from teachonce.pipeline.runner import run_stage
 from teachonce.stages.corpora.images import decode
+from teachonce.stages.corpora.shards import ShardSet
 from teachonce.stages.library.store import TargetStore
+from teachonce.stages.settings.shard import ShardSettings
+from teachonce.stages.shard import plan_shard
 from teachonce.stages.views.render import render
 from teachonce.storage_schemas.errors import DamagedError, IncompleteError, InputError
 
@@ -288,3 +293,28 @@ def test_reading_needs_no_torch(taught_store):
     )
     assert done.stdout == "[]\n"
     assert teachonce.open_store is open_store
+
+
+def test_rows_that_are_nobodys(make_store, stage_inputs, tmp_path):
+    """A corpus that grew behind a short shard: its array has rows without a sample, which are neither valid nor an error."""
+    for index in range(6):
+        stage_inputs.draw_picture(tmp_path / "pictures" / f"{index}.png", index)
+    stage_inputs.shard_folder(tmp_path / "pictures", tmp_path / "shards", shard_size=4)
+    for index in range(6, 9):
+        stage_inputs.draw_picture(tmp_path / "pictures" / f"{index}.png", index)
+    stage = plan_shard(
+        [str(tmp_path / "pictures")],
+        out=str(tmp_path / "shards"),
+        settings=ShardSettings(shard_size=4, name="pictures", order="source", append=True),
+    )
+    run_stage(stage, stage.out, SerialExecutor(), progress=False)
+    make_store(ShardSet.open(str(tmp_path / "shards")), tmp_path / "s.zarr")
+    store = open_store(tmp_path / "s.zarr")
+    rows = [row for part in store.shards() for row in part]
+    assert (len(store), rows) == (11, [0, 1, 2, 3, 4, 5, 8, 9, 10])
+    assert np.flatnonzero(store.valid()).tolist() == rows
+    assert np.flatnonzero(~np.isnan(store.logits(view=None)).any((1, 2))).tolist() == rows
+    assert [store.paths(row) for row in (5, 6, 8)] == ["5.png", "", "6.png"]
+    assert (store.keys(6), store.find(store.keys(8)), store.labels([7, 8])) == ("", 8, [None, None])
+    assert store.views(7)["height"] == -1
+    assert store.xarray().valid.values.sum() == 9
