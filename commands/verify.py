@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 import click
 
 from ..pipeline.terminal import say, show, starting
 from ..stages.settings.verify import VerifyComputeSettings, VerifySettings, VerifyTeacherSettings
+from ..storage_schemas.plain_text import counted
 from .command import command
 from .executor import ExecutorSettings, SerialByDefault
 from .options import options_of
 from .output import json_option, print_json
+
+if TYPE_CHECKING:
+    from ..stages.verify import VerifyStage
+    from ..stages.verifying.report import Report
 
 
 @command()
@@ -32,7 +40,7 @@ def verify(
     """Check that shards and a target store are whole, belong together, and hold what the teacher gives.
 
     SHARDS is a folder that `teachonce shard` wrote, STORE what `teachonce cache` made of it. Each finding names its cause and
-    what to type next. Nothing is written.
+    what to type next. Nothing is written without --repair.
 
     Exits with 0 where nothing is wrong, 3 where something is damaged, 4 where things do not belong together, and 5
     where it cannot be told, as in a store that is not finished; the first of 3, 4 and 5 that applies.
@@ -55,8 +63,49 @@ def verify(
             say(f"verify: {note}")
         for outcome in look(stage, executor.make(), stage.whole.store):
             report.add(outcome.seen)
+        if settings.repair:
+            _repair(stage, report, teacher, executor)
     if as_json:
         print_json(report.to_json())
     else:
         show(report_text(report))
     click.get_current_context().exit(int(report.verdict))
+
+
+def _repair(stage: VerifyStage, report: Report, teacher: VerifyTeacherSettings, executor: ExecutorSettings) -> None:
+    """Cache the shards again that are wrong, and look at them once more."""
+    from ..pipeline.driver import only_driver
+    from ..pipeline.looking import look
+    from ..pipeline.runner import run_stage
+    from ..stages.cache import plan_cache
+    from ..stages.settings.cache import CacheSettings
+    from ..stages.teachers.registry import teacher_for_one_run
+    from ..stages.verify import config_of
+    from ..stages.verifying.repair import cache_again, check_same_run, damage_of, set_aside
+
+    whole, damage = stage.whole, damage_of(report.findings)
+    if not damage.shards:
+        say("verify: nothing here can be repaired from the tars" if damage.beyond else "verify: nothing to repair")
+        return
+    with only_driver(whole.store, "teachonce verify --repair"), teacher_for_one_run():
+        again = cache_again(whole, config_of(whole, teacher))
+        cache = plan_cache(
+            whole.shards.location,
+            again.config,
+            out=whole.store,
+            views=again.views,
+            view_interpolation=again.interpolation,
+            settings=CacheSettings(targets=again.targets, encoding=again.encoding, batch_size=again.batch_size),
+            compute=again.compute,
+            dry_run=True,
+        )
+        check_same_run(whole, cache.fingerprint)
+        kept = set_aside(whole.store_ledger, damage.shards)
+        say(
+            f"verify: caching {counted(len(damage.shards), 'shard')} again; {counted(len(kept), 'old receipt')} kept as *.old"
+        )
+        run_stage(cache, whole.store, executor.make())
+    report.findings = list(damage.beyond)
+    report.repaired = damage.shards
+    for outcome in look(replace(stage, only=damage.shards), executor.make(), whole.store):
+        report.add(outcome.seen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -11,10 +12,12 @@ from ..pipeline.cores import usable_cores
 from ..pipeline.settings import check
 from ..pipeline.storage import Location
 from ..pipeline.types import Resources, RunUnit, Seen, Timer, Unit
-from ..storage_schemas.errors import TeachonceError
+from ..storage_schemas.errors import DamagedError, TeachonceError
 from ..storage_schemas.fingerprint import Fingerprint
 from ..storage_schemas.samples import shard_name
 from .models.settings import ComputeSettings
+from .models.teacher_config import TeacherConfig
+from .samples.pixel_sample import PixelSample
 from .settings.verify import VerifyComputeSettings, VerifySettings, VerifyTeacherSettings
 from .verifying.manifest_check import manifest_errors
 from .verifying.shard_check import ShardCheck, ShardSeen
@@ -37,6 +40,7 @@ class VerifyStage:
         units_at_once: that a worker looks at: as many as it has cores for their digests.
         teacher: which one runs again, and on what; None for none.
         notes: lines that a person should see before it starts.
+        only: shards to look at; None for all of them.
     """
 
     whole: Whole
@@ -44,6 +48,7 @@ class VerifyStage:
     units_at_once: int = 1
     teacher: TeacherPlan | None = None
     notes: tuple[str, ...] = ()
+    only: tuple[int, ...] | None = None
 
     name = "verify"
 
@@ -63,9 +68,9 @@ class VerifyStage:
         return Fingerprint(fields={"full": self.full, "teacher": self.teacher is not None})
 
     def plan(self) -> Iterator[Unit]:
-        if self.full:
+        if self.full and self.only is None:
             yield Unit(key=_MANIFEST, rows=0)
-        for shard in range(self.whole.description.spec.num_shards):
+        for shard in range(self.whole.description.spec.num_shards) if self.only is None else self.only:
             rows = self.whole.description.spec.rows(shard)
             yield Unit(key=shard_name(shard), rows=rows.stop - rows.start, inputs={"shard": shard})
 
@@ -92,9 +97,19 @@ class _Looking:
         findings = Findings()
         try:
             findings.note_all(manifest_errors(self._whole.shards))
+            self._check_pixels()
         except TeachonceError as error:
             findings.note(error)
         return Seen(key=unit.key, rows=0, content=ShardSeen(-1, list(findings)))
+
+    def _check_pixels(self) -> None:
+        """This machine must render the views that the store keeps digests of as the teacher saw them."""
+        whole = self._whole
+        sample = PixelSample.of_store(whole.description, whole.store)
+        if sample is not None:
+            hint = "look at it where it was made; or cache again into a new store"
+            with contextlib.suppress(DamagedError):  # whatever is wrong with a tar is found with its shard
+                sample.check(whole.shards, whole.views, where=whole.store, hint=hint)
 
     def _ask_teacher(self, seen: ShardSeen) -> None:
         """Compare a shard in which nothing else is wrong with what the teacher gives."""
@@ -153,20 +168,11 @@ def plan_verify(
     stage = VerifyStage(whole=whole, full=full, units_at_once=at_once)
     if teacher.rows is None:
         return stage, findings
-    from .verifying.teacher_name import teacher_config
     from .verifying.teacher_plan import settle_teacher
 
-    config = teacher_config(
-        whole.description,
-        whole.store,
-        model=teacher.model,
-        pretrained=teacher.pretrained,
-        backbone=teacher.backbone,
-        rehash=teacher.rehash,
-    )
     settled = settle_teacher(
         whole,
-        config,
+        config_of(whole, teacher),
         findings,
         rows=teacher.rows,
         seed=teacher.seed,
@@ -174,3 +180,21 @@ def plan_verify(
         elsewhere=elsewhere,
     )
     return replace(stage, teacher=settled.plan, notes=settled.notes), findings
+
+
+def config_of(whole: Whole, teacher: VerifyTeacherSettings) -> TeacherConfig:
+    """The store's teacher as `cache` would be given it.
+
+    Raises:
+        InputError: the store does not say where it is, and no option does.
+    """
+    from .verifying.teacher_name import teacher_config
+
+    return teacher_config(
+        whole.description,
+        whole.store,
+        model=teacher.model,
+        pretrained=teacher.pretrained,
+        backbone=teacher.backbone,
+        rehash=teacher.rehash,
+    )

@@ -21,6 +21,12 @@ class VerifySettings:
         help="Read every byte once, and compare every digest, key, view and value. The default without --teacher.",
     )
 
+    repair: bool = setting(
+        False,
+        help="Cache those shards again whose rows are wrong and whose tars are right, with the store's own teacher; their old receipts are kept "
+        "beside the new ones. Then look at them once more.",
+    )
+
     def is_full(self, *, with_teacher: bool) -> bool:
         """Whether every byte is read: unless something less is asked for.
 

@@ -32,6 +32,7 @@ class Report:
         level: `quick` or `full`.
         rows, num_shards: that were looked at.
         num_bytes: that were read.
+        repaired: shards that were cached again.
         asked: what the teacher gave, where it ran again.
     """
 
@@ -42,6 +43,7 @@ class Report:
     rows: int = 0
     num_shards: int = 0
     num_bytes: int = 0
+    repaired: tuple[int, ...] = ()
     asked: Asked = field(default_factory=lambda: Asked())
 
     def begin(self, whole: Whole) -> None:
@@ -75,6 +77,7 @@ class Report:
             "num_shards": self.num_shards,
             "bytes_read": self.num_bytes,
             **({"teacher": self.asked.to_json()} if self.asked.rows else {}),
+            **({"repaired": list(self.repaired)} if self.repaired else {}),
             "findings": [finding.to_json() for finding in self.in_order],
         }
 
@@ -93,5 +96,7 @@ def report_text(report: Report) -> str:
     read = f", {bytes_text(report.num_bytes)} read" if report.num_bytes else ""
     count = f": {counted(len(report.findings), 'finding')}" if report.findings else ""
     lines += report.asked.lines()
+    if report.repaired:
+        lines.append(f"cached again: shards {', '.join(map(str, report.repaired))}")
     lines.append(f"{report.store}: {_WORDS[report.verdict]}{count} ({report.level}; {what}{read})")
     return "\n".join(lines)

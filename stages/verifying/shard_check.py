@@ -16,7 +16,7 @@ from ...storage_schemas.manifest import Entry
 from ...storage_schemas.receipt import Receipt
 from ...storage_schemas.samples import shard_name
 from ...storage_schemas.store_description import StoreSpec, TargetSpec
-from ...storage_schemas.target_store import chunk_paths, open_root, read_rows, read_target_views, read_views
+from ...storage_schemas.target_store import chunk_paths, open_root, read_target_views, read_views
 from ...storage_schemas.view_params import Views
 from ..corpora.images import BadImage
 from ..corpora.shards import ShardReader
@@ -31,7 +31,7 @@ from .stored_loss import is_exact, is_fine
 from .tars import TarCheck
 from .values import ValuesSeen
 from .vouched_file import VouchedFile
-from .whole import Findings, Whole
+from .whole import Findings, Whole, repair_command
 
 #: Rows of a shard whose stored views are drawn again.
 _DRAWN = 2
@@ -79,30 +79,32 @@ class ShardCheck:
 
     def look_at(self, shard: int) -> ShardSeen:
         """Everything that is wrong with one shard. What is wrong is returned, never raised."""
-        seen = ShardSeen(shard)
-        findings = Findings()
+        seen, findings = ShardSeen(shard), Findings()
+        entries: list[Entry] | None = None
+        tar_receipt: Receipt | None = None
         try:
-            tar_receipt = self._shard_side(shard, seen, findings)
+            entries = self._entries(shard)
+            tar_receipt = self._shard_side(shard, entries, seen, findings)
         except TeachonceError as error:
             findings.note(error, shard=shard)
-            tar_receipt = None
         try:
-            self._store_side(shard, tar_receipt, seen, findings, is_tar_right=not findings)
+            self._store_side(shard, tar_receipt, entries, seen, findings, is_tar_right=not findings)
         except TeachonceError as error:
             findings.note(error, shard=shard, mendable=isinstance(error, DamagedError))
         seen.findings = list(findings)
         return seen
 
-    def _mend(self, shard: int) -> str:
-        return f"restore it from a copy, or {self.whole.store_ledger.redo_hint(shard_name(shard))}"
+    @property
+    def _mend(self) -> str:
+        """What to do about a wrong shard of the store; the teacher's name is added where the store does not hold it."""
+        return f"restore it from a copy, or {repair_command(self.whole)}"
 
     # The folder of shards.
 
-    def _shard_side(self, shard: int, seen: ShardSeen, findings: Findings) -> Receipt:
+    def _shard_side(self, shard: int, entries: Sequence[Entry], seen: ShardSeen, findings: Findings) -> Receipt:
         shards, name = self.whole.shards, shard_name(shard)
         rows = shards.corpus.rows(shard)
         receipt = checked_receipt(shards.ledger_of(shard), shard, rows, [f"{name}.tar", f"{name}.index.npy"])
-        entries = self._entries(shard)
         hint = f"restore it from a copy, or {shards.ledger_of(shard).redo_hint(name)}"
         files = {
             output.path: VouchedFile(
@@ -185,7 +187,14 @@ class ShardCheck:
     # The store.
 
     def _store_side(
-        self, shard: int, tar_receipt: Receipt | None, seen: ShardSeen, findings: Findings, *, is_tar_right: bool
+        self,
+        shard: int,
+        tar_receipt: Receipt | None,
+        entries: Sequence[Entry] | None,
+        seen: ShardSeen,
+        findings: Findings,
+        *,
+        is_tar_right: bool,
     ) -> None:
         whole = self.whole
         spec, ledger = whole.description.spec, whole.store_ledger
@@ -193,30 +202,33 @@ class ShardCheck:
         paths = chunk_paths(spec, shard)
         receipt = checked_receipt(ledger, shard, range(rows.start, rows.stop), paths)
         where = f"{whole.store}, shard {shard}"
-        if tar_receipt is not None and (error := unusable_rows_error(tar_receipt, receipt, where, self._mend(shard))):
+        if tar_receipt is not None and (error := unusable_rows_error(tar_receipt, receipt, where, self._mend)):
             findings.note(error, shard=shard, mendable=True)
         if not self.full:
             for output in receipt.outputs:
                 noun = f"chunk of '{output.path.partition('/')[0]}'"
-                file = VouchedFile(noun=noun, place=whole.store / output.path, output=output, hint=self._mend(shard))
+                file = VouchedFile(noun=noun, place=whole.store / output.path, output=output, hint=self._mend)
                 if (error := file.size_error()) is not None:
                     findings.note(error, shard=shard, mendable=True)
             return
-        check = ChunkCheck(store=whole.store, ledger=ledger, receipt=receipt, hint=self._mend(shard))
+        check = ChunkCheck(store=whole.store, ledger=ledger, receipt=receipt, hint=self._mend)
         read = ChunksRead()
         wrong: list[TeachonceError] = []
         large = {name for target in spec.targets for name in _large_arrays(spec, target)}
         small = check.read([path for path in paths if path.partition("/")[0] not in large], read)
         with self._held.holding(small):
-            if not read.damage:
-                wrong += self._look_at_rows(shard, receipt, where, is_tar_right)
             exact = all(is_exact(spec, target.name) for target in spec.targets)
             digest = BlockDigest() if exact and not read.damage else None
-            if digest is not None:
-                keys_N, valid_N, params = read_views(self._root, spec, shard, range(spec.num_views))
-                digest.rows([key.decode("ascii", "replace") for key in keys_N], valid_N, params)
+            valid_N: NDArray[np.bool_] | None = None
+            if not read.damage:
+                keys_N, valid_N, params_NV = read_views(self._root, spec, shard, range(spec.num_views))
+                if entries is not None:
+                    about = (keys_N, valid_N, params_NV)
+                    wrong += self._look_at_rows(shard, entries, receipt, about, where, is_tar_right)
+                if digest is not None:
+                    digest.rows([key.decode("ascii", "replace") for key in keys_N], valid_N, params_NV)
             for target in sorted(spec.targets, key=lambda t: t.name):
-                wrong += self._look_at_target(shard, target, check, read, digest, where, paths)
+                wrong += self._look_at_target(shard, target, check, read, digest, valid_N, where, paths)
         seen.num_bytes += read.num_bytes
         if check.is_stale(read):
             findings.note(check.stale_error(), shard=shard, mendable=True)
@@ -233,23 +245,32 @@ class ShardCheck:
                     where=where,
                     expected=receipt.digest,
                     found=digest.hexdigest(),
-                    hint=self._mend(shard),
+                    hint=self._mend,
                 ),
                 shard=shard,
                 mendable=True,
             )
 
-    def _look_at_rows(self, shard: int, receipt: Receipt, where: str, is_tar_right: bool) -> Iterator[TeachonceError]:
+    def _look_at_rows(
+        self,
+        shard: int,
+        entries: Sequence[Entry],
+        receipt: Receipt,
+        about: tuple[NDArray[np.bytes_], NDArray[np.bool_], Views],
+        where: str,
+        is_tar_right: bool,
+    ) -> Iterator[TeachonceError]:
+        """`about`: keys and valid (sample,), and VIEW (sample, view), as they are stored."""
         spec, shards = self.whole.description.spec, self.whole.shards
         start = spec.rows(shard).start
         check = RowsCheck(
             where=where,
-            entries=self._entries(shard),
+            entries=entries,
             first_row=start,
             unusable=frozenset(bad.row for bad in receipt.invalid_rows),
-            hint=self._mend(shard),
+            hint=self._mend,
         )
-        keys_N, valid_N, params_NV = read_views(self._root, spec, shard, range(spec.num_views))
+        keys_N, valid_N, params_NV = about
         errors = [*check.keys(keys_N, shards, shard), *check.usable(valid_N, params_NV[:, 0])]
         yield from errors
         if errors or not is_tar_right:
@@ -281,7 +302,7 @@ class ShardCheck:
         drawn_V = self._kind.params(sample, key, self.whole.views)
         size = getattr(sample, "size", (0, 0))
         return views_error(
-            stored_V, drawn_V, self.whole.views, key=key, size=size, where=f"{where}, row {row}", hint=self._mend(shard)
+            stored_V, drawn_V, self.whole.views, key=key, size=size, where=f"{where}, row {row}", hint=self._mend
         )
 
     def _look_at_target(
@@ -291,6 +312,7 @@ class ShardCheck:
         check: ChunkCheck,
         read: ChunksRead,
         digest: BlockDigest | None,
+        valid_N: NDArray[np.bool_] | None,
         where: str,
         paths: Sequence[str],
     ) -> Iterator[TeachonceError]:
@@ -300,7 +322,6 @@ class ShardCheck:
         count = rows.stop - rows.start
         arrays = _large_arrays(spec, target)
         own = [path for path in paths if path.partition("/")[0] in arrays]
-        valid_N = None if read.damage else read_rows(self._root, spec, shard, 0)[1]
         teacher = self.whole.description.teacher
         seen = ValuesSeen(target.name, rows.start, target.name == "embedding" and teacher.get("normalized") is True)
         part_digest = None if digest is None else digest.target(streamed=spec.is_streamed(target))
@@ -319,7 +340,7 @@ class ShardCheck:
             if part_digest is not None:
                 part_digest(values)
         if valid_N is not None and is_whole:
-            yield from seen.errors(where, self._mend(shard), alike_means_something=is_fine(spec, target.name))
+            yield from seen.errors(where, self._mend, alike_means_something=is_fine(spec, target.name))
             yield from self._repeated(shard, target.name, seen, where)
 
     def _repeated(self, shard: int, name: str, seen: ValuesSeen, where: str) -> Iterator[TeachonceError]:
@@ -333,7 +354,7 @@ class ShardCheck:
                     f"rows of '{name}' have the same values, and images that differ",
                     code="values-repeated",
                     where=f"{where}, rows {pair[0]} and {pair[1]}",
-                    hint=self._mend(shard),
+                    hint=self._mend,
                 )
                 return
 

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from ...storage_schemas.errors import MismatchError, TeachonceError
 from ...storage_schemas.fingerprint import Json
 from ...storage_schemas.plain_text import counted
-from ...storage_schemas.samples import shard_name
 from ..models.compute import Compute
 from ..models.names import RANDOM
 from ..models.preprocess import Preprocess
@@ -26,7 +25,7 @@ from .sampled_rows import RowSampler, SampledRows
 from .stored_loss import stored_and_read
 from .tolerance import Tolerance, rounding_share, tolerances
 from .value_causes import Evidence
-from .whole import Findings, Whole
+from .whole import Findings, Whole, repair_command
 
 #: Rows by which a cause is told: more than were drawn of a shard, if need be.
 _ROWS_TO_EXPLAIN = 8
@@ -145,7 +144,7 @@ class TeacherCheck:
                 where=f"{where} ({about})",
                 expected=explained.cause.expected or None,
                 found=explained.cause.found or None,
-                hint=self._hint(explained.cause, shard),
+                hint=self._hint(explained.cause),
             )
         )
         return Finding(error=error, shard=shard, mendable=self._plan.same_weights, rows=off, facts=facts)
@@ -205,9 +204,9 @@ class TeacherCheck:
             hint="cache the shard again, or look at its rows with `teachonce inspect`",
         )
 
-    def _hint(self, cause: Cause, shard: int) -> str:
+    def _hint(self, cause: Cause) -> str:
         if cause.hint.startswith("cache the shard again"):
-            return f"restore it from a copy, or {self._whole.store_ledger.redo_hint(shard_name(shard))}"
+            return f"restore it from a copy, or {repair_command(self._whole)} with the same options"
         return cause.hint
 
 

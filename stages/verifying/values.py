@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -36,24 +36,27 @@ class ValuesSeen:
     not_nan: list[int] = field(default_factory=list)
     flat: list[int] = field(default_factory=list)
     lengths: list[float] = field(default_factory=list)
-    by_digest: dict[bytes, list[int]] = field(default_factory=dict)
+    by_digest: dict[tuple[int, int], list[int]] = field(default_factory=dict)
 
     def add(self, values: NDArray[np.float32], valid_N: NDArray[np.bool_], first: int) -> None:
         """Some rows: fp32 (row, view, …), which are valid, and the first one's number."""
         flat = values.reshape(len(values), values.shape[1], -1)
-        finite_N = np.isfinite(flat).all(axis=(1, 2))
+        with np.errstate(all="ignore"):
+            finite_N = np.isfinite(flat.sum(axis=-1)).all(axis=1)  # one pass; what overflows is looked at once more
+        for row in np.flatnonzero(valid_N & ~finite_N):
+            finite_N[row] = np.isfinite(flat[row]).all()
         rows = np.arange(first, first + len(values))
         self.bad += rows[valid_N & ~finite_N].tolist()
-        self.not_nan += rows[~valid_N & ~np.isnan(flat).all(axis=(1, 2))].tolist()
-        usable = flat[valid_N & finite_N]
-        kept = rows[valid_N & finite_N]
-        if usable.shape[-1] > 1:
-            self.flat += kept[(usable.max(-1) == usable.min(-1)).all(axis=1)].tolist()
-        if self.unit and len(usable):
-            self.lengths.append(float(np.median(np.linalg.norm(usable, axis=-1))))
-        for row, row_values in zip(kept.tolist(), usable, strict=True):
-            digest = hashlib.blake2b(row_values.tobytes(), digest_size=16).digest()
-            self.by_digest.setdefault(digest, []).append(row)
+        self.not_nan += [int(rows[i]) for i in np.flatnonzero(~valid_N) if not np.isnan(flat[i]).all()]
+        kept = np.flatnonzero(valid_N & finite_N)
+        suspects = kept[(flat[kept, :, 0] == flat[kept, :, -1]).all(axis=1)] if flat.shape[-1] > 1 else kept[:0]
+        self.flat += [int(rows[i]) for i in suspects if (flat[i] == flat[i, :, :1]).all()]
+        if self.unit and len(kept):
+            self.lengths.append(float(np.median(np.linalg.norm(flat[kept], axis=-1))))
+        for i in kept.tolist():
+            data = flat[i].tobytes()
+            half = len(data) // 2
+            self.by_digest.setdefault((zlib.crc32(data[:half]), zlib.crc32(data[half:])), []).append(int(rows[i]))
 
     @property
     def repeated(self) -> list[list[int]]:

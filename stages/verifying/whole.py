@@ -40,6 +40,11 @@ class Whole:
         return Ledger(self.store, "cache")
 
 
+def repair_command(whole: Whole) -> str:
+    """What to type so that the shards of the store that are wrong are cached again."""
+    return f"teachonce verify {typed(whole.shards.location)} {typed(whole.store)} --repair"
+
+
 class Findings(list[Finding]):
     """What was found so far."""
 
@@ -246,12 +251,12 @@ def _of_ledgers(shards: ShardSet, store: Location, description: StoreDescription
             where=store,
             hint=f"teachonce cache {typed(shards.location)} --teacher … --out {typed(store)}",
         )
-    elif len(ledger.done_keys()) < plan.units:
+    elif (done := sum(key.isdecimal() and int(key) < plan.units for key in ledger.done_keys())) < plan.units:
         yield IncompleteError(
             "cache has not finished",
             code="stage-unfinished",
             where=store,
-            found=f"{len(ledger.done_keys())} of {counted(plan.units, 'unit')}",
+            found=f"{done} of {counted(plan.units, 'unit')}",
             hint="run the same `teachonce cache` command again",
         )
     for own, count in ((shards.ledger, shards.corpus.states[0].num_shards), (ledger, spec.num_shards)):

@@ -174,7 +174,7 @@ def revouch_shard(pair, name: str) -> None:
     ledger.commit(replace(receipt, outputs=tuple(outputs)), {})
 
 
-@disaster("sample-not-of-manifest")
+@disaster("sample-not-of-manifest", "pixels-differ-here")
 def image_changed_in_the_tar_after_caching(pair, plant):
     index = decode_index((pair.shards / "000001.index.npy").read_bytes(), "")
     tar = bytearray((pair.shards / "000001.tar").read_bytes())

@@ -42,7 +42,7 @@ def test_damage_is_3_and_goes_before_the_rest(pair):
         "where": str(pair.chunk("embedding", 1)).replace("embedding", "logits"),
         "expected": f"{pair.receipt(1).outputs[-1].bytes} bytes",
         "found": "no file",
-        "hint": f"restore it from a copy, or {pair.ledger.redo_hint('000001')}",
+        "hint": f"restore it from a copy, or teachonce verify {pair.shards} {pair.store} --repair",
         "shard": 1,
         "mendable": True,
     }

@@ -1,0 +1,140 @@
+"""Owns mending a store: which shards are cached again and by which command, and setting their receipts aside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ...pipeline.ledger import Ledger
+from ...storage_schemas.errors import InputError
+from ...storage_schemas.fingerprint import Fingerprint
+from ...storage_schemas.samples import shard_name
+from ..models.compute import Compute
+from ..models.preprocess import Preprocess
+from ..models.teacher_config import TeacherConfig
+from ..teachers import load_teacher
+from ..views.spec import ViewSpec
+from .finding import Finding
+from .whole import Whole
+
+#: What a teacher's configuration may override of the model's own preprocessing.
+_OVERRIDES = ("size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Damage:
+    """What can be mended by the teacher, and what cannot.
+
+    Attributes:
+        shards: of the store that `cache` can do again.
+        beyond: findings in the way, or that another command has to mend.
+    """
+
+    shards: tuple[int, ...]
+    beyond: tuple[Finding, ...]
+
+
+def damage_of(findings: Iterable[Finding]) -> Damage:
+    """Which shards of the store are wrong, and have tars that are right."""
+    found = list(findings)
+    wrong_tars = {finding.shard for finding in found if finding.shard is not None and not finding.mendable}
+    shards = {f.shard for f in found if f.mendable and f.shard is not None} - wrong_tars
+    return Damage(
+        shards=tuple(sorted(shards)), beyond=tuple(f for f in found if not (f.mendable and f.shard in shards))
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheAgain:
+    """The arguments of `plan_cache` by which a store was made.
+
+    Attributes:
+        views: None for the teacher's own centre crop.
+    """
+
+    config: TeacherConfig
+    views: ViewSpec | None
+    interpolation: str | None
+    targets: str
+    encoding: str
+    batch_size: int | None
+    compute: Compute
+
+
+def cache_again(whole: Whole, config: TeacherConfig) -> CacheAgain:
+    """How the store's `cache` ran, as its description says.
+
+    Args:
+        config: see `teacher_name.teacher_config`.
+
+    Raises:
+        InputError: the teacher cannot be loaded; or it ran on a device that this machine does not have.
+    """
+    description, fields = whole.description, whole.description.fingerprint
+    said = fields.get("compute")
+    said = said if isinstance(said, dict) else {}
+    recorded = Preprocess.from_json(description.teacher.get("preprocess"), where=whole.store)
+    nothing: dict[str, Any] = dict.fromkeys(_OVERRIDES)
+    plain = replace(config, **nothing)
+    own = load_teacher(plain).spec.preprocess
+    given = {name: getattr(recorded, name) for name in _OVERRIDES if getattr(recorded, name) != getattr(own, name)}
+    if said.get("device") == "cuda" and not _has_cuda():
+        raise InputError(
+            "the store was made on a GPU, and its shards can only be made again on one",
+            code="cuda-missing",
+            where=whole.store,
+            hint="repair it on a machine with a GPU",
+        )
+    return CacheAgain(
+        config=replace(plain, **given),
+        views=whole.views if whole.views.is_random else None,
+        interpolation=whole.views.interpolation if whole.views.is_random else None,
+        targets=",".join(target.name for target in description.spec.targets),
+        encoding=description.spec.encoding.name,
+        batch_size=said.get("batch_size"),
+        compute=Compute(
+            device=str(said.get("device", "cpu")),
+            precision=str(said.get("precision", "fp32")),
+            threads=int(said.get("threads", 1)),
+        ),
+    )
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
+def check_same_run(whole: Whole, planned: Fingerprint) -> None:
+    """Refuse to mend a store with anything but what made it; before anything is set aside.
+
+    Raises:
+        MismatchError: naming the field.
+    """
+    planned.check(
+        whole.description.fingerprint,
+        what="the teacher, or what runs it, is not what the store was made with",
+        code="repair-other-run",
+        where=whole.store,
+        hint="name the store's own teacher with --teacher-model and --teacher-pretrained, and repair where it was made",
+        whose=("this command", "the store"),
+    )
+
+
+def set_aside(ledger: Ledger, shards: Sequence[int]) -> list[str]:
+    """Keep the receipts of these shards under other names, so that they are done again. Returns the new names."""
+    kept = []
+    for shard in shards:
+        receipt = ledger.folder / "receipts" / f"{shard_name(shard)}.json"
+        try:
+            data = receipt.read_bytes()
+        except FileNotFoundError:
+            continue
+        names = (f"{receipt.name}.old{number}" for number in ("", *range(2, 10_000)))
+        old = next(place for name in names if not (place := receipt.sibling(name)).exists())
+        old.write_bytes(data)
+        receipt.remove()
+        kept.append(old.name)
+    return kept
