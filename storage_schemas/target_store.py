@@ -325,25 +325,36 @@ class BlockWriter:
             part.put(offset, targets[name])
 
     def put_rows(
-        self, offset: int, valid_N: NDArray[np.bool_], params_NV: Views, targets: Mapping[str, Floats]
+        self,
+        offset: int,
+        valid_N: NDArray[np.bool_],
+        params_NV: Views,
+        targets: Mapping[str, Floats],
+        stored: Mapping[str, Mapping[str, NDArray[Any]]] | None = None,
     ) -> None:
-        """Rows that follow one another, from a place in the shard on; all that are put before they are settled.
+        """Rows that follow one another, in place of `put`: all rows of a shard, in portions of whole chunks of every target.
 
         Args:
             offset: of the first.
             valid_N: bool (row,), which of them are usable.
             params_NV: VIEW (row, view).
-            targets: fp32 (row, view, …) by name; NaN in rows that are not usable. They are kept, and must not change.
+            targets: fp32 (row, view, …) by name; NaN in rows that are not usable. They are kept, and must not change. Those that are
+                stored already may be missing, if `finish` is told the digest.
+            stored: of targets that are encoded already: their arrays (row, view, …) by name, which are written as they are.
         """
         rows = slice(offset, offset + len(valid_N))
         self._valid[rows] = valid_N
         self._params[rows][valid_N] = params_NV[valid_N]
         for name, part in self._parts.items():
-            values = targets[name]
-            finite_N = np.isfinite(values).reshape(len(values), -1).all(axis=1)
-            if bad := int((valid_N & ~finite_N).sum()):
-                self.nonfinite[name] = self.nonfinite.get(name, 0) + bad
-            part.put_rows(offset, values)
+            values = targets.get(name)
+            if values is not None:
+                finite_N = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+                if bad := int((valid_N & ~finite_N).sum()):
+                    self.nonfinite[name] = self.nonfinite.get(name, 0) + bad
+            if stored is not None and name in stored:
+                part.put_stored(offset, stored[name], values)
+            elif values is not None:
+                part.put_rows(offset, values)
 
     def settle(self, offset: int) -> None:
         """No row below this one will be put any more."""
@@ -429,6 +440,7 @@ class _Whole:
     def __init__(self, writer: BlockWriter, target: TargetSpec) -> None:
         self._writer, self._target = writer, target
         self._held: Floats | None = None
+        self._stored: dict[str, list[NDArray[Any]]] = {}
 
     @property
     def _values(self) -> Floats:
@@ -449,8 +461,19 @@ class _Whole:
     def settle(self, offset: int) -> None:
         pass
 
+    def put_stored(self, offset: int, arrays: Mapping[str, NDArray[Any]], values: Floats | None) -> None:
+        for name, array in arrays.items():
+            self._stored.setdefault(name, []).append(array)
+        if values is not None:
+            self.put_rows(offset, values)
+
     def finish(self) -> list[str]:
-        arrays = self._writer.encoded(self._target, self._values, 0)
+        if self._stored:
+            arrays = {
+                name: np.concatenate(parts) if len(parts) > 1 else parts[0] for name, parts in self._stored.items()
+            }
+        else:
+            arrays = self._writer.encoded(self._target, self._values, 0)
         return [path for name, stored in arrays.items() for path in self._writer.write(name, stored, 0)]
 
     def content(self) -> NDArray[Any]:
@@ -476,6 +499,19 @@ class _Streamed:
     def put_rows(self, offset: int, values: Floats) -> None:
         self._waiting.update(enumerate(values, offset))
 
+    def put_stored(self, offset: int, arrays: Mapping[str, NDArray[Any]], values: Floats | None) -> None:
+        if values is not None:
+            self._hasher.update(_bytes_of(values))
+        self._write(arrays, offset)
+        self._done = offset + len(next(iter(arrays.values())))
+
+    def _write(self, arrays: Mapping[str, NDArray[Any]], offset: int) -> None:
+        for name, stored in arrays.items():
+            if name in self._beside:
+                self._beside[name].append(stored)
+            else:
+                self._paths += self._writer.write(name, stored, offset)
+
     def settle(self, offset: int) -> None:
         while self._done < offset:
             stop = min(self._done + self._rows, self._writer.num_rows)
@@ -487,11 +523,7 @@ class _Streamed:
                 if row in self._waiting:
                     values[row - self._done] = self._waiting.pop(row)
             self._hasher.update(_bytes_of(values))
-            for name, stored in self._writer.encoded(self._target, values, self._done).items():
-                if name in self._beside:
-                    self._beside[name].append(stored)
-                else:
-                    self._paths += self._writer.write(name, stored, self._done)
+            self._write(self._writer.encoded(self._target, values, self._done), self._done)
             self._done = stop
 
     def finish(self) -> list[str]:
@@ -597,23 +629,49 @@ def read_target_views(
     Raises:
         DamagedError: a chunk's checksum does not match, or it cannot be decoded.
     """
-    rows = _rows(spec, shard, part)
+    return decode_views(spec, name, read_stored_views(root, spec, shard, name, views, part))
+
+
+def read_stored_views(
+    root: Arrays, spec: StoreSpec, shard: int, name: str, views: Sequence[int], part: slice = slice(None)
+) -> dict[str, NDArray[Any]]:
+    """The arrays that hold a target, as they are stored, of several views: (sample, view, …) by name.
+
+    Raises:
+        DamagedError: a chunk's checksum does not match, or it cannot be decoded.
+    """
+    rows, target, found = _rows(spec, shard, part), spec.target(name), {}
+    with readable(_DAMAGED, code="chunk-damaged", where=f"{name}, shard {shard}", hint=_AGAIN):
+        for array in spec.encoding_of(target).arrays(target):
+            found[array.name] = _read_views(root[array.name], rows, views)
+    return found
+
+
+def _read_views(array: Any, rows: slice, views: Sequence[int]) -> NDArray[Any]:
+    """Some views of an array, in their order; of each chunk the least that holds them, once."""
+    first, end = min(views), max(views) + 1
+    if list(views) == list(range(first, end)):
+        return np.asarray(array[rows, first:end])
+    found = np.empty((rows.stop - rows.start, len(views), *array.shape[2:]), array.dtype)
+    per_chunk = array.chunks[1]
+    for chunk in sorted({view // per_chunk for view in views}):
+        places = [place for place, view in enumerate(views) if view // per_chunk == chunk]
+        here = [views[place] for place in places]
+        stored = np.asarray(array[rows, min(here) : max(here) + 1])
+        for place, view in zip(places, here, strict=True):
+            found[:, place] = stored[:, view - min(here)]
+    return found
+
+
+def decode_views(spec: StoreSpec, name: str, stored: Mapping[str, NDArray[Any]]) -> Floats:
+    """fp32 (sample, view, …) of what `read_stored_views` gave."""
     target = spec.target(name)
     encoding = spec.encoding_of(target)
-    arrays = [array.name for array in encoding.arrays(target)]
-    found = np.empty((rows.stop - rows.start, len(views), *target.shape), np.float32)  # no memory is taken yet
-    per_chunk = root[name].chunks[1]
-    with readable(_DAMAGED, code="chunk-damaged", where=f"{name}, shard {shard}", hint=_AGAIN):
-        for chunk in sorted({view // per_chunk for view in views}):
-            places = [place for place, view in enumerate(views) if view // per_chunk == chunk]
-            here = [views[place] for place in places]
-            first, end = min(here), max(here) + 1
-            stored = {array: np.asarray(root[array][rows, first:end]) for array in arrays}
-            if isinstance(encoding, FloatEncoding) and here == list(range(first, end)) and len(here) == len(views):
-                return encoding.decode(target, stored)  # plain numbers know no views
-            for place, view in zip(places, here, strict=True):
-                found[:, place] = encoding.decode(target, {array: s[:, view - first] for array, s in stored.items()})
-    return found
+    if isinstance(encoding, FloatEncoding):
+        return encoding.decode(target, stored)  # plain numbers know no views
+    num_views = next(iter(stored.values())).shape[1]
+    views = [encoding.decode(target, {array: s[:, view] for array, s in stored.items()}) for view in range(num_views)]
+    return np.stack(views, axis=1)
 
 
 def _rows(spec: StoreSpec, shard: int, part: slice) -> slice:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import DamagedError
 from ...storage_schemas.receipt import LEFT_OUT, InvalidRow, Receipt
 from ...storage_schemas.samples import shard_name
-from ...storage_schemas.store_description import StoreSpec, TargetSpec
-from ...storage_schemas.target_store import OpenArrays, read_target_views, read_views
+from ...storage_schemas.store_description import StoreSpec
+from ...storage_schemas.target_store import OpenArrays, read_stored_views, read_target_views, read_views
 from ...storage_schemas.view_params import Views
 from ..measures.sample_block import softmax
 from ..pairs.store import open_store
@@ -149,15 +150,22 @@ class SourceShard:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def parts(self) -> Iterator[slice]:
-        """The rows in portions of whole chunks, so that no chunk is read twice and little is held."""
-        step = max([len(self), 1])
-        for name in self._stored_names():
-            target = self._source.spec.target(name)
-            if self._source.spec.is_streamed(target):
-                step = min(step, self._fitting(target))
+    def parts(self, *others: StoreSpec) -> Iterator[slice]:
+        """The rows in portions of whole chunks, of this store and of others, so that no chunk is read twice and little is held."""
+        chunks, row_bytes = [], 0
+        for spec in (self._source.spec, *others):
+            streamed = [target for target in spec.targets if spec.is_streamed(target)]
+            chunks += [spec.chunk_rows(target) for target in streamed]
+            row_bytes = max(row_bytes, sum(4 * target.width * spec.num_views for target in streamed))
+        whole = math.lcm(*chunks) if chunks else max(1, len(self))
+        step = whole * max(1, _PART_BYTES // (whole * row_bytes)) if row_bytes else whole
         for start in range(0, len(self), step):
             yield slice(start, min(start + step, len(self)))
+
+    def stored(self, name: str, part: slice) -> dict[str, NDArray[Any]]:
+        """The arrays of a target of some rows, as they are stored: (row, view, …) by name."""
+        source = self._source
+        return read_stored_views(self._reader.root, source.spec, self.number, name, source.views, part)
 
     def targets(self, part: slice) -> Mapping[str, NDArray[np.float32]]:
         """fp32 (row, view, …) of some rows, by name; NaN in rows that the store itself cannot use."""
@@ -183,16 +191,6 @@ class SourceShard:
                 self._reader.root, self._source.spec, self.number, name, self._source.views, part
             )
         return self._held[key]
-
-    def _stored_names(self) -> list[str]:
-        names = [EMBEDDING if n == LOGITS and self._source.vectors is not None else n for n in self._source.targets]
-        return list(dict.fromkeys(names))
-
-    def _fitting(self, target: TargetSpec) -> int:
-        """Rows of a portion of a large target: whole chunks."""
-        chunk = self._source.spec.chunk_rows(target)
-        row_bytes = 4 * target.width * len(self._source.views)
-        return chunk * max(1, _PART_BYTES // (chunk * row_bytes))
 
     def _is_confident(self, wanted_N: NDArray[np.bool_], least: float, largest: float) -> NDArray[np.bool_]:
         """bool (row,): whether the mean of a row's distributions gives its first class a probability in this range."""

@@ -14,7 +14,7 @@ from ...storage_schemas.encodings import is_exact
 from ...storage_schemas.errors import DamagedError
 from ...storage_schemas.receipt import Receipt
 from ...storage_schemas.store_description import StoreSpec
-from ...storage_schemas.target_store import BlockWriter
+from ...storage_schemas.target_store import BlockWriter, decode_views
 from .source import LOGITS, SourceReader, SourceShard
 
 
@@ -42,18 +42,25 @@ class StoreWorker:
         writer = BlockWriter(self.root, self.spec, number, shard.keys)
         taken_N = np.zeros(len(shard), np.bool_)
         taken_N[shard.taken] = True
-        for part in shard.parts():
+        as_stored = [name for name in self.reader.source.targets if self._stays(name)]
+        known = shard.receipt.digest if self._has_content_of(shard, as_stored) else None
+        for part in shard.parts(self.spec):
+            left_N = ~taken_N[part]
             with timer("read"):
-                targets = shard.targets(part)
+                stored = {name: shard.stored(name, part) for name in as_stored}
+                targets = {} if known else {n: decode_views(self.reader.source.spec, n, s) for n, s in stored.items()}
+                targets |= {n: shard.target(n, part) for n in self.reader.source.targets if n not in stored}
             with timer("write"):
                 for values in targets.values():
-                    values[~taken_N[part]] = np.nan
-                writer.put_rows(part.start, taken_N[part], shard.params[part], targets)
+                    values[left_N] = np.nan
+                for name, arrays in stored.items():
+                    self._leave_out(name, arrays, left_N)
+                writer.put_rows(part.start, taken_N[part], shard.params[part], targets, stored)
                 writer.settle(part.stop)
             timer.advance(part.stop - part.start)
         self._refuse_nonfinite(writer)
         with timer("write"):
-            paths, digest = writer.finish(shard.receipt.digest if self._has_content_of(shard) else None)
+            paths, digest = writer.finish(known)
             outputs = record_outputs(self.out, paths)
         return Receipt(
             key=unit.key,
@@ -64,13 +71,30 @@ class StoreWorker:
             fingerprint=self.fingerprint,
         )
 
-    def _has_content_of(self, shard: SourceShard) -> bool:
+    def _stays(self, name: str) -> bool:
+        """Whether a target's arrays are written as they are: encoded anew, what was rounded or drawn once would be so again."""
+        source = self.reader.source
+        if name == LOGITS and source.vectors is not None:
+            return False
+        before, after = source.spec.target(name), self.spec.target(name)
+        return before.shape == after.shape and source.spec.encoding_of(before) == self.spec.encoding_of(after)
+
+    def _leave_out(self, name: str, arrays: dict[str, Any], left_N: Any) -> None:
+        """Put the fill value into rows that are not taken."""
+        if left_N.any():
+            target = self.spec.target(name)
+            for array in self.spec.encoding_of(target).arrays(target):
+                arrays[array.name] = np.array(arrays[array.name])
+                arrays[array.name][left_N] = array.fill
+
+    def _has_content_of(self, shard: SourceShard, as_stored: list[str]) -> bool:
         """Whether the values are those that the shard's receipt has the digest of, every one: encodings do not count there."""
         source, old = self.reader.source, self.reader.source.spec
 
         def is_same(name: str) -> bool:
             before, after = old.target(name), self.spec.target(name)
-            return is_exact(old.encoding_of(before)) and old.is_streamed(before) == self.spec.is_streamed(after)
+            same = name in as_stored or is_exact(old.encoding_of(before))
+            return same and old.is_streamed(before) == self.spec.is_streamed(after)
 
         return (
             source.views == tuple(range(old.num_views))

@@ -13,7 +13,7 @@ import zarr
 from click.testing import CliRunner
 from teachonce.cli import main
 from teachonce.pipeline.executors.serial import SerialExecutor
-from teachonce.pipeline.ledger import Ledger
+from teachonce.pipeline.ledger import Ledger, Plan, record_outputs
 from teachonce.pipeline.runner import run_stage
 from teachonce.pipeline.storage import Location
 from teachonce.stages.inspect import inspect_store
@@ -22,9 +22,16 @@ from teachonce.stages.pairs.join import check_pair, check_pixels
 from teachonce.stages.pairs.stream import TargetStream
 from teachonce.stages.recode import plan_recode
 from teachonce.stages.settings.recode import RecodeSettings
+from teachonce.stages.views.spec import ViewSpec
 from teachonce.storage_schemas.class_vectors import ClassVectors, write_class_vectors
+from teachonce.storage_schemas.encodings import ENCODINGS
 from teachonce.storage_schemas.errors import InputError, TeachonceError
-from teachonce.storage_schemas.target_store import open_root
+from teachonce.storage_schemas.fingerprint import Fingerprint
+from teachonce.storage_schemas.receipt import InvalidRow, Receipt
+from teachonce.storage_schemas.samples import shard_name
+from teachonce.storage_schemas.store_description import StoreDescription, StoreSpec, TargetSpec
+from teachonce.storage_schemas.target_store import BlockWriter, TargetBlock, create_arrays, open_root
+from teachonce.storage_schemas.view_params import NO_VIEW, VIEW
 
 CHUNKED = ("keys", "valid", "view_params", "logits", "logits_max", "embedding")
 
@@ -80,6 +87,65 @@ def test_a_copy_and_the_way_back(taught_store, tmp_path):
     back, halved = Stored.open(str(tmp_path / "back.zarr")), Stored.open(str(tmp_path / "half.zarr"))
     for shard in range(4):
         np.testing.assert_array_equal(back.logits(shard, 1), halved.logits(shard, 1))
+
+
+def test_what_is_encoded_already_is_not_encoded_again(taught_store, tmp_path):
+    """fp16 keeps logits relative to their maximum: through fp32 and back, low bits would change."""
+    recode(taught_store.location, tmp_path / "half.zarr", encoding="fp16")
+    recode(tmp_path / "half.zarr", tmp_path / "copy.zarr")
+    half, copy = tmp_path / "half.zarr", tmp_path / "copy.zarr"
+    assert files(copy, *CHUNKED) == files(half, *CHUNKED)
+    digests = [[r.digest for r in Ledger(Location.of(out), "cache").receipts()] for out in (half, copy)]
+    assert digests[0] == digests[1]
+    recode(half, tmp_path / "some.zarr", views="2,0", only_shards=(1, 2))
+    for name in ("logits", "logits_max", "embedding"):
+        some, whole = values(tmp_path / "some.zarr", name), values(half, name)
+        np.testing.assert_array_equal(some[13:39], whole[13:39][:, [2, 0]])
+        assert np.isnan(some[:13]).all()
+
+
+@pytest.mark.parametrize("chunk", [(1, 1, 4, 3), (13, 1, 2, 3)])
+@pytest.mark.parametrize("encoding", ["fp32", "fp16"])
+def test_large_targets_are_copied_chunk_by_chunk(tmp_path, chunk, encoding):
+    """Tokens whose chunks hold one row, or all rows of a shard: as plain Zarr reads them."""
+    target = TargetSpec(name="tokens", axes=("sample", "view", "token", "channel"), shape=(4, 3), chunk=chunk)
+    spec = StoreSpec(num_samples=30, shard_size=13, num_views=2, targets=(target,), encoding=ENCODINGS["fp32"])
+    fingerprint = Fingerprint(fields={"corpus_id": "c", "teacher": {"model": "T", "weights": "0"}})
+    views = ViewSpec(kind="random_resized_crop", count=2).to_json()
+    root, location = open_root(str(tmp_path / "s.zarr"), mode="a"), Location.of(tmp_path / "s.zarr")
+    create_arrays(
+        root, StoreDescription(spec=spec, fingerprint=fingerprint.fields, views=views, teacher={}, shards="/no")
+    )
+    ledger = Ledger(location, "cache")
+    ledger.begin(Plan(stage="cache", fingerprint=fingerprint, units=3, rows=30), hint="")
+    known = np.random.default_rng(0).normal(size=(30, 2, 4, 3)).astype(np.float32)
+    known[4] = np.nan
+    for shard in range(3):
+        rows = spec.rows(shard)
+        valid = np.isfinite(known[rows]).all(axis=(1, 2, 3))
+        params = np.full((len(valid), 2), NO_VIEW)
+        params[valid] = np.zeros(2, VIEW)
+        keys = [f"{row:032x}" for row in range(rows.start, rows.stop)]
+        block = TargetBlock(keys=keys, valid=valid, view_params=params, targets={"tokens": known[rows]})
+        writer = BlockWriter(root, spec, shard, keys)
+        for offset in np.flatnonzero(valid).tolist():
+            writer.put(offset, params[offset], {"tokens": known[rows][offset]})
+        paths, digest = writer.finish()
+        bad = tuple(InvalidRow(row=rows.start + i, path="", reason="no") for i in np.flatnonzero(~block.valid).tolist())
+        receipt = Receipt(
+            key=shard_name(shard),
+            outputs=record_outputs(location, paths),
+            rows=len(valid),
+            invalid_rows=bad,
+            digest=digest,
+            fingerprint=fingerprint.digest,
+        )
+        ledger.commit(receipt, {})
+    recode(tmp_path / "s.zarr", tmp_path / "out.zarr", encoding=encoding, views="1,0")
+    expected = known[:, [1, 0]].astype(np.float16 if encoding == "fp16" else np.float32)
+    np.testing.assert_array_equal(values(tmp_path / "out.zarr", "tokens"), expected)
+    recode(tmp_path / "s.zarr", tmp_path / "same.zarr")
+    assert files(tmp_path / "same.zarr", "tokens") == files(tmp_path / "s.zarr", "tokens")
 
 
 def test_it_says_what_it_was_made_of(taught_store, tmp_path):
