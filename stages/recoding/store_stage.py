@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from ...pipeline.storage import Location
 from ...pipeline.types import Resources, RunUnit, Unit
 from ...storage_schemas.encodings import ENCODINGS
+from ...storage_schemas.encodings.floats import FloatEncoding
 from ...storage_schemas.fingerprint import Fingerprint, Json
-from ...storage_schemas.store_description import StoreDescription, TargetSpec
+from ...storage_schemas.store_description import StoreDescription, StoreSpec, TargetSpec
 from ...storage_schemas.target_store import create_arrays, open_root
 from ..pairs.store import read_description
 from ..settings.recode import RecodeSettings
@@ -83,18 +84,7 @@ def describe(taken: Taken, settings: RecodeSettings) -> StoreDescription:
         old.spec,
         num_views=len(source.views),
         encoding=encoding,
-        targets=tuple(
-            TargetSpec.of(
-                name,
-                next((target.axes[2:] for target in old.spec.targets if target.name == name), ("class",)),
-                source.width_of(name),
-                shard_size=old.spec.shard_size,
-                num_rows=old.spec.num_rows,
-                num_views=len(source.views),
-                encoding=encoding,
-            )
-            for name in source.targets
-        ),
+        targets=tuple(_target(old.spec, source, name, encoding) for name in source.targets),
     )
     views = taken.facts.views.some(source.views)
     fields: dict[str, Json] = {
@@ -115,4 +105,21 @@ def describe(taken: Taken, settings: RecodeSettings) -> StoreDescription:
         fingerprint=fields,
         views=views.to_json(),
         recoded={"from": source.store.address, **taken.origin.to_json()},
+    )
+
+
+def _target(old: StoreSpec, source: Source, name: str, encoding: FloatEncoding) -> TargetSpec:
+    """A target of the new store; one that stays as it is keeps its chunks."""
+    before = next((target for target in old.targets if target.name == name), None)
+    shape, same_views = source.width_of(name), source.views == tuple(range(old.num_views))
+    if before is not None and same_views and before.shape == shape and old.encoding_of(before) == encoding:
+        return before
+    return TargetSpec.of(
+        name,
+        ("class",) if before is None else before.axes[2:],
+        shape,
+        shard_size=old.shard_size,
+        num_rows=old.num_rows,
+        num_views=len(source.views),
+        encoding=encoding,
     )

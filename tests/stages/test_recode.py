@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -122,7 +123,7 @@ def test_large_targets_are_copied_chunk_by_chunk(tmp_path, chunk, encoding):
     known[4] = np.nan
     for shard in range(3):
         rows = spec.rows(shard)
-        valid = np.isfinite(known[rows]).all(axis=(1, 2, 3))
+        valid: Any = np.isfinite(known[rows]).all(axis=(1, 2, 3))
         params = np.full((len(valid), 2), NO_VIEW)
         params[valid] = np.zeros(2, VIEW)
         keys = [f"{row:032x}" for row in range(rows.start, rows.stop)]
