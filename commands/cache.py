@@ -21,6 +21,7 @@ from .one_driver import one_driver
 from .options import options_of
 from .output import json_option, report
 from .plan import show_plan
+from .steps import run_steps
 
 
 @command()
@@ -30,6 +31,11 @@ from .plan import show_plan
 @options_of("count", ViewCount)
 @options_of("settings", CacheSettings)
 @option("--dry-run", is_flag=True, help="Tell what this command would take, as `plan` does, and write nothing.")
+@option(
+    "--grow",
+    is_flag=True,
+    help="Make the finished store at --out larger: more views, more images, more targets. What is there is not computed again.",
+)
 @json_option
 @options_of("drawn", RandomViews, prefix="view", section="Random views")
 @options_of("compute", ComputeSettings)
@@ -45,6 +51,7 @@ def cache(
     compute: ComputeSettings,
     executor: ExecutorSettings,
     dry_run: bool,
+    grow: bool,
     as_json: bool,
 ) -> None:
     """Run the teacher once over every view of every sample and store its outputs.
@@ -54,27 +61,32 @@ def cache(
     began = time.perf_counter()
     from ..pipeline.runner import run_stage
     from ..stages.cache import plan_cache
+    from ..stages.grow import plan_growth
     from ..stages.models.compute import teacher_compute
     from ..stages.teachers.registry import teacher_for_one_run
     from ..stages.views.spec import ViewSpec
 
     if count.random is None:
         _refuse_options_of_random_views(click.get_current_context())
+    asked: dict[str, Any] = {
+        "out": out,
+        "settings": settings,
+        "views": None if count.random is None else ViewSpec.random(count.random, drawn, FILTERS[0]),
+        "view_interpolation": drawn.interpolation,
+        "compute": teacher_compute(compute, elsewhere=executor.elsewhere),
+    }
     with teacher_for_one_run() as forget:
-        asked: dict[str, Any] = {
-            "settings": settings,
-            "views": None if count.random is None else ViewSpec.random(count.random, drawn, FILTERS[0]),
-            "view_interpolation": drawn.interpolation,
-            "compute": teacher_compute(compute, elsewhere=executor.elsewhere),
-        }
         if dry_run:
             from ..stages.plan import plan_of_cache
             from ..stages.planning.tried import Hours
 
             hours = Hours(workers=executor.workers_here, on_ray=executor.executor == "ray")
-            show_plan(plan_of_cache(shards, teacher, out=out, hours=hours, began=began, **asked), as_json)
+            show_plan(plan_of_cache(shards, teacher, hours=hours, began=began, **asked), as_json)
             return
-        stage = plan_cache(shards, teacher, out=out, **asked)
+        if grow:
+            run_steps("cache", plan_growth(shards, teacher, **asked), executor, as_json)
+            return
+        stage = plan_cache(shards, teacher, **asked)
         for note in stage.notes:
             say(f"cache: {note}")
         if stage.vectors is None and settings.targets == "auto":

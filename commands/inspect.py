@@ -25,6 +25,7 @@ _PAGE = 20
     type=click.Path(),
     help="Folder of the store's shards, for paths and pictures (default: as `cache` recorded).",
 )
+@option("--generation", metavar="NAME", help="Look at this generation of a store that grew (default: the current one).")
 @option(
     "--top",
     type=click.IntRange(1),
@@ -68,6 +69,7 @@ def inspect(
     store: str,
     keys: tuple[str, ...],
     shards: str | None,
+    generation: str | None,
     top: int,
     html: str | None,
     export: str | None,
@@ -133,7 +135,7 @@ def inspect(
         write_run_page([store] if against is None else [store, against], html, images=images)
         say(f"inspect: wrote {html}")
         return
-    stored = Stored.open(store, shards)
+    stored = Stored.open(store, shards, generation)
     if keys:
         found = [inspect_sample(stored, key, top=top) for key in keys]
         if as_json:

@@ -154,13 +154,16 @@ class Ledger:
                 whose=("this command", "the folder"),
             )
 
-    def receipt(self, key: str) -> Receipt | None:
+    def receipt(self, key: str, plan: Plan | None = None) -> Receipt | None:
         """The unit's receipt, or None where it is not done.
+
+        Args:
+            plan: the ledger's, where it is known already.
 
         Raises:
             DamagedError: not a receipt, or another unit's, or another run's than the plan's.
         """
-        return self._receipt(key, self.plan())
+        return self._receipt(key, plan or self.plan())
 
     def receipts(self) -> Iterator[Receipt]:
         """All receipts in key order, one at a time.

@@ -31,7 +31,7 @@ from .user_files import UserFile
 _SYSTEM_FILES = {".DS_Store", "Thumbs.db", "desktop.ini", "lost+found"}
 
 #: Stages whose output is one and the same folder.
-_TOGETHER = dict.fromkeys(("vectors", "cache", "recode STORE"), ("vectors", "cache"))
+_TOGETHER = dict.fromkeys(("vectors", "cache", "recode STORE", "cache --grow", "vectors --grow"), ("vectors", "cache"))
 
 #: Commands that write into what another one made.
 _INTO = {"retry-failed": "shard"}

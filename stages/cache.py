@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,29 +10,34 @@ import zarr
 from zarr.storage import MemoryStore
 
 from ..pipeline.ledger import Ledger
-from ..pipeline.output import check_output, claim_output
+from ..pipeline.output import another_output, check_output, claim_output
 from ..pipeline.settings import check
 from ..pipeline.storage import Location
 from ..pipeline.types import Resources, Unit
+from ..storage_schemas.block_part import WHOLE, BlockPart
 from ..storage_schemas.class_vectors import ClassVectors, origin_model
 from ..storage_schemas.encodings import ENCODINGS
 from ..storage_schemas.encodings.floats import FloatEncoding
 from ..storage_schemas.errors import InputError, MismatchError
 from ..storage_schemas.fingerprint import Fingerprint, Json
+from ..storage_schemas.generations import Generations
+from ..storage_schemas.growth import FIRST, Growth
 from ..storage_schemas.plain_text import typed
 from ..storage_schemas.samples import shard_name
 from ..storage_schemas.store_description import StoreDescription, StoreSpec, TargetSpec
 from ..storage_schemas.target_store import check_version, create_arrays, open_root
 from .corpora.shards import ShardSet
+from .growth.room import arrays_of
 from .models.compute import Compute, keep_freed_memory
 from .models.teacher_config import TeacherConfig
-from .pairs.store import read_description, read_vectors, vectors_if_any
+from .pairs.receipts import CACHE
+from .pairs.store import open_store, read_description, read_vectors, store_receipts, vectors_if_any
 from .pairs.store_root import refuse_lost_root
 from .samples.kind import SampleKind
 from .samples.pixel_sample import PixelSample
 from .samples.registry import check_kind, kind_named
 from .settings.cache import CacheSettings
-from .teachers import TeacherSpec, load_teacher
+from .teachers import Teacher, TeacherSpec, load_teacher
 from .teachers.base import Offer
 from .teachers.offers import LOGITS, Answers, choose_offers, target_names
 from .teachers.placing import place, settle_precision
@@ -49,6 +54,8 @@ class CacheStage:
 
     Attributes:
         pixels: rendered views of the corpus; a worker that renders them otherwise does nothing.
+        growth: of the generation that it makes; None for a store's first one.
+        before: the generation that this one comes of; None for a store's first one.
         notes: lines that a person should see before it starts.
     """
 
@@ -62,9 +69,22 @@ class CacheStage:
     compute: Compute
     batch_size: int
     pixels: PixelSample
+    growth: Growth | None = None
+    before: StoreDescription | None = None
     notes: tuple[str, ...] = ()
 
-    name = "cache"
+    name = CACHE
+
+    @property
+    def part(self) -> BlockPart:
+        """What of each shard's block it makes."""
+        if self.growth is None or self.before is None or self.growth.what == "images":
+            return WHOLE
+        if self.growth.what == "views":
+            return BlockPart(first_view=self.before.spec.num_views, rows=False)
+        there = {target.name for target in self.before.spec.targets}
+        new = tuple(target.name for target in self.spec.targets if target.name not in there)
+        return BlockPart(targets=new, rows=False, params=False)
 
     @property
     def resources(self) -> Resources:
@@ -90,10 +110,15 @@ class CacheStage:
         }
         if self.vectors is not None:
             fields["class_vectors"] = self.vectors.digest
+        if self.spec.views_together < self.spec.num_views:
+            fields["chunk_views"] = self.spec.views_together
+        if self.growth is not None and self.before is not None:
+            parent = Fingerprint(fields=self.before.fingerprint)
+            fields["growth"] = {"what": self.growth.what, "parent": parent.digest}
         return Fingerprint(fields=fields)
 
     def plan(self) -> Iterator[Unit]:
-        for shard in range(self.spec.num_shards):
+        for shard in range(self.spec.num_shards) if self.growth is None else self.growth.all_shards:
             rows = self.spec.rows(shard)
             yield Unit(key=shard_name(shard), rows=rows.stop - rows.start, inputs={"shard": shard})
 
@@ -109,6 +134,7 @@ class CacheStage:
             pixels=self.pixels.to_json(),
             versions=other_versions(),
             sample_kind=self.kind.name,
+            growth=self.growth,
         )
 
     def create(self) -> None:
@@ -144,14 +170,14 @@ class CacheStage:
             device = torch.device(self.compute.device)
             answers = Answers.of(place(teacher, self.compute), self.vectors, device)
             root = open_root(self.store.zarr_store(), mode="a", where=self.store)
-            read_description(root, self.store).check_planned(self.fingerprint, where=self.store)
+            self._recorded(root).check_planned(self.fingerprint, where=self.store)
         except BaseException:
             pool.close()
             raise
         return CacheWorker(
             shards=self.shards,
             store=self.store,
-            root=root,
+            arrays=arrays_of(root, self.growth),
             spec=self.spec,
             views=self.views,
             size=self.teacher.preprocess.size,
@@ -160,7 +186,18 @@ class CacheStage:
             batch_size=self.batch_size,
             fingerprint=self.fingerprint.digest,
             pool=pool,
+            part=self.part,
+            before=store_receipts(self.store, self.before.generation)
+            if self.before is not None and not self.part.rows
+            else None,
         )
+
+    def _recorded(self, root: Any) -> StoreDescription:
+        """What the store has of the generation that it makes."""
+        generations = Generations.read(root, self.store)
+        if self.growth is None or generations is None:
+            return read_description(open_store(self.store, FIRST), self.store)
+        return generations.described.get(self.growth.name) or generations.one(self.growth.name, self.store)
 
     @property
     def kind(self) -> SampleKind:
@@ -196,67 +233,54 @@ def plan_cache(
             teacher, corpus, view spec, …) is for the runner to refuse, by the fingerprint.
     """
     settings = settings or CacheSettings()
-    check(settings)
-    check(config, "teacher")
+    asked = open_asked(shards, config, out=out, settings=settings, dry_run=dry_run)
+    shard_set, store, teacher, root = asked.shards, asked.store, asked.loaded.spec, asked.root
     encoding = ENCODINGS[settings.encoding]
-    store = Location.of(out)
-    models = (config.model, config.pretrained, config.backbone)
-    check_output(store, CacheStage.name, inputs=(shards,), names=models)
-    refuse_lost_root(store)
-    shard_set = ShardSet.open(shards)
-    _refuse_unusable(shard_set)
-    loaded = load_teacher(config)
-    teacher = loaded.spec
-    check_kind(
-        shard_set.corpus.sample_kind,
-        teacher.preprocess.sample_kind,
-        where=shard_set.location,
-        expected_by="the teacher",
-    )
-    if not dry_run:
-        claim_output(store, CacheStage.name)
-    root = _root(store, dry_run)
-    check_version(root, where=store)
-    vectors = _vectors_for(root, store, teacher, settings.targets)
-    offers = choose_offers(loaded, vectors, settings.targets)
+    vectors = vectors_for(root, store, teacher, settings.targets)
+    offers = choose_offers(asked.loaded, vectors, settings.targets)
     if views is None:
         views = teacher.preprocess.center_view()
     else:
         views = replace(views, interpolation=view_interpolation or teacher.preprocess.interpolation)
+    together = min(settings.chunk_views or views.count, views.count)
     spec = StoreSpec(
         num_samples=shard_set.corpus.num_samples,
         shard_size=shard_set.corpus.shard_size,
         num_views=views.count,
-        targets=tuple(_target(offer, shard_set, views.count, encoding) for offer in offers),
+        targets=tuple(target_of(offer, shard_set, together, encoding) for offer in offers),
         encoding=encoding,
         colors=views.has_colors,
         parts=shard_set.corpus.layout.parts,
+        chunk_views=together if together < views.count else None,
     )
-    plan = Ledger(store, CacheStage.name).plan()
-    described = None if plan is None else read_description(root, store)
+    plan = Ledger(store, CACHE).plan()
+    described = None if plan is None else read_description(open_store(store, FIRST), store)
     if described is not None and _same_rows(described.spec, spec):
         spec = described.spec  # a store keeps the chunks that it was begun with
-    begun = None if plan is None else plan.fingerprint.fields
-    compute, precision_note = settle_precision(loaded, compute, begun)
     recorded = None if described is None else PixelSample.of_store(described, store)
-    stage = CacheStage(
-        shards=shard_set,
-        store=store,
-        config=config,
-        teacher=teacher,
-        views=views,
-        spec=spec,
-        vectors=vectors if any(offer.name == LOGITS for offer in offers) else None,
-        compute=compute,
-        batch_size=settings.batch_on(compute.device),
+    stage = asked.stage(
+        views,
+        spec,
+        vectors,
+        compute,
+        begun=None if plan is None else plan.fingerprint.fields,
         pixels=recorded or PixelSample.take(shard_set, views, teacher.preprocess.size),
-        notes=(f"teacher {loaded.loaded}", *precision_note),
     )
     if plan is None or described is None:
         if not dry_run:
             stage.create()
         return stage
-    if recorded is not None and not stage.fingerprint.differences(plan.fingerprint.fields):
+    differences = stage.fingerprint.differences(plan.fingerprint.fields)
+    if differences and {name for name, *_ in differences} <= GROWABLE:
+        stage.fingerprint.check(
+            plan.fingerprint.fields,
+            what=f"{store} holds the output of another cache",
+            code="output-other-settings",
+            where=store,
+            hint=f"add --grow to make the store larger, or {another_output(store, CACHE)}",
+            whose=("this command", "the store"),
+        )
+    if recorded is not None and not differences:
         recorded.check(
             shard_set,
             views,
@@ -276,7 +300,96 @@ def _root(store: Location, dry_run: bool) -> zarr.Group:
     return open_root(MemoryStore(), mode="a", where=store)
 
 
-def _target(offer: Offer, shards: ShardSet, num_views: int, encoding: FloatEncoding) -> TargetSpec:
+#: Fields of the fingerprint in which a store may grow; those that follow from others are among them.
+GROWABLE = {
+    "schema_version",
+    "corpus_id",
+    "views.count",
+    "pixels",
+    "targets",
+    "class_vectors",
+    "chunk_views",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """Shards, teacher and store that a command names, opened and found to fit.
+
+    Attributes:
+        root: the store's group, for writing.
+    """
+
+    shards: ShardSet
+    store: Location
+    config: TeacherConfig
+    loaded: Teacher
+    settings: CacheSettings
+    root: Any
+
+    def stage(
+        self,
+        views: ViewSpec,
+        spec: StoreSpec,
+        vectors: ClassVectors | None,
+        compute: Compute,
+        *,
+        begun: Mapping[str, Json] | None,
+        pixels: PixelSample,
+    ) -> CacheStage:
+        """The stage for a whole store.
+
+        Args:
+            begun: fingerprint of what is there; None where there is nothing.
+        """
+        compute, precision_note = settle_precision(self.loaded, compute, begun)
+        return CacheStage(
+            shards=self.shards,
+            store=self.store,
+            config=self.config,
+            teacher=self.loaded.spec,
+            views=views,
+            spec=spec,
+            vectors=vectors if any(target.name == LOGITS for target in spec.targets) else None,
+            compute=compute,
+            batch_size=self.settings.batch_on(compute.device),
+            pixels=pixels,
+            notes=(f"teacher {self.loaded.loaded}", *precision_note),
+        )
+
+
+def open_asked(
+    shards: Location | str,
+    config: TeacherConfig,
+    *,
+    out: Location | str,
+    settings: CacheSettings,
+    dry_run: bool = False,
+) -> Asked:
+    """Open what a command names; `out` is a store from then on, but for a dry run."""
+    check(settings)
+    check(config, "teacher")
+    store = Location.of(out)
+    models = (config.model, config.pretrained, config.backbone)
+    check_output(store, CACHE, inputs=(shards,), names=models)
+    refuse_lost_root(store)
+    shard_set = ShardSet.open(shards)
+    _refuse_unusable(shard_set)
+    loaded = load_teacher(config)
+    check_kind(
+        shard_set.corpus.sample_kind,
+        loaded.spec.preprocess.sample_kind,
+        where=shard_set.location,
+        expected_by="the teacher",
+    )
+    if not dry_run:
+        claim_output(store, CACHE)
+    root = _root(store, dry_run)
+    check_version(root, where=store)
+    return Asked(shards=shard_set, store=store, config=config, loaded=loaded, settings=settings, root=root)
+
+
+def target_of(offer: Offer, shards: ShardSet, num_views: int, encoding: FloatEncoding) -> TargetSpec:
     return TargetSpec.of(
         offer.name,
         offer.axes,
@@ -324,7 +437,7 @@ def _other_versions(described: StoreDescription, recorded: PixelSample, kind: Sa
     )
 
 
-def _vectors_for(root: Any, store: Location, teacher: TeacherSpec, targets: str) -> ClassVectors | None:
+def vectors_for(root: Any, store: Location, teacher: TeacherSpec, targets: str) -> ClassVectors | None:
     names = target_names(targets)
     needs = LOGITS in names
     if not needs and names != ("auto",):

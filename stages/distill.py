@@ -19,6 +19,7 @@ from ..storage_schemas.bundle import CONFIG, RUN, VECTORS, WEIGHTS, BundleConfig
 from ..storage_schemas.class_vectors import ClassVectors
 from ..storage_schemas.errors import InputError, MismatchError
 from ..storage_schemas.fingerprint import Fingerprint, Json
+from ..storage_schemas.growth import FIRST
 from ..storage_schemas.plain_text import counted
 from ..storage_schemas.receipt import Output, Receipt
 from .corpora.shards import ShardSet
@@ -31,6 +32,7 @@ from .models.student_config import StudentConfig
 from .models.weights import weights_digest
 from .pairs.ahead import BATCHES_MODULE
 from .pairs.order import check_batch
+from .pairs.store import generation_of
 from .pairs.stream import TargetStream
 from .recipes.recipe import Recipe
 from .recipes.registry import recipe_named
@@ -68,6 +70,7 @@ class DistillStage:
         compiled: whether to use `torch.compile`.
         cuda_graphs: whether to use CUDA graphs.
         accept_other_pixels: whether to train where images look otherwise than the teacher saw them.
+        generation: the name of the store's that it is trained from.
         notes: lines that a person should see before training starts.
         reuse: the note at the end on views that were used in several epochs, if that was not chosen.
         tracking: which programs show the figures, beside TensorBoard.
@@ -94,6 +97,7 @@ class DistillStage:
     compiled: bool
     cuda_graphs: bool
     accept_other_pixels: bool
+    generation: str
     notes: tuple[str, ...]
     reuse: str | None
     checkpoint_every: int | None
@@ -159,6 +163,7 @@ class DistillStage:
             pool=pool,
             pin_memory=self.compute.device == "cuda",
             accept_other_pixels=self.accept_other_pixels,
+            generation=self.generation,
         )
 
     def _head(self, device: torch.device, logit_scale: float | None = None) -> ClassHead | None:
@@ -322,6 +327,7 @@ def open_stream(
     pool: Pool | None = None,
     pin_memory: bool = False,
     accept_other_pixels: bool = False,
+    generation: str | None = None,
 ) -> TargetStream:
     """The pairs that train this student."""
     return TargetStream(
@@ -336,6 +342,7 @@ def open_stream(
         pool=pool,
         pin_memory=pin_memory,
         accept_other_pixels=accept_other_pixels,
+        generation=generation,
     )
 
 
@@ -388,7 +395,8 @@ def plan_distill(
         names=(config.model, config.pretrained),
     )
     shard_set, location = ShardSet.open(shards), Location.of(store)
-    chosen = choose_targets(location, vectors, method, training)
+    generation = settings.generation or _begun_on(Location.of(out), location)
+    chosen = choose_targets(location, vectors, method, training, generation)
     _refuse_one_class(chosen, training, where=vectors or store)
     built = build_student(config, method, training, chosen.vectors, chosen.specs, seed=settings.seed)
     check_kind(
@@ -406,6 +414,7 @@ def plan_distill(
         seed=order_seed,
         views=settings.views,
         accept_other_pixels=settings.accept_other_pixels,
+        generation=generation,
     )
     shard_set = stream.shards
     parts = workers * training.accumulate
@@ -418,8 +427,6 @@ def plan_distill(
             where="--patience",
             hint="add --validation IMAGES",
         )
-    ledger = Ledger(location, "cache")
-    cached = ledger.require_complete(hint=ledger.again)
     shared: dict[str, Json] = {
         "recipe": recipe,
         "settings": training.to_json() | _real_depth(built),
@@ -434,7 +441,7 @@ def plan_distill(
     identity = {
         "schema_version": bundle_version(chosen.vectors is not None, built.student.head.levels),
         "corpus_id": shard_set.corpus.corpus_id,
-        "store": cached.fingerprint.digest,
+        "store": stream.store.fingerprint,
         **({} if chosen.vectors is None else {"class_vectors": chosen.vectors.digest}),
         "student": {
             "model": dict(built.backbone.config),
@@ -450,7 +457,11 @@ def plan_distill(
             "id": shard_set.corpus.corpus_id,
             "samples": stream.num_samples,
         },
-        "store": {"fingerprint": cached.fingerprint.digest, "teacher": chosen.teacher},
+        "store": {
+            "fingerprint": stream.store.fingerprint,
+            **({} if stream.store.generation == FIRST else {"generation": stream.store.generation}),
+            "teacher": chosen.teacher,
+        },
         **({} if chosen.vectors is None else {"class_vectors": chosen.vectors.digest}),
         "student_weights": built.backbone.weights,
         **shared,
@@ -476,6 +487,7 @@ def plan_distill(
         compiled=settings.compiled,
         cuda_graphs=settings.cuda_graphs,
         accept_other_pixels=settings.accept_other_pixels,
+        generation=stream.store.generation,
         notes=_notes(built, stream, training, recipe, config, checking),
         reuse=None if settings.reuse_views else _reuse(stream, training),
         checkpoint_every=settings.checkpoint_every,
@@ -489,6 +501,12 @@ def plan_distill(
         ),
         built=StudentToTrain(built),
     )
+
+
+def _begun_on(out: Location, store: Location) -> str | None:
+    """The generation of the store that a run in this folder was begun on: it goes on with it, also where the store has grown since."""
+    plan = Ledger(out, DistillStage.name).plan()
+    return None if plan is None else generation_of(store, str(plan.fingerprint.fields.get("store")))
 
 
 def _check_cuda_graphs(settings: DistillSettings, compute: Compute, processes: int) -> None:

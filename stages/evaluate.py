@@ -93,7 +93,7 @@ def _evaluate(
     student = load_student(bundle, device=compute.device)
     names = student.vectors.names
     base_C = student.vectors.base_C if base is None else base_classes(base, names)
-    teacher = None if store is None else StoredTeacher(store, names)
+    teacher = None if store is None else StoredTeacher(store, names, settings.generation)
     image_set = open_images(images, name=settings.name, kind=student.kind)
     result = Evaluation(class_names=names, accuracy=Accuracy(len(names), base_C))
     keys_N = _survey(result, image_set, images)

@@ -209,7 +209,7 @@ def _coverage(stored: Stored, top: int) -> dict[str, Any]:
     shards_done = rows_done = invalid = 0
     kinds: Counter[str] = Counter()
     examples: list[Json] = []
-    for receipt in stored.ledger.receipts():
+    for receipt in stored.receipts.receipts(spec.num_shards):
         shards_done += 1
         rows_done += receipt.rows
         invalid += len(receipt.invalid_rows)

@@ -19,7 +19,6 @@ from .corpora.shards import ShardReader, ShardSet
 from .corpora.spelling import split_name
 from .inputs.sources import open_sources
 from .measures.failed import FailedImage, by_kind, failed_in_shards, failed_in_store
-from .pairs.store import store_receipt
 from .samples.kind import SampleKind
 from .samples.registry import kind_named
 from .settings.retry_failed import RetrySettings
@@ -116,7 +115,7 @@ def _failed_by_cache(shards: ShardSet, store: Location) -> list[FailedImage]:
 
     stored = Stored.open(store, shards.location)
     assert stored.shards is not None  # they were given
-    receipts = (store_receipt(store, shard) for shard in stored.shards_done())
+    receipts = stored.receipts.receipts(stored.rows.num_shards)
     still = {bad.row for receipt in shards.receipts() for bad in receipt.invalid_rows}
     found = failed_in_store(receipts, store, stored.shards)
     return [one for one in found if one.stage == "cache" and one.row not in still]

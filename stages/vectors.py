@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..pipeline.ledger import record_outputs
 from ..pipeline.output import check_output, claim_output
 from ..pipeline.settings import check
 from ..pipeline.storage import Location
 from ..pipeline.types import Resources, RunUnit, Timer, Unit
-from ..storage_schemas.class_vectors import ClassVectors, write_class_vectors
+from ..storage_schemas.class_vectors import ClassVectors
 from ..storage_schemas.fingerprint import Fingerprint, Json
 from ..storage_schemas.formats import CLASS_VECTORS
 from ..storage_schemas.receipt import Output, Receipt
 from ..storage_schemas.target_store import check_version, open_root
+from .growth.class_arrays import write_vectors
 from .inputs.class_match import base_classes
 from .inputs.classes import read_classes, read_templates
 from .models.compute import Compute, resolve_compute
@@ -90,10 +90,7 @@ class VectorsStage:
         origin = {"teacher": self.teacher.to_json(), "templates": templates}
         if checked is not None:
             origin["check"] = checked.to_json()
-        names = write_class_vectors(root, vectors, origin)
-        return record_outputs(
-            self.store, [path for name in names for path in (f"{name}/zarr.json", *_chunks(self.store, name))]
-        )
+        return write_vectors(self.store, root, vectors, origin)
 
 
 @dataclass(frozen=True)
@@ -129,10 +126,6 @@ class _Computing:
             digest=vectors.digest,
             fingerprint=self.stage.fingerprint.digest,
         )
-
-
-def _chunks(store: Location, name: str) -> list[str]:
-    return sorted(f"{name}/c/{chunk}" for chunk in (store / name / "c").entries(deep=True))
 
 
 def plan_vectors(

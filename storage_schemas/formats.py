@@ -58,7 +58,8 @@ class Format:
 SHARDS = Format(name="shards", version=2)
 
 #: Arrays of rows, and the root group that describes them. Version 2 has targets of more than one axis beside sample and view. Version 3
-#: has targets with encodings of their own, or a short shard in the middle. A store is written as the lowest version that has it.
+#: has targets with encodings of their own, a short shard in the middle, later generations, or fewer views in a chunk
+#: than there are. A store is written as the lowest version that has it.
 TARGET_STORE = Format(name="a target store", kind="target store", version=3)
 
 #: Arrays of classes, in a target store. They have no version of their own on disk; it is part of the fingerprint of `vectors`.

@@ -16,6 +16,7 @@ from .encodings.floats import FloatEncoding
 from .encodings.registry import encoding_from_json
 from .errors import DamagedError, IncompleteError
 from .fingerprint import Fingerprint, Json
+from .growth import FIRST, Growth
 from .json_file import Positive, as_schema, seal, unseal
 from .plain_text import typed
 from .row_layout import RowLayout
@@ -126,6 +127,7 @@ class StoreSpec:
         encoding: of every target that has none of its own.
         colors: views have colours of their own, hence arrays for them.
         parts: of the samples, as in `RowLayout`; empty where these are as if they came at once.
+        chunk_views: most views of a chunk; None for all of the store's.
     """
 
     num_samples: int
@@ -135,6 +137,7 @@ class StoreSpec:
     encoding: FloatEncoding
     colors: bool = False
     parts: tuple[int, ...] = ()
+    chunk_views: int | None = None
 
     def __post_init__(self) -> None:
         own = RowLayout.of(self.shard_size, self.parts or (self.num_samples,)).parts
@@ -146,9 +149,16 @@ class StoreSpec:
         return RowLayout.of(self.shard_size, self.parts or (self.num_samples,))
 
     @property
+    def views_together(self) -> int:
+        """Views of a chunk, where these are small; and of a sample in one forward pass."""
+        return self.num_views if self.chunk_views is None else min(self.chunk_views, self.num_views)
+
+    @property
     def version(self) -> int:
         """The version of the format that holds such rows."""
-        if len(self.layout.parts) > 1 or any(target.encoding is not None for target in self.targets):
+        if self.views_together < self.num_views or len(self.layout.parts) > 1:
+            return 3
+        if any(target.encoding is not None for target in self.targets):
             return 3
         return 1 if all(len(t.shape) == 1 and t.chunk is None for t in self.targets) else 2
 
@@ -220,6 +230,7 @@ class StoreDescription:
         sample_kind: of the samples, as in `Corpus`; written only where they are no images.
         recoded: of a store that `recode` made: the store that it is made of, and what was taken of it (`stages/recoding/origin.py`);
             None for the teacher's own.
+        growth: how this generation came of another one; None for the one that the store began with.
     """
 
     spec: StoreSpec
@@ -231,6 +242,12 @@ class StoreDescription:
     versions: Mapping[str, Json] | None = None
     sample_kind: str = IMAGE
     recoded: Mapping[str, Json] | None = None
+    growth: Growth | None = None
+
+    @property
+    def generation(self) -> str:
+        """The name of the generation that it describes."""
+        return FIRST if self.growth is None else self.growth.name
 
     @property
     def corpus_id(self) -> str:
@@ -253,7 +270,11 @@ class StoreDescription:
         )
 
     def write(self, root: zarr.Group) -> None:
-        """Set the attribute, sealed with its digest."""
+        """Set the attribute."""
+        root.attrs[ATTRIBUTE] = self.to_json()
+
+    def to_json(self) -> dict[str, Json]:
+        """The value of the attribute, sealed with its digest."""
         fields = {
             "spec": _spec_to_json(self.spec),
             "fingerprint": dict(self.fingerprint),
@@ -264,8 +285,9 @@ class StoreDescription:
             "versions": self.versions,
             "sample_kind": None if self.sample_kind == IMAGE else self.sample_kind,
             "recoded": self.recoded,
+            "growth": None if self.growth is None else _growth_to_json(self.growth),
         }
-        root.attrs[ATTRIBUTE] = seal({name: value for name, value in fields.items() if value is not None})
+        return seal({name: value for name, value in fields.items() if value is not None})
 
     @staticmethod
     def read(root: zarr.Group, where: object) -> StoreDescription:
@@ -283,7 +305,15 @@ class StoreDescription:
                 where=where,
                 hint=f"teachonce cache SHARDS --teacher … --out {typed(where)}",
             )
-        file = f"{where}/zarr.json"
+        return StoreDescription.from_json(found, f"{where}/zarr.json")
+
+    @staticmethod
+    def from_json(found: Json, file: str) -> StoreDescription:
+        """What `to_json` gave.
+
+        Raises:
+            DamagedError: something else, or it changed since it was written.
+        """
         fields = unseal(as_schema(found, dict[str, Any], **_about(file)), where=file, hint=_RESTORE)
         raw = as_schema(fields, _Fields, **_about(file))
         targets = tuple(_target(found, file) for found in raw.spec.targets)
@@ -296,6 +326,7 @@ class StoreDescription:
                 encoding=ENCODINGS[raw.spec.encoding],
                 colors=raw.spec.colors,
                 parts=_parts(raw.spec, file),
+                chunk_views=raw.spec.chunk_views,
             ),
             fingerprint=raw.fingerprint,
             views=raw.views,
@@ -305,6 +336,7 @@ class StoreDescription:
             versions=raw.versions,
             sample_kind=raw.sample_kind,
             recoded=raw.recoded,
+            growth=raw.growth,
         )
 
     def check_planned(self, planned: Fingerprint, where: object) -> None:
@@ -399,6 +431,7 @@ class _SpecFields:
     kl_budget: float
     colors: bool = False
     parts: tuple[Positive, ...] = ()
+    chunk_views: Positive | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -412,6 +445,18 @@ class _Fields:
     versions: dict[str, Any] | None = None
     sample_kind: str = IMAGE
     recoded: dict[str, Any] | None = None
+    growth: Growth | None = None
+
+
+def _growth_to_json(growth: Growth) -> Json:
+    return {
+        "name": growth.name,
+        "parent": growth.parent,
+        "what": growth.what,
+        "shards": [list(part) for part in growth.shards],
+        "arrays": dict(growth.arrays),
+        "made": list(growth.made),
+    }
 
 
 def _spec_to_json(spec: StoreSpec) -> Json:
@@ -424,4 +469,5 @@ def _spec_to_json(spec: StoreSpec) -> Json:
         "kl_budget": spec.encoding.kl_budget,
         **({"colors": True} if spec.colors else {}),
         **({"parts": list(spec.layout.parts)} if len(spec.layout.parts) > 1 else {}),
+        **({"chunk_views": spec.chunk_views} if spec.views_together < spec.num_views else {}),
     }

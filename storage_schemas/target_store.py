@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
+from .block_part import WHOLE, BlockPart
 from .encodings.encoding import Codec, EncodedArray, NoRoomError
 from .encodings.floats import FloatEncoding
 from .errors import DamagedError, InputError, MismatchError
@@ -156,7 +158,7 @@ def _row_arrays(spec: StoreSpec) -> Iterator[_RowArray]:
         return _RowArray(
             name=name,
             shape=(rows, spec.num_views, len(columns)),
-            chunks=(shard, spec.num_views, len(columns)),
+            chunks=(shard, spec.views_together, len(columns)),
             dtype=dtype,
             axes=("sample", "view", axis),
             fill=fill,
@@ -173,7 +175,7 @@ def _row_arrays(spec: StoreSpec) -> Iterator[_RowArray]:
             yield _RowArray(
                 name=array.name,
                 shape=(rows, spec.num_views, *array.shape),
-                chunks=(shard, spec.num_views, *array.shape) if array.beside else _chunks(spec, target),
+                chunks=(shard, spec.views_together, *array.shape) if array.beside else _chunks(spec, target),
                 dtype=array.dtype,
                 axes=("sample", "view", *_dimension_names(array, dimensions)),
                 fill=array.fill,
@@ -198,8 +200,27 @@ def _dimension_names(array: EncodedArray, sizes: dict[str, int]) -> list[str]:
 
 def create_arrays(root: zarr.Group, description: StoreDescription) -> None:
     """Create every row array, then the description, whose presence means that they are all there."""
-    for array in _row_arrays(description.spec):
-        root.create_array(
+    _create(root, _row_arrays(description.spec))
+    root.attrs["teachonce"] = {"kind": TARGET_STORE.kind, "schema_version": description.spec.version}
+    description.write(root)
+
+
+def create_target_arrays(group: zarr.Group, spec: StoreSpec, targets: Sequence[str]) -> None:
+    """Create the arrays of some targets in a group."""
+    names = array_names(spec, targets)
+    _create(group, (array for array in _row_arrays(spec) if array.name in names))
+
+
+def array_names(spec: StoreSpec, targets: Sequence[str] | None = None) -> list[str]:
+    """Names of the arrays that hold some targets; None for all arrays of rows."""
+    if targets is None:
+        return [array.name for array in _row_arrays(spec)]
+    return [array.name for name in targets for array in spec.encoding_of(spec.target(name)).arrays(spec.target(name))]
+
+
+def _create(group: zarr.Group, arrays: Iterable[_RowArray]) -> None:
+    for array in arrays:
+        group.create_array(
             array.name,
             shape=array.shape,
             chunks=array.chunks,
@@ -210,8 +231,6 @@ def create_arrays(root: zarr.Group, description: StoreDescription) -> None:
             attributes=array.attributes,
             overwrite=True,
         )
-    root.attrs["teachonce"] = {"kind": TARGET_STORE.kind, "schema_version": description.spec.version}
-    description.write(root)
 
 
 def all_arrays(root: zarr.Group, where: object) -> list[tuple[str, Any]]:
@@ -274,7 +293,7 @@ def _chunks(spec: StoreSpec, target: TargetSpec) -> tuple[int, ...]:
     if target.chunk is not None:
         return target.chunk
     encoding = spec.encoding_of(target)
-    views = views_at_once(bytes_of_row(encoding, target), spec.shard_size, spec.num_views)
+    views = views_at_once(bytes_of_row(encoding, target), spec.shard_size, spec.views_together)
     return (spec.chunk_rows(target), views, *encoding.arrays(target)[0].shape)
 
 
@@ -295,25 +314,35 @@ class BlockWriter:
     and not settled.
 
     Args:
+        arrays: the store's.
         keys: of all rows of the shard, in their order.
+        part: what of the block is written.
 
     Attributes:
         shard: its number.
         nonfinite: for each target that had some, the number of rows with NaN or infinity.
     """
 
-    def __init__(self, root: zarr.Group, spec: StoreSpec, shard: int, keys: Sequence[str]) -> None:
-        self._root, self._spec, self.shard, self._keys = root, spec, shard, keys
+    def __init__(
+        self, arrays: Arrays, spec: StoreSpec, shard: int, keys: Sequence[str], part: BlockPart = WHOLE
+    ) -> None:
+        self._arrays, self._spec, self.shard, self._keys, self._part = arrays, spec, shard, keys, part
         self._valid = np.zeros(len(keys), np.bool_)
-        self._params = no_views(len(keys), spec.num_views)
+        self._params = no_views(len(keys), self.num_views)
+        targets = map(spec.target, part.names_of(spec))
         self._parts: dict[str, _Whole | _Streamed] = {
-            target.name: (_Streamed if spec.is_streamed(target) else _Whole)(self, target) for target in spec.targets
+            target.name: (_Streamed if spec.is_streamed(target) else _Whole)(self, target) for target in targets
         }
         self.nonfinite: dict[str, int] = {}
 
     @property
     def num_rows(self) -> int:
         return len(self._keys)
+
+    @property
+    def num_views(self) -> int:
+        """Of those that are written."""
+        return self._spec.num_views - self._part.first_view
 
     def put(self, offset: int, params_V: Views, targets: Mapping[str, Floats]) -> None:
         """A usable row: its place in the shard, VIEW (view,), and each target, fp32 (view, …)."""
@@ -382,11 +411,12 @@ class BlockWriter:
         return _digest(self._keys, [self._valid, self._params, *contents])
 
     def _write_rest(self) -> list[str]:
-        columns = {
-            "keys": np.frombuffer("".join(self._keys).encode("ascii"), np.uint8).reshape(-1, KEY_LENGTH),
-            "valid": self._valid,
-            **to_columns(self._params, self._spec.colors),
-        }
+        columns: dict[str, NDArray[Any]] = {}
+        if self._part.rows:
+            columns["keys"] = np.frombuffer("".join(self._keys).encode("ascii"), np.uint8).reshape(-1, KEY_LENGTH)
+            columns["valid"] = self._valid
+        if self._part.params:
+            columns |= to_columns(self._params, self._spec.colors)
         written = [path for name, values in columns.items() for path in self.write(name, values, 0)]
         for part in self._parts.values():
             written += part.finish()
@@ -396,11 +426,17 @@ class BlockWriter:
         """Write whole chunks of an array, from a row of the shard on. Returns the paths of their files."""
         # A chunk that equals the fill value would otherwise not be written; its absence must never mean anything.
         # Set for this array: Zarr's own setting is global, and another thread's would end in the middle of ours.
-        array: Any = self._root[name].with_config({"write_empty_chunks": True})  # type: ignore[union-attr]
-        start = self._spec.rows(self.shard).start + offset
-        values = _to_chunk_end(array, start, values)
-        array[start : start + len(values)] = values
-        return _paths(name, array.shape, array.chunks, start, start + len(values))
+        array: Any = self._arrays[name].with_config({"write_empty_chunks": True})
+        starts = [0] * values.ndim
+        starts[0] = self._spec.rows(self.shard).start + offset
+        if array.metadata.dimension_names[1:2] == ("view",):
+            starts[1] = self._part.first_view
+        values = _to_chunk_end(array, starts, values)
+        region = [slice(start, start + size) for start, size in zip(starts, values.shape, strict=True)]
+        array[tuple(region)] = values
+        grid = zip(region, array.chunks, strict=True)
+        chunks = [range(part.start // size, -(-part.stop // size)) for part, size in grid]
+        return [f"{array.path}/c/" + "/".join(map(str, index)) for index in itertools.product(*chunks)]
 
     def encoded(self, target: TargetSpec, values: Floats, offset: int) -> dict[str, NDArray[Any]]:
         """The arrays that hold some rows of a target, by name, (row, view, …); values from a row of the shard on.
@@ -410,7 +446,7 @@ class BlockWriter:
         """
         keys = self._keys[offset : offset + len(values)]
         try:
-            return self._spec.encoding_of(target).encode(target, values, keys=keys, first_view=0)
+            return self._spec.encoding_of(target).encode(target, values, keys=keys, first_view=self._part.first_view)
         except NoRoomError as error:
             raise InputError(
                 str(error),
@@ -422,16 +458,16 @@ class BlockWriter:
             ) from error
 
 
-def _to_chunk_end(array: Any, start: int, values: NDArray[Any]) -> NDArray[Any]:
-    """The rows that are written from `start` on, and behind them the fill value up to the end of a chunk, or of the array.
+def _to_chunk_end(array: Any, starts: Sequence[int], values: NDArray[Any]) -> NDArray[Any]:
+    """The values that are written from there on, and behind them the fill value up to the end of a chunk, or of the array.
 
-    A chunk of a short shard is then written as any other one: whole, and without a look at what may lie there.
+    So chunks are written whole, and without a look at what may lie there.
     """
-    stop, chunk = start + len(values), array.chunks[0]
-    missing = min(-(-stop // chunk) * chunk, array.shape[0]) - stop
-    if not missing:
+    sizes = zip(starts, values.shape, array.chunks, array.shape, strict=True)
+    missing = [min(-(-(start + size) // chunk) * chunk, whole) - start - size for start, size, chunk, whole in sizes]
+    if not any(missing):
         return values
-    return np.concatenate([values, np.full((missing, *values.shape[1:]), array.fill_value, values.dtype)])
+    return np.pad(values, [(0, more) for more in missing], constant_values=array.fill_value)
 
 
 class _Whole:
@@ -445,7 +481,7 @@ class _Whole:
     @property
     def _values(self) -> Floats:
         if self._held is None:
-            shape = (self._writer.num_rows, self._writer._spec.num_views, *self._target.shape)
+            shape = (self._writer.num_rows, self._writer.num_views, *self._target.shape)
             self._held = np.full(shape, np.nan, np.float32)
         return self._held
 
@@ -517,7 +553,7 @@ class _Streamed:
             stop = min(self._done + self._rows, self._writer.num_rows)
             if stop > offset:
                 return
-            shape = (stop - self._done, self._writer._spec.num_views, *self._target.shape)
+            shape = (stop - self._done, self._writer.num_views, *self._target.shape)
             values = np.full(shape, np.nan, np.float32)
             for row in range(self._done, stop):
                 if row in self._waiting:

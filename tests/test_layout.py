@@ -94,6 +94,7 @@ ROOMS = (
     "stages/teachers",
     "stages/caching",
     "stages/verifying",
+    "stages/growth",
     "stages/recipes",
     "stages/training/loggers",
     "stages/training",

@@ -150,7 +150,7 @@ def _store(store: Location) -> dict[str, Json]:
         "views": stored.rows.num_views,
         "targets": [target.name for target in stored.rows.targets],
         "bytes": sum(array.nbytes_stored() for _, array in stored.root.arrays()),
-        "teacher_seconds": stored.ledger.timings()["forward"],
+        "teacher_seconds": sum(ledger.timings()["forward"] for ledger in stored.receipts.ledgers),
     }
 
 

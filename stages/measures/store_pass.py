@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from ...pipeline.progress import Progress
 from ...storage_schemas.errors import DamagedError
 from ...storage_schemas.plain_text import counted
-from ...storage_schemas.samples import shard_name
 from ...storage_schemas.target_store import read_target
 from .sample_block import BlockBuilder, SampleBlock, SampleFacts, unmeasured
 from .soft_labels import SoftLabels, Values
@@ -145,14 +144,14 @@ def _parts(stored: Stored, shard: int, view: int) -> Iterator[tuple[str, slice, 
 
 
 def _again(stored: Stored, shards: list[int]) -> str:
-    redo = stored.ledger.redo_hint(*map(shard_name, shards))
+    redo = stored.receipts.redo_hint(*shards)
     return f"Next: restore the store from a copy, or {redo}"
 
 
 def _row_problems(stored: Stored, shard: int, keys_N: NDArray[np.bytes_], valid_N: NDArray[np.bool_]) -> list[str]:
     """Rows of a finished shard that contradict its receipt, or that have no key."""
     problems = []
-    receipt = stored.ledger.receipt(shard_name(shard))
+    receipt = stored.receipts.receipt(shard)
     again = _again(stored, [shard])
     expected, found = (
         len(valid_N) if receipt is None else receipt.rows - len(receipt.invalid_rows),

@@ -16,12 +16,12 @@ from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import IncompleteError, MismatchError, TeachonceError
 from ...storage_schemas.manifest import Entry, ManifestReader
 from ...storage_schemas.plain_text import typed
-from ...storage_schemas.samples import shard_name
 from ...storage_schemas.store_description import ATTRIBUTE, StoreDescription, StoreSpec
 from ...storage_schemas.target_store import read_rows, read_target
 from ...storage_schemas.view_params import Views
 from ..corpora.shards import ShardSet
-from ..pairs.store import open_store, read_description, vectors_if_any
+from ..pairs.receipts import StoreReceipts
+from ..pairs.store import open_store, read_description, store_receipts, vectors_if_any
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,20 +43,21 @@ class Stored:
     no_paths: str
 
     @staticmethod
-    def open(store: Location | str, shards: Location | str | None = None) -> Stored:
+    def open(store: Location | str, shards: Location | str | None = None, generation: str | None = None) -> Stored:
         """Open a store for reading, finished or not.
 
         Args:
             store: the target store.
             shards: folder of its shards; None takes the one that the store recorded, if it is still right.
+            generation: the name of one; None for the current one.
 
         Raises:
-            InputError: no store there, or no shards in the given folder.
+            InputError: no store or no such generation there, or no shards in the given folder.
             MismatchError: not a target store of this version; the given shards are another corpus's.
             DamagedError: the class vectors changed since they were written.
         """
         location = Location.of(store)
-        root = open_store(location)
+        root = open_store(location, generation)
         begun = ATTRIBUTE in root.attrs or Ledger(location, "cache").plan() is not None
         description = read_description(root, location) if begun else None
         vectors = vectors_if_any(root, location)
@@ -70,9 +71,12 @@ class Stored:
             no_paths=no_paths,
         )
 
-    @property
-    def ledger(self) -> Ledger:
-        return Ledger(self.location, "cache")
+    @functools.cached_property
+    def receipts(self) -> StoreReceipts:
+        """The receipts of its rows."""
+        if self.recorded is None:
+            return StoreReceipts(self.location)
+        return store_receipts(self.location, self.recorded.generation)
 
     @property
     def spec(self) -> StoreSpec | None:
@@ -99,7 +103,7 @@ class Stored:
 
     def shards_done(self) -> list[int]:
         """Shards whose rows are all there, in order."""
-        return [int(key) for key in self.ledger.done_keys()]
+        return self.receipts.shards_done(self.rows.num_shards)
 
     def require_done(self, row: int) -> int:
         """The shard of a row.
@@ -108,12 +112,12 @@ class Stored:
             IncompleteError: its shard is not cached yet.
         """
         shard = row // self.rows.shard_size
-        if self.ledger.receipt(shard_name(shard)) is None:
+        if self.receipts.receipt(shard) is None:
             raise IncompleteError(
                 "this sample is not cached yet",
                 code="sample-not-cached",
                 where=f"{self.location}, row {row}, shard {shard}",
-                hint=self.ledger.again,
+                hint=self.receipts.ledgers[-1].again,
             )
         return shard
 

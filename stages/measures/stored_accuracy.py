@@ -81,7 +81,7 @@ def _stored_logits(
     stored = Stored.open(store, shards)
     if stored.no_logits or stored.vectors is None or stored.shards is None:
         raise IncompleteError("no logits to measure", code="store-without-logits", where=store, found=stored.no_logits)
-    stored.ledger.require_complete(hint=stored.ledger.again)
+    stored.receipts.require_complete()
     done = stored.shards_done()
     valid_N = np.concatenate([stored.keys_and_valid(shard)[1] for shard in done])
     logits_NC = np.concatenate([stored.logits(shard, _VIEW) for shard in done])

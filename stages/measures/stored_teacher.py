@@ -34,13 +34,13 @@ class StoredTeacher:
         views: how its views are drawn.
 
     Raises:
-        InputError: no store there, or one whose targets give no logits.
+        InputError: no store or no such generation there, or one whose targets give no logits.
         IncompleteError: nothing is cached yet, or class vectors are missing.
         MismatchError: other classes than the student's, or in another order.
     """
 
-    def __init__(self, store: Location | str, class_names: Sequence[str]) -> None:
-        self._stored = Stored.open(store)
+    def __init__(self, store: Location | str, class_names: Sequence[str], generation: str | None = None) -> None:
+        self._stored = Stored.open(store, generation=generation)
         self.location = self._stored.location
         self._spec = self._stored.rows
         if self._stored.no_logits:

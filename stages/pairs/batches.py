@@ -148,7 +148,7 @@ class Batches:
     def _joined(self, shard: int, view: int) -> JoinedShard:
         if shard not in self._open:
             if self._arrays is None:
-                self._arrays = OpenArrays(open_store(self._facts.store))
+                self._arrays = OpenArrays(open_store(self._facts.store, self._facts.generation))
             self._open[shard] = JoinedShard(self._shards, self._arrays, self._facts, shard, self.names)
         return self._open[shard].show(view)
 

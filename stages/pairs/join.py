@@ -8,28 +8,30 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ...pipeline.ledger import Ledger
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import DamagedError, InputError, MismatchError
 from ...storage_schemas.plain_text import counted, typed
-from ...storage_schemas.samples import shard_name
 from ...storage_schemas.store_description import StoreSpec
 from ...storage_schemas.target_store import Arrays, read_rows
 from ...storage_schemas.view_params import Views
 from ..corpora.shards import ShardReader, ShardSet
 from ..samples.pixel_sample import check_sample
-from .store import StoreFacts, store_facts, store_receipt
+from .receipts import StoreReceipts
+from .store import StoreFacts, store_facts, store_receipts
 from .target_rows import TargetRows
 
 
-def open_pair(shards: ShardSet, store: Location) -> tuple[ShardSet, StoreFacts]:
+def open_pair(shards: ShardSet, store: Location, generation: str | None = None) -> tuple[ShardSet, StoreFacts]:
     """The facts of a finished store that was made from these shards, and the shards as they were then, if the corpus grew since.
+
+    Args:
+        generation: of the store; None for the current one.
 
     Raises:
         InputError, IncompleteError, DamagedError: see `store_facts`.
         MismatchError: the store is of another corpus, names the field; or an image that it has targets of was replaced since.
     """
-    facts = store_facts(store)
+    facts = store_facts(store, generation)
     then = as_made(shards, store, facts)
     _refuse_replaced(then, facts)
     return then, facts
@@ -75,8 +77,10 @@ def as_made(shards: ShardSet, store: Location, made_from: OfCorpus) -> ShardSet:
 def _refuse_replaced(shards: ShardSet, facts: StoreFacts) -> None:
     """The store has no targets of an image that the shards have another one for by now."""
     _, replaced = shards.changed_since()
+    receipts = store_receipts(facts.store, facts.generation) if replaced else StoreReceipts(facts.store)
     for shard in sorted({row // facts.spec.shard_size for row in replaced}):
-        unusable = {bad.row for bad in store_receipt(facts.store, shard).invalid_rows}
+        receipt = receipts.receipt(shard)
+        unusable = set() if receipt is None else {bad.row for bad in receipt.invalid_rows}
         stale = [row for row in facts.spec.layout.rows(shard) if row in replaced and row not in unusable]
         if stale:
             raise MismatchError(
@@ -232,5 +236,5 @@ class JoinedShard:
             expected=expected,
             found=found,
             hint="restore the tar or the store from a copy; or, to ask the teacher about this shard again, "
-            + Ledger(self._facts.store, "cache").redo_hint(shard_name(self._shard)),
+            + store_receipts(self._facts.store, self._facts.generation).redo_hint(self._shard),
         )

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import zarr
@@ -15,13 +14,16 @@ from ...pipeline.ledger import Ledger
 from ...pipeline.storage import Location
 from ...storage_schemas.class_vectors import ClassVectors, read_class_vectors
 from ...storage_schemas.errors import DamagedError, IncompleteError, InputError, TeachonceError
-from ...storage_schemas.receipt import Output, Receipt
-from ...storage_schemas.samples import shard_name
+from ...storage_schemas.fingerprint import digest_json
+from ...storage_schemas.generation_store import GenerationStore
+from ...storage_schemas.generations import Generations, no_generation
+from ...storage_schemas.growth import FIRST
 from ...storage_schemas.store_description import ATTRIBUTE, StoreDescription, StoreSpec, lost_description
 from ...storage_schemas.target_store import check_arrays, check_version, open_root
 from ...storage_schemas.verified_store import VerifiedStore
 from ..samples.pixel_sample import PixelSample
 from ..views.spec import ViewSpec
+from .receipts import CACHE, VECTORS_UNIT, StoreReceipts, generation_ledger
 from .store_root import refuse_lost_root
 
 
@@ -31,6 +33,7 @@ class StoreFacts:
 
     Attributes:
         store: where it is.
+        generation: the name of the one that they are of.
         fingerprint: digest of everything that decided its bytes.
         corpus_id: of the samples.
         sample_kind: of the samples, as in `Corpus`.
@@ -41,6 +44,7 @@ class StoreFacts:
     """
 
     store: Location
+    generation: str
     fingerprint: str
     corpus_id: str
     sample_kind: str
@@ -50,61 +54,14 @@ class StoreFacts:
     pixels: PixelSample | None
 
 
-@dataclass(frozen=True)
-class _Receipts:
-    """The chunks of a store by the receipts of its shards (see `StoreReceipts`).
-
-    Attributes:
-        chunks_per_shard: of arrays whose chunks hold less than the rows of a shard.
-    """
-
-    store: Location
-    chunks_per_shard: dict[str, int] = field(default_factory=dict)
-
-    def shard_of(self, array: str, chunk: int) -> int:
-        return chunk // self.chunks_per_shard.get(array, 1)
-
-    @property
-    def _ledger(self) -> Ledger:
-        return Ledger(self.store, "cache")
-
-    def outputs(self, shard: int) -> Mapping[str, Output]:
-        return {output.path: output for output in store_receipt(self.store, shard).outputs}
-
-    def damaged(self, path: str, shard: int, found: str) -> DamagedError:
-        return DamagedError(
-            f"a chunk of the store is not the one that the receipt of shard {shard} vouches for",
-            code="chunk-changed",
-            where=self.store / path,
-            found=found,
-            hint="restore the store from a copy; or, to ask the teacher about "
-            f"this shard again, {self._ledger.redo_hint(shard_name(shard))}",
-        )
-
-
-def store_receipt(store: Location, shard: int) -> Receipt:
-    """What vouches for one shard's rows in a store.
-
-    Raises:
-        DamagedError: it is not there.
-    """
-    ledger = Ledger(store, "cache")
-    receipt = ledger.receipt(shard_name(shard))
-    if receipt is None:
-        raise DamagedError(
-            "rows of a shard that has no receipt",
-            code="store-receipt-missing",
-            where=f"{store}, shard {shard}",
-            hint=ledger.again,
-        )
-    return receipt
-
-
-def open_store(store: Location) -> zarr.Group:
+def open_store(store: Location, generation: str | None = None) -> zarr.Group:
     """The root group of a target store, for reading; every chunk of rows is compared with its shard's receipt.
 
+    Args:
+        generation: the name of the generation to show; None for the current one.
+
     Raises:
-        InputError: nothing there.
+        InputError: nothing there, or no such generation.
         MismatchError: not a target store of this schema version.
         DamagedError: its zarr.json is lost or cannot be read. Later, from arrays: a chunk is not the one that was written.
     """
@@ -118,29 +75,67 @@ def open_store(store: Location) -> zarr.Group:
             found=kind_of(store),
             hint=how_to_make(store, "teachonce cache SHARDS --teacher …"),
         )
-    receipts = _Receipts(store)
-    root = open_root(VerifiedStore(store.zarr_store(read_only=True), receipts), where=store)
+    plain = store.zarr_store(read_only=True)
+    root = open_root(plain, where=store)
     check_version(root, where=store)
-    with contextlib.suppress(TeachonceError):  # where the description is needed, it is read again, with the error
-        spec = StoreDescription.read(root, where=store).spec
-        receipts.chunks_per_shard.update(
-            {t.name: -(-spec.shard_size // spec.chunk_rows(t)) for t in spec.targets if spec.is_streamed(t)}
-        )
-    return root
+    generations = Generations.read(root, store)
+    shown = plain
+    if generations is not None:
+        name = generations.one(generation, store).generation
+        shown = GenerationStore(plain, generations, name)
+        receipts = StoreReceipts.of(store, generations.chain(name))
+    else:
+        if generation not in (None, FIRST):
+            raise no_generation(str(generation), [FIRST], store)
+        receipts = StoreReceipts(store)
+        with contextlib.suppress(TeachonceError):  # where the description is needed, it is read again, with the error
+            receipts = StoreReceipts.of(store, [StoreDescription.read(root, where=store)])
+    return open_root(VerifiedStore(shown, receipts), where=store)
+
+
+def read_generations(store: Location) -> Generations:
+    """The generations of a store; the first one alone where it never grew.
+
+    Raises:
+        InputError, MismatchError, DamagedError: as `open_store`.
+        IncompleteError: nothing was cached here yet.
+    """
+    root = open_store(store, FIRST)
+    return Generations.read(root, store) or Generations.of(StoreDescription.read(root, store))
+
+
+def store_receipts(store: Location, generation: str | None = None) -> StoreReceipts:
+    """The receipts of a store as of a generation; None for the current one.
+
+    Raises:
+        InputError: no such generation.
+        DamagedError: the generations cannot be read.
+    """
+    generations = read_generations(store)
+    return StoreReceipts.of(store, generations.chain(generations.one(generation, store).generation))
+
+
+def generation_of(store: Location, fingerprint: str) -> str | None:
+    """The name of the generation that a run read, by the fingerprint's digest; None where the store has none of it."""
+    generations = read_generations(store)
+    for name in generations.finished:
+        if digest_json(dict(generations.described[name].fingerprint)) == fingerprint:
+            return name
+    return None
 
 
 def read_description(root: zarr.Group, store: Location) -> StoreDescription:
-    """The store's description; it agrees with the run in its ledger, and with the arrays that are there.
+    """The description of the generation that a root shows; it agrees with the run in its ledger, and with the arrays that are there.
 
     Raises:
         IncompleteError: nothing was cached here yet.
         DamagedError: the description is lost or changed, or the arrays are others.
         MismatchError: it is of another run than the ledger's; names the field.
     """
-    plan = Ledger(store, "cache").plan()
-    if plan is not None and ATTRIBUTE not in root.attrs:
+    if ATTRIBUTE not in root.attrs and Ledger(store, CACHE).plan() is not None:
         raise lost_description(store)
     description = StoreDescription.read(root, where=store)
+    plan = generation_ledger(store, description.generation).plan()
     if plan is not None:
         description.check_planned(plan.fingerprint, where=store)
     check_arrays(root, description.spec, where=store)
@@ -155,7 +150,7 @@ def read_vectors(root: zarr.Group, store: Location) -> ClassVectors:
         DamagedError: they changed since, or are another store's.
     """
     vectors = read_class_vectors(root, where=store)
-    receipt = Ledger(store, "vectors").receipt("class_vectors")
+    receipt = _vectors_ledger(root, store).receipt(VECTORS_UNIT)
     if receipt is not None and receipt.digest != vectors.digest:
         raise DamagedError(
             "the class vectors are not those that `teachonce vectors` wrote here",
@@ -168,6 +163,16 @@ def read_vectors(root: zarr.Group, store: Location) -> ClassVectors:
     return vectors
 
 
+def _vectors_ledger(root: zarr.Group, store: Location) -> Ledger:
+    """The one with the receipt of the class vectors that a root shows."""
+    if ATTRIBUTE in root.attrs:
+        growth = StoreDescription.read(root, where=store).growth
+        place = growth.arrays.get("class_vectors") if growth is not None else None
+        if place is not None:
+            return generation_ledger(store, place.split("/")[1])
+    return Ledger(store, "vectors")
+
+
 def vectors_if_any(root: zarr.Group, store: Location) -> ClassVectors | None:
     """`read_vectors`, or None where the store has none."""
     try:
@@ -176,51 +181,29 @@ def vectors_if_any(root: zarr.Group, store: Location) -> ClassVectors | None:
         return None
 
 
-def store_facts(store: Location) -> StoreFacts:
+def store_facts(store: Location, generation: str | None = None) -> StoreFacts:
     """The facts of a finished store.
 
+    Args:
+        generation: the name of one; None for the current one.
+
     Raises:
-        InputError: no store there.
+        InputError: no store there, or no such generation.
         IncompleteError: `teachonce cache` has not finished.
         DamagedError: the store's receipts do not cover its shards, or its description is lost.
         MismatchError: its arrays are another run's than its ledger's.
     """
-    description = read_description(open_store(store), store)
-    ledger = Ledger(store, "cache")
-    plan = ledger.require_complete(hint=ledger.again)
+    description = read_description(open_store(store, generation), store)
+    receipts = store_receipts(store, description.generation)
+    receipts.require_complete()
     return StoreFacts(
         store=store,
-        fingerprint=plan.fingerprint.digest,
+        generation=description.generation,
+        fingerprint=digest_json(dict(description.fingerprint)),
         corpus_id=description.corpus_id,
         sample_kind=description.sample_kind,
         spec=description.spec,
         views=ViewSpec.from_json(description.views, where=store),
-        valid_rows=_valid_rows(ledger, description.spec),
+        valid_rows=receipts.valid_rows(description.spec),
         pixels=PixelSample.of_store(description, store),
     )
-
-
-def _valid_rows(ledger: Ledger, spec: StoreSpec) -> NDArray[np.int64]:
-    counts = []
-    for shard, receipt in enumerate(ledger.receipts()):
-        rows, valid = spec.rows(shard), receipt.rows - len(receipt.invalid_rows)
-        if (receipt.key, receipt.rows) != (shard_name(shard), rows.stop - rows.start) or valid < 0:
-            raise DamagedError(
-                "a receipt does not fit the store",
-                code="receipt-does-not-fit",
-                where=ledger.folder,
-                expected=f"{rows.stop - rows.start} rows of shard {shard}",
-                found=f"{receipt.rows} rows of {receipt.key}, {len(receipt.invalid_rows)} of them unusable",
-                hint=f"restore it from a copy, or {ledger.redo_hint(receipt.key)}",
-            )
-        counts.append(valid)
-    if len(counts) != spec.num_shards:
-        raise DamagedError(
-            "the store's receipts do not cover its shards",
-            code="store-receipts-incomplete",
-            where=ledger.folder,
-            expected=spec.num_shards,
-            found=len(counts),
-            hint=ledger.again,
-        )
-    return np.array(counts, np.int64)

@@ -24,7 +24,7 @@ from .ahead import BatchesAhead
 from .batches import Batches
 from .join import check_pixels, check_views, open_pair, targets_to_read
 from .order import Spans, check_batch
-from .store import open_store, read_vectors
+from .store import StoreFacts, open_store, read_vectors
 
 
 class Batch(NamedTuple):
@@ -73,6 +73,7 @@ class TargetStream(IterableDataset[Batch]):
         pool: processes or threads that others use too prepare them instead; whoever opened it closes it, after the stream.
         pin_memory: put batches into page-locked memory, for a model on a GPU.
         accept_other_pixels: read on even if this machine renders images otherwise than the teacher saw them.
+        generation: the name of an older generation of a store that grew; None for the current one.
 
     Attributes:
         shards: as they were when the store was made, if the corpus grew since.
@@ -103,9 +104,11 @@ class TargetStream(IterableDataset[Batch]):
         pool: Pool | None = None,
         pin_memory: bool = False,
         accept_other_pixels: bool = False,
+        generation: str | None = None,
     ) -> None:
         given = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
-        self.shards, self._facts = shard_set, facts = open_pair(given, Location.of(store))
+        shard_set, facts = open_pair(given, Location.of(store), generation)
+        self.shards, self._facts = shard_set, facts
         self._targets = tuple(targets)
         read, self._forms_logits = targets_to_read(facts, self._targets)
         self.num_views = check_views(facts, views)
@@ -143,6 +146,11 @@ class TargetStream(IterableDataset[Batch]):
         self._reading: object = None  # the epoch that is being read has batches left
         weakref.finalize(self, self._ahead.stop)
 
+    @property
+    def store(self) -> StoreFacts:
+        """The facts of the store that it reads."""
+        return self._facts
+
     @cached_property
     def class_vectors(self) -> ClassVectors:
         """The store's class vectors: names in the order of the logits, and what makes logits of embeddings.
@@ -150,7 +158,8 @@ class TargetStream(IterableDataset[Batch]):
         Raises:
             IncompleteError: it has none.
         """
-        return read_vectors(open_store(self._facts.store), self._facts.store)
+        facts = self._facts
+        return read_vectors(open_store(facts.store, facts.generation), facts.store)
 
     def __len__(self) -> int:
         """Batches in a whole epoch."""

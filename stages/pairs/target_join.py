@@ -44,6 +44,7 @@ def join_targets(
     view: int = 0,
     image_size: int | None = None,
     targets: Sequence[str] = ("logits",),
+    generation: str | None = None,
 ) -> TargetJoin:
     """The teacher's targets, added to the samples of a WebDataset pipeline: for `WebDataset(...).compose(...)`.
 
@@ -62,28 +63,34 @@ def join_targets(
         view: which of its K views; give epoch *e* the view *e mod K*.
         image_size: pixels of the rendered view; None leaves the image to the pipeline.
         targets: names.
+        generation: the name of an older generation of a store that grew; None for the current one.
 
     Raises:
         InputError, IncompleteError, MismatchError, DamagedError: no finished store, or without these targets
             or views. While samples flow: a sample without what it takes, or of another corpus.
     """
-    return TargetJoin(Location.of(store), view, image_size, tuple(targets))
+    return TargetJoin(Location.of(store), view, image_size, tuple(targets), generation)
 
 
 class TargetJoin:
     """See `join_targets`. Picklable: processes of a loader open the store for themselves."""
 
-    def __init__(self, store: Location, view: int, image_size: int | None, targets: tuple[str, ...]) -> None:
-        self._facts = facts = store_facts(store)
+    def __init__(
+        self, store: Location, view: int, image_size: int | None, targets: tuple[str, ...], generation: str | None
+    ) -> None:
+        self._facts = facts = store_facts(store, generation)
         check_views(facts, view + 1)
         self._view, self._image_size, self._targets = view, image_size, targets
         self._kind = kind_named(facts.sample_kind, where=store)
         self._names, forms_logits = targets_to_read(facts, targets)
-        self._vectors = read_vectors(open_store(store), store) if forms_logits else None
+        self._vectors = read_vectors(self._open(), store) if forms_logits else None
+
+    def _open(self) -> Any:
+        return open_store(self._facts.store, self._facts.generation)
 
     def __call__(self, samples: Iterable[WebDatasetSample]) -> Iterator[dict[str, Any]]:
         """The samples with their targets, in their order."""
-        root, spec = open_store(self._facts.store), self._facts.spec
+        root, spec = self._open(), self._facts.spec
         blocks: OrderedDict[int, _Block] = OrderedDict()
         for sample in samples:
             key, row = _identify(sample)

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from ...pipeline.types import Timer, Unit
+from ...storage_schemas.block_part import BlockPart
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.store_description import StoreSpec
-from ...storage_schemas.target_store import BlockWriter, TargetBlock
+from ...storage_schemas.target_store import Arrays, BlockWriter, TargetBlock
 from ...storage_schemas.view_params import Views, no_views
 from ..caching.worker import CacheWorker
 from ..corpora.shards import ShardSet
@@ -141,10 +142,10 @@ class _Kept:
         self._keys: dict[int, Sequence[str]] = {}
         self._settled: dict[int, int] = {}
 
-    def writer(self, root: Any, spec: StoreSpec, shard: int, keys: Sequence[str]) -> BlockWriter:
+    def writer(self, arrays: Arrays, spec: StoreSpec, shard: int, keys: Sequence[str], part: BlockPart) -> BlockWriter:
         self._keys[shard] = keys
         self._rows.setdefault(shard, {})
-        return _KeepingWriter(self, root, spec, shard, keys)
+        return _KeepingWriter(self, arrays, spec, shard, keys, part)
 
     def put(self, shard: int, offset: int, params_V: Views, targets: dict[str, Any]) -> None:
         self.rows_put += 1
@@ -182,8 +183,10 @@ class _Kept:
 class _KeepingWriter(BlockWriter):
     """Writes as always, and keeps rows."""
 
-    def __init__(self, kept: _Kept, root: Any, spec: StoreSpec, shard: int, keys: Sequence[str]) -> None:
-        super().__init__(root, spec, shard, keys)
+    def __init__(
+        self, kept: _Kept, arrays: Arrays, spec: StoreSpec, shard: int, keys: Sequence[str], part: BlockPart
+    ) -> None:
+        super().__init__(arrays, spec, shard, keys, part)
         self._kept = kept
 
     def put(self, offset: int, params_V: Views, targets: Any) -> None:

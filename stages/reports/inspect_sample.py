@@ -8,7 +8,7 @@ import numpy as np
 
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Json
-from ...storage_schemas.samples import KEY_LENGTH, shard_name
+from ...storage_schemas.samples import KEY_LENGTH
 from ...storage_schemas.target_store import read_rows
 from ...storage_schemas.view_params import BOX, COLOR_FACTORS
 from ..measures.sample_block import softmax
@@ -40,7 +40,7 @@ def inspect_sample(stored: Stored, name: str, *, top: int = 5) -> dict[str, Json
     shard = stored.require_done(row)
     offset = row - stored.rows.rows(shard).start
     keys_N, valid_N = stored.keys_and_valid(shard)
-    receipt = stored.ledger.receipt(shard_name(shard))
+    receipt = stored.receipts.receipt(shard)
     bad = next((b for b in receipt.invalid_rows if b.row == row), None) if receipt is not None else None
     entry = stored.entry(row)
     facts: dict[str, Json] = {

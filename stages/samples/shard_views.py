@@ -46,19 +46,20 @@ class RowViews:
 
 
 class ShardViews:
-    """Reads and decodes each row once and draws all its views: one array (row, view, *shape of the kind).
+    """Reads and decodes each row once and draws its views: one array (row, view, *shape of the kind).
 
     Args:
         size: of the model's input.
+        first_view: the first view to draw; all behind it are drawn.
     """
 
-    def __init__(self, shards: ShardSet, views: ViewSpec, size: int) -> None:
-        self._shards, self._views, self._size = OpenShards(shards), views, size
+    def __init__(self, shards: ShardSet, views: ViewSpec, size: int, first_view: int = 0) -> None:
+        self._shards, self._views, self._size, self._first_view = OpenShards(shards), views, size, first_view
         self._kind: SampleKind = kind_named(shards.corpus.sample_kind, where=shards.location)
         self._limit, self._location = shards.corpus.max_pixels, shards.location
 
     def layout(self, task: ShardRows) -> ArrayLayout:
-        shape = (len(task.rows), self._views.count, *self._kind.shape(self._size))
+        shape = (len(task.rows), self._views.count - self._first_view, *self._kind.shape(self._size))
         return [(np.dtype(self._kind.dtype).str, shape)]
 
     def make(self, task: ShardRows, arrays: list[NDArray[Any]]) -> RowViews:
@@ -105,7 +106,7 @@ class ShardViews:
 
     def _draw(self, out: NDArray[Any], data: bytes, key: str) -> Views:
         sample = self._kind.decode(data, self._limit)
-        params = self._kind.params(sample, key, self._views)
+        params = self._kind.params(sample, key, self._views)[self._first_view :]
         for view, record in zip(out, params, strict=True):
             self._kind.draw(view, sample, record, self._size, self._views)
         return params

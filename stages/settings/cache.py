@@ -15,6 +15,7 @@ class CacheSettings:
 
     Attributes:
         targets: see `teachers.offers.choose_offers`.
+        chunk_views: decides low bits, as `batch_size` does.
         batch_size: its composition decides low bits. None: 64 on the CPU, 256 on CUDA.
     """
 
@@ -27,6 +28,15 @@ class CacheSettings:
     )
     encoding: str = setting(
         "fp16", choices=tuple(ENCODINGS), help="How targets are stored. fp16 keeps logits relative to their maximum."
+    )
+    chunk_views: int | None = setting(
+        None,
+        least=1,
+        unit="VIEWS",
+        default_text="all",
+        group=COMPUTING,
+        help="Most views in a chunk, and of an image in a forward pass. A store grows by whole chunks of views, so one that is made at once "
+        "equals a grown one if this is the number that the other began with.",
     )
     batch_size: int | None = setting(
         None,

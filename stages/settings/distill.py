@@ -21,6 +21,7 @@ class DistillSettings(CheckpointSettings):
         order_seed: None for that of `seed`. Students of one pass share it.
         vectors: another store whose class vectors are used.
         views: None for all of the store's.
+        generation: None for the one that the run was begun on, or the current one.
         compiled, cuda_graphs: decide low bits.
     """
 
@@ -56,6 +57,13 @@ class DistillSettings(CheckpointSettings):
         default_text="all",
         group=TARGETS,
         help="Number of views to read, the first of the store's K.",
+    )
+    generation: str | None = setting(
+        None,
+        unit="NAME",
+        default_text="the current one; of a run that was begun, its own",
+        group=TARGETS,
+        help="Read this generation of a store that grew, such as 1 for what was there at first.",
     )
     reuse_views: bool = setting(
         False, group=TARGETS, help="Fewer views than epochs are intended: print no note on it at the end."

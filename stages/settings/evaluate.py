@@ -16,6 +16,12 @@ class EvaluateSettings:
     store: str | None = setting(
         None, unit="PATH", help="Also measure agreement with this target store's teacher, on the pictures that it saw."
     )
+    generation: str | None = setting(
+        None,
+        unit="NAME",
+        default_text="the current one",
+        help="With --store: compare with this generation of a store that grew.",
+    )
     base_classes: str | None = setting(
         None, unit=BASE_CLASSES, help=f"Also measure base and novel classes separately: {BASE_CLASS_LIST}."
     )

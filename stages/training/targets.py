@@ -44,20 +44,27 @@ class TrainingTargets:
         return "logits" in self.requested and "logits" not in self.names
 
 
-def choose_targets(store: Location, vectors: Location | str | None, recipe: Recipe, settings: Any) -> TrainingTargets:
+def choose_targets(
+    store: Location,
+    vectors: Location | str | None,
+    recipe: Recipe,
+    settings: Any,
+    generation: str | None = None,
+) -> TrainingTargets:
     """Find the targets that the recipe needs, and the class vectors that go with them.
 
     Args:
         store: the store with the targets.
         vectors: another store whose class vectors are to be used, or None for its own.
         recipe, settings: the method.
+        generation: of the store; None for the current one.
 
     Raises:
         InputError: no store there, or one without what the recipe needs.
         IncompleteError: no targets, or no class vectors where logits are requested, yet.
         MismatchError: class vectors of another teacher or width; logits of other class vectors and no embeddings.
     """
-    root = open_store(store)
+    root = open_store(store, generation)
     about = read_description(root, store)
     stored = {target.name: target for target in about.spec.targets}
     requested = recipe.targets(settings, about.spec.targets)

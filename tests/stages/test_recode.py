@@ -298,7 +298,7 @@ def test_samples_by_keys_and_paths(taught_store, tmp_path):
     np.testing.assert_array_equal(values(out, "logits")[[3, 20, 47]], taught_store.targets["logits"][[3, 20, 47]])
     assert np.isnan(values(out, "logits")[4]).all()
     before = {r.row: r for receipt in Ledger(taught_store.location, "cache").receipts() for r in receipt.invalid_rows}
-    bad = {r.row: r.reason for receipt in stored.ledger.receipts() for r in receipt.invalid_rows}
+    bad = {r.row: r.reason for receipt in stored.receipts.receipts(4) for r in receipt.invalid_rows}
     assert {row: reason for row, reason in bad.items() if row in before} == {r: b.reason for r, b in before.items()}
     assert {bad[row] for row in range(48) if row not in before and row not in (3, 20, 47)} == {"left out"}
     assert stored.description.recoded["samples"]["count"] == 4  # row 5 is named, and not usable

@@ -43,7 +43,7 @@ def test_facts(store, taught_store):
     np.testing.assert_array_equal(store.valid(), taught_store.valid)
     assert {name: target.shape for name, target in store.targets.items()} == {"logits": (7,), "embedding": (6,)}
     assert (store.teacher["model"], store.is_complete) == ("T", True)
-    assert store.fingerprint == store._stored.ledger.plan().fingerprint.digest
+    assert store.fingerprint == store._stored.receipts.ledgers[0].plan().fingerprint.digest
     assert [list(rows) for rows in store.shards()] == [list(range(n, min(n + 13, 48))) for n in (0, 13, 26, 39)]
     assert repr(store) == f"TargetStore('{taught_store.location}', 48 rows, 3 views, logits, embedding)"
 

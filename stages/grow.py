@@ -1,0 +1,289 @@
+"""Growth of a store by `teachonce cache --grow`: more views, more images, more targets; what is there is not computed again."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+
+from ..pipeline.storage import Location
+from ..pipeline.types import Stage
+from ..storage_schemas.errors import MismatchError
+from ..storage_schemas.fingerprint import Fingerprint
+from ..storage_schemas.generations import Generations
+from ..storage_schemas.growth import Growth, What, ranges
+from ..storage_schemas.plain_text import counted, typed
+from ..storage_schemas.store_description import StoreDescription, StoreSpec
+from ..storage_schemas.target_store import array_names
+from .cache import GROWABLE, Asked, CacheStage, open_asked, target_of, vectors_for
+from .corpora.shards import ShardSet
+from .growth.derived import DerivedStage
+from .growth.room import Step, make_room, refuse_no_growth, refuse_off_chunks, show_generation
+from .models.compute import Compute
+from .models.teacher_config import TeacherConfig
+from .pairs.receipts import CACHE, ledger_name
+from .pairs.store import open_store, read_generations, read_vectors, store_receipts
+from .samples.pixel_sample import PixelSample
+from .settings.cache import CacheSettings
+from .teachers.offers import EMBEDDING, LOGITS, choose_offers, target_names
+from .views.spec import ViewSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationStage(CacheStage):
+    """What one generation of a store adds."""
+
+    name = f"{CACHE} --grow"
+
+    @property
+    def ledger(self) -> str:
+        """The name of its ledger."""
+        return ledger_name(self.description.generation)
+
+    def commit(self) -> None:
+        """Let readers have the generation."""
+        show_generation(self.store, self.description.generation)
+
+
+def plan_growth(
+    shards: Location | str,
+    config: TeacherConfig,
+    *,
+    out: Location | str,
+    views: ViewSpec | None = None,
+    settings: CacheSettings | None = None,
+    compute: Compute,
+    view_interpolation: str | None = None,
+) -> Iterator[Step]:
+    """The generations that a store needs to become what is asked for, one after the other; `finish` each before the next is taken.
+
+    Where it is that already, those that it has grown by, so that lost shards are made again.
+
+    Args:
+        shards: folder of its shards, which may have grown.
+        config: its teacher.
+        out: the finished store.
+        views: more of its views; None for as many as there are.
+        settings: `targets` are those to add, if there are any that it does not have.
+        compute, view_interpolation: see `plan_cache`.
+
+    Raises:
+        IncompleteError: the store is not finished.
+        MismatchError: anything else differs from what the store was made with, by name; or it cannot grow so.
+    """
+    settings = settings or CacheSettings()
+    asked = open_asked(shards, config, out=out, settings=settings)
+    generations = read_generations(asked.store)
+    current = generations.one(None, asked.store)
+    store_receipts(asked.store).require_complete()
+    wanted = _wanted(asked, current, views, compute, view_interpolation)
+    _refuse_others(wanted, current, settings)
+    made = False
+    while (step := _next(asked, wanted)) is not None:
+        made = True
+        yield step
+    if not made:
+        yield from _there(asked, wanted, read_generations(asked.store))
+
+
+def _wanted(
+    asked: Asked,
+    current: StoreDescription,
+    views: ViewSpec | None,
+    compute: Compute,
+    view_interpolation: str | None,
+) -> CacheStage:
+    """The stage that would make the whole store at once."""
+    store, corpus = asked.store, asked.shards.corpus
+    if views is None:
+        views = ViewSpec.from_json(current.views, where=store)
+    else:
+        views = replace(views, interpolation=view_interpolation or asked.loaded.spec.preprocess.interpolation)
+    there = [target.name for target in current.spec.targets]
+    more = [name for name in target_names(asked.settings.targets) if name not in (*there, "auto")]
+    names = ",".join([*there, *more])
+    vectors = vectors_for(open_store(store), store, asked.loaded.spec, names)
+    offers = {offer.name: offer for offer in choose_offers(asked.loaded, vectors, names)} if more else {}
+    together = current.spec.views_together
+    new = tuple(target_of(offers[name], asked.shards, together, current.spec.encoding) for name in more)
+    spec = replace(
+        current.spec,
+        num_samples=corpus.num_samples,
+        shard_size=corpus.shard_size,
+        parts=corpus.layout.parts,
+        num_views=views.count,
+        targets=current.spec.targets + new,
+        chunk_views=together if together < views.count else None,
+    )
+    pixels = PixelSample.of_store(current, store) or PixelSample.take(
+        asked.shards, views, asked.loaded.spec.preprocess.size
+    )
+    return asked.stage(views, spec, vectors, compute, begun=current.fingerprint, pixels=pixels)
+
+
+def _refuse_others(wanted: CacheStage, current: StoreDescription, settings: CacheSettings) -> None:
+    """What is asked for is the store, or more of it."""
+    fields = dict(wanted.fingerprint.fields) | {"encoding": settings.encoding}
+    hint = "repeat the options that the store was made with, and change what is to grow"
+    refuse_no_growth(
+        Fingerprint(fields=fields),
+        current.fingerprint,
+        but=(*sorted(GROWABLE), "growth"),
+        store=wanted.store,
+        hint=f"{hint}; see `teachonce inspect`",
+    )
+    spec, there = wanted.spec, current.spec
+    for name, expected, found, fits in (
+        ("views.count", f"at least {there.num_views}", spec.num_views, spec.num_views >= there.num_views),
+        (
+            "chunk_views",
+            there.views_together,
+            settings.chunk_views,
+            settings.chunk_views in (None, there.views_together),
+        ),
+    ):
+        if not fits:
+            raise MismatchError(
+                "the store cannot grow to this",
+                code="growth-other-settings",
+                where=f"{wanted.store}: field '{name}'",
+                expected=f"{expected} (the store)",
+                found=f"{found} (this command)",
+                hint="a store never gets smaller; `distill --views` and --generation read a part of it"
+                if name == "views.count"
+                else "leave out --chunk-views: a store keeps the chunks that it has",
+            )
+
+
+def _next(asked: Asked, wanted: CacheStage) -> Step | None:
+    """The first generation that the store lacks, with room made for it; None where it lacks none."""
+    store = asked.store
+    generations = read_generations(store)
+    current = generations.one(None, store)
+    spec, there = wanted.spec, current.spec
+    if wanted.shards.corpus.corpus_id != current.corpus_id:
+        grown = _with_images(wanted, current)
+        return _begin(asked, wanted, generations, grown, "images", f"{there.num_samples} to {grown.num_samples} images")
+    if spec.num_views > there.num_views:
+        refuse_off_chunks(open_store(store), there, store)
+        grown = replace(there, num_views=spec.num_views, chunk_views=spec.chunk_views)
+        return _begin(asked, wanted, generations, grown, "views", f"{there.num_views} to {spec.num_views} views")
+    names = {target.name for target in there.targets}
+    new = [target for target in spec.targets if target.name not in names]
+    if new:
+        derived = EMBEDDING in names
+        first = [new[0]] if derived and new[0].name == LOGITS else [t for t in new if not derived or t.name != LOGITS]
+        grown = replace(there, targets=there.targets + tuple(first))
+        return _begin(asked, wanted, generations, grown, "targets", ", ".join(target.name for target in first))
+    return None
+
+
+def _with_images(wanted: CacheStage, current: StoreDescription) -> StoreSpec:
+    """The rows of the grown corpus, behind those that are there.
+
+    Raises:
+        MismatchError: the store is of another corpus; or what it has is less than a shard.
+    """
+    store, shards, there = wanted.store, wanted.shards, current.spec
+    then = shards.as_of(current.corpus_id)
+    if then is None:
+        refuse_no_growth(
+            Fingerprint(fields={"corpus_id": shards.corpus.corpus_id}),
+            {"corpus_id": current.corpus_id},
+            but=(),
+            store=store,
+            hint="give the shards that the store was made from; `teachonce shard --append` adds images to them",
+        )
+    assert then is not None
+    if mended := then.changed_since()[0]:
+        raise MismatchError(
+            "images of the store were mended since",
+            code="growth-after-mending",
+            where=f"{store}, row {min(mended)}",
+            hint=f"teachonce retry-failed {typed(shards.location)} {typed(store)}",
+        )
+    if there.shard_rows < there.shard_size:
+        raise MismatchError(
+            "the store has less than one shard, and its chunks have no room for more images",
+            code="growth-within-chunk",
+            where=store,
+            expected=f"{there.shard_size} rows or more",
+            found=there.num_rows,
+            hint=f"cache all of them: teachonce cache {typed(shards.location)} --teacher … --out ANOTHER_STORE",
+        )
+    corpus = shards.corpus
+    return replace(there, num_samples=corpus.num_samples, parts=corpus.layout.parts)
+
+
+def _begin(asked: Asked, wanted: CacheStage, generations: Generations, grown: StoreSpec, what: What, note: str) -> Step:
+    """Record the generation, make room for it, and say what is to be done."""
+    store, before = asked.store, generations.one(None, asked.store)
+    shards = wanted.shards if what == "images" else _shards(wanted, before)
+    names = {target.name for target in before.spec.targets}
+    new = tuple(target.name for target in grown.targets if target.name not in names)
+    growth = Growth(
+        name=generations.next_name,
+        parent=before.generation,
+        what=what,
+        shards=ranges(list(range(before.spec.num_shards if what == "images" else 0, grown.num_shards))),
+        arrays={} if before.growth is None else before.growth.arrays,
+        made=tuple(array_names(grown, new)),
+    )
+    stage = _stage(wanted, grown, growth, before, shards)
+    make_room(asked.root, store, generations, stage.description, new)
+    return _step(stage, growth, f"generation {growth.name}: {note}")
+
+
+def _shards(wanted: CacheStage, description: StoreDescription) -> ShardSet:
+    """The shards as a generation has them."""
+    then = wanted.shards.as_of(description.corpus_id)
+    assert then is not None  # the corpus of the newest is known by now
+    return then
+
+
+def _stage(
+    wanted: CacheStage, spec: StoreSpec, growth: Growth, before: StoreDescription, shards: ShardSet
+) -> CacheStage:
+    """The stage that makes one generation."""
+    views = replace(ViewSpec.from_json(before.views, where=wanted.store), count=spec.num_views)
+    changed = {
+        "shards": shards,
+        "views": views,
+        "spec": spec,
+        "growth": growth,
+        "before": before,
+        "vectors": wanted.vectors if any(target.name == LOGITS for target in spec.targets) else None,
+    }
+    return GenerationStage(**({field.name: getattr(wanted, field.name) for field in fields(wanted)} | changed))
+
+
+def _step(stage: CacheStage, growth: Growth, note: str) -> Step:
+    """With the teacher, or from its embeddings where these are enough."""
+    made: Stage = stage
+    assert stage.before is not None
+    stored = {target.name for target in stage.before.spec.targets}
+    if stage.part.targets == (LOGITS,) and EMBEDDING in stored:
+        assert stage.vectors is not None
+        made = DerivedStage(
+            store=stage.store,
+            spec=stage.spec,
+            growth=growth,
+            vectors=stage.vectors,
+            fingerprint=stage.fingerprint,
+            batch_size=stage.batch_size,
+            threads=stage.compute.threads,
+        )
+        note += ", from the embeddings"
+    return Step(stage=made, store=stage.store, notes=(note,))
+
+
+def _there(asked: Asked, wanted: CacheStage, generations: Generations) -> Iterator[Step]:
+    """The generations that the store has grown by, as far as this command makes such."""
+    chain = generations.chain(generations.current)
+    for before, description in itertools.pairwise(chain):
+        growth = description.growth
+        if growth is None or growth.what not in ("views", "images", "targets"):
+            continue
+        vectors = read_vectors(open_store(asked.store, growth.name), asked.store) if wanted.vectors else None
+        stage = _stage(replace(wanted, vectors=vectors), description.spec, growth, before, _shards(wanted, description))
+        yield _step(stage, growth, f"generation {growth.name} is there: {counted(stage.spec.num_views, 'view')}")
