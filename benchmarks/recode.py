@@ -65,7 +65,7 @@ def make_numbers(out: Path) -> None:
     encoding = ENCODINGS["fp32"]
 
     def target(name: str, axis: str, width: int) -> TargetSpec:
-        sizes = {"shard_size": SHARD_SIZE, "num_samples": ROWS, "num_views": VIEWS}
+        sizes = {"shard_size": SHARD_SIZE, "num_rows": ROWS, "num_views": VIEWS}
         return TargetSpec.of(name, (axis,), (width,), **sizes, encoding=encoding)
 
     spec = StoreSpec(
