@@ -14,7 +14,7 @@ from ..storage_schemas.errors import InputError
 from ..storage_schemas.near_names import did_you_mean
 
 #: Folders that another stage makes.
-_MADE = {"shards": Kind.SHARDS, "store": Kind.STORE, "vectors": Kind.STORE, "bundle": Kind.BUNDLE}
+_MADE = {"shards": Kind.SHARDS, "store": Kind.STORE, "stores": Kind.STORE, "vectors": Kind.STORE, "bundle": Kind.BUNDLE}
 
 #: Images in any form; lists of names, each with the values that are no file; models, and files of their weights.
 _IMAGES = {"corpus", "images", "validation", "check"}

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...pipeline.storage import Location, scratch_file
-from ...storage_schemas.errors import InputError
+from ...storage_schemas.errors import IncompleteError, InputError
 from .sample_block import SampleBlock
 from .store_pass import Watcher
 from .stored import Stored
@@ -43,7 +43,8 @@ class SampleTable(Watcher):
         file: ends with .csv, .parquet or .npy. An npy is a structured array; its texts are UTF-8 bytes of one width each.
 
     Raises:
-        InputError: another ending, or the store gives no logits.
+        InputError: another ending.
+        IncompleteError: the store gives no logits.
     """
 
     def __init__(self, stored: Stored, file: Location | str) -> None:
@@ -58,7 +59,7 @@ class SampleTable(Watcher):
                 found=self._location.suffix or "none",
             )
         if stored.no_logits:
-            raise InputError(
+            raise IncompleteError(
                 "there is nothing to tabulate",
                 code="store-without-logits",
                 where=stored.location,

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...pipeline.tables import clip, section, table
-from ...storage_schemas.errors import InputError
+from ...storage_schemas.errors import IncompleteError, InputError
 from ...storage_schemas.fingerprint import Json
 from ..inputs.class_match import ClassMatcher
 from ..measures.rankings import SCORES, Ranking
@@ -25,10 +25,11 @@ def sample_ranking(stored: Stored, *, order: str, class_name: str | None, page: 
         page: from 1; `size`: samples on it.
 
     Raises:
-        InputError: no class and no label of that name, or the store gives no logits.
+        InputError: no class and no label of that name.
+        IncompleteError: the store gives no logits.
     """
     if stored.no_logits:
-        raise InputError(
+        raise IncompleteError(
             "there are no samples to order", code="store-without-logits", where=stored.location, found=stored.no_logits
         )
     score = SCORES.get(order, lambda block: np.asarray(-block.rows_N, np.float64))

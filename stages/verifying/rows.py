@@ -68,15 +68,26 @@ class RowsCheck:
             )
             return
         known = set(expected_N.tolist())
-        is_order = set(keys_N.tolist()) == known
-        yield MismatchError(
-            "the store's rows are in another order than the shard's"
-            if is_order
-            else f"the key in the store is not the key in the manifest, at {counted(len(wrong), 'row')}",
-            code="rows-in-another-order" if is_order else "keys-differ",
-            where=f"{self.where}, row {self.first_row + first}",
+        where, found = (
+            f"{self.where}, row {self.first_row + first}",
+            keys_N[first].decode("ascii", "replace") or "no key",
+        )
+        if set(keys_N.tolist()) == known:
+            yield MismatchError(
+                "the store's rows are in another order than the shard's",
+                code="rows-in-another-order",
+                where=where,
+                expected=self.entries[first].key,
+                found=found,
+                hint=self.hint,
+            )
+            return
+        yield DamagedError(
+            f"the key in the store is not the key in the manifest, at {counted(len(wrong), 'row')}",
+            code="keys-differ",
+            where=where,
             expected=self.entries[first].key,
-            found=keys_N[first].decode("ascii", "replace") or "no key",
+            found=found,
             hint=self.hint,
         )
 
