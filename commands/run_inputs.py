@@ -14,7 +14,15 @@ from ..storage_schemas.errors import InputError
 from ..storage_schemas.near_names import did_you_mean
 
 #: Folders that another stage makes.
-_MADE = {"shards": Kind.SHARDS, "store": Kind.STORE, "stores": Kind.STORE, "vectors": Kind.STORE, "bundle": Kind.BUNDLE}
+_MADE = {
+    "shards": Kind.SHARDS,
+    "store": Kind.STORE,
+    "stores": Kind.STORE,
+    "vectors": Kind.STORE,
+    "classes_from": Kind.STORE,
+    "bundle": Kind.BUNDLE,
+    "against": Kind.BUNDLE,
+}
 
 #: Images in any form; lists of names, each with the values that are no file; models, and files of their weights.
 _IMAGES = {"corpus", "images", "validation", "check"}
@@ -24,7 +32,7 @@ _MODELS = {"teacher", "student", "teacher_backbone"}
 _WEIGHTS = {"teacher_pretrained", "student_pretrained"}
 
 #: Plain files and folders.
-_PATHS = {"checkpoint", "data", "path", "students"}
+_PATHS = {"checkpoint", "data", "path", "samples", "student_run", "students"}
 
 #: All names that this module knows.
 KNOWN = {*_MADE, *_IMAGES, *_LISTS, *_NAMES, *_MODELS, *_WEIGHTS, *_PATHS}
