@@ -18,16 +18,21 @@ _STAGE, _UNIT = "vectors", "class_vectors"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ClassList:
-    """Class vectors, and the store that they lie in."""
+    """Class vectors, and the store that they lie in.
+
+    Attributes:
+        generation: of that store; None for the current one.
+    """
 
     store: Location
+    generation: str | None = None
     vectors: ClassVectors
 
 
-def own_class_list(store: Location) -> ClassList | None:
+def own_class_list(store: Location, generation: str) -> ClassList | None:
     """The class vectors of the store that is recoded; None where it has none."""
-    vectors = vectors_if_any(open_store(store), store)
-    return None if vectors is None else ClassList(store=store, vectors=vectors)
+    vectors = vectors_if_any(open_store(store, generation), store)
+    return None if vectors is None else ClassList(store=store, generation=generation, vectors=vectors)
 
 
 def other_class_list(other: Location, *, store: Location, weights: str) -> ClassList:
@@ -101,8 +106,8 @@ def copy_classes(classes: ClassList, out: Location) -> None:
     """
     root, ledger = open_root(out.zarr_store(), mode="a", where=out), Ledger(classes.store, _STAGE)
     receipt = ledger.receipt(_UNIT)
-    if receipt is None:
-        origin = read_origin(open_store(classes.store), classes.store)
+    if receipt is None or receipt.digest != classes.vectors.digest:  # or they are of a generation that has more classes
+        origin = read_origin(open_store(classes.store, classes.generation), classes.store)
         write_class_vectors(root, classes.vectors, origin)
         return
     for output in receipt.outputs:

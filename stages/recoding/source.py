@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from ...pipeline.ledger import Ledger
 from ...pipeline.storage import Location
 from ...pipeline.types import Unit
 from ...storage_schemas.class_vectors import ClassVectors
@@ -23,7 +22,7 @@ from ...storage_schemas.store_description import StoreSpec
 from ...storage_schemas.target_store import OpenArrays, read_stored_views, read_target_views, read_views
 from ...storage_schemas.view_params import Views
 from ..measures.sample_block import softmax
-from ..pairs.store import open_store
+from ..pairs.store import open_store, store_receipts
 from .row_choice import RowChoice
 
 #: Bytes of fp32 that one part of a shard may take, where targets are large.
@@ -41,6 +40,7 @@ class Source:
 
     Attributes:
         store: where it is.
+        generation: that is read.
         spec: of its rows.
         views: places of the views that are taken, in their new order.
         targets: names of the targets that are taken, in their new order.
@@ -49,6 +49,7 @@ class Source:
     """
 
     store: Location
+    generation: str
     spec: StoreSpec
     views: tuple[int, ...]
     targets: tuple[str, ...]
@@ -77,8 +78,8 @@ class SourceReader:
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        self.root = OpenArrays(open_store(source.store))
-        self._ledger = Ledger(source.store, "cache")
+        self.root = OpenArrays(open_store(source.store, source.generation))
+        self._receipts = store_receipts(source.store, source.generation)
 
     def shard(self, number: int) -> SourceShard:
         """One shard, of which nothing but keys, marks and views is read yet.
@@ -89,16 +90,20 @@ class SourceReader:
         return SourceShard(self, number)
 
     def receipt(self, shard: int) -> Receipt:
-        """The store's own receipt of a shard."""
-        receipt = self._ledger.receipt(shard_name(shard))
+        """The store's own receipt of a shard; the newest, where generations of a store have more than one."""
+        receipt = self._receipts.receipt(shard)
         if receipt is None:
             raise DamagedError(
                 "rows of a shard that has no receipt",
                 code="store-receipt-missing",
                 where=f"{self.source.store}, shard {shard}",
-                hint=self._ledger.again,
+                hint=f"restore {self.source.store} from a copy",
             )
         return receipt
+
+    def is_in_one(self, shard: int) -> bool:
+        """Whether one receipt is of all that a shard holds: its digest is then of that."""
+        return len(list(self._receipts.ledgers_of(shard))) == 1
 
 
 class SourceShard:

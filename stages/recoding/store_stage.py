@@ -84,8 +84,9 @@ def describe(taken: Taken, settings: RecodeSettings) -> StoreDescription:
         old.spec,
         num_views=len(source.views),
         encoding=encoding,
-        targets=tuple(_target(old.spec, source, name, encoding) for name in source.targets),
     )
+    targets = tuple(_target(old.spec, spec, source, name, encoding) for name in source.targets)
+    spec = replace(spec, targets=targets)
     views = taken.facts.views.some(source.views)
     fields: dict[str, Json] = {
         **old.fingerprint,
@@ -95,6 +96,10 @@ def describe(taken: Taken, settings: RecodeSettings) -> StoreDescription:
         "encoding": encoding.name,
         "recoded": taken.origin.to_json(),
     }
+    fields.pop("growth", None)  # the digest of the store that was read stands for it
+    fields.pop("chunk_views", None)
+    if spec.views_together < spec.num_views:
+        fields["chunk_views"] = spec.views_together
     if LOGITS not in source.targets:
         fields.pop("class_vectors", None)
     elif source.vectors is not None:
@@ -104,11 +109,12 @@ def describe(taken: Taken, settings: RecodeSettings) -> StoreDescription:
         spec=spec,
         fingerprint=fields,
         views=views.to_json(),
+        growth=None,
         recoded={"from": source.store.address, **taken.origin.to_json()},
     )
 
 
-def _target(old: StoreSpec, source: Source, name: str, encoding: FloatEncoding) -> TargetSpec:
+def _target(old: StoreSpec, new: StoreSpec, source: Source, name: str, encoding: FloatEncoding) -> TargetSpec:
     """A target of the new store; one that stays as it is keeps its chunks."""
     before = next((target for target in old.targets if target.name == name), None)
     shape, same_views = source.width_of(name), source.views == tuple(range(old.num_views))
@@ -120,6 +126,6 @@ def _target(old: StoreSpec, source: Source, name: str, encoding: FloatEncoding) 
         shape,
         shard_size=old.shard_size,
         num_rows=old.num_rows,
-        num_views=len(source.views),
+        num_views=new.views_together,
         encoding=encoding,
     )

@@ -97,7 +97,8 @@ class StoreWorker:
             return same and old.is_streamed(before) == self.spec.is_streamed(after)
 
         return (
-            source.views == tuple(range(old.num_views))
+            self.reader.is_in_one(shard.number)
+            and source.views == tuple(range(old.num_views))
             and not (LOGITS in source.targets and source.vectors is not None)
             and sorted(source.targets) == sorted(target.name for target in old.targets)
             and shard.invalid == shard.receipt.invalid_rows

@@ -35,12 +35,12 @@ class Taken:
 
 
 def take(parent: Location, settings: RecodeSettings) -> Taken:
-    facts = store_facts(parent)
-    root = open_store(parent)
+    facts = store_facts(parent, settings.generation)
+    root = open_store(parent, facts.generation)
     description = read_description(root, parent)
     stored = {target.name: target for target in facts.spec.targets}
     if settings.classes_from is None:
-        classes = own_class_list(parent)
+        classes = own_class_list(parent, facts.generation)
     else:
         weights = description.decided_by.teacher.weights
         classes = other_class_list(Location.of(settings.classes_from), store=parent, weights=weights)
@@ -52,9 +52,10 @@ def take(parent: Location, settings: RecodeSettings) -> Taken:
     if settings.confidence is not None and not (can_form if forms else LOGITS in stored):
         raise _no_logits(parent, stored, "--confidence")
     views = places_of(settings.views, facts.spec.num_views, parent)
-    shards, no_paths = _shards(parent, settings)
+    shards, no_paths = _shards(parent, settings, facts.generation)
     source = Source(
         store=parent,
+        generation=facts.generation,
         spec=facts.spec,
         views=views,
         targets=targets,
@@ -124,12 +125,12 @@ def _no_logits(store: Location, stored: Mapping[str, Any] | list[str], option: s
     )
 
 
-def _shards(parent: Location, settings: RecodeSettings) -> tuple[ShardSet | None, str]:
+def _shards(parent: Location, settings: RecodeSettings, generation: str) -> tuple[ShardSet | None, str]:
     """The shards, and why there are none where they are only wanted."""
     needed = bool(settings.label) or settings.samples is not None or settings.to is not None
     if not needed and settings.shards is None:
         return None, ""
-    opened = Stored.open(parent, settings.shards)
+    opened = Stored.open(parent, settings.shards, generation)
     if opened.shards is None and settings.label:
         raise InputError(
             "labels are in the shards",

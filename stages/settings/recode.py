@@ -24,6 +24,7 @@ class RecodeSettings:
         encoding: None for the store's own.
         targets: names, with commas; None for those of the store.
         views: see `recoding.view_choice.places_of`.
+        generation: of a store that grew; None for the current one.
         samples: a file of keys or paths.
         label: classes of the corpus, any of them.
         confidence: least and largest probability of the teacher's first class.
@@ -49,6 +50,12 @@ class RecodeSettings:
         unit="VIEWS",
         default_text="all",
         help="Views to keep: K for the first K, 0,2 for these by their numbers, `2,` for one alone.",
+    )
+    generation: str | None = setting(
+        None,
+        unit="NAME",
+        default_text="the current one",
+        help="Read this generation of a store that grew, such as 1 for what was there at first.",
     )
     classes_from: str | None = setting(
         None,
