@@ -121,6 +121,7 @@ def _inspect(stored: Stored, top: int, watchers: Sequence[Watcher]) -> tuple[dic
         "pixels": _pixels(stored),
         "versions": {**(description.pixels or {}).get("versions", {}), **(description.versions or {})},
         "encoding": {"name": stored.spec.encoding.name, "kl_budget": stored.spec.encoding.kl_budget},
+        "recoded": None if description.recoded is None else dict(description.recoded),
         "corpus_name": stored.shards.corpus.name if stored.shards else None,
         "coverage": coverage,
     }

@@ -6,7 +6,7 @@ from typing import Any
 
 from ...pipeline.tables import bar, bytes_text, clip, histogram, section, table
 from ...storage_schemas.fingerprint import Json
-from ...storage_schemas.plain_text import printable
+from ...storage_schemas.plain_text import counted, printable
 from ...storage_schemas.view_params import COLOR_FACTORS
 from ..models.settings import precision_name
 
@@ -104,6 +104,8 @@ def _described(facts: dict[str, Any]) -> list[list[str]]:
         ],
         ["corpus", f"{corpus}id {fields['corpus_id']}"],
     ]
+    if facts["recoded"] is not None:
+        rows.append(["made from", _recoded(facts["recoded"])])
     if facts["class_vectors"] is None:
         rows.append(["class vectors", "none yet"])
     else:
@@ -120,6 +122,7 @@ def _described(facts: dict[str, Any]) -> list[list[str]]:
         "encoding",
         "compute",
         "class_vectors",
+        "recoded",
     }
     rows += [[name, str(value)] for name, value in sorted(fields.items()) if name not in worded]
     return rows
@@ -142,6 +145,18 @@ def _views(views: dict[str, Any]) -> str:
         f"ratio {_numbers(views['ratio'], ' to ')}, mirrored with probability {views['flip']:g}{jitter}{gray}, "
         f"{views['interpolation']}, seed {views['seed']}"
     )
+
+
+def _recoded(recoded: dict[str, Any]) -> str:
+    """The store that a recoded one was made from, and what of it."""
+    samples = recoded.get("samples", {})
+    taken = [
+        f"views {', '.join(map(str, recoded['views']))}" if "views" in recoded else "",
+        f"{counted(samples['count'], 'chosen row')}" if "count" in samples else "",
+        f"samples with confidence {_numbers(samples['confidence'], ' to ')}" if "confidence" in samples else "",
+        f"logits of the classes {recoded['classes']}" if "classes" in recoded else "",
+    ]
+    return f"{recoded['from']}, fingerprint {recoded['store']}: {'; '.join(filter(None, taken)) or 'all of it'}"
 
 
 def _pixels(pixels: dict[str, Any] | None) -> str:

@@ -15,10 +15,13 @@ from teachonce.stages.cache import plan_cache
 from teachonce.stages.corpora.shards import ShardSet
 from teachonce.stages.grow import plan_growth
 from teachonce.stages.grow_vectors import plan_more_classes
+from teachonce.stages.inspect import inspect_store
+from teachonce.stages.measures.stored import Stored
 from teachonce.stages.models.compute import Compute
 from teachonce.stages.pairs.store import open_store, read_description, read_vectors, store_facts
 from teachonce.stages.pairs.stream import TargetStream
 from teachonce.stages.recode import plan_recode
+from teachonce.stages.reports.inspect_text import described, store_text
 from teachonce.stages.settings.cache import CacheSettings
 from teachonce.stages.settings.recode import RecodeSettings
 from teachonce.stages.settings.shard import ShardSettings
@@ -115,6 +118,10 @@ def test_views_and_samples_of_a_grown_store(grown, tmp_path):
         np.testing.assert_array_equal(after.valid, kept)
         np.testing.assert_array_equal(after.targets["embedding"][kept], before.targets["embedding"][:, [3, 0]][kept])
     assert int(store_facts(new).valid_rows.sum()) > 0
+    facts = inspect_store(Stored.open(new))
+    known = f"{old}, fingerprint {store_facts(old).fingerprint}: views 3, 0; 26 chosen rows"
+    assert dict(described(facts))["made from"] == known
+    assert "made from" in store_text(facts)
 
 
 @pytest.mark.parametrize(("generation", "images", "views"), [("1", 30, 2), (None, 48, 4)])
