@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from ..pipeline.storage import Location
 from ..pipeline.types import Resources, Unit
 from ..storage_schemas.block_part import WHOLE, BlockPart
 from ..storage_schemas.class_vectors import ClassVectors, origin_model
-from ..storage_schemas.encodings import ENCODINGS
+from ..storage_schemas.encodings import ENCODINGS, Encoding
 from ..storage_schemas.encodings.floats import FloatEncoding
 from ..storage_schemas.errors import InputError, MismatchError
 from ..storage_schemas.fingerprint import Fingerprint, Json
@@ -26,7 +26,10 @@ from ..storage_schemas.plain_text import typed
 from ..storage_schemas.samples import shard_name
 from ..storage_schemas.store_description import StoreDescription, StoreSpec, TargetSpec
 from ..storage_schemas.target_store import check_version, create_arrays, open_root
+from .caching.first_rows import TeacherSample, choose_encodings
 from .corpora.shards import ShardSet
+from .encodings.budget import Budget, Choice
+from .encodings.request import DEFAULT, EncodingRequest
 from .growth.room import arrays_of
 from .models.compute import Compute, keep_freed_memory
 from .models.teacher_config import TeacherConfig
@@ -54,6 +57,8 @@ class CacheStage:
 
     Attributes:
         pixels: rendered views of the corpus; a worker that renders them otherwise does nothing.
+        asked: what was asked of the encodings (`EncodingRequest.to_json`); None where the store has one for all targets.
+        measured: what the encodings cost, by target.
         growth: of the generation that it makes; None for a store's first one.
         before: the generation that this one comes of; None for a store's first one.
         notes: lines that a person should see before it starts.
@@ -69,6 +74,8 @@ class CacheStage:
     compute: Compute
     batch_size: int
     pixels: PixelSample
+    asked: Json = None
+    measured: Mapping[str, Json] | None = None
     growth: Growth | None = None
     before: StoreDescription | None = None
     notes: tuple[str, ...] = ()
@@ -105,7 +112,7 @@ class CacheStage:
             "views": self.views.to_json(),
             "pixels": self.pixels.digest,
             "targets": [target.name for target in self.spec.targets],
-            "encoding": self.spec.encoding.name,
+            "encoding": self._encoding,
             "compute": self.compute.to_json() | {"batch_size": self.batch_size},
         }
         if self.vectors is not None:
@@ -116,6 +123,12 @@ class CacheStage:
             parent = Fingerprint(fields=self.before.fingerprint)
             fields["growth"] = {"what": self.growth.what, "parent": parent.digest}
         return Fingerprint(fields=fields)
+
+    @property
+    def _encoding(self) -> Json:
+        if self.asked is None:
+            return self.spec.encoding.name
+        return {"asked": self.asked, **{t.name: self.spec.encoding_of(t).to_json() for t in self.spec.targets}}
 
     def plan(self) -> Iterator[Unit]:
         for shard in range(self.spec.num_shards) if self.growth is None else self.growth.all_shards:
@@ -135,6 +148,7 @@ class CacheStage:
             versions=other_versions(),
             sample_kind=self.kind.name,
             growth=self.growth,
+            measured=self.measured,
         )
 
     def create(self) -> None:
@@ -235,7 +249,6 @@ def plan_cache(
     settings = settings or CacheSettings()
     asked = open_asked(shards, config, out=out, settings=settings, dry_run=dry_run)
     shard_set, store, teacher, root = asked.shards, asked.store, asked.loaded.spec, asked.root
-    encoding = ENCODINGS[settings.encoding]
     vectors = vectors_for(root, store, teacher, settings.targets)
     offers = choose_offers(asked.loaded, vectors, settings.targets)
     if views is None:
@@ -243,20 +256,31 @@ def plan_cache(
     else:
         views = replace(views, interpolation=view_interpolation or teacher.preprocess.interpolation)
     together = min(settings.chunk_views or views.count, views.count)
+    request = EncodingRequest.of(
+        [offer.name for offer in offers],
+        settings.encoding,
+        budget=Budget(max_kl=settings.max_kl, max_bytes=settings.max_bytes),
+        fit_views=settings.fit_views,
+    )
+    plan = Ledger(store, CACHE).plan()
+    whole = request.of_all
+    # Of a store that was begun they are its own, if the same was asked of it; else the fingerprints differ.
+    choices = {} if whole is not None or plan is not None else _choices(request, offers, asked, vectors, views, compute)
+    encoding = ENCODINGS[DEFAULT] if whole is None else whole
+    own = {name: choice.encoding for name, choice in choices.items()}
     spec = StoreSpec(
         num_samples=shard_set.corpus.num_samples,
         shard_size=shard_set.corpus.shard_size,
         num_views=views.count,
-        targets=tuple(target_of(offer, shard_set, together, encoding) for offer in offers),
+        targets=tuple(target_of(offer, shard_set, together, encoding, own.get(offer.name)) for offer in offers),
         encoding=encoding,
         colors=views.has_colors,
         parts=shard_set.corpus.layout.parts,
         chunk_views=together if together < views.count else None,
     )
-    plan = Ledger(store, CACHE).plan()
     described = None if plan is None else read_description(open_store(store, FIRST), store)
-    if described is not None and _same_rows(described.spec, spec):
-        spec = described.spec  # a store keeps the chunks that it was begun with
+    if described is not None and (whole is None or _same_rows(described.spec, spec)):
+        spec = described.spec  # a store keeps the chunks that it was begun with, and what it was fitted to
     recorded = None if described is None else PixelSample.of_store(described, store)
     stage = asked.stage(
         views,
@@ -266,6 +290,13 @@ def plan_cache(
         begun=None if plan is None else plan.fingerprint.fields,
         pixels=recorded or PixelSample.take(shard_set, views, teacher.preprocess.size),
     )
+    if whole is None:
+        stage = replace(
+            stage,
+            asked=request.to_json(),
+            measured={name: choice.measured.to_json() for name, choice in choices.items()} or None,
+            notes=(*stage.notes, *(choice.why for choice in choices.values() if choice.why)),
+        )
     if plan is None or described is None:
         if not dry_run:
             stage.create()
@@ -289,6 +320,27 @@ def plan_cache(
         )
         stage = replace(stage, notes=stage.notes + _other_versions(described, recorded, stage.kind))
     return stage
+
+
+def _choices(
+    request: EncodingRequest,
+    offers: Sequence[Offer],
+    asked: Asked,
+    vectors: ClassVectors | None,
+    views: ViewSpec,
+    compute: Compute,
+) -> dict[str, Choice]:
+    """The encodings of a new store's targets, fitted and measured."""
+    compute, _ = settle_precision(asked.loaded, compute, None)
+    sample = TeacherSample(
+        shards=asked.shards,
+        teacher=asked.loaded,
+        vectors=vectors,
+        views=views,
+        compute=compute,
+        batch_size=asked.settings.batch_on(compute.device),
+    )
+    return choose_encodings(request, offers, sample)
 
 
 def _root(store: Location, dry_run: bool) -> zarr.Group:
@@ -389,7 +441,15 @@ def open_asked(
     return Asked(shards=shard_set, store=store, config=config, loaded=loaded, settings=settings, root=root)
 
 
-def target_of(offer: Offer, shards: ShardSet, num_views: int, encoding: FloatEncoding) -> TargetSpec:
+def target_of(
+    offer: Offer, shards: ShardSet, num_views: int, encoding: FloatEncoding, own: Encoding | None = None
+) -> TargetSpec:
+    """A target of a new store.
+
+    Args:
+        encoding: the store's.
+        own: the target's, if it has one of its own.
+    """
     return TargetSpec.of(
         offer.name,
         offer.axes,
@@ -397,7 +457,8 @@ def target_of(offer: Offer, shards: ShardSet, num_views: int, encoding: FloatEnc
         shard_size=shards.corpus.shard_size,
         num_rows=shards.corpus.num_rows,
         num_views=num_views,
-        encoding=encoding,
+        encoding=own or encoding,
+        own=own is not None,
     )
 
 

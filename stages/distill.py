@@ -17,6 +17,7 @@ from ..pipeline.storage import Location
 from ..pipeline.types import Resources, RunUnit, Timer, Unit
 from ..storage_schemas.bundle import CONFIG, RUN, VECTORS, WEIGHTS, BundleConfig, bundle_version
 from ..storage_schemas.class_vectors import ClassVectors
+from ..storage_schemas.encodings.sampled import Sampled
 from ..storage_schemas.errors import InputError, MismatchError
 from ..storage_schemas.fingerprint import Fingerprint, Json
 from ..storage_schemas.growth import FIRST
@@ -488,7 +489,7 @@ def plan_distill(
         cuda_graphs=settings.cuda_graphs,
         accept_other_pixels=settings.accept_other_pixels,
         generation=stream.store.generation,
-        notes=_notes(built, stream, training, recipe, config, checking),
+        notes=_notes(built, stream, training, recipe, config, checking) + _notes_on_draws(chosen, training),
         reuse=None if settings.reuse_views else _reuse(stream, training),
         checkpoint_every=settings.checkpoint_every,
         show_progress=show_progress,
@@ -610,6 +611,18 @@ def _notes(
     if config.pretrained is None and built.backbone.weights.startswith(RANDOM):
         notes.append("no --student-pretrained: the student starts from random weights")
     return tuple(notes)
+
+
+def _notes_on_draws(chosen: TrainingTargets, settings: TrainSettings) -> tuple[str, ...]:
+    """A warning where targets are draws, which are right on average at T = 1 alone."""
+    temperature = getattr(settings, "temperature", 1.0)
+    drawn = [name for name, target in chosen.specs.items() if isinstance(target.encoding, Sampled)]
+    if not drawn or temperature == 1:
+        return ()
+    return (
+        f"{', '.join(drawn)} are draws from the teacher's distribution: at temperature {temperature:g} their gradients are biased; "
+        "use --temperature 1, or a store in another encoding",
+    )
 
 
 def _reuse(stream: TargetStream, settings: TrainSettings) -> str | None:

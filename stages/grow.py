@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from ..pipeline.storage import Location
 from ..pipeline.types import Stage
 from ..storage_schemas.errors import MismatchError
-from ..storage_schemas.fingerprint import Fingerprint
+from ..storage_schemas.fingerprint import Fingerprint, Json
 from ..storage_schemas.generations import Generations
 from ..storage_schemas.growth import Growth, What, ranges
 from ..storage_schemas.plain_text import counted, typed
@@ -17,6 +17,8 @@ from ..storage_schemas.store_description import StoreDescription, StoreSpec
 from ..storage_schemas.target_store import array_names
 from .cache import GROWABLE, Asked, CacheStage, open_asked, target_of, vectors_for
 from .corpora.shards import ShardSet
+from .encodings.budget import Budget
+from .encodings.request import DEFAULT, EncodingRequest
 from .growth.derived import DerivedStage
 from .growth.room import Step, make_room, refuse_no_growth, refuse_off_chunks, show_generation
 from .models.compute import Compute
@@ -118,12 +120,27 @@ def _wanted(
     pixels = PixelSample.of_store(current, store) or PixelSample.take(
         asked.shards, views, asked.loaded.spec.preprocess.size
     )
-    return asked.stage(views, spec, vectors, compute, begun=current.fingerprint, pixels=pixels)
+    stage = asked.stage(views, spec, vectors, compute, begun=current.fingerprint, pixels=pixels)
+    encoding = current.fingerprint["encoding"]
+    return replace(stage, asked=encoding["asked"], measured=current.measured) if isinstance(encoding, dict) else stage
+
+
+def _encoding(current: StoreDescription, settings: CacheSettings) -> Json:
+    """The fingerprint's field for what a command asks of the encodings; without any such option it is the store's."""
+    there = current.fingerprint["encoding"]
+    if not isinstance(there, dict):
+        return settings.encoding or DEFAULT
+    budget = Budget(max_kl=settings.max_kl, max_bytes=settings.max_bytes)
+    if settings.encoding is None and not budget:
+        return there
+    names = [name for name in there["asked"] if name in {target.name for target in current.spec.targets}]
+    request = EncodingRequest.of(names, settings.encoding, budget=budget, fit_views=settings.fit_views)
+    return {**there, "asked": request.to_json()}
 
 
 def _refuse_others(wanted: CacheStage, current: StoreDescription, settings: CacheSettings) -> None:
     """What is asked for is the store, or more of it."""
-    fields = dict(wanted.fingerprint.fields) | {"encoding": settings.encoding}
+    fields = dict(wanted.fingerprint.fields) | {"encoding": _encoding(current, settings)}
     hint = "repeat the options that the store was made with, and change what is to grow"
     refuse_no_growth(
         Fingerprint(fields=fields),

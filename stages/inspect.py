@@ -13,6 +13,7 @@ from ..storage_schemas.class_vectors import read_origin
 from ..storage_schemas.errors import TeachonceError
 from ..storage_schemas.fingerprint import Json, digest_json
 from ..storage_schemas.plain_text import typed
+from ..storage_schemas.store_description import StoreDescription
 from ..storage_schemas.target_store import all_arrays
 from .measures.soft_labels import SoftLabels
 from .measures.store_pass import Watcher, measure_store
@@ -120,7 +121,7 @@ def _inspect(stored: Stored, top: int, watchers: Sequence[Watcher]) -> tuple[dic
         "views": dict(description.views),
         "pixels": _pixels(stored),
         "versions": {**(description.pixels or {}).get("versions", {}), **(description.versions or {})},
-        "encoding": {"name": stored.spec.encoding.name, "kl_budget": stored.spec.encoding.kl_budget},
+        "encoding": _encoding(description),
         "recoded": None if description.recoded is None else dict(description.recoded),
         "corpus_name": stored.shards.corpus.name if stored.shards else None,
         "coverage": coverage,
@@ -135,6 +136,15 @@ def _inspect(stored: Stored, top: int, watchers: Sequence[Watcher]) -> tuple[dic
     if stored.no_logits:
         facts["notes"].append(f"no soft labels to show: {stored.no_logits}")
     return facts, measured.soft
+
+
+def _encoding(description: StoreDescription) -> Json:
+    """The encoding of the whole store, or of each target, with what it was measured to cost."""
+    spec = description.spec
+    if all(target.encoding is None for target in spec.targets):
+        return {"name": spec.encoding.name, "kl_budget": spec.encoding.kl_budget}
+    measured = description.measured or {}
+    return {"targets": {t.name: {"name": spec.encoding_of(t).text, **measured.get(t.name, {})} for t in spec.targets}}
 
 
 def _arrays(stored: Stored, share_done: float) -> list[Json]:

@@ -16,6 +16,7 @@ from ..pipeline.settings import check
 from ..pipeline.storage import Location, scratch_folder
 from ..storage_schemas.class_vectors import ClassVectors, read_origin, write_class_vectors
 from ..storage_schemas.encodings import ENCODINGS
+from ..storage_schemas.encodings.floats import FloatEncoding
 from ..storage_schemas.errors import InputError
 from ..storage_schemas.manifest import Entry
 from ..storage_schemas.store_description import StoreDescription, StoreSpec, TargetSpec
@@ -23,6 +24,7 @@ from ..storage_schemas.target_store import open_root
 from .cache import CacheStage, plan_cache
 from .corpora.corpus_sources import first_sources
 from .corpora.shards import ShardSet
+from .encodings.request import DEFAULT
 from .inputs.classes import read_classes
 from .inputs.sources import open_sources
 from .models.compute import Compute, teacher_compute
@@ -100,6 +102,7 @@ def make_plan(request: PlanRequest) -> CachePlan:
     """
     for settings in (request.planning, request.settings, request.shards):
         check(settings)
+    _plain(request.settings)
     planning, clock = request.planning, Clock(request.began)
     if request.teacher is not None:
         check(request.teacher, "teacher")
@@ -139,6 +142,7 @@ def plan_of_cache(
     Raises:
         InputError, MismatchError: as `plan_cache`; the store was begun with other settings.
     """
+    _plain(settings)
     clock = Clock(began)
     stage = plan_cache(
         shards,
@@ -385,7 +389,7 @@ def _without_teacher(request: PlanRequest, corpus: PlannedCorpus) -> tuple[Tried
                 found="neither" if needed else "no teacher",
                 hint=f"add {needed or '--teacher'}",
             )
-    views, encoding = request.views or ViewSpec(), ENCODINGS[settings.encoding]
+    views, encoding = request.views or ViewSpec(), _plain(settings)
     bare = StoreSpec(
         num_samples=corpus.rows,
         shard_size=corpus.shard_size,
@@ -406,6 +410,25 @@ def _without_teacher(request: PlanRequest, corpus: PlannedCorpus) -> tuple[Tried
         basis=dict.fromkeys(("view_params", "view_colors", *names), Basis.TABLE),
     )
     return tried, vectors
+
+
+def _plain(settings: CacheSettings) -> FloatEncoding:
+    """The encoding of the whole store.
+
+    Raises:
+        InputError: another one, whose bytes depend on the data.
+    """
+    name = settings.encoding or DEFAULT
+    if name in ENCODINGS and settings.max_kl is None and settings.max_bytes is None:
+        return ENCODINGS[name]
+    raise InputError(
+        "this encoding's bytes depend on the teacher's outputs, and are not planned",
+        code="encoding-not-planned",
+        where="--encoding" if settings.encoding else "--max-kl, --max-bytes",
+        expected=", ".join(ENCODINGS),
+        found=settings.encoding or "a budget",
+        hint="`teachonce cache` measures bytes a view on the first shards, and `teachonce inspect` shows them; docs/encodings.md has a table",
+    )
 
 
 def _classes(planning: PlanSettings) -> int | None:

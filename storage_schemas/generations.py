@@ -17,7 +17,7 @@ from .formats import TARGET_STORE
 from .growth import FIRST
 from .json_file import as_schema
 from .plain_text import typed
-from .store_description import ATTRIBUTE, StoreDescription
+from .store_description import ATTRIBUTE, StoreDescription, tables_of
 
 #: The attribute of the root group.
 GENERATIONS_ATTRIBUTE = "generations"
@@ -61,7 +61,7 @@ class Generations:
         fields = as_schema(found, _Fields, **about)
         described = {FIRST: StoreDescription.read(root, where)}
         for name, value in fields.later.items():
-            described[name] = StoreDescription.from_json(value, file)
+            described[name] = StoreDescription.from_json(value, file, tables_of(root, where))
         for name, description in described.items():
             growth = description.growth
             known = name == FIRST if growth is None else growth.name == name and growth.parent in described

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ import zarr
 from .encodings import ENCODINGS, Encoding
 from .encodings.floats import FloatEncoding
 from .encodings.registry import encoding_from_json
+from .encodings.table import Table, TableOf, array_name
 from .errors import DamagedError, IncompleteError
 from .fingerprint import Fingerprint, Json
 from .growth import FIRST, Growth
@@ -21,6 +22,7 @@ from .json_file import Positive, as_schema, seal, unseal
 from .plain_text import typed
 from .row_layout import RowLayout
 from .samples import IMAGE
+from .zarr_damage import readable
 
 #: The attribute of the root group. Written last, so its presence means that all arrays are there.
 ATTRIBUTE = "cache"
@@ -228,6 +230,7 @@ class StoreDescription:
         pixels: sample of rendered views (`PixelSample.to_json`); None in stores of early versions.
         versions: of libraries that decide nothing by themselves.
         sample_kind: of the samples, as in `Corpus`; written only where they are no images.
+        measured: what the encodings cost on the first shards (`stages.encodings.measure`), by target; None where that was not measured.
         recoded: of a store that `recode` made: the store that it is made of, and what was taken of it (`stages/recoding/origin.py`);
             None for the teacher's own.
         growth: how this generation came of another one; None for the one that the store began with.
@@ -242,6 +245,7 @@ class StoreDescription:
     versions: Mapping[str, Json] | None = None
     sample_kind: str = IMAGE
     recoded: Mapping[str, Json] | None = None
+    measured: Mapping[str, Json] | None = None
     growth: Growth | None = None
 
     @property
@@ -285,6 +289,7 @@ class StoreDescription:
             "versions": self.versions,
             "sample_kind": None if self.sample_kind == IMAGE else self.sample_kind,
             "recoded": self.recoded,
+            "measured": self.measured,
             "growth": None if self.growth is None else _growth_to_json(self.growth),
         }
         return seal({name: value for name, value in fields.items() if value is not None})
@@ -305,18 +310,21 @@ class StoreDescription:
                 where=where,
                 hint=f"teachonce cache SHARDS --teacher … --out {typed(where)}",
             )
-        return StoreDescription.from_json(found, f"{where}/zarr.json")
+        return StoreDescription.from_json(found, f"{where}/zarr.json", tables_of(root, where))
 
     @staticmethod
-    def from_json(found: Json, file: str) -> StoreDescription:
+    def from_json(found: Json, file: str, tables: Callable[[str], TableOf]) -> StoreDescription:
         """What `to_json` gave.
+
+        Args:
+            tables: reads what a target's encoding was fitted to.
 
         Raises:
             DamagedError: something else, or it changed since it was written.
         """
         fields = unseal(as_schema(found, dict[str, Any], **_about(file)), where=file, hint=_RESTORE)
         raw = as_schema(fields, _Fields, **_about(file))
-        targets = tuple(_target(found, file) for found in raw.spec.targets)
+        targets = tuple(_target(found, file, tables(found.name)) for found in raw.spec.targets)
         return StoreDescription(
             spec=StoreSpec(
                 num_samples=raw.spec.num_samples,
@@ -336,6 +344,7 @@ class StoreDescription:
             versions=raw.versions,
             sample_kind=raw.sample_kind,
             recoded=raw.recoded,
+            measured=raw.measured,
             growth=raw.growth,
         )
 
@@ -397,14 +406,14 @@ def _parts(found: _SpecFields, file: str) -> tuple[int, ...]:
     return found.parts
 
 
-def _target(found: _TargetFields, file: str) -> TargetSpec:
+def _target(found: _TargetFields, file: str, tables: TableOf) -> TargetSpec:
     shape = found.shape if found.width is None else [found.width]
     target = TargetSpec(
         name=found.name,
         axes=found.axes,
         shape=tuple(shape or ()),
         chunk=None if found.chunk is None else tuple(found.chunk),
-        encoding=None if found.encoding is None else _encoding(found.encoding, file),
+        encoding=None if found.encoding is None else _encoding(found.encoding, file, tables),
     )
     sizes = {len(found.axes), 2 + len(target.shape), len(found.chunk or found.axes)}
     if (found.width is None) == (found.shape is None) or not target.shape or len(sizes) > 1:
@@ -414,11 +423,30 @@ def _target(found: _TargetFields, file: str) -> TargetSpec:
     return target
 
 
-def _encoding(found: str | dict[str, Any], file: str) -> Encoding:
+def _encoding(found: str | dict[str, Any], file: str, tables: TableOf) -> Encoding:
     try:
-        return encoding_from_json(found)
+        return encoding_from_json(found, tables)
     except ValueError as error:
-        raise DamagedError(**_about(file), expected="an encoding", found=error) from error
+        raise DamagedError(**_about(file), expected="an encoding of this version", found=error) from error
+
+
+def tables_of(root: zarr.Group, where: object) -> Callable[[str], TableOf]:
+    """Reads the tables of targets' encodings from a store's group."""
+
+    def read(target: str, parts: tuple[str, ...]) -> Table:
+        names = {part: array_name(target, part) for part in parts}
+        with readable(
+            "what an encoding was fitted to cannot be read",
+            code="encoding-table-damaged",
+            where=f"{where}: {', '.join(names.values())}",
+            hint=_RESTORE_TABLE,
+        ):
+            return Table({part: np.asarray(root[name][:]) for part, name in names.items()})  # type: ignore[index]
+
+    return lambda target: functools.partial(read, target)
+
+
+_RESTORE_TABLE = "restore these arrays from a copy of the store"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -445,6 +473,7 @@ class _Fields:
     versions: dict[str, Any] | None = None
     sample_kind: str = IMAGE
     recoded: dict[str, Any] | None = None
+    measured: dict[str, Any] | None = None
     growth: Growth | None = None
 
 

@@ -15,11 +15,13 @@ import zarr
 import zarr.errors
 from numpy.typing import NDArray
 from zarr.abc.store import Store
-from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
+from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec, ZstdCodec
+from zarr.storage import MemoryStore
 
 from .block_part import WHOLE, BlockPart
-from .encodings.encoding import Codec, EncodedArray, NoRoomError
+from .encodings.encoding import Codec, EncodedArray, Encoding, NoRoomError, Target
 from .encodings.floats import FloatEncoding
+from .encodings.table import array_name
 from .errors import DamagedError, InputError, MismatchError
 from .fingerprint import Json
 from .formats import TARGET_STORE
@@ -125,6 +127,7 @@ class _RowArray:
     fill: Any
     codecs: list[Any]
     attributes: dict[str, Json] | None = None
+    transposed: bool = False
 
 
 def _codecs(codec: Codec) -> list[Any]:
@@ -132,8 +135,14 @@ def _codecs(codec: Codec) -> list[Any]:
         "plain": [],
         "shuffled": [BloscCodec(cname="lz4", shuffle="bitshuffle")],
         "small": [ZstdCodec(level=1)],
+        "dense": [BloscCodec(cname="zstd", clevel=9, shuffle="noshuffle", blocksize=_DENSE_BLOCK)],
+        "dense-shuffled": [BloscCodec(cname="zstd", clevel=9, shuffle="shuffle", blocksize=_DENSE_BLOCK)],
     }
     return [*compressors[codec], Crc32cCodec()]
+
+
+#: Bytes that share a table of frequencies. Smaller blocks have larger tables in all, larger ones mix what differs.
+_DENSE_BLOCK = 1 << 15
 
 
 def _row_arrays(spec: StoreSpec) -> Iterator[_RowArray]:
@@ -181,6 +190,7 @@ def _row_arrays(spec: StoreSpec) -> Iterator[_RowArray]:
                 fill=array.fill,
                 codecs=_codecs(array.codec),
                 attributes={"meaning": array.meaning} if array.meaning else None,
+                transposed=array.transposed,
             )
 
 
@@ -198,9 +208,29 @@ def _dimension_names(array: EncodedArray, sizes: dict[str, int]) -> list[str]:
     ]
 
 
+def _create(root: zarr.Group, array: _RowArray) -> Any:
+    num_axes = len(array.shape)
+    last_first = (num_axes - 1, *range(1, num_axes - 1), 0)
+    return root.create_array(
+        array.name,
+        shape=array.shape,
+        chunks=array.chunks,
+        dtype=array.dtype,
+        dimension_names=array.axes,
+        fill_value=array.fill,
+        filters=[TransposeCodec(order=last_first)] if array.transposed else "auto",
+        compressors=array.codecs,
+        attributes=array.attributes,
+        overwrite=True,
+    )
+
+
 def create_arrays(root: zarr.Group, description: StoreDescription) -> None:
-    """Create every row array, then the description, whose presence means that they are all there."""
-    _create(root, _row_arrays(description.spec))
+    """Create every row array and write the tables of encodings, then the description, whose presence means that they are all there."""
+    for array in _row_arrays(description.spec):
+        _create(root, array)
+    for target in description.spec.targets:
+        write_table(root, target)
     root.attrs["teachonce"] = {"kind": TARGET_STORE.kind, "schema_version": description.spec.version}
     description.write(root)
 
@@ -208,7 +238,9 @@ def create_arrays(root: zarr.Group, description: StoreDescription) -> None:
 def create_target_arrays(group: zarr.Group, spec: StoreSpec, targets: Sequence[str]) -> None:
     """Create the arrays of some targets in a group."""
     names = array_names(spec, targets)
-    _create(group, (array for array in _row_arrays(spec) if array.name in names))
+    for array in _row_arrays(spec):
+        if array.name in names:
+            _create(group, array)
 
 
 def array_names(spec: StoreSpec, targets: Sequence[str] | None = None) -> list[str]:
@@ -218,19 +250,46 @@ def array_names(spec: StoreSpec, targets: Sequence[str] | None = None) -> list[s
     return [array.name for name in targets for array in spec.encoding_of(spec.target(name)).arrays(spec.target(name))]
 
 
-def _create(group: zarr.Group, arrays: Iterable[_RowArray]) -> None:
-    for array in arrays:
-        group.create_array(
-            array.name,
-            shape=array.shape,
-            chunks=array.chunks,
-            dtype=array.dtype,
-            dimension_names=array.axes,
-            fill_value=array.fill,
-            compressors=array.codecs,
-            attributes=array.attributes,
+def write_table(root: zarr.Group, target: TargetSpec) -> None:
+    """Write what a target's encoding was fitted to, where there is such a thing: one chunk an array."""
+    table = None if target.encoding is None else target.encoding.table
+    for part, values in {} if table is None else table.arrays.items():
+        array = root.create_array(
+            array_name(target.name, part),
+            shape=values.shape,
+            chunks=values.shape,
+            dtype=values.dtype,
+            dimension_names=[f"{array_name(target.name, part)}_{axis}" for axis in range(values.ndim)],
+            compressors=_codecs("small"),
             overwrite=True,
         )
+        array[...] = values
+
+
+def stored_bytes(encoding: Encoding, target: Target, arrays: Mapping[str, NDArray[Any]]) -> int:
+    """Bytes on disk of some rows of a target, all codecs included, as chunks of their own.
+
+    Args:
+        arrays: what `encoding.encode` gave of these rows, (row, view, …) by name.
+    """
+    root = zarr.create_group(MemoryStore())
+    total = 0
+    for array in encoding.arrays(target):
+        values = arrays[array.name]
+        row_array = _RowArray(
+            name=array.name,
+            shape=values.shape,
+            chunks=values.shape,
+            dtype=array.dtype,
+            axes=("sample", "view", *array.axes),
+            fill=array.fill,
+            codecs=_codecs(array.codec),
+            transposed=array.transposed,
+        )
+        stored = _create(root, row_array).with_config({"write_empty_chunks": True})
+        stored[...] = values
+        total += stored.nbytes_stored()
+    return total
 
 
 def all_arrays(root: zarr.Group, where: object) -> list[tuple[str, Any]]:

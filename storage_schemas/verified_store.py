@@ -15,8 +15,12 @@ from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import WrapperStore
 
+from .encodings.table import PREFIX
 from .errors import DamagedError
 from .receipt import Output
+
+#: Arrays whose names begin so hold no rows; each kind carries a digest of its own.
+NOT_OF_ROWS = ("class_", PREFIX)
 
 #: Shards whose receipts are kept at hand: a window of shards, and some.
 _SHARDS_AT_HAND = 64
@@ -38,7 +42,7 @@ class StoreReceipts(Protocol):
 class VerifiedStore(WrapperStore[Store]):
     """A Zarr store for reading, whose row chunks are compared with receipts.
 
-    Arrays whose names begin with `class_` are not of rows: class vectors carry a digest of their own.
+    Arrays that are `NOT_OF_ROWS` are passed over.
     """
 
     def __init__(self, store: Store, receipts: StoreReceipts) -> None:
@@ -90,6 +94,6 @@ class VerifiedStore(WrapperStore[Store]):
 def _chunk_of(key: str) -> tuple[str, int] | None:
     """Array, and number along the first axis, of a chunk of rows: files ARRAY/c/NUMBER/…; None for every other file."""
     parts = key.split("/")
-    if len(parts) < 3 or parts[1] != "c" or parts[0].startswith("class_") or not parts[2].isdecimal():
+    if len(parts) < 3 or parts[1] != "c" or parts[0].startswith(NOT_OF_ROWS) or not parts[2].isdecimal():
         return None
     return parts[0], int(parts[2])

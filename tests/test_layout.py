@@ -81,6 +81,7 @@ ROOMS = (
     "pipeline",
     "pipeline/executors",
     "stages/decoding",
+    "stages/encodings",
     "stages/prompts",
     "stages/corpora",
     "stages/corpora/coop",

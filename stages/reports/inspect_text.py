@@ -100,7 +100,9 @@ def _described(facts: dict[str, Any]) -> list[list[str]]:
         [
             "encoding",
             f"{' and '.join(fields['targets'])} in {facts['encoding']['name']}, costs at most "
-            f"{facts['encoding']['kl_budget']:g} nats of KL divergence",
+            f"{facts['encoding']['kl_budget']:g} nats of KL divergence"
+            if "name" in facts["encoding"]
+            else "; ".join(_encoded(name, one) for name, one in facts["encoding"]["targets"].items()),
         ],
         ["corpus", f"{corpus}id {fields['corpus_id']}"],
     ]
@@ -126,6 +128,18 @@ def _described(facts: dict[str, Any]) -> list[list[str]]:
     }
     rows += [[name, str(value)] for name, value in sorted(fields.items()) if name not in worded]
     return rows
+
+
+def _encoded(target: str, facts: dict[str, Any]) -> str:
+    """The encoding of one target, and what it was measured to cost on the first shards."""
+    text = f"{target} in {facts['name']}"
+    if "bytes_per_view" in facts:
+        text += f", {facts['bytes_per_view']:g} bytes a view"
+    for name, of in (("kl", "KL divergence"), ("cosine_distance", "distance")):
+        spread = facts.get(name, {}).get("1") if name == "kl" else facts.get(name)
+        if spread:
+            text += f", {of} {spread['mean']:g} on average, {spread['p99']:g} at p99, {spread['max']:g} at most"
+    return text
 
 
 def _views(views: dict[str, Any]) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...pipeline.settings import setting
-from ...storage_schemas.encodings import ENCODINGS
+from ...storage_schemas.encodings.spelling import KNOWN, usage
 from ..models.settings import COMPUTING
+
+ENCODING = "Encoding"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,6 +17,7 @@ class CacheSettings:
 
     Attributes:
         targets: see `teachers.offers.choose_offers`.
+        encoding, max_kl, max_bytes, fit_views: see `encodings.request.EncodingRequest`.
         chunk_views: decides low bits, as `batch_size` does.
         batch_size: its composition decides low bits. None: 64 on the CPU, 256 on CUDA.
     """
@@ -26,8 +29,34 @@ class CacheSettings:
         help="What to store, with commas: embedding, logits, tokens, features.LAYER. auto: logits where there are class vectors "
         "and no more classes than channels, else the embedding; both: embedding,logits.",
     )
-    encoding: str = setting(
-        "fp16", choices=tuple(ENCODINGS), help="How targets are stored. fp16 keeps logits relative to their maximum."
+    encoding: str | None = setting(
+        None,
+        unit="NAME",
+        default_text="fp16",
+        group=ENCODING,
+        help=f"How targets are stored: {', '.join(map(usage, KNOWN))}; or one for each target, as in "
+        "logits=pca:0.85,embedding=int8. See docs/encodings.md.",
+    )
+    max_kl: float | None = setting(
+        None,
+        above=0,
+        unit="NATS",
+        group=ENCODING,
+        help="Take the smallest encoding that costs no more divergence (mean, T = 1).",
+    )
+    max_bytes: float | None = setting(
+        None,
+        above=0,
+        unit="BYTES",
+        group=ENCODING,
+        help="Take the most exact encoding that takes no more bytes a view.",
+    )
+    fit_views: int = setting(
+        4096,
+        least=1,
+        unit="VIEWS",
+        group=ENCODING,
+        help="Views of the first shards that encodings are fitted to and chosen by. The teacher runs on these once more.",
     )
     chunk_views: int | None = setting(
         None,

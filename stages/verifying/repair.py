@@ -10,6 +10,7 @@ from ...pipeline.ledger import Ledger
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Fingerprint
 from ...storage_schemas.samples import shard_name
+from ...storage_schemas.store_description import StoreSpec
 from ..models.compute import Compute
 from ..models.preprocess import Preprocess
 from ..models.teacher_config import TeacherConfig
@@ -91,7 +92,7 @@ def cache_again(whole: Whole, config: TeacherConfig) -> CacheAgain:
         views=whole.views if whole.views.is_random else None,
         interpolation=whole.views.interpolation if whole.views.is_random else None,
         targets=",".join(target.name for target in description.spec.targets),
-        encoding=description.spec.encoding.name,
+        encoding=_encoding(description.spec),
         batch_size=said.get("batch_size"),
         compute=Compute(
             device=str(said.get("device", "cpu")),
@@ -138,3 +139,10 @@ def set_aside(ledger: Ledger, shards: Sequence[int]) -> list[str]:
         receipt.remove()
         kept.append(old.name)
     return kept
+
+
+def _encoding(spec: StoreSpec) -> str:
+    """The encodings of a store, as `--encoding` takes them."""
+    if all(target.encoding is None for target in spec.targets):
+        return spec.encoding.name
+    return ",".join(f"{target.name}={spec.encoding_of(target).text}" for target in spec.targets)

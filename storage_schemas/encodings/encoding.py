@@ -10,10 +10,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from .table import Table
+
     Floats = NDArray[np.float32]
 
-#: How the chunks of an array become bytes: as they are; bits of like weight together, then lz4; zstd. All with a checksum.
-Codec = Literal["plain", "shuffled", "small"]
+#: How the chunks of an array become bytes, all with a checksum: as they are; bits of like weight together, then lz4; zstd, quickly;
+#: zstd in blocks of 32 KiB, thoroughly; the same of bytes of like weight together.
+Codec = Literal["plain", "shuffled", "small", "dense", "dense-shuffled"]
 
 
 class NoRoomError(ValueError):
@@ -50,6 +53,7 @@ class EncodedArray:
         fill: value of rows that are not there.
         codec: see `Codec`.
         meaning: the array's attribute of this name, for readers of plain Zarr; '' for none.
+        transposed: whether a chunk's last axis comes first in its bytes: numbers of one kind lie together, and compress better.
         beside: whether it is a small array beside the target's own: its chunks hold the rows of a shard, and all views.
     """
 
@@ -60,6 +64,7 @@ class EncodedArray:
     axes: tuple[str, ...] = ()
     shape: tuple[int, ...] = ()
     meaning: str = ""
+    transposed: bool = False
     beside: bool = False
 
 
@@ -70,13 +75,21 @@ class Encoding(Protocol):
         name: as `--encoding` takes it, without parameters.
         kl_budget: largest KL divergence (nats, T = 1) to the fp32 logits on any sample that it may cost, declared beforehand; None
             where it depends on the teacher and is measured.
+        table: what was fitted to data, which lies in the store once; None where nothing was.
     """
 
     @property
     def name(self) -> str: ...
 
     @property
+    def text(self) -> str:
+        """As `--encoding` takes it, with its parameters."""
+
+    @property
     def kl_budget(self) -> float | None: ...
+
+    @property
+    def table(self) -> Table | None: ...
 
     def to_json(self) -> Any:
         """Its name, or where it has parameters a JSON object of all that decides its bytes."""

@@ -14,6 +14,10 @@ if TYPE_CHECKING:  # options are made of the names of encodings, and cost no imp
     from .encoding import Floats
 
 
+#: The array of maxima of logits.
+LOGITS_MAX = "logits_max"
+
+
 @dataclass(frozen=True, kw_only=True)
 class FloatEncoding:
     """Numbers of one type.
@@ -28,6 +32,11 @@ class FloatEncoding:
     dtype: str
     kl_budget: float
     separate_max: bool
+    table: None = None
+
+    @property
+    def text(self) -> str:
+        return self.name
 
     def to_json(self) -> str:
         return self.name
@@ -41,21 +50,25 @@ class FloatEncoding:
             fill=float("nan"),
             codec="shuffled" if target.name == "logits" else "plain",
         )
-        return (own, logits_max()) if self._has_max(target) else (own,)
+        return (
+            (own, logits_max("add to `logits` (both in fp32) for the teacher's logits"))
+            if self._has_max(target)
+            else (own,)
+        )
 
     def encode(
         self, target: Target, values: Floats, *, keys: Sequence[str], first_view: int
     ) -> dict[str, NDArray[Any]]:
         if self._has_max(target):
             max_NV = values.max(axis=-1)
-            return {target.name: (values - max_NV[..., None]).astype(self.dtype), logits_max().name: max_NV}
+            return {target.name: (values - max_NV[..., None]).astype(self.dtype), LOGITS_MAX: max_NV}
         if self.dtype == "float16":
             return {target.name: in_fp16(values)}
         return {target.name: values.astype(self.dtype, copy=False)}
 
     def decode(self, target: Target, stored: Mapping[str, NDArray[Any]]) -> Floats:
         values: Floats = stored[target.name].astype("float32", copy=False)
-        return values + stored[logits_max().name][..., None] if self._has_max(target) else values
+        return values + stored[LOGITS_MAX][..., None] if self._has_max(target) else values
 
     def _has_max(self, target: Target) -> bool:
         return self.separate_max and target.name == "logits"
@@ -68,15 +81,10 @@ ENCODINGS = {
 }
 
 
-def logits_max() -> EncodedArray:
-    """The maximum of each row of logits, which their own array does not have."""
+def logits_max(meaning: str) -> EncodedArray:
+    """The maximum of each row of logits, where their own array does not have it."""
     return EncodedArray(
-        name="logits_max",
-        dtype="float32",
-        fill=float("nan"),
-        codec="plain",
-        meaning="add to `logits` (both in fp32) for the teacher's logits",
-        beside=True,
+        name=LOGITS_MAX, dtype="float32", fill=float("nan"), codec="plain", meaning=meaning, beside=True
     )
 
 

@@ -1,19 +1,81 @@
-"""Owns which encodings there are, and finds the one that a store's description names."""
+"""Owns which encodings there are: finds the one that a user spells, or that a store's description names."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
+import msgspec
+
+from . import pca, pq
+from .adaptive import Adaptive
 from .encoding import Encoding
 from .floats import ENCODINGS
+from .int8 import Int8
+from .sampled import Sampled
+from .spelling import Spelled
+from .table import Table, TableOf
+
+_UNFITTED: dict[str, Any] = {"int8": Int8, "adaptive": Adaptive, "sampled": Sampled}
 
 
-def encoding_from_json(found: Any) -> Encoding:
+def unfitted(spelled: Spelled) -> Encoding:
+    """An encoding that is not fitted to data."""
+    if spelled.name in ENCODINGS:
+        return ENCODINGS[spelled.name]
+    whole = spelled.known.whole
+    parameters = {name: int(n) if whole or name in _WHOLE else n for name, n in spelled.parameters().items()}
+    encoding: Encoding = _UNFITTED[spelled.name](**parameters)
+    return encoding
+
+
+#: Whole numbers among the parameters of encodings that have others too.
+_WHOLE = {"levels"}
+
+
+def encoding_from_json(found: Any, table_of: TableOf) -> Encoding:
     """What `Encoding.to_json` gave.
 
+    Args:
+        table_of: reads the target's table, where the encoding has one.
+
     Raises:
-        ValueError: something else, or an encoding of a later version.
+        ValueError: something else, an encoding of a later version, or another table than it was made with.
     """
-    if isinstance(found, str) and found in ENCODINGS:
+    if isinstance(found, str):
+        if found not in ENCODINGS:
+            raise ValueError(f"'{found}'")
         return ENCODINGS[found]
-    raise ValueError(found)
+    name = found.get("name")
+    fields = {field: value for field, value in found.items() if field != "name"}
+    try:
+        if name in _UNFITTED:
+            encoding: Encoding = msgspec.convert(fields, _UNFITTED[name])
+            return encoding
+        if name == "pca":
+            about = msgspec.convert(fields, _PcaFields)
+            return pca.Pca(step=about.step, dtype=about.dtype, table=_checked(table_of(pca.PARTS), about.table))
+        if name == "pq":
+            return pq.Pq(table=_checked(table_of(pq.PARTS), msgspec.convert(fields, _Fitted).table))
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{name}: {error}") from error
+    raise ValueError(f"'{name}'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Fitted:
+    """`table` is the digest of one."""
+
+    table: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PcaFields(_Fitted):
+    step: float
+    dtype: Literal["int8", "int16"]
+
+
+def _checked(table: Table, digest: str) -> Table:
+    if table.digest != digest:
+        raise ValueError(f"a table of digest {table.digest}, not {digest}")
+    return table
