@@ -63,6 +63,7 @@ def verify(
             say(f"verify: {note}")
         for outcome in look(stage, executor.make(), stage.whole.store):
             report.add(outcome.seen)
+        report.settle()
         if settings.repair:
             _repair(stage, report, teacher, executor)
     if as_json:
@@ -81,13 +82,14 @@ def _repair(stage: VerifyStage, report: Report, teacher: VerifyTeacherSettings, 
     from ..stages.settings.cache import CacheSettings
     from ..stages.teachers.registry import teacher_for_one_run
     from ..stages.verify import config_of
-    from ..stages.verifying.repair import cache_again, check_same_run, damage_of, set_aside
+    from ..stages.verifying.repair import cache_again, check_same_run, damage_of, refuse_grown, set_aside
 
     whole, damage = stage.whole, damage_of(report.findings)
     if not damage.shards:
         say("verify: nothing here can be repaired from the tars" if damage.beyond else "verify: nothing to repair")
         return
     with only_driver(whole.store, "teachonce verify --repair"), teacher_for_one_run():
+        refuse_grown(whole, damage.shards)
         again = cache_again(whole, config_of(whole, teacher))
         cache = plan_cache(
             whole.shards.location,

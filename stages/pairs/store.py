@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.abc.store import Store
 
 from ...pipeline.contents import Kind, how_to_make, kind_of
 from ...pipeline.ledger import Ledger
@@ -65,6 +66,11 @@ def open_store(store: Location, generation: str | None = None) -> zarr.Group:
         MismatchError: not a target store of this schema version.
         DamagedError: its zarr.json is lost or cannot be read. Later, from arrays: a chunk is not the one that was written.
     """
+    return open_root(VerifiedStore(*shown_store(store, generation)), where=store)
+
+
+def shown_store(store: Location, generation: str | None = None) -> tuple[Store, StoreReceipts]:
+    """The files of a store as of a generation, as they lie there, and the receipts that vouch for them; see `open_store`."""
     refuse_lost_root(store)
     if not (store / "zarr.json").exists():
         raise InputError(
@@ -75,7 +81,7 @@ def open_store(store: Location, generation: str | None = None) -> zarr.Group:
             found=kind_of(store),
             hint=how_to_make(store, "teachonce cache SHARDS --teacher …"),
         )
-    plain = store.zarr_store(read_only=True)
+    plain: Store = store.zarr_store(read_only=True)
     root = open_root(plain, where=store)
     check_version(root, where=store)
     generations = Generations.read(root, store)
@@ -90,7 +96,7 @@ def open_store(store: Location, generation: str | None = None) -> zarr.Group:
         receipts = StoreReceipts(store)
         with contextlib.suppress(TeachonceError):  # where the description is needed, it is read again, with the error
             receipts = StoreReceipts.of(store, [StoreDescription.read(root, where=store)])
-    return open_root(VerifiedStore(shown, receipts), where=store)
+    return shown, receipts
 
 
 def read_generations(store: Location) -> Generations:
@@ -150,7 +156,7 @@ def read_vectors(root: zarr.Group, store: Location) -> ClassVectors:
         DamagedError: they changed since, or are another store's.
     """
     vectors = read_class_vectors(root, where=store)
-    receipt = _vectors_ledger(root, store).receipt(VECTORS_UNIT)
+    receipt = vectors_ledger(root, store).receipt(VECTORS_UNIT)
     if receipt is not None and receipt.digest != vectors.digest:
         raise DamagedError(
             "the class vectors are not those that `teachonce vectors` wrote here",
@@ -163,7 +169,7 @@ def read_vectors(root: zarr.Group, store: Location) -> ClassVectors:
     return vectors
 
 
-def _vectors_ledger(root: zarr.Group, store: Location) -> Ledger:
+def vectors_ledger(root: zarr.Group, store: Location) -> Ledger:
     """The one with the receipt of the class vectors that a root shows."""
     if ATTRIBUTE in root.attrs:
         growth = StoreDescription.read(root, where=store).growth

@@ -27,6 +27,12 @@ class VerifySettings:
         "beside the new ones. Then look at them once more.",
     )
 
+    generation: str | None = setting(
+        None,
+        default_text="the current one",
+        help="Look at this generation of a store that grew, such as 1 for what was there at first.",
+    )
+
     def is_full(self, *, with_teacher: bool) -> bool:
         """Whether every byte is read: unless something less is asked for.
 

@@ -23,6 +23,11 @@ class Cause:
     expected: str = ""
     found: str = ""
 
+    @property
+    def of_shard(self) -> bool:
+        """Whether one shard alone can be wrong in this way, so that caching it again is what to do."""
+        return self.hint.startswith(SHARD_AGAIN)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Hypothesis:
@@ -31,6 +36,9 @@ class Hypothesis:
     cause: Cause
     values: Callable[[], Values | None]
 
+
+#: How hints begin where a shard alone is wrong.
+SHARD_AGAIN = "cache the shard again"
 
 #: What mends a store whose shards were all made in the wrong way.
 AGAIN = "cache into a new store, with that put right"

@@ -34,26 +34,28 @@ class ChunksRead:
 
 @dataclass(frozen=True, kw_only=True)
 class ChunkCheck:
-    """The chunk files that a shard's receipt names.
+    """The chunk files that a shard's receipts name.
 
     Attributes:
-        ledger: of `cache`.
+        ledgers: that have receipts of the shard, the oldest first.
+        receipt: the newest one.
+        outputs: the files, by path as readers of the store's generation get them; where they lie is in the output.
         hint: what to do about a file that is wrong.
     """
 
     store: Location
-    ledger: Ledger
+    ledgers: Sequence[Ledger]
     receipt: Receipt
+    outputs: Mapping[str, Output]
     hint: str
 
     def read(self, paths: Sequence[str], found: ChunksRead) -> Mapping[str, bytes]:
         """The bytes of some of them; what is wrong is noted in `found`, and left out."""
-        outputs = {output.path: output for output in self.receipt.outputs}
         right: dict[str, bytes] = {}
         for path in paths:
-            output = outputs[path]
+            output = self.outputs[path]
             try:
-                data: bytes | None = (self.store / path).read_bytes()
+                data: bytes | None = (self.store / output.path).read_bytes()
             except FileNotFoundError:
                 data = None
             found.num_bytes += len(data or b"")
@@ -66,11 +68,15 @@ class ChunkCheck:
 
     def _error(self, path: str, output: Output, data: bytes | None, sha256: str) -> DamagedError:
         array = path.partition("/")[0]
-        file = VouchedFile(noun=f"chunk of '{array}'", place=self.store / path, output=output, hint=self.hint)
+        file = VouchedFile(noun=f"chunk of '{array}'", place=self.store / output.path, output=output, hint=self.hint)
+        others: dict[str, str] = {}
+        if data:
+            for ledger in self.ledgers:
+                others |= other_files(ledger, int(self.receipt.key), f"{output.path.partition('/c/')[0]}/")
         error = file.error(
             found_bytes=None if data is None else len(data),
             found_sha256=sha256,
-            others=other_files(self.ledger, int(self.receipt.key), f"{array}/"),
+            others=others,
             flipped="" if data is None or len(data) != output.bytes else flipped_text(data),
         )
         assert error is not None
@@ -78,12 +84,12 @@ class ChunkCheck:
 
     def is_stale(self, found: ChunksRead) -> bool:
         """Whether every file is another than the receipt's, and whole: then it is the receipt that is old."""
-        if len(found.damage) != len(self.receipt.outputs):
+        if len(found.damage) != len(self.outputs):
             return False
         return all(_is_whole(data) for data in self._present())
 
     def _present(self) -> Iterator[bytes]:
-        for output in self.receipt.outputs:
+        for output in self.outputs.values():
             try:
                 yield (self.store / output.path).read_bytes()
             except FileNotFoundError:
@@ -93,7 +99,7 @@ class ChunkCheck:
         return DamagedError(
             "a stale receipt: every chunk of its shard is whole, and none is the one that it vouches for",
             code="receipt-stale",
-            where=self.ledger.folder / "receipts" / f"{shard_name(int(self.receipt.key))}.json",
+            where=self.ledgers[-1].folder / "receipts" / f"{shard_name(int(self.receipt.key))}.json",
             hint=self.hint,
         )
 

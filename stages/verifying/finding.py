@@ -35,6 +35,7 @@ class Finding:
         error: what, where, expected and found, the code of the cause, and what to type next.
         shard: that it is in; None for what concerns the whole.
         mendable: whether running `cache` on this shard again puts it right: the store is at fault, and its tar is not.
+        of_run: whether its cause is a way in which a whole store is made, such as other weights or another preprocessing.
         rows: some of the rows that show it.
         facts: measurements, for programs.
     """
@@ -42,6 +43,7 @@ class Finding:
     error: TeachonceError
     shard: int | None = None
     mendable: bool = False
+    of_run: bool = False
     rows: Sequence[int] = ()
     facts: Mapping[str, Json] = field(default_factory=dict)
 

@@ -2,21 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from ...pipeline.ledger import Ledger
 from ...storage_schemas.errors import DamagedError, IncompleteError
 from ...storage_schemas.plain_text import counted
 from ...storage_schemas.receipt import Receipt
 from ...storage_schemas.samples import shard_name
+from ..pairs.receipts import StoreReceipts
 
 
-def checked_receipt(ledger: Ledger, shard: int, rows: range, paths: Sequence[str]) -> Receipt:
+def checked_store_receipt(receipts: StoreReceipts, shard: int, rows: range, paths: Sequence[str]) -> Receipt:
+    """The newest receipt of a shard of a store; all of them, one a generation that wrote some of it, name its files together.
+
+    Raises:
+        IncompleteError, DamagedError: as `checked_receipt`.
+    """
+    *older, newest = receipts.ledgers_of(shard)
+    for ledger in older:
+        checked_receipt(ledger, shard, rows, paths, named=lambda _: paths)
+    return checked_receipt(newest, shard, rows, paths, named=lambda _: receipts.outputs(shard))
+
+
+def _own_files(receipt: Receipt) -> Collection[str]:
+    return [output.path for output in receipt.outputs]
+
+
+def checked_receipt(
+    ledger: Ledger,
+    shard: int,
+    rows: range,
+    paths: Sequence[str],
+    *,
+    named: Callable[[Receipt], Collection[str]] = _own_files,
+) -> Receipt:
     """The receipt of a shard.
 
     Args:
         rows: of the shard.
         paths: of the files that it should name.
+        named: those that it does, or that others do besides.
 
     Raises:
         IncompleteError: there is none.
@@ -32,11 +57,12 @@ def checked_receipt(ledger: Ledger, shard: int, rows: range, paths: Sequence[str
             hint=f"run the same `teachonce {ledger.stage}` command again",
         )
     bad = [row.row for row in receipt.invalid_rows]
+    files = set(named(receipt))
     facts = (
         ("rows", counted(len(rows), "row"), counted(receipt.rows, "row")),
         ("unusable rows", "each once, in order, of this shard", _wrong_rows(bad, rows)),
-        ("files", _listed(set(paths) - {o.path for o in receipt.outputs}), ""),
-        ("files", "", _listed({o.path for o in receipt.outputs} - set(paths))),
+        ("files", _listed(set(paths) - files), ""),
+        ("files", "", _listed(files - set(paths))),
     )
     for name, expected, found in facts:
         if (name == "unusable rows" and found) or (name != "unusable rows" and expected != found):

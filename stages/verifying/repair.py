@@ -124,6 +124,22 @@ def check_same_run(whole: Whole, planned: Fingerprint) -> None:
     )
 
 
+def refuse_grown(whole: Whole, shards: Sequence[int]) -> None:
+    """Refuse a store that grew: a run of `cache` as its description has it would not write what each generation did.
+
+    Raises:
+        InputError: it did.
+    """
+    if whole.receipts.growths:
+        raise InputError(
+            "a store that grew is repaired by hand",
+            code="repair-grown-store",
+            where=whole.store,
+            found=f"generation {whole.generation}",
+            hint=f"restore it from a copy; or {whole.receipts.redo_hint(*shards)}",
+        )
+
+
 def set_aside(ledger: Ledger, shards: Sequence[int]) -> list[str]:
     """Keep the receipts of these shards under other names, so that they are done again. Returns the new names."""
     kept = []

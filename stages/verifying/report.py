@@ -10,6 +10,7 @@ from ...storage_schemas.fingerprint import Json
 from ...storage_schemas.plain_text import counted
 from .asked import Asked
 from .finding import Finding, Verdict, verdict_of
+from .one_way import in_one_way
 from .shard_check import ShardSeen
 from .whole import Whole
 
@@ -34,6 +35,7 @@ class Report:
         num_bytes: that were read.
         repaired: shards that were cached again.
         asked: what the teacher gave, where it ran again.
+        asked_shards: on which it did.
     """
 
     shards: str
@@ -45,6 +47,7 @@ class Report:
     num_bytes: int = 0
     repaired: tuple[int, ...] = ()
     asked: Asked = field(default_factory=lambda: Asked())
+    asked_shards: set[int] = field(default_factory=set)
 
     def begin(self, whole: Whole) -> None:
         """These are going to be looked at."""
@@ -56,6 +59,12 @@ class Report:
         self.num_bytes += seen.num_bytes
         if seen.measured is not None:
             self.asked.add(seen.measured)
+            if seen.measured.rows:
+                self.asked_shards.add(seen.shard)
+
+    def settle(self) -> None:
+        """All has been looked at: what is wrong in all shards alike is told from what is wrong in some."""
+        self.findings = in_one_way(self.findings, self.asked_shards, self.shards, self.store)
 
     @property
     def verdict(self) -> Verdict:

@@ -75,7 +75,7 @@ class RowSampler:
 
     def __init__(self, whole: Whole, seed: int) -> None:
         self._whole, self._seed = whole, seed
-        self._root: Any = open_store(whole.store)
+        self._root: Any = open_store(whole.store, whole.generation)
         self.kind: SampleKind = kind_named(whole.description.sample_kind, where=whole.store)
 
     def draw(self, shard: int, count: int) -> SampledRows | None:

@@ -81,7 +81,6 @@ class TeacherCheck:
             kind=self._sampler.kind,
             compute=plan.compute,
         )
-        self._known: Hypothesis | None = None
         self._unexplained = 0
 
     def look_at(self, shard: int, findings: Findings) -> Measured:
@@ -147,7 +146,14 @@ class TeacherCheck:
                 hint=self._hint(explained.cause),
             )
         )
-        return Finding(error=error, shard=shard, mendable=self._plan.same_weights, rows=off, facts=facts)
+        return Finding(
+            error=error,
+            shard=shard,
+            mendable=self._plan.same_weights,
+            of_run=explained is not None and not explained.cause.of_shard,
+            rows=off,
+            facts=facts,
+        )
 
     def _explained(self, shard: int, count: int, evidence: Evidence) -> Explained | None:
         if not self._plan.same_weights:
@@ -205,7 +211,7 @@ class TeacherCheck:
         )
 
     def _hint(self, cause: Cause) -> str:
-        if cause.hint.startswith("cache the shard again"):
+        if cause.of_shard:
             return f"restore it from a copy, or {repair_command(self._whole)} with the same options"
         return cause.hint
 

@@ -97,7 +97,8 @@ def _check_vectors(teacher: Teacher, whole: Whole, findings: Findings, compute: 
     assert whole.vectors is not None
     try:
         with replace(compute, device="cpu", precision="fp32").inference():
-            findings.note_all(vectors_errors(teacher, whole.vectors, open_store(whole.store), whole.store))
+            root = open_store(whole.store, whole.generation)
+            findings.note_all(vectors_errors(teacher, whole.vectors, root, whole.store))
     except InputError as error:
         return [cannot_check(error)]
     return []

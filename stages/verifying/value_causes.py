@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .cause import AGAIN, Cause
+from .cause import AGAIN, SHARD_AGAIN, Cause
 from .differences import LOGITS, apart
 from .rerun import Values
 from .sampled_rows import RowSampler, SampledRows
@@ -20,7 +20,7 @@ _SHARDS = 32
 #: Views from which on a permutation of the classes can be told.
 _LEAST_VIEWS = 3
 
-_AGAIN_HERE = "cache the shard again"
+_AGAIN_HERE = SHARD_AGAIN
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,25 +39,43 @@ class ValuesSeen:
     lengths: list[float] = field(default_factory=list)
     by_digest: dict[tuple[int, int], list[int]] = field(default_factory=dict)
 
-    def add(self, values: NDArray[np.float32], valid_N: NDArray[np.bool_], first: int) -> None:
-        """Some rows: fp32 (row, view, …), which are valid, and the first one's number."""
+    def add(
+        self,
+        values: NDArray[np.floating[Any]],
+        valid_N: NDArray[np.bool_],
+        first: int,
+        *,
+        beside: NDArray[np.float32] | None = None,
+    ) -> None:
+        """Some rows.
+
+        Args:
+            values: (row, view, …), fp32 or, as they are stored, fp16.
+            valid_N: bool (row,), which are valid.
+            first: the first one's number.
+            beside: (row, view), what is added to them on reading.
+        """
         flat = values.reshape(len(values), values.shape[1], -1)
-        with np.errstate(all="ignore"):
-            finite_N = np.isfinite(flat.sum(axis=-1)).all(axis=1)  # one pass; what overflows is looked at once more
-        for row in np.flatnonzero(valid_N & ~finite_N):
-            finite_N[row] = np.isfinite(flat[row]).all()
+        finite_N = _finite(flat)
+        if beside is not None:
+            finite_N &= np.isfinite(beside).all(axis=1)
         rows = np.arange(first, first + len(values))
         self.bad += rows[valid_N & ~finite_N].tolist()
-        self.not_nan += [int(rows[i]) for i in np.flatnonzero(~valid_N) if not np.isnan(flat[i]).all()]
+        self.not_nan += [int(rows[i]) for i in np.flatnonzero(~valid_N) if not np.isnan(_summed(flat, beside, i)).all()]
         kept = np.flatnonzero(valid_N & finite_N)
         suspects = kept[(flat[kept, :, 0] == flat[kept, :, -1]).all(axis=1)] if flat.shape[-1] > 1 else kept[:0]
         self.flat += [int(rows[i]) for i in suspects if (flat[i] == flat[i, :, :1]).all()]
         if self.unit and len(kept):
-            self.lengths.append(float(np.median(np.linalg.norm(flat[kept], axis=-1))))
+            whole = flat if len(kept) == len(flat) else flat[kept]
+            whole = whole.astype(np.float32, copy=False)
+            self.lengths.append(float(np.median(np.sqrt(np.einsum("nvc,nvc->nv", whole, whole)))))
         for i in kept.tolist():
-            data = flat[i].tobytes()
+            data = memoryview(np.ascontiguousarray(flat[i]).reshape(-1).view(np.uint8))
             half = len(data) // 2
-            self.by_digest.setdefault((zlib.crc32(data[:half]), zlib.crc32(data[half:])), []).append(int(rows[i]))
+            start = 0 if beside is None else zlib.crc32(beside[i].tobytes())
+            self.by_digest.setdefault((zlib.crc32(data[:half], start), zlib.crc32(data[half:])), []).append(
+                int(rows[i])
+            )
 
     @property
     def repeated(self) -> list[list[int]]:
@@ -113,3 +132,22 @@ class ValuesSeen:
     def _rows(self, rows: Sequence[int]) -> str:
         more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
         return f"row {self.first_row + rows[0]}{more}"
+
+
+def _finite(flat: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
+    """Bool (row,): whether all numbers of (row, view, number) are finite."""
+    if flat.dtype == np.float16:  # its arithmetic is slow; NaN and infinity have all bits of the exponent
+        bits = np.ascontiguousarray(flat).view(np.uint16) & np.uint16(0x7FFF)
+        small: NDArray[np.bool_] = bits.max(axis=(1, 2)) < 0x7C00
+        return small
+    with np.errstate(all="ignore"):
+        finite_N: NDArray[np.bool_] = np.isfinite(flat.sum(axis=-1)).all(
+            axis=1
+        )  # what overflows is looked at once more
+    for row in np.flatnonzero(~finite_N):
+        finite_N[row] = np.isfinite(flat[row]).all()
+    return finite_N
+
+
+def _summed(flat: NDArray[np.floating[Any]], beside: NDArray[np.float32] | None, row: int) -> NDArray[np.floating[Any]]:
+    return flat[row] if beside is None else flat[row].astype(np.float32) + beside[row][:, None]

@@ -15,7 +15,8 @@ from ...storage_schemas.samples import shard_name
 from ...storage_schemas.store_description import StoreDescription
 from ..corpora.shards import ShardSet
 from ..pairs.join import as_made
-from ..pairs.store import open_store, read_description, read_vectors
+from ..pairs.receipts import VECTORS_UNIT, StoreReceipts
+from ..pairs.store import open_store, read_description, read_vectors, store_receipts, vectors_ledger
 from ..samples.pixel_sample import PixelSample
 from ..views.spec import ViewSpec
 from .finding import Finding
@@ -26,6 +27,7 @@ class Whole:
     """Shards and store that belong together, as far as what describes them says so; can be pickled.
 
     Attributes:
+        receipts: of the store's rows, as of the generation that is looked at.
         vectors: None where the store has none, or they are damaged.
     """
 
@@ -33,11 +35,18 @@ class Whole:
     store: Location
     description: StoreDescription
     views: ViewSpec
+    receipts: StoreReceipts
     vectors: ClassVectors | None
 
     @property
+    def generation(self) -> str:
+        """The name of the one that is looked at."""
+        return self.description.generation
+
+    @property
     def store_ledger(self) -> Ledger:
-        return Ledger(self.store, "cache")
+        """Of the first generation."""
+        return self.receipts.ledgers[0]
 
 
 def repair_command(whole: Whole) -> str:
@@ -57,18 +66,24 @@ class Findings(list[Finding]):
             self.note(error)
 
 
-def look_at_whole(shards: Location | str, store: Location | str) -> tuple[Whole | None, Findings]:
+def look_at_whole(
+    shards: Location | str, store: Location | str, generation: str | None = None
+) -> tuple[Whole | None, Findings]:
     """The two, and what is wrong with what describes them; None where it is so wrong that their shards cannot be compared.
 
+    Args:
+        generation: of the store; None for the current one.
+
     Raises:
-        InputError: no shards, or no store there.
+        InputError: no shards, or no store there; no such generation.
     """
     findings, location = Findings(), Location.of(store)
     shard_set = _shards(shards, findings)
     try:
-        root = open_store(location)
+        root = open_store(location, generation)
         description = read_description(root, location)
         views = ViewSpec.from_json(description.views, where=location)
+        receipts = store_receipts(location, description.generation)
     except InputError:
         raise
     except TeachonceError as error:
@@ -91,8 +106,11 @@ def look_at_whole(shards: Location | str, store: Location | str) -> tuple[Whole 
     except MismatchError as error:
         findings.note(error)
         return None, findings
-    findings.note_all(_of_ledgers(shard_set, location, description))
-    return Whole(shards=shard_set, store=location, description=description, views=views, vectors=vectors), findings
+    findings.note_all(_of_ledgers(shard_set, location, receipts, description))
+    whole = Whole(
+        shards=shard_set, store=location, description=description, views=views, receipts=receipts, vectors=vectors
+    )
+    return whole, findings
 
 
 def _shards(given: Location | str, findings: Findings) -> ShardSet | None:
@@ -214,7 +232,7 @@ def _of_vectors(
                 found=width,
                 hint="restore the class vectors from a copy",
             )
-    planned = Ledger(store, "vectors").plan()
+    planned = vectors_ledger(root, store).plan()  # type: ignore[arg-type]
     names = None if planned is None else planned.fingerprint.fields.get("classes")
     if names is not None and tuple(names) != vectors.names:
         is_order = sorted(names) == sorted(vectors.names)
@@ -240,9 +258,16 @@ def _lost_vectors(error: IncompleteError, store: Location) -> DamagedError:
     )
 
 
-def _of_ledgers(shards: ShardSet, store: Location, description: StoreDescription) -> Iterator[TeachonceError]:
+def _of_ledgers(
+    shards: ShardSet, store: Location, receipts: StoreReceipts, description: StoreDescription
+) -> Iterator[TeachonceError]:
     """Plans and receipts must count the shards that there are."""
-    ledger, spec = Ledger(store, "cache"), description.spec
+    spec = description.spec
+    ledger = receipts.ledgers[0]
+    names = {
+        each.stage: {shard_name(i) for i in range(spec.num_shards) if each in receipts.ledgers_of(i)}
+        for each in receipts.ledgers
+    }
     plan = ledger.plan()
     if plan is None:
         yield IncompleteError(
@@ -251,17 +276,22 @@ def _of_ledgers(shards: ShardSet, store: Location, description: StoreDescription
             where=store,
             hint=f"teachonce cache {typed(shards.location)} --teacher … --out {typed(store)}",
         )
-    elif (done := sum(key.isdecimal() and int(key) < plan.units for key in ledger.done_keys())) < plan.units:
-        yield IncompleteError(
-            "cache has not finished",
-            code="stage-unfinished",
-            where=store,
-            found=f"{done} of {counted(plan.units, 'unit')}",
-            hint="run the same `teachonce cache` command again",
-        )
-    for own, count in ((shards.ledger, shards.corpus.states[0].num_shards), (ledger, spec.num_shards)):
-        known = {shard_name(shard) for shard in range(count)}
-        strangers = [key for key in own.done_keys() if key not in known]
+    for each in receipts.ledgers:
+        done = sum(key in names[each.stage] for key in each.done_keys())
+        if (plan is not None or each != ledger) and done < len(names[each.stage]):
+            yield IncompleteError(
+                "cache has not finished",
+                code="stage-unfinished",
+                where=store,
+                found=f"{done} of {counted(len(names[each.stage]), 'unit')}",
+                hint=each.again if receipts.growths else "run the same `teachonce cache` command again",
+            )
+    count = shards.corpus.states[0].num_shards
+    owners = [(shards.ledger, {shard_name(shard) for shard in range(count)})]
+    owners += [(each, names[each.stage]) for each in receipts.ledgers]
+    for own, known in owners:
+        count = len(known)
+        strangers = [key for key in own.done_keys() if key not in known and key != VECTORS_UNIT]
         if strangers:
             yield MismatchError(
                 "a receipt of a shard that there is not",
