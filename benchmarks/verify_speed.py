@@ -95,7 +95,9 @@ def make(top: Path, kilobytes: int, images: int) -> tuple[Path, Path]:
 
 def files(shards: Path, store: Path) -> list[Path]:
     """What `verify --full` reads whole and hashes: tars, indexes, and chunks of rows."""
-    chunks = [f for f in store.glob("*/c/**/*") if f.is_file() and not f.relative_to(store).parts[0].startswith("class_")]
+    chunks = [
+        f for f in store.glob("*/c/**/*") if f.is_file() and not f.relative_to(store).parts[0].startswith("class_")
+    ]
     return sorted([*shards.glob("*.tar"), *shards.glob("*.index.npy"), *chunks])
 
 

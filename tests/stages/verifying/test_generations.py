@@ -13,13 +13,13 @@ from teachonce.cli import main
 from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.runner import run_stage
 from teachonce.stages.corpora.shards import ShardSet
-from teachonce.stages.growth.grow import plan_growth
+from teachonce.stages.grow import plan_growth
+from teachonce.stages.grow_vectors import plan_more_classes
 from teachonce.stages.settings.cache import CacheSettings
 from teachonce.stages.settings.shard import ShardSettings
 from teachonce.stages.settings.vectors import VectorsSettings
 from teachonce.stages.settings.verify import VerifyTeacherSettings
 from teachonce.stages.shard import plan_shard
-from teachonce.stages.vectors import plan_vectors
 
 
 def grow(pair: Any, teacher: Any, plant: Any, *, views: int = 2, **settings: Any) -> None:
@@ -96,9 +96,10 @@ def test_more_classes_are_no_alarm(picture_shards, teacher, plant, tmp_path):
     plant.make_store(picture_shards, store, teacher, classes=str(names))
     pair = plant.Pair(picture_shards.location.path, store)
     names.write_text("red fox\nBlue_Jay\nhouse-cat\nplane\n")
-    from teachonce.stages.growth.classes import plan_class_growth
 
-    for step in plan_class_growth(teacher, out=str(store), settings=VectorsSettings(classes=str(names)), compute=plant.CPU):
+    for step in plan_more_classes(
+        teacher, out=str(store), settings=VectorsSettings(classes=str(names)), compute=plant.CPU
+    ):
         run_stage(step.stage, step.store, SerialExecutor(), progress=False)
     again = VerifyTeacherSettings(rows=8, model=teacher.model)
     for generation in (None, "1"):

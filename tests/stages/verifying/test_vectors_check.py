@@ -114,9 +114,9 @@ def test_vectors_of_another_teacher_scale_and_width(plain):
     noise = np.random.default_rng(0).normal(size=right.vectors_CD.shape)
     unit = (noise / np.linalg.norm(noise, axis=1, keepdims=True)).astype(np.float32)
     assert codes(plain, replace(right, vectors_CD=unit)) == ["vectors-not-of-teacher"]
-    assert codes(plain, replace(right, vectors_CD=unit[:, :7] / np.linalg.norm(unit[:, :7], axis=1, keepdims=True))) == [
-        "vectors-not-of-teacher"
-    ]
+    assert codes(
+        plain, replace(right, vectors_CD=unit[:, :7] / np.linalg.norm(unit[:, :7], axis=1, keepdims=True))
+    ) == ["vectors-not-of-teacher"]
     assert codes(plain, replace(right, logit_scale=right.logit_scale * 1.5)) == ["logit-scale-other"]
 
 
