@@ -36,6 +36,6 @@ def _of_all(finding: Finding, shards: str, store: str) -> Finding:
         expected=fields.get("expected"),
         found=fields.get("found"),
         hint=f"all shards are so, and --repair would be a second run: {fields.get('hint', AGAIN)} "
-        f"(teachonce cache {typed(shards)} --teacher … --out {typed(store)}-2)",
+        f"(teachonce cache {typed(shards)} --teacher … --out {typed(f'{store}-2')})",
     )
     return replace(finding, error=error, mendable=False)

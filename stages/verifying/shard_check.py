@@ -355,8 +355,8 @@ class ShardCheck:
                 if part_digest is not None:
                     part_digest(values)
             else:  # plain numbers can be looked at as they are
-                own = stored.pop(target.name)
-                seen.add(own, valid_N[part], start, beside=next(iter(stored.values()), None))
+                numbers = stored.pop(target.name)
+                seen.add(numbers, valid_N[part], start, beside=next(iter(stored.values()), None))
         if valid_N is not None and is_whole:
             yield from seen.errors(where, self._mend, alike_means_something=is_fine(spec, target.name))
             yield from self._repeated(shard, target.name, seen, where)

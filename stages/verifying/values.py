@@ -61,7 +61,9 @@ class ValuesSeen:
             finite_N &= np.isfinite(beside).all(axis=1)
         rows = np.arange(first, first + len(values))
         self.bad += rows[valid_N & ~finite_N].tolist()
-        self.not_nan += [int(rows[i]) for i in np.flatnonzero(~valid_N) if not np.isnan(_summed(flat, beside, i)).all()]
+        self.not_nan += [
+            int(rows[i]) for i in np.flatnonzero(~valid_N).tolist() if not np.isnan(_summed(flat, beside, i)).all()
+        ]
         kept = np.flatnonzero(valid_N & finite_N)
         suspects = kept[(flat[kept, :, 0] == flat[kept, :, -1]).all(axis=1)] if flat.shape[-1] > 1 else kept[:0]
         self.flat += [int(rows[i]) for i in suspects if (flat[i] == flat[i, :, :1]).all()]
@@ -70,7 +72,7 @@ class ValuesSeen:
             whole = whole.astype(np.float32, copy=False)
             self.lengths.append(float(np.median(np.sqrt(np.einsum("nvc,nvc->nv", whole, whole)))))
         for i in kept.tolist():
-            data = memoryview(np.ascontiguousarray(flat[i]).reshape(-1).view(np.uint8))
+            data = np.ascontiguousarray(flat[i]).reshape(-1).view(np.uint8).data
             half = len(data) // 2
             start = 0 if beside is None else zlib.crc32(beside[i].tobytes())
             self.by_digest.setdefault((zlib.crc32(data[:half], start), zlib.crc32(data[half:])), []).append(
@@ -150,4 +152,5 @@ def _finite(flat: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
 
 
 def _summed(flat: NDArray[np.floating[Any]], beside: NDArray[np.float32] | None, row: int) -> NDArray[np.floating[Any]]:
-    return flat[row] if beside is None else flat[row].astype(np.float32) + beside[row][:, None]
+    found: NDArray[np.floating[Any]] = flat[row]
+    return found if beside is None else found.astype(np.float32) + beside[row][:, None]
