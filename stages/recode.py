@@ -6,10 +6,12 @@ from ..pipeline.ledger import Ledger
 from ..pipeline.output import check_output, claim_output
 from ..pipeline.settings import check
 from ..pipeline.storage import Location
+from .pairs.store import open_store, read_description
 from .pairs.store_root import refuse_lost_root
 from .recoding.class_list import refuse_other_classes
 from .recoding.export_stage import ExportStage
 from .recoding.layouts import describe_files, layout_of
+from .recoding.new_encodings import new_encodings
 from .recoding.store_stage import StoreStage, describe
 from .recoding.taking import take
 from .settings.recode import RecodeSettings, check_layout, output_form
@@ -26,7 +28,8 @@ def plan_recode(
         settings: None copies everything.
 
     Raises:
-        InputError, IncompleteError, DamagedError: `store` is no finished store; it lacks what is to be taken; nothing is left.
+        InputError, IncompleteError, DamagedError: `store` is no finished store; it lacks what is to be taken; nothing is left; no
+            encoding keeps the budget.
         MismatchError: class vectors of another teacher.
     """
     settings = settings or RecodeSettings()
@@ -40,11 +43,18 @@ def plan_recode(
     refuse_lost_root(new)
     taken = take(parent, settings)
     refuse_other_classes(new, taken.classes)
+    plan = Ledger(new, StoreStage.ledger).plan()
+    begun = None if plan is None else read_description(open_store(new), new)
+    encodings = new_encodings(taken, settings, begun)
     claim_output(new, StoreStage.ledger)
     stage = StoreStage(
-        out=new, source=taken.source, description=describe(taken, settings), classes=taken.classes, notes=taken.notes
+        out=new,
+        source=taken.source,
+        description=describe(taken, encodings),
+        classes=taken.classes,
+        notes=taken.notes + encodings.notes,
     )
-    if Ledger(new, StoreStage.ledger).plan() is None:
+    if plan is None:
         stage.create()
     return stage
 

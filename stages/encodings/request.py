@@ -30,12 +30,19 @@ class EncodingRequest:
 
     @staticmethod
     def of(
-        targets: Sequence[str], encoding: str | None, *, budget: Budget, fit_views: int, option: str = "--encoding"
+        targets: Sequence[str],
+        encoding: str | None,
+        *,
+        budget: Budget,
+        fit_views: int,
+        option: str = "--encoding",
+        unnamed: Mapping[str, Spelled] | None = None,
     ) -> EncodingRequest:
         """
         Args:
             targets: of the store.
             encoding: as `--encoding` takes it; None for the default, or the budget's choice.
+            unnamed: of each target for which none is asked; None for the default.
 
         Raises:
             InputError: not an encoding, or none for such a target; a budget for which nothing is left to choose.
@@ -52,7 +59,7 @@ class EncodingRequest:
                 hint="docs/encodings.md says which there are",
             ) from error
         explicit = {} if encoding is None else {n for n in named if "=" not in encoding or f"{n}=" in encoding}
-        default = parse(DEFAULT, tuple(targets))
+        default = unnamed or parse(DEFAULT, tuple(targets))
         free = [name for name in targets if budget and name not in explicit and name in LADDER]
         if budget and not free:
             raise InputError(
@@ -63,7 +70,9 @@ class EncodingRequest:
                 found=", ".join(targets),
                 hint=f"leave out {option}, or the budget",
             )
-        spelled = {name: None if name in free else named.get(name, default[name]) for name in targets}
+        spelled = {
+            name: None if name in free else named[name] if name in explicit else default[name] for name in targets
+        }
         return EncodingRequest(spelled=spelled, budget=budget, fit_views=fit_views)
 
     @property

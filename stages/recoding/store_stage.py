@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 
 from ...pipeline.storage import Location
 from ...pipeline.types import Resources, RunUnit, Unit
-from ...storage_schemas.encodings import ENCODINGS
-from ...storage_schemas.encodings.floats import FloatEncoding
+from ...storage_schemas.encodings import ENCODINGS, Encoding
 from ...storage_schemas.fingerprint import Fingerprint, Json
 from ...storage_schemas.store_description import StoreDescription, StoreSpec, TargetSpec
 from ...storage_schemas.target_store import create_arrays, open_root
+from ..encodings.request import DEFAULT
 from ..pairs.store import read_description
-from ..settings.recode import RecodeSettings
 from .class_list import ClassList, copy_classes
+from .new_encodings import NewEncodings
 from .source import LOGITS, Source, shard_units
 from .taking import Taken
 
@@ -76,16 +76,16 @@ class StoreStage:
         )
 
 
-def describe(taken: Taken, settings: RecodeSettings) -> StoreDescription:
+def describe(taken: Taken, encodings: NewEncodings) -> StoreDescription:
     """What the new store says of itself: all that the old one says, but for what is another now."""
     old, source = taken.description, taken.source
-    encoding = old.spec.encoding if settings.encoding is None else ENCODINGS[settings.encoding]
     spec = replace(
         old.spec,
         num_views=len(source.views),
-        encoding=encoding,
+        encoding=encodings.whole or ENCODINGS[DEFAULT],
     )
-    targets = tuple(_target(old.spec, spec, source, name, encoding) for name in source.targets)
+    own = encodings.whole is None
+    targets = tuple(_target(old.spec, spec, source, name, encodings.of[name], own=own) for name in source.targets)
     spec = replace(spec, targets=targets)
     views = taken.facts.views.some(source.views)
     fields: dict[str, Json] = {
@@ -93,7 +93,7 @@ def describe(taken: Taken, settings: RecodeSettings) -> StoreDescription:
         "schema_version": spec.version,
         "views": views.to_json(),
         "targets": [target.name for target in spec.targets],
-        "encoding": encoding.name,
+        "encoding": encodings.to_json(),
         "recoded": taken.origin.to_json(),
     }
     fields.pop("growth", None)  # the digest of the store that was read stands for it
@@ -110,16 +110,17 @@ def describe(taken: Taken, settings: RecodeSettings) -> StoreDescription:
         fingerprint=fields,
         views=views.to_json(),
         growth=None,
+        measured=dict(encodings.measured) or None,
         recoded={"from": source.store.address, **taken.origin.to_json()},
     )
 
 
-def _target(old: StoreSpec, new: StoreSpec, source: Source, name: str, encoding: FloatEncoding) -> TargetSpec:
+def _target(old: StoreSpec, new: StoreSpec, source: Source, name: str, encoding: Encoding, *, own: bool) -> TargetSpec:
     """A target of the new store; one that stays as it is keeps its chunks."""
     before = next((target for target in old.targets if target.name == name), None)
     shape, same_views = source.width_of(name), source.views == tuple(range(old.num_views))
     if before is not None and same_views and before.shape == shape and old.encoding_of(before) == encoding:
-        return before
+        return replace(before, encoding=encoding if own else None)
     return TargetSpec.of(
         name,
         ("class",) if before is None else before.axes[2:],
@@ -128,4 +129,5 @@ def _target(old: StoreSpec, new: StoreSpec, source: Source, name: str, encoding:
         num_rows=old.num_rows,
         num_views=new.views_together,
         encoding=encoding,
+        own=own,
     )

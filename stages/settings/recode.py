@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...pipeline.settings import option_name, setting, settings_of
-from ...storage_schemas.encodings import ENCODINGS
+from ...storage_schemas.encodings.spelling import KNOWN, usage
 from ...storage_schemas.errors import InputError
 
+ENCODING = "Encoding"
 SAMPLES = "Which samples"
 EXPORT = "Export for other programs"
 
@@ -21,7 +22,8 @@ class RecodeSettings:
     """What is taken of a store, and how it is stored.
 
     Attributes:
-        encoding: None for the store's own.
+        encoding, max_kl, max_bytes, fit_views: see `encodings.request.EncodingRequest`; a target keeps its own encoding if no other is
+            asked for.
         targets: names, with commas; None for those of the store.
         views: see `recoding.view_choice.places_of`.
         generation: of a store that grew; None for the current one.
@@ -36,7 +38,33 @@ class RecodeSettings:
     """
 
     encoding: str | None = setting(
-        None, choices=tuple(ENCODINGS), default_text="the store's", help="How targets are stored."
+        None,
+        unit="NAME",
+        default_text="the store's",
+        group=ENCODING,
+        help=f"How targets are stored: {', '.join(map(usage, KNOWN))}; or one for some targets, as in "
+        "logits=pca:0.85,embedding=int8: others stay as they are. See docs/encodings.md.",
+    )
+    max_kl: float | None = setting(
+        None,
+        above=0,
+        unit="NATS",
+        group=ENCODING,
+        help="Take the smallest encoding that costs no more divergence from the store (mean, T = 1).",
+    )
+    max_bytes: float | None = setting(
+        None,
+        above=0,
+        unit="BYTES",
+        group=ENCODING,
+        help="Take the most exact encoding that takes no more bytes a view.",
+    )
+    fit_views: int = setting(
+        4096,
+        least=1,
+        unit="VIEWS",
+        group=ENCODING,
+        help="Views of the first samples that encodings are fitted to and chosen by.",
     )
     targets: str | None = setting(
         None,
@@ -128,11 +156,13 @@ def check_layout(settings: RecodeSettings) -> None:
                 found="a target store" if settings.to is None else f"--to {settings.to}",
                 hint="leave it out",
             )
-    if settings.to is not None and settings.encoding is not None:
+    given = {"encoding": settings.encoding, "max-kl": settings.max_kl, "max-bytes": settings.max_bytes}
+    given = {f"--{name}": value for name, value in given.items() if value is not None}
+    if settings.to is not None and given:
         raise InputError(
             "files for other programs have no encoding",
             code="options-exclude-each-other",
-            where="--encoding, --to",
-            found=f"--encoding {settings.encoding} --to {settings.to}",
+            where=", ".join([*given, "--to"]),
+            found=" ".join([*(f"{name} {value}" for name, value in given.items()), f"--to {settings.to}"]),
             hint="use --dtype for the type of their numbers",
         )
