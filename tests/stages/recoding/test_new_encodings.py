@@ -25,11 +25,10 @@ from teachonce.stages.teachers import TeacherConfig
 from teachonce.stages.vectors import plan_vectors
 from teachonce.stages.views.spec import ViewSpec
 from teachonce.storage_schemas.encodings.spelling import KNOWN, one
-from teachonce.storage_schemas.errors import InputError
+from teachonce.storage_schemas.errors import InputError, MismatchError
 from teachonce.storage_schemas.store_description import TargetSpec
 
 EACH = [
-    ("logits", "fp32"),
     ("logits", "fp16"),
     ("logits", "int8"),
     ("logits", "pca:0.25"),
@@ -71,11 +70,10 @@ def cached(picture_shards, tiny_clip_teacher, tmp_path_factory):
             views = ViewSpec(kind="random_resized_crop", count=2, seed=3)
             settings = CacheSettings(targets="both", batch_size=32, encoding=encoding)
             shards = str(picture_shards.location)
-            for stage in (
-                plan_vectors(teacher, out=str(out), settings=vectors, compute=FP32),
-                plan_cache(shards, teacher, out=str(out), views=views, settings=settings, compute=FP32),
-            ):
-                run_stage(stage, stage.store, SerialExecutor(), progress=False)
+            first = plan_vectors(teacher, out=str(out), settings=vectors, compute=FP32)
+            run_stage(first, first.store, SerialExecutor(), progress=False)
+            stage = plan_cache(shards, teacher, out=str(out), views=views, settings=settings, compute=FP32)
+            run_stage(stage, stage.store, SerialExecutor(), progress=False)
         return out
 
     return make
@@ -132,7 +130,7 @@ def test_every_encoding_by_itself(taught_store, tmp_path, name, encoding):
 
 
 def test_every_name_of_an_encoding_is_tried_here():
-    assert {text.split(":")[0] for _, text in EACH} == set(KNOWN)
+    assert {text.split(":")[0] for _, text in EACH} == set(KNOWN) - {"fp32"}  # which stays as it is
 
 
 def test_what_was_fitted_is_copied_with_some_views_and_samples(taught_store, tmp_path):
@@ -175,8 +173,8 @@ def test_budgets(taught_store, tmp_path):
     run_stage(stage, stage.out, SerialExecutor(), progress=False)
     small = Stored.open(str(tmp_path / "kl.zarr")).description
     assert small.measured["logits"]["kl"]["1"]["mean"] <= 0.01
-    made = recode(taught_store.location, tmp_path / "bytes.zarr", targets="logits", max_bytes=14)
-    assert made.description.measured["logits"]["bytes_per_view"] <= 14
+    made = recode(taught_store.location, tmp_path / "bytes.zarr", targets="logits", max_bytes=40)
+    assert made.description.measured["logits"]["bytes_per_view"] <= 40
     with pytest.raises(InputError, match="no encoding keeps the budget"):
         recode(taught_store.location, tmp_path / "no.zarr", targets="logits", max_bytes=0.1)
     assert not (tmp_path / "no.zarr").exists()
@@ -200,7 +198,7 @@ def test_a_begun_store_keeps_what_it_was_fitted_to(taught_store, tmp_path, monke
     monkeypatch.setattr("teachonce.stages.recoding.new_encodings.fit", None)  # nothing is fitted again
     recode(taught_store.location, tmp_path / "out.zarr", **asked)
     assert arrays(tmp_path / "out.zarr") == arrays(tmp_path / "whole.zarr")
-    with pytest.raises(InputError, match="holds the output of another"):
+    with pytest.raises(MismatchError, match="holds the output of another"):
         recode(taught_store.location, tmp_path / "out.zarr", encoding="logits=pca:0.5,embedding=pq:3")
 
 
