@@ -72,7 +72,7 @@ def new_encodings(taken: Taken, settings: RecodeSettings, begun: StoreDescriptio
     stays = {
         name: own[name]
         for name, spelled in request.spelled.items()
-        if spelled is not None and name in own and own[name].text == spelled.text and not _is_formed(source, name)
+        if spelled is not None and name in own and one(own[name].text) == spelled and not _is_formed(source, name)
     }
     known = {**stays, **there}
     left = [name for name in source.targets if name not in known]
