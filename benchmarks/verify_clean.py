@@ -3,7 +3,7 @@
     python benchmarks/verify_clean.py [--count 200] [--folder FOLDER]
 
 Teachers (open_clip and timm, several seeds of random weights), targets, views, colours, encodings, precisions, batch sizes and corpora (sizes, formats,
-shard sizes, orders, unusable files) are drawn anew for each. Prints one line of JSON: how many were made, and what was found.
+shard sizes, orders, unusable files) are drawn anew for each; some stores are recoded, some grow by views. Prints one line of JSON: how many were made, and what was found.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import tempfile
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,11 @@ from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.looking import look
 from teachonce.pipeline.runner import run_stage
 from teachonce.stages.cache import plan_cache
+from teachonce.stages.grow import plan_growth
 from teachonce.stages.models.compute import Compute
+from teachonce.stages.recode import plan_recode
 from teachonce.stages.settings.cache import CacheSettings
+from teachonce.stages.settings.recode import RecodeSettings
 from teachonce.stages.settings.shard import ShardSettings
 from teachonce.stages.settings.vectors import VectorsSettings
 from teachonce.stages.settings.verify import VerifySettings, VerifyTeacherSettings
@@ -32,6 +36,7 @@ from teachonce.stages.teachers import TeacherConfig
 from teachonce.stages.vectors import plan_vectors
 from teachonce.stages.verify import plan_verify
 from teachonce.stages.views.spec import ViewSpec
+from teachonce.storage_schemas.errors import MismatchError
 
 TIMM = ("timm:test_resnet", "timm:test_vit", "timm:test_convnext")
 
@@ -112,6 +117,17 @@ def one(folder: Path, clips: list[str], rng: np.random.Generator) -> tuple[dict[
     encoding, batch = str(rng.choice(["fp32", "fp16"])), int(rng.integers(3, 70))
     settings = CacheSettings(targets=targets, encoding=encoding, batch_size=batch)
     run(plan_cache(shards, teacher, out=store, views=views, settings=settings, compute=compute))
+    change = str(rng.choice(["none", "none", "recoded", "grown"]))
+    if change == "recoded":
+        made, store = store, str(folder / "recoded.zarr")
+        run(plan_recode(made, out=store, settings=RecodeSettings(encoding=str(rng.choice(["fp32", "fp16"])))))
+    elif change == "grown" and views is not None:
+        wider = replace(views, count=2 * views.count)
+        try:
+            for step in plan_growth(shards, teacher, out=store, views=wider, settings=settings, compute=compute):
+                run_stage(step.stage, step.store, SerialExecutor(), progress=False)
+        except MismatchError:  # views that do not fill their chunks
+            change = "not grown"
     stage, findings = plan_verify(
         shards,
         store,
@@ -130,6 +146,7 @@ def one(folder: Path, clips: list[str], rng: np.random.Generator) -> tuple[dict[
         "views": "center" if views is None else views.count,
         "order": order,
         "resize": resize,
+        "then": change,
     }
     return kind, codes
 

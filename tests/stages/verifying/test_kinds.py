@@ -1,0 +1,74 @@
+"""Stores of every encoding, streamed targets and recoded stores: no alarm when they are whole, and a flipped bit in any array is found."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from teachonce.pipeline.executors.serial import SerialExecutor
+from teachonce.pipeline.runner import run_stage
+from teachonce.stages.recode import plan_recode
+from teachonce.stages.settings.recode import RecodeSettings
+from teachonce.stages.settings.verify import VerifyTeacherSettings
+from teachonce.storage_schemas.encodings import ENCODINGS
+
+Make = Callable[[Any, Path, Any, Any], Path]
+
+
+def cached(**settings: Any) -> Make:
+    def make(shards: Any, out: Path, teacher: Any, plant: Any) -> Path:
+        return plant.make_store(shards, out, teacher, **settings)
+
+    return make
+
+
+def recoded(*, of: dict[str, Any], **settings: Any) -> Make:
+    def make(shards: Any, out: Path, teacher: Any, plant: Any) -> Path:
+        old = plant.make_store(shards, out.with_name("old.zarr"), teacher, **of)
+        stage = plan_recode(str(old), out=str(out), settings=RecodeSettings(**settings))
+        run_stage(stage, stage.out, SerialExecutor(), progress=False)
+        return out
+
+    return make
+
+
+KINDS: dict[str, Make] = {
+    **{name: cached(encoding=name) for name in ENCODINGS},
+    "tokens": cached(targets="embedding,tokens", encoding="fp16", vectors=False),
+    "recoded fp16": recoded(of={"encoding": "fp32"}, encoding="fp16"),
+    "one view": recoded(of={}, views="1,"),
+    "some samples": recoded(of={}, label=("red fox",)),
+    "one target": recoded(of={"encoding": "fp16"}, targets="embedding"),
+    "logits of embeddings": recoded(of={"targets": "embedding"}, targets="embedding,logits"),
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def store_of(request, picture_shards, teacher, plant, tmp_path_factory) -> Any:
+    out = tmp_path_factory.mktemp("kind") / "s.zarr"
+    return plant.Pair(Path(picture_shards.location.path), KINDS[request.param](picture_shards, out, teacher, plant))
+
+
+def test_a_whole_store_is_no_alarm(store_of, teacher):
+    again = VerifyTeacherSettings(rows=6, model=teacher.model)
+    assert store_of.codes(quick=True) == []
+    assert store_of.codes(full=True, teacher=again) == []
+
+
+def test_a_flipped_bit_in_any_array_is_found(store_of, plant, tmp_path):
+    pair = plant.Pair(store_of.shards, Path(shutil.copytree(store_of.store, tmp_path / "s.zarr")))
+    arrays = sorted(f.parent.name for f in pair.store.glob("*/zarr.json") if not f.parent.name.startswith("class_"))
+    arrays = [name for name in arrays if (pair.store / name / "c").exists()]
+    arrays.remove("valid")  # else every chunk is another, and what is wrong is the receipt
+    assert len(arrays) > 2
+    for name in arrays:
+        chunk = pair.chunk(name, 2)
+        data = chunk.read_bytes()
+        chunk.write_bytes(data[:-9] + bytes([data[-9] ^ 16]) + data[-8:])
+    found = pair.findings()
+    assert {(each.code, each.shard) for each in found} == {("file-bit-flipped", 2)}
+    assert {str(each.error).split("'")[1] for each in found} == set(arrays)
+    assert len(found) == len(arrays)
