@@ -302,7 +302,8 @@ def plan_cache(
             stage.create()
         return stage
     differences = stage.fingerprint.differences(plan.fingerprint.fields)
-    if differences and {name for name, *_ in differences} <= GROWABLE:
+    differing = {name for name, *_ in differences}
+    if differing <= GROWABLE and differing & GROWS_BY:
         stage.fingerprint.check(
             plan.fingerprint.fields,
             what=f"{store} holds the output of another cache",
@@ -362,6 +363,10 @@ GROWABLE = {
     "class_vectors",
     "chunk_views",
 }
+
+
+#: Those of them that a person changes to make a store larger.
+GROWS_BY = {"corpus_id", "views.count", "targets", "class_vectors"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -102,12 +103,13 @@ def _give_up(root: zarr.Group, store: Location, begun: StoreDescription, wanted:
     assert begun.growth is not None
     ledger = generation_ledger(store, begun.growth.name)
     if ledger.done_keys():
+        folder = shlex.quote(str(ledger.folder))
         Fingerprint(fields=wanted.fingerprint).check(
             begun.fingerprint,
             what="another growth of this store was begun, and is not finished",
             code="growth-other-begun",
             where=f"{store}, generation {begun.generation}",
-            hint=f"{ledger.again} until it is finished; or, to give it up, rm -r {ledger.folder}",
+            hint=f"{ledger.again} until it is finished; or, to give it up, mv {folder} {folder}.old",
             whose=("this command", "the growth that was begun"),
         )
         raise AssertionError("they differ")
