@@ -1,11 +1,12 @@
 """Measures the page of `inspect --html`: how planted faults rank on photographs, and how long a page of many rows takes.
 
-    python benchmarks/page.py faults IMAGES WEIGHTS FOLDER    # class folders; weights of efficientnet-lite0; a folder to work in
+    python benchmarks/page.py faults IMAGES WEIGHTS FOLDER [SEED] [VIEWS]    # class folders; weights of efficientnet-lite0; a folder
+    python benchmarks/page.py draws STORE [SHARDS] [SEED]     # wrong labels and exchanged targets, in a store that is there
     python benchmarks/page.py speed FOLDER [ROWS]             # a made store of 100,000 rows
 
 `faults`: 1 % of the images are moved into another class's folder, 1 % get a copy (nine tenths of the size, JPEG at quality 70), and
 1 % of the rows are given each other's targets. Each ranking's average precision is printed; copies that the corpus had before count
-neither way.
+neither way. Wrong labels and exchanged targets are also planted in memory, in five draws each. SEED is of all draws.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ def average_precision(found: list[bool], planted: int) -> float:
     return float((np.cumsum(hits) / np.arange(1, len(hits) + 1))[hits].sum() / planted)
 
 
-def plant(images: Path, out: Path) -> None:
+def plant(images: Path, out: Path, seed: int) -> None:
     """A copy of the images with wrong labels (`wrong_…`) and copies (`copy_…`) among them."""
-    draw = random.Random(0)
+    draw = random.Random(seed)
     files = sorted(images.glob("*/*.jpg"))
     count = round(SHARE * len(files))
     chosen = draw.sample(files, 2 * count)
@@ -64,31 +65,62 @@ def plant(images: Path, out: Path) -> None:
             image.resize(size, Image.Resampling.BICUBIC).save(out / label / f"copy_{file.name}", quality=70)
 
 
-def faults(images: Path, weights: Path, folder: Path) -> None:
+def faults(images: Path, weights: Path, folder: Path, seed: int = 0, views: int = 4) -> None:
     store, shards = folder / "targets.zarr", folder / "shards"
     if not (folder / "planted").exists():
-        plant(images, folder / "planted")
+        plant(images, folder / "planted", seed)
     teacher = f"--teacher timm:efficientnet_lite0 --teacher-pretrained {weights} {MEAN_STD}"
     for command in (
         f"shard {folder / 'planted'} --out {shards} --shard-size 500",
         f"vectors {teacher} --out {store}",
-        f"cache {shards} {teacher} --views 4 --targets both --out {store}",
+        f"cache {shards} {teacher} --views {views} --targets both --out {store}",
     ):
         subprocess.run([sys.executable, "-m", "teachonce", *command.split()], check=True)
     stored = Stored.open(str(store))
-    total = stored.rows.num_samples
-    mean, by_view = FeatureSample(total, total, "embedding"), FeatureSample(total, total, "embedding", 4)
+    rows, vectors, by_view, entries = _vectors(stored)
+    names = [entry.path.rpartition("/")[2] for entry in entries]
+    wrong = [name.startswith("wrong_") for name in names]
+    scores, _ = contradicted_labels(vectors, [entry.label for entry in entries])
+    order = np.argsort(-scores, kind="stable").tolist()
+    print(
+        f"wrong labels: {average_precision([wrong[i] for i in order], sum(wrong)):.3f} of {sum(wrong)} in {len(rows)} "
+        f"({views} views, seed {seed})"
+    )
+    _duplicates(stored, rows, vectors, entries)
+    _stale(stored, rows, by_view, seed)
+
+
+def draws(store: Path, shards: str | None = None, seed: int = 0) -> None:
+    """Labels and targets are exchanged in memory: the store stays as it is."""
+    stored = Stored.open(str(store), shards)
+    rows, vectors, by_view, entries = _vectors(stored)
+    labels = [entry.label for entry in entries]
+    names = sorted(set(labels))
+    found = []
+    for number in range(SEEDS):
+        draw = random.Random(f"{seed} {number}")
+        chosen = set(draw.sample(range(len(rows)), round(SHARE * len(rows))))
+        given = [
+            draw.choice([n for n in names if n != label]) if i in chosen else label for i, label in enumerate(labels)
+        ]
+        order = np.argsort(-contradicted_labels(vectors, given)[0], kind="stable").tolist()
+        found.append(average_precision([i in chosen for i in order], len(chosen)))
+    print(f"wrong labels: {_mean(found)} of {round(SHARE * len(rows))} in {len(rows)} (seed {seed})")
+    _stale(stored, rows, by_view, seed)
+
+
+def _vectors(stored):
+    """(rows, their mean directions, those of each view, their entries)."""
+    total, views = stored.rows.num_samples, stored.rows.num_views
+    mean, by_view = FeatureSample(total, total, "embedding"), FeatureSample(total, total, "embedding", views)
     inspect_store(stored, watchers=[mean, by_view])
     rows, vectors = mean.take()
     entries = [entry for row in rows.tolist() if (entry := stored.entry(row)) is not None]
-    names = [entry.path.rpartition("/")[2] for entry in entries]
-    labels = [entry.label for entry in entries]
-    wrong = [name.startswith("wrong_") for name in names]
-    scores, _ = contradicted_labels(vectors[:, 0], labels)
-    order = np.argsort(-scores, kind="stable").tolist()
-    print(f"wrong labels: {average_precision([wrong[i] for i in order], sum(wrong)):.3f} of {sum(wrong)} in {total}")
-    _duplicates(stored, rows, vectors[:, 0], entries)
-    _stale(stored, *by_view.take())
+    return rows, vectors[:, 0], by_view.take()[1], entries
+
+
+def _mean(found: list[float]) -> str:
+    return f"{np.mean(found):.3f} ({', '.join(f'{f:.3f}' for f in found)})"
 
 
 def _duplicates(stored, rows, vectors, entries) -> None:
@@ -112,19 +144,19 @@ def _duplicates(stored, rows, vectors, entries) -> None:
     )
 
 
-def _stale(stored, rows, vectors) -> None:
+def _stale(stored, rows, vectors, seed) -> None:
     spec = ViewSpec.from_json(stored.description.views)
     with Thumbnails(stored.shards, spec) as thumbnails:
         pixels = np.stack([thumbnails.pixels(row, stored.view_params(row), EDGE) for row in rows.tolist()])
     found = []
-    for seed in range(SEEDS):
-        stale = np.random.default_rng(seed).choice(len(rows), round(SHARE * len(rows)), replace=False)
+    for number in range(SEEDS):
+        stale = np.random.default_rng((seed, number)).choice(len(rows), round(SHARE * len(rows)), replace=False)
         changed, planted = vectors.copy(), np.zeros(len(rows), bool)
         changed[stale], planted[stale] = vectors[np.roll(stale, 1)], True
         scores = mismatches(pixels, changed)
         found.append(average_precision(planted[np.argsort(-scores, kind="stable")].tolist(), len(stale)))
     print(
-        f"targets of another image: {np.mean(found):.3f} ({', '.join(f'{f:.3f}' for f in found)}) of {round(SHARE * len(rows))}"
+        f"targets of another image: {_mean(found)} of {round(SHARE * len(rows))} ({vectors.shape[1]} views, seed {seed})"
     )
 
 
@@ -219,6 +251,8 @@ def make_store(store: Path, num_rows: int, shard_size: int = 1000, classes: int 
 if __name__ == "__main__":
     what, *arguments = sys.argv[1:]
     if what == "faults":
-        faults(*map(Path, arguments))
+        faults(*map(Path, arguments[:3]), *map(int, arguments[3:]))
+    elif what == "draws":
+        draws(Path(arguments[0]), *arguments[1:2], *map(int, arguments[2:]))
     else:
         speed(Path(arguments[0]), int(arguments[1]) if len(arguments) > 1 else 100_000)

@@ -89,7 +89,7 @@ class RandomSample(Watcher):
 
     def add(self, block: SampleBlock) -> None:
         drawn = np.flatnonzero(random_numbers(block.keys_N) < self.share)
-        self.samples |= {int(block.rows_N[i]): block.facts(i) for i in drawn.tolist()}
+        self.samples |= {facts.row: facts for facts in block.facts_of(drawn)}
 
     def smaller(self, total: int, wanted: int) -> list[SampleFacts]:
         """About so many of them, as another sample would have drawn."""

@@ -143,24 +143,58 @@ class SampleBlock:
 
     def facts(self, index: int) -> SampleFacts:
         """What is remembered of one of them."""
-        mean_C = self.mean_NC[index]
-        some = np.argpartition(-mean_C, min(TOP_CLASSES, len(mean_C)) - 1)[:TOP_CLASSES]
-        order = sorted(some.tolist(), key=lambda i: (-mean_C[i], i))
-        views = zip(
-            self.top_VN[:TOP_VIEWS, index].tolist(), self.confidence_VN[:TOP_VIEWS, index].tolist(), strict=True
+        return self.facts_of(np.array([index]))[0]
+
+    def facts_of(self, indices_M: NDArray[np.int64]) -> list[SampleFacts]:
+        """What is remembered of some of them, in the order asked for."""
+        mean_MC = self.mean_NC[indices_M]
+        kept = min(TOP_CLASSES, mean_MC.shape[1])
+        classes_MK = np.sort(np.argpartition(-mean_MC, kept - 1, axis=1)[:, :kept], axis=1)
+        found_MK = np.take_along_axis(mean_MC, classes_MK, axis=1)
+        order_MK = np.argsort(-found_MK, axis=1, kind="stable")
+        columns = zip(
+            indices_M.tolist(),
+            self.rows_N[indices_M].tolist(),
+            self.keys_N[indices_M].tolist(),
+            self.first_N[indices_M].tolist(),
+            self.confidence_N[indices_M].tolist(),
+            self.entropy_N[indices_M].tolist(),
+            self.agreement_N[indices_M].tolist(),
+            self.disagreement_N[indices_M].tolist(),
+            np.take_along_axis(classes_MK, order_MK, axis=1).tolist(),
+            np.take_along_axis(found_MK, order_MK, axis=1).tolist(),
+            self.top_VN[:TOP_VIEWS, indices_M].T.tolist(),
+            self.confidence_VN[:TOP_VIEWS, indices_M].T.tolist(),
+            strict=True,
         )
-        return SampleFacts(
-            row=int(self.rows_N[index]),
-            key=self.keys_N[index].decode("ascii"),
-            label=None if self.labels_N is None else self.labels_N[index],
-            first=int(self.first_N[index]),
-            confidence=float(self.confidence_N[index]),
-            entropy=float(self.entropy_N[index]),
-            agreement=float(self.agreement_N[index]),
-            disagreement=float(self.disagreement_N[index]),
-            classes=tuple((i, float(mean_C[i])) for i in order),
-            views=tuple(views),
-        )
+        return [
+            SampleFacts(
+                row=row,
+                key=key.decode("ascii"),
+                label=None if self.labels_N is None else self.labels_N[index],
+                first=first,
+                confidence=confidence,
+                entropy=entropy,
+                agreement=agreement,
+                disagreement=disagreement,
+                classes=tuple(zip(classes, probabilities, strict=True)),
+                views=tuple(zip(tops, tops_p, strict=True)),
+            )
+            for (
+                index,
+                row,
+                key,
+                first,
+                confidence,
+                entropy,
+                agreement,
+                disagreement,
+                classes,
+                probabilities,
+                tops,
+                tops_p,
+            ) in columns
+        ]
 
 
 class BlockBuilder:

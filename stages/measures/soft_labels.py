@@ -31,8 +31,9 @@ class Spread:
         """Count values; rounding a little beyond the range counts as its end."""
         if not len(values_N):
             return
-        clipped = np.clip(values_N, self._edges[0], self._edges[-1])
-        self._counts += np.histogram(clipped, _BINS, (self._edges[0], self._edges[-1]))[0]
+        low, high = self._edges[0], self._edges[-1]
+        places_N = ((values_N.astype(np.float64) - low) * (_BINS / (high - low))).astype(np.int64)
+        self._counts += np.bincount(np.clip(places_N, 0, _BINS - 1), minlength=_BINS)
         self._sum += float(values_N.sum(dtype=np.float64))
         self._min, self._max = min(self._min, float(values_N.min())), max(self._max, float(values_N.max()))
 
