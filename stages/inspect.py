@@ -49,7 +49,12 @@ def write_page(
     location = page_location(file)
     survey = None if stored.spec is None else Survey(stored)
     facts, soft = _inspect(stored, top, [*watchers, *([] if survey is None else survey.watchers)])
-    location.write_bytes(store_page(stored, facts, soft, survey).to_bytes())
+    from threadpoolctl import threadpool_limits  # scikit-learn brings it
+
+    # t-SNE and eigenvectors go in short steps: threads that wait for each other cost more than they bring.
+    with threadpool_limits(1):
+        page = store_page(stored, facts, soft, survey)
+    location.write_bytes(page.to_bytes())
     return facts
 
 

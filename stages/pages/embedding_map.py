@@ -20,7 +20,6 @@ LEAST = 12
 def places(vectors_ND: NDArray[np.float32]) -> NDArray[np.float32]:
     """fp32 (sample, 2): t-SNE (van der Maaten and Hinton, 2008) of the principal components, by cosine; the same each time."""
     from sklearn.manifold import TSNE
-    from threadpoolctl import threadpool_limits
 
     centred = np.asarray(vectors_ND - vectors_ND.mean(axis=0), np.float32)
     axes = np.linalg.eigh(centred.T @ centred)[1][:, ::-1].T[: min(_COMPONENTS, len(centred))]
@@ -28,6 +27,5 @@ def places(vectors_ND: NDArray[np.float32]) -> NDArray[np.float32]:
     first = np.zeros((len(points), 2), np.float32)
     first[:, : points.shape[1]] = points[:, :2] / max(float(points[:, 0].std()), 1e-9) * 1e-4
     model: Any = TSNE(perplexity=min(30, (len(points) - 1) / 3), init=first, max_iter=_STEPS, random_state=0)
-    with threadpool_limits(1):  # a step is so short that threads cost more than they bring, on a busy machine sevenfold
-        found: NDArray[np.float32] = model.fit_transform(points)
+    found: NDArray[np.float32] = model.fit_transform(points)
     return found
