@@ -49,6 +49,7 @@ def write_page(
     location = page_location(file)
     survey = None if stored.spec is None else Survey(stored)
     facts, soft = _inspect(stored, top, [*watchers, *([] if survey is None else survey.watchers)])
+    from sklearn import manifold  # noqa: F401 (only the threads of what is loaded can be limited)
     from threadpoolctl import threadpool_limits  # scikit-learn brings it
 
     # t-SNE and eigenvectors go in short steps: threads that wait for each other cost more than they bring.
