@@ -114,14 +114,18 @@ def one(folder: Path, clips: list[str], rng: np.random.Generator) -> tuple[dict[
         views = ViewSpec(
             kind="random_resized_crop", count=int(rng.integers(1, 6)), seed=int(rng.integers(100)), jitter=jitter
         )
-    encoding, batch = str(rng.choice(["fp32", "fp16"])), int(rng.integers(3, 70))
+    encoding, batch = str(rng.choice(["fp32", "fp16", "int8"])), int(rng.integers(3, 70))
+    if targets == "both" and rng.random() < 0.6:
+        encoding = str(rng.choice(["logits=adaptive", "logits=pca:0.5,embedding=int8", "logits=sampled:20"]))
     settings = CacheSettings(targets=targets, encoding=encoding, batch_size=batch)
     run(plan_cache(shards, teacher, out=store, views=views, settings=settings, compute=compute))
     change = str(rng.choice(["none", "none", "recoded", "grown"]))
     if change == "recoded":
         made, store = store, str(folder / "recoded.zarr")
         run(plan_recode(made, out=store, settings=RecodeSettings(encoding=str(rng.choice(["fp32", "fp16"])))))
-    elif change == "grown" and views is not None:
+    elif change == "grown" and views is None:
+        change = "none"
+    elif change == "grown":
         wider = replace(views, count=2 * views.count)
         try:
             for step in plan_growth(shards, teacher, out=store, views=wider, settings=settings, compute=compute):

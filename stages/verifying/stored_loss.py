@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...storage_schemas.encodings import ENCODINGS
+from ...storage_schemas.encodings.spelling import LOGITS
 from ...storage_schemas.store_description import StoreSpec
 
 
@@ -29,6 +30,15 @@ def stored_and_read(
         stored = encoding.encode(target, by_row[:, place : place + 1], keys=keys, first_view=view)
         found[:, place] = encoding.decode(target, {array: part[:, 0] for array, part in stored.items()})
     return found.reshape(values.shape)
+
+
+#: Encodings that keep logits but for a constant in each row, or draws of them: values cannot be compared with the teacher's own.
+_RELATIVE = frozenset({"pca", "adaptive", "sampled"})
+
+
+def is_relative(spec: StoreSpec, name: str) -> bool:
+    """Whether what is stored has to be compared with the teacher's values after these are stored and read, too."""
+    return name == LOGITS and spec.encoding_of(spec.target(name)).name in _RELATIVE
 
 
 def is_exact(spec: StoreSpec, name: str) -> bool:

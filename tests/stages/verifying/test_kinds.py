@@ -37,6 +37,11 @@ def recoded(*, of: dict[str, Any], **settings: Any) -> Make:
 
 KINDS: dict[str, Make] = {
     **{name: cached(encoding=name) for name in ENCODINGS},
+    "int8": cached(encoding="int8"),
+    "adaptive": cached(encoding="logits=adaptive,embedding=int8"),
+    "pca": cached(encoding="logits=pca:0.5,embedding=fp32"),
+    "pq": cached(encoding="logits=fp32,embedding=pq:4"),
+    "sampled": cached(encoding="logits=sampled:20,embedding=fp16"),
     "tokens": cached(targets="embedding,tokens", encoding="fp16", vectors=False),
     "recoded fp16": recoded(of={"encoding": "fp32"}, encoding="fp16"),
     "one view": recoded(of={}, views="1,"),
@@ -61,7 +66,7 @@ def test_a_whole_store_is_no_alarm(store_of, teacher):
 def test_a_flipped_bit_in_any_array_is_found(store_of, plant, tmp_path):
     pair = plant.Pair(store_of.shards, Path(shutil.copytree(store_of.store, tmp_path / "s.zarr")))
     arrays = sorted(f.parent.name for f in pair.store.glob("*/zarr.json") if not f.parent.name.startswith("class_"))
-    arrays = [name for name in arrays if (pair.store / name / "c").exists()]
+    arrays = [name for name in arrays if (pair.store / name / "c" / "2").exists()]
     arrays.remove("valid")  # else every chunk is another, and what is wrong is the receipt
     assert len(arrays) > 2
     for name in arrays:
@@ -72,3 +77,33 @@ def test_a_flipped_bit_in_any_array_is_found(store_of, plant, tmp_path):
     assert {(each.code, each.shard) for each in found} == {("file-bit-flipped", 2)}
     assert {str(each.error).split("'")[1] for each in found} == set(arrays)
     assert len(found) == len(arrays)
+
+
+@pytest.mark.parametrize("encoding", ["logits=adaptive", "logits=pca:0.5", "logits=sampled:20"])
+def test_another_teachers_logits_are_found_in_a_lossy_encoding(picture_shards, plant, teacher, tmp_path, encoding):
+    store = plant.make_store(picture_shards, tmp_path / "s.zarr", teacher, encoding=encoding, targets="logits")
+    pair = plant.Pair(Path(picture_shards.location.path), store)
+    pair.rewrite(1, plant.changed("logits", lambda values: values[:, :, ::-1] * 2))
+    again = VerifyTeacherSettings(rows=12, model=teacher.model)
+    found = pair.findings(full=True, teacher=again)
+    assert {each.shard for each in found} == {1}
+    assert {each.verdict.word for each in found} == {"mismatch"}
+
+
+@pytest.mark.parametrize("encoding", ["logits=pca:0.5", "logits=fp32,embedding=pq:4"])
+def test_a_damaged_table_of_an_encoding_is_found(picture_shards, plant, teacher, tmp_path, encoding):
+    pair = plant.Pair(
+        Path(picture_shards.location.path),
+        plant.make_store(picture_shards, tmp_path / "s.zarr", teacher, encoding=encoding, targets="both"),
+    )
+    rows = {"keys", "valid", "view_params", "logits", "embedding"}
+    chunks = [f for f in pair.store.glob("*/c/**/*") if f.is_file() and f.relative_to(pair.store).parts[0] not in rows]
+    tables = [f for f in chunks if not f.relative_to(pair.store).parts[0].startswith("class_")]
+    assert tables
+    for table in tables:
+        data = table.read_bytes()
+        table.write_bytes(data[:-9] + bytes([data[-9] ^ 16]) + data[-8:])
+        (found,) = pair.findings()
+        assert (found.shard, found.verdict.word) == (None, "damaged")
+        table.write_bytes(data)
+    assert pair.codes() == []
