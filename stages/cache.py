@@ -25,7 +25,7 @@ from ..storage_schemas.growth import FIRST, Growth
 from ..storage_schemas.plain_text import typed
 from ..storage_schemas.samples import shard_name
 from ..storage_schemas.store_description import StoreDescription, StoreSpec, TargetSpec
-from ..storage_schemas.target_store import check_version, create_arrays, open_root
+from ..storage_schemas.target_store import BlockWriter, check_version, create_arrays, open_root
 from .caching.first_rows import TeacherSample, choose_encodings
 from .corpora.shards import ShardSet
 from .encodings.budget import Budget, Choice
@@ -85,13 +85,22 @@ class CacheStage:
     @property
     def part(self) -> BlockPart:
         """What of each shard's block it makes."""
-        if self.growth is None or self.before is None or self.growth.what == "images":
+        if self.growth is None or self.before is None or self.growth.what in ("images", "mended"):
             return WHOLE
         if self.growth.what == "views":
             return BlockPart(first_view=self.before.spec.num_views, rows=False)
         there = {target.name for target in self.before.spec.targets}
         new = tuple(target.name for target in self.spec.targets if target.name not in there)
         return BlockPart(targets=new, rows=False, params=False)
+
+    @property
+    def mended(self) -> frozenset[int] | None:
+        """The rows that the teacher sees, where all others keep what they have; None for all that can be used."""
+        if self.growth is None or self.before is None or self.growth.what != "mended":
+            return None
+        then = self.shards.as_of(self.before.corpus_id)
+        assert then is not None  # it is a state of the corpus that came before
+        return frozenset(then.changed_since(self.shards.corpus.corpus_id)[0])
 
     @property
     def resources(self) -> Resources:
@@ -162,8 +171,10 @@ class CacheStage:
         """
         import torch
 
+        from .caching.mending import MendingWriter
         from .caching.worker import VIEWS_MODULE, CacheWorker
 
+        mended = self.mended
         if self.compute.device == "cpu":
             keep_freed_memory()
         pool = self.compute.pool(VIEWS_MODULE)  # starts while the teacher is loaded
@@ -202,8 +213,12 @@ class CacheStage:
             pool=pool,
             part=self.part,
             before=store_receipts(self.store, self.before.generation)
-            if self.before is not None and not self.part.rows
+            if self.before is not None and (mended is not None or not self.part.rows)
             else None,
+            only=mended,
+            writer=BlockWriter
+            if mended is None or self.before is None
+            else MendingWriter.of(open_store(self.store, self.before.generation), mended),
         )
 
     def _recorded(self, root: Any) -> StoreDescription:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, fields, replace
 
 from ..pipeline.storage import Location
@@ -117,9 +117,10 @@ def _wanted(
         targets=current.spec.targets + new,
         chunk_views=together if together < views.count else None,
     )
-    pixels = PixelSample.of_store(current, store) or PixelSample.take(
-        asked.shards, views, asked.loaded.spec.preprocess.size
-    )
+    then = asked.shards.as_of(current.corpus_id)
+    replaced = set() if then is None else then.changed_since()[1]  # the sample may have one of them
+    pixels = None if replaced else PixelSample.of_store(current, store)
+    pixels = pixels or PixelSample.take(asked.shards, views, asked.loaded.spec.preprocess.size)
     stage = asked.stage(views, spec, vectors, compute, begun=current.fingerprint, pixels=pixels)
     encoding = current.fingerprint["encoding"]
     return replace(stage, asked=encoding["asked"], measured=current.measured) if isinstance(encoding, dict) else stage
@@ -179,8 +180,7 @@ def _next(asked: Asked, wanted: CacheStage) -> Step | None:
     current = generations.one(None, store)
     spec, there = wanted.spec, current.spec
     if wanted.shards.corpus.corpus_id != current.corpus_id:
-        grown = _with_images(wanted, current)
-        return _begin(asked, wanted, generations, grown, "images", f"{there.num_samples} to {grown.num_samples} images")
+        return _next_corpus(asked, wanted, generations)
     if spec.num_views > there.num_views:
         refuse_off_chunks(open_store(store), there, store)
         grown = replace(there, num_views=spec.num_views, chunk_views=spec.chunk_views)
@@ -195,12 +195,13 @@ def _next(asked: Asked, wanted: CacheStage) -> Step | None:
     return None
 
 
-def _with_images(wanted: CacheStage, current: StoreDescription) -> StoreSpec:
-    """The rows of the grown corpus, behind those that are there.
+def _next_corpus(asked: Asked, wanted: CacheStage, generations: Generations) -> Step:
+    """The generation of a later state of the corpus: the next one, and those behind it that also mended images, or also added some.
 
     Raises:
         MismatchError: the store is of another corpus; or what it has is less than a shard.
     """
+    current = generations.one(None, asked.store)
     store, shards, there = wanted.store, wanted.shards, current.spec
     then = shards.as_of(current.corpus_id)
     if then is None:
@@ -212,13 +213,16 @@ def _with_images(wanted: CacheStage, current: StoreDescription) -> StoreSpec:
             hint="give the shards that the store was made from; `teachonce shard --append` adds images to them",
         )
     assert then is not None
-    if mended := then.changed_since()[0]:
-        raise MismatchError(
-            "images of the store were mended since",
-            code="growth-after-mending",
-            where=f"{store}, row {min(mended)}",
-            hint=f"teachonce retry-failed {typed(shards.location)} {typed(store)}",
-        )
+    states = shards.corpus.states
+    place = next(i for i, state in enumerate(states, 1) if state.corpus_id == current.corpus_id)
+    mends = bool(states[place].mended)
+    *_, last = itertools.takewhile(lambda state: bool(state.mended) == mends, states[place:])
+    later = shards.as_of(last.corpus_id)
+    assert later is not None  # it is one of its states
+    wanted = replace(wanted, shards=later)
+    if mends:
+        mended = then.changed_since(last.corpus_id)[0]
+        return _begin(asked, wanted, generations, there, "mended", counted(len(mended), "mended image"), mended)
     if there.shard_rows < there.shard_size:
         raise MismatchError(
             "the store has less than one shard, and its chunks have no room for more images",
@@ -228,24 +232,36 @@ def _with_images(wanted: CacheStage, current: StoreDescription) -> StoreSpec:
             found=there.num_rows,
             hint=f"cache all of them: teachonce cache {typed(shards.location)} --teacher … --out ANOTHER_STORE",
         )
-    corpus = shards.corpus
-    return replace(there, num_samples=corpus.num_samples, parts=corpus.layout.parts)
+    grown = replace(there, num_samples=later.corpus.num_samples, parts=later.corpus.layout.parts)
+    return _begin(asked, wanted, generations, grown, "images", f"{there.num_samples} to {grown.num_samples} images")
 
 
-def _begin(asked: Asked, wanted: CacheStage, generations: Generations, grown: StoreSpec, what: What, note: str) -> Step:
+def _begin(
+    asked: Asked,
+    wanted: CacheStage,
+    generations: Generations,
+    grown: StoreSpec,
+    what: What,
+    note: str,
+    mended: Collection[int] = (),
+) -> Step:
     """Record the generation, make room for it, and say what is to be done."""
     store, before = asked.store, generations.one(None, asked.store)
-    shards = wanted.shards if what == "images" else _shards(wanted, before)
+    shards = wanted.shards if what in ("images", "mended") else _shards(wanted, before)
+    first = before.spec.num_shards if what == "images" else 0
+    written = sorted({row // grown.shard_size for row in mended}) if mended else range(first, grown.num_shards)
     names = {target.name for target in before.spec.targets}
     new = tuple(target.name for target in grown.targets if target.name not in names)
     growth = Growth(
         name=generations.next_name,
         parent=before.generation,
         what=what,
-        shards=ranges(list(range(before.spec.num_shards if what == "images" else 0, grown.num_shards))),
+        shards=ranges(list(written)),
         arrays={} if before.growth is None else before.growth.arrays,
         made=tuple(array_names(grown, new)),
     )
+    if growth.overlay:
+        growth = replace(growth, made=(growth.overlay,))
     stage = _stage(wanted, grown, growth, before, shards)
     make_room(asked.root, store, generations, stage.description, new)
     return _step(stage, growth, f"generation {growth.name}: {note}")
@@ -299,8 +315,15 @@ def _there(asked: Asked, wanted: CacheStage, generations: Generations) -> Iterat
     chain = generations.chain(generations.current)
     for before, description in itertools.pairwise(chain):
         growth = description.growth
-        if growth is None or growth.what not in ("views", "images", "targets"):
+        if growth is None or growth.what not in ("views", "images", "targets", "mended"):
             continue
         vectors = read_vectors(open_store(asked.store, growth.name), asked.store) if wanted.vectors else None
-        stage = _stage(replace(wanted, vectors=vectors), description.spec, growth, before, _shards(wanted, description))
+        pixels = PixelSample.of_store(description, asked.store) or wanted.pixels
+        stage = _stage(
+            replace(wanted, vectors=vectors, pixels=pixels),
+            description.spec,
+            growth,
+            before,
+            _shards(wanted, description),
+        )
         yield _step(stage, growth, f"generation {growth.name} is there: {counted(stage.spec.num_views, 'view')}")

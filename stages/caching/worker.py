@@ -55,6 +55,7 @@ class CacheWorker:
         arrays: the store's, as its blocks are written into them.
         part: what of a shard's block is made.
         before: receipts of the generation that the store grows from; None for a store that does not grow.
+        only: rows that the teacher sees; None for all that can be used.
     """
 
     shards: ShardSet
@@ -71,6 +72,7 @@ class CacheWorker:
     writer: Callable[[Any, StoreSpec, int, Sequence[str], BlockPart], BlockWriter] = BlockWriter
     part: BlockPart = WHOLE
     before: StoreReceipts | None = None
+    only: frozenset[int] | None = None
     _in_model: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -102,6 +104,10 @@ class CacheWorker:
         receipt = self.shards.receipt(shard) if self.before is None else self.before.receipt(shard)
         assert receipt is not None  # the generation before is finished
         reasons = {bad.row: bad.reason for bad in receipt.invalid_rows}
+        if self.only is not None:
+            now = {bad.row: bad.reason for bad in self.shards.receipt(shard).invalid_rows}
+            reasons = {row: reason for row, reason in reasons.items() if row not in self.only}
+            reasons |= {row: reason for row, reason in now.items() if row in self.only}
         with closing(in_order(self._work, self._tasks(shard, entries, reasons), self.pool.ahead)) as made:
             # Making views starts here, while another unit may still be in the model.
             first = next(made, None)
@@ -131,7 +137,7 @@ class CacheWorker:
         usable = [
             (row, entry.key)
             for row, entry in zip(count(self.spec.rows(shard).start), entries, strict=False)
-            if row not in reasons
+            if row not in reasons and (self.only is None or row in self.only)
         ]
         share = -(-len(usable) // max(1, self.pool.ahead))
         views = self.views.count - self.part.first_view
@@ -155,7 +161,7 @@ class CacheWorker:
 
     def _refuse_lost(self, reasons: dict[int, str]) -> None:
         """An image that the teacher saw before is no image without targets: it can be read, or the shards are others."""
-        for row, reason in reasons.items() if self.before is not None else ():
+        for row, reason in reasons.items() if self.before is not None and self.only is None else ():
             raise DamagedError(
                 "an image that the teacher saw cannot be read any more",
                 code="image-no-longer-readable",

@@ -96,11 +96,15 @@ class ShardSet:
         fields = {} if plan is None else plan.fingerprint.fields
         return {name: fields[name] for name in ("resize", "pillow") if name in fields}
 
-    def changed_since(self) -> tuple[set[int], set[int]]:
-        """Rows that were mended behind this state, and those of them that had an image in it."""
+    def changed_since(self, until: str | None = None) -> tuple[set[int], set[int]]:
+        """Rows that were mended behind this state, and those of them that had an image in it.
+
+        Args:
+            until: corpus id of the last state that counts; None for the present one.
+        """
         states = self._present.states
-        place = next(i for i, state in enumerate(states) if state.corpus_id == self.corpus.corpus_id)
-        mended, replaced = changed_rows(states[place + 1 :])
+        places = {state.corpus_id: place for place, state in enumerate(states, 1)}
+        mended, replaced = changed_rows(states[places[self.corpus.corpus_id] : places.get(until or "")])
         here = self.corpus.layout.has_row
         return {row for row in mended if here(row)}, {row for row in replaced if here(row)}
 

@@ -16,7 +16,14 @@ from ...storage_schemas.fingerprint import Fingerprint
 from ...storage_schemas.generations import Generations
 from ...storage_schemas.growth import GENERATIONS, Growth
 from ...storage_schemas.store_description import StoreDescription, StoreSpec
-from ...storage_schemas.target_store import Arrays, all_arrays, array_names, create_target_arrays, open_root
+from ...storage_schemas.target_store import (
+    Arrays,
+    all_arrays,
+    array_names,
+    create_named_arrays,
+    create_target_arrays,
+    open_root,
+)
 from ..pairs.receipts import generation_ledger
 
 
@@ -55,7 +62,7 @@ class PlacedArrays:
 
 def arrays_of(root: zarr.Group, growth: Growth | None) -> Arrays:
     """The arrays that a generation's blocks are written into."""
-    return PlacedArrays(root, {} if growth is None else growth.arrays)
+    return PlacedArrays(root, {}) if growth is None else PlacedArrays(root, growth.arrays, growth.overlay)
 
 
 def make_room(
@@ -96,6 +103,10 @@ def make_room(
     own = any(path.startswith(f"{growth.folder}/") for path in growth.made)
     within = root.require_group(growth.folder) if own else root
     create_target_arrays(within, description.spec, targets)
+    if growth.overlay:
+        for name in array_names(description.spec):
+            folder = f"{growth.overlay}/{growth.arrays.get(name, name)}".rpartition("/")[0]
+            create_named_arrays(root.require_group(folder), description.spec, [name])
 
 
 def _give_up(root: zarr.Group, store: Location, begun: StoreDescription, wanted: StoreDescription) -> None:

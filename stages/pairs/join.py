@@ -89,7 +89,7 @@ def _refuse_replaced(shards: ShardSet, facts: StoreFacts) -> None:
                 where=f"{facts.store}, row {stale[0]}",
                 expected=f"targets of the image that is in {shards.location} now",
                 found="those of the image before",
-                hint=f"teachonce cache {typed(shards.location)} --teacher … --out ANOTHER_STORE",
+                hint=f"teachonce cache {typed(shards.location)} --teacher … --out {typed(facts.store)} --grow",
             )
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from ...pipeline.settings import seed_setting, setting, with_default
 from ...storage_schemas.errors import InputError
-from ..models.settings import ComputeSettings, rehash_setting
+from ..models.settings import ComputeSettings
+from .store_teacher import StoreTeacherSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +51,11 @@ class VerifySettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerifyTeacherSettings:
-    """Whether the teacher runs again, and what of its name the store does not hold.
+class VerifyTeacherSettings(StoreTeacherSettings):
+    """Whether the teacher runs again.
 
     Attributes:
         rows: that it runs on; None for none.
-        model: None for the one that the store names.
     """
 
     rows: int | None = setting(
@@ -65,19 +65,7 @@ class VerifyTeacherSettings:
         unit="N",
         help="Also run the teacher again on N rows, evenly from all shards, and compare with what is stored; with --quick unless --full is given.",
     )
-    model: str | None = setting(
-        None,
-        default_text="as the store names it",
-        help="The teacher, as `cache` was given it; needed where it is a folder (local-dir:…, teachonce:…).",
-    )
-    pretrained: str | None = setting(
-        None,
-        default_text="those that the name brings",
-        help="Pretrained tag, or path to weights, as `cache` was given it.",
-    )
-    backbone: str | None = setting(None, help="For prompts: the model that they were learned for, if it has moved.")
     seed: int = seed_setting(0, help="Which rows; the same seed looks at the same ones.")
-    rehash: bool = rehash_setting()
 
 
 @dataclass(frozen=True, kw_only=True)

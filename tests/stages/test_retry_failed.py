@@ -331,7 +331,7 @@ def test_targets_of_an_image_that_was_replaced_are_refused(pictures, folder, tmp
         check_pair(ShardSet.open(out), lenient.location)
     assert str(caught.value) == (
         f"an image was replaced since the teacher saw it: {lenient.location}, row {row}: expected targets of the image that is in "
-        f"{out} now, found those of the image before. Next: teachonce cache {out} --teacher … --out ANOTHER_STORE"
+        f"{out} now, found those of the image before. Next: teachonce cache {out} --teacher … --out {lenient.location} --grow"
     )
 
 
