@@ -68,11 +68,11 @@ def shard(folder, out, **options) -> ShardSet:
     return ShardSet.open(str(out))
 
 
-def arguments(out, views, **settings):
+def arguments(out, views, *, chunk_views=None, encoding="fp16"):
     return {
         "out": str(out),
         "views": None if views is None else ViewSpec(kind="random_resized_crop", count=views, seed=3),
-        "settings": CacheSettings(**({"targets": "embedding", "batch_size": 8} | settings)),
+        "settings": CacheSettings(targets="embedding", batch_size=8, chunk_views=chunk_views, encoding=encoding),
         "compute": FP32,
     }
 
@@ -87,6 +87,7 @@ def mend(pictures, folder, out, *paths) -> ShardSet:
     for number, path in enumerate(paths):
         shutil.copyfile(sorted((pictures / "house-cat").glob("*.jpg"))[number], folder / path)
     found = plan_retry(str(out), settings=RetrySettings(source=(str(folder),)))
+    assert found.stage is not None
     run_stage(found.stage, found.stage.out, SerialExecutor(), progress=False)
     return ShardSet.open(str(out))
 
@@ -155,7 +156,7 @@ def test_generations_before_and_after_mending_are_trained_from(pictures, folder,
     store = cache(shards, teacher, tmp_path / "s.zarr", views)
     now = mend(pictures, folder, tmp_path / "out", CUT, EMPTY)
     del seen[:]
-    notes = []
+    notes: list[str] = []
     for step in plan_growth(str(now.location), teacher, **arguments(store, 8)):  # `cache --grow` mends first
         run_stage(step.stage, step.store, SerialExecutor(), progress=False)
         notes += step.notes
