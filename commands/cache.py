@@ -15,6 +15,7 @@ from ..stages.models.teacher_config import TeacherConfig
 from ..stages.settings.cache import CacheSettings
 from ..stages.views.settings import FILTERS, RandomViews, ViewCount
 from ..storage_schemas.errors import InputError
+from .beside import beside_option
 from .command import command, option
 from .executor import ExecutorSettings
 from .one_driver import one_driver
@@ -40,6 +41,7 @@ from .steps import run_steps
 @options_of("drawn", RandomViews, prefix="view", section="Random views")
 @options_of("compute", ComputeSettings)
 @options_of("executor", ExecutorSettings)
+@beside_option
 @one_driver
 def cache(
     shards: str,

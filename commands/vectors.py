@@ -10,6 +10,7 @@ from ..pipeline.terminal import say
 from ..stages.models.settings import ComputeSettings
 from ..stages.models.teacher_config import TeacherConfig
 from ..stages.settings.vectors import VectorsComputeSettings, VectorsSettings
+from .beside import beside_option
 from .command import command, option
 from .executor import ExecutorSettings, SerialByDefault
 from .one_driver import one_driver
@@ -30,6 +31,7 @@ from .steps import run_steps
 @json_option
 @options_of("compute", VectorsComputeSettings)
 @options_of("executor", SerialByDefault)
+@beside_option
 @one_driver
 def vectors(
     out: str,

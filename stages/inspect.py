@@ -22,6 +22,7 @@ from .pages.page import check_installed, page_location
 from .pages.run_page import Run, run_page
 from .pages.store_page import store_page
 from .pages.survey import Survey
+from .pairs.beside import teachers_beside
 from .samples.pixel_sample import PixelSample
 from .samples.registry import kind_named
 from .views.spec import ViewSpec
@@ -109,7 +110,7 @@ def _inspect(stored: Stored, top: int, watchers: Sequence[Watcher]) -> tuple[dic
         "arrays": [],
         "class_vectors": _class_vectors(stored),
         "problems": [],
-        "notes": [],
+        "notes": [f"another teacher's store: {place}" for place in teachers_beside(stored.location).values()],
     }
     if stored.spec is None:
         facts["arrays"] = _arrays(stored, 0.0)

@@ -17,6 +17,7 @@ from ..storage_schemas.json_file import read_json
 from ..storage_schemas.plain_text import counted, plural, printable, typed
 from ..storage_schemas.receipt import InvalidRow
 from .measures.failed import by_kind
+from .pairs.beside import teachers_beside
 from .pairs.store_root import refuse_lost_root
 from .reports.running import running_json, running_text
 
@@ -81,7 +82,7 @@ def folder_status(path: Location | str, *, examples: int = 5, now: datetime.date
             where=location,
             hint="give a folder of shards, a store, a bundle or a run",
         )
-    folders = [location, *location.folders()]
+    folders = [location, *location.folders(), *teachers_beside(location).values()]
     for folder in folders:
         refuse_lost_root(folder)
     ledgers = [Ledger(folder, stage) for folder in folders for stage in Ledger.stages(folder)]

@@ -112,6 +112,7 @@ NOT_RUN = {
     ("docs/demo.md", "teachonce demo"): "takes a minute: tests/demo",
     ("docs/equivalence.md", "make equivalence"): "takes half an hour",
     ("docs/export.md", "pip install"): "downloads",
+    ("docs/growth.md", "teachonce cache"): "downloads a model: tests/stages/test_beside.py",
     ("docs/inspect.md", "pip install"): "downloads",
     ("docs/inspect.md", "teachonce inspect"): "all of it: tests/stages/pages, tests/stages/reports",
     ("docs/extending.md", '"""my_methods/teacher.py'): "modules of a package: tests/test_extending.py",

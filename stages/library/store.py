@@ -22,6 +22,7 @@ from ...storage_schemas.view_params import NO_VIEW, VIEW, Views
 from ..corpora.images import BadImage
 from ..measures.stored import Stored
 from ..models.softmax import probabilities
+from ..pairs.beside import teachers_beside
 from ..pairs.target_rows import TargetRows
 from ..reports.inspect_sample import find_row
 from ..samples.thumbnails import Thumbnails, webp
@@ -135,6 +136,11 @@ class TargetStore:
     def teacher(self) -> Mapping[str, Json]:
         """The teacher that gave the targets, as `cache` recorded it: model, digest of its weights, preprocessing."""
         return self._stored.description.teacher
+
+    @property
+    def teachers(self) -> Mapping[str, str]:
+        """Where the stores of further teachers lie (`cache --beside NAME`), by name: `open_store` opens each."""
+        return {name: str(place) for name, place in teachers_beside(self.location).items()}
 
     @property
     def fingerprint(self) -> str:
