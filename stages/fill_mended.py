@@ -11,7 +11,7 @@ from .grow import plan_growth
 from .growth.room import Step
 from .models.teacher_config import TeacherConfig
 from .pairs.join import as_made
-from .pairs.store import open_store, read_description
+from .pairs.store import open_store, read_description, store_receipts
 from .settings.cache import CacheSettings
 from .settings.store_teacher import StoreTeacherSettings
 from .verifying.repair import cache_again
@@ -90,4 +90,5 @@ def _lagging(shards: ShardSet, store: Location) -> Whole | None:
     if not then.changed_since()[0]:
         return None
     views = ViewSpec.from_json(description.views, where=store)
-    return Whole(shards=shards, store=store, description=description, views=views, vectors=None)
+    receipts = store_receipts(store, description.generation)
+    return Whole(shards=shards, store=store, description=description, views=views, receipts=receipts, vectors=None)
