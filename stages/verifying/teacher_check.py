@@ -106,6 +106,8 @@ class TeacherCheck:
         recorded = self._whole.description.fingerprint.get("compute")
         recorded = recorded if isinstance(recorded, dict) else {}
         is_bf16 = "fp32" not in (recorded.get("precision", "fp32"),) or rerun.compute.precision != "fp32"
+        # What the store that it was recoded from had lost is not known: as much as bf16 may be.
+        is_bf16 = is_bf16 or self._whole.description.recoded is not None
         is_gpu = "cuda" in (recorded.get("device"), rerun.compute.device)
         other = replace(rerun.compute, precision="bf16" if rerun.compute.precision == "fp32" else "fp32")
         given, rough = self._comparable(given, sample), self._comparable(rerun.values(pixels, names, other), sample)

@@ -44,6 +44,7 @@ KINDS: dict[str, Make] = {
     "sampled": cached(encoding="logits=sampled:20,embedding=fp16"),
     "tokens": cached(targets="embedding,tokens", encoding="fp16", vectors=False),
     "recoded fp16": recoded(of={"encoding": "fp32"}, encoding="fp16"),
+    "recoded int8": recoded(of={"encoding": "int8"}, encoding="fp32"),
     "one view": recoded(of={}, views="1,"),
     "some samples": recoded(of={}, label=("red fox",)),
     "one target": recoded(of={"encoding": "fp16"}, targets="embedding"),
