@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from teachonce.pipeline.storage import Location
+from teachonce.stages.pairs.store import read_generations
+from teachonce.stages.pairs.stream import TargetStream
 
 KILLS = int(os.environ.get("TEACHONCE_KILLS", "4"))
 
@@ -101,3 +105,34 @@ def test_killed_runs_end_with_the_same_bytes(spawn, corpus, tmp_path):
         assert run_with_kills(spawn, receipts, seed, *command(killed)) >= 2
         assert tree(calm).keys() == tree(killed).keys()
         assert tree(calm) == tree(killed)
+
+
+@pytest.mark.slow
+def test_a_growth_that_was_killed_leaves_the_old_generation(spawn, corpus, tmp_path):
+    def cache(out, *more):
+        model = ("--teacher", "timm:test_vit", "--teacher-pretrained", "random", "--targets", "embedding")
+        return ("cache", tmp_path / "shards", *model, "--executor", "serial", "--threads", 1, "--out", out, *more)
+
+    run(spawn, "shard", corpus, "--out", tmp_path / "shards", "--shard-size", 6, "--executor", "serial")
+    run(spawn, *cache(tmp_path / "killed.zarr", "--views", 1))
+    shutil.copytree(tmp_path / "killed.zarr", tmp_path / "calm.zarr")
+    old = tree(tmp_path / "killed.zarr")
+    growth = ("--views", 3, "--grow")
+    receipts = tmp_path / "killed.zarr" / "ledger" / "cache.2" / "receipts"
+    process = spawn(*cache(tmp_path / "killed.zarr", *growth))
+    while process.poll() is None and len(list(receipts.glob("*.json"))) < 3:
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait() < 0
+    store = Location.of(str(tmp_path / "killed.zarr"))
+    assert read_generations(store).finished == ["1"]
+    with TargetStream(
+        str(tmp_path / "shards"), str(store), image_size=32, batch_size=8, targets=("embedding",)
+    ) as stream:
+        assert (stream.num_views, len(list(stream))) == (1, stream.num_samples // 8)
+    run(spawn, *cache(tmp_path / "killed.zarr", *growth))
+    run(spawn, *cache(tmp_path / "calm.zarr", *growth))
+    assert tree(tmp_path / "killed.zarr") == tree(tmp_path / "calm.zarr")
+    assert read_generations(store).finished == ["1", "2"]
+    chunks = {name: data for name, data in old.items() if "/c/" in name}
+    assert {name: tree(tmp_path / "killed.zarr")[name] for name in chunks} == chunks
