@@ -222,6 +222,7 @@ def test_common_options_come_first_and_where_it_runs_last() -> None:
             assert sections[len(sections) - len(technical) :] == technical
     assert list(main.commands["cache"].sections(click.Context(main.commands["cache"]))) == [  # type: ignore[attr-defined]
         "Options",
+        "Encoding",
         "Random views",
         *LAST,
     ]
