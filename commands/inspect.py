@@ -12,6 +12,7 @@ from ..storage_schemas.errors import InputError
 from ..storage_schemas.plain_text import counted
 from .command import command, option
 from .output import json_option, print_json
+from .types import Choice
 
 #: Samples on a page of `--samples`.
 _PAGE = 20
@@ -47,7 +48,7 @@ _PAGE = 20
 @option("--samples", is_flag=True, help="Show a page of samples, one a line, instead of the store.")
 @option(
     "--sort",
-    type=click.Choice(ORDERS),
+    type=Choice(ORDERS),
     default="row",
     show_default=True,
     help="With --samples, their order: largest confidence, least (unsure), entropy, or disagreement of the views first.",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from .rerun import Values
+if TYPE_CHECKING:  # causes are named where no torch is
+    from .rerun import Values
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -340,7 +340,7 @@ def test_a_stores_centre_views_are_those_of_teacher_and_student(
     for row, image_CHW in zip(batch.rows_N.tolist(), batch.images_NCHW.numpy(), strict=True):
         assert np.array_equal(image_CHW, by_timm(images[row], 20, 0.9, kind, "bicubic"))
 
-    told = [" ".join(line.split()) for line in run("inspect", store).splitlines()]
+    told = " ".join(run("inspect", store).split())
     share = "both sides, squashed" if kind == "squash" else "the longer side, padded with the colour 102 128 153"
     assert f"views 1, the centre: 0.9 of {share}, bicubic" in told
     # The student's own test-time view is another matter.
