@@ -64,7 +64,7 @@ def measure_store(stored: Stored, top: int, watchers: Sequence[Watcher] = ()) ->
         names.append("logits")
     found = Measured(values={name: Values() for name in names}, logits_derived=derived)
     done = stored.shards_done()
-    with Progress("inspect", sum(len(range(*spec.rows(s).indices(spec.num_samples))) for s in done)) as bar:
+    with Progress("inspect", sum(spec.rows(s).stop - spec.rows(s).start for s in done)) as bar:
         for shard in done:
             try:
                 _measure_shard(stored, shard, found, top, watchers)

@@ -81,7 +81,8 @@ def test_on_ray_it_finds_the_same(pair, cluster):
         verify(pair, "--json", *words)
         for words in ((), ("--executor", "ray", "--ray-address", cluster.address, "--workers", "2"))
     )
-    assert (there.exit_code, json.loads(there.stdout)) == (here.exit_code, json.loads(here.stdout))
+    assert there.exit_code == here.exit_code, (there.output, there.exception)
+    assert json.loads(there.stdout) == json.loads(here.stdout)
     assert json.loads(here.stdout)["findings"][0]["code"] == "file-bit-flipped"
 
 
