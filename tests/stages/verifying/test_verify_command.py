@@ -72,16 +72,15 @@ def test_nothing_to_look_at(made, tmp_path):
 
 
 @pytest.mark.ray
-def test_on_ray_it_finds_the_same(pair, cluster):
+def test_on_ray_it_finds_the_same(python, pair, cluster):
     path = pair.chunk("embedding", 2)
     data = bytearray(path.read_bytes())
     data[9] ^= 1
     path.write_bytes(data)
-    here, there = (
-        verify(pair, "--json", *words)
-        for words in ((), ("--executor", "ray", "--ray-address", cluster.address, "--workers", "2"))
-    )
-    assert there.exit_code == here.exit_code, (there.output, there.exception)
+    words = ("verify", pair.shards, pair.store, "--json", "--executor", "ray", "--ray-address", cluster.address)
+    there = python.start("-W", "ignore", "-m", "teachonce", *words, "--workers", 2)
+    here = verify(pair, "--json")
+    assert there.wait() == here.exit_code == 3, there.stderr
     assert json.loads(there.stdout) == json.loads(here.stdout)
     assert json.loads(here.stdout)["findings"][0]["code"] == "file-bit-flipped"
 
