@@ -93,15 +93,6 @@ def _refuse_replaced(shards: ShardSet, facts: StoreFacts) -> None:
             )
 
 
-def check_pair(shards: ShardSet, store: Location) -> StoreFacts:
-    """The facts of a finished store that was made from these shards.
-
-    Raises:
-        InputError, IncompleteError, DamagedError, MismatchError: see `open_pair`.
-    """
-    return open_pair(shards, store)[1]
-
-
 def targets_to_read(facts: StoreFacts, names: Sequence[str]) -> tuple[tuple[str, ...], bool]:
     """Which targets to read for the requested ones, and whether logits must be formed from embeddings.
 

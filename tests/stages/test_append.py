@@ -17,7 +17,7 @@ from teachonce.pipeline.places.memory import Fault, MemoryPlace
 from teachonce.pipeline.runner import run_stage
 from teachonce.pipeline.storage import Location
 from teachonce.stages.corpora.shards import ShardSet
-from teachonce.stages.pairs.join import check_pair
+from teachonce.stages.pairs.join import open_pair
 from teachonce.stages.pairs.stream import TargetStream
 from teachonce.stages.settings.shard import ShardSettings
 from teachonce.stages.shard import plan_shard
@@ -219,14 +219,14 @@ def test_a_store_of_an_earlier_state_is_read_with_the_grown_shards(folder, halve
     rows = np.concatenate([rows for _, _, rows in batches(new.location)])
     assert sorted(rows) == sorted(np.flatnonzero(new.valid))
     assert len(rows) == 46
-    facts = check_pair(shards, new.location)
+    facts = open_pair(shards, new.location)[1]
     assert (facts.spec.parts, facts.spec.num_rows, facts.valid_rows.sum()) == ((27, 21), 51, 46)
     logits = np.concatenate([values for _, values, _ in batches(new.location)])
     np.testing.assert_array_equal(logits, new.targets["logits"][rows, 0])
     other = tmp_path / "other"
     shard(folder, other)
     with pytest.raises(MismatchError) as caught:
-        check_pair(ShardSet.open(other), old.location)
+        open_pair(ShardSet.open(other), old.location)
     assert (caught.value.code, str(caught.value.where)) == ("store-other-corpus", f"{old.location}: field 'corpus_id'")
 
 

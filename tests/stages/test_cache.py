@@ -21,7 +21,7 @@ from teachonce.pipeline.storage import Location
 from teachonce.stages.cache import plan_cache
 from teachonce.stages.measures.stored import Stored
 from teachonce.stages.models.compute import Compute
-from teachonce.stages.pairs.join import check_pair
+from teachonce.stages.pairs.join import open_pair
 from teachonce.stages.settings.cache import CacheSettings
 from teachonce.stages.settings.vectors import VectorsSettings
 from teachonce.stages.status import folder_status
@@ -353,7 +353,7 @@ def test_a_store_with_the_arrays_of_another_run_is_refused_by_all(
             targets="both",
         )
     with pytest.raises(MismatchError, match=words):
-        check_pair(picture_shards, Location.of(mixed))
+        open_pair(picture_shards, Location.of(mixed))
     for command in (
         ["inspect", mixed],
         [
@@ -395,12 +395,12 @@ def test_a_store_that_lost_its_description_says_so(picture_shards, tiny_clip_tea
     words = "^the store has lost what describes its targets: .*zarr.json"
     for read in (
         lambda: cache(picture_shards, config, tmp_path / "s"),
-        lambda: check_pair(picture_shards, Location.of(tmp_path / "s")),
+        lambda: open_pair(picture_shards, Location.of(tmp_path / "s")),
     ):
         with pytest.raises(DamagedError, match=words):
             read()
     (tmp_path / "s" / "zarr.json").write_bytes(kept)
-    check_pair(picture_shards, Location.of(tmp_path / "s"))
+    open_pair(picture_shards, Location.of(tmp_path / "s"))
 
 
 @pytest.mark.parametrize("left", ["nothing", "another"])
@@ -416,7 +416,7 @@ def test_a_store_that_lost_its_root_is_answered_the_same_by_everyone(picture_sha
     for use in (
         lambda: cache(picture_shards, config, store.path),
         lambda: plan_vectors(config, out=str(store.path)),
-        lambda: check_pair(picture_shards, store),
+        lambda: open_pair(picture_shards, store),
         lambda: folder_status(store),
         lambda: folder_status(tmp_path),
         lambda: Stored.open(str(store.path), None),
@@ -430,4 +430,4 @@ def test_a_store_that_lost_its_root_is_answered_the_same_by_everyone(picture_sha
     }
     assert (store / "zarr.json").size() == there
     (store / "zarr.json").write_bytes(kept)
-    check_pair(picture_shards, store)
+    open_pair(picture_shards, store)

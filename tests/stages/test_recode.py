@@ -19,7 +19,7 @@ from teachonce.pipeline.runner import run_stage
 from teachonce.pipeline.storage import Location
 from teachonce.stages.inspect import inspect_store
 from teachonce.stages.measures.stored import Stored
-from teachonce.stages.pairs.join import check_pair, check_pixels
+from teachonce.stages.pairs.join import check_pixels, open_pair
 from teachonce.stages.pairs.stream import TargetStream
 from teachonce.stages.recode import plan_recode
 from teachonce.stages.settings.recode import RecodeSettings
@@ -181,7 +181,7 @@ def test_some_views(taught_store, tmp_path, views, places):
     np.testing.assert_array_equal(values(out, "view_params"), whole[:, places])
     assert whole[valid].min() >= 0
     # The machine still renders what the seed gives, and the views of a sample are drawn as they lie there.
-    facts = check_pair(taught_store.shards, stored.location)
+    facts = open_pair(taught_store.shards, stored.location)[1]
     check_pixels(taught_store.shards, facts)
     drawn = facts.views.params("0" * 32, 50, 40)
     np.testing.assert_array_equal(drawn, taught_store.views.params("0" * 32, 50, 40)[places])

@@ -17,7 +17,7 @@ from teachonce.pipeline.runner import run_stage
 from teachonce.pipeline.storage import Location
 from teachonce.stages.corpora.shards import ShardSet
 from teachonce.stages.measures.failed import FailedImage, by_kind
-from teachonce.stages.pairs.join import check_pair
+from teachonce.stages.pairs.join import open_pair
 from teachonce.stages.pairs.stream import TargetStream
 from teachonce.stages.reports.failed_text import failed_text
 from teachonce.stages.retry_failed import failed_images, plan_retry, retry_text
@@ -263,7 +263,7 @@ def test_growing_and_mending_take_turns(pictures, folder, tmp_path, make_store):
     assert ({e.path for i, e in enumerate(now.manifest()) if i in mended}, replaced) == ({CUT, EMPTY}, set())
     assert failed_images(out) == []
     # A store of the first state is what it was: without the mended rows.
-    facts = check_pair(now, old.location)
+    facts = open_pair(now, old.location)[1]
     assert int(facts.valid_rows.sum()) == 46
     with TargetStream(now, old.location, image_size=8, batch_size=4, drop_last=False) as stream:
         rows = np.concatenate([batch.rows_N.numpy() for batch in stream])
@@ -313,7 +313,7 @@ def test_an_image_that_only_the_teachers_pass_could_not_use(pictures, folder, tm
     fresh = shard(folder, tmp_path / "fresh")
     assert data_of(out) == data_of(tmp_path / "fresh")
     assert now.corpus.corpus_id == fresh.corpus.corpus_id
-    assert int(check_pair(now, strict.location).valid_rows.sum()) == 45
+    assert int(open_pair(now, strict.location)[1].valid_rows.sum()) == 45
     assert next(one for one in failed_images(out, [strict.location]) if one.stage == "cache").path == victim
 
 
@@ -326,9 +326,9 @@ def test_targets_of_an_image_that_was_replaced_are_refused(pictures, folder, tmp
     lenient = make_store(shards, tmp_path / "lenient.zarr", num_views=1)
     shutil.copyfile(folder / "house-cat/05.png", folder / victim)
     retry(out, folder, stores=[strict.location])
-    check_pair(ShardSet.open(out), strict.location)
+    open_pair(ShardSet.open(out), strict.location)
     with pytest.raises(MismatchError) as caught:
-        check_pair(ShardSet.open(out), lenient.location)
+        open_pair(ShardSet.open(out), lenient.location)
     assert str(caught.value) == (
         f"an image was replaced since the teacher saw it: {lenient.location}, row {row}: expected targets of the image that is in "
         f"{out} now, found those of the image before. Next: teachonce cache {out} --teacher … --out {lenient.location} --grow"

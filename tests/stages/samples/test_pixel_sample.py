@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from teachonce.stages.corpora.images import decode
-from teachonce.stages.pairs.join import check_pair, check_pixels
+from teachonce.stages.pairs.join import check_pixels, open_pair
 from teachonce.stages.samples import images
 from teachonce.stages.samples.pixel_sample import PixelSample
 from teachonce.stages.views.spec import INTERPOLATIONS, ViewSpec
@@ -131,7 +131,7 @@ def test_large_images_take_no_longer(make_shards, tmp_path):
 
 
 def test_a_changed_resampler_is_named(sampled_store, sample, picture_shards, other_filter, other_pillow):
-    facts = check_pair(picture_shards, sampled_store.location)
+    facts = open_pair(picture_shards, sampled_store.location)[1]
     with pytest.raises(MismatchError) as caught:
         check_pixels(picture_shards, facts)
     there, here = sample.versions, images.pixel_versions()
@@ -149,7 +149,7 @@ def test_a_changed_resampler_is_named(sampled_store, sample, picture_shards, oth
 
 def test_a_changed_decoder_is_named(sampled_store, sample, picture_shards, other_decoder):
     """One step in one channel, of the JPEG images only, by libraries that call themselves the same."""
-    facts = check_pair(picture_shards, sampled_store.location)
+    facts = open_pair(picture_shards, sampled_store.location)[1]
     with pytest.raises(MismatchError) as caught:
         check_pixels(picture_shards, facts)
     entries = list(picture_shards.manifest())
@@ -166,7 +166,7 @@ def test_a_changed_decoder_is_named(sampled_store, sample, picture_shards, other
 
 
 def test_other_pixels_may_be_accepted(sampled_store, picture_shards, other_filter, other_pillow):
-    facts = check_pair(picture_shards, sampled_store.location)
+    facts = open_pair(picture_shards, sampled_store.location)[1]
     there = facts.pixels.versions
     assert check_pixels(picture_shards, facts, accept_other=True) == (
         f"accepted: this machine renders other pixels than the teacher saw: {sampled_store.location}, row 0, view 0 "
@@ -176,11 +176,11 @@ def test_other_pixels_may_be_accepted(sampled_store, picture_shards, other_filte
 
 
 def test_other_versions_of_the_same_pixels_are_no_matter(sampled_store, picture_shards, other_pillow):
-    assert check_pixels(picture_shards, check_pair(picture_shards, sampled_store.location)) == ""
+    assert check_pixels(picture_shards, open_pair(picture_shards, sampled_store.location)[1]) == ""
 
 
 def test_a_store_without_a_sample_says_so(known_store):
-    facts = check_pair(known_store.shards, known_store.location)
+    facts = open_pair(known_store.shards, known_store.location)[1]
     assert check_pixels(known_store.shards, facts) == (
         f"{known_store.location} records no rendered views: whether this machine renders the same pixels is not known"
     )
@@ -217,7 +217,7 @@ def test_a_changed_tar_is_damage_and_no_other_machine(sampled_store, picture_sha
     data[600] ^= 1
     tar.write_bytes(data)
     with pytest.raises(DamagedError) as error:
-        check_pixels(shards, check_pair(shards, sampled_store.location))
+        check_pixels(shards, open_pair(shards, sampled_store.location)[1])
     assert error.value.code == "image-in-tar-changed"
 
 
