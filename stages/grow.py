@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
 from ..pipeline.storage import Location
 from ..pipeline.types import Stage
 from ..storage_schemas.errors import MismatchError
-from ..storage_schemas.fingerprint import Fingerprint, Json
+from ..storage_schemas.fingerprint import Fingerprint
 from ..storage_schemas.generations import Generations
 from ..storage_schemas.growth import Growth, What, ranges
 from ..storage_schemas.plain_text import counted, typed
-from ..storage_schemas.store_description import StoreDescription, StoreSpec
-from ..storage_schemas.target_store import array_names
+from ..storage_schemas.store_description import StoreDescription, StoreSpec, TargetSpec
+from ..storage_schemas.target_store import array_names, table_names
 from .cache import GROWABLE, Asked, CacheStage, open_asked, target_of, vectors_for
+from .caching.first_rows import TeacherSample, choose_encodings
 from .corpora.shards import ShardSet
-from .encodings.budget import Budget
-from .encodings.request import DEFAULT, EncodingRequest
+from .encodings.budget import Budget, Rows, choose, fit
+from .encodings.request import EncodingRequest
 from .growth.derived import DerivedStage
+from .growth.encodings import Added, asked_of, asked_with, first_logits, growth_request
 from .growth.room import Step, make_room, refuse_no_growth, refuse_off_chunks, show_generation
 from .models.compute import Compute
 from .models.teacher_config import TeacherConfig
@@ -27,6 +29,7 @@ from .pairs.receipts import CACHE, ledger_name
 from .pairs.store import open_store, read_generations, read_vectors, store_receipts
 from .samples.pixel_sample import PixelSample
 from .settings.cache import CacheSettings
+from .teachers.base import Offer
 from .teachers.offers import EMBEDDING, LOGITS, choose_offers, target_names
 from .views.spec import ViewSpec
 
@@ -121,27 +124,27 @@ def _wanted(
     replaced = set() if then is None else then.changed_since()[1]  # the sample may have one of them
     pixels = None if replaced else PixelSample.of_store(current, store)
     pixels = pixels or PixelSample.take(asked.shards, views, asked.loaded.spec.preprocess.size)
-    stage = asked.stage(views, spec, vectors, compute, begun=current.fingerprint, pixels=pixels)
-    encoding = current.fingerprint["encoding"]
-    return replace(stage, asked=encoding["asked"], measured=current.measured) if isinstance(encoding, dict) else stage
+    return asked.stage(views, spec, vectors, compute, begun=current.fingerprint, pixels=pixels)
 
 
-def _encoding(current: StoreDescription, settings: CacheSettings) -> Json:
-    """The fingerprint's field for what a command asks of the encodings; without any such option it is the store's."""
-    there = current.fingerprint["encoding"]
-    if not isinstance(there, dict):
-        return settings.encoding or DEFAULT
-    budget = Budget(max_kl=settings.max_kl, max_bytes=settings.max_bytes)
-    if settings.encoding is None and not budget:
-        return there
-    names = [name for name in there["asked"] if name in {target.name for target in current.spec.targets}]
-    request = EncodingRequest.of(names, settings.encoding, budget=budget, fit_views=settings.fit_views)
-    return {**there, "asked": request.to_json()}
+def _request(settings: CacheSettings, wanted: CacheStage, current: StoreDescription) -> EncodingRequest:
+    """What is asked of the encodings; see `growth_request`."""
+    there = {target.name for target in current.spec.targets}
+    return growth_request(
+        current,
+        [target.name for target in wanted.spec.targets if target.name not in there],
+        encoding=settings.encoding,
+        budget=Budget(max_kl=settings.max_kl, max_bytes=settings.max_bytes),
+        fit_views=settings.fit_views,
+        default_fit_views=CacheSettings().fit_views,
+        store=wanted.store,
+    )
 
 
 def _refuse_others(wanted: CacheStage, current: StoreDescription, settings: CacheSettings) -> None:
     """What is asked for is the store, or more of it."""
-    fields = dict(wanted.fingerprint.fields) | {"encoding": _encoding(current, settings)}
+    _request(settings, wanted, current)
+    fields = dict(wanted.fingerprint.fields) | {"encoding": current.fingerprint["encoding"]}
     hint = "repeat the options that the store was made with, and change what is to grow"
     refuse_no_growth(
         Fingerprint(fields=fields),
@@ -190,9 +193,72 @@ def _next(asked: Asked, wanted: CacheStage) -> Step | None:
     if new:
         derived = EMBEDDING in names
         first = [new[0]] if derived and new[0].name == LOGITS else [t for t in new if not derived or t.name != LOGITS]
-        grown = replace(there, targets=there.targets + tuple(first))
-        return _begin(asked, wanted, generations, grown, "targets", ", ".join(target.name for target in first))
+        added = _encodings(asked, wanted, generations, first, from_embeddings=derived and first[0].name == LOGITS)
+        grown = replace(there, targets=there.targets + tuple(_encoded(there, target, added) for target in first))
+        note = ", ".join(t.name if added.asked is None else f"{t.name} in {added.of[t.name].text}" for t in first)
+        return _begin(asked, wanted, generations, grown, "targets", note, added=added)
     return None
+
+
+def _encodings(
+    asked: Asked, wanted: CacheStage, generations: Generations, new: Sequence[TargetSpec], *, from_embeddings: bool
+) -> Added:
+    """The encodings of targets that are added, fitted and measured if need be; those of a growth that was begun stay.
+
+    Args:
+        from_embeddings: whether they are logits that the store's embeddings form.
+    """
+    current, begun = generations.one(None, asked.store), generations.begun
+    request, names = _request(asked.settings, wanted, current), [target.name for target in new]
+    decided = asked_with(current, request, names)
+    measured = dict(current.measured or {})
+    if decided is None:
+        return Added(of=dict.fromkeys(names, current.spec.encoding), asked=None, measured=measured)
+    if begun is not None and asked_of(begun) == decided:
+        spec = begun.spec
+        return Added(
+            of={name: spec.encoding_of(spec.target(name)) for name in names},
+            asked=decided,
+            measured=begun.measured or {},
+        )
+    if from_embeddings:
+        assert wanted.vectors is not None
+        count = -(-request.views // current.spec.num_views)
+        found = first_logits(asked.store, current, wanted.vectors, count)
+        rows = Rows(target=new[0], values=found.logits, keys=found.keys, vectors=wanted.vectors)
+        spelled = request.spelled[LOGITS]
+        choices = {LOGITS: choose(rows, request.budget) if spelled is None else fit(rows, spelled)}
+    else:
+        sample = TeacherSample(
+            shards=wanted.shards,
+            teacher=asked.loaded,
+            vectors=wanted.vectors,
+            views=wanted.views,
+            compute=wanted.compute,
+            batch_size=wanted.batch_size,
+        )
+        offers = [Offer(name=target.name, axes=target.axes[2:], shape=target.shape) for target in new]
+        choices = choose_encodings(request, offers, sample)
+    return Added(
+        of={name: choice.encoding for name, choice in choices.items()},
+        asked=decided,
+        measured=measured | {name: choice.measured.to_json() for name, choice in choices.items()},
+        notes=tuple(choice.why for choice in choices.values() if choice.why),
+    )
+
+
+def _encoded(there: StoreSpec, target: TargetSpec, added: Added) -> TargetSpec:
+    """A target that is added, in its encoding."""
+    return TargetSpec.of(
+        target.name,
+        target.axes[2:],
+        target.shape,
+        shard_size=there.shard_size,
+        num_rows=there.num_rows,
+        num_views=there.views_together,
+        encoding=added.of[target.name],
+        own=added.of[target.name] != there.encoding,
+    )
 
 
 def _next_corpus(asked: Asked, wanted: CacheStage, generations: Generations) -> Step:
@@ -244,8 +310,13 @@ def _begin(
     what: What,
     note: str,
     mended: Collection[int] = (),
+    added: Added | None = None,
 ) -> Step:
-    """Record the generation, make room for it, and say what is to be done."""
+    """Record the generation, make room for it, and say what is to be done.
+
+    Args:
+        added: encodings of the targets that it adds; None for none.
+    """
     store, before = asked.store, generations.one(None, asked.store)
     shards = wanted.shards if what in ("images", "mended") else _shards(wanted, before)
     first = before.spec.num_shards if what == "images" else 0
@@ -258,13 +329,14 @@ def _begin(
         what=what,
         shards=ranges(list(written)),
         arrays={} if before.growth is None else before.growth.arrays,
-        made=tuple(array_names(grown, new)),
+        made=(*array_names(grown, new), *table_names(grown, new)),
     )
     if growth.overlay:
         growth = replace(growth, made=(growth.overlay,))
-    stage = _stage(wanted, grown, growth, before, shards)
+    added = added or Added(of={}, asked=asked_of(before), measured=before.measured or {})
+    stage = _stage(wanted, grown, growth, before, shards, added)
     make_room(asked.root, store, generations, stage.description, new)
-    return _step(stage, growth, f"generation {growth.name}: {note}")
+    return _step(stage, growth, f"generation {growth.name}: {note}", *added.notes)
 
 
 def _shards(wanted: CacheStage, description: StoreDescription) -> ShardSet:
@@ -275,7 +347,7 @@ def _shards(wanted: CacheStage, description: StoreDescription) -> ShardSet:
 
 
 def _stage(
-    wanted: CacheStage, spec: StoreSpec, growth: Growth, before: StoreDescription, shards: ShardSet
+    wanted: CacheStage, spec: StoreSpec, growth: Growth, before: StoreDescription, shards: ShardSet, encodings: Added
 ) -> CacheStage:
     """The stage that makes one generation."""
     views = replace(ViewSpec.from_json(before.views, where=wanted.store), count=spec.num_views)
@@ -285,12 +357,14 @@ def _stage(
         "spec": spec,
         "growth": growth,
         "before": before,
+        "asked": encodings.asked,
+        "measured": encodings.measured or None,
         "vectors": wanted.vectors if any(target.name == LOGITS for target in spec.targets) else None,
     }
     return GenerationStage(**({field.name: getattr(wanted, field.name) for field in fields(wanted)} | changed))
 
 
-def _step(stage: CacheStage, growth: Growth, note: str) -> Step:
+def _step(stage: CacheStage, growth: Growth, note: str, *more: str) -> Step:
     """With the teacher, or from its embeddings where these are enough."""
     made: Stage = stage
     assert stage.before is not None
@@ -307,7 +381,7 @@ def _step(stage: CacheStage, growth: Growth, note: str) -> Step:
             threads=stage.compute.threads,
         )
         note += ", from the embeddings"
-    return Step(stage=made, store=stage.store, notes=(note,))
+    return Step(stage=made, store=stage.store, notes=(note, *more))
 
 
 def _there(asked: Asked, wanted: CacheStage, generations: Generations) -> Iterator[Step]:
@@ -325,5 +399,6 @@ def _there(asked: Asked, wanted: CacheStage, generations: Generations) -> Iterat
             growth,
             before,
             _shards(wanted, description),
+            Added(of={}, asked=asked_of(description), measured=description.measured or {}),
         )
         yield _step(stage, growth, f"generation {growth.name} is there: {counted(stage.spec.num_views, 'view')}")

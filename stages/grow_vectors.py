@@ -19,6 +19,7 @@ from ..storage_schemas.store_description import StoreDescription, StoreSpec, Tar
 from ..storage_schemas.target_store import array_names, open_root
 from .growth.class_arrays import class_arrays
 from .growth.derived import DerivedStage
+from .growth.encodings import refuse_fitted_to_classes
 from .growth.room import Step, make_room
 from .inputs.class_match import base_classes
 from .inputs.classes import DEFAULT_TEMPLATES, read_classes, read_templates
@@ -72,6 +73,8 @@ def plan_more_classes(
         yield from _there(store)
         return
     _refuse_logits_alone(before, store)
+    if any(target.name == LOGITS for target in before.spec.targets):
+        refuse_fitted_to_classes(before, store, LOGITS)
     origin = read_origin(root, store)
     templates = _templates(config, settings, origin, store)
     teacher = load_teacher(config)

@@ -114,6 +114,12 @@ class Generations:
         changed._write(root)
         return changed
 
+    def forget(self, root: zarr.Group) -> Generations:
+        """Without the one that was begun."""
+        changed = replace(self, described={name: self.described[name] for name in self.finished})
+        changed._write(root)
+        return changed
+
     def finish(self, root: zarr.Group, name: str) -> Generations:
         """From now on readers get this one. One atomic write."""
         changed = replace(self, current=name)

@@ -254,6 +254,12 @@ def array_names(spec: StoreSpec, targets: Sequence[str] | None = None) -> list[s
     return [array.name for name in targets for array in spec.encoding_of(spec.target(name)).arrays(spec.target(name))]
 
 
+def table_names(spec: StoreSpec, targets: Sequence[str]) -> list[str]:
+    """Names of the arrays that the encodings of some targets were fitted to."""
+    tables = ((name, spec.encoding_of(spec.target(name)).table) for name in targets)
+    return [array_name(name, part) for name, table in tables if table is not None for part in sorted(table.arrays)]
+
+
 def write_table(root: zarr.Group, target: TargetSpec) -> None:
     """Write what a target's encoding was fitted to, where there is such a thing: one chunk an array."""
     table = None if target.encoding is None else target.encoding.table

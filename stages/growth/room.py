@@ -23,6 +23,7 @@ from ...storage_schemas.target_store import (
     create_named_arrays,
     create_target_arrays,
     open_root,
+    write_table,
 )
 from ..pairs.receipts import generation_ledger
 
@@ -88,7 +89,11 @@ def make_room(
     ledger, begun = generation_ledger(store, growth.name), generations.begun
     if begun is None or begun.fingerprint != description.fingerprint:
         if begun is not None:
-            _give_up(root, store, begun, description)
+            generations = _give_up(root, store, generations, begun, description)
+        for (
+            name
+        ) in targets:  # before the description that names their digests, without which nobody could read the store
+            write_table(root, description.spec.target(name))
         generations.begin(root, description)
     elif ledger.plan() is not None:
         return
@@ -109,7 +114,9 @@ def make_room(
             create_named_arrays(root.require_group(folder), description.spec, [name])
 
 
-def _give_up(root: zarr.Group, store: Location, begun: StoreDescription, wanted: StoreDescription) -> None:
+def _give_up(
+    root: zarr.Group, store: Location, generations: Generations, begun: StoreDescription, wanted: StoreDescription
+) -> Generations:
     """Forget a growth of which nothing is done yet."""
     assert begun.growth is not None
     ledger = generation_ledger(store, begun.growth.name)
@@ -125,9 +132,11 @@ def _give_up(root: zarr.Group, store: Location, begun: StoreDescription, wanted:
         )
         raise AssertionError("they differ")
     (ledger.folder / "plan.json").remove()
+    left = generations.forget(root)
     for path in begun.growth.made:
         if path in root:
             del root[path]
+    return left
 
 
 def _all(root: zarr.Group, store: Location) -> Iterator[Any]:

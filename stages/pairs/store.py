@@ -71,19 +71,7 @@ def open_store(store: Location, generation: str | None = None) -> zarr.Group:
 
 def shown_store(store: Location, generation: str | None = None) -> tuple[Store, StoreReceipts]:
     """The files of a store as of a generation, as they lie there, and the receipts that vouch for them; see `open_store`."""
-    refuse_lost_root(store)
-    if not (store / "zarr.json").exists():
-        raise InputError(
-            "no target store here",
-            code="store-missing",
-            where=store,
-            expected=Kind.STORE,
-            found=kind_of(store),
-            hint=how_to_make(store, "teachonce cache SHARDS --teacher …"),
-        )
-    plain: Store = store.zarr_store(read_only=True)
-    root = open_root(plain, where=store)
-    check_version(root, where=store)
+    plain, root = _whole(store)
     generations = Generations.read(root, store)
     shown = plain
     if generations is not None:
@@ -99,6 +87,24 @@ def shown_store(store: Location, generation: str | None = None) -> tuple[Store, 
     return shown, receipts
 
 
+def _whole(store: Location) -> tuple[Store, zarr.Group]:
+    """The files of a store, and its root, as they lie there: of all generations together."""
+    refuse_lost_root(store)
+    if not (store / "zarr.json").exists():
+        raise InputError(
+            "no target store here",
+            code="store-missing",
+            where=store,
+            expected=Kind.STORE,
+            found=kind_of(store),
+            hint=how_to_make(store, "teachonce cache SHARDS --teacher …"),
+        )
+    plain: Store = store.zarr_store(read_only=True)
+    root = open_root(plain, where=store)
+    check_version(root, where=store)
+    return plain, root
+
+
 def read_generations(store: Location) -> Generations:
     """The generations of a store; the first one alone where it never grew.
 
@@ -106,7 +112,7 @@ def read_generations(store: Location) -> Generations:
         InputError, MismatchError, DamagedError: as `open_store`.
         IncompleteError: nothing was cached here yet.
     """
-    root = open_store(store, FIRST)
+    _, root = _whole(store)
     return Generations.read(root, store) or Generations.of(StoreDescription.read(root, store))
 
 
