@@ -10,7 +10,7 @@ import numpy as np
 from harness import Bench, Cost, Line, cost, pairs, rate, speeds
 from stores import fresh
 
-ROWS, SHARD_SIZE, VIEWS, CLASSES, CHANNELS = 4000, 500, 4, 1000, 768
+ROWS, SHARD_SIZE, VIEWS, CLASSES, CHANNELS = 16_000, 500, 4, 1000, 768
 
 
 def run(bench: Bench) -> Iterator[Line]:

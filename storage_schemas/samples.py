@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Literal, get_args
 
-from .fingerprint import Json, canonical_json
+import msgspec
 
 #: Orders of rows: bytewise by the keys, which are hashes, so that classes and sources are mixed; or as the sources give them,
 #: bytewise by paths.
@@ -38,11 +38,9 @@ def shard_name(shard: int) -> str:
 
 
 def sample_metadata(*, path: str, row: int, digest: str, label: str | None) -> bytes:
-    """The content of a sample's `KEY.json` member."""
-    fields: dict[str, Json] = {"path": path, "row": row, "digest": digest}
-    if label is not None:
-        fields["label"] = label
-    return canonical_json(fields)
+    """The content of a sample's `KEY.json` member: canonical JSON, by what writes such texts and numbers ten times as fast."""
+    fields: dict[str, str | int] = {"digest": digest} if label is None else {"digest": digest, "label": label}
+    return msgspec.json.encode({**fields, "path": path, "row": row})
 
 
 def member_key(header: bytes) -> str:

@@ -117,6 +117,7 @@ def start_cluster(name: str) -> Cluster:
         "env",
         "RAY_AUTH_MODE=disabled",
         "RAY_USAGE_STATS_ENABLED=0",
+        "RAY_memory_monitor_refresh_ms=0",  # else it ends workers once the tests, or anyone beside them, fill 95 % of the memory
         Path(sys.executable).with_name("ray"),
         "start",
         "--head",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -233,9 +234,14 @@ def _outcome(ray: Any, reference: Any, ledger: Ledger, unit: Unit, head: RayHead
     return Outcome(key=unit.key, rows=unit.rows, error=reason, code=code)
 
 
+#: What Ray says of a worker that it ended itself since its node's memory was nearly full; of one that the system ended it says nothing.
+_SHORT_OF_MEMORY = ("ran out of memory", "low on memory", "OUT_OF_MEMORY")
+
+
 def _death(error: Exception) -> TeachonceError:
     """The error for a unit whose worker died each time, in one line; Ray's own message fills a page."""
-    if "OutOfMemory" in type(error).__name__ or "ran out of memory" in str(error):
+    text = str(error)
+    if "OutOfMemory" in type(error).__name__ or any(words in text for words in _SHORT_OF_MEMORY):
         return TeachonceError(
             "its node ran out of memory",
             code="node-out-of-memory",
@@ -244,8 +250,18 @@ def _death(error: Exception) -> TeachonceError:
     return TeachonceError(
         f"its worker process ended unforeseen {RETRIES_AFTER_A_DEAD_WORKER + 1} times (killed, or crashed)",
         code="worker-died",
+        found=_reason(error),
         hint="use fewer --workers if memory is short, then run the same command again",
     )
+
+
+def _reason(error: Exception) -> str:
+    """What Ray knows of a death: the kind of end of the process, and the first sentence about it."""
+    found = re.search(r"Worker exit type: (\w+) Worker exit detail: ([^.\n]*)", str(error))
+    if found is not None:
+        return f"{found[1]}: {found[2]}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1] if lines else ''}"
 
 
 def room() -> list[tuple[float, float]]:

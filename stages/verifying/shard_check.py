@@ -172,6 +172,7 @@ class ShardCheck:
             tar=files[f"{name}.tar"].place,
             index=index,
             entries=entries,
+            sha256=files[f"{name}.tar"].output.sha256,
             first_row=shards.corpus.rows(shard).start,
             reduced=shards.corpus.resize is not None,
             hint=hint,
