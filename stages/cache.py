@@ -33,6 +33,7 @@ from .encodings.request import DEFAULT, EncodingRequest
 from .growth.room import arrays_of
 from .models.compute import Compute, keep_freed_memory
 from .models.teacher_config import TeacherConfig
+from .pairs.beside import refuse_other_corpus_beside
 from .pairs.receipts import CACHE
 from .pairs.store import open_store, read_description, read_vectors, store_receipts, vectors_if_any
 from .pairs.store_root import refuse_lost_root
@@ -454,6 +455,7 @@ def open_asked(
         where=shard_set.location,
         expected_by="the teacher",
     )
+    refuse_other_corpus_beside(store, shard_set)
     if not dry_run:
         claim_output(store, CACHE)
     root = _root(store, dry_run)

@@ -68,16 +68,13 @@ def fill_mended(shards: Location | str, teacher: StoreTeacher) -> Iterator[Step]
     while whole := _lagging(ShardSet.open(shards), teacher.store):
         if steps is None:
             again = cache_again(whole, teacher.config)
-            of_all = isinstance(whole.description.fingerprint["encoding"], str)
             steps = plan_growth(
                 shards,
                 again.config,
                 out=teacher.store,
                 views=again.views,
                 view_interpolation=again.interpolation,
-                settings=CacheSettings(
-                    targets=again.targets, encoding=again.encoding if of_all else None, batch_size=again.batch_size
-                ),
+                settings=CacheSettings(targets=again.targets, batch_size=again.batch_size),
                 compute=again.compute,
             )
         yield next(steps)

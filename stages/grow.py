@@ -10,7 +10,7 @@ from ..pipeline.storage import Location
 from ..pipeline.types import Stage
 from ..storage_schemas.errors import MismatchError
 from ..storage_schemas.fingerprint import Fingerprint
-from ..storage_schemas.generations import Generations
+from ..storage_schemas.generations import Generations, added_text, asked_encodings
 from ..storage_schemas.growth import Growth, What, ranges
 from ..storage_schemas.plain_text import counted, typed
 from ..storage_schemas.store_description import StoreDescription, StoreSpec, TargetSpec
@@ -21,7 +21,7 @@ from .corpora.shards import ShardSet
 from .encodings.budget import Budget, Rows, choose, fit
 from .encodings.request import EncodingRequest
 from .growth.derived import DerivedStage
-from .growth.encodings import Added, asked_of, asked_with, first_logits, growth_request
+from .growth.encodings import Added, asked_with, first_logits, growth_request
 from .growth.room import Step, make_room, refuse_no_growth, refuse_off_chunks, show_generation
 from .models.compute import Compute
 from .models.teacher_config import TeacherConfig
@@ -187,7 +187,7 @@ def _next(asked: Asked, wanted: CacheStage) -> Step | None:
     if spec.num_views > there.num_views:
         refuse_off_chunks(open_store(store), there, store)
         grown = replace(there, num_views=spec.num_views, chunk_views=spec.chunk_views)
-        return _begin(asked, wanted, generations, grown, "views", f"{there.num_views} to {spec.num_views} views")
+        return _begin(asked, wanted, generations, grown, "views")
     names = {target.name for target in there.targets}
     new = [target for target in spec.targets if target.name not in names]
     if new:
@@ -195,8 +195,7 @@ def _next(asked: Asked, wanted: CacheStage) -> Step | None:
         first = [new[0]] if derived and new[0].name == LOGITS else [t for t in new if not derived or t.name != LOGITS]
         added = _encodings(asked, wanted, generations, first, from_embeddings=derived and first[0].name == LOGITS)
         grown = replace(there, targets=there.targets + tuple(_encoded(there, target, added) for target in first))
-        note = ", ".join(t.name if added.asked is None else f"{t.name} in {added.of[t.name].text}" for t in first)
-        return _begin(asked, wanted, generations, grown, "targets", note, added=added)
+        return _begin(asked, wanted, generations, grown, "targets", added=added)
     return None
 
 
@@ -214,7 +213,7 @@ def _encodings(
     measured = dict(current.measured or {})
     if decided is None:
         return Added(of=dict.fromkeys(names, current.spec.encoding), asked=None, measured=measured)
-    if begun is not None and asked_of(begun) == decided:
+    if begun is not None and asked_encodings(begun) == decided:
         spec = begun.spec
         return Added(
             of={name: spec.encoding_of(spec.target(name)) for name in names},
@@ -288,7 +287,7 @@ def _next_corpus(asked: Asked, wanted: CacheStage, generations: Generations) -> 
     wanted = replace(wanted, shards=later)
     if mends:
         mended = then.changed_since(last.corpus_id)[0]
-        return _begin(asked, wanted, generations, there, "mended", counted(len(mended), "mended image"), mended)
+        return _begin(asked, wanted, generations, there, "mended", mended)
     if there.shard_rows < there.shard_size:
         raise MismatchError(
             "the store has less than one shard, and its chunks have no room for more images",
@@ -299,7 +298,7 @@ def _next_corpus(asked: Asked, wanted: CacheStage, generations: Generations) -> 
             hint=f"cache all of them: teachonce cache {typed(shards.location)} --teacher … --out ANOTHER_STORE",
         )
     grown = replace(there, num_samples=later.corpus.num_samples, parts=later.corpus.layout.parts)
-    return _begin(asked, wanted, generations, grown, "images", f"{there.num_samples} to {grown.num_samples} images")
+    return _begin(asked, wanted, generations, grown, "images")
 
 
 def _begin(
@@ -308,7 +307,6 @@ def _begin(
     generations: Generations,
     grown: StoreSpec,
     what: What,
-    note: str,
     mended: Collection[int] = (),
     added: Added | None = None,
 ) -> Step:
@@ -333,9 +331,10 @@ def _begin(
     )
     if growth.overlay:
         growth = replace(growth, made=(growth.overlay,))
-    added = added or Added(of={}, asked=asked_of(before), measured=before.measured or {})
+    added = added or Added(of={}, asked=asked_encodings(before), measured=before.measured or {})
     stage = _stage(wanted, grown, growth, before, shards, added)
     make_room(asked.root, store, generations, stage.description, new)
+    note = counted(len(mended), "mended image") if mended else added_text(before, stage.description)
     return _step(stage, growth, f"generation {growth.name}: {note}", *added.notes)
 
 
@@ -399,6 +398,6 @@ def _there(asked: Asked, wanted: CacheStage, generations: Generations) -> Iterat
             growth,
             before,
             _shards(wanted, description),
-            Added(of={}, asked=asked_of(description), measured=description.measured or {}),
+            Added(of={}, asked=asked_encodings(description), measured=description.measured or {}),
         )
         yield _step(stage, growth, f"generation {growth.name} is there: {counted(stage.spec.num_views, 'view')}")

@@ -17,6 +17,7 @@ from ..storage_schemas.json_file import read_json
 from ..storage_schemas.plain_text import counted, plural, printable, typed
 from ..storage_schemas.receipt import InvalidRow
 from .measures.failed import by_kind
+from .measures.grown import Grown
 from .pairs.beside import teachers_beside
 from .pairs.store_root import refuse_lost_root
 from .reports.running import running_json, running_text
@@ -86,7 +87,8 @@ def folder_status(path: Location | str, *, examples: int = 5, now: datetime.date
     for folder in folders:
         refuse_lost_root(folder)
     ledgers = [Ledger(folder, stage) for folder in folders for stage in Ledger.stages(folder)]
-    stages = [_stage(ledger, examples) for ledger in sorted(ledgers, key=_place)]
+    grown = {folder: Grown.of(folder) for folder in folders}
+    stages = [_stage(ledger, examples, grown[ledger.out]) for ledger in sorted(ledgers, key=_place)]
     kind = _KINDS.get(kind_of(location))
     drivers = {folder: driver for folder in folders if (driver := driver_of(folder)) is not None}
     if not stages and kind is None and not drivers:
@@ -133,19 +135,19 @@ def _this_moment() -> datetime.datetime:
     return datetime.datetime.now().astimezone()
 
 
-def _stage(ledger: Ledger, examples: int) -> dict[str, Json]:
+def _stage(ledger: Ledger, examples: int, grown: Grown) -> dict[str, Json]:
     """One stage's ledger. A unit whose files are gone or cut is left to do, as the runner sees it."""
     plan = ledger.plan()
     assert plan is not None  # `Ledger.stages` lists those that have one
     done = damaged = rows_done = 0
     invalid: list[InvalidRow] = []
-    superseded = ledger.superseded()
+    superseded, left = ledger.superseded(), grown.still_unusable(ledger.stage)
     for receipt in ledger.receipts():
         if receipt.key in superseded:  # a later ledger has what is unusable in it now
             done, rows_done = done + 1, rows_done + receipt.rows
         elif ledger.is_intact(receipt):
             done, rows_done = done + 1, rows_done + receipt.rows
-            invalid += receipt.invalid_rows
+            invalid += [b for b in receipt.invalid_rows if receipt.key not in left or b.row in left[receipt.key]]
         else:
             damaged += 1
     failures = ledger.failures()
@@ -155,6 +157,7 @@ def _stage(ledger: Ledger, examples: int) -> dict[str, Json]:
     return {
         "stage": plan.stage,
         "command": plan.done_by,
+        "generation": grown.facts(ledger.stage),
         "folder": str(ledger.out),
         "fingerprint": plan.fingerprint.digest,
         "units": plan.units,
@@ -247,6 +250,7 @@ def _stage_text(stage: dict[str, Any], path: str) -> str:
     state += "".join(f", {stage[word]} {word}" for word in ("failed", "left") if stage[word])
     invalid = f", {stage['invalid_rows']} of them invalid" if stage["invalid_rows"] else ""
     rows = [
+        *([["generation", _generation(stage["generation"])]] if stage["generation"] else []),
         ["units", state],
         [things, f"{stage['rows_done']} done{invalid}"],
         ["fingerprint", stage["fingerprint"]],
@@ -260,6 +264,11 @@ def _stage_text(stage: dict[str, Any], path: str) -> str:
         rows.append(["rate", f"{stage['rows_per_second']:.1f} {things}/s in each worker"])
     title = stage["stage"] + (f" in {stage['folder']}" if stage["folder"] != path else "")
     return section(title, table(rows), _times(stage), _unusable(stage), _failures(stage), _next(stage))
+
+
+def _generation(facts: dict[str, Any]) -> str:
+    added = f"{facts['added']}; " if facts["added"] else "what the store began with; "
+    return f"{facts['name']}: {added}{facts['state']}{', what readers get' if facts['current'] else ''}"
 
 
 def _times(stage: dict[str, Any]) -> str:
@@ -298,7 +307,7 @@ def _failures(stage: dict[str, Any]) -> str:
 
 
 def _next(stage: dict[str, Any]) -> str:
-    command = stage["stage"].partition(".")[0]
+    command = stage["command"].partition(".")[0]
     again = f"run the same `teachonce {printable(command)}` command again; finished units are kept"
     if stage["failed"]:
         return f"  Next: mend the cause, then {again}"

@@ -16,7 +16,7 @@ from .fingerprint import Json
 from .formats import TARGET_STORE
 from .growth import FIRST
 from .json_file import as_schema
-from .plain_text import typed
+from .plain_text import counted, typed
 from .store_description import ATTRIBUTE, StoreDescription, tables_of
 
 #: The attribute of the root group.
@@ -136,6 +136,35 @@ class Generations:
                 GENERATIONS_ATTRIBUTE: {"current": self.current, "later": later},
             }
         )
+
+
+def added_text(before: StoreDescription, description: StoreDescription) -> str:
+    """What a generation added to the one that it came of, in words: `4 to 8 views`."""
+    growth, spec, then = description.growth, description.spec, before.spec
+    assert growth is not None
+    if growth.what == "views":
+        return f"{then.num_views} to {spec.num_views} views"
+    if growth.what == "images":
+        return f"{then.num_samples} to {spec.num_samples} images"
+    if growth.what == "mended":
+        return f"images that were mended, in {counted(len(list(growth.all_shards)), 'shard')}"
+    widths = [{target.name: target.width for target in one.targets} for one in (then, spec)]
+    if growth.what == "classes":
+        return (
+            "more classes" if "logits" not in widths[1] else f"{widths[0]['logits']} to {widths[1]['logits']} classes"
+        )
+    own = asked_encodings(description)
+    return ", ".join(
+        target.name + (f" in {spec.encoding_of(target).text}" if own else "")
+        for target in spec.targets
+        if target.name not in widths[0]
+    )
+
+
+def asked_encodings(description: StoreDescription) -> dict[str, Json] | None:
+    """What decided the encodings of a store's targets (`EncodingRequest.to_json`); None where it has one for all of them."""
+    found = description.fingerprint.get("encoding")
+    return dict(found["asked"]) if isinstance(found, dict) else None
 
 
 def no_generation(name: str, names: list[str], where: object) -> InputError:

@@ -13,7 +13,7 @@ import zarr
 
 from .encodings import ENCODINGS, Encoding
 from .encodings.floats import FloatEncoding
-from .encodings.registry import encoding_from_json
+from .encodings.registry import OtherTableError, encoding_from_json
 from .encodings.table import Table, TableOf, array_name
 from .errors import DamagedError, IncompleteError
 from .fingerprint import Fingerprint, Json
@@ -413,7 +413,7 @@ def _target(found: _TargetFields, file: str, tables: TableOf) -> TargetSpec:
         axes=found.axes,
         shape=tuple(shape or ()),
         chunk=None if found.chunk is None else tuple(found.chunk),
-        encoding=None if found.encoding is None else _encoding(found.encoding, file, tables),
+        encoding=None if found.encoding is None else _encoding(found.name, found.encoding, file, tables),
     )
     sizes = {len(found.axes), 2 + len(target.shape), len(found.chunk or found.axes)}
     if (found.width is None) == (found.shape is None) or not target.shape or len(sizes) > 1:
@@ -423,9 +423,18 @@ def _target(found: _TargetFields, file: str, tables: TableOf) -> TargetSpec:
     return target
 
 
-def _encoding(found: str | dict[str, Any], file: str, tables: TableOf) -> Encoding:
+def _encoding(target: str, found: str | dict[str, Any], file: str, tables: TableOf) -> Encoding:
     try:
         return encoding_from_json(found, tables)
+    except OtherTableError as error:
+        raise DamagedError(
+            f"what the encoding of the {target} was fitted to is not what the rows were stored with",
+            code="encoding-table-changed",
+            where=f"{file.removesuffix('/zarr.json')}: {array_name(target, '…')}",
+            expected=f"digest {error.expected}",
+            found=error.found,
+            hint=_RESTORE_TABLE,
+        ) from error
     except ValueError as error:
         raise DamagedError(**_about(file), expected="an encoding of this version", found=error) from error
 

@@ -54,7 +54,7 @@ class Measured:
         table_bytes: of what lies in the store once for all rows.
         kl: divergence (nats) KL(fp32 ‖ decoded), by temperature; None where the target gives no logits. Of draws, which have no
             probability for most classes, it is KL(decoded ‖ fp32) at T = 1 alone.
-        distance: 1 - cosine between decoded values and those in fp32, for targets other than logits.
+        distance: 1 - cosine between decoded values and those in fp32; of logits without their mean over the classes. None for draws.
     """
 
     encoding: Json
@@ -112,7 +112,9 @@ def measure(
         bytes_per_view=stored_bytes(encoding, target, arrays) / len(flat),
         table_bytes=0 if encoding.table is None else encoding.table.nbytes,
         kl=kl,
-        distance=None if target.name == LOGITS else Summary.of(_distances(flat, decoded)),
+        distance=None
+        if isinstance(encoding, Sampled)
+        else Summary.of(_distances(flat, decoded, centered=target.name == LOGITS)),
     )
 
 
@@ -139,7 +141,9 @@ def _logits(target: Target, values: Floats, vectors: ClassVectors | None) -> Flo
     return vectors.logits(values) if fits and vectors is not None else None
 
 
-def _distances(values: Floats, decoded: Floats) -> NDArray[np.float64]:
+def _distances(values: Floats, decoded: Floats, *, centered: bool) -> NDArray[np.float64]:
     one, other = (array.reshape(len(array), -1).astype(np.float64) for array in (values, decoded))
+    if centered:
+        one, other = (array - array.mean(axis=1, keepdims=True) for array in (one, other))
     norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
     return 1 - (one * other).sum(axis=1) / np.maximum(norms, 1e-30)  # type: ignore[no-any-return]

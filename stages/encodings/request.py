@@ -15,6 +15,9 @@ from .budget import LADDER, MEASURED_VIEWS, Budget
 #: Of a store for which nothing else was asked.
 DEFAULT = "fp16"
 
+#: Stands for the encoding of a target that a budget chose, where a store keeps what was asked.
+BY_BUDGET = "by budget"
+
 
 @dataclass(frozen=True, kw_only=True)
 class EncodingRequest:
@@ -90,7 +93,7 @@ class EncodingRequest:
     def to_json(self) -> Json:
         """What decides the encodings, beside the data."""
         facts: dict[str, Json] = {
-            name: "by budget" if spelled is None else spelled.text for name, spelled in self.spelled.items()
+            name: BY_BUDGET if spelled is None else spelled.text for name, spelled in self.spelled.items()
         }
         facts |= {name: value for name, value in vars(self.budget).items() if value is not None}
         return facts | {"views": self.views}

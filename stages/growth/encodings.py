@@ -14,10 +14,11 @@ from ...storage_schemas.encodings import Encoding
 from ...storage_schemas.encodings.spelling import EMBEDDING, Spelled, one
 from ...storage_schemas.errors import MismatchError
 from ...storage_schemas.fingerprint import Fingerprint, Json
+from ...storage_schemas.generations import asked_encodings
 from ...storage_schemas.store_description import StoreDescription
 from ...storage_schemas.target_store import OpenArrays, read_target_views, read_views
 from ..encodings.budget import Budget
-from ..encodings.request import EncodingRequest
+from ..encodings.request import BY_BUDGET, EncodingRequest
 from ..pairs.store import open_store
 from .room import refuse_no_growth
 
@@ -39,12 +40,6 @@ class Added:
     asked: Json
     measured: Mapping[str, Json] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-
-
-def asked_of(description: StoreDescription) -> Json:
-    """What decided the encodings of a store's targets (`EncodingRequest.to_json`); None where it has one for all of them."""
-    found = description.fingerprint.get("encoding")
-    return found["asked"] if isinstance(found, dict) else None
 
 
 def growth_request(
@@ -87,8 +82,8 @@ def growth_request(
             {"encoding": own[name].text if whole else {name: own[name].text}},
             store,
         )
-    known = asked_of(current)
-    recorded: Mapping[str, Json] = known if isinstance(known, dict) else {}
+    known = asked_encodings(current)
+    recorded = {} if known is None else known
     wanted = {name: value for name, value in vars(budget).items() if value is not None}
     if wanted and not any(request.spelled[name] is None for name in added):
         _refuse(
@@ -96,7 +91,7 @@ def growth_request(
             {"encoding": {"asked": {n: recorded[n] for n in wanted if n in recorded}}},
             store,
         )
-    by_rows = any(known.table is not None for known in own.values()) or "by budget" in recorded.values()
+    by_rows = any(known.table is not None for known in own.values()) or BY_BUDGET in recorded.values()
     if not added and by_rows and fit_views not in (default_fit_views, recorded.get("views")):
         _refuse(
             {"encoding": {"asked": {"views": fit_views}}},
@@ -116,11 +111,11 @@ def asked_with(current: StoreDescription, request: EncodingRequest, names: Seque
     Args:
         request: see `growth_request`.
     """
-    known, plain = asked_of(current), one(current.spec.encoding.name)
+    known, plain = asked_encodings(current), one(current.spec.encoding.name)
     if known is None and all(request.spelled[name] == plain for name in names):
         return None
-    added = {name: "by budget" if (s := request.spelled[name]) is None else s.text for name in names}
-    if not isinstance(known, dict):
+    added = {name: BY_BUDGET if (s := request.spelled[name]) is None else s.text for name in names}
+    if known is None:
         known = {target.name: current.spec.encoding_of(target).text for target in current.spec.targets}
         known |= {"views": request.views}
     facts: dict[str, Json] = {"views": request.views} if _looks(request, names) else {}

@@ -23,6 +23,7 @@ from ..corpora.images import BadImage
 from ..measures.stored import Stored
 from ..models.softmax import probabilities
 from ..pairs.beside import teachers_beside
+from ..pairs.store import read_generations
 from ..pairs.target_rows import TargetRows
 from ..reports.inspect_sample import find_row
 from ..samples.thumbnails import Thumbnails, webp
@@ -43,6 +44,7 @@ def open_store(
     store: str | os.PathLike[str],
     *,
     shards: str | os.PathLike[str] | None = None,
+    generation: str | None = None,
     cache_bytes: int = CACHE_BYTES,
 ) -> TargetStore:
     """Open a target store for reading. `from teachonce import open_store`; needs neither torch nor the teacher.
@@ -53,15 +55,17 @@ def open_store(
         store: the folder that `teachonce cache` wrote.
         shards: the folder of its shards, for paths, labels and pictures; None takes the one that the store recorded, if it is
             still right.
+        generation: the name of an older one of a store that grew, such as "1" for what was there at first; None for the current one.
         cache_bytes: so many bytes of decoded blocks stay in memory. Rows are read by whole shards, so that of the rows that
             lie together each one but the first costs nothing.
 
     Raises:
-        InputError: no store there, or no shards in the folder that was given.
+        InputError: no store or no such generation there, or no shards in the folder that was given.
         MismatchError: a store of a later version; the given shards are another corpus's.
         DamagedError: its description or its class vectors changed since they were written.
     """
-    return TargetStore(Stored.open(os.fspath(store), None if shards is None else os.fspath(shards)), cache_bytes)
+    stored = Stored.open(os.fspath(store), None if shards is None else os.fspath(shards), generation)
+    return TargetStore(stored, cache_bytes)
 
 
 class TargetStore:
@@ -106,6 +110,16 @@ class TargetStore:
     def location(self) -> Location:
         """Where it is."""
         return self._stored.location
+
+    @property
+    def generation(self) -> str:
+        """The name of the generation that is open."""
+        return self._stored.description.generation
+
+    @property
+    def generations(self) -> tuple[str, ...]:
+        """Names of all generations of the store, the first one first; the last one is current."""
+        return tuple(read_generations(self.location).finished)
 
     @property
     def num_views(self) -> int:

@@ -6,8 +6,11 @@ import re
 
 from ...pipeline.contents import Kind, is_target_store, kind_of
 from ...pipeline.storage import Location
-from ...storage_schemas.errors import InputError
+from ...storage_schemas.errors import InputError, MismatchError
+from ...storage_schemas.store_description import ATTRIBUTE
 from ...storage_schemas.target_store import open_root
+from ..corpora.shards import ShardSet
+from .store import open_store, read_description
 
 #: The group, within a store, of the stores beside it.
 TEACHERS = "teachers"
@@ -48,6 +51,30 @@ def place_beside(store: Location | str, name: str, *, write: bool = True) -> Loc
     if write:
         open_root(location.zarr_store(), mode="a", where=location).require_group(TEACHERS)
     return location / TEACHERS / name
+
+
+def refuse_other_corpus_beside(store: Location, shards: ShardSet) -> None:
+    """Refuse other shards than those of the first teacher's store, where this is the place of one beside it.
+
+    Raises:
+        MismatchError: the first store has rows of other samples.
+    """
+    folder, first, *_ = [*store.parents, store, store]
+    if folder.name != TEACHERS or not is_target_store(first):
+        return
+    root = open_store(first)
+    if ATTRIBUTE not in root.attrs:
+        return  # nothing but class vectors so far
+    description = read_description(root, first)
+    if shards.as_of(description.corpus_id) is None:
+        raise MismatchError(
+            "these are not the shards of the store that this teacher's is to lie beside",
+            code="beside-other-corpus",
+            where=f"{first}: field 'corpus_id'",
+            expected=f"{description.corpus_id} (that store, made of {description.shards})",
+            found=f"{shards.corpus.corpus_id} ({shards.location})",
+            hint="give the shards that it was made of; or leave out --beside, and choose another --out",
+        )
 
 
 def teachers_beside(store: Location) -> dict[str, Location]:

@@ -14,6 +14,7 @@ from ...storage_schemas.target_store import create_arrays, open_root
 from ..encodings.request import DEFAULT
 from ..pairs.store import read_description
 from .class_list import ClassList, copy_classes
+from .lost import lost_before
 from .new_encodings import NewEncodings
 from .source import LOGITS, Source, shard_units
 from .taking import Taken
@@ -111,7 +112,11 @@ def describe(taken: Taken, encodings: NewEncodings) -> StoreDescription:
         views=views.to_json(),
         growth=None,
         measured=dict(encodings.measured) or None,
-        recoded={"from": source.store.address, **taken.origin.to_json()},
+        recoded={
+            "from": source.store.address,
+            **taken.origin.to_json(),
+            "lost": lost_before(old, source, encodings.of),
+        },
     )
 
 

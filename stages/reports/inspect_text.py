@@ -136,6 +136,8 @@ def _encoded(target: str, facts: dict[str, Any]) -> str:
     if "bytes_per_view" in facts:
         text += f", {facts['bytes_per_view']:g} bytes a view"
     for name, of in (("kl", "KL divergence"), ("cosine_distance", "distance")):
+        if of == "distance" and target == "logits":
+            continue  # their divergence says it better
         spread = facts.get(name, {}).get("1") if name == "kl" else facts.get(name)
         if spread:
             text += f", {of} {spread['mean']:g} on average, {spread['p99']:g} at p99, {spread['max']:g} at most"

@@ -9,8 +9,10 @@ from typing import Any
 from ...pipeline.ledger import Ledger
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Fingerprint
+from ...storage_schemas.generations import asked_encodings
 from ...storage_schemas.samples import shard_name
-from ...storage_schemas.store_description import StoreSpec
+from ...storage_schemas.store_description import StoreDescription
+from ..encodings.request import BY_BUDGET
 from ..models.compute import Compute
 from ..models.preprocess import Preprocess
 from ..models.teacher_config import TeacherConfig
@@ -52,13 +54,20 @@ class CacheAgain:
 
     Attributes:
         views: None for the teacher's own centre crop.
+        encoding: of the targets that one was named for; None where there is none.
+        max_kl, max_bytes: the budget that chose the others; the store has what came of it.
+        fit_views: that encodings were fitted to; None for any number.
     """
 
     config: TeacherConfig
     views: ViewSpec | None
     interpolation: str | None
     targets: str
-    encoding: str
+    encoding: str | None
+    max_kl: float | None
+    max_bytes: float | None
+    fit_views: int | None
+    chunk_views: int | None
     batch_size: int | None
     compute: Compute
 
@@ -92,7 +101,8 @@ def cache_again(whole: Whole, config: TeacherConfig) -> CacheAgain:
         views=whole.views if whole.views.is_random else None,
         interpolation=whole.views.interpolation if whole.views.is_random else None,
         targets=",".join(target.name for target in description.spec.targets),
-        encoding=_encoding(description.spec),
+        **_encodings(description),
+        chunk_views=description.spec.chunk_views,
         batch_size=said.get("batch_size"),
         compute=Compute(
             device=str(said.get("device", "cpu")),
@@ -157,8 +167,15 @@ def set_aside(ledger: Ledger, shards: Sequence[int]) -> list[str]:
     return kept
 
 
-def _encoding(spec: StoreSpec) -> str:
-    """The encodings of a store, as `--encoding` takes them."""
-    if all(target.encoding is None for target in spec.targets):
-        return spec.encoding.name
-    return ",".join(f"{target.name}={spec.encoding_of(target).text}" for target in spec.targets)
+def _encodings(description: StoreDescription) -> dict[str, Any]:
+    """What was asked of the encodings of a store, as `cache` takes it."""
+    asked = asked_encodings(description)
+    if asked is None:
+        return {"encoding": description.spec.encoding.name, "max_kl": None, "max_bytes": None, "fit_views": None}
+    named = {target.name: asked.get(target.name) for target in description.spec.targets}
+    return {
+        "encoding": ",".join(f"{name}={text}" for name, text in named.items() if text != BY_BUDGET) or None,
+        "max_kl": asked.get("max_kl"),
+        "max_bytes": asked.get("max_bytes"),
+        "fit_views": asked.get("views"),
+    }

@@ -36,7 +36,7 @@ from .chunks import ChunkCheck, ChunksRead
 from .finding import Finding
 from .receipts import checked_receipt, checked_store_receipt, other_files
 from .rows import RowsCheck, unusable_rows_error, views_error
-from .stored_loss import is_exact, is_fine
+from .stored_loss import is_exact, is_fine, is_plain
 from .tars import TarCheck
 from .values import ValuesSeen
 from .vouched_file import VouchedFile
@@ -350,7 +350,7 @@ class ShardCheck:
                 continue
             with self._held.holding(held):
                 stored = read_stored_views(self._root, spec, shard, target.name, range(spec.num_views), part)
-            if part_digest is not None or not is_fine(spec, target.name):
+            if part_digest is not None or not is_plain(spec, target.name):
                 values = decode_views(spec, target.name, stored)
                 seen.add(values, valid_N[part], start)
                 if part_digest is not None:
@@ -359,12 +359,15 @@ class ShardCheck:
                 numbers = stored.pop(target.name)
                 seen.add(numbers, valid_N[part], start, beside=next(iter(stored.values()), None))
         if valid_N is not None and is_whole:
-            yield from seen.errors(where, self._mend, alike_means_something=is_fine(spec, target.name))
+            yield from seen.errors(where, self._mend, alike_means_something=self._is_fine(target.name))
             yield from self._repeated(shard, target.name, seen, where)
+
+    def _is_fine(self, name: str) -> bool:
+        return is_fine(self.whole.description, name)
 
     def _repeated(self, shard: int, name: str, seen: ValuesSeen, where: str) -> Iterator[TeachonceError]:
         """Rows with the same values, whose views do not look the same. (Images of one colour, and copies, may well be alike.)"""
-        if not is_fine(self.whole.description.spec, name) or len(seen.by_digest) == 1:
+        if not self._is_fine(name) or len(seen.by_digest) == 1:
             return
         for rows in seen.repeated[:_GROUPS]:
             pair = [seen.first_row + row for row in rows[:2]]

@@ -22,7 +22,7 @@ from .explain import Explained, explain
 from .finding import Finding
 from .rerun import Rerun, Values
 from .sampled_rows import RowSampler, SampledRows
-from .stored_loss import is_relative, stored_and_read
+from .stored_loss import LostBefore, is_relative, lost_before, stored_and_read
 from .tolerance import Tolerance, rounding_share, tolerances
 from .value_causes import Evidence
 from .whole import Findings, Whole, repair_command
@@ -106,8 +106,6 @@ class TeacherCheck:
         recorded = self._whole.description.fingerprint.get("compute")
         recorded = recorded if isinstance(recorded, dict) else {}
         is_bf16 = "fp32" not in (recorded.get("precision", "fp32"),) or rerun.compute.precision != "fp32"
-        # What the store that it was recoded from had lost is not known: as much as bf16 may be.
-        is_bf16 = is_bf16 or self._whole.description.recoded is not None
         is_gpu = "cuda" in (recorded.get("device"), rerun.compute.device)
         other = replace(rerun.compute, precision="bf16" if rerun.compute.precision == "fp32" else "fp32")
         given, rough = self._comparable(given, sample), self._comparable(rerun.values(pixels, names, other), sample)
@@ -119,11 +117,15 @@ class TeacherCheck:
             else apart(name, values, self._stored(name, values, sample))
             for name, values in given.items()
         }
+        known = {name: lost_before(self._whole.description, name) for name in rounding}
+        # What the store that it was recoded from had lost may not be known: as much as bf16 may be.
+        share = {name: rounding_share(bf16=is_bf16 or lost is None, gpu=is_gpu) for name, lost in known.items()}
+        before = {name: lost or LostBefore() for name, lost in known.items()}
         return Evidence(
             sample=sample,
             given=given,
-            allowed=tolerances(rounding, loss, rounding_share(bf16=is_bf16, gpu=is_gpu)),
-            in_bf16=tolerances(rounding, loss, 1.0),
+            allowed=tolerances(rounding, loss, before, share),
+            in_bf16=tolerances(rounding, loss, before, dict.fromkeys(rounding, 1.0)),
             sampler=self._sampler,
             num_shards=self._whole.description.spec.num_shards,
         )

@@ -7,12 +7,14 @@ in both, and what lies between is the measure. docs/verify.md has the table that
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from .differences import Apart
+from .stored_loss import LostBefore
 
 #: How many times what lies between bf16 and fp32, for the median and for any single row. Errors of two machines add up: twice.
 _MEDIAN, _SINGLE = 4.0, 8.0
@@ -29,12 +31,14 @@ SCALE = 0.03
 
 @dataclass(frozen=True, kw_only=True)
 class Tolerance:
-    """For one target: what 1 - cosine, and KL for logits, may be: the median, and of any view."""
+    """For one target: what 1 - cosine, and KL for logits, may be: the median, and of any view; and by what share the median length may
+    differ."""
 
     cosine: float
     cosine_single: float
     kl: float
     kl_single: float
+    scale: float = SCALE
 
     def allows(self, found: Apart) -> bool:
         """Whether rounding explains it."""
@@ -42,7 +46,7 @@ class Tolerance:
 
     def allows_median(self, found: Apart) -> bool:
         """Whether it does for most views."""
-        if float(np.median(found.cosine_M)) > self.cosine or abs(float(np.median(found.scale_M)) - 1) > SCALE:
+        if float(np.median(found.cosine_M)) > self.cosine or abs(float(np.median(found.scale_M)) - 1) > self.scale:
             return False
         return found.kl_M is None or float(np.median(found.kl_M)) <= self.kl
 
@@ -61,25 +65,37 @@ def rounding_share(*, bf16: bool, gpu: bool) -> float:
     return 1.0 if bf16 else _TF32 if gpu else 0.0
 
 
-def tolerances(rounding: Mapping[str, Apart], stored_loss: Mapping[str, Apart], share: float) -> dict[str, Tolerance]:
+def tolerances(
+    rounding: Mapping[str, Apart],
+    stored_loss: Mapping[str, Apart],
+    before: Mapping[str, LostBefore],
+    share: Mapping[str, float],
+) -> dict[str, Tolerance]:
     """For each target.
 
     Args:
         rounding: between the teacher in bf16 and in fp32, on these views; of no matter where `share` is 0.
         stored_loss: between its values and what is left of them once they are stored and read.
+        before: what the values had lost before they came into the store.
         share: see `rounding_share`.
     """
-    return {name: _tolerance(rounding[name], stored_loss[name], share) for name in rounding}
+    return {name: _tolerance(rounding[name], stored_loss[name], before[name], share[name]) for name in rounding}
 
 
-def _tolerance(rounding: Apart, loss: Apart, share: float) -> Tolerance:
+def _tolerance(rounding: Apart, loss: Apart, before: LostBefore, share: float) -> Tolerance:
 
-    def of(rounding_M: np.ndarray, loss_M: np.ndarray) -> tuple[float, float]:
-        median = _LEAST + _MEDIAN * (share * float(np.median(rounding_M)) + float(np.median(loss_M)))
-        single = max(4 * median, _SINGLE * (share * float(rounding_M.max()) + float(loss_M.max())))
+    def of(rounding_M: np.ndarray, loss_M: np.ndarray, mean: float, largest: float) -> tuple[float, float]:
+        median = _LEAST + _MEDIAN * (share * float(np.median(rounding_M)) + float(np.median(loss_M)) + mean)
+        single = max(4 * median, _SINGLE * (share * float(rounding_M.max()) + float(loss_M.max()) + largest))
         return median, single
 
-    cosine, cosine_single = of(rounding.cosine_M, loss.cosine_M)
+    cosine, cosine_single = of(rounding.cosine_M, loss.cosine_M, before.cosine, before.cosine_max)
     zero = np.zeros(1)
-    kl, kl_single = of(zero if rounding.kl_M is None else rounding.kl_M, zero if loss.kl_M is None else loss.kl_M)
-    return Tolerance(cosine=cosine, cosine_single=cosine_single, kl=kl, kl_single=kl_single)
+    kl, kl_single = of(
+        zero if rounding.kl_M is None else rounding.kl_M,
+        zero if loss.kl_M is None else loss.kl_M,
+        before.kl,
+        before.kl_max,
+    )
+    scale = SCALE + math.sqrt(2 * before.cosine)  # lengths differ by as much as directions, where that is by rounding
+    return Tolerance(cosine=cosine, cosine_single=cosine_single, kl=kl, kl_single=kl_single, scale=scale)

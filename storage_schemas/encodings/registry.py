@@ -33,6 +33,14 @@ def unfitted(spelled: Spelled) -> Encoding:
 _WHOLE = {"levels"}
 
 
+class OtherTableError(Exception):
+    """A table is not the one that an encoding was made with: the digests of both."""
+
+    def __init__(self, expected: str, found: str) -> None:
+        super().__init__(f"expected {expected}, found {found}")
+        self.expected, self.found = expected, found
+
+
 def encoding_from_json(found: Any, table_of: TableOf) -> Encoding:
     """What `Encoding.to_json` gave.
 
@@ -40,7 +48,8 @@ def encoding_from_json(found: Any, table_of: TableOf) -> Encoding:
         table_of: reads the target's table, where the encoding has one.
 
     Raises:
-        ValueError: something else, an encoding of a later version, or another table than it was made with.
+        ValueError: something else, or an encoding of a later version.
+        OtherTableError: the table changed since.
     """
     if isinstance(found, str):
         if found not in ENCODINGS:
@@ -77,5 +86,5 @@ class _PcaFields(_Fitted):
 
 def _checked(table: Table, digest: str) -> Table:
     if table.digest != digest:
-        raise ValueError(f"a table of digest {table.digest}, not {digest}")
+        raise OtherTableError(digest, table.digest)
     return table

@@ -10,17 +10,22 @@ import pytest
 import teachonce
 import xarray
 import zarr
+from click.testing import CliRunner
+from teachonce.cli import main
 from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.runner import run_stage
 from teachonce.pipeline.storage import Location
 from teachonce.stages.cache import plan_cache
+from teachonce.stages.corpora.shards import ShardSet
 from teachonce.stages.models.compute import Compute
 from teachonce.stages.pairs.beside import place_beside, teachers_beside
 from teachonce.stages.pairs.stream import TargetStream
 from teachonce.stages.settings.cache import CacheSettings
+from teachonce.stages.settings.shard import ShardSettings
+from teachonce.stages.shard import plan_shard
 from teachonce.stages.status import folder_status
 from teachonce.stages.teachers import TeacherConfig
-from teachonce.storage_schemas.errors import InputError
+from teachonce.storage_schemas.errors import InputError, MismatchError
 
 FP32 = Compute(device="cpu", precision="fp32", threads=1)
 SECOND = TeacherConfig(model="timm:test_vit", pretrained="random")
@@ -89,3 +94,41 @@ def test_there_must_be_a_first_store(tmp_path):
     assert str(caught.value).startswith(
         f"there is no store that another teacher's could lie beside: {tmp_path / 's.zarr'}: expected a target store, found nothing"
     )
+
+
+def test_shards_of_another_corpus_are_refused(picture_shards, pictures, tiny_clip_teacher, tmp_path):
+    first = cache(picture_shards, TeacherConfig(model=f"local-dir:{tiny_clip_teacher}"), tmp_path / "s.zarr")
+    settings = ShardSettings(shard_size=13, name="others", order="source")
+    stage = plan_shard([str(pictures)], out=str(tmp_path / "others"), settings=settings)
+    run_stage(stage, stage.out, SerialExecutor(), progress=False)
+    others = ShardSet.open(str(tmp_path / "others"))
+    place = place_beside(first, "vit")
+    with pytest.raises(MismatchError) as caught:
+        cache(others, SECOND, place)
+    expected, found = picture_shards.corpus.corpus_id, others.corpus.corpus_id
+    assert caught.value.code == "beside-other-corpus"
+    assert str(caught.value).startswith(
+        f"these are not the shards of the store that this teacher's is to lie beside: {first}: field 'corpus_id': expected {expected} "
+        f"(that store, made of {picture_shards.location}), found {found} ({others.location}). Next: "
+    )
+    assert not (tmp_path / "s.zarr/teachers/vit/zarr.json").exists()
+
+
+def test_both_stores_are_read_and_class_vectors_come_beside_too(picture_shards, tiny_clip_teacher, tmp_path):
+    model = f"local-dir:{tiny_clip_teacher}"
+    store, classes = tmp_path / "s.zarr", tmp_path / "classes.txt"
+    classes.write_text("red fox\nBlue_Jay\nhouse-cat\n")
+
+    def run(*words: object) -> None:
+        done = CliRunner().invoke(main, [str(word) for word in (*words, "--out", store, "--executor", "serial")])
+        assert done.exit_code == 0, done.output
+
+    cached = ("cache", picture_shards.location, "--threads", 1)
+    run(*cached, "--teacher", "timm:test_vit", "--teacher-pretrained", "random", "--targets", "embedding")
+    run("vectors", "--teacher", model, "--classes", classes, "--beside", "clip")
+    run(*cached, "--teacher", model, "--targets", "both", "--views", 2, "--beside", "clip")
+    with teachonce.open_store(str(store)) as first, teachonce.open_store(first.teachers["clip"]) as second:
+        assert (first.num_views, second.num_views) == (1, 2)
+        assert (tuple(first.class_names), second.class_names) == ((), ("red fox", "Blue_Jay", "house-cat"))
+        assert (first.keys() == second.keys()).all()
+        assert second.logits(0, view=None).shape == (2, 3)

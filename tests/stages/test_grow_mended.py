@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import open_clip
 import pytest
+import teachonce
 import torch
+from click.testing import CliRunner
 from PIL import Image
+from teachonce.cli import main
 from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.runner import run_stage
 from teachonce.pipeline.storage import Location
@@ -27,6 +31,7 @@ from teachonce.stages.settings.retry_failed import RetrySettings
 from teachonce.stages.settings.shard import ShardSettings
 from teachonce.stages.settings.store_teacher import StoreTeacherSettings
 from teachonce.stages.shard import plan_shard
+from teachonce.stages.status import folder_status, status_text
 from teachonce.stages.teachers import TeacherConfig
 from teachonce.stages.teachers.open_clip import OpenClipTeacher
 from teachonce.stages.views.spec import ViewSpec
@@ -233,3 +238,45 @@ def test_a_store_that_does_not_say_where_its_teacher_is(folder, tmp_path, teache
     with pytest.raises(InputError) as caught:
         store_teacher(store, StoreTeacherSettings())
     assert "add --teacher-model local-dir:FOLDER" in str(caught.value)
+
+
+def test_every_generation_is_told_of_and_opened(pictures, folder, tmp_path, teacher):
+    shards = shard(folder, tmp_path / "out")
+    store = cache(shards, teacher, tmp_path / "s.zarr", 4)
+    now = mend(pictures, folder, tmp_path / "out", CUT)
+    assert fill(now, store, teacher) == ["generation 2: 1 mended image"]
+    (first, second) = folder_status(store)["stages"]
+    assert first["generation"] == {"name": "1", "added": "", "state": "finished", "current": False}
+    assert second["generation"] == {
+        "name": "2",
+        "added": "images that were mended, in 1 shard",
+        "state": "finished",
+        "current": True,
+    }
+    # What was mended since is no failed image any more, and the other one is told of once.
+    assert [bad["path"] for stage in (first, second) for kind in stage["unusable"] for bad in kind["images"]] == [EMPTY]
+    for step in plan_growth(str(now.location), teacher, **arguments(store, 8)):
+        with pytest.raises(KeyboardInterrupt):
+            run_stage(step.stage, step.store, Dying(), progress=False)
+        break
+    facts = folder_status(store)
+    third = facts["stages"][2]["generation"]
+    assert third == {"name": "3", "added": "4 to 8 views", "state": "not finished", "current": False}
+    text = " ".join(status_text(facts).split())
+    assert "generation 1: what the store began with; finished units" in text
+    assert "generation 2: images that were mended, in 1 shard; finished, what readers get units" in text
+    assert "generation 3: 4 to 8 views; not finished units" in text
+    assert "Next: run the same `teachonce cache --grow` command again" in text
+    row = row_of(now, CUT)
+    opened = {name: teachonce.open_store(str(store), generation=name) for name in ("1", "2")}
+    assert [bool(one.valid(row)) for one in opened.values()] == [False, True]
+    assert [one.generation for one in opened.values()] == ["1", "2"]
+    assert opened["1"].generations == ("1", "2")
+    assert teachonce.open_store(str(store)).generation == "2"
+    with pytest.raises(InputError) as caught:
+        teachonce.open_store(str(store), generation="3")
+    assert caught.value.code == "generation-missing"
+    for name, valid in (("1", 46), ("2", 47)):
+        done = CliRunner().invoke(main, ["inspect", str(store), "--json", "--generation", name])
+        assert done.exit_code == 0, done.output
+        assert json.loads(done.stdout)["coverage"]["valid"] == valid

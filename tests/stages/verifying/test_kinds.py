@@ -7,13 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import zarr
 from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.runner import run_stage
 from teachonce.stages.recode import plan_recode
 from teachonce.stages.settings.recode import RecodeSettings
 from teachonce.stages.settings.verify import VerifyTeacherSettings
 from teachonce.storage_schemas.encodings import ENCODINGS
+from teachonce.storage_schemas.json_file import seal, unseal
+from teachonce.storage_schemas.store_description import StoreDescription
 
 Make = Callable[[Any, Path, Any, Any], Path]
 
@@ -35,6 +39,13 @@ def recoded(*, of: dict[str, Any], **settings: Any) -> Make:
     return make
 
 
+def twice(shards: Any, out: Path, teacher: Any, plant: Any) -> Path:
+    first = recoded(of={"encoding": "fp16"}, encoding="int8")(shards, out.with_name("between.zarr"), teacher, plant)
+    stage = plan_recode(str(first), out=str(out), settings=RecodeSettings(encoding="fp32"))
+    run_stage(stage, stage.out, SerialExecutor(), progress=False)
+    return out
+
+
 KINDS: dict[str, Make] = {
     **{name: cached(encoding=name) for name in ENCODINGS},
     "int8": cached(encoding="int8"),
@@ -48,6 +59,10 @@ KINDS: dict[str, Make] = {
     "one view": recoded(of={}, views="1,"),
     "some samples": recoded(of={}, label=("red fox",)),
     "one target": recoded(of={"encoding": "fp16"}, targets="embedding"),
+    "recoded twice": twice,
+    "recoded pca": recoded(of={"encoding": "logits=pca:0.5,embedding=fp16"}, encoding="fp32"),
+    "recoded pq": recoded(of={"encoding": "logits=fp16,embedding=pq:4"}, encoding="int8"),
+    "recoded to draws": recoded(of={"encoding": "fp16"}, encoding="logits=sampled:20"),
     "logits of embeddings": recoded(of={"targets": "embedding"}, targets="embedding,logits"),
 }
 
@@ -108,3 +123,39 @@ def test_a_damaged_table_of_an_encoding_is_found(picture_shards, plant, teacher,
         assert (found.shard, found.verdict.word) == (None, "damaged")
         table.write_bytes(data)
     assert pair.codes() == []
+
+
+@pytest.mark.parametrize("encoding", ["logits=pca:0.5", "logits=fp32,embedding=pq:4"])
+def test_a_table_of_another_fit_is_found_by_its_own_cause(picture_shards, plant, teacher, tmp_path, encoding):
+    pair = plant.Pair(
+        Path(picture_shards.location.path),
+        plant.make_store(picture_shards, tmp_path / "s.zarr", teacher, encoding=encoding, targets="both"),
+    )
+    name, target = ("basis", "logits") if "pca" in encoding else ("codebook", "embedding")
+    array: Any = zarr.open_array(str(pair.store / f"encoding_{target}_{name}"), mode="r+")
+    array[...] = np.asarray(array[...]) * 1.5
+    (found,) = pair.findings()
+    assert (found.code, found.shard, found.verdict.word) == ("encoding-table-changed", None, "damaged")
+    assert str(found.error).startswith(
+        f"what the encoding of the {target} was fitted to is not what the rows were stored with: {pair.store}: encoding_{target}_…: "
+        "expected digest "
+    )
+
+
+def test_what_values_lost_before_they_were_recoded_is_known(picture_shards, plant, teacher, tmp_path):
+    """What is less than the rounding of bf16 is found in a recoded store too, if that lost less."""
+    store = recoded(of={"encoding": "fp16"}, encoding="fp32")(picture_shards, tmp_path / "s.zarr", teacher, plant)
+    pair = plant.Pair(Path(picture_shards.location.path), store)
+    again = VerifyTeacherSettings(rows=12, model=teacher.model)
+    noise = np.random.default_rng(0).normal(0, 7e-4, (13, 2, 16)).astype(np.float32)
+    root = zarr.open_group(str(store), mode="r+")
+    spec = StoreDescription.read(root, store).spec
+    assert spec.target("embedding").shape == noise.shape[2:]
+    pair.rewrite(1, plant.changed("embedding", lambda values: values + noise))
+    assert [each.shard for each in pair.findings(full=True, teacher=again)] == [1]
+    recorded: Any = root.attrs["cache"]
+    description: Any = unseal(recorded, where=store, hint="")
+    lost = description["recoded"].pop("lost")
+    assert lost["embedding"] == {"cosine_distance": {"mean": 1.19e-07, "max": 1.19e-07}}
+    root.attrs["cache"] = seal(description)  # as a store that an earlier version recoded
+    assert pair.codes(full=True, teacher=again) == []

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from teachonce.cli import main
+from teachonce.stages import cache
 
 
 def repair(pair, teacher, *words: str):
@@ -110,4 +111,24 @@ def test_stores_of_all_kinds_can_be_repaired(picture_shards, plant, teacher, tmp
     before = chunks(store)
     pair.chunk("embedding", 0).write_bytes(b"")
     assert repair(pair, teacher).exit_code == 0
+    assert {name: data for name, data in chunks(store).items() if not name.endswith(".old")} == before
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"encoding": None, "max_kl": 0.05, "fit_views": 20},
+        {"encoding": "embedding=int8", "max_bytes": 120.0},
+        {"encoding": "logits=pca:0.5,embedding=pq:4", "fit_views": 30},
+        {"encoding": "fp16", "chunk_views": 1},
+    ],
+)
+def test_what_was_fitted_or_chosen_is_used_again(picture_shards, plant, teacher, tmp_path, monkeypatch, settings):
+    store = plant.make_store(picture_shards, tmp_path / "s.zarr", teacher, **settings)
+    pair = plant.Pair(picture_shards.location.path, store)
+    before = chunks(store)
+    pair.chunk("embedding", 0).write_bytes(b"")
+    monkeypatch.setattr(cache, "choose_encodings", None)  # it would fit them anew
+    result = repair(pair, teacher)
+    assert result.exit_code == 0, result.output
     assert {name: data for name, data in chunks(store).items() if not name.endswith(".old")} == before
