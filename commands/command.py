@@ -20,7 +20,8 @@ _HOME = re.compile(r"^((?:[^~/]*[=:]|[^~]*coop:[^=~]*=)?)~(?=/|$)")
 #: The first section of `--help`, what most people need; and the last ones. What belongs to one command stands between.
 COMMON = "Options"
 WHERE = "Where units of work run"
-LAST = (PREPROCESSING, COMPUTING, WHERE)
+FILES = "Where files lie"
+LAST = (PREPROCESSING, COMPUTING, WHERE, FILES)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -45,10 +46,24 @@ option = functools.partial(click.option, cls=Option)
 
 
 class Subcommand(click.Command):
-    """A command whose options stand in sections, the common ones first.
+    """A command whose options stand in sections, the common ones first. All have those of where files lie.
 
     Its arguments may begin with `~` where a shell leaves it: in `--out=~/x`, `NAME=~/x`, run files.
     """
+
+    def __init__(self, *arguments: Any, **attributes: Any) -> None:
+        super().__init__(*arguments, **attributes)
+        self.params.append(
+            Option(
+                ["--endpoint"],
+                metavar="URL",
+                expose_value=False,
+                callback=_use_endpoint,
+                section=FILES,
+                shown="AWS_ENDPOINT_URL",
+                help="Server of s3:// URLs that is not AWS, such as http://127.0.0.1:9000.",
+            )
+        )
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, [expand_homes(word) for word in args])
@@ -66,6 +81,13 @@ class Subcommand(click.Command):
         for section, records in self.sections(ctx).items():
             with formatter.section(section):
                 formatter.write_dl(records)
+
+
+def _use_endpoint(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        from ..pipeline.storage import s3_endpoint
+
+        ctx.with_resource(s3_endpoint(value))
 
 
 #: `click.command` for commands of this program.

@@ -2,9 +2,8 @@
 
 The lock is `OUT/ledger/driver.json`, held by the kernel (flock) for as long as its process lives, and removed by it. A
 process that was killed holds nothing: the next one takes the file over, whatever is in it. On NFS the server does the
-same for a client that went away, once its lease has run out (90 seconds on Linux). Of places that cannot lock,
-this is said, and two commands are kept apart only by their plans. A place with put-if-absent in place of locks will need
-the holder to renew what it wrote.
+same for a client that went away, once its lease has run out (90 seconds on Linux). In a bucket the holder renews a lease
+(`places/bucket_lease.py`). Of places that cannot lock, this is said, and two commands are kept apart only by their plans.
 """
 
 from __future__ import annotations
@@ -88,7 +87,7 @@ def only_driver(out: Location, command: str) -> Iterator[None]:
         held = lock.hold(Driver.here(command).to_bytes())
     except NoLocksError:
         print(
-            f"{out}: this file system has no locks: see to it that no other command writes there",
+            f"{out}: {_no_locks(out)}: see to it that no other command writes there",
             file=sys.stderr,
         )
         yield
@@ -99,7 +98,7 @@ def only_driver(out: Location, command: str) -> Iterator[None]:
             code="output-busy",
             where=out,
             expected="one at a time",
-            found=Driver.from_bytes(lock.read_bytes()),
+            found=_holder(lock) or Driver.from_bytes(b""),
             hint=f"wait for it: teachonce status {typed(out)}",
         )
     _held.add(key)
@@ -110,6 +109,14 @@ def only_driver(out: Location, command: str) -> Iterator[None]:
         held.release()
 
 
+def _no_locks(out: Location) -> str:
+    return (
+        "this file system has no locks"
+        if out.local_path()
+        else "this object store has no conditional writes, so no locks"
+    )
+
+
 def _may_be_ours(out: Location) -> bool:
     """A folder with other things in it, or a file, is refused later, by a stage that knows what must be there."""
     return not out.exists() or (out.is_dir() and ((out / LEDGER).exists() or not foreign_names(out)))
@@ -118,9 +125,12 @@ def _may_be_ours(out: Location) -> bool:
 def driver_of(out: Location) -> Driver | None:
     """The process that is writing to an output now; None if there is none."""
     lock = out / LEDGER / DRIVER
-    if not lock.is_held():
-        return None
+    return _holder(lock) if lock.is_held() else None
+
+
+def _holder(lock: Location) -> Driver | None:
+    """Who has written a lock; None where it has just finished, or has not said who it is yet."""
     try:
         return Driver.from_bytes(lock.read_bytes())
     except FileNotFoundError:
-        return None  # it has just finished
+        return None

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 from ..storage_schemas.errors import InputError
 from ..storage_schemas.near_names import near_names
 from ..storage_schemas.plain_text import typed
+from .places.addresses import handed_on as handed_on
+from .places.addresses import s3_endpoint as s3_endpoint
 from .places.disk_errors import as_storage_error as as_storage_error
 from .places.local import LOCAL
 from .places.local import is_temporary as is_temporary
@@ -36,9 +38,11 @@ __all__ = [
     "RangeReader",
     "as_storage_error",
     "expand_home",
+    "handed_on",
     "is_temporary",
     "is_url",
     "missing_hint",
+    "s3_endpoint",
     "scratch_file",
     "scratch_folder",
 ]
@@ -119,7 +123,7 @@ class Location:
             open_place = opener(scheme)
             if open_place is None:
                 raise InputError(
-                    "only local folders can be used here",
+                    "only local folders and s3://, gs://, az:// and file:// can be used here",
                     code="place-not-local",
                     where=text,
                     hint="mount or copy it first",

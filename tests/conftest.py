@@ -7,6 +7,8 @@ import importlib.util
 import os
 import re
 import sys
+import urllib.request
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,3 +146,45 @@ def cluster() -> Cluster:
 def cluster_to_kill_in() -> Cluster:
     """A Ray for tests that kill its workers, which others would miss."""
     return start_cluster("kills")
+
+
+@dataclass(frozen=True)
+class ObjectStore:
+    """A server of the S3 kind on this machine.
+
+    Attributes:
+        endpoint: its address.
+    """
+
+    endpoint: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a program needs to use it."""
+        keys = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests-secret", "AWS_REGION": "us-east-1"}
+        return {**keys, "AWS_ENDPOINT_URL": self.endpoint}
+
+    def make_bucket(self) -> str:
+        """The name of a new one."""
+        name = f"tests-{uuid.uuid4().hex[:12]}"
+        request = urllib.request.Request(f"{self.endpoint}/{name}", method="PUT")
+        urllib.request.urlopen(request).close()
+        return name
+
+
+@pytest.fixture(scope="session")
+def object_store() -> ObjectStore:
+    """One S3 server for all tests."""
+    command = [sys.executable, HERE / "s3_server.py"]
+    folder = shared.share("s3", command, ready="Running on")
+    address = re.search(r"Running on (http://[\d.:]+)", (folder / "printed").read_text())
+    assert address is not None
+    return ObjectStore(address[1])
+
+
+@pytest.fixture
+def bucket(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of a new bucket, which this process and those that it starts may use."""
+    for name, value in object_store.environment.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{object_store.make_bucket()}"

@@ -20,6 +20,7 @@ from ...storage_schemas.errors import InputError, StorageError, TeachonceError
 from ..board import Board
 from ..ledger import Ledger
 from ..sockets import folder_for_sockets
+from ..storage import handed_on
 from ..types import Stage, Unit
 from ..worker import Outcome
 from .head import ClusterEnded, RayHead, is_reachable
@@ -79,7 +80,10 @@ def connect(address: str | None) -> None:
     if host.rpartition(":")[2].isdecimal() and not is_reachable(host, seconds=10):
         raise _no_cluster(address)  # at once; Ray itself would try for minutes
     try:
-        ray.init(address=address, logging_level="error", log_to_driver=False)
+        # Workers there have an environment of their own. An empty `runtime_env` would still cost each of them a moment.
+        variables = handed_on()
+        more: dict[str, Any] = {"runtime_env": {"env_vars": variables}} if variables else {}
+        ray.init(address=address, logging_level="error", log_to_driver=False, **more)
     except Exception as error:  # versions that differ are a RuntimeError, a token that is missing a ConnectionError
         if address == "auto":
             raise _no_cluster(address) from error

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
+from .addresses import open_bucket, open_file
 from .place import Place
 
 #: From what stands behind `SCHEME://` to the place, and the full name in it.
 Opener = Callable[[str], tuple[Place, str]]
 
 #: Known in every process.
-_OPENERS: dict[str, Opener] = {}
+_OPENERS: dict[str, Opener] = {
+    "file": open_file,
+    **{scheme: partial(open_bucket, scheme) for scheme in ("s3", "gs", "az")},
+}
 
 
 def opener(scheme: str) -> Opener | None:

@@ -151,6 +151,8 @@ def test_help_says_all_of_it_in_sections() -> None:
         "--cake-fan Whether it blows.",
         "Heat:",
         "--cake-heat [top|bottom] Where heat comes from. [default: top]",
+        "Where files lie:",
+        "--endpoint URL Server of s3:// URLs that is not AWS, such as http://127.0.0.1:9000. [default: AWS_ENDPOINT_URL]",
     ]
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert [line for line in lines if line and not line.startswith("Usage")] == wanted

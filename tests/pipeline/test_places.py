@@ -1,4 +1,4 @@
-"""The contract of a place (`pipeline/places/place.py`), held by the local one and the one in memory."""
+"""The contract of a place (`pipeline/places/place.py`), held by the local one, the one in memory, and a bucket of an S3 server."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ from teachonce.storage_schemas.errors import InputError, StorageError
 from zarr.abc.store import Store
 
 
-@pytest.fixture(params=["local", "memory"])
+@pytest.fixture(params=["local", "memory", "bucket"])
 def root(request, tmp_path) -> Location:
     """A folder that is empty, or not there yet."""
+    if request.param == "bucket":
+        return Location.of(request.getfixturevalue("bucket")) / "root"
     return Location.of(tmp_path / "root") if request.param == "local" else Location(MemoryPlace(), "root")
 
 

@@ -66,10 +66,10 @@ def test_pipe_and_urls_are_refused_as_folders(resolve):
         resolve("pipe:rm x")
     assert (error.value.code, str(error.value.where)) == ("pipe-refused", "pipe:rm x")
     with pytest.raises(InputError) as error:
-        resolve("s3://b/k")
+        resolve("hdfs://b/k")
     assert (error.value.code, str(error.value.where), str(error.value.hint)) == (
         "place-not-local",
-        "s3://b/k",
+        "hdfs://b/k",
         "mount or copy it first",
     )
 
