@@ -107,6 +107,9 @@ LESS_TEXT = {
 #: Commands, and first lines of Python, that are not run, and why. Commands of teachonce are parsed all the same.
 NOT_RUN = {
     ("README.md", "make"): "would run these tests",
+    ("docs/buckets.md", "pip install"): "downloads",
+    ("docs/buckets.md", "teachonce shard"): "needs a bucket: tests/stages/test_bucket_way.py",
+    ("docs/buckets.md", "export AWS_ENDPOINT_URL"): "needs a bucket: tests/stages/test_bucket_way.py",
     ("docs/clusters.md", "pip install"): "downloads",
     ("docs/clusters.md", "teachonce distill"): "needs a cluster with GPUs: tests/stages/training/test_ray_train.py",
     ("docs/demo.md", "teachonce demo"): "takes a minute: tests/demo",

@@ -123,7 +123,8 @@ def test_large_files_go_in_parts(root, monkeypatch):
 
 def test_a_first_writer_whose_answer_is_lost_is_still_the_first(root, monkeypatch):
     """The library sends it again, and is told that there is one: its own."""
-    put, lost = obstore.put, []
+    put = obstore.put
+    lost: list[str] = []
 
     def lose_the_answer(store, name, data, **options):
         if options.get("mode") == "create" and not lost:
