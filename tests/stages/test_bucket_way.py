@@ -1,0 +1,153 @@
+"""The whole way with every path an s3:// URL, in processes of their own: the same bytes as on the disk, however often it is killed."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from teachonce.pipeline.storage import Location
+
+pytestmark = pytest.mark.slow
+
+TEACHER = ("--teacher", "timm:test_resnet", "--teacher-pretrained", "random", "--threads", 1)
+STUDENT = ("--student", "timm:test_resnet", "--student-size", 32, "--recipe", "kd", "--batch-size", 4, "--threads", 1)
+SERIAL = ("--executor", "serial")
+ON_RAY = ("--executor", "ray", "--workers", 2)
+
+#: What no run repeats: seconds, and the moment of a line of the log.
+TIMES = ("/timings/", "/run/", "/tensorboard/")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    """Two classes of pictures, and a file that is none."""
+    folder = tmp_path_factory.mktemp("photos") / "photos"
+    rng = np.random.default_rng(0)
+    for index in range(36):
+        path = folder / ("red fox", "house-cat")[index % 2] / f"{index:02d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        small = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+        small.resize((60, 48), Image.Resampling.BICUBIC).save(path)
+    (folder / "red fox" / "bad.jpg").write_bytes(b"")
+    return folder
+
+
+def commands(photos: Path, root: str, where: tuple[object, ...]) -> dict[str, tuple[object, ...]]:
+    """The main way, step by step; `where` is the executor of those that take one."""
+    shards, store, student = (f"{root}/{name}" for name in ("shards", "store", "student"))
+    return {
+        "shard": ("shard", photos, "--shard-size", 4, *where, "--out", shards),
+        "vectors": ("vectors", *TEACHER, *SERIAL, "--out", store),
+        "cache": ("cache", shards, *TEACHER, "--views", 2, *where, "--out", store),
+        "distill": ("distill", shards, store, *STUDENT, "--epochs", 3, "--checkpoint-every", 5, "--out", student),
+    }
+
+
+@pytest.fixture(scope="module")
+def start(python) -> Callable[..., Any]:
+    """A command that runs. Ray's processes bring warnings along."""
+    return lambda *words: python.start("-W", "ignore", "-m", "teachonce", *words)
+
+
+@pytest.fixture(scope="module")
+def run(start) -> Callable[..., str]:
+    """A command to its end: what it printed."""
+
+    def one(*words: object) -> str:
+        process = start(*words)
+        assert process.wait() == 0, process.stderr
+        return str(process.stdout)
+
+    return one
+
+
+@pytest.fixture(scope="module")
+def on_disk(photos, run, tmp_path_factory) -> dict[str, bytes]:
+    root = tmp_path_factory.mktemp("disk") / "all"
+    for words in commands(photos, str(root), SERIAL).values():
+        run(*words)
+    return files(Location.of(root))
+
+
+def files(root: Location) -> dict[str, bytes]:
+    names = [name for name in root.entries(deep=True) if not any(part in f"/{name}" for part in TIMES)]
+    found = {name: (root / name).read_bytes() for name in sorted(names)}
+    # The root of the store says where the shards are, under a seal.
+    described = json.loads(found.pop("store/zarr.json"))
+    about = described["attributes"]["cache"]
+    assert about.pop("seal")
+    assert about.pop("shards") == (root / "shards").address
+    found["store/zarr.json"] = json.dumps(described).encode()
+    return found
+
+
+def same(found: dict[str, bytes], expected: dict[str, bytes]) -> None:
+    assert found.keys() == expected.keys()
+    assert [name for name, data in found.items() if data != expected[name]] == []
+
+
+@pytest.mark.parametrize(
+    "where", [pytest.param(SERIAL, id="serial"), pytest.param(ON_RAY, id="ray", marks=pytest.mark.ray)]
+)
+def test_the_main_way(where, photos, on_disk, run, bucket, tmp_path):
+    root = f"{bucket}/deep/all"
+    for words in commands(photos, root, where).values():
+        run(*words)
+    same(files(Location.of(root)), on_disk)
+    shards, store, student = (f"{root}/{name}" for name in ("shards", "store", "student"))
+    run("verify", shards, store, "--full", *SERIAL)
+    assert "red fox" in run("inspect", store)
+    assert '"state": "complete"' in run("status", root, "--json")
+    run("evaluate", student, shards, "--store", store)
+    # Nothing but what a command was told to write, and no lock that is left.
+    assert [name for name in Location.of(bucket).entries(deep=True) if not name.startswith("deep/all/")] == []
+    assert not any("driver" in name or "lease" in name for name in Location.of(bucket).entries(deep=True))
+
+
+@pytest.mark.parametrize("step", ["cache", "distill"])
+def test_killed_in_the_middle_and_resumed(step, photos, on_disk, run, start, bucket):
+    root = Location.of(bucket) / "all"
+    for name, words in commands(photos, root.address, SERIAL).items():
+        if name == step:
+            kills = 0
+            for goal in (1, 4):
+                process = start(*words)
+                while process.poll() is None and progress(root, step) < goal:
+                    time.sleep(0.01)
+                process.kill()
+                kills += process.wait() < 0
+            assert kills == 2
+        run(*words)
+    same(files(root), on_disk)
+
+
+def progress(root: Location, step: str) -> int:
+    """Shards that are cached; steps, by checkpoints, that were trained."""
+    if step == "cache":
+        return len((root / "store" / "ledger" / "cache" / "receipts").names())
+    saved = (root / "student" / "run" / "checkpoint.safetensors").changed_at()
+    return 0 if saved is None else 4
+
+
+def test_two_drivers_of_one_store(photos, on_disk, run, start, bucket):
+    root = Location.of(bucket) / "all"
+    words = commands(photos, root.address, SERIAL)
+    for name in ("shard", "vectors"):
+        run(*words[name])
+    first = start(*words["cache"])
+    while first.poll() is None and progress(root, "cache") < 1:
+        time.sleep(0.01)
+    second = start(*words["cache"])
+    assert second.wait() == 1
+    assert second.stderr.splitlines()[-1].startswith(
+        f"Error: another command is writing there: {root}/store: expected one at a time, found teachonce cache, process {first.pid} on "
+    )
+    assert first.wait() == 0, first.stderr
+    run(*words["distill"])
+    same(files(root), on_disk)
