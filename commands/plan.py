@@ -41,7 +41,7 @@ def show_plan(plan: CachePlan, as_json: bool) -> None:
 @click.argument("corpus", nargs=-1, metavar="[CORPUS]…")
 @options_of("teacher", OptionalTeacher, prefix="teacher", make=_teacher)
 @options_of("count", ViewCount)
-@options_of("settings", CacheSettings, only=("targets", "encoding", "batch_size"))
+@options_of("settings", CacheSettings, only=("targets", "encoding", "max_kl", "batch_size"))
 @options_of("shards", ShardSettings, only=("shard_size", "resize", "max_pixels", "max_bytes"))
 @json_option
 @options_of("planning", PlanSettings)

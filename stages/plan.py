@@ -16,7 +16,6 @@ from ..pipeline.settings import check
 from ..pipeline.storage import Location, scratch_folder
 from ..storage_schemas.class_vectors import ClassVectors, read_origin, write_class_vectors
 from ..storage_schemas.encodings import ENCODINGS
-from ..storage_schemas.encodings.floats import FloatEncoding
 from ..storage_schemas.errors import InputError
 from ..storage_schemas.manifest import Entry
 from ..storage_schemas.store_description import StoreDescription, StoreSpec, TargetSpec
@@ -36,6 +35,7 @@ from .planning.corpus import PlannedCorpus, look_at_shards, look_at_sources
 from .planning.drawn import drawn_corpus
 from .planning.figures import Basis, Figure
 from .planning.plan import CachePlan, Left
+from .planning.planned_encodings import SampledTargets, choose_own, tell_encodings, views_to_fit
 from .planning.sampled_shards import freeze_sample
 from .planning.scratch import begin, cores_of_a_worker, folder_bytes, run_here
 from .planning.shard_sizes import ShardSizes, finished_sizes, shard_sizes
@@ -102,7 +102,6 @@ def make_plan(request: PlanRequest) -> CachePlan:
     """
     for settings in (request.planning, request.settings, request.shards):
         check(settings)
-    _plain(request.settings)
     planning, clock = request.planning, Clock(request.began)
     if request.teacher is not None:
         check(request.teacher, "teacher")
@@ -142,7 +141,6 @@ def plan_of_cache(
     Raises:
         InputError, MismatchError: as `plan_cache`; the store was begun with other settings.
     """
-    _plain(settings)
     clock = Clock(began)
     stage = plan_cache(
         shards,
@@ -173,13 +171,15 @@ def plan_of_cache(
             config,
             out=store,
             views=stage.views,
-            settings=replace(settings, targets=targets, batch_size=stage.batch_size),
+            settings=replace(_as_floats(settings), targets=targets, batch_size=stage.batch_size),
             compute=stage.compute,
             view_interpolation=stage.views.interpolation,
         )
         clock.lap("sample")
         tried = _timed(small, PlanSettings(), clock, hours.on_ray)
         tried.description, tried.vectors = stage.description, _vectors_there(stage.store)
+        sample = SampledTargets(block=tried.block, basis={}, vectors=stage.vectors)
+        tried.encodings = tell_encodings(stage.spec, sample, stage.notes)
         tried.shards, tried.pairs = _shard_sizes(corpus, sampled), _pairs(sampled, tried, PlanSettings.seconds)
     left = [unit for unit in units if unit.key not in done]
     hours = replace(hours, shards=len(left), rows=sum(unit.rows for unit in left))
@@ -200,7 +200,7 @@ def _look(request: PlanRequest) -> PlannedCorpus:
         InputError: none, or both a corpus and a number of images.
     """
     planning, shards = request.planning, request.shards
-    most = _SMALL_SAMPLE if request.teacher is None else _SAMPLE
+    most = _SMALL_SAMPLE if request.teacher is None else max(_SAMPLE, _rows_to_fit(request))
     if not request.corpus:
         if planning.images is None:
             raise InputError(
@@ -216,7 +216,7 @@ def _look(request: PlanRequest) -> PlannedCorpus:
             mean_bytes=mean,
             shard_size=shards.shard_size,
             max_pixels=shards.max_pixels,
-            most=_SMALL_SAMPLE if request.teacher is not None else 16,
+            most=16 if request.teacher is None else max(_SMALL_SAMPLE, _rows_to_fit(request)),
         )
     for name, value in (("--images", planning.images), ("--mean-kb", planning.mean_kb)):
         if value is not None:
@@ -290,21 +290,41 @@ def _with_teacher(
         config,
         out=store,
         views=request.views,
-        settings=request.settings,
+        settings=_as_floats(request.settings),
         compute=teacher_compute(request.compute),
         view_interpolation=request.view_interpolation,
     )
     clock.lap("loading")
-    tried = _timed(small, request.planning, clock, request.hours.on_ray)
+    least = min(_rows_to_fit(request), len(sampled.entries))
+    tried = _timed(small, request.planning, clock, request.hours.on_ray, least)
     whole = replace(small.spec, num_samples=corpus.rows, shard_size=corpus.shard_size)
-    tried.description = replace(small.description, spec=new_spec(whole, small.spec.encoding))
     tried.vectors = vectors
     if drawn and small.vectors is not None:
         rows, views = len(tried.block.keys), small.views.count
         targets = dict(tried.block.targets) | {LOGITS: stand_in_logits(rows, views, small.vectors.num_classes)}
         tried.block = replace(tried.block, targets=targets)
         tried.basis = {LOGITS: Basis.TABLE}
+    _encode(tried, replace(small.description, spec=whole), request.settings, small.vectors)
     return tried, vectors_if_any(open_store(store), store)
+
+
+def _as_floats(settings: CacheSettings) -> CacheSettings:
+    """For a sample: its outputs are encoded afterwards, as often as need be."""
+    return replace(settings, encoding=None, max_kl=None, max_bytes=None)
+
+
+def _encode(tried: Tried, description: StoreDescription, settings: CacheSettings, vectors: ClassVectors | None) -> None:
+    """Let the store have the encodings that are asked for.
+
+    Raises:
+        InputError: no encodings, or none that can be planned.
+    """
+    sample = SampledTargets(block=tried.block, basis=tried.basis, vectors=vectors)
+    whole, own = choose_own(description.spec, sample, settings)
+    spec = new_spec(description.spec, ENCODINGS[whole], {name: choice.encoding for name, choice in own.items()})
+    measured = {name: choice.measured.to_json() for name, choice in own.items()}
+    tried.description = replace(description, spec=spec, measured=measured or None)
+    tried.encodings = tell_encodings(spec, sample, tuple(choice.why for choice in own.values() if choice.why))
 
 
 def _make_vectors(request: PlanRequest, config: TeacherConfig, store: Location) -> bool:
@@ -322,6 +342,15 @@ def _make_vectors(request: PlanRequest, config: TeacherConfig, store: Location) 
         names = None if planning.classes == "own" else planning.classes
         settings = VectorsSettings(classes=names, templates=planning.templates)
         run_here(plan_vectors(config, out=store, settings=settings), store)
+    elif LOGITS in target_names(request.settings.targets):
+        raise InputError(
+            "logits need class vectors",
+            code="option-needs-another",
+            where="--targets logits",
+            expected="--classes or --vectors",
+            found="neither",
+            hint="add --classes FILE, or their number",
+        )
     return False
 
 
@@ -329,14 +358,22 @@ def _put_vectors(store: Location, vectors: ClassVectors, origin: object) -> None
     write_class_vectors(open_root(store.zarr_store(), mode="a", where=store), vectors, origin)  # type: ignore[arg-type]
 
 
-def _timed(small: CacheStage, planning: PlanSettings, clock: Clock, on_ray: bool) -> Tried:
-    """Time a worker on the sample."""
+def _rows_to_fit(request: PlanRequest) -> int:
+    """Images whose targets the encodings are fitted to."""
+    views = 1 if request.views is None else request.views.count
+    return -(-views_to_fit(request.settings) // views)
+
+
+def _timed(small: CacheStage, planning: PlanSettings, clock: Clock, on_ray: bool, least_rows: int = 0) -> Tried:
+    """Time a worker on the sample, on so many of its images at least."""
     begin(small, small.store)
     with cores_of_a_worker(small.resources, on_ray):
         worker = small.open()
         clock.lap("opening")
         try:
-            found = time_teacher(worker, list(small.plan()), planning.seconds, 2 * fitting_rows(small.spec))
+            keep = max(2 * fitting_rows(small.spec), least_rows)
+            units = list(small.plan())
+            found = time_teacher(worker, units, planning.seconds, keep_rows=keep, least_rows=least_rows)
         finally:
             worker.close()
     share = f"{found.views:,} views in {found.seconds:.1f} s" if found.views else "one batch alone, the first"
@@ -389,7 +426,7 @@ def _without_teacher(request: PlanRequest, corpus: PlannedCorpus) -> tuple[Tried
                 found="neither" if needed else "no teacher",
                 hint=f"add {needed or '--teacher'}",
             )
-    views, encoding = request.views or ViewSpec(), _plain(settings)
+    views, encoding = request.views or ViewSpec(), ENCODINGS[DEFAULT]
     bare = StoreSpec(
         num_samples=corpus.rows,
         shard_size=corpus.shard_size,
@@ -401,34 +438,17 @@ def _without_teacher(request: PlanRequest, corpus: PlannedCorpus) -> tuple[Tried
         colors=views.has_colors,
     )
     spec = new_spec(bare, encoding)
+    description = StoreDescription(spec=spec, fingerprint={}, views=views.to_json(), teacher={}, shards="")
     if vectors is None and classes is not None and channels is not None:
         vectors = stand_in_vectors(classes, channels)
     tried = Tried(
-        description=StoreDescription(spec=spec, fingerprint={}, views=views.to_json(), teacher={}, shards=""),
+        description=description,
         block=stand_in_block(spec, views, fitting_rows(spec)),
         vectors=(0, Figure(value=0, basis=Basis.COUNTED)) if vectors is None else vectors_size(vectors, Basis.TABLE),
         basis=dict.fromkeys(("view_params", "view_colors", *names), Basis.TABLE),
     )
+    _encode(tried, description, settings, None)
     return tried, vectors
-
-
-def _plain(settings: CacheSettings) -> FloatEncoding:
-    """The encoding of the whole store.
-
-    Raises:
-        InputError: another one, whose bytes depend on the data.
-    """
-    name = settings.encoding or DEFAULT
-    if name in ENCODINGS and settings.max_kl is None and settings.max_bytes is None:
-        return ENCODINGS[name]
-    raise InputError(
-        "this encoding's bytes depend on the teacher's outputs, and are not planned",
-        code="encoding-not-planned",
-        where="--encoding" if settings.encoding else "--max-kl, --max-bytes",
-        expected=", ".join(ENCODINGS),
-        found=settings.encoding or "a budget",
-        hint="`teachonce cache` measures bytes a view on the first shards, and `teachonce inspect` shows them; docs/encodings.md has a table",
-    )
 
 
 def _classes(planning: PlanSettings) -> int | None:

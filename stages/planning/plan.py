@@ -11,6 +11,7 @@ from ..measures.costs import Costs
 from .corpus import PlannedCorpus
 from .figures import MEANINGS, Figure
 from .money import Money
+from .planned_encodings import EncodingCost
 from .schedule import Schedule
 from .shard_sizes import ShardSizes
 from .store_sizes import StoreSizes
@@ -62,8 +63,11 @@ class CachePlan:
 
     Attributes:
         names: of what it is a plan: `teacher`, `corpus`, `store`.
-        encodings: what the arrays of other encodings would take, by their names; that of `spec` among them.
-        budgets: what each may cost in KL.
+        encoding: what is planned, as `--encoding` takes it.
+        encodings: what the arrays would take in it, and in others for the whole store.
+        budgets: what each of the others may cost in KL.
+        target_costs: what encodings of a target cost on the sample, by target and spelling.
+        notes: why a budget chose what it did.
         timed: how the rate was found, in words.
         workers: that the hours are of.
         needed: workers for the deadline.
@@ -74,8 +78,11 @@ class CachePlan:
     spec: StoreSpec
     shards: ShardSizes | None
     store: StorePart
+    encoding: str
     encodings: Mapping[str, StoreSizes]
     budgets: Mapping[str, float]
+    target_costs: Mapping[str, Mapping[str, EncodingCost]]
+    notes: tuple[str, ...] = ()
     bundle: Figure | None = None
     schedule: Schedule | None = None
     timed: str = ""
@@ -114,7 +121,13 @@ class CachePlan:
             "store": self._store(),
             "bundle_bytes": _json(self.bundle),
             "total_bytes": self.total_bytes.to_json(),
+            "encoding": self.encoding,
             "encodings": {name: self._encoding(name, sizes) for name, sizes in self.encodings.items()},
+            "target_encodings": {
+                target: {text: cost.to_json() for text, cost in costs.items()}
+                for target, costs in self.target_costs.items()
+            },
+            "notes": list(self.notes) or None,
             "left": None
             if self.left is None
             else {"shards": self.left.shards, "images": self.left.rows, "bytes": self.left.bytes.to_json()},
@@ -142,7 +155,7 @@ class CachePlan:
                     "bytes": array.bytes.to_json(),
                     "bytes_a_row": array.row_bytes,
                 }
-                for array in sizes.arrays
+                for array in sizes.all_arrays
             },
             "class_vectors": {"objects": store.vectors[0], "bytes": store.vectors[1].to_json()},
             "metadata_bytes": sizes.metadata_bytes,
@@ -156,7 +169,7 @@ class CachePlan:
             "bytes_a_view": sizes.chunk_bytes.value / self.corpus.rows / self.spec.num_views,
             "objects": sizes.chunk_objects,
             "kl_budget": self.budgets.get(name),
-            "chosen": name == self.spec.encoding.name,
+            "chosen": name == self.encoding,
         }
 
     def _teacher(self) -> Json | None:

@@ -60,23 +60,31 @@ class StoreSizes:
     """What a store takes; without class vectors.
 
     Attributes:
+        arrays: of rows.
+        tables: what encodings were fitted to, which lies in the store once.
         metadata_bytes: of all zarr.json.
         receipt_bytes: of the receipts of all shards.
     """
 
     arrays: tuple[ArraySize, ...]
+    tables: tuple[ArraySize, ...]
     metadata_objects: int
     metadata_bytes: int
     receipt_bytes: int
     num_shards: int
 
     @property
+    def all_arrays(self) -> tuple[ArraySize, ...]:
+        return self.arrays + self.tables
+
+    @property
     def chunk_bytes(self) -> Figure:
-        return Figure.of(sum(array.bytes.value for array in self.arrays), *(array.bytes for array in self.arrays))
+        sizes = [array.bytes for array in self.all_arrays]
+        return Figure.of(sum(size.value for size in sizes), *sizes)
 
     @property
     def chunk_objects(self) -> int:
-        return sum(array.objects for array in self.arrays)
+        return sum(array.objects for array in self.all_arrays)
 
 
 def fitting_rows(spec: StoreSpec) -> int:
@@ -104,7 +112,10 @@ def store_sizes(description: StoreDescription, block: TargetBlock, basis: Mappin
     rows_of_shards = Counter(rows.stop - rows.start for rows in map(spec.rows, range(spec.num_shards)))
     needs_fit = few < spec.shard_rows or set(rows_of_shards) != {spec.shard_rows}
     fits = _Fit.of(description, spec, sample, block, few) if needs_fit else None
+    tables = {name: array for name, array in laid_out.items() if name not in whole}
     for name, array in laid_out.items():
+        if name in tables:
+            continue
         per_shard = whole[name] if fits is None else fits.at(name, spec.shard_rows)
         size = sum(
             count
@@ -117,14 +128,13 @@ def store_sizes(description: StoreDescription, block: TargetBlock, basis: Mappin
         )
         grid = tuple(-(-s // c) for s, c in zip(array.shape, array.chunks, strict=True))
         is_fixed = all(codec.is_fixed_size for codec in array.metadata.codecs)
-        codecs = tuple(type(codec).__name__.removesuffix("Codec").lower() for codec in array.metadata.codecs)
         arrays.append(
             ArraySize(
                 name=name,
                 shape=array.shape,
                 chunks=array.chunks,
                 dtype=str(array.dtype),
-                codecs=codecs,
+                codecs=_codec_names(array),
                 objects=math.prod(grid),
                 bytes=Figure(value=size, basis=Basis.COUNTED if is_fixed else basis.get(name, Basis.MEASURED)),
                 read_objects=grid[0] * math.prod(grid[2:])
@@ -141,11 +151,31 @@ def store_sizes(description: StoreDescription, block: TargetBlock, basis: Mappin
     metadata = [len(data) for key, data in files.items() if key.endswith("zarr.json")]
     return StoreSizes(
         arrays=tuple(arrays),
+        tables=tuple(_table_size(name, array, files) for name, array in tables.items()),
         metadata_objects=len(metadata),
         metadata_bytes=sum(metadata),
         receipt_bytes=spec.num_shards * len(_receipt(spec, outputs)),
         num_shards=spec.num_shards,
     )
+
+
+def _table_size(name: str, array: Any, files: Mapping[str, Any]) -> ArraySize:
+    """Of what an encoding was fitted to, which lies in the store once."""
+    size = sum(len(data) for key, data in files.items() if key.startswith(f"{name}/c/"))
+    return ArraySize(
+        name=name,
+        shape=array.shape,
+        chunks=array.chunks,
+        dtype=str(array.dtype),
+        codecs=_codec_names(array),
+        objects=1,
+        bytes=Figure(value=size, basis=Basis.MEASURED),
+        read_objects=1,
+    )
+
+
+def _codec_names(array: Any) -> tuple[str, ...]:
+    return tuple(type(codec).__name__.removesuffix("Codec").lower() for codec in array.metadata.codecs)
 
 
 def _is_per_view(array: Any) -> bool:

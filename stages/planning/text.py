@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from ...pipeline.tables import bytes_text, clip, seconds_text, section, table
@@ -21,6 +22,7 @@ def plan_text(plan: CachePlan) -> str:
         _bytes(plan),
         _arrays(plan),
         _encodings(plan),
+        _targets(plan),
         _teacher(plan),
         _training(plan),
         _break_even(plan),
@@ -70,7 +72,7 @@ def _arrays(plan: CachePlan) -> str:
             bytes_text(array.bytes.value),
             array.bytes.basis.word,
         )
-        for array in plan.store.sizes.arrays
+        for array in plan.store.sizes.all_arrays
     ]
     objects, size = plan.store.vectors
     if objects:
@@ -80,7 +82,7 @@ def _arrays(plan: CachePlan) -> str:
     rest_bytes = sizes.metadata_bytes + sizes.receipt_bytes + plan.store.ledger[1]
     rows.append(("other files", "", "", f"{rest:,}", bytes_text(rest_bytes), "counted"))
     head = ("", "chunk", "type, codecs", "objects", "bytes", "from")
-    return section(f"The store, as {plan.spec.encoding.name}", table(rows, head=head, align="lllrr"))
+    return section(f"The store, as {clip(plan.encoding, 60)}", table(rows, head=head, align="lllrr"))
 
 
 def _encodings(plan: CachePlan) -> str:
@@ -90,7 +92,7 @@ def _encodings(plan: CachePlan) -> str:
         budget = plan.budgets.get(name)
         rows.append(
             (
-                clip(f"{name}{' (planned)' if name == plan.spec.encoding.name else ''}", 30),
+                clip(name, 20) + (" (planned)" if name == plan.encoding else ""),
                 f"{a_view:,.1f}",
                 bytes_text(sizes.chunk_bytes.value),
                 f"{sizes.chunk_objects:,}",
@@ -100,6 +102,23 @@ def _encodings(plan: CachePlan) -> str:
         )
     head = ("encoding", "bytes a view", "bytes", "objects", "KL up to", "from")
     return section("The arrays by encoding", table(rows, head=head, align="lrrrr"))
+
+
+def _targets(plan: CachePlan) -> str:
+    """What encodings of each target cost on the sample."""
+    rows: Rows = []
+    for target, costs in plan.target_costs.items():
+        for text, cost in costs.items():
+            size, kl, distance = cost.bytes_per_view, cost.kl, cost.cosine_distance
+            lost = f"{kl.value:.2g} nats" if kl else f"{distance.value:.2g} of cosine" if distance else ""
+            rows.append((clip(target, 16), clip(text, 20), f"{size.value:,.1f}", lost, size.basis.word))
+    head = ("target", "encoding", "bytes a view", "lost in the mean", "from")
+    lines = [table(rows, head=head, align="llrrr")]
+    return section("Targets by encoding, on the sample", *lines, *map(_wrapped, plan.notes)) if rows else ""
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 80, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _teacher(plan: CachePlan) -> str:

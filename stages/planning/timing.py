@@ -52,13 +52,16 @@ class TeacherTiming:
     block: TargetBlock
 
 
-def time_teacher(worker: CacheWorker, units: Sequence[Unit], seconds: float, keep_rows: int) -> TeacherTiming:
+def time_teacher(
+    worker: CacheWorker, units: Sequence[Unit], seconds: float, *, keep_rows: int, least_rows: int = 0
+) -> TeacherTiming:
     """Have a worker do its units again and again, each in a thread, as executors have two of them at once.
 
     Args:
         units: of the sample.
         seconds: to time once it is warm. A slow teacher does two batches more, however long they take.
         keep_rows: rows whose targets are kept.
+        least_rows: rows that are done, however long they take.
 
     Raises:
         InputError: no image of the sample can be used.
@@ -66,7 +69,7 @@ def time_teacher(worker: CacheWorker, units: Sequence[Unit], seconds: float, kee
     """
     kept = _Kept(keep_rows)
     worker.writer = kept.writer
-    clock = _Clock(worker, seconds, kept)
+    clock = _Clock(worker, seconds, kept, least_rows)
     with ThreadPoolExecutor(len(units)) as threads:
         for future in [threads.submit(clock.repeat, unit) for unit in units]:
             future.result()
@@ -89,6 +92,7 @@ class _Clock:
     worker: CacheWorker
     seconds: float
     kept: _Kept
+    least_rows: int
     events: list[tuple[float, int]] = field(default_factory=list)
     began: float = field(default_factory=time.perf_counter)
     over: bool = False
@@ -110,7 +114,7 @@ class _Clock:
                 self.events.append((now, self.kept.rows_put))
             warm = len(self.events) > WARM_UP and now - self.events[WARM_UP - 1][0] >= self.seconds
             slow = len(self.events) > 1 and now - self.began >= _PATIENCE * self.seconds
-            self.over = self.over or warm or slow
+            self.over = self.over or ((warm or slow) and self.kept.rows_put >= self.least_rows)
         if self.over:
             raise _Over
 

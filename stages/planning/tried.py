@@ -11,7 +11,7 @@ from zarr.storage import MemoryStore
 from ...pipeline.ledger import Plan
 from ...pipeline.types import Resources
 from ...storage_schemas.class_vectors import ClassVectors, write_class_vectors
-from ...storage_schemas.encodings import ENCODINGS
+from ...storage_schemas.encodings import ENCODINGS, Encoding
 from ...storage_schemas.encodings.floats import FloatEncoding
 from ...storage_schemas.fingerprint import Fingerprint, canonical_json
 from ...storage_schemas.store_description import StoreDescription, StoreSpec, TargetSpec
@@ -22,6 +22,7 @@ from .corpus import PlannedCorpus
 from .figures import Basis, Figure
 from .money import Money, money
 from .plan import CachePlan, Left, StorePart
+from .planned_encodings import PlannedEncodings
 from .schedule import RAY_SECONDS, START_SECONDS, Schedule
 from .shard_sizes import ShardSizes
 from .store_sizes import StoreSizes, store_sizes
@@ -51,7 +52,8 @@ class Tried:
     Attributes:
         description: of the store: what it will record.
         block: rows of it, in fp32.
-        basis: where values come from, by the names of arrays; of others they are measured.
+        encodings: of the targets, fitted to rows of the sample.
+        basis: where values come from, by the names of targets, and of arrays that hold none; of others they are measured.
         vectors: what class vectors take: files, and bytes.
         shards: what shards take; None where nothing tells.
         rate: views a second of a worker; None where no teacher ran.
@@ -64,6 +66,7 @@ class Tried:
     description: StoreDescription
     block: TargetBlock
     vectors: tuple[int, Figure]
+    encodings: PlannedEncodings = field(default_factory=PlannedEncodings)
     basis: Mapping[str, Basis] = field(default_factory=dict)
     shards: ShardSizes | None = None
     rate: Figure | None = None
@@ -106,8 +109,10 @@ def assembled(
         InputError: a deadline that no number of workers meets; no rate of a student in the folder that should have one.
     """
     spec = tried.description.spec
-    encodings = {name: _of_encoding(tried, encoding) for name, encoding in ENCODINGS.items()}
-    sizes = encodings[spec.encoding.name]
+    planned = tried.encodings
+    encodings = {planned.label: _sizes(tried, spec)}
+    encodings |= {n: _sizes(tried, new_spec(spec, e)) for n, e in ENCODINGS.items() if n != planned.label}
+    sizes = encodings[planned.label]
     store = StorePart(sizes=sizes, vectors=tried.vectors, ledger=_ledger(tried.description))
     schedule = _schedule(corpus, tried, planning, hours)
     rate = training.student_rate(planning.student_rate, planning.student_run)
@@ -129,7 +134,10 @@ def assembled(
         spec=spec,
         shards=tried.shards,
         store=store,
+        encoding=planned.label,
         encodings=encodings,
+        target_costs=planned.costs,
+        notes=planned.notes,
         budgets={name: encoding.kl_budget for name, encoding in ENCODINGS.items()},
         bundle=bundle,
         schedule=schedule,
@@ -145,20 +153,23 @@ def assembled(
     return replace(plan, money=_money(plan, planning))
 
 
-def _of_encoding(tried: Tried, encoding: FloatEncoding) -> StoreSizes:
-    description = replace(tried.description, spec=with_encoding(tried.description.spec, encoding))
-    return store_sizes(description, tried.block, tried.basis)
+def _sizes(tried: Tried, spec: StoreSpec) -> StoreSizes:
+    """Of the store with these encodings."""
+    basis = dict(tried.basis)
+    for target in spec.targets:
+        if target.name in basis:
+            basis |= {array.name: basis[target.name] for array in spec.encoding_of(target).arrays(target)}
+    return store_sizes(replace(tried.description, spec=spec), tried.block, basis)
 
 
-def with_encoding(spec: StoreSpec, encoding: FloatEncoding) -> StoreSpec:
-    """The same rows in another encoding, as a new store would have them; unchanged for its own, which keeps its chunks."""
-    if encoding.name == spec.encoding.name:
-        return spec
-    return new_spec(spec, encoding)
+def new_spec(spec: StoreSpec, encoding: FloatEncoding, own: Mapping[str, Encoding] | None = None) -> StoreSpec:
+    """Of a new store of as many rows, shards and views.
 
-
-def new_spec(spec: StoreSpec, encoding: FloatEncoding) -> StoreSpec:
-    """Of a new store of as many rows, shards and views."""
+    Args:
+        encoding: of the whole store.
+        own: of targets that have their own.
+    """
+    own = own or {}
 
     def target(old: TargetSpec) -> TargetSpec:
         return TargetSpec.of(
@@ -167,8 +178,9 @@ def new_spec(spec: StoreSpec, encoding: FloatEncoding) -> StoreSpec:
             old.shape,
             shard_size=spec.shard_size,
             num_rows=spec.num_rows,
-            num_views=spec.num_views,
-            encoding=encoding,
+            num_views=spec.views_together,
+            encoding=own.get(old.name, encoding),
+            own=old.name in own,
         )
 
     return replace(spec, encoding=encoding, targets=tuple(map(target, spec.targets)))

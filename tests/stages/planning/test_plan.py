@@ -13,6 +13,8 @@ from click.testing import CliRunner
 from teachonce.cli import main
 from teachonce.pipeline.ledger import Ledger, Plan
 from teachonce.pipeline.storage import Location
+from teachonce.stages.planning.planned_encodings import views_to_fit
+from teachonce.stages.settings.cache import CacheSettings
 from teachonce.storage_schemas.fingerprint import Fingerprint
 
 QUICK = ("--seconds", "0.1", "--threads", "1", "--executor", "serial")
@@ -313,3 +315,57 @@ def test_a_corpus_of_no_usable_image_is_one_line(inputs, teacher) -> None:
         "Error: not one image of the sample can be used: bad: expected at least one usable image, found a.jpg: "
     )
     assert list((inputs.parent / "scratch").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "views"),
+    [
+        ({}, 0),
+        ({"encoding": "sampled:50"}, 0),
+        ({"encoding": "pca:0.5"}, 4096),
+        ({"encoding": "embedding=pq:8,logits=int8", "fit_views": 300}, 300),
+        ({"max_kl": 0.01}, 4096),
+        ({"max_bytes": 100.0}, 4096),
+    ],
+)
+def test_the_teacher_runs_on_as_many_views_as_encodings_are_fitted_to(settings, views) -> None:
+    assert views_to_fit(CacheSettings(**settings)) == views
+
+
+def test_a_budget_is_planned_as_cache_would_choose(inputs, teacher) -> None:
+    words = plans(teacher)["shards"]
+    found = json.loads(run("plan", *words, "--classes", "classes.txt", "--max-kl", 0.02, "--json"))
+    assert found["encoding"].startswith("logits=")
+    (note,) = found["notes"]
+    assert note.startswith(f"logits in {found['encoding'].removeprefix('logits=')}")
+    assert "within 0.02 nats" in note
+    cost = found["target_encodings"]["logits"][found["encoding"].removeprefix("logits=")]
+    assert cost["kl"]["value"] <= 0.02
+    assert found["encodings"][found["encoding"]]["chosen"]
+    assert not found["encodings"]["fp16"]["chosen"]
+
+
+def test_logits_need_class_vectors(inputs, teacher) -> None:
+    line = refused("plan", "shards", *teacher, "--targets", "logits")
+    assert "--targets logits: expected --classes or --vectors, found neither" in line
+
+
+def test_what_is_fitted_to_a_teacher_is_not_planned_without_one() -> None:
+    words = ("plan", "--images", 1000, "--classes", 100, "--encoding")
+    assert json.loads(run(*words, "adaptive:0.9", "--json"))["encoding"] == "logits=adaptive:0.9:31"
+    line = refused(*words, "pca:0.5")
+    assert "depends on the teacher's outputs, and no teacher runs: --encoding logits=pca:0.5" in line
+
+
+def test_a_dry_run_of_fitted_encodings_tells_what_the_store_will_have(inputs, teacher) -> None:
+    how = ("--targets", "embedding", "--encoding", "pq:4", "--views", 2, "--threads", 1)
+    words = ("cache", "shards", *teacher, *how, "--out", "s.zarr", "--executor", "serial")
+    before = everything(inputs.parent)
+    found = json.loads(run(*words, "--dry-run", "--json"))
+    assert everything(inputs.parent) == before
+    run(*words)
+    real = {path.parts[1]: path.stat().st_size for path in Path("s.zarr").glob("*/c/0/**/0") if path.is_file()}
+    arrays = found["store"]["arrays"]
+    assert found["encoding"] == "embedding=pq:4"
+    assert real["encoding_embedding_codebook"] == arrays["encoding_embedding_codebook"]["bytes"]["value"]
+    assert json.loads(run(*words, "--dry-run", "--json"))["left"]["shards"] == 0

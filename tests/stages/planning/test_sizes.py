@@ -100,7 +100,14 @@ def test_tokens_take_what_the_plan_says(real_shards, tiny_clip_teacher, classes,
 
 
 @pytest.mark.parametrize(
-    ("targets", "encoding"), [("both", encoding) for encoding in ENCODINGS] + [("embedding", "fp16")]
+    ("targets", "encoding"),
+    [
+        *(("both", encoding) for encoding in ENCODINGS),
+        ("embedding", "fp16"),
+        ("both", "logits=adaptive:0.9,embedding=int8"),
+        ("both", "logits=sampled:20,embedding=pq:4"),
+        ("logits", "pca:0.5"),
+    ],
 )
 def test_a_store_takes_what_the_plan_says(real_shards, tiny_clip_teacher, classes, tmp_path, encoding, targets) -> None:
     check_store(real_shards, tiny_clip_teacher, classes, tmp_path, targets, encoding)
