@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +104,12 @@ class CacheStage:
         return frozenset(then.changed_since(self.shards.corpus.corpus_id)[0])
 
     @property
+    def copied(self) -> int:
+        """Shards whose rows are written anew as they are stored, from the first one on: where more images take arrays of their own."""
+        is_anew = self.growth is not None and self.growth.what == "images" and self.growth.wrote(0)
+        return self.before.spec.num_shards if is_anew and self.before is not None else 0
+
+    @property
     def resources(self) -> Resources:
         cpus = self.compute.threads + (self.compute.decode_workers or 0)
         return Resources(cpus=cpus, gpus=float(self.compute.device == "cuda"), units_at_once=2)
@@ -175,7 +181,8 @@ class CacheStage:
         from .caching.mending import MendingWriter
         from .caching.worker import VIEWS_MODULE, CacheWorker
 
-        mended = self.mended
+        mended, copied = self.mended, self.copied
+        only: Collection[int] | None = range(self.spec.rows(copied).start, self.spec.num_rows) if copied else mended
         if self.compute.device == "cpu":
             keep_freed_memory()
         pool = self.compute.pool(VIEWS_MODULE)  # starts while the teacher is loaded
@@ -214,12 +221,13 @@ class CacheStage:
             pool=pool,
             part=self.part,
             before=store_receipts(self.store, self.before.generation)
-            if self.before is not None and (mended is not None or not self.part.rows)
+            if self.before is not None and (only is not None or not self.part.rows)
             else None,
-            only=mended,
+            copied=copied,
+            only=only,
             writer=BlockWriter
-            if mended is None or self.before is None
-            else MendingWriter.of(open_store(self.store, self.before.generation), mended),
+            if only is None or self.before is None
+            else MendingWriter.of(open_store(self.store, self.before.generation), only, copied=copied),
         )
 
     def _recorded(self, root: Any) -> StoreDescription:

@@ -8,11 +8,12 @@ from dataclasses import dataclass, fields, replace
 
 from ..pipeline.storage import Location
 from ..pipeline.types import Stage
+from ..storage_schemas.encodings import Encoding
 from ..storage_schemas.errors import MismatchError
 from ..storage_schemas.fingerprint import Fingerprint
 from ..storage_schemas.generations import Generations, added_text, asked_encodings
 from ..storage_schemas.growth import Growth, What, ranges
-from ..storage_schemas.plain_text import counted, typed
+from ..storage_schemas.plain_text import counted
 from ..storage_schemas.store_description import StoreDescription, StoreSpec, TargetSpec
 from ..storage_schemas.target_store import array_names, table_names
 from .cache import GROWABLE, Asked, CacheStage, open_asked, target_of, vectors_for
@@ -194,7 +195,7 @@ def _next(asked: Asked, wanted: CacheStage) -> Step | None:
         derived = EMBEDDING in names
         first = [new[0]] if derived and new[0].name == LOGITS else [t for t in new if not derived or t.name != LOGITS]
         added = _encodings(asked, wanted, generations, first, from_embeddings=derived and first[0].name == LOGITS)
-        grown = replace(there, targets=there.targets + tuple(_encoded(there, target, added) for target in first))
+        grown = replace(there, targets=there.targets + tuple(_target(there, t, added.of[t.name]) for t in first))
         return _begin(asked, wanted, generations, grown, "targets", added=added)
     return None
 
@@ -246,17 +247,17 @@ def _encodings(
     )
 
 
-def _encoded(there: StoreSpec, target: TargetSpec, added: Added) -> TargetSpec:
-    """A target that is added, in its encoding."""
+def _target(spec: StoreSpec, target: TargetSpec, encoding: Encoding) -> TargetSpec:
+    """A target as a store of this spec has it that is made at once."""
     return TargetSpec.of(
         target.name,
         target.axes[2:],
         target.shape,
-        shard_size=there.shard_size,
-        num_rows=there.num_rows,
-        num_views=there.views_together,
-        encoding=added.of[target.name],
-        own=added.of[target.name] != there.encoding,
+        shard_size=spec.shard_size,
+        num_rows=spec.num_rows,
+        num_views=spec.views_together,
+        encoding=encoding,
+        own=target.encoding is not None or encoding != spec.encoding,
     )
 
 
@@ -288,16 +289,9 @@ def _next_corpus(asked: Asked, wanted: CacheStage, generations: Generations) -> 
     if mends:
         mended = then.changed_since(last.corpus_id)[0]
         return _begin(asked, wanted, generations, there, "mended", mended)
-    if there.shard_rows < there.shard_size:
-        raise MismatchError(
-            "the store has less than one shard, and its chunks have no room for more images",
-            code="growth-within-chunk",
-            where=store,
-            expected=f"{there.shard_size} rows or more",
-            found=there.num_rows,
-            hint=f"cache all of them: teachonce cache {typed(shards.location)} --teacher … --out ANOTHER_STORE",
-        )
     grown = replace(there, num_samples=later.corpus.num_samples, parts=later.corpus.layout.parts)
+    if there.shard_rows < grown.shard_rows:  # chunks of less than a shard have no room for another one
+        grown = replace(grown, targets=tuple(_target(grown, t, grown.encoding_of(t)) for t in grown.targets))
     return _begin(asked, wanted, generations, grown, "images")
 
 
@@ -317,7 +311,8 @@ def _begin(
     """
     store, before = asked.store, generations.one(None, asked.store)
     shards = wanted.shards if what in ("images", "mended") else _shards(wanted, before)
-    first = before.spec.num_shards if what == "images" else 0
+    anew = what == "images" and before.spec.shard_rows < grown.shard_rows
+    first = before.spec.num_shards if what == "images" and not anew else 0
     written = sorted({row // grown.shard_size for row in mended}) if mended else range(first, grown.num_shards)
     names = {target.name for target in before.spec.targets}
     new = tuple(target.name for target in grown.targets if target.name not in names)
@@ -329,6 +324,9 @@ def _begin(
         arrays={} if before.growth is None else before.growth.arrays,
         made=(*array_names(grown, new), *table_names(grown, new)),
     )
+    if anew:
+        places = {name: f"{growth.folder}/{name}" for name in array_names(grown)}
+        growth = replace(growth, arrays={**growth.arrays, **places}, made=tuple(places.values()))
     if growth.overlay:
         growth = replace(growth, made=(growth.overlay,))
     added = added or Added(of={}, asked=asked_encodings(before), measured=before.measured or {})

@@ -235,11 +235,6 @@ def create_arrays(root: zarr.Group, description: StoreDescription) -> None:
     description.write(root)
 
 
-def create_target_arrays(group: zarr.Group, spec: StoreSpec, targets: Sequence[str]) -> None:
-    """Create the arrays of some targets in a group."""
-    create_named_arrays(group, spec, array_names(spec, targets))
-
-
 def create_named_arrays(group: zarr.Group, spec: StoreSpec, names: Sequence[str]) -> None:
     """Create some of a store's row arrays in a group."""
     for array in _row_arrays(spec):

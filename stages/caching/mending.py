@@ -49,16 +49,19 @@ class MendingWriter(BlockWriter):
 
     @staticmethod
     def of(
-        root: Any, mended: Collection[int]
+        root: Any, mended: Collection[int], *, copied: int = 0
     ) -> Callable[[Any, StoreSpec, int, Sequence[str], BlockPart], BlockWriter]:
         """What makes the writer of one shard after the other.
 
         Args:
             root: the store as of the generation before.
+            copied: number of shards that it has, if those behind them are new as a whole; 0 where it has all of them.
         """
         before = OpenArrays(root)
 
         def writer(arrays: Any, spec: StoreSpec, shard: int, keys: Sequence[str], part: BlockPart) -> BlockWriter:
+            if copied and shard >= copied:
+                return BlockWriter(arrays, spec, shard, keys, part)
             return MendingWriter(arrays, spec, shard, keys, part, before=before, mended=mended)
 
         return writer

@@ -6,7 +6,7 @@ One is in the model at a time. The views of the next are made meanwhile, and the
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain, count, islice
@@ -55,6 +55,7 @@ class CacheWorker:
         arrays: the store's, as its blocks are written into them.
         part: what of a shard's block is made.
         before: receipts of the generation that the store grows from; None for a store that does not grow.
+        copied: shards of those receipts, where all behind them are new; 0 for all shards.
         only: rows that the teacher sees; None for all that can be used.
     """
 
@@ -72,7 +73,8 @@ class CacheWorker:
     writer: Callable[[Any, StoreSpec, int, Sequence[str], BlockPart], BlockWriter] = BlockWriter
     part: BlockPart = WHOLE
     before: StoreReceipts | None = None
-    only: frozenset[int] | None = None
+    copied: int = 0
+    only: Collection[int] | None = None
     _in_model: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -101,7 +103,8 @@ class CacheWorker:
     def __call__(self, unit: Unit, timer: Timer) -> Receipt:
         shard = unit.inputs["shard"]
         entries = self.shards.manifest().shard(shard)
-        receipt = self.shards.receipt(shard) if self.before is None else self.before.receipt(shard)
+        is_new = self.before is None or (self.copied and shard >= self.copied)
+        receipt = self.shards.receipt(shard) if is_new or self.before is None else self.before.receipt(shard)
         assert receipt is not None  # the generation before is finished
         reasons = {bad.row: bad.reason for bad in receipt.invalid_rows}
         if self.only is not None:

@@ -21,7 +21,6 @@ from ...storage_schemas.target_store import (
     all_arrays,
     array_names,
     create_named_arrays,
-    create_target_arrays,
     open_root,
     write_table,
 )
@@ -107,7 +106,8 @@ def make_room(
             array.resize(shape)
     own = any(path.startswith(f"{growth.folder}/") for path in growth.made)
     within = root.require_group(growth.folder) if own else root
-    create_target_arrays(within, description.spec, targets)
+    made = [name for name in array_names(description.spec) if growth.arrays.get(name, name) in growth.made]
+    create_named_arrays(within, description.spec, made)
     if growth.overlay:
         for name in array_names(description.spec):
             folder = f"{growth.overlay}/{growth.arrays.get(name, name)}".rpartition("/")[0]

@@ -84,7 +84,8 @@ class StoreReceipts:
         """Those that have a receipt of a shard once it is done, the oldest first."""
         first, *later = self.ledgers
         images = next((growth for growth in self.growths if growth.what == "images"), None)
-        if images is None or shard < min(images.all_shards, default=shard + 1):
+        # Where more images took arrays of their own, they are written anew from shard 0 on: all that there was before.
+        if images is None or shard < (min(images.all_shards, default=shard + 1) or 1):
             yield first
         for ledger, growth in zip(later, self.growths, strict=True):
             if growth.wrote(shard):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import xarray
 from teachonce.pipeline.executors.serial import SerialExecutor
+from teachonce.pipeline.looking import look
 from teachonce.pipeline.runner import run_stage
 from teachonce.pipeline.storage import Location
 from teachonce.stages.cache import plan_cache
@@ -29,10 +30,12 @@ from teachonce.stages.pairs.target_join import join_targets
 from teachonce.stages.settings.cache import CacheSettings
 from teachonce.stages.settings.shard import ShardSettings
 from teachonce.stages.settings.vectors import VectorsSettings
+from teachonce.stages.settings.verify import VerifySettings
 from teachonce.stages.shard import plan_shard
 from teachonce.stages.teachers import TeacherConfig
 from teachonce.stages.teachers.open_clip import OpenClipTeacher
 from teachonce.stages.vectors import plan_vectors
+from teachonce.stages.verify import plan_verify
 from teachonce.stages.views.spec import ViewSpec
 from teachonce.storage_schemas.errors import InputError, MismatchError
 from teachonce.storage_schemas.target_store import read_block
@@ -297,8 +300,8 @@ def test_other_prompts_are_refused(teacher, store):
     assert "field 'templates'" in str(caught.value)
 
 
-def shard(folder, out, *, append=False) -> ShardSet:
-    settings = ShardSettings(append=append, shard_size=13, name="pictures", order="source")
+def shard(folder, out, *, append=False, size=13) -> ShardSet:
+    settings = ShardSettings(append=append, shard_size=size, name="pictures", order="source")
     stage = plan_shard([str(folder)], out=str(out), settings=settings)
     run_stage(stage, stage.out, SerialExecutor(), progress=False)
     return ShardSet.open(str(out))
@@ -336,6 +339,55 @@ def test_more_images_are_the_bytes_of_all_at_once(pictures, teacher, tmp_path, c
     }
 
 
+@pytest.mark.parametrize("encoding", [None, "embedding=pq:4,logits=sampled:9"])
+def test_a_store_of_less_than_one_shard_gets_more_images(pictures, teacher, tmp_path, calls, encoding):
+    """Its arrays' chunks have no room: the new generation has arrays of its own, into which the old rows are copied as they are stored."""
+    some, out, once = tmp_path / "some", tmp_path / "s.zarr", tmp_path / "once.zarr"
+    for path in sorted(pictures.rglob("*.*"))[:30]:
+        (some / path.relative_to(pictures)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, some / path.relative_to(pictures))
+    options = {"targets": "both", "views": 2, "encoding": encoding, "fit_views": 40, "batch_size": 8}
+    old = shard(some, tmp_path / "shards", size=40)
+    vectors(teacher, out)
+    cache(old, teacher, out, **options)
+    before, seen = files(out), sum(calls)
+    shutil.copytree(pictures, some, dirs_exist_ok=True)
+    grown = shard(some, tmp_path / "shards", append=True, size=40)
+    step = next(plan_growth(str(grown.location), teacher, **arguments(out, **options)))
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(step.stage, step.store, Dying(units=1), progress=False)
+    assert store_facts(Location.of(out)).spec.num_samples == 30
+    assert grow(grown, teacher, out, **options) == ["generation 2: 30 to 48 images"]
+    assert sum(calls) - seen == 17 * 2
+    vectors(teacher, once)
+    cache(grown, teacher, once, **options)
+    tables = ("class_", "encoding_")
+    now, expected = files(out), {n: data for n, data in files(once).items() if not n.startswith(tables)}
+    assert {name: now[f"generations/2/{name}"] for name in expected} == expected
+    assert {n: now[n] for n in before if not n.endswith("zarr.json")} == {
+        n: data for n, data in before.items() if not n.endswith("zarr.json")
+    }
+    assert [int(store_facts(Location.of(out), name).valid_rows.sum()) for name in "12"] == [29, 46]
+    for name, samples in (("1", 29), ("2", 46)):
+        with TargetStream(grown, str(out), image_size=32, batch_size=1, drop_last=False, generation=name) as stream:
+            assert len(list(stream)) == samples
+    assert grow(grown, teacher, out, **(options | {"views": 4})) == ["generation 3: 2 to 4 views"]
+    location = Location.of(out)
+    if encoding is None:
+        four = tmp_path / "four.zarr"
+        cache(grown, teacher, four, **(options | {"views": 4, "targets": "embedding", "chunk_views": 2}))
+        both = []
+        for store in (location, Location.of(four)):
+            root = open_store(store)
+            both.append([read_block(root, read_description(root, store).spec, s).targets["embedding"] for s in (0, 1)])
+        np.testing.assert_array_equal(np.concatenate(both[0]), np.concatenate(both[1]))
+    for generation in ("1", "2", "3"):
+        stage, findings = plan_verify(grown.location, location, settings=VerifySettings(generation=generation))
+        assert stage is not None
+        seen_now = [found for one in look(stage, SerialExecutor(), location) for found in one.seen.findings]
+        assert [str(found.error) for found in (*findings, *seen_now)] == []
+
+
 def test_streams_and_joins_read_a_generation(picture_shards, teacher, store):
     grow(picture_shards, teacher, store, views=8)
     assert TargetStream(picture_shards, str(store), image_size=32, batch_size=8).num_views == 8
@@ -346,10 +398,13 @@ def test_streams_and_joins_read_a_generation(picture_shards, teacher, store):
 
 
 class Dying(SerialExecutor):
-    """Ends after two units, as a killed process does: nothing is tidied up."""
+    """Ends after a few units, as a killed process does: nothing is tidied up."""
+
+    def __init__(self, units=2):
+        self._units = units
 
     def map(self, stage, ledger, units, board):
-        yield from itertools.islice(super().map(stage, ledger, units, board), 2)
+        yield from itertools.islice(super().map(stage, ledger, units, board), self._units)
         raise KeyboardInterrupt
 
 
