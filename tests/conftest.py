@@ -188,3 +188,9 @@ def bucket(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> str:
     for name, value in object_store.environment.items():
         monkeypatch.setenv(name, value)
     return f"s3://{object_store.make_bucket()}"
+
+
+@pytest.fixture(scope="session")
+def object_proxy() -> ModuleType:
+    """The module object_proxy.py: `with object_proxy.Proxy(endpoint, share=0.1).running() as proxy: …`."""
+    return _load("object_proxy", HERE / "object_proxy.py")

@@ -16,7 +16,7 @@ TRIES, FIRST_WAIT, AGAIN_SECONDS = 5, 0.25, 30.0
 
 Result = TypeVar("Result")
 
-_CODE = re.compile(r"<Code>(\w+)</Code>|\bx-ms-error-code\W+(\w+)|\"reason\": *\"(\w+)\"")
+_CODE = re.compile(r"<Code>(\w+)</Code>|\bx-ms-error-code\W+(\w+)|\"reason\": *\"(\w+)\"|\(code: (\w+)\)")
 _STATUS = re.compile(r"status code: (\d{3})")
 _REGION = re.compile(r"<Region>([\w-]+)</Region>|region '?([a-z]{2}(?:-[a-z]+)+-\d)")
 
@@ -78,6 +78,9 @@ _BY_CODE = {
     "XMinioStorageFull": _FULL,
     "InsufficientCapacity": _FULL,
 }
+
+
+_FORBIDDEN = ("AccessDenied", "AllAccessDisabled", "AuthorizationPermissionMismatch")
 
 
 class Asked:
@@ -165,7 +168,7 @@ def as_clear_error(error: Exception, *, where: str, verb: str) -> TeachonceError
             found=name or code,
             hint=refusal.hint if name is None else f"export AWS_REGION={name}",
         )
-    if status == 403:
+    if status == 403 or code in _FORBIDDEN:
         return StorageError(
             f"no permission to {verb}",
             code="bucket-permission-denied",
@@ -202,6 +205,8 @@ def is_passing(error: Exception) -> bool:
     if isinstance(error, (FileNotFoundError, ValueError, TeachonceError)) or _kind(error) in _FINAL:
         return False
     status = _status(error)
+    if _code(error) in (*_BY_CODE, *_FORBIDDEN):
+        return False
     return status is None or (status >= 500 and status != 501) or status in (408, 429) or _code(error) == "SlowDown"
 
 

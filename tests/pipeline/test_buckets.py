@@ -14,7 +14,6 @@ from teachonce.pipeline.driver import Driver, driver_of, only_driver
 from teachonce.pipeline.places import bucket as bucket_module
 from teachonce.pipeline.places import bucket_client, bucket_lease, bucket_log
 from teachonce.pipeline.places.bucket import BucketPlace
-from teachonce.pipeline.places.place import NoLocksError
 from teachonce.pipeline.storage import Location, handed_on, s3_endpoint
 from teachonce.storage_schemas.errors import BusyError, InputError, StorageError, TeachonceError
 
@@ -175,7 +174,7 @@ def test_a_log_is_sent_now_and_then_and_at_the_end(root, monkeypatch):
 @pytest.fixture
 def quick(monkeypatch):
     monkeypatch.setattr(bucket_lease, "BEAT_SECONDS", 0.1)
-    monkeypatch.setattr(bucket_lease, "LEASE_SECONDS", 1.0)
+    monkeypatch.setattr(bucket_lease, "LEASE_SECONDS", 2.5)
     monkeypatch.setattr(bucket_lease, "LOOK_SECONDS", 0.05)
 
 
@@ -224,7 +223,7 @@ def test_a_process_elsewhere_is_believed_while_it_renews(root, quick, monkeypatc
     start = time.monotonic()
     held = lock.hold(b"you")
     assert held is not None
-    assert time.monotonic() - start >= 1.0  # not before the lease has run out
+    assert time.monotonic() - start >= 2.5  # not before the lease has run out
     assert lock.read_bytes() == b"you"
     held.release()
     assert not lock.exists()
@@ -242,7 +241,7 @@ def test_who_lost_the_lock_writes_no_more(root, quick, monkeypatch):
         assert found is not None
         assert other.replace(found.version)
         other.write(b"you")
-    time.sleep(0.9)
+    time.sleep(2.1)
     for write in (
         lambda: (root / "a").write_bytes(b"x"),
         lambda: (root / "a").write_if_absent(b"x"),
@@ -259,7 +258,7 @@ def test_a_holder_that_slept_and_was_not_missed_goes_on(root, quick, monkeypatch
     monkeypatch.setattr(bucket_lease._Lease, "_renew_on", lambda self: None)
     held = (root / "driver.json").hold(b"me")
     assert held is not None
-    time.sleep(1.2)
+    time.sleep(2.2)
     (root / "a").write_bytes(b"x")
     held.release()
     assert root.names() == ["a"]
@@ -277,33 +276,6 @@ def test_a_command_is_refused_by_name_while_another_drives(root, capsys):
     assert isinstance(error.value.found, Driver)
     assert error.value.found.command == "teachonce cache"
     assert driver_of(root) is None
-
-
-@pytest.mark.parametrize("kind", ["refuses", "ignores", "ignores if-match"])
-def test_a_store_without_conditional_writes_has_no_locks(kind, root, monkeypatch, capsys):
-    """It says so, or, worse, does not: old MinIO and Ceph wrote whatever the condition was."""
-    put = obstore.put
-
-    def without(store, name, data, mode=None, **options):
-        if mode is not None and kind == "refuses":
-            raise obstore.exceptions.GenericError(
-                "Generic S3 error: Server returned non-2xx status code: 501 Not Implemented: <Code>NotImplemented</Code>"
-            )
-        if kind == "ignores" or isinstance(mode, dict):
-            mode = None
-        return put(store, name, data, **options) if mode is None else put(store, name, data, mode=mode, **options)
-
-    monkeypatch.setattr(obstore, "put", without)
-    with pytest.raises(NoLocksError):
-        (root / "driver.json").hold(b"me")
-    assert list(root.entries(deep=True)) == []
-    with only_driver(root, "teachonce cache"):
-        pass
-    assert capsys.readouterr().err == (
-        f"{root}: this object store has no conditional writes, so no locks: see to it that no other command writes there\n"
-    )
-    assert [(root / "plan.json").write_if_absent(data) for data in (b"1", b"2")] == [True, False]
-    assert (root / "plan.json").read_bytes() == b"1"
 
 
 # --- refusals

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from teachonce.pipeline.storage import Location
+from teachonce.pipeline.storage import Location, s3_endpoint
 
 pytestmark = pytest.mark.slow
 
@@ -19,6 +20,8 @@ TEACHER = ("--teacher", "timm:test_resnet", "--teacher-pretrained", "random", "-
 STUDENT = ("--student", "timm:test_resnet", "--student-size", 32, "--recipe", "kd", "--batch-size", 4, "--threads", 1)
 SERIAL = ("--executor", "serial")
 ON_RAY = ("--executor", "ray", "--workers", 2)
+
+FAULTS = ("500", "503", "slow down", "stall", "cut body", "lose request", "lose answer", "cut answer")
 
 #: What no run repeats: seconds, and the moment of a line of the log.
 TIMES = ("/timings/", "/run/", "/tensorboard/")
@@ -151,3 +154,78 @@ def test_two_drivers_of_one_store(photos, on_disk, run, start, bucket):
     assert first.wait() == 0, first.stderr
     run(*words["distill"])
     same(files(root), on_disk)
+
+
+# --- through a server that fails
+
+#: A command whose waits are short.
+IMPATIENT = """
+from teachonce.pipeline.places import bucket_client, bucket_errors
+bucket_client.PAUSE_SECONDS, bucket_client.FIRST_WAIT, bucket_client.LONGEST_WAIT = 1.0, 0.01, 0.2
+bucket_client.RETRIES, bucket_errors.FIRST_WAIT = {retries}, 0.02
+from teachonce.__main__ import main
+main()
+"""
+
+
+@pytest.fixture
+def through(object_proxy, object_store, python, bucket, monkeypatch):
+    """`proxy, run = through(share=…)`: commands whose bucket is behind a proxy."""
+    with ExitStack() as stack:
+
+        def one(*, retries: int = 6, **settings: Any) -> tuple[Any, Callable[..., Any]]:
+            proxy = stack.enter_context(object_proxy.Proxy(object_store.endpoint, stall=1.5, **settings).running())
+            monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+            return proxy, lambda *words: python.run("-W", "ignore", "-c", IMPATIENT.format(retries=retries), *words)
+
+        yield one
+
+
+def test_the_main_way_through_a_server_that_fails(photos, on_disk, through, bucket, object_store):
+    proxy, run = through(share=0.06, seed=3)
+    for words in commands(photos, f"{bucket}/all", SERIAL).values():
+        told = run(*words)
+        assert told.returncode == 0, told.stderr
+    assert proxy.failed.keys() == set(FAULTS), proxy.failed
+    with s3_endpoint(object_store.endpoint):
+        same(files(Location.of(bucket) / "all"), on_disk)
+
+
+@pytest.mark.parametrize(
+    ("step", "answer", "line"),
+    [
+        ("cache", (400, "ExpiredToken"), "the credentials have expired"),
+        ("cache", (403, "AccessDenied"), "no permission to write"),
+        ("cache", (403, "RequestTimeTooSkewed"), "the clock of this machine is off"),
+        ("shard", (507, "XMinioStorageFull"), "the object store is full"),
+        ("distill", (400, "ExpiredToken"), "the credentials have expired"),
+        ("distill", (503, "SlowDown"), "the object store does not answer as it should"),
+    ],
+)
+def test_what_ends_a_run_in_its_middle(
+    step, answer, line, photos, on_disk, through, bucket, object_proxy, object_store
+):
+    """One line says what, nothing is half there, and the same command ends with the same bytes."""
+    proxy, run = through(retries=1)
+    root = f"{bucket}/all"
+    for name, words in commands(photos, root, SERIAL).items():
+        if name == step:
+            proxy.seen.clear()
+            done = {"shard": "shards/0", "cache": "store/ledger/cache/receipts/0", "distill": "student/run/checkpoint"}[
+                step
+            ]
+
+            def rule(request, done=done):
+                enough = sum(seen.method in ("PUT", "POST") and done in seen.path for seen in list(proxy.seen)) > 1
+                return object_proxy.Answer(*answer) if enough and request.method in ("PUT", "POST") else None
+
+            proxy.rule = rule
+            told = run(*words)
+            assert told.returncode == 1, told.stderr
+            assert "Traceback" not in told.stderr
+            assert line in told.stderr.splitlines()[-1], told.stderr
+            proxy.rule = lambda request: None
+        told = run(*words)
+        assert told.returncode == 0, told.stderr
+    with s3_endpoint(object_store.endpoint):
+        same(files(Location.of(root)), on_disk)
