@@ -22,6 +22,7 @@ from ..storage_schemas.errors import InputError, MismatchError
 from ..storage_schemas.fingerprint import Fingerprint, Json
 from ..storage_schemas.generations import Generations
 from ..storage_schemas.growth import FIRST, Growth
+from ..storage_schemas.params_form import DERIVED, STORED
 from ..storage_schemas.plain_text import typed
 from ..storage_schemas.samples import shard_name
 from ..storage_schemas.store_description import StoreDescription, StoreSpec, TargetSpec
@@ -39,7 +40,7 @@ from .pairs.store import open_store, read_description, read_vectors, store_recei
 from .pairs.store_root import refuse_lost_root
 from .samples.kind import SampleKind
 from .samples.pixel_sample import PixelSample
-from .samples.registry import check_kind, kind_named
+from .samples.registry import check_derivable, check_kind, kind_named
 from .settings.cache import CacheSettings
 from .teachers import Teacher, TeacherSpec, load_teacher
 from .teachers.base import Offer
@@ -135,6 +136,8 @@ class CacheStage:
             fields["class_vectors"] = self.vectors.digest
         if self.spec.views_together < self.spec.num_views:
             fields["chunk_views"] = self.spec.views_together
+        if self.spec.view_params != STORED:
+            fields["view_params"] = self.spec.view_params
         if self.growth is not None and self.before is not None:
             parent = Fingerprint(fields=self.before.fingerprint)
             fields["growth"] = {"what": self.growth.what, "parent": parent.digest}
@@ -275,6 +278,7 @@ def plan_cache(
     shard_set, store, teacher, root = asked.shards, asked.store, asked.loaded.spec, asked.root
     vectors = vectors_for(root, store, teacher, settings.targets)
     offers = choose_offers(asked.loaded, vectors, settings.targets)
+    check_derivable(settings.view_params, shard_set.corpus.sample_kind, shard_set.location)
     if views is None:
         views = teacher.preprocess.center_view()
     else:
@@ -301,6 +305,7 @@ def plan_cache(
         colors=views.has_colors,
         parts=shard_set.corpus.layout.parts,
         chunk_views=together if together < views.count else None,
+        drawing=views.drawing if settings.view_params_of_new == DERIVED else None,
     )
     described = None if plan is None else read_description(open_store(store, FIRST), store)
     if described is not None and (whole is None or _same_rows(described.spec, spec)):

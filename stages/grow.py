@@ -120,6 +120,7 @@ def _wanted(
         num_views=views.count,
         targets=current.spec.targets + new,
         chunk_views=together if together < views.count else None,
+        drawing=None if current.spec.drawing is None else views.drawing,
     )
     then = asked.shards.as_of(current.corpus_id)
     replaced = set() if then is None else then.changed_since()[1]  # the sample may have one of them
@@ -156,6 +157,12 @@ def _refuse_others(wanted: CacheStage, current: StoreDescription, settings: Cach
     )
     spec, there = wanted.spec, current.spec
     for name, expected, found, fits in (
+        (
+            "view_params",
+            there.view_params,
+            settings.view_params,
+            settings.view_params in (None, there.view_params),
+        ),
         ("views.count", f"at least {there.num_views}", spec.num_views, spec.num_views >= there.num_views),
         (
             "chunk_views",
@@ -173,7 +180,7 @@ def _refuse_others(wanted: CacheStage, current: StoreDescription, settings: Cach
                 found=f"{found} (this command)",
                 hint="a store never gets smaller; `distill --views` and --generation read a part of it"
                 if name == "views.count"
-                else "leave out --chunk-views: a store keeps the chunks that it has",
+                else f"leave out --{name.replace('_', '-')}: a store keeps what it began with",
             )
 
 

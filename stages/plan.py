@@ -18,6 +18,7 @@ from ..storage_schemas.class_vectors import ClassVectors, read_origin, write_cla
 from ..storage_schemas.encodings import ENCODINGS
 from ..storage_schemas.errors import InputError
 from ..storage_schemas.manifest import Entry
+from ..storage_schemas.params_form import DERIVED
 from ..storage_schemas.store_description import StoreDescription, StoreSpec, TargetSpec
 from ..storage_schemas.target_store import open_root
 from .cache import CacheStage, plan_cache
@@ -436,6 +437,7 @@ def _without_teacher(request: PlanRequest, corpus: PlannedCorpus) -> tuple[Tried
         ),
         encoding=encoding,
         colors=views.has_colors,
+        drawing=views.drawing if settings.view_params_of_new == DERIVED else None,
     )
     spec = new_spec(bare, encoding)
     description = StoreDescription(spec=spec, fingerprint={}, views=views.to_json(), teacher={}, shards="")

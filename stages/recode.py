@@ -50,7 +50,7 @@ def plan_recode(
     stage = StoreStage(
         out=new,
         source=taken.source,
-        description=describe(taken, encodings),
+        description=describe(taken, encodings, settings.view_params),
         classes=taken.classes,
         notes=taken.notes + encodings.notes,
     )

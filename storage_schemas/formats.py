@@ -59,8 +59,8 @@ SHARDS = Format(name="shards", version=2)
 
 #: Arrays of rows, and the root group that describes them. Version 2 has targets of more than one axis beside sample and view. Version 3
 #: has targets with encodings of their own, a short shard in the middle, later generations, or fewer views in a chunk
-#: than there are. A store is written as the lowest version that has it.
-TARGET_STORE = Format(name="a target store", kind="target store", version=3)
+#: than there are. Version 4 derives the parameters of views on reading. A store is written as the lowest version that has it.
+TARGET_STORE = Format(name="a target store", kind="target store", version=4)
 
 #: Arrays of classes, in a target store. They have no version of their own on disk; it is part of the fingerprint of `vectors`.
 CLASS_VECTORS = Format(name="class vectors")

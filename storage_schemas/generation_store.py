@@ -14,6 +14,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import WrapperStore
 
 from .generations import Generations, attributes_of
+from .kept_views import BY_SHARD
 
 _METADATA = "zarr.json"
 
@@ -39,7 +40,7 @@ class GenerationStore(WrapperStore[Store]):
         others = {path for one in generations.described.values() if one.growth is not None for path in one.growth.made}
         self._hidden = others - own
         spec = self._description.spec
-        self._sizes = {"sample": spec.num_rows, "view": spec.num_views}
+        self._sizes = {"sample": spec.num_rows, "view": spec.num_views, BY_SHARD: spec.num_shards}
 
     def _with_store(self, store: Store) -> GenerationStore:
         return GenerationStore(store, self._generations, self._name)

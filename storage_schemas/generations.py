@@ -13,7 +13,6 @@ import zarr
 
 from .errors import DamagedError, InputError
 from .fingerprint import Json
-from .formats import TARGET_STORE
 from .growth import FIRST
 from .json_file import as_schema
 from .plain_text import counted, typed
@@ -131,8 +130,11 @@ class Generations:
         about: Any = root.attrs.asdict()["teachonce"]
         root.update_attributes(
             {
-                # Arrays may from now on be larger than the attribute `cache` has them, which an older reader would not know.
-                "teachonce": {**about, "schema_version": TARGET_STORE.version},
+                # Arrays may from now on be larger than the attribute `cache` has them, which a reader of version 2 would not know.
+                "teachonce": {
+                    **about,
+                    "schema_version": max(3, *(one.spec.version for one in self.described.values())),
+                },
                 GENERATIONS_ATTRIBUTE: {"current": self.current, "later": later},
             }
         )

@@ -19,9 +19,11 @@ from .errors import DamagedError, IncompleteError
 from .fingerprint import Fingerprint, Json
 from .growth import FIRST, Growth
 from .json_file import Positive, as_schema, seal, unseal
+from .params_form import DERIVED, STORED
 from .plain_text import typed
 from .row_layout import RowLayout
 from .samples import IMAGE
+from .view_drawing import ViewDrawing
 from .zarr_damage import readable
 
 #: The attribute of the root group. Written last, so its presence means that all arrays are there.
@@ -130,6 +132,7 @@ class StoreSpec:
         colors: views have colours of their own, hence arrays for them.
         parts: of the samples, as in `RowLayout`; empty where these are as if they came at once.
         chunk_views: most views of a chunk; None for all of the store's.
+        drawing: how parameters of views are drawn, where the store derives them on reading; None where it stores them.
     """
 
     num_samples: int
@@ -140,6 +143,7 @@ class StoreSpec:
     colors: bool = False
     parts: tuple[int, ...] = ()
     chunk_views: int | None = None
+    drawing: ViewDrawing | None = None
 
     def __post_init__(self) -> None:
         own = RowLayout.of(self.shard_size, self.parts or (self.num_samples,)).parts
@@ -151,6 +155,11 @@ class StoreSpec:
         return RowLayout.of(self.shard_size, self.parts or (self.num_samples,))
 
     @property
+    def view_params(self) -> str:
+        """What becomes of the parameters of views: one of `VIEW_PARAMS`."""
+        return STORED if self.drawing is None else DERIVED
+
+    @property
     def views_together(self) -> int:
         """Views of a chunk, where these are small; and of a sample in one forward pass."""
         return self.num_views if self.chunk_views is None else min(self.chunk_views, self.num_views)
@@ -158,6 +167,8 @@ class StoreSpec:
     @property
     def version(self) -> int:
         """The version of the format that holds such rows."""
+        if self.drawing is not None:
+            return 4
         if self.views_together < self.num_views or len(self.layout.parts) > 1:
             return 3
         if any(target.encoding is not None for target in self.targets):
@@ -335,6 +346,7 @@ class StoreDescription:
                 colors=raw.spec.colors,
                 parts=_parts(raw.spec, file),
                 chunk_views=raw.spec.chunk_views,
+                drawing=ViewDrawing.from_json(raw.views, file) if raw.spec.view_params == DERIVED else None,
             ),
             fingerprint=raw.fingerprint,
             views=raw.views,
@@ -469,6 +481,7 @@ class _SpecFields:
     colors: bool = False
     parts: tuple[Positive, ...] = ()
     chunk_views: Positive | None = None
+    view_params: Literal["stored", "derived"] = "stored"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -508,4 +521,5 @@ def _spec_to_json(spec: StoreSpec) -> Json:
         **({"colors": True} if spec.colors else {}),
         **({"parts": list(spec.layout.parts)} if len(spec.layout.parts) > 1 else {}),
         **({"chunk_views": spec.chunk_views} if spec.views_together < spec.num_views else {}),
+        **({} if spec.view_params == STORED else {"view_params": spec.view_params}),
     }

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 import zarr
 import zarr.errors
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec, ZstdCodec
 from zarr.storage import MemoryStore
@@ -25,9 +25,10 @@ from .encodings.table import array_name
 from .errors import DamagedError, InputError, MismatchError
 from .fingerprint import Json
 from .formats import TARGET_STORE
+from .kept_views import BY_SHARD, SIZES, ViewArray, from_arrays, no_sizes, to_arrays, view_arrays
 from .samples import KEY_LENGTH
 from .store_description import StoreDescription, StoreSpec, TargetSpec, bytes_of_row, views_at_once
-from .view_params import COLOR_FACTORS, Views, columns, from_columns, no_views, to_columns
+from .view_params import Views, no_views
 from .zarr_damage import readable
 
 if TYPE_CHECKING:
@@ -43,12 +44,14 @@ class TargetBlock:
         valid: bool (sample,).
         view_params: VIEW (sample, view), see `view_params`; `NO_VIEW` where not valid.
         targets: by name, fp32 (sample, view, …); NaN where not valid.
+        sizes: heights and widths of the images (sample, 2), where parameters of views are derived; `NO_SIZE` where not valid.
     """
 
     keys: Sequence[str]
     valid: NDArray[np.bool_]
     view_params: Views
     targets: Mapping[str, Floats]
+    sizes: NDArray[np.int32] | None = None
 
     @property
     def digest(self) -> str:
@@ -117,7 +120,7 @@ def check_version(root: zarr.Group, where: object) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _RowArray:
-    """One array of the store, whose first axis is `sample`."""
+    """One array of the store, whose first axis is `sample`, or `BY_SHARD`."""
 
     name: str
     shape: tuple[int, ...]
@@ -163,21 +166,20 @@ def _row_arrays(spec: StoreSpec) -> Iterator[_RowArray]:
         name="valid", shape=(rows,), chunks=(shard,), dtype="bool", axes=("sample",), fill=False, codecs=small
     )
 
-    def per_view(name: str, columns: Sequence[str], dtype: str, axis: str, fill: Any) -> _RowArray:
-        return _RowArray(
-            name=name,
-            shape=(rows, spec.num_views, len(columns)),
-            chunks=(shard, spec.views_together, len(columns)),
-            dtype=dtype,
-            axes=("sample", "view", axis),
-            fill=fill,
-            codecs=small,
-            attributes={"columns": list(columns)},
+    for kept in view_arrays(spec):
+        first = (spec.num_shards, 1) if kept.axes[0] == BY_SHARD else (rows, shard)
+        by_view = [(spec.num_views, spec.views_together)] if "view" in kept.axes else []
+        shape, chunks = zip(first, *by_view, (kept.width, kept.width), strict=True)
+        yield _RowArray(
+            name=kept.name,
+            shape=shape,
+            chunks=chunks,
+            dtype=kept.dtype,
+            axes=kept.axes,
+            fill=kept.fill,
+            codecs=_codecs(kept.codec),
+            attributes=None if isinstance(kept.columns, int) else {"columns": list(kept.columns)},
         )
-
-    yield per_view("view_params", columns(spec.colors), "int32", "view_param", -1)
-    if spec.colors:
-        yield per_view("view_colors", COLOR_FACTORS, "float32", "view_color", float("nan"))
     dimensions: dict[str, int] = {}
     for target in spec.targets:
         for array in spec.encoding_of(target).arrays(target):
@@ -338,10 +340,13 @@ def check_arrays(root: zarr.Group, spec: StoreSpec, where: object) -> None:
 def chunk_paths(spec: StoreSpec, shard: int) -> list[str]:
     """The files that hold one shard's rows, relative to the store: what a receipt of the shard names."""
     rows = spec.rows(shard)
+    rows_of_shard = rows.start, rows.stop
     return [
         path
         for array in _row_arrays(spec)
-        for path in _paths(array.name, array.shape, array.chunks, rows.start, rows.stop)
+        for path in _paths(
+            array.name, array.shape, array.chunks, *((shard, shard + 1) if array.axes[0] == BY_SHARD else rows_of_shard)
+        )
     ]
 
 
@@ -366,7 +371,7 @@ def write_block(root: zarr.Group, spec: StoreSpec, shard: int, block: TargetBloc
     writer = BlockWriter(root, spec, shard, block.keys)
     for offset in np.flatnonzero(block.valid).tolist():
         targets = {name: values[offset] for name, values in block.targets.items()}
-        writer.put(offset, block.view_params[offset], targets)
+        writer.put(offset, block.view_params[offset], targets, None if block.sizes is None else block.sizes[offset])
         writer.settle(offset + 1)
     return writer.finish()[0]
 
@@ -393,6 +398,7 @@ class BlockWriter:
         self._arrays, self._spec, self.shard, self._keys, self._part = arrays, spec, shard, keys, part
         self._valid = np.zeros(len(keys), np.bool_)
         self._params = no_views(len(keys), self.num_views)
+        self._sizes = no_sizes(len(keys))
         targets = map(spec.target, part.names_of(spec))
         self._parts: dict[str, _Whole | _Streamed] = {
             target.name: (_Streamed if spec.is_streamed(target) else _Whole)(self, target) for target in targets
@@ -408,10 +414,16 @@ class BlockWriter:
         """Of those that are written."""
         return self._spec.num_views - self._part.first_view
 
-    def put(self, offset: int, params_V: Views, targets: Mapping[str, Floats]) -> None:
-        """A usable row: its place in the shard, VIEW (view,), and each target, fp32 (view, …)."""
+    def put(self, offset: int, params_V: Views, targets: Mapping[str, Floats], size: ArrayLike | None = None) -> None:
+        """A usable row: its place in the shard, VIEW (view,), and each target, fp32 (view, …).
+
+        Args:
+            size: height and width of its image; needed where the store derives parameters.
+        """
         self._valid[offset] = True
         self._params[offset] = params_V
+        if size is not None:
+            self._sizes[offset] = size
         for name, part in self._parts.items():
             if not np.isfinite(targets[name]).all():
                 self.nonfinite[name] = self.nonfinite.get(name, 0) + 1
@@ -424,6 +436,7 @@ class BlockWriter:
         params_NV: Views,
         targets: Mapping[str, Floats],
         stored: Mapping[str, Mapping[str, NDArray[Any]]] | None = None,
+        sizes_N2: NDArray[np.int32] | None = None,
     ) -> None:
         """Rows that follow one another, in place of `put`: all rows of a shard, in portions of whole chunks of every target.
 
@@ -434,10 +447,13 @@ class BlockWriter:
             targets: fp32 (row, view, …) by name; NaN in rows that are not usable. They are kept, and must not change. Those that are
                 stored already may be missing, if `finish` is told the digest.
             stored: of targets that are encoded already: their arrays (row, view, …) by name, which are written as they are.
+            sizes_N2: heights and widths of the images; needed where the store derives parameters.
         """
         rows = slice(offset, offset + len(valid_N))
         self._valid[rows] = valid_N
         self._params[rows][valid_N] = params_NV[valid_N]
+        if sizes_N2 is not None:
+            self._sizes[rows][valid_N] = sizes_N2[valid_N]
         for name, part in self._parts.items():
             values = targets.get(name)
             if values is not None:
@@ -480,7 +496,11 @@ class BlockWriter:
             columns["keys"] = np.frombuffer("".join(self._keys).encode("ascii"), np.uint8).reshape(-1, KEY_LENGTH)
             columns["valid"] = self._valid
         if self._part.params:
-            columns |= to_columns(self._params, self._spec.colors)
+            where = f"shard {self.shard}"
+            first = self._part.first_view
+            kept = to_arrays(self._spec, self._keys, self._valid, self._params, self._sizes, first, where)
+            of_rows = {array.name for array in view_arrays(self._spec) if array.of_rows}
+            columns |= {name: values for name, values in kept.items() if self._part.rows or name not in of_rows}
         written = [path for name, values in columns.items() for path in self.write(name, values, 0)]
         for part in self._parts.values():
             written += part.finish()
@@ -492,8 +512,9 @@ class BlockWriter:
         # Set for this array: Zarr's own setting is global, and another thread's would end in the middle of ours.
         array: Any = self._arrays[name].with_config({"write_empty_chunks": True})
         starts = [0] * values.ndim
-        starts[0] = self._spec.rows(self.shard).start + offset
-        if array.metadata.dimension_names[1:2] == ("view",):
+        names = array.metadata.dimension_names
+        starts[0] = self.shard if names[0] == BY_SHARD else self._spec.rows(self.shard).start + offset
+        if names[1:2] == ("view",):
             starts[1] = self._part.first_view
         values = _to_chunk_end(array, starts, values)
         region = [slice(start, start + size) for start, size in zip(starts, values.shape, strict=True)]
@@ -710,15 +731,39 @@ def read_views(
     Raises:
         DamagedError: a chunk's checksum does not match, or it cannot be decoded.
     """
-    rows, first, end = spec.rows(shard), min(views), max(views) + 1
-    places = [view - first for view in views]
-    names = "keys, valid, view_params or view_colors" if spec.colors else "keys, valid or view_params"
-    with readable(_DAMAGED, code="chunk-damaged", where=f"{names}, shard {shard}", hint=_AGAIN):
+    rows, kept = spec.rows(shard), view_arrays(spec)
+    names = ", ".join(array.name for array in kept[:-1])
+    with readable(
+        _DAMAGED,
+        code="chunk-damaged",
+        where=f"keys, valid{', ' if names else ''}{names} or {kept[-1].name}, shard {shard}",
+        hint=_AGAIN,
+    ):
         keys = np.ascontiguousarray(root["keys"][rows]).view(f"S{KEY_LENGTH}")[:, 0]
         valid = np.asarray(root["valid"][rows])
-        params = np.asarray(root["view_params"][rows, first:end])[:, places]
-        colors = np.asarray(root["view_colors"][rows, first:end])[:, places] if spec.colors else None
-    return keys, valid, from_columns(params, colors)
+        arrays = {array.name: _read_kept(root[array.name], array, rows, shard, views) for array in kept}
+    return keys, valid, from_arrays(spec, keys, valid, arrays, views, f"shard {shard}")
+
+
+def _read_kept(array: Any, kept: ViewArray, rows: slice, shard: int, views: Sequence[int]) -> NDArray[Any]:
+    """What is kept of a shard's parameters in one array, of some views."""
+    first = slice(shard, shard + 1) if kept.axes[0] == BY_SHARD else rows
+    if "view" not in kept.axes:
+        return np.asarray(array[first])
+    start = min(views)
+    return np.asarray(array[first, start : max(views) + 1])[:, [view - start for view in views]]
+
+
+def read_sizes(root: Arrays, spec: StoreSpec, shard: int) -> NDArray[np.int32] | None:
+    """Heights and widths of a shard's images (sample, 2), in a store that derives parameters; None in any other.
+
+    Raises:
+        DamagedError: a chunk's checksum does not match, or it cannot be decoded.
+    """
+    if spec.drawing is None:
+        return None
+    with readable(_DAMAGED, code="chunk-damaged", where=f"{SIZES}, shard {shard}", hint=_AGAIN):
+        return np.asarray(root[SIZES][spec.rows(shard)])
 
 
 def read_target_views(
@@ -790,12 +835,12 @@ _AGAIN = (
 
 def read_block(root: zarr.Group, spec: StoreSpec, shard: int) -> TargetBlock:
     """All of one shard's rows, decoded to fp32."""
-    rows = spec.rows(shard)
-    colors = np.asarray(root["view_colors"][rows]) if spec.colors else None  # type: ignore[index,arg-type]
+    keys_N, valid_N, params_NV = read_views(root, spec, shard, range(spec.num_views))
     return TargetBlock(
-        keys=read_keys(root, spec, shard),
-        valid=np.asarray(root["valid"][rows]),  # type: ignore[index,arg-type]
-        view_params=from_columns(np.asarray(root["view_params"][rows]), colors),  # type: ignore[index,arg-type]
+        keys=[key.decode("ascii") for key in keys_N.tolist()],
+        valid=valid_N,
+        view_params=params_NV,
+        sizes=read_sizes(root, spec, shard),
         targets={
             t.name: np.stack([read_target(root, spec, shard, t.name, v) for v in range(spec.num_views)], axis=1)
             for t in spec.targets

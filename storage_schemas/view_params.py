@@ -1,7 +1,8 @@
 """Owns the parameters of views: one record a view in memory, and the columns of the store's arrays that hold it.
 
 On disk they are plain numbers, so that any reader of Zarr gets at them: `view_params` int32 (sample, view, 5), or 7
-columns where views have colour, and only then `view_colors` float32 (sample, view, 4).
+columns where views have colour, and only then `view_colors` float32 (sample, view, 4). A store may derive them instead: see
+`kept_views`.
 """
 
 from __future__ import annotations

@@ -20,11 +20,13 @@ class Batch:
     Attributes:
         rows: of the corpus.
         params: for each its views' parameters, VIEW (view,).
+        sizes: of each, as its kind has it.
         parts: their views, one array behind the other: (sample, view, *shape of the kind).
     """
 
     rows: list[int] = field(default_factory=list)
     params: list[Views] = field(default_factory=list)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
     parts: list[NDArray[Any]] = field(default_factory=list)
 
 
@@ -43,6 +45,7 @@ def batches(made: Iterable[tuple[ShardRows, Made]], size: int) -> Iterator[Batch
             while stop < len(task.rows) and info.params[stop] is not None and len(batch.rows) < size:
                 batch.rows.append(task.rows[stop])
                 batch.params.append(info.params[stop])  # type: ignore[arg-type]  # it is not None
+                batch.sizes.append(info.sizes[stop])  # type: ignore[arg-type]  # nor is this
                 stop += 1
             batch.parts.append(views[start:stop])
             start = stop

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ...storage_schemas.block_part import WHOLE, BlockPart
 from ...storage_schemas.store_description import StoreSpec
@@ -16,6 +16,7 @@ from ...storage_schemas.target_store import (
     BlockWriter,
     OpenArrays,
     decode_views,
+    read_sizes,
     read_stored_views,
     read_views,
 )
@@ -45,7 +46,7 @@ class MendingWriter(BlockWriter):
         rows = spec.rows(shard)
         self._before = before
         self._mended = [row - rows.start for row in range(rows.start, rows.stop) if row in mended]
-        self._new: dict[int, tuple[Views, dict[str, NDArray[np.float32]]]] = {}
+        self._new: dict[int, tuple[Views, dict[str, NDArray[np.float32]], ArrayLike | None]] = {}
 
     @staticmethod
     def of(
@@ -66,13 +67,20 @@ class MendingWriter(BlockWriter):
 
         return writer
 
-    def put(self, offset: int, params_V: Views, targets: Mapping[str, NDArray[np.float32]]) -> None:
+    def put(
+        self,
+        offset: int,
+        params_V: Views,
+        targets: Mapping[str, NDArray[np.float32]],
+        size: ArrayLike | None = None,
+    ) -> None:
         """A mended row, as `BlockWriter.put` takes it."""
         for name, values in targets.items():
             if not np.isfinite(values).all():
                 self.nonfinite[name] = self.nonfinite.get(name, 0) + 1
         # Copies: the batch that they are part of may go.
-        self._new[offset] = params_V.copy(), {name: np.array(values, np.float32) for name, values in targets.items()}
+        copies = {name: np.array(values, np.float32) for name, values in targets.items()}
+        self._new[offset] = params_V.copy(), copies, size
 
     def settle(self, offset: int) -> None:
         """Rows are written in the end."""
@@ -81,11 +89,14 @@ class MendingWriter(BlockWriter):
         """See `BlockWriter.finish`."""
         spec = self._spec
         _, valid_N, params_NV = read_views(self._before, spec, self.shard, range(spec.num_views))
-        valid_N = valid_N.copy()
+        sizes_N2 = read_sizes(self._before, spec, self.shard)
+        valid_N, sizes_N2 = valid_N.copy(), None if sizes_N2 is None else sizes_N2.copy()
         for offset in self._mended:
             valid_N[offset] = offset in self._new
             if offset in self._new:
-                params_NV[offset] = self._new[offset][0]
+                params_NV[offset], _, size = self._new[offset]
+                if sizes_N2 is not None:
+                    sizes_N2[offset] = np.asarray(size)
         step = math.lcm(*(spec.chunk_rows(t) for t in spec.targets if spec.is_streamed(t)))
         step = step if step > 1 else self.num_rows
         for first in range(0, self.num_rows, step):
@@ -94,7 +105,8 @@ class MendingWriter(BlockWriter):
             values = {name: decode_views(spec, name, arrays) for name, arrays in stored.items()}
             for decoded in values.values():
                 decoded[~valid_N[part]] = np.nan
-            self.put_rows(first, valid_N[part], params_NV[part], values, stored)
+            sizes = None if sizes_N2 is None else sizes_N2[part]
+            self.put_rows(first, valid_N[part], params_NV[part], values, stored, sizes)
         return super().finish(digest)
 
     def _stored(self, name: str, part: slice) -> dict[str, NDArray[Any]]:

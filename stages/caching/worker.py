@@ -187,8 +187,9 @@ class CacheWorker:
         start, usable = self.spec.rows(writer.shard).start, 0
         for batch, arrays in _joined(outputs, len(self._groups)):
             with timer("write"):
-                for place, (row, params_V) in enumerate(zip(batch.rows, batch.params, strict=True)):
-                    writer.put(row - start, params_V, {name: values[place] for name, values in arrays.items()})
+                about = zip(batch.rows, batch.params, batch.sizes, strict=True)
+                for place, (row, params_V, size) in enumerate(about):
+                    writer.put(row - start, params_V, {name: values[place] for name, values in arrays.items()}, size)
                 writer.settle(batch.rows[-1] - start + 1)
             timer.advance(len(batch.rows))
             usable += len(batch.rows)

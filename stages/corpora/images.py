@@ -23,6 +23,7 @@ __all__ = [
     "BadImage",
     "decode",
     "image_extensions",
+    "image_size",
     "one_image",
     "out_of_memory",
     "probe",
@@ -103,6 +104,15 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         BadImage: as in `probe`, or pixels that cannot be decoded.
     """
     return _with_image(data, max_pixels, _as_rgb)
+
+
+def image_size(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Height and width of what `decode` gives, without decoding pixels.
+
+    Raises:
+        BadImage: not an image.
+    """
+    return _with_image(data, max_pixels, lambda image: (image.height, image.width))
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

@@ -15,6 +15,7 @@ from ...storage_schemas.errors import MismatchError
 from ...storage_schemas.fingerprint import Fingerprint
 from ...storage_schemas.generations import Generations
 from ...storage_schemas.growth import GENERATIONS, Growth
+from ...storage_schemas.kept_views import BY_SHARD
 from ...storage_schemas.store_description import StoreDescription, StoreSpec
 from ...storage_schemas.target_store import (
     Arrays,
@@ -96,7 +97,8 @@ def make_room(
         generations.begin(root, description)
     elif ledger.plan() is not None:
         return
-    sizes = {"sample": description.spec.num_rows, "view": description.spec.num_views}
+    spec = description.spec
+    sizes = {"sample": spec.num_rows, "view": spec.num_views, BY_SHARD: spec.num_shards}
     for array in _all(root, store):
         names = array.metadata.dimension_names or ()
         shape = tuple(

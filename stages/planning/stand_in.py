@@ -23,6 +23,9 @@ SPREAD, LEAD, SHAPE, POWER = 0.87, 9.5, 20.0, 0.26
 #: Pixels of an image whose boxes stand in for those of real ones.
 _WIDTH, _HEIGHT = 500, 375
 
+#: By how many pixels their shorter sides differ from it at most, where sizes are stored.
+_SPREAD = 50
+
 
 def stand_in_logits(rows: int, views: int, classes: int, seed: int = 0) -> NDArray[np.float32]:
     """fp32 (row, view, class)."""
@@ -56,10 +59,15 @@ def stand_in_vectors(classes: int, channels: int) -> ClassVectors:
 def stand_in_block(spec: StoreSpec, views: ViewSpec, rows: int) -> TargetBlock:
     """Rows of a store that no teacher has seen."""
     keys = [sample_key("stand-in", str(row)) for row in range(rows)]
+    sizes_N2 = np.full((rows, 2), (_HEIGHT, _WIDTH), np.int32)
+    if spec.drawing is not None:  # then they are what is stored: one side of photographs is often the same
+        shorter_N = np.random.default_rng(0).integers(_HEIGHT - _SPREAD, _HEIGHT + _SPREAD, rows)
+        sizes_N2[np.arange(rows), np.arange(rows) % 4 // 3] = shorter_N
     return TargetBlock(
         keys=keys,
         valid=np.ones(rows, np.bool_),
-        view_params=np.stack([views.params(key, _WIDTH, _HEIGHT) for key in keys]),
+        view_params=views.drawing.params(keys, sizes_N2, range(views.count)),
+        sizes=sizes_N2,
         targets={
             target.name: stand_in_logits(rows, views.count, target.shape[0])
             if target.name == "logits"

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from zarr.storage import MemoryStore
 
+from ...storage_schemas.kept_views import BY_SHARD
 from ...storage_schemas.receipt import Output, Receipt
 from ...storage_schemas.samples import shard_name
 from ...storage_schemas.store_description import StoreDescription, StoreSpec, TargetSpec, largest_divisor
@@ -29,6 +30,7 @@ class ArraySize:
     """What one array takes.
 
     Attributes:
+        rows: whose values it has.
         chunks: of the array: rows, views, ….
         codecs: what becomes of a chunk's bytes, by the names in `zarr.json`.
         objects: chunks.
@@ -38,6 +40,7 @@ class ArraySize:
     """
 
     name: str
+    rows: int
     shape: tuple[int, ...]
     chunks: tuple[int, ...]
     dtype: str
@@ -48,7 +51,7 @@ class ArraySize:
 
     @property
     def row_bytes(self) -> float:
-        return self.bytes.value / self.shape[0]
+        return self.bytes.value / self.rows
 
     @property
     def read_bytes(self) -> float:
@@ -126,11 +129,13 @@ def store_sizes(description: StoreDescription, block: TargetBlock, basis: Mappin
             )
             for rows, count in rows_of_shards.items()
         )
+        by_shard = array.metadata.dimension_names[0] == BY_SHARD
         grid = tuple(-(-s // c) for s, c in zip(array.shape, array.chunks, strict=True))
         is_fixed = all(codec.is_fixed_size for codec in array.metadata.codecs)
         arrays.append(
             ArraySize(
                 name=name,
+                rows=spec.num_rows if by_shard else array.shape[0],
                 shape=array.shape,
                 chunks=array.chunks,
                 dtype=str(array.dtype),
@@ -142,7 +147,7 @@ def store_sizes(description: StoreDescription, block: TargetBlock, basis: Mappin
                 else math.prod(grid),
             )
         )
-        rows_of_chunks = range(-(-spec.shard_rows // array.chunks[0]))
+        rows_of_chunks = range(1 if by_shard else -(-spec.shard_rows // array.chunks[0]))
         outputs += [
             Output(path=f"{name}/c/{row}" + "".join(f"/{i}" for i in index), bytes=int(per_shard), sha256="0" * 64)
             for row in rows_of_chunks
@@ -211,6 +216,7 @@ def _part(block: TargetBlock, rows: int) -> TargetBlock:
         keys=block.keys[:rows],
         valid=block.valid[:rows],
         view_params=block.view_params[:rows],
+        sizes=None if block.sizes is None else block.sizes[:rows],
         targets={name: values[:rows] for name, values in block.targets.items()},
     )
 

@@ -14,6 +14,7 @@ import numpy as np
 from ...pipeline.types import Timer, Unit
 from ...storage_schemas.block_part import BlockPart
 from ...storage_schemas.errors import InputError
+from ...storage_schemas.kept_views import no_sizes
 from ...storage_schemas.store_description import StoreSpec
 from ...storage_schemas.target_store import Arrays, BlockWriter, TargetBlock
 from ...storage_schemas.view_params import Views, no_views
@@ -142,7 +143,7 @@ class _Kept:
 
     def __init__(self, most: int) -> None:
         self.rows_put = 0
-        self._most, self._rows = most, dict[int, dict[int, tuple[Views, dict[str, Any]]]]()
+        self._most, self._rows = most, dict[int, dict[int, tuple[Views, dict[str, Any], Any]]]()
         self._keys: dict[int, Sequence[str]] = {}
         self._settled: dict[int, int] = {}
 
@@ -151,11 +152,11 @@ class _Kept:
         self._rows.setdefault(shard, {})
         return _KeepingWriter(self, arrays, spec, shard, keys, part)
 
-    def put(self, shard: int, offset: int, params_V: Views, targets: dict[str, Any]) -> None:
+    def put(self, shard: int, offset: int, params_V: Views, targets: dict[str, Any], size: Any) -> None:
         self.rows_put += 1
         rows = self._rows[shard]
         if offset not in rows and sum(map(len, self._rows.values())) < self._most:
-            rows[offset] = params_V, {name: np.array(values, np.float32) for name, values in targets.items()}
+            rows[offset] = params_V, {name: np.array(values, np.float32) for name, values in targets.items()}, size
 
     def settle(self, shard: int, offset: int) -> None:
         self._settled[shard] = max(offset, self._settled.get(shard, 0))
@@ -167,7 +168,9 @@ class _Kept:
             for shard, rows in sorted(self._rows.items())
             for offset in range(min(self._settled.get(shard, 0), 1 + max(rows, default=-1)))
         ]
+        sizes = no_sizes(len(places))
         block = TargetBlock(
+            sizes=sizes,
             keys=[self._keys[shard][offset] for shard, offset in places],
             valid=np.array([offset in self._rows[shard] for shard, offset in places], np.bool_),
             view_params=no_views(len(places), spec.num_views),
@@ -177,8 +180,7 @@ class _Kept:
         )
         for row, (shard, offset) in enumerate(places):
             if block.valid[row]:
-                params, targets = self._rows[shard][offset]
-                block.view_params[row] = params
+                block.view_params[row], targets, sizes[row] = self._rows[shard][offset]
                 for name, values in targets.items():
                     block.targets[name][row] = values
         return block
@@ -193,9 +195,9 @@ class _KeepingWriter(BlockWriter):
         super().__init__(arrays, spec, shard, keys, part)
         self._kept = kept
 
-    def put(self, offset: int, params_V: Views, targets: Any) -> None:
-        super().put(offset, params_V, targets)
-        self._kept.put(self.shard, offset, params_V, targets)
+    def put(self, offset: int, params_V: Views, targets: Any, size: Any = None) -> None:
+        super().put(offset, params_V, targets, size)
+        self._kept.put(self.shard, offset, params_V, targets, size)
 
     def settle(self, offset: int) -> None:
         super().settle(offset)

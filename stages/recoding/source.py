@@ -16,11 +16,14 @@ from ...pipeline.storage import Location
 from ...pipeline.types import Unit
 from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import DamagedError
+from ...storage_schemas.kept_views import no_sizes
 from ...storage_schemas.receipt import LEFT_OUT, InvalidRow, Receipt
 from ...storage_schemas.samples import shard_name
 from ...storage_schemas.store_description import StoreSpec
-from ...storage_schemas.target_store import OpenArrays, read_stored_views, read_target_views, read_views
+from ...storage_schemas.target_store import OpenArrays, read_sizes, read_stored_views, read_target_views, read_views
 from ...storage_schemas.view_params import Views
+from ..corpora.images import BadImage, image_size
+from ..corpora.shards import ShardSet
 from ..measures.sample_block import softmax
 from ..pairs.store import open_store, store_receipts
 from .row_choice import RowChoice
@@ -46,6 +49,7 @@ class Source:
         targets: names of the targets that are taken, in their new order.
         rows: which samples.
         vectors: what forms logits of embeddings; None where logits are read as they are stored, or there are none.
+        images: where sizes of images are read, if they are wanted and the store does not have them.
     """
 
     store: Location
@@ -55,6 +59,7 @@ class Source:
     targets: tuple[str, ...]
     rows: RowChoice
     vectors: ClassVectors | None
+    images: ShardSet | None = None
 
     def width_of(self, name: str) -> tuple[int, ...]:
         """Shape of one row's view of a target that is taken."""
@@ -154,6 +159,33 @@ class SourceShard:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def sizes(self) -> NDArray[np.int32] | None:
+        """Heights and widths of all images (row, 2), where they are wanted or stored; `NO_SIZE` of those that are not taken.
+
+        Raises:
+            DamagedError: an image of the shards cannot be read.
+        """
+        source = self._source
+        if source.images is None:
+            return read_sizes(self._reader.root, source.spec, self.number)
+        found, start = no_sizes(len(self)), source.spec.rows(self.number).start
+        reader = source.images.reader(self.number)
+        try:
+            for place in self.taken.tolist():
+                try:
+                    found[place] = image_size(reader.read(start + place), source.images.corpus.max_pixels)
+                except BadImage as bad:
+                    raise DamagedError(
+                        "an image that the teacher saw cannot be read any more",
+                        code="image-no-longer-readable",
+                        where=f"{source.images.location}, row {start + place}",
+                        found=bad,
+                        hint="restore the shards from a copy",
+                    ) from bad
+        finally:
+            reader.close()
+        return found
 
     def parts(self, *others: StoreSpec) -> Iterator[slice]:
         """The rows in portions of whole chunks, of this store and of others, so that no chunk is read twice and little is held."""

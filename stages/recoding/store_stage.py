@@ -9,6 +9,7 @@ from ...pipeline.storage import Location
 from ...pipeline.types import Resources, RunUnit, Unit
 from ...storage_schemas.encodings import ENCODINGS, Encoding
 from ...storage_schemas.fingerprint import Fingerprint, Json
+from ...storage_schemas.params_form import DERIVED
 from ...storage_schemas.store_description import StoreDescription, StoreSpec, TargetSpec
 from ...storage_schemas.target_store import create_arrays, open_root
 from ..encodings.request import DEFAULT
@@ -77,8 +78,12 @@ class StoreStage:
         )
 
 
-def describe(taken: Taken, encodings: NewEncodings) -> StoreDescription:
-    """What the new store says of itself: all that the old one says, but for what is another now."""
+def describe(taken: Taken, encodings: NewEncodings, view_params: str | None = None) -> StoreDescription:
+    """What the new store says of itself: all that the old one says, but for what is another now.
+
+    Args:
+        view_params: what becomes of the parameters of views, one of `VIEW_PARAMS`; None for what the old one does.
+    """
     old, source = taken.description, taken.source
     spec = replace(
         old.spec,
@@ -87,8 +92,9 @@ def describe(taken: Taken, encodings: NewEncodings) -> StoreDescription:
     )
     own = encodings.whole is None
     targets = tuple(_target(old.spec, spec, source, name, encodings.of[name], own=own) for name in source.targets)
-    spec = replace(spec, targets=targets)
     views = taken.facts.views.some(source.views)
+    derives = (view_params or old.spec.view_params) == DERIVED
+    spec = replace(spec, targets=targets, drawing=views.drawing if derives else None)
     fields: dict[str, Json] = {
         **old.fingerprint,
         "schema_version": spec.version,
@@ -99,6 +105,9 @@ def describe(taken: Taken, encodings: NewEncodings) -> StoreDescription:
     }
     fields.pop("growth", None)  # the digest of the store that was read stands for it
     fields.pop("chunk_views", None)
+    fields.pop("view_params", None)
+    if derives:
+        fields["view_params"] = DERIVED
     if spec.views_together < spec.num_views:
         fields["chunk_views"] = spec.views_together
     if LOGITS not in source.targets:

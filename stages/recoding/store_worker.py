@@ -44,7 +44,10 @@ class StoreWorker:
         taken_N[shard.taken] = True
         as_stored = [name for name in self.reader.source.targets if self._stays(name)]
         known = shard.receipt.digest if self._has_content_of(shard, as_stored) else None
+        with timer("read"):
+            sizes_N2 = None if self.spec.drawing is None else shard.sizes()
         for part in shard.parts(self.spec):
+            sizes = None if sizes_N2 is None else sizes_N2[part]
             left_N = ~taken_N[part]
             with timer("read"):
                 stored = {name: shard.stored(name, part) for name in as_stored}
@@ -55,7 +58,7 @@ class StoreWorker:
                     values[left_N] = np.nan
                 for name, arrays in stored.items():
                     self._leave_out(name, arrays, left_N)
-                writer.put_rows(part.start, taken_N[part], shard.params[part], targets, stored)
+                writer.put_rows(part.start, taken_N[part], shard.params[part], targets, stored, sizes)
                 writer.settle(part.stop)
             timer.advance(part.stop - part.start)
         self._refuse_nonfinite(writer)

@@ -8,11 +8,13 @@ from typing import Any
 
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError
+from ...storage_schemas.params_form import DERIVED
 from ...storage_schemas.plain_text import typed
 from ...storage_schemas.store_description import StoreDescription
 from ..corpora.shards import ShardSet
 from ..measures.stored import Stored
 from ..pairs.store import StoreFacts, open_store, read_description, store_facts
+from ..samples.registry import check_derivable
 from ..settings.recode import RecodeSettings
 from .class_list import ClassList, check_width, other_class_list, own_class_list
 from .origin import Origin
@@ -52,7 +54,9 @@ def take(parent: Location, settings: RecodeSettings) -> Taken:
     if settings.confidence is not None and not (can_form if forms else LOGITS in stored):
         raise _no_logits(parent, stored, "--confidence")
     views = places_of(settings.views, facts.spec.num_views, parent)
-    shards, no_paths = _shards(parent, settings, facts.generation)
+    check_derivable(settings.view_params, description.sample_kind, parent)
+    lacks_sizes = settings.view_params == DERIVED and facts.spec.drawing is None
+    shards, no_paths = _shards(parent, settings, facts.generation, lacks_sizes)
     source = Source(
         store=parent,
         generation=facts.generation,
@@ -61,6 +65,7 @@ def take(parent: Location, settings: RecodeSettings) -> Taken:
         targets=targets,
         rows=choose_rows(settings, root, facts.spec, shards, parent),
         vectors=classes.vectors if forms and can_form and classes is not None else None,
+        images=shards if lacks_sizes else None,
     )
     _refuse_empty(source)
     anew = LOGITS in targets and source.vectors is not None
@@ -125,10 +130,12 @@ def _no_logits(store: Location, stored: Mapping[str, Any] | list[str], option: s
     )
 
 
-def _shards(parent: Location, settings: RecodeSettings, generation: str) -> tuple[ShardSet | None, str]:
+def _shards(
+    parent: Location, settings: RecodeSettings, generation: str, lacks_sizes: bool
+) -> tuple[ShardSet | None, str]:
     """The shards, and why there are none where they are only wanted."""
     needed = bool(settings.label) or settings.samples is not None or settings.to is not None
-    if not needed and settings.shards is None:
+    if not needed and not lacks_sizes and settings.shards is None:
         return None, ""
     opened = Stored.open(parent, settings.shards, generation)
     if opened.shards is None and settings.label:
@@ -137,6 +144,15 @@ def _shards(parent: Location, settings: RecodeSettings, generation: str) -> tupl
             code="shards-needed",
             where=parent,
             expected="the folder of the store's shards (for --label)",
+            found=opened.no_paths,
+            hint=f"teachonce recode {typed(parent)} --shards FOLDER …",
+        )
+    if opened.shards is None and lacks_sizes:
+        raise InputError(
+            "sizes of images are in the shards",
+            code="shards-needed",
+            where=parent,
+            expected="the folder of the store's shards (for --view-params derived)",
             found=opened.no_paths,
             hint=f"teachonce recode {typed(parent)} --shards FOLDER …",
         )

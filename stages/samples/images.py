@@ -44,6 +44,9 @@ class Images:
     def positions(self, sample: Image.Image) -> int:
         return sample.width * sample.height
 
+    def size(self, sample: Image.Image) -> tuple[int, int]:
+        return sample.height, sample.width
+
     def params(self, sample: Image.Image, key: str, spec: ViewSpec) -> Views:
         return spec.params(key, *sample.size)
 

@@ -73,6 +73,9 @@ class SampleKind(Protocol):
     def positions(self, sample: Sample) -> int:
         """How large a sample is: pixels of an image."""
 
+    def size(self, sample: Sample) -> tuple[int, int]:
+        """All of a sample that parameters of its views depend on: height and width of an image."""
+
     def params(self, sample: Sample, key: str, spec: ViewSpec) -> Views:
         """Parameters of a sample's views, VIEW (view,): a function of the spec, the key and the sample's size alone."""
 

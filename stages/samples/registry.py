@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from ...storage_schemas.errors import MismatchError
+from ...storage_schemas.params_form import DERIVED, STORED
+from ...storage_schemas.samples import IMAGE
 from .images import IMAGES
 from .kind import SampleKind
 
@@ -26,6 +28,28 @@ def kind_named(name: str, where: object) -> SampleKind:
             hint="install the package that has it, as where this was made",
         )
     return KINDS[name]
+
+
+def check_derivable(view_params: str | None, kind: str, where: object) -> None:
+    """Refuse to derive parameters of views of anything but images: how other kinds draw theirs is their own.
+
+    Args:
+        view_params: one of `VIEW_PARAMS`, or None.
+        kind: of the samples.
+        where: what has them.
+
+    Raises:
+        MismatchError: they would be derived of another kind.
+    """
+    if view_params == DERIVED and kind != IMAGE:
+        raise MismatchError(
+            "only the views of images can be derived",
+            code="views-not-derivable",
+            where=where,
+            expected=f"{IMAGE} (--view-params {DERIVED})",
+            found=kind,
+            hint=f"use --view-params {STORED}",
+        )
 
 
 def check_kind(found: str, wanted: str, *, where: object, expected_by: str) -> SampleKind:

@@ -36,11 +36,13 @@ class RowViews:
 
     Attributes:
         params: for each row its views' parameters, VIEW (view,), or None where it turned out to be unusable.
+        sizes: of each row, as its kind has it; None where it is unusable.
         reasons: why it is, by row.
         seconds: spent, by kind of work.
     """
 
     params: list[Views | None] = field(default_factory=list)
+    sizes: list[tuple[int, int] | None] = field(default_factory=list)
     reasons: dict[int, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=lambda: {"read": 0.0, "decode": 0.0})
 
@@ -94,9 +96,12 @@ class ShardViews:
             lap("read")
             try:
                 with one_image(where):
-                    done.params.append(self._draw(out, data, key))
+                    params, size = self._draw(out, data, key)
+                    done.params.append(params)
+                    done.sizes.append(size)
             except BadImage as bad:
                 done.params.append(None)
+                done.sizes.append(None)
                 done.reasons[row] = str(bad)
             lap("decode")
         return done
@@ -104,12 +109,12 @@ class ShardViews:
     def close(self) -> None:
         self._shards.close()
 
-    def _draw(self, out: NDArray[Any], data: bytes, key: str) -> Views:
+    def _draw(self, out: NDArray[Any], data: bytes, key: str) -> tuple[Views, tuple[int, int]]:
         sample = self._kind.decode(data, self._limit)
         params = self._kind.params(sample, key, self._views)[self._first_view :]
         for view, record in zip(out, params, strict=True):
             self._kind.draw(view, sample, record, self._size, self._views)
-        return params
+        return params, self._kind.size(sample)
 
 
 def tasks_of(shard: int, rows: Sequence[int], keys: Sequence[str], size: int) -> list[ShardRows]:

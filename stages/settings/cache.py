@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ...pipeline.settings import setting
 from ...storage_schemas.encodings.spelling import KNOWN, usage
+from ...storage_schemas.params_form import STORED, VIEW_PARAMS
 from ..models.settings import COMPUTING
 
 ENCODING = "Encoding"
@@ -19,6 +20,7 @@ class CacheSettings:
         targets: see `teachers.offers.choose_offers`.
         encoding, max_kl, max_bytes, fit_views: see `encodings.request.EncodingRequest`.
         chunk_views: decides low bits, as `batch_size` does.
+        view_params: one of `storage_schemas.params_form.VIEW_PARAMS`; None for `stored`, or of a store that grows for its own.
         batch_size: its composition decides low bits. None: 64 on the CPU, 256 on CUDA.
     """
 
@@ -58,6 +60,13 @@ class CacheSettings:
         group=ENCODING,
         help="Views of the first shards that encodings are fitted to and chosen by. The teacher runs on these once more.",
     )
+    view_params: str | None = setting(
+        None,
+        choices=VIEW_PARAMS,
+        default_text="stored",
+        group=ENCODING,
+        help="What becomes of the boxes and colours of views: `derived` keeps the sizes of the images, of which readers draw them again.",
+    )
     chunk_views: int | None = setting(
         None,
         least=1,
@@ -75,6 +84,11 @@ class CacheSettings:
         group=COMPUTING,
         help="Views in a forward pass. Decides low bits, so it is fingerprinted.",
     )
+
+    @property
+    def view_params_of_new(self) -> str:
+        """What becomes of parameters in a new store."""
+        return self.view_params or STORED
 
     def batch_on(self, device: str) -> int:
         """Views in a forward pass on this device."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ...pipeline.settings import option_name, setting, settings_of
 from ...storage_schemas.encodings.spelling import KNOWN, usage
 from ...storage_schemas.errors import InputError
+from ...storage_schemas.params_form import VIEW_PARAMS
 
 ENCODING = "Encoding"
 SAMPLES = "Which samples"
@@ -24,6 +25,7 @@ class RecodeSettings:
     Attributes:
         encoding, max_kl, max_bytes, fit_views: see `encodings.request.EncodingRequest`; a target keeps its own encoding if no other is
             asked for.
+        view_params: one of `storage_schemas.params_form.VIEW_PARAMS`; None for the store's.
         targets: names, with commas; None for those of the store.
         views: see `recoding.view_choice.places_of`.
         generation: of a store that grew; None for the current one.
@@ -65,6 +67,14 @@ class RecodeSettings:
         unit="VIEWS",
         group=ENCODING,
         help="Views of the first samples that encodings are fitted to and chosen by.",
+    )
+    view_params: str | None = setting(
+        None,
+        choices=VIEW_PARAMS,
+        default_text="as in the store",
+        group=ENCODING,
+        help="What becomes of the boxes and colours of views. `derived` takes the sizes of the images, of which readers draw them again, from "
+        "the shards where the store does not have them.",
     )
     targets: str | None = setting(
         None,
@@ -157,6 +167,7 @@ def check_layout(settings: RecodeSettings) -> None:
                 hint="leave it out",
             )
     given = {"encoding": settings.encoding, "max-kl": settings.max_kl, "max-bytes": settings.max_bytes}
+    given["view-params"] = settings.view_params
     given = {f"--{name}": value for name, value in given.items() if value is not None}
     if settings.to is not None and given:
         raise InputError(

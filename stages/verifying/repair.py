@@ -10,6 +10,7 @@ from ...pipeline.ledger import Ledger
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Fingerprint
 from ...storage_schemas.generations import asked_encodings
+from ...storage_schemas.params_form import STORED
 from ...storage_schemas.samples import shard_name
 from ...storage_schemas.store_description import StoreDescription
 from ..encodings.request import BY_BUDGET
@@ -70,6 +71,7 @@ class CacheAgain:
     chunk_views: int | None
     batch_size: int | None
     compute: Compute
+    view_params: str = STORED
 
 
 def cache_again(whole: Whole, config: TeacherConfig) -> CacheAgain:
@@ -104,6 +106,7 @@ def cache_again(whole: Whole, config: TeacherConfig) -> CacheAgain:
         **_encodings(description),
         chunk_views=description.spec.chunk_views,
         batch_size=said.get("batch_size"),
+        view_params=description.spec.view_params,
         compute=Compute(
             device=str(said.get("device", "cpu")),
             precision=str(said.get("precision", "fp32")),

@@ -25,16 +25,6 @@ _REACH = {
 Color = tuple[int, int, int]
 
 
-def center_box(kind: str, crop_pct: float, width: int, height: int) -> tuple[int, int, int, int]:
-    """Top, left, height and width of what a centre view shows of an image, in its pixels; padding lies outside."""
-    if kind == "squash":
-        w, h = width * crop_pct, height * crop_pct
-    else:
-        w = h = (min if kind == "center" else max)(width, height) * crop_pct
-    shown_w, shown_h = min(width, max(1, round(w))), min(height, max(1, round(h)))
-    return (height - shown_h) // 2, (width - shown_w) // 2, shown_h, shown_w
-
-
 def draw_center(
     image: Image.Image,
     size: int,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import hashlib
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,21 +14,13 @@ from PIL import Image
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Json
 from ...storage_schemas.json_file import as_schema
-from ...storage_schemas.view_params import NO_COLOR, VIEW, Views
-from .centering import Color, center_box
-from .colors import COLOR_ORDERS
+from ...storage_schemas.philox import BLOCK, Philox
+from ...storage_schemas.view_drawing import RANDOM_CROP, ViewDrawing
+from ...storage_schemas.view_params import VIEW, Views
+from .centering import Color
 from .settings import CENTERED, FILTERS, LARGEST_CROP, LEAST_CROP, RandomViews
 
-#: The kind of random views.
-RANDOM_CROP = "random_resized_crop"
-
 INTERPOLATIONS = {name: Image.Resampling[name.upper()] for name in FILTERS}
-
-#: Attempts at a random box before the central one is taken, as in torchvision's RandomResizedCrop.
-_ATTEMPTS = 10
-
-#: Random numbers that a box and its mirroring take, and that colours take.
-_BOX_NUMBERS, _COLOR_NUMBERS = 4 * _ATTEMPTS + 1, 7
 
 #: Parameters for a centre view, which needs none: its box follows from the image.
 CENTER: np.void = np.zeros(1, VIEW)[0]
@@ -243,56 +235,19 @@ class ViewSpec:
             hint="restore the store from a copy",
         )
 
-    def params(self, key: str, width: int, height: int) -> Views:
-        """Parameters of one sample's views, VIEW (view,); boxes in pixels of the image.
+    @functools.cached_property
+    def drawing(self) -> ViewDrawing:
+        """How the parameters of views are drawn."""
+        return ViewDrawing.from_json(self.to_json(), where=None)
 
-        Random boxes follow torchvision's `RandomResizedCrop.get_params`, colours its `ColorJitter.get_params`, drawn
-        from a Philox stream keyed by (seed, key, view): they need no order and no state.
-        """
-        if not self.is_random:
-            box = center_box(self.kind, self.crop_pct, width, height)
-            return np.array([(*box, 0, *NO_COLOR)], VIEW)
-        views = [self._random_view(key, view, width, height) for view in self.drawn]
-        return np.array(views, VIEW)
+    def params(self, key: str, width: int, height: int) -> Views:
+        """Parameters of one sample's views, VIEW (view,); boxes in pixels of the image. See `ViewDrawing.params`."""
+        params: Views = self.drawing.params([key], np.array([(height, width)]), range(self.count))[0]
+        return params
 
     def numbers(self, key: str, view: int, count: int) -> list[float]:
         """The first random numbers of one view, in [0, 1): a function of (seed, key, view) alone."""
-        name = hashlib.blake2b(f"{self.seed}/{key}/{view}".encode(), digest_size=16).digest()
-        stream = np.random.Philox(key=int.from_bytes(name, "little"))
-        numbers: list[float] = ((stream.random_raw(count) >> np.uint64(11)) * 2.0**-53).tolist()
-        return numbers
-
-    def _random_view(self, key: str, view: int, width: int, height: int) -> tuple[float, ...]:
-        # Colour comes last, so that boxes are the same with it and without.
-        numbers = self.numbers(key, view, _BOX_NUMBERS + (_COLOR_NUMBERS if self.has_colors else 0))
-        box = self._random_box(numbers[:_BOX_NUMBERS], width, height)
-        return box + (self._random_color(numbers[_BOX_NUMBERS:]) if self.has_colors else NO_COLOR)
-
-    def _random_box(self, uniform: list[float], width: int, height: int) -> tuple[int, ...]:
-        flip = int(uniform[-1] < self.flip)
-        low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
-        for attempt in range(_ATTEMPTS):
-            area, aspect, y, x = uniform[4 * attempt : 4 * attempt + 4]
-            target = width * height * (self.scale[0] + area * (self.scale[1] - self.scale[0]))
-            ratio = math.exp(low + aspect * (high - low))
-            w, h = round(math.sqrt(target * ratio)), round(math.sqrt(target / ratio))
-            if 0 < w <= width and 0 < h <= height:
-                return int(y * (height - h + 1)), int(x * (width - w + 1)), h, w, flip
-        if width / height < self.ratio[0]:
-            w, h = width, max(1, round(width / self.ratio[0]))
-        elif width / height > self.ratio[1]:
-            w, h = max(1, round(height * self.ratio[1])), height
-        else:
-            w, h = width, height
-        return (height - h) // 2, (width - w) // 2, h, w, flip
-
-    def _random_color(self, uniform: list[float]) -> tuple[float, ...]:
-        """The last six fields of a view. Every field has a number of its own: one strength never moves another's draw."""
-        jittered, order, *draws, gray = uniform
-        grayscale = int(gray < self.grayscale)
-        if not any(self.jitter) or jittered >= self.jitter_probability:
-            return -1, grayscale, *NO_COLOR[2:]
-        *strengths, hue = self.jitter
-        ranges = [(max(0.0, 1 - s), 1 + s) for s in strengths] + [(-hue, hue)]
-        factors = [low + u * (high - low) for u, (low, high) in zip(draws, ranges, strict=True)]
-        return int(order * len(COLOR_ORDERS)), grayscale, *factors
+        drawn = Philox([self.drawing.name(key, view)], -(-count // BLOCK))
+        here = np.zeros(1, np.int64)
+        blocks = [drawn.block(number, here)[0].tolist() for number in range(-(-count // BLOCK))]
+        return list(itertools.chain.from_iterable(blocks))[:count]

@@ -26,6 +26,7 @@ from teachonce.storage_schemas.bundle import BundleConfig
 from teachonce.storage_schemas.class_vectors import ClassVectors, write_class_vectors
 from teachonce.storage_schemas.encodings import ENCODINGS
 from teachonce.storage_schemas.fingerprint import Fingerprint
+from teachonce.storage_schemas.kept_views import no_sizes
 from teachonce.storage_schemas.receipt import InvalidRow, Receipt
 from teachonce.storage_schemas.samples import shard_name
 from teachonce.storage_schemas.store_description import StoreDescription, StoreSpec, TargetSpec
@@ -116,10 +117,12 @@ def write_known_store(
     targets: dict[str, np.ndarray] | None = None,
     description: dict[str, Any] | None = None,
     num_shards: int | None = None,
+    derived: bool = False,
 ) -> KnownStore:
     """Write a finished target store with random numbers (or `targets`), without a teacher.
 
-    `description` is what else `cache` would record in the store; `num_shards` leaves the store unfinished.
+    `description` is what else `cache` would record in the store; `num_shards` leaves the store unfinished; `derived` derives the
+    parameters of views.
     """
     corpus, widths = shards.corpus, widths or {"logits": 7, "embedding": 4}
     views = views or ViewSpec(kind="random_resized_crop", count=num_views, seed=5)
@@ -131,6 +134,7 @@ def write_known_store(
         encoding=ENCODINGS[encoding],
         colors=views.has_colors,
         parts=corpus.layout.parts,
+        drawing=views.drawing if derived else None,
     )
     fields = {
         "corpus_id": corpus.corpus_id,
@@ -160,13 +164,14 @@ def write_known_store(
     valid = np.zeros(corpus.num_rows, bool)
     for shard in range(corpus.num_shards if num_shards is None else num_shards):
         reader, rows = shards.reader(shard), corpus.rows(shard)
-        params = no_views(len(rows), views.count)
+        params, sizes = no_views(len(rows), views.count), no_sizes(len(rows))
         entries = shards.manifest().shard(shard)
         bad = {row: "no image" for row in rows if row in reader.invalid or row in also_invalid}
         for offset, (row, entry) in enumerate(zip(rows, entries, strict=True)):
             if row not in bad:
                 valid[row] = True
-                params[offset] = views.params(entry.key, *decode(reader.read(row)).size)
+                width, height = decode(reader.read(row)).size
+                params[offset], sizes[offset] = views.params(entry.key, width, height), (height, width)
         reader.close()
         here = slice(rows.start, rows.stop)
         for values in known.values():
@@ -175,6 +180,7 @@ def write_known_store(
             keys=[e.key for e in entries],
             valid=valid[here],
             view_params=params,
+            sizes=sizes,
             targets={n: v[here] for n, v in known.items()},
         )
         outputs = record_outputs(Location.of(out), write_block(root, spec, shard, block))

@@ -83,6 +83,9 @@ class Signals:
     def positions(self, sample):
         return len(sample)
 
+    def size(self, sample):
+        return 1, len(sample)
+
     def params(self, sample, key, spec):
         if not spec.is_random:
             return np.array([(0, 0, 1, len(sample), 0, *NO_COLOR)], VIEW)
