@@ -55,11 +55,14 @@ class Fingerprint:
         return digest_json(dict(self.fields))
 
     def differences(self, found: Mapping[str, Json]) -> list[tuple[str, str, str]]:
-        """Fields that differ from `found`, as (dotted name, expected, found); first those that both have, by name."""
+        """Fields that differ from `found`, as (dotted name, expected, found); first those that both have, by name.
+
+        The version of a format comes last: it follows from other fields, which say more to the person who chose them.
+        """
         own_fields, found_fields = _flatten(self.fields), _flatten(found)
         names = sorted(
             own_fields.keys() | found_fields.keys(),
-            key=lambda n: (n not in own_fields or n not in found_fields, n),
+            key=lambda n: (n == "schema_version", n not in own_fields or n not in found_fields, n),
         )
         return [
             (

@@ -731,18 +731,43 @@ def read_views(
     Raises:
         DamagedError: a chunk's checksum does not match, or it cannot be decoded.
     """
-    rows, kept = spec.rows(shard), view_arrays(spec)
-    names = ", ".join(array.name for array in kept[:-1])
-    with readable(
-        _DAMAGED,
-        code="chunk-damaged",
-        where=f"keys, valid{', ' if names else ''}{names} or {kept[-1].name}, shard {shard}",
-        hint=_AGAIN,
-    ):
+    keys_N, valid_N = read_marks(root, spec, shard)
+    return keys_N, valid_N, read_params(root, spec, shard, views, (keys_N, valid_N))
+
+
+def read_marks(root: Arrays, spec: StoreSpec, shard: int) -> tuple[NDArray[np.bytes_], NDArray[np.bool_]]:
+    """`read_rows` without views: keys (sample,) as `S32`, valid (sample,).
+
+    Raises:
+        DamagedError: a chunk's checksum does not match, or it cannot be decoded.
+    """
+    rows = spec.rows(shard)
+    with readable(_DAMAGED, code="chunk-damaged", where=f"keys or valid, shard {shard}", hint=_AGAIN):
         keys = np.ascontiguousarray(root["keys"][rows]).view(f"S{KEY_LENGTH}")[:, 0]
-        valid = np.asarray(root["valid"][rows])
-        arrays = {array.name: _read_kept(root[array.name], array, rows, shard, views) for array in kept}
-    return keys, valid, from_arrays(spec, keys, valid, arrays, views, f"shard {shard}")
+        return keys, np.asarray(root["valid"][rows])
+
+
+def read_params(
+    root: Arrays,
+    spec: StoreSpec,
+    shard: int,
+    views: Sequence[int],
+    marks: tuple[NDArray[np.bytes_], NDArray[np.bool_]],
+) -> Views:
+    """The parameters of several views of a shard, VIEW (sample, view), whether they are stored or derived.
+
+    Args:
+        marks: of the shard, as `read_marks` gives them.
+
+    Raises:
+        DamagedError: a chunk's checksum does not match, or it cannot be decoded.
+        MismatchError: what is derived is not what the store was made with.
+    """
+    kept = view_arrays(spec)
+    names = " or ".join(array.name for array in kept)
+    with readable(_DAMAGED, code="chunk-damaged", where=f"{names}, shard {shard}", hint=_AGAIN):
+        arrays = {array.name: _read_kept(root[array.name], array, spec.rows(shard), shard, views) for array in kept}
+    return from_arrays(spec, *marks, arrays, views, f"shard {shard}")
 
 
 def _read_kept(array: Any, kept: ViewArray, rows: slice, shard: int, views: Sequence[int]) -> NDArray[Any]:

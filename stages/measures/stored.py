@@ -17,7 +17,7 @@ from ...storage_schemas.errors import IncompleteError, MismatchError, TeachonceE
 from ...storage_schemas.manifest import Entry, ManifestReader
 from ...storage_schemas.plain_text import typed
 from ...storage_schemas.store_description import ATTRIBUTE, StoreDescription, StoreSpec
-from ...storage_schemas.target_store import read_rows, read_target
+from ...storage_schemas.target_store import read_marks, read_rows, read_target
 from ...storage_schemas.view_params import Views
 from ..corpora.shards import ShardSet
 from ..pairs.receipts import StoreReceipts
@@ -123,8 +123,7 @@ class Stored:
 
     def keys_and_valid(self, shard: int) -> tuple[NDArray[np.bytes_], NDArray[np.bool_]]:
         """Keys (sample,) as `S32`, and valid (sample,), of one shard."""
-        keys_N, valid_N, _ = read_rows(self.root, self.rows, shard, 0)
-        return keys_N, valid_N
+        return read_marks(self.root, self.rows, shard)
 
     @property
     def no_logits(self) -> str:

@@ -12,7 +12,7 @@ from ...pipeline.storage import Location
 from ...storage_schemas.errors import DamagedError, InputError, MismatchError
 from ...storage_schemas.plain_text import counted, typed
 from ...storage_schemas.store_description import StoreSpec
-from ...storage_schemas.target_store import Arrays, read_rows
+from ...storage_schemas.target_store import Arrays, read_marks, read_params
 from ...storage_schemas.view_params import Views
 from ..corpora.shards import ShardReader, ShardSet
 from ..samples.pixel_sample import check_sample
@@ -178,9 +178,10 @@ class JoinedShard:
         if view == self._view:
             return self
         spec = self._facts.spec
-        keys_N, valid_N, params_N = read_rows(self._root, spec, self._shard, view)
+        keys_N, valid_N = read_marks(self._root, spec, self._shard)
         positions = np.flatnonzero(valid_N)
         self._check(keys_N, positions)
+        params_N = read_params(self._root, spec, self._shard, (view,), (keys_N, valid_N))[:, 0]
         self.rows = positions + spec.rows(self._shard).start
         self.view_params = params_N[positions]
         self.targets = {

@@ -15,7 +15,7 @@ from ...storage_schemas.fingerprint import Json
 from ...storage_schemas.near_names import did_you_mean
 from ...storage_schemas.plain_text import counted
 from ...storage_schemas.store_description import StoreSpec
-from ...storage_schemas.target_store import Arrays, read_rows
+from ...storage_schemas.target_store import Arrays, read_marks
 from ..corpora.shards import ShardSet
 from ..corpora.text_file import read_lines
 from ..settings.recode import RecodeSettings
@@ -90,7 +90,7 @@ def choose_rows(
     usable = 0
     for shard in range(spec.num_shards):
         rows = spec.rows(shard)
-        keys_N, valid_N, _ = read_rows(root, spec, shard, 0)
+        keys_N, valid_N = read_marks(root, spec, shard)
         chosen_N = np.full(len(keys_N), numbers is None or shard in numbers)
         if wanted is not None or labels:
             keys = [key.decode("ascii") for key in keys_N.tolist()]

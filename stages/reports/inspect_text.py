@@ -6,6 +6,7 @@ from typing import Any
 
 from ...pipeline.tables import bar, bytes_text, clip, histogram, section, table
 from ...storage_schemas.fingerprint import Json
+from ...storage_schemas.params_form import DERIVED
 from ...storage_schemas.plain_text import counted, printable
 from ...storage_schemas.view_params import COLOR_FACTORS
 from ..models.settings import precision_name
@@ -95,7 +96,7 @@ def _described(facts: dict[str, Any]) -> list[list[str]]:
             + (f", {compute['threads']} threads" if "threads" in compute else "")
             + (f", {compute['batch_size']} images a batch" if "batch_size" in compute else ""),
         ],
-        ["views", _views(views)],
+        ["views", _views(views) + ("; derived on reading" if fields.get("view_params") == DERIVED else "")],
         ["pixels", _pixels(facts["pixels"])],
         [
             "encoding",
@@ -125,6 +126,7 @@ def _described(facts: dict[str, Any]) -> list[list[str]]:
         "compute",
         "class_vectors",
         "recoded",
+        "view_params",
     }
     rows += [[name, str(value)] for name, value in sorted(fields.items()) if name not in worded]
     return rows

@@ -91,8 +91,8 @@ class RowsCheck:
             hint=self.hint,
         )
 
-    def usable(self, valid_N: NDArray[np.bool_], params: Views) -> Iterator[TeachonceError]:
-        """Rows with targets must be those that the receipt does not list; only these have views. `params`: VIEW (sample,)."""
+    def usable(self, valid_N: NDArray[np.bool_]) -> Iterator[TeachonceError]:
+        """Rows with targets must be those that the receipt does not list."""
         expected_N = np.array([self.first_row + i not in self.unusable for i in range(len(valid_N))])
         wrong = np.flatnonzero(valid_N != expected_N)
         if len(wrong):
@@ -104,7 +104,9 @@ class RowsCheck:
                 found=f"{int(valid_N.sum())}, {counted(len(wrong), 'row')} other than in the receipt",
                 hint=self.hint,
             )
-            return
+
+    def viewed(self, valid_N: NDArray[np.bool_], params: Views) -> Iterator[TeachonceError]:
+        """Rows with targets, and no others, have views. `params`: VIEW (sample,)."""
         has_view_N = params["height"] > 0
         if (has_view_N != valid_N).any():
             row = self.first_row + int(np.flatnonzero(has_view_N != valid_N)[0])

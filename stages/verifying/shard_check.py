@@ -22,8 +22,9 @@ from ...storage_schemas.target_store import (
     chunk_paths,
     decode_views,
     open_root,
+    read_marks,
+    read_params,
     read_stored_views,
-    read_views,
 )
 from ...storage_schemas.view_params import Views
 from ..corpora.images import BadImage
@@ -235,12 +236,18 @@ class ShardCheck:
             digest = BlockDigest() if exact and not read.damage and len(ledgers) == 1 else None
             valid_N: NDArray[np.bool_] | None = None
             if not read.damage:
-                keys_N, valid_N, params_NV = read_views(self._root, spec, shard, range(spec.num_views))
-                if entries is not None:
-                    about = (keys_N, valid_N, params_NV)
-                    wrong += self._look_at_rows(shard, entries, receipt, about, where, is_tar_right)
-                if digest is not None:
-                    digest.rows([key.decode("ascii", "replace") for key in keys_N], valid_N, params_NV)
+                marks = keys_N, valid_N = read_marks(self._root, spec, shard)
+                check_rows = self._rows_check(entries, receipt, rows.start, where)
+                if check_rows is not None:
+                    wrong += [*check_rows.keys(keys_N, whole.shards, shard), *check_rows.usable(valid_N)]
+                if wrong and spec.drawing is not None:
+                    digest = None  # views are derived of what is wrong
+                else:
+                    params_NV = read_params(self._root, spec, shard, range(spec.num_views), marks)
+                    if check_rows is not None and not wrong:
+                        wrong += self._look_at_views(shard, check_rows, valid_N, params_NV, is_tar_right)
+                    if digest is not None:
+                        digest.rows([key.decode("ascii", "replace") for key in keys_N], valid_N, params_NV)
             for target in sorted(spec.targets, key=lambda t: t.name):
                 wrong += self._look_at_target(shard, target, check, read, digest, valid_N, where, paths)
         seen.num_bytes += read.num_bytes
@@ -265,34 +272,33 @@ class ShardCheck:
                 mendable=True,
             )
 
-    def _look_at_rows(
-        self,
-        shard: int,
-        entries: Sequence[Entry],
-        receipt: Receipt,
-        about: tuple[NDArray[np.bytes_], NDArray[np.bool_], Views],
-        where: str,
-        is_tar_right: bool,
-    ) -> Iterator[TeachonceError]:
-        """`about`: keys and valid (sample,), and VIEW (sample, view), as they are stored."""
-        spec, shards = self.whole.description.spec, self.whole.shards
-        start = spec.rows(shard).start
-        check = RowsCheck(
+    def _rows_check(
+        self, entries: Sequence[Entry] | None, receipt: Receipt, first_row: int, where: str
+    ) -> RowsCheck | None:
+        """None where the manifest does not say what the rows are."""
+        if entries is None:
+            return None
+        return RowsCheck(
             where=where,
             entries=entries,
-            first_row=start,
+            first_row=first_row,
             unusable=frozenset(bad.row for bad in receipt.invalid_rows),
             hint=self._mend,
         )
-        keys_N, valid_N, params_NV = about
-        errors = [*check.keys(keys_N, shards, shard), *check.usable(valid_N, params_NV[:, 0])]
+
+    def _look_at_views(
+        self, shard: int, check: RowsCheck, valid_N: NDArray[np.bool_], params_NV: Views, is_tar_right: bool
+    ) -> Iterator[TeachonceError]:
+        """`params_NV`: VIEW (sample, view), as the store has them."""
+        errors = list(check.viewed(valid_N, params_NV[:, 0]))
         yield from errors
         if errors or not is_tar_right:
             return
-        reader = ShardReader(shards, shard)
+        reader = ShardReader(self.whole.shards, shard)
         try:
             for offset in np.flatnonzero(valid_N)[:_DRAWN].tolist():
-                error = self._views_error(reader, shard, start + offset, params_NV[offset], where)
+                row = check.first_row + offset
+                error = self._views_error(reader, shard, row, params_NV[offset], check.where)
                 if error is not None:
                     yield error
                     return

@@ -99,7 +99,7 @@ def test_the_smallest_within_a_budget_is_taken_and_a_killed_run_keeps_it(cache):
     assert "encoding.asked.max_kl" in stderr
     code, stderr, _ = cache("one", "--targets logits")
     assert code != 0
-    assert "field 'schema_version'" in stderr
+    assert "field 'encoding'" in stderr
 
 
 def test_the_most_exact_within_bytes_is_taken(cache):
