@@ -16,7 +16,7 @@ from ...storage_schemas.errors import MismatchError
 from ...storage_schemas.fingerprint import Fingerprint, Json
 from ...storage_schemas.generations import asked_encodings
 from ...storage_schemas.store_description import StoreDescription
-from ...storage_schemas.target_store import OpenArrays, read_target_views, read_views
+from ...storage_schemas.target_store import OpenArrays, read_marks, read_target_views
 from ..encodings.budget import Budget
 from ..encodings.request import BY_BUDGET, EncodingRequest
 from ..pairs.store import open_store
@@ -145,7 +145,7 @@ def first_logits(store: Location, description: StoreDescription, vectors: ClassV
     spec, root = description.spec, OpenArrays(open_store(store, description.generation))
     keys, found = list[str](), list[NDArray[np.float32]]()
     for shard in range(spec.num_shards):
-        keys_N, valid_N, _ = read_views(root, spec, shard, (0,))
+        keys_N, valid_N = read_marks(root, spec, shard)
         places = np.flatnonzero(valid_N)[: count - len(keys)]
         if len(places):
             part = slice(int(places[0]), int(places[-1]) + 1)

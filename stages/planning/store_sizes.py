@@ -169,6 +169,7 @@ def _table_size(name: str, array: Any, files: Mapping[str, Any]) -> ArraySize:
     size = sum(len(data) for key, data in files.items() if key.startswith(f"{name}/c/"))
     return ArraySize(
         name=name,
+        rows=array.shape[0],
         shape=array.shape,
         chunks=array.chunks,
         dtype=str(array.dtype),

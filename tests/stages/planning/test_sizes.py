@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -187,8 +188,8 @@ def test_a_million_rows_by_tables_take_what_real_logits_took() -> None:
     assert found["logits"]["bytes"]["from"] == "table"
 
 
-@pytest.mark.parametrize("encoding", list(ENCODINGS))
-def test_a_sample_smaller_than_a_shard_tells_what_whole_and_short_shards_take(encoding, tmp_path) -> None:
+@pytest.mark.parametrize(("encoding", "derived"), [*((encoding, False) for encoding in ENCODINGS), ("fp16", True)])
+def test_a_sample_smaller_than_a_shard_tells_what_whole_and_short_shards_take(encoding, derived, tmp_path) -> None:
     """400 rows stand for shards of 1,500, one of which is short; the real store is written with all rows."""
     from teachonce.stages.planning.stand_in import stand_in_block
     from teachonce.stages.planning.store_sizes import store_sizes
@@ -203,7 +204,7 @@ def test_a_sample_smaller_than_a_shard_tells_what_whole_and_short_shards_take(en
     )
     views = ViewSpec(kind="random_resized_crop", count=6)
     bare = StoreSpec(num_samples=3700, shard_size=1500, num_views=6, targets=targets, encoding=ENCODINGS[encoding])
-    spec = new_spec(bare, ENCODINGS[encoding])
+    spec = new_spec(replace(bare, drawing=views.drawing) if derived else bare, ENCODINGS[encoding])
     description = StoreDescription(spec=spec, fingerprint={}, views=views.to_json(), teacher={}, shards="")
     all_rows = stand_in_block(spec, views, 3700)
 
@@ -213,6 +214,7 @@ def test_a_sample_smaller_than_a_shard_tells_what_whole_and_short_shards_take(en
             keys=all_rows.keys[rows],
             valid=all_rows.valid[rows],
             view_params=all_rows.view_params[rows],
+            sizes=None if all_rows.sizes is None else all_rows.sizes[rows],
             targets=values,
         )
 
