@@ -1,17 +1,22 @@
 """Measures the page of `inspect --html`: how planted faults rank on photographs, and how long a page of many rows takes.
 
     python benchmarks/page.py faults IMAGES WEIGHTS FOLDER [SEED] [VIEWS]    # class folders; weights of efficientnet-lite0; a folder
+    python benchmarks/page.py copies IMAGES WEIGHTS FOLDER SEED…    # as faults; copies alone, a draw for each seed
     python benchmarks/page.py draws STORE [SHARDS] [SEED]     # wrong labels and exchanged targets, in a store that is there
     python benchmarks/page.py speed FOLDER [ROWS]             # a made store of 100,000 rows
 
-`faults`: 1 % of the images are moved into another class's folder, 1 % get a copy (nine tenths of the size, JPEG at quality 70), and
-1 % of the rows are given each other's targets. Each ranking's average precision is printed; copies that the corpus had before count
-neither way. Wrong labels and exchanged targets are also planted in memory, in five draws each. SEED is of all draws.
+`faults`: 1 % of the images are moved into another class's folder, 1 % get a copy (re-encoded, half the size, cropped, mirrored, in
+turn), and 1 % of the rows are given each other's targets. Each ranking's average precision is printed. Copies that the corpus had
+before (`caltech_duplicates.txt`, by eye) count neither way. Wrong labels and exchanged targets are also planted in memory, in five
+draws each. `copies`: several draws of copies in one corpus, so that the teacher sees the other images once; each draw is ranked
+alone, with 2 views and with 4, by embeddings and by logits. SEED is of all draws.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
+import re
 import resource
 import shutil
 import subprocess
@@ -20,19 +25,21 @@ import time
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from teachonce.pipeline.ledger import Ledger, Plan, record_outputs
 from teachonce.pipeline.storage import Location
 from teachonce.stages.inspect import inspect_store, write_page
-from teachonce.stages.measures.duplicates import by_pictures, near_vectors
+from teachonce.stages.measures.duplicates import Pair, near_pictures, near_vectors, ranked
 from teachonce.stages.measures.patch_features import EDGE
-from teachonce.stages.measures.rankings import FeatureSample
+from teachonce.stages.measures.picture_likeness import EDGE as GREY_EDGE
+from teachonce.stages.measures.picture_likeness import grey
+from teachonce.stages.measures.rankings import FeatureSample, normalized
 from teachonce.stages.measures.stale_rows import mismatches
 from teachonce.stages.measures.stored import Stored
 from teachonce.stages.measures.wrong_labels import contradicted_labels
-from teachonce.stages.pages.survey import _CANDIDATES
-from teachonce.stages.samples.thumbnails import Thumbnails, whole_pictures
-from teachonce.stages.views.spec import CENTER, ViewSpec
+from teachonce.stages.pages.survey import _BY_PICTURES, _BY_VECTORS
+from teachonce.stages.samples.thumbnails import Thumbnails
+from teachonce.stages.views.spec import ViewSpec
 
 SHARE, SEEDS = 0.01, 5
 MEAN_STD = "--teacher-mean 0.498039,0.498039,0.498039 --teacher-std 0.501961,0.501961,0.501961"
@@ -59,23 +66,37 @@ def plant(images: Path, out: Path, seed: int) -> None:
             label = draw.choice([other for other in classes if other != label])
         (out / label).mkdir(parents=True, exist_ok=True)
         shutil.copy(file, out / label / name)
-        if file in copied:
-            image = Image.open(file).convert("RGB")
-            size = (round(image.width * 0.9), round(image.height * 0.9))
-            image.resize(size, Image.Resampling.BICUBIC).save(out / label / f"copy_{file.name}", quality=70)
+    plant_copies([file for file in files if file in copied], out, seed, draw)
+
+
+def plant_copies(files: list[Path], out: Path, seed: int, draw: random.Random) -> None:
+    """Copies beside their originals, of each kind in turn: `copy{seed}_{kind}_…`."""
+    for file, kind in zip(files, itertools.cycle(KINDS)):
+        image, quality = KINDS[kind](Image.open(file).convert("RGB"), draw)
+        image.save(out / file.parent.name / f"copy{seed}_{kind}_{file.name}", quality=quality)
+
+
+def _cropped(image: Image.Image, draw: random.Random) -> Image.Image:
+    """Between 0.7 and 0.95 of each side, anywhere."""
+    width, height = (round(side * draw.uniform(0.7, 0.95)) for side in image.size)
+    left, top = draw.randint(0, image.width - width), draw.randint(0, image.height - height)
+    return image.crop((left, top, left + width, top + height))
+
+
+#: Kinds of copies: (picture, quality as JPEG).
+KINDS = {
+    "encoded": lambda image, draw: (image, 40),
+    "half": lambda image, draw: (image.resize((image.width // 2, image.height // 2), Image.Resampling.BICUBIC), 70),
+    "cropped": lambda image, draw: (_cropped(image, draw), 70),
+    "mirrored": lambda image, draw: (ImageOps.mirror(image), 70),
+}
 
 
 def faults(images: Path, weights: Path, folder: Path, seed: int = 0, views: int = 4) -> None:
-    store, shards = folder / "targets.zarr", folder / "shards"
+    store = folder / "targets.zarr"
     if not (folder / "planted").exists():
         plant(images, folder / "planted", seed)
-    teacher = f"--teacher timm:efficientnet_lite0 --teacher-pretrained {weights} {MEAN_STD}"
-    for command in (
-        f"shard {folder / 'planted'} --out {shards} --shard-size 500",
-        f"vectors {teacher} --out {store}",
-        f"cache {shards} {teacher} --views {views} --targets both --out {store}",
-    ):
-        subprocess.run([sys.executable, "-m", "teachonce", *command.split()], check=True)
+    make_targets(folder, weights, views)
     stored = Stored.open(str(store))
     rows, vectors, by_view, entries = _vectors(stored)
     names = [entry.path.rpartition("/")[2] for entry in entries]
@@ -86,8 +107,46 @@ def faults(images: Path, weights: Path, folder: Path, seed: int = 0, views: int 
         f"wrong labels: {average_precision([wrong[i] for i in order], sum(wrong)):.3f} of {sum(wrong)} in {len(rows)} "
         f"({views} views, seed {seed})"
     )
-    _duplicates(stored, rows, vectors, entries)
+    paths = [entry.path for entry in entries]
+    found = _duplicates(stored, rows, vectors, paths)
+    print(f"near duplicates: {found:.3f} ({views} views, seed {seed})")
     _stale(stored, rows, by_view, seed)
+
+
+def make_targets(folder: Path, weights: Path, views: int) -> None:
+    """Shards and a store of `planted`, made where they are not there yet."""
+    store, shards = folder / "targets.zarr", folder / "shards"
+    teacher = f"--teacher timm:efficientnet_lite0 --teacher-pretrained {weights} {MEAN_STD}"
+    for command in (
+        f"shard {folder / 'planted'} --out {shards} --shard-size 500",
+        f"vectors {teacher} --out {store}",
+        f"cache {shards} {teacher} --views {views} --targets both --executor serial --out {store}",
+    ):
+        subprocess.run([sys.executable, "-m", "teachonce", *command.split()], check=True)
+
+
+def copies(images: Path, weights: Path, folder: Path, seeds: list[int], views: int = 4) -> None:
+    files = sorted(images.glob("*/*.jpg"))
+    if not (folder / "planted").exists():
+        shutil.copytree(images, folder / "planted")
+        for seed in seeds:
+            draw = random.Random(seed)
+            plant_copies(draw.sample(files, round(SHARE * len(files))), folder / "planted", seed, draw)
+    make_targets(folder, weights, views)
+    stored = Stored.open(str(folder / "targets.zarr"))
+    total = stored.rows.num_samples
+    watchers = {target: FeatureSample(total, total, target, views) for target in ("embedding", "logits")}
+    inspect_store(stored, watchers=list(watchers.values()))
+    for target, watcher in watchers.items():
+        rows, vectors = watcher.take()
+        paths = [stored.entry(row).path for row in rows.tolist()]
+        for count in (2, views):
+            mean = normalized(vectors[:, :count].sum(axis=1))
+            found = []
+            for seed in seeds:
+                kept = [i for i, path in enumerate(paths) if f"/copy{seed}_" in path or "/copy" not in path]
+                found.append(_duplicates(stored, rows[kept], mean[kept], [paths[i] for i in kept]))
+            print(f"near duplicates by {target}, {count} views: {_mean(found)} (seeds {seeds})")
 
 
 def draws(store: Path, shards: str | None = None, seed: int = 0) -> None:
@@ -123,25 +182,38 @@ def _mean(found: list[float]) -> str:
     return f"{np.mean(found):.3f} ({', '.join(f'{f:.3f}' for f in found)})"
 
 
-def _duplicates(stored, rows, vectors, entries) -> None:
-    paths = dict(zip(rows.tolist(), (entry.path for entry in entries), strict=True))
+def _duplicates(stored, rows, vectors, paths: list[str]) -> float:
+    """The average precision of planted copies; each counts once, where it is first beside a picture of the same original."""
+    path_of = dict(zip(rows.tolist(), paths, strict=True))
+    with Thumbnails(stored.shards, ViewSpec.from_json(stored.description.views)) as thumbnails:
+        greys = {row: grey(thumbnails.whole(row, GREY_EDGE)) for row in path_of}
+    known = _own_copies()
+    planted = [path for path in paths if "/copy" in path]
+    seen: set[str] = set()
 
     def original(row: int) -> str:
-        return paths[row].replace("copy_", "")
+        path = re.sub(r"/copy\d+_[a-z]+_", "/", path_of[row])
+        return known.get(path, path)
 
-    pairs = near_vectors(rows, vectors, _CANDIDATES)
-    with whole_pictures(stored.shards) as pictures:
-        ranked = by_pictures(pairs, lambda row: pictures.pixels(row, [CENTER], EDGE)[0])
-    planted = sum("/copy_" in path for path in paths.values())
-    found = [
-        (original(p.first) == original(p.second), p.likeness)
-        for p in ranked
-        if original(p.first) == original(p.second) or p.likeness < 0.98  # else the corpus's own copies
-    ]
-    own = sum(original(p.first) != original(p.second) and p.likeness >= 0.98 for p in ranked)
-    print(
-        f"near duplicates: {average_precision([is_one for is_one, _ in found], planted):.3f} of {planted}; {own} more of the corpus's own"
-    )
+    def copies_in(pair: Pair) -> list[str]:
+        both = [path_of[pair.first], path_of[pair.second]]
+        return [path for path in both if "/copy" in path and path not in seen]
+
+    hits = []
+    for pair in ranked([*near_vectors(rows, vectors, _BY_VECTORS), *near_pictures(greys, _BY_PICTURES)], greys):
+        if original(pair.first) != original(pair.second):
+            hits.append(False)
+        elif new := copies_in(pair):
+            hits.append(True)
+            seen.update(new)
+    return average_precision(hits, len(planted))
+
+
+def _own_copies() -> dict[str, str]:
+    """Each image that the corpus has more than once, with the first of its like."""
+    lines = Path(__file__).with_name("caltech_duplicates.txt").read_text().splitlines()
+    groups = [line.split() for line in lines if not line.startswith("#")]
+    return {path: group[0] for group in groups for path in group}
 
 
 def _stale(stored, rows, vectors, seed) -> None:
@@ -252,6 +324,8 @@ if __name__ == "__main__":
     what, *arguments = sys.argv[1:]
     if what == "faults":
         faults(*map(Path, arguments[:3]), *map(int, arguments[3:]))
+    elif what == "copies":
+        copies(*map(Path, arguments[:3]), list(map(int, arguments[3:])))
     elif what == "draws":
         draws(Path(arguments[0]), *arguments[1:2], *map(int, arguments[2:]))
     else:

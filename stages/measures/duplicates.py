@@ -1,15 +1,17 @@
-"""Owns the search for images that are in a store more than once: equal files by their digests, near ones by their vectors."""
+"""Owns the search for images that are in a store more than once: equal files by digest, like ones by vectors and by pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .picture_likeness import aligned_likeness, nearest_pictures
+
 #: Principal components that vectors are compared in, and rows that are compared at once.
-_COMPONENTS, _ROWS = 96, 1024
+_COMPONENTS, _ROWS = 256, 1024
 
 
 @dataclass(frozen=True)
@@ -77,26 +79,52 @@ def near_vectors(rows_N: NDArray[np.int64], vectors_ND: NDArray[np.float32], cou
     return [Pair(int(rows_N[i]), int(rows_N[j]), float(cosine)) for (i, j), cosine in best]
 
 
-def by_pictures(pairs: list[Pair], picture: Callable[[int], NDArray[np.uint8] | None]) -> list[Pair]:
-    """The pairs in the order of how alike their whole pictures are: correlation of the pixels, mirrored or not.
+def near_pictures(greys: Mapping[int, NDArray[np.uint8]], count: int) -> list[Pair]:
+    """The pairs of rows whose whole pictures are most alike, mirrored or not; each row with its nearest.
 
     Args:
-        picture: of a row, whole and squashed: uint8 (height, width, 3), alike for all; None where there is none.
+        greys: by row, uint8 (64, 64).
     """
-    cache: dict[int, NDArray[np.float64] | None] = {}
+    if len(greys) < 2:
+        return []
+    rows = list(greys)
+    nearest, likeness = nearest_pictures(np.stack(list(greys.values())))
+    found = {
+        (min(row, rows[j]), max(row, rows[j])): value
+        for row, j, value in zip(rows, nearest.tolist(), likeness.tolist(), strict=True)
+    }
+    best = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:count]
+    return [Pair(first, second, value) for (first, second), value in best]
 
-    def values(row: int) -> NDArray[np.float64] | None:
-        if row not in cache:
-            found = picture(row)
-            cache[row] = None if found is None else found.astype(np.float64) - found.mean()
-        return cache[row]
 
-    ranked = []
+def ranked(pairs: Iterable[Pair], greys: Mapping[int, NDArray[np.uint8]]) -> list[Pair]:
+    """Pairs in the order of how alike their pictures are where they show the same (`aligned_likeness`).
+
+    Of three rows that are alike there are two pairs, the likeliest: whatever follows from pairs before is left out, and so are
+    pairs without a picture.
+    """
+    kept = sorted({(p.first, p.second) for p in pairs if p.first in greys and p.second in greys})
+    if not kept:
+        return []
+    first, second = (np.stack([greys[pair[side]] for pair in kept]) for side in (0, 1))
+    likeness = aligned_likeness(first, second)
+    order = np.argsort(-likeness, kind="stable").tolist()
+    return unconnected([Pair(kept[i][0], kept[i][1], float(likeness[i])) for i in order])
+
+
+def unconnected(pairs: Iterable[Pair]) -> list[Pair]:
+    """Those of the pairs, in their order, whose rows no pairs before them connect."""
+    above: dict[int, int] = {}
+
+    def root(row: int) -> int:
+        while row in above:
+            row = above[row]
+        return row
+
+    found = []
     for pair in pairs:
-        a, b = values(pair.first), values(pair.second)
-        if a is None or b is None:
-            continue
-        scale = max(float(np.sqrt((a * a).sum() * (b * b).sum())), 1e-12)
-        likeness = max(float((a * b).sum()), float((a * b[:, ::-1]).sum())) / scale
-        ranked.append(Pair(pair.first, pair.second, likeness, pair.is_equal))
-    return sorted(ranked, key=lambda pair: (-pair.likeness, pair.first, pair.second))
+        first, second = root(pair.first), root(pair.second)
+        if first != second:
+            above[second] = first
+            found.append(pair)
+    return found

@@ -5,48 +5,70 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .patch_features import patch_features
+from .view_features import view_features
 
 #: Fewer views tell nothing of what goes together.
 LEAST_VIEWS = 400
 
 #: Principal components of each side, the ridge on them, and pairs of directions that are compared.
-_COMPONENTS, _RIDGE, _PAIRS = 400, 1e-3, 80
+_COMPONENTS, _RIDGE, _PAIRS = 250, 1e-3, 80
+
+#: Parts of the rows of which each is also judged by what goes together in the others.
+_PARTS = 3
+
+Floats = NDArray[np.float32]
 
 
-def mismatches(pixels_NVHWC: NDArray[np.uint8], vectors_NVD: NDArray[np.float32]) -> NDArray[np.float64]:
+def mismatches(pixels_NVHWC: NDArray[np.uint8], vectors_NVD: Floats) -> NDArray[np.float64]:
     """How little the targets of each row go with the pictures of its views; the larger, the more likely another image's.
 
     Canonical correlation analysis (Hotelling, 1936) of plain features of the pixels and of the targets finds directions in which
-    both go together over all views; of each view it gives the log-likelihood ratio of correlated against independent pairs
-    (Gaussian), and a row's score is minus the sum over its views. It needs no label and no teacher. On photographs (1 % of 2,350
-    rows' targets exchanged, 4 views, EfficientNet-Lite0) it ranks them at an average precision of 0.94.
+    both go together; of each view it gives the log-likelihood ratio of correlated against independent pairs (Gaussian), and a row's
+    score is minus the sum over its views: once with directions from all rows, and once with those from two thirds that the row is
+    not in, in which its own mistake is not learned. It needs no label and no teacher. On photographs (1 % of 2,350 rows' targets
+    exchanged, 2 views, EfficientNet-Lite0) the sum ranks them at an average precision of 0.91, each alone at 0.89.
 
     Args:
         pixels_NVHWC: the views as drawn, uint8 (sample, view, 32, 32, 3).
         vectors_NVD: of length 1, of the same views.
     """
     num_rows, views = vectors_NVD.shape[:2]
-    seen = _whitened(patch_features(pixels_NVHWC.reshape(num_rows * views, *pixels_NVHWC.shape[2:])))
-    said = _whitened(vectors_NVD.reshape(num_rows * views, -1))
+    seen = view_features(pixels_NVHWC.reshape(num_rows * views, *pixels_NVHWC.shape[2:]))
+    said = vectors_NVD.reshape(num_rows * views, -1)
+    everything = slice(None)
+    scores = _scores(seen, said, everything, everything)
+    parts = np.repeat(np.arange(num_rows) % _PARTS, views)
+    for part in range(_PARTS):
+        scores[parts == part] += _scores(seen, said, parts != part, parts == part)
+    found: NDArray[np.float64] = scores.reshape(num_rows, views).sum(axis=1)
+    return found
+
+
+def _scores(
+    seen_NF: Floats, said_ND: Floats, learned: slice | NDArray[np.bool_], judged: slice | NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Minus the log-likelihood ratio of each view that is judged, by directions from those that are learned from."""
+    (middle_F, white_FX), (middle_D, white_DY) = _whitening(seen_NF[learned]), _whitening(said_ND[learned])
+    seen, said = (seen_NF[learned] - middle_F) @ white_FX, (said_ND[learned] - middle_D) @ white_DY
     left, strength, right = np.linalg.svd(seen.T @ said / len(seen), full_matrices=False)
     pairs = min(_PAIRS, len(strength))
-    r = np.minimum(strength[:pairs], 0.999)
-    x, y = _standard(seen @ left[:, :pairs]), _standard(said @ right[:pairs].T)
+    x = _standard((seen_NF[judged] - middle_F) @ (white_FX @ left[:, :pairs]))
+    y = _standard((said_ND[judged] - middle_D) @ (white_DY @ right[:pairs].T))
+    r = np.clip((x * y).mean(axis=0), 0, 0.999)
     ratio = -0.5 * np.log1p(-r * r) - (r * r * (x * x + y * y) - 2 * r * x * y) / (2 * (1 - r * r))
-    found: NDArray[np.float64] = -ratio.sum(axis=1, dtype=np.float64).reshape(num_rows, views).sum(axis=1)
+    found: NDArray[np.float64] = -ratio.sum(axis=1, dtype=np.float64)
     return found
 
 
-def _whitened(values: NDArray[np.floating]) -> NDArray[np.float32]:
-    """The largest principal components, of about the same variance each."""
-    centred = np.asarray(values - values.mean(axis=0, dtype=np.float64), np.float32)
+def _whitening(values: Floats) -> tuple[Floats, Floats]:
+    """(mean, the largest principal components so scaled that values have about the same variance along each)."""
+    middle = np.asarray(values.mean(axis=0, dtype=np.float64), np.float32)
+    centred = values - middle
     variances, axes = np.linalg.eigh(centred.T @ centred / np.float32(len(centred)))
-    count = min(_COMPONENTS, len(variances), len(values) // 4)
+    count = min(_COMPONENTS, len(variances), max(1, len(values) // 4))
     variances, axes = np.maximum(variances[-count:], 0), axes[:, -count:]
-    found: NDArray[np.float32] = centred @ (axes / np.sqrt(variances + _RIDGE * variances[-1] + 1e-12))
-    return found
+    return middle, np.asarray(axes / np.sqrt(variances + _RIDGE * variances[-1] + 1e-12), np.float32)
 
 
-def _standard(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.asarray(values / np.maximum(values.std(axis=0), 1e-12))
+def _standard(values: Floats) -> Floats:
+    return np.asarray((values - values.mean(axis=0)) / np.maximum(values.std(axis=0), 1e-12), np.float32)

@@ -19,7 +19,7 @@ from . import charts
 from .embedding_map import LEAST, places
 from .gallery import Gallery, Pictures, draw_pictures, samples_json
 from .page import Block, Chart, Charts, Facts, GalleryPlace, Page, Section, Table, Tile
-from .survey import COMPARED, GALLERY, MATCHED, ON_MAP, Group, Survey
+from .survey import COMPARED, GALLERY, MATCHED, ON_MAP, PICTURED, Group, Survey
 
 #: Classes that get a bar, pairs of classes, and classes in the square of similarities; cells of the map of shards.
 _BARS, _PAIRS, _SQUARE, _CELLS = 20, 20, 36, 1000
@@ -74,7 +74,7 @@ def store_page(stored: Stored, facts: dict[str, Any], soft: SoftLabels | None, s
         title=stored.location.name,
         lead=store_words(facts),
         tiles=_tiles(facts),
-        problems=[*facts["problems"], *pictures.problems],
+        problems=list(dict.fromkeys([*facts["problems"], *(survey.problems if survey else ()), *pictures.problems])),
         notes=notes,
         sections=sections,
         data=data,
@@ -289,7 +289,10 @@ def _galleries(stored: Stored, survey: Survey) -> list[Gallery]:
     if wrong is not None:
         words = f"Images that are nearer to those of another label, in what the teacher makes of them; {of}."
         found.append(Gallery(title="Likely wrong labels", words=words, groups=wrong))
-    words = f"Equal files, of all rows; then images whose pictures correlate most, of pairs with like vectors; {of}."
+    words = (
+        "Equal files, of all rows; then images whose pictures correlate most where they show the same: re-encoded, resized, mirrored "
+        f"or cropped copies. Vectors are compared of {of}, whole pictures of {_of_rows(survey.total, PICTURED)}."
+    )
     found.append(Gallery(title="Near duplicates", words=words, groups=survey.duplicates()))
     stale = survey.stale_rows()
     if stale is not None:

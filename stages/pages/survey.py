@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...storage_schemas.errors import DamagedError
 from ...storage_schemas.store_description import StoreSpec
 from ..corpora.images import BadImage
 from ..measures.confusions import Confusions
-from ..measures.duplicates import Pair, by_pictures, equal_files, near_vectors
+from ..measures.duplicates import Pair, equal_files, near_pictures, near_vectors, ranked, unconnected
 from ..measures.patch_features import EDGE
+from ..measures.picture_likeness import EDGE as GREY_EDGE
+from ..measures.picture_likeness import grey
 from ..measures.rankings import SCORES, FeatureSample, RandomSample, Ranking
 from ..measures.sample_block import SampleFacts
 from ..measures.stale_rows import LEAST_VIEWS, mismatches
@@ -20,15 +25,15 @@ from ..measures.store_pass import Watcher, read_facts
 from ..measures.stored import Stored
 from ..measures.tallies import Tallies
 from ..measures.wrong_labels import contradicted_labels
-from ..samples.thumbnails import Thumbnails, whole_pictures
-from ..views.spec import CENTER, ViewSpec
+from ..samples.thumbnails import Thumbnails
+from ..views.spec import ViewSpec
 
-#: Samples in each gallery, to be found by name, on the map, among which like ones are searched, and whose pictures are compared with
-#: their targets.
-GALLERY, FINDABLE, ON_MAP, COMPARED, MATCHED = 24, 4_000, 1_200, 20_000, 2_000
+#: Samples in each gallery, to be found by name, on the map, whose vectors are compared, whose whole pictures are compared with each
+#: other, and whose views are compared with their targets.
+GALLERY, FINDABLE, ON_MAP, COMPARED, PICTURED, MATCHED = 24, 4_000, 1_200, 20_000, 10_000, 2_000
 
-#: Views of a row whose pictures are compared with their targets; candidates for near duplicates whose pictures are compared.
-_MATCHED_VIEWS, _CANDIDATES = 4, 800
+#: Views of a row whose pictures are compared with their targets; pairs by vectors and by pictures that may be near duplicates.
+_MATCHED_VIEWS, _BY_VECTORS, _BY_PICTURES = 4, 1600, 400
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,9 @@ class Survey:
 
     Args:
         stored: with rows.
+
+    Attributes:
+        problems: tars that cannot be read, as lines for people.
     """
 
     def __init__(self, stored: Stored) -> None:
@@ -74,6 +82,7 @@ class Survey:
             self._by_view = FeatureSample(self.total, MATCHED, self.target, views)
             self.watchers += [self._features, self._by_view]
         self._taken: tuple[NDArray[np.int64], NDArray[np.float32]] | None = None
+        self.problems: dict[str, None] = {}  # in their order, each once
 
     @property
     def vectors(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -104,22 +113,38 @@ class Survey:
         stored = self._stored
         if stored.shards is None:
             return []
-        done = set(stored.shards_done())
-        equal = equal_files((row, digest) for shard in sorted(done) for row, digest in stored.digests(shard))
-        pairs = near_vectors(*self.vectors, _CANDIDATES)
-        known = {(pair.first, pair.second) for pair in equal}
-        with whole_pictures(stored.shards) as pictures:
-            if pictures.no_pictures:
+        digests = ((row, digest) for shard in stored.shards_done() for row, digest in stored.digests(shard))
+        pairs = [*equal_files(digests), *self.near_duplicates()]
+        return [Group((pair.first, pair.second), _likeness(pair)) for pair in unconnected(pairs)[:GALLERY]]
+
+    def near_duplicates(self) -> list[Pair]:
+        """Pairs of rows in the order of how alike their pictures are; candidates come from vectors and from whole pictures."""
+        assert self._stored.shards is not None
+        with Thumbnails(self._stored.shards, ViewSpec.from_json(self._stored.description.views)) as thumbnails:
+            if thumbnails.no_pictures:
                 return []
+            pairs = near_vectors(*self.vectors, _BY_VECTORS)
+            greys = self._greys(thumbnails, [facts.row for facts in self._known.smaller(self.total, PICTURED)])
+            pairs += near_pictures(greys, _BY_PICTURES)
+            greys |= self._greys(thumbnails, {row for p in pairs for row in (p.first, p.second)} - set(greys))
+        return ranked(pairs, greys)
 
-            def picture(row: int) -> NDArray[np.uint8] | None:
-                try:
-                    return np.asarray(pictures.pixels(row, [CENTER], EDGE)[0])
-                except BadImage:
-                    return None
+    def _greys(self, thumbnails: Thumbnails, rows: Iterable[int]) -> dict[int, NDArray[np.uint8]]:
+        """Small grey pictures of whole images by row; without those that cannot be drawn."""
 
-            near = by_pictures([pair for pair in pairs if (pair.first, pair.second) not in known], picture)
-        return [Group((pair.first, pair.second), _likeness(pair)) for pair in [*equal, *near][:GALLERY]]
+        def draw(row: int) -> NDArray[np.uint8] | None:
+            try:
+                return grey(thumbnails.whole(row, GREY_EDGE))
+            except BadImage:
+                return None
+            except DamagedError as error:
+                self.problems.setdefault(str(error))
+                return None
+
+        ordered = sorted(rows)
+        with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as threads:
+            drawn = threads.map(draw, ordered)
+            return {row: found for row, found in zip(ordered, drawn, strict=True) if found is not None}
 
     def stale_rows(self) -> list[Group] | None:
         """Rows whose targets go least with their pictures; None where that cannot be told."""
@@ -138,6 +163,8 @@ class Survey:
                     kept.append(index)
                 except BadImage:
                     continue
+                except DamagedError as error:
+                    self.problems.setdefault(str(error))
         if len(kept) * vectors.shape[1] < LEAST_VIEWS:
             return None
         scores = mismatches(np.stack(pixels), vectors[kept])
@@ -187,4 +214,4 @@ def _vectors_of(spec: StoreSpec) -> str:
 
 
 def _likeness(pair: Pair) -> str:
-    return "equal files" if pair.is_equal else f"pictures correlate at {pair.likeness:.3f}"
+    return "equal files" if pair.is_equal else f"what both show correlates at {pair.likeness:.3f}"

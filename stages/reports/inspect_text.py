@@ -100,8 +100,7 @@ def _described(facts: dict[str, Any]) -> list[list[str]]:
         ["pixels", _pixels(facts["pixels"])],
         [
             "encoding",
-            f"{' and '.join(fields['targets'])} in {facts['encoding']['name']}, costs at most "
-            f"{facts['encoding']['kl_budget']:g} nats of KL divergence"
+            _declared(" and ".join(fields["targets"]), facts["encoding"])
             if "name" in facts["encoding"]
             else "; ".join(_encoded(name, one) for name, one in facts["encoding"]["targets"].items()),
         ],
@@ -130,6 +129,13 @@ def _described(facts: dict[str, Any]) -> list[list[str]]:
     }
     rows += [[name, str(value)] for name, value in sorted(fields.items()) if name not in worded]
     return rows
+
+
+def _declared(targets: str, encoding: dict[str, Any]) -> str:
+    """The one encoding of all targets, and what it costs at most where that is known beforehand."""
+    budget = encoding["kl_budget"]
+    cost = "" if budget is None else f", costs at most {budget:g} nats of KL divergence"
+    return f"{targets} in {encoding['name']}{cost}"
 
 
 def _encoded(target: str, facts: dict[str, Any]) -> str:

@@ -19,10 +19,14 @@ def store_words(facts: dict[str, Any]) -> str:
     coverage, views, teacher = facts["coverage"], facts["views"], facts["teacher"]
     corpus = f" of the corpus '{printable(facts['corpus_name'])}'" if facts["corpus_name"] else ""
     how = f"{views['count']} random crops" if views["kind"] == "random_resized_crop" else "one centre view"
-    targets = " and ".join(_TARGETS.get(name, name) for name in facts["fingerprint"]["targets"])
+    encoding, names = facts["encoding"], facts["fingerprint"]["targets"]
+    if "name" in encoding:
+        targets = f"{' and '.join(_TARGETS.get(name, name) for name in names)}, in {encoding['name']}"
+    else:
+        targets = " and ".join(f"{_TARGETS.get(name, name)} in {encoding['targets'][name]['name']}" for name in names)
     words = (
         f"What the teacher {printable(str(teacher['model']))} says of {counted(coverage['valid'], 'image')}{corpus}, seen in {how} each: "
-        f"{targets}, in {facts['encoding']['name']}"
+        f"{targets}"
     )
     words += f", for {counted(vectors['classes'], 'class')}." if vectors else "."
     if coverage["shards_done"] < coverage["shards"]:
