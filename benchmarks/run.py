@@ -35,6 +35,7 @@ NAMES = (
     "batch_size",
     "row_order",
     "recode",
+    "growth",
 )
 
 #: Not without being named: peers install packages, the others take minutes.

@@ -27,28 +27,48 @@ def make_shards(corpus: Path, out: Path, shard_size: int) -> None:
 
 def make_store(shards: Path, store: Path, *, views: int, threads: int) -> None:
     """1,000 logits for each of `views` random views of every sample."""
+    name_classes(store, threads=threads)
+    cache_views(shards, store, views=views, threads=threads)
+
+
+def name_classes(store: Path, *, threads: int) -> None:
+    """Class vectors of the tiny teacher in a new store."""
+    from teachonce.pipeline.executors.serial import SerialExecutor
+    from teachonce.pipeline.runner import run_stage
+    from teachonce.stages.models.compute import Compute
+    from teachonce.stages.teachers import TeacherConfig
+    from teachonce.stages.vectors import plan_vectors
+
+    config = TeacherConfig(model=SMALL_TEACHER, pretrained="random")
+    named = plan_vectors(config, out=str(store), compute=Compute(device="cpu", precision="fp32", threads=threads))
+    run_stage(named, named.store, SerialExecutor(), progress=False)
+
+
+def cache_views(
+    shards: Path, store: Path, *, views: int, threads: int, chunk_views: int | None = None, grow: bool = False
+) -> None:
+    """Logits of so many views, in a store that has class vectors; with `grow`, of those that a finished store does not have."""
     from teachonce.pipeline.executors.serial import SerialExecutor
     from teachonce.pipeline.runner import run_stage
     from teachonce.stages.cache import plan_cache
+    from teachonce.stages.grow import plan_growth
     from teachonce.stages.models.compute import Compute
     from teachonce.stages.settings.cache import CacheSettings
     from teachonce.stages.teachers import TeacherConfig
-    from teachonce.stages.vectors import plan_vectors
     from teachonce.stages.views.spec import ViewSpec
 
     config = TeacherConfig(model=SMALL_TEACHER, pretrained="random")
-    compute = Compute(device="cpu", precision="fp32", threads=threads)
-    named = plan_vectors(config, out=str(store), compute=compute)
-    run_stage(named, named.store, SerialExecutor(), progress=False)
-    stage = plan_cache(
-        str(shards),
-        config,
-        out=str(store),
-        views=ViewSpec(kind="random_resized_crop", count=views),
-        settings=CacheSettings(targets="logits", encoding="fp16", batch_size=64),
-        compute=compute,
-    )
-    run_stage(stage, stage.store, SerialExecutor(), progress=False)
+    asked: dict[str, Any] = {
+        "out": str(store),
+        "views": ViewSpec(kind="random_resized_crop", count=views),
+        "settings": CacheSettings(targets="logits", encoding="fp16", batch_size=64, chunk_views=chunk_views),
+        "compute": Compute(device="cpu", precision="fp32", threads=threads),
+    }
+    for step in plan_growth(str(shards), config, **asked) if grow else ():
+        run_stage(step.stage, step.store, SerialExecutor(), progress=False)
+    if not grow:
+        stage = plan_cache(str(shards), config, **asked)
+        run_stage(stage, stage.store, SerialExecutor(), progress=False)
 
 
 @dataclass(frozen=True)

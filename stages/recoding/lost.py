@@ -7,6 +7,7 @@ from typing import Any
 
 from ...storage_schemas.encodings import ENCODINGS, Encoding
 from ...storage_schemas.encodings.floats import FloatEncoding
+from ...storage_schemas.encodings.sampled import Sampled
 from ...storage_schemas.fingerprint import Json
 from ...storage_schemas.store_description import StoreDescription
 from .source import EMBEDDING, LOGITS, Source
@@ -16,11 +17,12 @@ from .source import EMBEDDING, LOGITS, Source
 _FP16 = 2.0**-23
 _FP16_LOGITS = 64 * _FP16
 
-_COSINE, _KL = "cosine_distance", "kl"
+_COSINE, _KL, _DRAWN = "cosine_distance", "kl", "drawn"
 
 
 def lost_before(old: StoreDescription, source: Source, of: Mapping[str, Encoding]) -> dict[str, Json]:
-    """For each target that is taken: mean and largest 1 - cosine and KL (T = 1) from the teacher's own; None where that is not known.
+    """For each target that is taken: mean and largest 1 - cosine and KL (T = 1) from the teacher's own; `drawn` where they were draws,
+    whose distance from it means nothing; None where that is not known.
 
     Args:
         of: the encodings of the new store. What these cost is not in it.
@@ -32,6 +34,10 @@ def lost_before(old: StoreDescription, source: Source, of: Mapping[str, Encoding
         origin = EMBEDDING if formed else name
         target = old.spec.target(origin)
         stays = not formed and old.spec.encoding_of(target) == of[name]
+        drawn = not stays and isinstance(old.spec.encoding_of(target), Sampled)
+        if drawn or (isinstance(earlier, dict) and _DRAWN in (earlier.get(origin) or {})):
+            found[name] = {_DRAWN: True}
+            continue
         parts = [None if earlier is None else earlier.get(origin, {}), {} if stays else _cost(old, origin)]
         found[name] = None if None in parts or (formed and any(parts)) else _sum(*parts)
     return found

@@ -13,7 +13,11 @@ from ..corpora.shards import ShardSet
 
 
 def manifest_errors(shards: ShardSet) -> Iterator[TeachonceError]:
-    """What is wrong with the manifest of some shards. Reads it whole, a shard's rows at a time."""
+    """What is wrong with the manifest of some shards. Reads it whole, a shard's rows at a time.
+
+    Whatever the state of the corpus that these are of: there is one manifest, that of the present state.
+    """
+    shards = ShardSet(shards.location)
     corpus, manifest = shards.corpus, shards.manifest()
     where = f"{shards.location}/manifest.parquet"
     hint = "restore corpus.json and manifest.parquet from a copy"

@@ -18,6 +18,7 @@ from ..pairs.store import open_store
 from ..pairs.target_rows import TargetRows
 from ..samples.kind import SampleKind
 from ..samples.registry import kind_named
+from .stored_loss import is_comparable
 from .whole import Whole
 
 #: Views of a row that are compared at most.
@@ -79,7 +80,8 @@ class RowSampler:
         self.kind: SampleKind = kind_named(whole.description.sample_kind, where=whole.store)
 
     def draw(self, shard: int, count: int) -> SampledRows | None:
-        """So many of a shard's usable rows, or all of them; None where there is none. More rows are others besides.
+        """So many of a shard's usable rows, or all of them; None where there is none, or nothing of them that can be compared. More rows are
+        others besides.
 
         Raises:
             DamagedError: the tar or the store is damaged, or an image cannot be read any more.
@@ -91,7 +93,7 @@ class RowSampler:
         # In one order, so that a larger sample holds the smaller one.
         order = np.random.default_rng([self._seed, shard]).permutation(np.flatnonzero(valid_N))
         places = np.sort(order[:count])
-        if not len(places):
+        if not len(places) or not any(is_comparable(self._whole.description, target.name) for target in spec.targets):
             return None
         rows = (places + start).tolist()
         reader = ShardReader(shards, shard)
@@ -108,7 +110,11 @@ class RowSampler:
             files=files,
             images=[self._decoded(data, row) for data, row in zip(files, rows, strict=True)],
             params_NV=params_NV[places],
-            stored={target.name: self._stored(shard, target.name, views, places) for target in spec.targets},
+            stored={
+                target.name: self._stored(shard, target.name, views, places)
+                for target in spec.targets
+                if is_comparable(self._whole.description, target.name)
+            },
         )
 
     def _decoded(self, data: bytes, row: int) -> Any:

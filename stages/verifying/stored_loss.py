@@ -61,6 +61,12 @@ def lost_before(description: StoreDescription, name: str) -> LostBefore | None:
     )
 
 
+def is_comparable(description: StoreDescription, name: str) -> bool:
+    """Whether a target's values can be compared with the teacher's: not where they were draws before they came into the store."""
+    recorded: Any = (description.recoded or {}).get("lost") or {}
+    return "drawn" not in (recorded.get(name) or {})
+
+
 #: Encodings that keep logits but for a constant in each row, or draws of them: values cannot be compared with the teacher's own.
 _RELATIVE = frozenset({"pca", "adaptive", "sampled"})
 

@@ -12,10 +12,16 @@ from click.testing import CliRunner
 from teachonce.cli import main
 from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.runner import run_stage
+from teachonce.pipeline.storage import Location
 from teachonce.stages.corpora.shards import ShardSet
 from teachonce.stages.grow import plan_growth
 from teachonce.stages.grow_vectors import plan_more_classes
+from teachonce.stages.pairs.store import read_generations
+from teachonce.stages.recode import plan_recode
+from teachonce.stages.retry_failed import plan_retry
 from teachonce.stages.settings.cache import CacheSettings
+from teachonce.stages.settings.recode import RecodeSettings
+from teachonce.stages.settings.retry_failed import RetrySettings
 from teachonce.stages.settings.shard import ShardSettings
 from teachonce.stages.settings.vectors import VectorsSettings
 from teachonce.stages.settings.verify import VerifyTeacherSettings
@@ -131,3 +137,72 @@ def test_more_images_are_no_alarm_on_either_side(pictures, teacher, plant, tmp_p
     chunk = pair.chunk("embedding", last)
     chunk.write_bytes(chunk.read_bytes()[:-3])
     assert pair.codes() == ["file-cut"]
+
+
+@pytest.fixture(scope="module", params=["fp32", "logits=sampled:20,embedding=int8"])
+def much_grown(request, pictures, teacher, plant, tmp_path_factory) -> Any:
+    """Two views; then two mended images, more images, four views, another target, and more classes."""
+    top = tmp_path_factory.mktemp("much")
+    photos = top / "photos"
+    shutil.copytree(pictures, photos)
+    later = sorted(photos.rglob("*.png"))[:6]
+    for number, path in enumerate(later):
+        path.rename(top / f"later{number}.png")
+
+    def shard(*, append: bool) -> None:
+        settings = ShardSettings(append=append, shard_size=13, name="pictures")
+        stage = plan_shard([str(photos)], out=str(top / "shards"), settings=settings)
+        run_stage(stage, stage.out, SerialExecutor(), progress=False)
+
+    shard(append=False)
+    options = {"encoding": request.param}
+    (top / "classes.txt").write_text("red fox\nBlue_Jay\nhouse-cat\n")
+    store = plant.make_store(
+        ShardSet.open(str(top / "shards")), top / "s.zarr", teacher, classes=str(top / "classes.txt"), **options
+    )
+    pair = plant.Pair(top / "shards", store)
+    for number, path in enumerate(("Blue_Jay/20b.jpg", "red fox/07b.jpg")):
+        shutil.copyfile(sorted((pictures / "house-cat").glob("*.jpg"))[number], photos / path)
+    mend = plan_retry(str(pair.shards), settings=RetrySettings(source=(str(photos),))).stage
+    assert mend is not None
+    run_stage(mend, mend.out, SerialExecutor(), progress=False)
+    for number, path in enumerate(later):
+        (top / f"later{number}.png").rename(path)
+    shard(append=True)
+    grow(pair, teacher, plant, views=4, targets="tokens", encoding="tokens=int8")
+    (top / "more.txt").write_text("zebra\nant\n")
+    settings = VectorsSettings(classes=str(top / "more.txt"))
+    for step in plan_more_classes(teacher, out=str(store), settings=settings, compute=plant.CPU):
+        run_stage(step.stage, step.store, SerialExecutor(), progress=False)
+    return pair
+
+
+def test_whatever_was_added_one_after_the_other_is_no_alarm(much_grown, teacher):
+    generations = read_generations(Location.of(str(much_grown.store)))
+    growths = [generations.described[name].growth for name in generations.finished[1:]]
+    assert [one.what for one in growths if one] == ["mended", "images", "views", "targets", "classes"]
+    again = VerifyTeacherSettings(rows=10, model=teacher.model)
+    for name in generations.finished:
+        assert much_grown.codes(quick=True, generation=name) == []
+        assert much_grown.codes(full=True, generation=name, teacher=again) == []
+
+
+@pytest.mark.parametrize("generation", ["2", "6"])
+def test_a_recoded_generation_is_no_alarm(much_grown, teacher, plant, tmp_path, generation):
+    asked = RecodeSettings(
+        encoding="logits=sampled:30,embedding=fp16", generation=generation, targets="embedding,logits"
+    )
+    stage = plan_recode(str(much_grown.store), out=str(tmp_path / "r.zarr"), settings=asked)
+    run_stage(stage, stage.out, SerialExecutor(), progress=False)
+    pair = plant.Pair(much_grown.shards, tmp_path / "r.zarr")
+    assert pair.codes(full=True, teacher=VerifyTeacherSettings(rows=10, model=teacher.model)) == []
+
+
+def test_damage_in_a_chunk_of_mended_rows_is_found(much_grown, plant, tmp_path):
+    pair = plant.Pair(much_grown.shards, Path(shutil.copytree(much_grown.store, tmp_path / "s.zarr")))
+    (chunk, *_) = sorted(f for f in (pair.store / "generations/2/mended/embedding/c").rglob("*") if f.is_file())
+    data = bytearray(chunk.read_bytes())
+    data[len(data) // 2] ^= 4
+    chunk.write_bytes(data)
+    assert pair.codes() == ["file-bit-flipped"]
+    assert pair.codes(generation="1") == []
