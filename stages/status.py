@@ -141,13 +141,13 @@ def _stage(ledger: Ledger, examples: int, grown: Grown) -> dict[str, Json]:
     assert plan is not None  # `Ledger.stages` lists those that have one
     done = damaged = rows_done = 0
     invalid: list[InvalidRow] = []
-    superseded, left = ledger.superseded(), grown.still_unusable(ledger.stage)
+    superseded, told_later = ledger.superseded(), grown.mended_since(ledger.stage)
     for receipt in ledger.receipts():
         if receipt.key in superseded:  # a later ledger has what is unusable in it now
             done, rows_done = done + 1, rows_done + receipt.rows
         elif ledger.is_intact(receipt):
             done, rows_done = done + 1, rows_done + receipt.rows
-            invalid += [b for b in receipt.invalid_rows if receipt.key not in left or b.row in left[receipt.key]]
+            invalid += () if receipt.key in told_later else receipt.invalid_rows
         else:
             damaged += 1
     failures = ledger.failures()

@@ -50,14 +50,9 @@ class Grown:
                 }
         return None
 
-    def still_unusable(self, ledger: str) -> dict[str, set[int]]:
-        """By receipt of a generation's ledger, for those whose shard a later, finished generation mended rows of: the rows that are still
-        without targets."""
-        found: dict[str, set[int]] = {}
-        for later in self._mended_after(ledger):
-            for receipt in generation_ledger(self.store, later).receipts():
-                found[receipt.key] = {bad.row for bad in receipt.invalid_rows}
-        return found
+    def mended_since(self, ledger: str) -> set[str]:
+        """Receipts of a generation's ledger whose shard a later, finished generation mended rows of: its own receipt has what is unusable now."""
+        return {key for name in self._mended_after(ledger) for key in generation_ledger(self.store, name).done_keys()}
 
     def _mended_after(self, ledger: str) -> Iterator[str]:
         known = self.generations
