@@ -4,6 +4,7 @@
     python benchmarks/page.py copies IMAGES WEIGHTS FOLDER SEED…    # as faults; copies alone, a draw for each seed
     python benchmarks/page.py draws STORE [SHARDS] [SEED]     # wrong labels and exchanged targets, in a store that is there
     python benchmarks/page.py speed FOLDER [ROWS]             # a made store of 100,000 rows
+    python benchmarks/page.py paint PAGE                      # first paint in headless Chromium
 
 `faults`: 1 % of the images are moved into another class's folder, 1 % get a copy (re-encoded, half the size, cropped, mirrored, in
 turn), and 1 % of the rows are given each other's targets. Each ranking's average precision is printed. Copies that the corpus had
@@ -15,12 +16,15 @@ alone, with 2 views and with 4, by embeddings and by logits. SEED is of all draw
 from __future__ import annotations
 
 import itertools
+import json
+import os
 import random
 import re
 import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -248,6 +252,51 @@ def speed(folder: Path, num_rows: int) -> None:
     )
 
 
+def paint(page: Path, times: int = 3) -> None:
+    """Opens the page several times in one headless Chromium, which is driven through pipes (DevTools protocol)."""
+    to_read, to_write = os.pipe(), os.pipe()
+
+    def pipes() -> None:  # Chromium reads from 3 and writes to 4
+        read, written = os.dup(to_read[0]), os.dup(to_write[1])
+        os.dup2(read, 3)
+        os.dup2(written, 4)
+
+    options = "--headless --no-sandbox --disable-gpu --window-size=1200,900 --remote-debugging-pipe".split()
+    with tempfile.TemporaryDirectory() as profile:
+        command = ["chromium", *options, f"--user-data-dir={profile}", "about:blank"]
+        browser = subprocess.Popen(command, preexec_fn=pipes, close_fds=False, stderr=subprocess.DEVNULL)
+        os.close(to_read[0])
+        os.close(to_write[1])
+        answers = os.fdopen(to_write[0], "rb")
+        numbers = itertools.count(1)
+
+        def call(method: str, session: str | None = None, **parameters) -> dict:
+            number = next(numbers)
+            request = {"id": number, "method": method, "params": parameters} | (
+                {"sessionId": session} if session else {}
+            )
+            os.write(to_read[1], json.dumps(request).encode() + b"\0")
+            while True:
+                text = b"".join(iter(lambda: answers.read(1).rstrip(b"\0"), b""))
+                if (answer := json.loads(text)).get("id") == number:
+                    return answer["result"]
+
+        try:
+            target = next(t for t in call("Target.getTargets")["targetInfos"] if t["type"] == "page")
+            session = call("Target.attachToTarget", targetId=target["targetId"], flatten=True)["sessionId"]
+            for _ in range(times):
+                call("Page.navigate", session, url=page.resolve().as_uri())
+                time.sleep(5)
+                found = call("Runtime.evaluate", session, expression=_PAINT)["result"]["value"]
+                print(f"first contentful paint after {found:.0f} ms")
+        finally:
+            browser.terminate()
+            browser.wait()
+
+
+_PAINT = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
+
+
 def make_store(store: Path, num_rows: int, shard_size: int = 1000, classes: int = 1000, views: int = 2) -> None:
     from teachonce.storage_schemas.class_vectors import ClassVectors, write_class_vectors
     from teachonce.storage_schemas.encodings import ENCODINGS
@@ -328,5 +377,7 @@ if __name__ == "__main__":
         copies(*map(Path, arguments[:3]), list(map(int, arguments[3:])))
     elif what == "draws":
         draws(Path(arguments[0]), *arguments[1:2], *map(int, arguments[2:]))
+    elif what == "paint":
+        paint(Path(arguments[0]))
     else:
         speed(Path(arguments[0]), int(arguments[1]) if len(arguments) > 1 else 100_000)

@@ -18,6 +18,7 @@ from ..storage_schemas.target_store import all_arrays
 from .measures.soft_labels import SoftLabels
 from .measures.store_pass import Watcher, measure_store
 from .measures.stored import Stored
+from .pages.fitting import fitted
 from .pages.page import check_installed, page_location
 from .pages.run_page import Run, run_page
 from .pages.store_page import store_page
@@ -56,7 +57,7 @@ def write_page(
     # t-SNE and eigenvectors go in short steps: threads that wait for each other cost more than they bring.
     with threadpool_limits(1):
         page = store_page(stored, facts, soft, survey)
-    location.write_bytes(page.to_bytes())
+    location.write_bytes(fitted(page))
     return facts
 
 
@@ -85,7 +86,7 @@ def write_run_page(runs: Sequence[str], file: Location | str, *, images: str | N
         names = (first.name, second.name) if first.name != second.name else (str(first.location), str(second.location))
         sections, data, tiles = compare_students((runs[0], runs[1]), images, names)
         page = run_page(opened, sections, data, tiles)
-    location.write_bytes(page.to_bytes())
+    location.write_bytes(fitted(page))
 
 
 def inspect_store(stored: Stored, *, top: int = 5, watchers: Sequence[Watcher] = ()) -> dict[str, Json]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import importlib.util
 import json
@@ -205,8 +206,13 @@ def _library() -> tuple[Any, str]:
     import jinja2
     import vl_convert
 
-    make: Any = vl_convert.javascript_bundle  # its stub knows no default for the snippet
-    return jinja2, make()
+    return jinja2, _bundle(vl_convert)
+
+
+@functools.cache
+def _bundle(vl_convert: Any) -> str:
+    """Making it takes longer than all the rest of a page; it is the same each time."""
+    return str(vl_convert.javascript_bundle())
 
 
 def _resource(name: str) -> str:

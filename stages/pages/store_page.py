@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from ...pipeline.tables import bytes_text
 from ...storage_schemas.fingerprint import Json
 from ...storage_schemas.plain_text import counted, typed
 from ..measures.confusions import cosines_of, nearest_classes
+from ..measures.failed import failed_in_store
+from ..measures.generations import generations_of
 from ..measures.soft_labels import SoftLabels
 from ..measures.stored import Stored
 from ..reports.inspect_text import described
@@ -23,6 +26,9 @@ from .survey import COMPARED, GALLERY, MATCHED, ON_MAP, PICTURED, Group, Survey
 
 #: Classes that get a bar, pairs of classes, and classes in the square of similarities; cells of the map of shards.
 _BARS, _PAIRS, _SQUARE, _CELLS = 20, 20, 36, 1000
+
+#: Unusable images that are named.
+_FAILED = 500
 
 #: Groups whose names stand on the map, and samples that such a group has at least.
 _NAMES, _NAMED = 40, 6
@@ -120,17 +126,53 @@ def _about(stored: Stored, facts: dict[str, Any], survey: Survey | None) -> Sect
                 height=60,
             )
             blocks.append(Charts(charts=[chart]))
-        if coverage["examples"]:
-            bad = [[str(e["row"]), str(e["path"] or ""), str(e["reason"])] for e in coverage["examples"]]
-            kinds = ", ".join(f"{count:,} × {reason}" for reason, count in coverage["reasons"].items())
-            blocks.append(
-                Table(
-                    title=f"Unusable images: {kinds}",
-                    head=[("row", "r"), ("path", "l"), ("reason", "l")],
-                    rows=bad,
-                )
-            )
+        if coverage["invalid"]:
+            blocks.append(_failed(stored, coverage))
+        costs = _costs(facts["encoding"])
+        if costs.rows:
+            blocks.append(costs)
+        if generations := generations_of(stored):
+            rows = [[one.name, one.words, f"{one.rows:,}", str(one.views), one.written] for one in generations]
+            head = [("generation", "l"), ("what it added", "l"), ("rows", "r"), ("views", "r"), ("written", "l")]
+            words.append(f"It grew: this is generation {generations[-1].name}.")
+            blocks.append(Table(title=f"{len(rows)} generations", head=head, rows=rows, open=True))
     return Section(id="about", title="What it is", words=words, blocks=blocks)
+
+
+def _failed(stored: Stored, coverage: dict[str, Any]) -> Table:
+    """The images that cannot be used, by row, and why."""
+    receipts = stored.receipts.receipts(stored.rows.num_shards)
+    failed = list(islice(failed_in_store(receipts, stored.location, stored.shards), _FAILED))
+    kinds = ", ".join(f"{count:,} × {reason}" for reason, count in coverage["reasons"].items())
+    more = f" (the first {_FAILED:,} of {coverage['invalid']:,})" if coverage["invalid"] > len(failed) else ""
+    return Table(
+        title=f"Unusable images{more}: {kinds}",
+        head=[("row", "r"), ("path", "l"), ("reason", "l"), ("found by", "l")],
+        rows=[[str(bad.row), bad.path, bad.reason, bad.stage] for bad in failed],
+        filter=True,
+    )
+
+
+def _costs(encoding: dict[str, Any]) -> Table:
+    """What the encoding of each target was measured to cost; no rows where it was not."""
+    rows = []
+    for target, one in encoding.get("targets", {}).items():
+        spreads = [(f"KL divergence, T = {t}", spread) for t, spread in (one.get("kl") or {}).items()]
+        if one.get("cosine_distance"):
+            spreads.append(("1 - cosine", one["cosine_distance"]))
+        rows += [
+            [
+                target,
+                one["name"],
+                f"{one['bytes_per_view']:g}",
+                what,
+                *(f"{spread[c]:.3g}" for c in ("mean", "p99", "max")),
+            ]
+            for what, spread in spreads
+        ]
+    head = [("target", "l"), ("encoding", "l"), ("bytes a view", "r"), ("against fp32", "l")]
+    head += [("mean", "r"), ("p99", "r"), ("max", "r")]
+    return Table(title="What the encoding costs, as measured on the first shards", head=head, rows=rows, open=True)
 
 
 def _shards(stored: Stored, survey: Survey) -> list[Json]:
