@@ -261,7 +261,7 @@ def paint(page: Path, times: int = 3) -> None:
         os.dup2(read, 3)
         os.dup2(written, 4)
 
-    options = "--headless --no-sandbox --disable-gpu --window-size=1200,900 --remote-debugging-pipe".split()
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1200,900", "--remote-debugging-pipe"]
     with tempfile.TemporaryDirectory() as profile:
         command = ["chromium", *options, f"--user-data-dir={profile}", "about:blank"]
         browser = subprocess.Popen(command, preexec_fn=pipes, close_fds=False, stderr=subprocess.DEVNULL)

@@ -38,17 +38,15 @@ def made(tiny_clip_teacher, picture_shards, tmp_path_factory):
     """`made(encoding)`: a store of embeddings and of what they are stored in; `grow`: another view of each image."""
     teacher = TeacherConfig(model=f"local-dir:{tiny_clip_teacher}")
 
-    def options(out: Path, views: int, encoding: str | None) -> dict:
+    def options(out: Path, views: int, encoding: str) -> dict:
         return {
             "out": str(out),
             "views": ViewSpec(kind="random_resized_crop", count=views, seed=3),
-            "settings": CacheSettings(
-                batch_size=32, targets="embedding", **({"encoding": encoding} if encoding else {})
-            ),
+            "settings": CacheSettings(batch_size=32, targets="embedding", encoding=encoding),
             "compute": Compute(device="cpu", precision="fp32", threads=1),
         }
 
-    def make(encoding: str | None = None, *, grow: bool = False) -> Path:
+    def make(encoding: str = "fp16", *, grow: bool = False) -> Path:
         out = tmp_path_factory.mktemp("about") / "s.zarr"
         stage = plan_cache(str(picture_shards.location), teacher, **options(out, 2, encoding))
         run_stage(stage, stage.store, SerialExecutor(), progress=False)

@@ -21,7 +21,7 @@ def data_of(file: bytes) -> dict:
 
 def large_page(path_length: int = 20, picture: int = 2000, rows: int = 10, cell: int = 20) -> Page:
     """4,000 samples, of which 168 are in galleries; four views of each of these."""
-    sample = ["ab" * 16, "p" * path_length, None, 0.5, 1.0, 1.0, 0.0, [], []]
+    sample: list[object] = ["ab" * 16, "p" * path_length, None, 0.5, 1.0, 1.0, 0.0, [], []]
     return Page(
         kicker="Target store",
         title="large",
