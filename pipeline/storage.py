@@ -21,6 +21,8 @@ from ..storage_schemas.near_names import near_names
 from ..storage_schemas.plain_text import typed
 from .places.addresses import handed_on as handed_on
 from .places.addresses import s3_endpoint as s3_endpoint
+from .places.copies import Copies as Copies
+from .places.copies import copied
 from .places.disk_errors import as_storage_error as as_storage_error
 from .places.local import LOCAL
 from .places.local import is_temporary as is_temporary
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store
 
 __all__ = [
+    "Copies",
     "HeldLock",
     "Location",
     "NoLocksError",
@@ -242,6 +245,20 @@ class Location:
     def read_range(self, offset: int, size: int) -> bytes:
         """Up to `size` bytes from `offset` on, in one request; shorter only where the file ends."""
         return self.place.read_range(self.full_name, offset, size)
+
+    def stream(self) -> Iterator[bytes]:
+        """All bytes in pieces."""
+        return self.place.stream(self.full_name)
+
+    def copied(self, copies: Copies) -> Location:
+        """The same, read by way of copies on this machine."""
+        return Location(copied(self.place, copies), self.full_name)
+
+    def keep_copy(
+        self, copies: Copies, *, sha256: str | None = None, size: int | None = None, verify: bool = True
+    ) -> None:
+        """Fetch a copy unless there is one; see `Copies.keep`."""
+        copies.keep(self.place, self.full_name, sha256=sha256, size=size, verify=verify)
 
     def open_ranges(self) -> RangeReader:
         """Open for reading at any place, by any thread."""

@@ -32,6 +32,7 @@ from .models.names import RANDOM
 from .models.student_config import StudentConfig
 from .models.weights import weights_digest
 from .pairs.ahead import BATCHES_MODULE
+from .pairs.local_copies import DEFAULT_GB, LocalCache
 from .pairs.order import check_batch
 from .pairs.store import generation_of
 from .pairs.stream import TargetStream
@@ -72,6 +73,7 @@ class DistillStage:
         cuda_graphs: whether to use CUDA graphs.
         accept_other_pixels: whether to train where images look otherwise than the teacher saw them.
         generation: the name of the store's that it is trained from.
+        local_cache: copies of shards on this machine; decides no bytes.
         notes: lines that a person should see before training starts.
         reuse: the note at the end on views that were used in several epochs, if that was not chosen.
         tracking: which programs show the figures, beside TensorBoard.
@@ -103,6 +105,7 @@ class DistillStage:
     reuse: str | None
     checkpoint_every: int | None
     show_progress: bool
+    local_cache: LocalCache | None = None
     tracking: Tracking = field(default_factory=Tracking)
     built: StudentToTrain = field(default_factory=StudentToTrain, compare=False, repr=False)
 
@@ -165,6 +168,7 @@ class DistillStage:
             pin_memory=self.compute.device == "cuda",
             accept_other_pixels=self.accept_other_pixels,
             generation=self.generation,
+            local_cache=self.local_cache,
         )
 
     def _head(self, device: torch.device, logit_scale: float | None = None) -> ClassHead | None:
@@ -329,6 +333,7 @@ def open_stream(
     pin_memory: bool = False,
     accept_other_pixels: bool = False,
     generation: str | None = None,
+    local_cache: LocalCache | None = None,
 ) -> TargetStream:
     """The pairs that train this student."""
     return TargetStream(
@@ -344,6 +349,7 @@ def open_stream(
         pin_memory=pin_memory,
         accept_other_pixels=accept_other_pixels,
         generation=generation,
+        local_cache=local_cache,
     )
 
 
@@ -493,6 +499,7 @@ def plan_distill(
         reuse=None if settings.reuse_views else _reuse(stream, training),
         checkpoint_every=settings.checkpoint_every,
         show_progress=show_progress,
+        local_cache=_local_cache(settings, stream),
         tracking=Tracking(
             wandb=settings.wandb,
             mlflow=settings.mlflow,
@@ -502,6 +509,22 @@ def plan_distill(
         ),
         built=StudentToTrain(built),
     )
+
+
+def _local_cache(settings: DistillSettings, stream: TargetStream) -> LocalCache | None:
+    if settings.local_cache is None:
+        if settings.local_cache_gb is not None:
+            raise InputError(
+                "--local-cache-gb needs --local-cache",
+                code="option-needs-another",
+                where="--local-cache-gb",
+                found=f"{settings.local_cache_gb:g}",
+                hint="name the folder too: --local-cache FOLDER",
+            )
+        return None
+    cache = LocalCache(folder=settings.local_cache, gb=settings.local_cache_gb or DEFAULT_GB)
+    cache.copies(stream.store)  # refuses what is no folder before anything starts
+    return cache
 
 
 def _begun_on(out: Location, store: Location) -> str | None:

@@ -109,6 +109,7 @@ NOT_RUN = {
     ("README.md", "make"): "would run these tests",
     ("docs/buckets.md", "pip install"): "downloads",
     ("docs/buckets.md", "teachonce shard"): "needs a bucket: tests/stages/test_bucket_way.py",
+    ("docs/buckets.md", "teachonce distill"): "needs a bucket: tests/stages/pairs/test_local_cache.py",
     ("docs/buckets.md", "export AWS_ENDPOINT_URL"): "needs a bucket: tests/stages/test_bucket_way.py",
     ("docs/clusters.md", "pip install"): "downloads",
     ("docs/clusters.md", "teachonce distill"): "needs a cluster with GPUs: tests/stages/training/test_ray_train.py",

@@ -190,7 +190,7 @@ def test_every_path_of_a_stage_is_known_to_the_check():
     import click
     from teachonce.commands.run_inputs import KNOWN
 
-    written = {"out", "file", "html", "export"}
+    written = {"out", "file", "html", "export", "local_cache"}
     for command in main.commands.values():
         paths = {p.name for p in command.params if isinstance(p.type, click.Path)}
         assert paths <= KNOWN | written, command.name

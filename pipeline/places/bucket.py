@@ -21,7 +21,7 @@ from .bucket_errors import ask, asking, is_condition_unknown, is_past_the_end, i
 from .bucket_lease import check_leases, hold, is_held, is_lease
 from .bucket_log import BucketLog
 from .bucket_name import Bucket
-from .place import HeldLock, RangeReader, Stat
+from .place import PIECE_BYTES, HeldLock, RangeReader, Stat
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -77,6 +77,22 @@ class BucketPlace(Bucket):
 
     def version(self, name: str) -> str | None:
         return cast("str | None", self._head(name)["e_tag"])
+
+    def stream(self, name: str) -> Iterator[bytes]:
+        done, version = 0, None
+        with asking(self.spell(name), "read") as asked:
+            while True:
+                options: Any = {"range": {"offset": done}, "if_match": version} if done else {}
+                try:
+                    found = _obstore().get(self._client, name, options=options)
+                    version = found.meta["e_tag"]
+                    for piece in found.stream(min_chunk_size=PIECE_BYTES):
+                        yield bytes(piece)
+                        done += len(piece)
+                    if done >= found.meta["size"]:
+                        return
+                except Exception as error:
+                    asked.again(error)
 
     def stat(self, name: str) -> Stat | None:
         if name:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
 import re
 import shutil
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from .files import FileRanges, read_at, stat_of
-from .place import HeldLock, NoLocksError, RangeReader, Stat
+from .place import PIECE_BYTES, HeldLock, NoLocksError, RangeReader, Stat
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -56,6 +57,18 @@ class LocalPlace:
 
     def open_ranges(self, name: str) -> RangeReader:
         return FileRanges(name, where=self.spell(name))
+
+    def stream(self, name: str) -> Iterator[bytes]:
+        ranges = self.open_ranges(name)
+        try:
+            for offset in itertools.count(0, PIECE_BYTES):
+                piece = ranges.read(offset, PIECE_BYTES)
+                if piece:
+                    yield piece
+                if len(piece) < PIECE_BYTES:
+                    return
+        finally:
+            ranges.close()
 
     def stat(self, name: str) -> Stat | None:
         found = stat_of(name)

@@ -89,6 +89,9 @@ class MemoryPlace:
     def open_ranges(self, name: str) -> RangeReader:
         return _Ranges(self.read(name))
 
+    def stream(self, name: str) -> Iterator[bytes]:
+        yield self.read(name)
+
     def stat(self, name: str) -> Stat | None:
         with self._lock:
             found = self._files.get(name)

@@ -46,6 +46,10 @@ class Stat:
     changed_at: float
 
 
+#: Bytes of a piece that `stream` gives, about.
+PIECE_BYTES = 8 << 20
+
+
 class RangeReader(Protocol):
     """One file that is read at any place, by any thread, until it is closed or forgotten."""
 
@@ -97,6 +101,13 @@ class Place(Protocol):
         Raises:
             FileNotFoundError: there is none.
             StorageError: this process has as many files open as it may.
+        """
+
+    def stream(self, name: str) -> Iterator[bytes]:
+        """All bytes of a file in pieces, in one request if nothing goes wrong.
+
+        Raises:
+            FileNotFoundError: there is none.
         """
 
     def stat(self, name: str) -> Stat | None:

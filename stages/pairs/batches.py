@@ -21,6 +21,7 @@ from ..corpora.shards import ShardSet
 from ..decoding.layout import ArrayLayout
 from ..samples.registry import kind_named
 from .join import JoinedShard
+from .local_copies import LocalCopies
 from .order import EpochOrder, window_shards
 from .store import StoreFacts, open_store
 
@@ -39,6 +40,7 @@ class Batches:
         seed: of the order.
         num_views: epoch e reads view e mod this.
         names: targets to read.
+        copies: of shards on this machine, by way of which `shards` and `facts` are read; None where they lie here, or are read from afar.
 
     Attributes:
         names: targets to read, in the order in which they lie in `layout`.
@@ -54,7 +56,9 @@ class Batches:
         seed: int,
         num_views: int,
         names: tuple[str, ...],
+        copies: LocalCopies | None = None,
     ) -> None:
+        self._copies = copies
         self._shards, self._facts, self._num_views = shards, facts, num_views
         self._image_size, self._seed, self.names = image_size, seed, names
         self._limit = shards.corpus.max_pixels
@@ -149,6 +153,8 @@ class Batches:
         if shard not in self._open:
             if self._arrays is None:
                 self._arrays = OpenArrays(open_store(self._facts.store, self._facts.generation))
+            if self._copies is not None:
+                self._copies.keep(shard)
             self._open[shard] = JoinedShard(self._shards, self._arrays, self._facts, shard, self.names)
         return self._open[shard].show(view)
 

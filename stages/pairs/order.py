@@ -165,6 +165,15 @@ class EpochOrder:
         first, last = (int(w) for w in np.searchsorted(self._window_ends, [start, stop - 1], side="right"))
         return set(self._shards[first * self.window : (last + 1) * self.window].tolist())
 
+    def window_of(self, sample: int) -> int:
+        """The number of the window that a sample lies in, or would."""
+        return int(np.searchsorted(self._window_ends, sample, side="right"))
+
+    def shards_from(self, window: int, windows: int) -> list[int]:
+        """The shards of so many windows, in order."""
+        found: list[int] = self._shards[window * self.window : (window + windows) * self.window].tolist()
+        return found
+
     @cached_property
     def _window(self) -> Callable[[int], tuple[Ints, Ints]]:
         # A batch on the border of two windows needs both; neighbouring batches need the same ones.

@@ -23,6 +23,7 @@ from ..decoding.work import Made, Pool
 from .ahead import BatchesAhead
 from .batches import Batches
 from .join import check_pixels, check_views, open_pair, targets_to_read
+from .local_copies import ComingShards, LocalCache, LocalCopies
 from .order import Spans, check_batch
 from .store import StoreFacts, open_store, read_vectors
 
@@ -74,6 +75,7 @@ class TargetStream(IterableDataset[Batch]):
         pin_memory: put batches into page-locked memory, for a model on a GPU.
         accept_other_pixels: read on even if this machine renders images otherwise than the teacher saw them.
         generation: the name of an older generation of a store that grew; None for the current one.
+        local_cache: keep copies of the shards at hand, and of those that come next, on this machine's disk.
 
     Attributes:
         shards: as they were when the store was made, if the corpus grew since.
@@ -105,6 +107,7 @@ class TargetStream(IterableDataset[Batch]):
         pin_memory: bool = False,
         accept_other_pixels: bool = False,
         generation: str | None = None,
+        local_cache: LocalCache | None = None,
     ) -> None:
         given = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
         shard_set, facts = open_pair(given, Location.of(store), generation)
@@ -133,18 +136,23 @@ class TargetStream(IterableDataset[Batch]):
                 "views": self.num_views,
             }
         )
+        copies = None if local_cache is None else LocalCopies.of(local_cache, shard_set, facts, read)
+        self._coming = None if copies is None else ComingShards(copies, seed)
         self._pairs = Batches(
-            shard_set,
-            facts,
+            shard_set if copies is None else copies.shards,
+            facts if copies is None else copies.facts,
             image_size=image_size,
             seed=seed,
             num_views=self.num_views,
             names=read,
+            copies=copies,
         )
         self._ahead = BatchesAhead(self._pairs, num_workers, pool)
         self._pin_memory = pin_memory
         self._reading: object = None  # the epoch that is being read has batches left
         weakref.finalize(self, self._ahead.stop)
+        if self._coming is not None:
+            weakref.finalize(self, self._coming.stop)
 
     @property
     def store(self) -> StoreFacts:
@@ -237,13 +245,17 @@ class TargetStream(IterableDataset[Batch]):
             return
         token = self._reading = object()
         self._ahead.start(epoch, spans)
-        for left in reversed(range(len(spans))):
+        for step, left in enumerate(reversed(range(len(spans)))):
+            if self._coming is not None:
+                self._coming.go_to(epoch, first_sample + step * spans.batch_size)
             yield self._next(token, is_last=not left)
 
     def close(self) -> None:
         """End the processes and close files. The stream stays usable: the next epoch starts them again."""
         self._reading = None
         self._ahead.stop()
+        if self._coming is not None:
+            self._coming.stop()
 
     def __enter__(self) -> TargetStream:
         return self

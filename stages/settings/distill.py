@@ -10,6 +10,7 @@ from ..models.settings import COMPUTING
 from ..recipes.settings import VALIDATION
 from .checkpoints import CheckpointSettings
 
+COPIES = "Copies of shards that lie far away"
 TARGETS, SEVERAL, TRACKING = "Targets", "Several students on one pass over the pairs", "Where figures are shown"
 
 
@@ -23,6 +24,7 @@ class DistillSettings(CheckpointSettings):
         views: None for all of the store's.
         generation: None for the one that the run was begun on, or the current one.
         compiled, cuda_graphs: decide low bits.
+        local_cache, local_cache_gb: decide no bytes.
     """
 
     seed: int = seed_setting(0, help="Seed of the order, new weights and dropout.")
@@ -78,6 +80,15 @@ class DistillSettings(CheckpointSettings):
         False,
         group=COMPUTING,
         help="Replay each step's forward and backward pass as a CUDA graph: for small batches on a GPU. Not yet tried on one.",
+    )
+    local_cache: str | None = setting(
+        None,
+        unit="FOLDER",
+        group=COPIES,
+        help="Keep copies of the shards at hand, and of those that come next, in this folder of the machine; runs may share it.",
+    )
+    local_cache_gb: float | None = setting(
+        None, above=0, unit="GB", default_text="50", group=COPIES, help="Size of --local-cache at most."
     )
     wandb: str | None = setting(
         None,

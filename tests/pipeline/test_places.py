@@ -44,6 +44,7 @@ def test_what_is_written_is_read_whole_and_by_ranges(root):
     with ThreadPoolExecutor(4) as threads:
         assert list(threads.map(lambda asked: reader.read(*asked), ranges * 20)) == expected * 20
     reader.close()
+    assert b"".join(file.stream()) == b"0123456789"
     file.write_bytes(b"x")
     assert (file.read_bytes(), file.size()) == (b"x", 1)
     file.write_note(b"note")
@@ -52,7 +53,14 @@ def test_what_is_written_is_read_whole_and_by_ranges(root):
 
 def test_what_is_not_there_is_said_in_one_way(root):
     file = root / "none.bin"
-    for read in (file.read_bytes, lambda: file.read_range(0, 1), file.open_ranges, file.open, file.sync):
+    for read in (
+        file.read_bytes,
+        lambda: file.read_range(0, 1),
+        file.open_ranges,
+        file.open,
+        file.sync,
+        lambda: list(file.stream()),
+    ):
         with pytest.raises(FileNotFoundError):
             read()
     assert (file.exists(), file.is_dir(), file.size(), file.changed_at(), file.names()) == (

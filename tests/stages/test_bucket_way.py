@@ -114,9 +114,11 @@ def test_the_main_way(where, photos, on_disk, run, bucket, tmp_path):
 
 
 @pytest.mark.parametrize("step", ["cache", "distill"])
-def test_killed_in_the_middle_and_resumed(step, photos, on_disk, run, start, bucket):
+def test_killed_in_the_middle_and_resumed(step, photos, on_disk, run, start, bucket, tmp_path):
     root = Location.of(bucket) / "all"
     for name, words in commands(photos, root.address, SERIAL).items():
+        if name == "distill":
+            words += ("--local-cache", tmp_path / "copies", "--local-cache-gb", 1)
         if name == step:
             kills = 0
             for goal in (1, 4):
@@ -128,6 +130,7 @@ def test_killed_in_the_middle_and_resumed(step, photos, on_disk, run, start, buc
             assert kills == 2
         run(*words)
     same(files(root), on_disk)
+    assert any((tmp_path / "copies").glob("??/*"))
 
 
 def progress(root: Location, step: str) -> int:

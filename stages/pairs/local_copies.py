@@ -1,0 +1,179 @@
+"""Owns the copies of a pair's shards on this machine's disk: whole shards, those that come next first."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from ...pipeline.storage import Copies, Location
+from ...storage_schemas.errors import DamagedError, InputError, TeachonceError
+from ...storage_schemas.fingerprint import digest_json
+from ...storage_schemas.receipt import Receipt
+from ...storage_schemas.samples import shard_name
+from ..corpora.shards import ShardSet
+from .order import EpochOrder, window_shards
+from .receipts import StoreReceipts
+from .store import StoreFacts, store_receipts
+
+#: Bytes of a gigabyte, as disks are sold.
+GB = 10**9
+
+#: Size of a cache that nobody chose.
+DEFAULT_GB = 50.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalCache:
+    """Where copies are kept, and how many of them.
+
+    Attributes:
+        folder: a folder of this machine; several runs may share it.
+        gb: gigabytes at most.
+    """
+
+    folder: str
+    gb: float
+
+    def copies(self, facts: StoreFacts) -> Copies:
+        """Of a store and its shards. Their names decide nothing: all bytes follow from these two.
+
+        Raises:
+            InputError: no folder of this machine.
+        """
+        folder = Location.of(self.folder)
+        if folder.local_path() is None or (folder.exists() and not folder.is_dir()):
+            raise InputError(
+                "a local cache needs a folder of this machine",
+                code="local-cache-not-here",
+                where="--local-cache",
+                found=self.folder,
+                hint="name a folder on a fast disk",
+            )
+        of = digest_json({"corpus_id": facts.corpus_id, "store": facts.fingerprint})
+        return Copies(folder.full_name, int(self.gb * GB), of)
+
+
+@dataclass(frozen=True)
+class LocalCopies:
+    """The files that make up shards, as copies. Can be pickled: processes of one machine share them.
+
+    Attributes:
+        shards, facts: read by way of the copies.
+        names: targets that are read.
+    """
+
+    copies: Copies
+    shards: ShardSet
+    facts: StoreFacts
+    names: tuple[str, ...]
+
+    @staticmethod
+    def of(cache: LocalCache, shards: ShardSet, facts: StoreFacts, names: tuple[str, ...]) -> LocalCopies:
+        copies = cache.copies(facts)
+        return LocalCopies(
+            copies,
+            ShardSet(shards.location.copied(copies), shards.corpus_id),
+            replace(facts, store=facts.store.copied(copies)),
+            names,
+        )
+
+    def keep(self, shard: int, *, verify: bool = False) -> None:
+        """Fetch the files of a shard that have no copy yet.
+
+        Args:
+            verify: compare copies that are there with their receipts too, once in a process.
+
+        Raises:
+            DamagedError: a file is not the one that its receipt vouches for.
+        """
+        ledger = self.shards.ledger_of(shard)
+        self._keep_receipt(ledger.folder / "receipts" / f"{shard_name(shard)}.json")
+        for output in self.shards.receipt(shard).outputs:
+            file = self.shards.file(shard, output.path)
+            file.keep_copy(self.copies, sha256=output.sha256, size=output.bytes, verify=verify)
+        receipts = self._receipts
+        for one in receipts.ledgers_of(shard):
+            self._keep_receipt(one.folder / "receipts" / f"{shard_name(shard)}.json")
+        unread = {target.name for target in self.facts.spec.targets} - set(self.names)
+        for path, output in receipts.outputs(shard).items():
+            if path.partition("/c/")[0] not in unread:
+                chunk = self.facts.store / output.path
+                chunk.keep_copy(self.copies, sha256=output.sha256, size=output.bytes, verify=verify)
+
+    @cached_property
+    def _receipts(self) -> StoreReceipts:
+        return store_receipts(self.facts.store, self.facts.generation)
+
+    def _keep_receipt(self, receipt: Location) -> None:
+        """No digest is known of it, but it is sealed."""
+        receipt.keep_copy(self.copies)
+        try:
+            Receipt.from_bytes(receipt.read_bytes(), where=receipt)
+        except DamagedError:
+            self.copies.forget(receipt.address)
+            receipt.keep_copy(self.copies)
+
+
+class ComingShards:
+    """A thread that keeps the shards of the windows at hand and of the next one, in the order in which epochs read them.
+
+    Args:
+        seed: of the order.
+    """
+
+    def __init__(self, copies: LocalCopies, seed: int) -> None:
+        self._copies = copies
+        rows = copies.facts.valid_rows
+        self._order = EpochOrder(seed=seed, epoch=0, rows_per_shard=rows, window=window_shards(rows))
+        self._moved = threading.Condition()
+        self._at: tuple[int, int] | None = None
+        self._thread: threading.Thread | None = None
+
+    def go_to(self, epoch: int, sample: int) -> None:
+        """The trainer stands there."""
+        if self._order.epoch != epoch:
+            self._order = replace(self._order, epoch=epoch)
+        at = (epoch, self._order.window_of(sample))
+        if at == self._at:
+            return
+        with self._moved:
+            self._at = at
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="coming shards", daemon=True)
+                self._thread.start()
+            self._moved.notify_all()
+
+    def stop(self) -> None:
+        """End, after the shard at hand."""
+        with self._moved:
+            self._at, thread, self._thread = None, self._thread, None
+            self._moved.notify_all()
+        if thread is not None:
+            thread.join()
+
+    def _run(self) -> None:
+        kept: tuple[int, int] | None = None
+        while True:
+            with self._moved:
+                while self._at is not None and self._at == kept:
+                    self._moved.wait()
+                at = kept = self._at
+            if at is None:
+                return
+            for shard in self._coming(*at):
+                if self._at is None:
+                    return
+                try:
+                    self._copies.keep(shard, verify=True)
+                except (TeachonceError, OSError):
+                    break  # who reads the shard meets it too, and says so
+
+    def _coming(self, epoch: int, window: int) -> Iterator[int]:
+        """The shards of a window and of the next one, which may be the first of the next epoch."""
+        order = replace(self._order, epoch=epoch)
+        here = order.shards_from(window, 2)
+        yield from here
+        if len(here) <= order.window:
+            yield from replace(order, epoch=epoch + 1).shards_from(0, 1)

@@ -1,0 +1,190 @@
+"""Copies of far shards on this machine: the same pairs, one request an object, a bounded folder, and nothing fetched twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from teachonce.pipeline.places import copies as copies_module
+from teachonce.pipeline.storage import Copies, Location, s3_endpoint
+from teachonce.stages.pairs.local_copies import LocalCache
+from teachonce.stages.pairs.stream import TargetStream
+from teachonce.storage_schemas.errors import DamagedError, InputError
+
+OPTIONS: dict[str, Any] = {"image_size": 16, "batch_size": 8, "seed": 3, "targets": ["logits"], "drop_last": False}
+
+
+@pytest.fixture(scope="module")
+def pair(pictures, make_shards, make_store, tmp_path_factory) -> Location:
+    """Shards of three pictures, sixteen of them, and their store, below one folder."""
+    root = Location.of(tmp_path_factory.mktemp("pair"))
+    shards = make_shards(pictures, (root / "shards").path, shard_size=3)
+    assert shards.corpus.num_shards >= 15
+    make_store(shards, root / "store")
+    return root
+
+
+@pytest.fixture
+def far(pair, bucket, object_proxy, object_store):
+    """The same in a bucket behind a proxy that counts."""
+    root = Location.of(bucket) / "pair"
+    for name in pair.entries(deep=True):
+        (root / name).write_bytes((pair / name).read_bytes())
+    proxy = object_proxy.Proxy(object_store.endpoint)
+    with proxy.running(), s3_endpoint(proxy.endpoint):
+        yield proxy, Location.of(root.address)
+
+
+def epochs(root: Location, cache: LocalCache | None = None, count: int = 2, **options: Any) -> list[Any]:
+    with TargetStream(root / "shards", root / "store", local_cache=cache, **(OPTIONS | options)) as stream:
+        return [
+            (b.rows_N.tolist(), b.images_NCHW.numpy().tobytes(), b.targets["logits"].numpy().tobytes())
+            for _ in range(count)
+            for b in stream
+        ]
+
+
+def data_requests(proxy: Any) -> list[str]:
+    """Paths of what makes up shards: tars, indexes, chunks, receipts of shards."""
+    parts = (".tar", ".npy", "/c/", "/receipts/0")
+    return [seen.path.partition("?")[0] for seen in proxy.seen if any(part in seen.path for part in parts)]
+
+
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_the_same_pairs_and_hardly_more_requests_than_objects(num_workers, pair, far, tmp_path):
+    proxy, root = far
+    expected = epochs(pair)
+    proxy.seen.clear()
+    cache = LocalCache(folder=str(tmp_path / "cache"), gb=1)
+    assert epochs(root, cache, num_workers=num_workers) == expected
+    asked = data_requests(proxy)
+    assert len(asked) <= 1.2 * len(set(asked))
+    assert {seen.method for seen in proxy.seen if ".tar" in seen.path} == {"GET"}
+    tars = [path for path in asked if path.endswith(".tar")]
+    assert len(tars) == len(set(tars)) >= 15
+    # Another run finds all of it here.
+    proxy.seen.clear()
+    assert epochs(root, cache, num_workers=num_workers) == expected
+    assert [path for path in data_requests(proxy) if "/receipts/" not in path] == []
+
+
+def test_the_folder_holds_no_more_than_it_may(pair, far, tmp_path):
+    _, root = far
+    expected = epochs(pair, count=3)
+    whole = sum((pair / name).size() or 0 for name in pair.entries(deep=True) if name.endswith((".tar", ".npy")))
+    limit = whole // 2
+    sizes: list[int] = []
+    create = copies_module.Copies._count
+
+    def counting(self: Copies, more: int) -> int:
+        sizes.append(size_of(tmp_path / "cache"))
+        return create(self, more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(copies_module.Copies, "_count", counting)
+        assert epochs(root, LocalCache(folder=str(tmp_path / "cache"), gb=limit / 1e9), count=3) == expected
+    largest = max((pair / name).size() or 0 for name in pair.entries(deep=True))
+    assert limit / 2 < max(sizes) <= limit + largest
+    assert size_of(tmp_path / "cache") <= limit
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of what lies below a folder that other threads write to."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except FileNotFoundError:
+            continue
+    return total
+
+
+def copies_of(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("??/*") if not path.name.startswith(".") and path.suffix != ".lock")
+
+
+def test_a_copy_that_changed_here_is_fetched_again(pair, far, tmp_path):
+    _, root = far
+    cache = LocalCache(folder=str(tmp_path / "cache"), gb=1)
+    expected = epochs(pair)
+    epochs(root, cache)
+    copies_module._verified.clear()
+    for number, copy in enumerate(copies_of(tmp_path / "cache")):
+        data = bytearray(copy.read_bytes())
+        if number % 2:
+            data[len(data) // 2] ^= 1
+        else:
+            del data[-3:]
+        copy.write_bytes(data)
+    with TargetStream(root / "shards", root / "store", local_cache=cache, **OPTIONS) as stream:
+        # As the thread does before the trainer comes there.
+        for shard in range(stream.shards.corpus.num_shards):
+            stream._coming._copies.keep(shard, verify=True)  # type: ignore[union-attr]
+    assert epochs(root, cache) == expected
+
+
+def test_a_far_file_that_changed_is_not_kept(far, tmp_path):
+    _, root = far
+    tar = root / "shards" / "000002.tar"
+    data = bytearray(tar.read_bytes())
+    data[700] ^= 1
+    tar.write_bytes(bytes(data))
+    with pytest.raises(DamagedError) as error:
+        epochs(root, LocalCache(folder=str(tmp_path / "cache"), gb=1))
+    assert (error.value.code, str(error.value.where)) == ("far-file-changed", str(tar))
+    assert bytes(data) not in [copy.read_bytes() for copy in copies_of(tmp_path / "cache")]
+
+
+KILLED = """
+import json, sys
+from teachonce.stages.pairs.local_copies import LocalCache
+from teachonce.stages.pairs.stream import TargetStream
+root, folder, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+with TargetStream(root + "/shards", root + "/store", local_cache=LocalCache(folder=folder, gb=1), **options) as stream:
+    for step, _ in enumerate(stream):
+        print(step, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_it_fetches_only_what_is_not_there(pair, far, tmp_path):
+    proxy, root = far
+    words = [sys.executable, "-c", KILLED, root.address, str(tmp_path / "cache"), json.dumps(OPTIONS)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    while process.stdout.readline() not in ("1\n", ""):
+        continue
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    there = {path.partition("?")[0] for path in data_requests(proxy)}
+    done = len(copies_of(tmp_path / "cache"))
+    assert 0 < done <= len(there)
+    proxy.seen.clear()
+    assert epochs(root, LocalCache(folder=str(tmp_path / "cache"), gb=1)) == epochs(pair)
+    again = [path for path in data_requests(proxy) if path in there and "/receipts/" not in path]
+    assert len(again) <= 1  # what was on its way
+
+
+@pytest.mark.slow
+def test_two_processes_share_one_folder(pair, far, tmp_path):
+    proxy, root = far
+    proxy.seen.clear()
+    words = [sys.executable, "-c", KILLED, root.address, str(tmp_path / "cache"), json.dumps(OPTIONS)]
+    processes = [subprocess.Popen(words, stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [process.wait() for process in processes] == [0, 0]
+    tars = [path for path in data_requests(proxy) if path.endswith(".tar")]
+    assert len(tars) == len(set(tars)) >= 15
+
+
+def test_what_is_no_folder_of_this_machine(pair, bucket, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    for folder in (f"{bucket}/cache", str(tmp_path / "file")):
+        with pytest.raises(InputError) as error:
+            epochs(pair, LocalCache(folder=folder, gb=1))
+        assert (error.value.code, str(error.value.found)) == ("local-cache-not-here", folder)
