@@ -29,9 +29,9 @@ from .commands.shard import shard
 from .commands.status import status
 from .commands.vectors import vectors
 from .commands.verify import verify
-from .pipeline import interrupt
+from .pipeline import interrupt, stopping
 from .pipeline.terminal import clear, say
-from .storage_schemas.errors import InputError, TeachonceError
+from .storage_schemas.errors import InputError, Stopped, TeachonceError
 
 #: In the order of the work, as `--help` lists them.
 COMMANDS = (
@@ -76,6 +76,7 @@ class Program(click.Group):
                 raise shown from error
             finally:
                 clear()
+                stopping.disarm()
 
 
 def _require_working_folder() -> None:
@@ -94,10 +95,18 @@ def _as_click_error(error: BaseException, command: click.Command | None) -> Base
     """One line for what a user can act on; itself for what is a bug, or no error."""
     if isinstance(error, KeyboardInterrupt) or interrupt.happened():
         only_looks = command is not None and all(p.name not in ("out", "file") for p in command.params)
-        say("Interrupted." if only_looks and not isinstance(command, click.Group) else interrupt.LINE)
+        by_ctrl_c = interrupt.exit_code() == interrupt.EXIT_CODE
+        brief = only_looks and by_ctrl_c and not isinstance(command, click.Group)
+        say("Interrupted." if brief else interrupt.end_line())
         interrupt.mark_line_printed()
-        return click.exceptions.Exit(interrupt.EXIT_CODE)
+        return click.exceptions.Exit(interrupt.exit_code())
+    if isinstance(error, Stopped):
+        say(stopping.line())
+        return click.exceptions.Exit(stopping.EXIT_CODE)
     if isinstance(error, TeachonceError):
+        if stopping.asked():  # such as a process of Ray that the same signal has ended
+            say(f"{error.line}\n{stopping.line()}")
+            return click.exceptions.Exit(stopping.EXIT_CODE)
         return click.ClickException(error.line)
     if isinstance(error, OSError):
         from .pipeline.storage import as_storage_error

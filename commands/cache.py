@@ -17,12 +17,12 @@ from ..stages.views.settings import FILTERS, RandomViews, ViewCount
 from ..storage_schemas.errors import InputError
 from .beside import beside_option
 from .command import command, option
-from .executor import ExecutorSettings
+from .executor import SlicedExecutorSettings, sliced_executor
 from .one_driver import one_driver
 from .options import options_of
 from .output import json_option, report
 from .plan import show_plan
-from .steps import run_steps
+from .steps import refuse_slices, run_or_finish, run_steps
 
 
 @command()
@@ -40,7 +40,7 @@ from .steps import run_steps
 @json_option
 @options_of("drawn", RandomViews, prefix="view", section="Random views")
 @options_of("compute", ComputeSettings)
-@options_of("executor", ExecutorSettings)
+@options_of("executor", SlicedExecutorSettings, make=sliced_executor)
 @beside_option
 @one_driver
 def cache(
@@ -51,7 +51,7 @@ def cache(
     settings: CacheSettings,
     drawn: RandomViews,
     compute: ComputeSettings,
-    executor: ExecutorSettings,
+    executor: SlicedExecutorSettings,
     dry_run: bool,
     grow: bool,
     as_json: bool,
@@ -61,7 +61,6 @@ def cache(
     SHARDS is a folder that `teachonce shard` wrote.
     """
     began = time.perf_counter()
-    from ..pipeline.runner import run_stage
     from ..stages.cache import plan_cache
     from ..stages.grow import plan_growth
     from ..stages.models.compute import teacher_compute
@@ -86,6 +85,7 @@ def cache(
             show_plan(plan_of_cache(shards, teacher, hours=hours, began=began, **asked), as_json)
             return
         if grow:
+            refuse_slices("--grow", executor)
             run_steps("cache", plan_growth(shards, teacher, **asked), executor, as_json)
             return
         stage = plan_cache(shards, teacher, **asked)
@@ -95,7 +95,7 @@ def cache(
             say("No logits: the store has no class vectors, or more classes than channels; keeping embeddings.")
         if executor.elsewhere:
             forget()
-        report(run_stage(stage, stage.store, executor.make()), stage.store, as_json)
+        report(run_or_finish(stage, stage.store, executor), stage.store, as_json)
 
 
 def _refuse_options_of_random_views(ctx: click.Context) -> None:

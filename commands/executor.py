@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
 
 from ..pipeline.settings import setting, with_default
 from ..storage_schemas.errors import InputError
@@ -11,6 +14,7 @@ from .command import WHERE
 
 if TYPE_CHECKING:
     from ..pipeline.runner import Executor
+    from ..pipeline.slices import Slice
     from ..pipeline.types import Resources
 
 
@@ -23,6 +27,13 @@ class ExecutorSettings:
         None, group=WHERE, help="Join this Ray cluster: `auto` or HOST:PORT. Without it, Ray starts here."
     )
     workers: int | None = setting(None, least=1, default_text="what fits", group=WHERE, help="Worker processes on Ray.")
+    grace: float = setting(
+        60.0,
+        least=0.0,
+        unit="SECONDS",
+        group=WHERE,
+        help="After SIGTERM or SIGUSR1, how long what is at hand may take to finish; then exit code 75: the same command resumes.",
+    )
 
     @property
     def elsewhere(self) -> bool:
@@ -44,11 +55,14 @@ class ExecutorSettings:
         return place([(usable_cores(), gpus)], cpus=needs.cpus, gpus=needs.gpus, workers=None)[0]
 
     def make(self) -> Executor:
-        """The executor that these settings name.
+        """The executor that these settings name. From here on a signal that asks for a stop lets it finish what is at hand.
 
         Raises:
             InputError: an option of Ray's without Ray.
         """
+        from ..pipeline import stopping
+
+        stopping.arm(self.grace)
         if self.executor == "ray":
             from ..pipeline.executors.ray import RayExecutor
 
@@ -68,8 +82,70 @@ class ExecutorSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SlicedExecutorSettings(ExecutorSettings):
+    """For stages whose units several commands may share out among them."""
+
+    executor: str = setting(
+        "ray",
+        choices=("ray", "serial"),
+        default_text="ray; serial with --slice",
+        group=WHERE,
+        help="On Ray, or one after another here.",
+    )
+    slice: str | None = setting(
+        None,
+        unit="I/N",
+        group=WHERE,
+        help="Do this part of the work, from 0/N to N-1/N: for job arrays. Slices may run side by side and again; --finish comes last.",
+    )
+    finish: bool = setting(
+        False,
+        group=WHERE,
+        help="After all slices: look whether every unit is done, and do none. Exits with 1 and names what is left.",
+    )
+
+    @property
+    def part(self) -> Slice | None:
+        """The slice; None for all units.
+
+        Raises:
+            InputError: `slice` is none.
+        """
+        from ..pipeline.slices import Slice
+
+        return None if self.slice is None else Slice.parse(self.slice)
+
+
+def sliced_executor(**settings: Any) -> SlicedExecutorSettings:
+    """From options as they were given: with a slice, and no word on where it runs, it runs here.
+
+    Raises:
+        InputError: a slice is to be done, and to be the last.
+    """
+    if settings["slice"] is not None and settings["finish"]:
+        raise InputError(
+            "--finish comes after all slices",
+            code="options-exclude-each-other",
+            where="--slice, --finish",
+            hint="leave one out",
+        )
+    context = click.get_current_context()
+    named = context.get_parameter_source("executor") not in (None, ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
+    if settings["slice"] is not None and not named:
+        settings["executor"] = "serial"
+    return SlicedExecutorSettings(**settings)
+
+
+@dataclass(frozen=True, kw_only=True)
 class SerialByDefault(ExecutorSettings):
     """For commands whose work is one unit."""
+
+    executor: str = with_default(ExecutorSettings, "executor", "serial")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlicedSerialByDefault(SlicedExecutorSettings):
+    """For `verify`, whose units are short."""
 
     executor: str = with_default(ExecutorSettings, "executor", "serial")
 
@@ -93,6 +169,8 @@ class TrainingExecutorSettings(SerialByDefault):
     def make(self) -> Executor:
         if self.workers is None or self.workers == 1:
             return super().make()
+        from ..pipeline import stopping
         from ..pipeline.executors.ray_train import RayTrainExecutor
 
+        stopping.arm(0)
         return RayTrainExecutor(address=self.ray_address, workers=self.workers)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..pipeline.terminal import starting
 from .command import Command
+
+if TYPE_CHECKING:
+    from ..pipeline.slices import Slice
 
 
 def one_driver(command: Command) -> Command:
@@ -24,32 +27,38 @@ def one_driver(command: Command) -> Command:
         if options.get("dry_run"):
             command(*arguments, out=out, **options)
             return
-        with driving(out, str(context.info_name), inputs):
+        part = getattr(options.get("executor"), "part", None)
+        with driving(out, str(context.info_name), inputs, part=part):
             command(*arguments, out=out, **options)
 
     return alone  # type: ignore[return-value,no-any-return]
 
 
 @contextlib.contextmanager
-def driving(out: str, name: str, inputs: Iterable[object], *, form: str | None = None) -> Iterator[None]:
+def driving(
+    out: str, name: str, inputs: Iterable[object], *, form: str | None = None, part: Slice | None = None
+) -> Iterator[None]:
     """Inside, no other process writes to `out`.
 
     Args:
         out: the output folder.
         name: of the command.
         inputs: what the user gave to read; plans, which know what else is an input, look again.
+        part: the slice that it does; None for all units.
         form: the command as `check_output` distinguishes its folders; None for `name`.
 
     Raises:
         BusyError: another process writes there.
         InputError: the folder cannot be this command's.
     """
+    from ..pipeline import stopping
     from ..pipeline.driver import only_driver
     from ..pipeline.output import check_output
     from ..pipeline.storage import Location
 
     # The lock is a file in it.
     check_output(Location.of(out), form or name, inputs)
-    with only_driver(Location.of(out), f"teachonce {name}"):
+    stopping.arm(0)  # nothing is at hand yet that could be finished
+    with only_driver(Location.of(out), f"teachonce {name}", part):
         starting(f"{name}: loading libraries, and what was given")
         yield

@@ -22,11 +22,13 @@ def json_option(command: Command) -> Command:
 def report(summary: Summary, out: object, as_json: bool, **more: Any) -> None:
     """What a run of a stage did: one line for people on stderr, or JSON on stdout, with `more`."""
     if as_json:
-        print_json({"out": str(out), **summary.__dict__, **more})
+        facts = {name: value for name, value in summary.__dict__.items() if name != "part" or value is not None}
+        print_json({"out": str(out), **facts, **more})
         return
     from ..pipeline.ledger import noun_of
 
-    done = f"{summary.stage}: {summary.done_before + summary.done_now} of {counted(summary.units, 'unit')} done"
+    part = f", slice {summary.part}" if summary.part else ""
+    done = f"{summary.stage}{part}: {summary.done_before + summary.done_now} of {counted(summary.units, 'unit')} done"
     before = f", {summary.done_before} of them before" if summary.done_before else ""
     see = f"see `teachonce status {typed(out)}`"
     bad = f", {summary.invalid_rows} unusable ({see})" if summary.invalid_rows else ""

@@ -7,10 +7,11 @@ import click
 from ..pipeline.terminal import say
 from ..stages.settings.shard import ShardSettings
 from .command import command, option
-from .executor import ExecutorSettings
+from .executor import SlicedExecutorSettings, sliced_executor
 from .one_driver import one_driver
 from .options import options_of
 from .output import json_option, report
+from .steps import run_or_finish
 
 
 @command()
@@ -18,10 +19,14 @@ from .output import json_option, report
 @option("--out", required=True, type=click.Path(), help="Folder for the shards.")
 @options_of("settings", ShardSettings)
 @json_option
-@options_of("executor", ExecutorSettings)
+@options_of("executor", SlicedExecutorSettings, make=sliced_executor)
 @one_driver
 def shard(
-    corpus: tuple[str, ...], out: str, settings: ShardSettings, executor: ExecutorSettings, as_json: bool
+    corpus: tuple[str, ...],
+    out: str,
+    settings: ShardSettings,
+    executor: SlicedExecutorSettings,
+    as_json: bool,
 ) -> None:
     """Write a corpus as WebDataset tars with a frozen manifest.
 
@@ -31,7 +36,7 @@ def shard(
 
     With --append, images that the shards do not have yet become new shards; what is there stays as it is.
     """
-    from ..pipeline.runner import Summary, run_stage
+    from ..pipeline.runner import Summary
     from ..stages.corpora.label import no_labels_text
     from ..stages.corpora.left_out import left_out_text
     from ..stages.shard import plan_shard
@@ -48,7 +53,9 @@ def shard(
         else:
             say(f"Nothing to add. Output: {stage.out}")
         return
-    report(run_stage(stage, stage.out, executor.make()), stage.out, as_json, **more)
+    report(run_or_finish(stage, stage.out, executor), stage.out, as_json, **more)
+    if executor.part is not None:
+        return
     if notice := left_out_text(stage.corpus.left_out, skipped=stage.corpus.skipped):
         say(f"{notice[0].upper()}{notice[1:]}.")
     if notice := no_labels_text(stage.corpus.no_labels):

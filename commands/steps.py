@@ -11,7 +11,32 @@ from .executor import ExecutorSettings
 from .output import report
 
 if TYPE_CHECKING:
+    from ..pipeline.runner import Summary
+    from ..pipeline.storage import Location
+    from ..pipeline.types import Stage
     from ..stages.growth.room import Step
+    from .executor import SlicedExecutorSettings
+
+
+def run_or_finish(stage: Stage, out: Location, executor: SlicedExecutorSettings) -> Summary:
+    """All units of a stage, or a slice of them; or what comes after the last slice."""
+    from ..pipeline.runner import finish_stage, run_stage
+
+    return finish_stage(stage, out) if executor.finish else run_stage(stage, out, executor.make(), part=executor.part)
+
+
+def refuse_slices(option: str, executor: SlicedExecutorSettings) -> None:
+    """
+    Raises:
+        InputError: slices together with an option that does its work as a whole.
+    """
+    if executor.part is not None or executor.finish:
+        raise InputError(
+            f"{option} is not done in slices",
+            code="options-exclude-each-other",
+            where=f"{option}, {'--finish' if executor.finish else '--slice'}",
+            hint="leave one out; on many nodes use --executor ray",
+        )
 
 
 def run_steps(command: str, steps: Iterable[Step], executor: ExecutorSettings, as_json: bool) -> None:

@@ -11,9 +11,10 @@ from ..pipeline.terminal import say, show, starting
 from ..stages.settings.verify import VerifyComputeSettings, VerifySettings, VerifyTeacherSettings
 from ..storage_schemas.plain_text import counted
 from .command import command
-from .executor import ExecutorSettings, SerialByDefault
+from .executor import ExecutorSettings, SlicedSerialByDefault
 from .options import options_of
 from .output import json_option, print_json
+from .steps import refuse_slices
 
 if TYPE_CHECKING:
     from ..stages.verify import VerifyStage
@@ -27,14 +28,14 @@ if TYPE_CHECKING:
 @options_of("teacher", VerifyTeacherSettings, prefix="teacher")
 @json_option
 @options_of("compute", VerifyComputeSettings)
-@options_of("executor", SerialByDefault)
+@options_of("executor", SlicedSerialByDefault, only=("executor", "ray_address", "workers", "slice", "grace"))
 def verify(
     shards: str,
     store: str,
     settings: VerifySettings,
     teacher: VerifyTeacherSettings,
     compute: VerifyComputeSettings,
-    executor: ExecutorSettings,
+    executor: SlicedSerialByDefault,
     as_json: bool,
 ) -> None:
     """Check that shards and a target store are whole, belong together, and hold what the teacher gives.
@@ -56,14 +57,17 @@ def verify(
         shards, store, settings=settings, teacher=teacher, compute=compute, elsewhere=executor.elsewhere
     )
     level = "full" if settings.is_full(with_teacher=teacher.rows is not None) else "quick"
-    report = Report(shards=shards, store=store, level=level, findings=list(findings))
+    if settings.repair:
+        refuse_slices("--repair", executor)
+    report = Report(part=executor.slice, shards=shards, store=store, level=level, findings=list(findings))
     if stage is not None:
-        report.begin(stage.whole)
+        report.begin(stage.plan() if executor.part is None else executor.part.of(stage.plan()))
         for note in stage.notes:
             say(f"verify: {note}")
-        for outcome in look(stage, executor.make(), stage.whole.store):
+        for outcome in look(stage, executor.make(), stage.whole.store, executor.part):
             report.add(outcome.seen)
-        report.settle()
+        if executor.part is None:
+            report.settle()
         if settings.repair:
             _repair(stage, report, teacher, executor)
     if as_json:

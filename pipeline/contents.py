@@ -19,6 +19,9 @@ LEDGER = "ledger"
 #: The lock that the one command which writes to an output holds, in `LEDGER`.
 DRIVER = "driver.json"
 
+#: The folder, in `LEDGER`, of the locks of commands that do a slice of the units each.
+SLICES = "slices"
+
 #: What a demo's and a benchmark's folder is known by, one of several students, and one of an export.
 DEMO_NOTE, BENCHMARK_NOTE, STUDENTS_NOTE, EXPORT_NOTE = "demo.json", "benchmark.json", "students.json", "export.json"
 

@@ -19,6 +19,9 @@ EXIT_CODE = 130
 
 LINE = "Interrupted. What was finished is kept; the same command resumes."
 
+#: How the process ends: by Ctrl-C, unless another signal asked for it.
+_ends_as = (EXIT_CODE, LINE)
+
 _working = False
 _happened = False
 _printed = False
@@ -50,6 +53,27 @@ def work() -> Iterator[None]:
         _working = False
 
 
+def now(exit_code: int, line: str) -> None:
+    """As Ctrl-C does, with another line and exit code. For handlers of other signals, in the main thread.
+
+    Raises:
+        KeyboardInterrupt: while a command works.
+    """
+    global _ends_as
+    _ends_as = (exit_code, line)
+    _on_signal(0, None)
+
+
+def exit_code() -> int:
+    """With which the process ends."""
+    return _ends_as[0]
+
+
+def end_line() -> str:
+    """What people are told."""
+    return _ends_as[1]
+
+
 def happened() -> bool:
     """Whether there was a Ctrl-C. Libraries turn what it raised into errors of their own."""
     return _happened
@@ -72,7 +96,7 @@ def leave() -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
-    os._exit(EXIT_CODE)
+    os._exit(exit_code())
 
 
 def _on_signal(number: int, frame: object) -> None:
@@ -81,13 +105,13 @@ def _on_signal(number: int, frame: object) -> None:
         _happened, _lost = True, False
         raise KeyboardInterrupt
     _print_line()
-    os._exit(EXIT_CODE)
+    os._exit(exit_code())
 
 
 def _print_line() -> None:
     if not _printed:
         # No lock, no buffer: whatever was interrupted may hold it.
-        os.write(_stderr(), f"\n{LINE}\n".encode() if os.isatty(_stderr()) else f"{LINE}\n".encode())
+        os.write(_stderr(), f"\n{end_line()}\n".encode() if os.isatty(_stderr()) else f"{end_line()}\n".encode())
 
 
 def _stderr() -> int:

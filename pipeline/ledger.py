@@ -120,8 +120,8 @@ class Ledger:
             command=found.command,
         )
 
-    def begin(self, plan: Plan, hint: str) -> None:
-        """Record `plan`, or check it against the recorded one, and sweep up what killed writers left.
+    def begin(self, plan: Plan, hint: str, *, sweep: bool = True) -> None:
+        """Record `plan`, or check it against the recorded one, and sweep up what killed writers left, where no other one is at work.
 
         Of two commands that a place without locks lets through at the same moment, one records its plan.
 
@@ -135,7 +135,8 @@ class Ledger:
         self.check(plan, hint)
         for name in ("receipts", "timings", "failures"):
             (self.folder / name).make_dir()
-        self.out.remove_temporaries()
+        if sweep:
+            self.out.remove_temporaries()
 
     def check(self, plan: Plan, hint: str) -> None:
         """Check a plan against the recorded one, if there is one. Writes nothing.

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..storage_schemas.errors import UnitsFailed
+from ..storage_schemas.errors import Stopped, UnitsFailed
 from ..storage_schemas.receipt import Receipt
+from . import stopping
 from .board import Board
 from .ledger import Ledger
 from .progress import Progress
 from .runner import Executor
+from .slices import Slice
 from .storage import Location
-from .types import Stage
+from .types import Stage, Unit
 from .worker import Outcome
 
 
@@ -27,25 +29,33 @@ class _NoLedger(Ledger):
         pass
 
 
-def look(stage: Stage, executor: Executor, where: Location) -> Iterator[Outcome]:
+def look(stage: Stage, executor: Executor, where: Location, part: Slice | None = None) -> Iterator[Outcome]:
     """What became of each unit of `stage`, as they finish; a bar shows the samples of those that are done.
 
     Args:
         where: what it looks at, for errors.
+        part: which units; None for all.
 
     Raises:
+        Stopped: a signal asked for a stop.
         UnitsFailed: a unit failed, which is a fault of the program or of the machine, once all others are done.
     """
-    rows = sum(unit.rows for unit in stage.plan())
+
+    def units() -> Iterator[Unit]:
+        return stage.plan() if part is None else part.of(stage.plan())
+
+    rows = sum(unit.rows for unit in units())
     failed: Outcome | None = None
     with Progress(stage.name, rows) as bar:
         board = Board(stage.name, bar)
-        for outcome in executor.map(stage, _NoLedger(where, stage.name), stage.plan(), board):
+        for outcome in executor.map(stage, _NoLedger(where, stage.name), stopping.unless_asked(units()), board):
             board.settle(outcome)
             if outcome.error is None:
                 yield outcome
             else:
                 failed = failed or outcome
+    if stopping.asked():
+        raise Stopped(stopping.line(), code="stopped-by-signal", where=where)
     if failed is not None:
         raise UnitsFailed(
             f"{stage.name} could not look at everything, the first is {failed.key}",

@@ -17,6 +17,7 @@ from .contents import (
     DRIVER,
     EXPORT_NOTE,
     LEDGER,
+    SLICES,
     STUDENTS_NOTE,
     free_name,
     is_shards,
@@ -176,9 +177,11 @@ def _elsewhere(out: Location, command: str) -> str:
 
 
 def _is_blank(folder: Location) -> bool:
-    """Whether no file is below it but the lock of a driver, and what killed writers left."""
-    files = (name.rpartition("/")[2] for name in folder.entries(deep=True))
-    return folder.is_dir() and all(name == DRIVER or is_temporary(name) for name in files)
+    """Whether no file is below it but locks of drivers, and what killed writers left."""
+    files = (name.rpartition("/") for name in folder.entries(deep=True))
+    return folder.is_dir() and all(
+        name == DRIVER or above.rpartition("/")[2] == SLICES or is_temporary(name) for above, _, name in files
+    )
 
 
 def _place_in(given: object) -> Location | None:

@@ -7,16 +7,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ..storage_schemas.errors import InputError, TeachonceError, UnitsFailed
+from ..storage_schemas.errors import IncompleteError, InputError, Stopped, TeachonceError, UnitsFailed
 from ..storage_schemas.plain_text import counted, plural, typed
+from . import stopping
 from .board import Board
-from .driver import only_driver
+from .driver import only_driver, set_up
 from .ledger import Ledger, Plan, noun_of
 from .output import another_output
 from .progress import Progress
+from .slices import Slice
 from .storage import Location
 from .types import Growth, Stage, Unit, ledger_of
 from .worker import Outcome
+
+#: Units that are left, and named.
+_NAMED = 20
 
 #: From this share on, unusable rows are reported with their reasons.
 LARGE_SHARE = 0.1
@@ -34,7 +39,7 @@ class Summary:
     """What one run of a stage did.
 
     Attributes:
-        units: units in the plan.
+        units: units in the plan, or in the slice that was to be done.
         done_before: units whose receipts were there already.
         done_now: units finished by this run.
         failed: failed unit keys with one-line reasons.
@@ -42,6 +47,7 @@ class Summary:
         invalid_rows: those of them that could not be used.
         all_rows: rows of all units that are done, without those that were left out.
         unusable: those of them that could not be used, by kind of reason, the most frequent first.
+        part: the slice, as `I/N`; None for all units. Of a slice `all_rows` and `unusable` are not counted.
     """
 
     stage: str
@@ -53,6 +59,7 @@ class Summary:
     failed: dict[str, str] = field(default_factory=dict)
     all_rows: int = 0
     unusable: dict[str, int] = field(default_factory=dict)
+    part: str | None = None
 
     @property
     def warning(self) -> str | None:
@@ -68,23 +75,55 @@ class Summary:
         return ", ".join(f"{count} × {kind}" for kind, count in self.unusable.items())
 
 
-def run_stage(stage: Stage, out: Location, executor: Executor, *, progress: bool = True) -> Summary:
+def run_stage(
+    stage: Stage, out: Location, executor: Executor, *, progress: bool = True, part: Slice | None = None
+) -> Summary:
     """Do every unit of `stage` that has no intact receipt under `out`.
+
+    Args:
+        part: which of them; None for all. After all slices have ended, `finish_stage` looks whether anything is left.
 
     Raises:
         BusyError: another process does so.
+        Stopped: a signal asked for a stop, and units are left.
         MismatchError: `out` holds work of another fingerprint.
         InputError: the plan is empty, or not one row of it can be used.
         UnitsFailed: some units failed; the others are committed.
     """
-    with only_driver(out, f"teachonce {stage.name}"):
-        run = StageRun(stage, out)
+    with only_driver(out, f"teachonce {stage.name}", part):
+        run = StageRun(stage, out, part)
+        set_up(out)
         if run.has_units_left:
             with run.bar() as bar:
                 board = Board(stage.name, bar, run.done_rows, counts=progress)
-                for outcome in executor.map(stage, run.ledger, run.left(), board):
+                for outcome in executor.map(stage, run.ledger, stopping.unless_asked(run.left()), board):
                     run.settle(outcome)
                     board.settle(outcome)
+        return run.finish()
+
+
+def finish_stage(stage: Stage, out: Location) -> Summary:
+    """What comes after the last slice: look whether every unit is done, and what the run of a stage ends with. No unit is done.
+
+    Raises:
+        BusyError: a slice is at work.
+        IncompleteError: units are left; names some, with their numbers.
+    """
+    with only_driver(out, f"teachonce {stage.name}"):
+        run = StageRun(stage, out)
+        left = run.left_numbers()
+        if left:
+            some = ", ".join(map(str, left[:_NAMED])) + (", …" if len(left) > _NAMED else "")
+            raise IncompleteError(
+                f"{stage.name} is not finished",
+                code="stage-unfinished",
+                where=out,
+                expected=counted(run.summary.units, "unit"),
+                found=f"{run.summary.units - len(left)}; units {some} are left"
+                if len(left) > 1
+                else f"all but unit {some}",
+                hint=f"run the slices again that have them: of N slices unit i is in slice i mod N; see `teachonce status {typed(out)}`",
+            )
         return run.finish()
 
 
@@ -102,13 +141,13 @@ class StageRun:
         InputError: the plan is empty.
     """
 
-    def __init__(self, stage: Stage, out: Location) -> None:
+    def __init__(self, stage: Stage, out: Location, part: Slice | None = None) -> None:
         self.ledger = Ledger(out, ledger_of(stage))
         self.codes: dict[str, str] = {}
-        self._stage, self._out = stage, out
-        units = self._rows = 0
+        self._stage, self._out, self._part = stage, out, part
+        units = rows = 0
         for unit in stage.plan():
-            units, self._rows = units + 1, self._rows + unit.rows
+            units, rows = units + 1, rows + unit.rows
         if units == 0:
             raise InputError(
                 f"{stage.name} has nothing to do",
@@ -122,18 +161,29 @@ class StageRun:
                 command=stage.name,
                 fingerprint=stage.fingerprint,
                 units=units,
-                rows=self._rows,
+                rows=rows,
             ),
             hint=f"use the options of the first run, or {another_output(out, stage.name)}",
+            sweep=part is None,
         )
+        if part is not None:
+            units = rows = 0
+            for unit in self._units():
+                units, rows = units + 1, rows + unit.rows
+        self._rows = rows
         intact = self.ledger.intact_keys()
         self._done: set[str] = set()
         self.done_rows = 0
-        for unit in stage.plan() if intact else ():
+        for unit in self._units() if intact else ():
             if unit.key in intact:  # a ledger may have receipts of units that are another generation's by now
                 self._done.add(unit.key)
                 self.done_rows += unit.rows
-        self.summary = Summary(stage=stage.name, units=units, done_before=len(self._done))
+        given = None if part is None else str(part)
+        self.summary = Summary(stage=stage.name, units=units, done_before=len(self._done), part=given)
+
+    def _units(self) -> Iterator[Unit]:
+        """Those that are to be done."""
+        return self._stage.plan() if self._part is None else self._part.of(self._stage.plan())
 
     @property
     def has_units_left(self) -> bool:
@@ -141,7 +191,11 @@ class StageRun:
 
     def left(self) -> Iterator[Unit]:
         """Units without an intact receipt."""
-        return (unit for unit in self._stage.plan() if unit.key not in self._done)
+        return (unit for unit in self._units() if unit.key not in self._done)
+
+    def left_numbers(self) -> list[int]:
+        """Where they stand in the plan, from 0 on."""
+        return [number for number, unit in enumerate(self._stage.plan()) if unit.key not in self._done]
 
     def bar(self) -> Progress:
         """A bar over all rows."""
@@ -160,12 +214,19 @@ class StageRun:
 
         Raises:
             UnitsFailed: some failed.
+            Stopped: a stop was asked for before all were done.
             InputError: not one row can be used.
         """
-        if self.has_units_left:
+        if self.has_units_left and self._part is None:
             self._out.remove_temporaries()  # of a worker that was killed and replaced
         if self.summary.failed:
             raise failure(self.summary, self.codes, self._out)
+        done = self.summary.done_before + self.summary.done_now
+        if done < self.summary.units and stopping.asked():
+            found = f"{done} of {counted(self.summary.units, 'unit')} done"
+            raise Stopped(stopping.line(), code="stopped-by-signal", where=self._out, found=found)
+        if self._part is not None:
+            return self.summary
         _count_unusable(self.summary, self.ledger)
         if isinstance(self._stage, Growth):
             self._stage.commit()

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ..pipeline.contents import Kind, kind_of
-from ..pipeline.driver import driver_of
+from ..pipeline.driver import drivers_of
 from ..pipeline.ledger import Ledger, noun_of
 from ..pipeline.storage import Location
 from ..pipeline.tables import bar, seconds_text, section, table
@@ -90,7 +90,7 @@ def folder_status(path: Location | str, *, examples: int = 5, now: datetime.date
     grown = {folder: Grown.of(folder) for folder in folders}
     stages = [_stage(ledger, examples, grown[ledger.out]) for ledger in sorted(ledgers, key=_place)]
     kind = _KINDS.get(kind_of(location))
-    drivers = {folder: driver for folder in folders if (driver := driver_of(folder)) is not None}
+    drivers = [(folder, driver) for folder in folders for driver in drivers_of(folder)]
     if not stages and kind is None and not drivers:
         raise InputError(
             "no stage of teachonce has started here",
@@ -111,8 +111,10 @@ def folder_status(path: Location | str, *, examples: int = 5, now: datetime.date
         "path": str(location),
         "kind": kind or "run folder",
         "running": {
-            str(folder): running_json(driver, folder, _training(folder), now=now or _this_moment())
-            for folder, driver in drivers.items()
+            f"{folder} (slice {driver.slice})" if driver.slice else str(folder): running_json(
+                driver, folder, _training(folder), now=now or _this_moment()
+            )
+            for folder, driver in drivers
         },
         "state": state,
         "stages": stages,

@@ -12,6 +12,7 @@ TeachonceError
 │   └── Unreachable       something to read cannot be had at the moment; the same command may get it later
 ├── BusyError             another command writes to the same output at this moment
 ├── MissingDependency     an optional package is needed
+├── Stopped              a stop was asked for, and work is left; what was finished is kept
 ├── WorkerError           the process that works cannot do any unit: its device has too little memory
 │   └── WorkerLost        it cannot go on: its device failed, or a process that it needs died; another one may
 └── UnitsFailed           some units of work failed; the others are done and kept
@@ -137,6 +138,10 @@ class Unreachable(StorageError):
 
 class BusyError(TeachonceError):
     """Another command writes to the same output at this moment."""
+
+
+class Stopped(TeachonceError):
+    """A stop was asked for by a signal, and work is left. What was finished is kept; the same command goes on with the rest."""
 
 
 class MissingDependency(TeachonceError):

@@ -111,6 +111,10 @@ NOT_RUN = {
     ("docs/buckets.md", "teachonce shard"): "needs a bucket: tests/stages/test_bucket_way.py",
     ("docs/buckets.md", "teachonce distill"): "needs a bucket: tests/stages/pairs/test_local_cache.py",
     ("docs/buckets.md", "export AWS_ENDPOINT_URL"): "needs a bucket: tests/stages/test_bucket_way.py",
+    **{
+        ("docs/clusters.md", f"teachonce {name}"): "slices: tests/test_batch_jobs.py"
+        for name in ("shard", "cache", "verify")
+    },
     ("docs/clusters.md", "pip install"): "downloads",
     ("docs/clusters.md", "teachonce distill"): "needs a cluster with GPUs: tests/stages/training/test_ray_train.py",
     ("docs/demo.md", "teachonce demo"): "takes a minute: tests/demo",

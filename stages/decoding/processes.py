@@ -246,10 +246,10 @@ class _First:
         self._socket, there = socket.socketpair()
         command = [sys.executable, "-c", _START.format(module=worker.__name__), str(there.fileno())]
         command += [json.dumps([str(path) for path in sys.path]), json.dumps(list(modules))]
-        # Threads of a numeric library would not survive the fork. Until the process ignores it, Ctrl-C is kept from it: the
-        # mask of this thread is inherited.
+        # Threads of a numeric library would not survive the fork. Until the process ignores them, Ctrl-C and its like are kept from
+        # it: the mask of this thread is inherited.
         environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, worker.PROGRAM_DECIDES)
         try:
             self._process = subprocess.Popen(
                 command,
@@ -287,7 +287,7 @@ class _First:
         with contextlib.suppress(OSError):
             self._socket.sendall(worker.END)  # a process that this one has forked may hold the socket open
         self._socket.close()
-        self._process.terminate()  # heeded while it imports; from then on it is told
+        self._process.send_signal(worker.END_EARLY)
         self._process.wait()
 
 

@@ -25,6 +25,12 @@ from .layout import carve
 from .slabs import map_slab
 from .work import Work
 
+#: Signals that reach every process of a terminal (Ctrl-C), or of a batch job: the program decides what comes of them.
+PROGRAM_DECIDES = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+#: Ends the first process while it imports.
+END_EARLY = signal.SIGUSR2
+
 #: What the first process is told: to fork one, to say how one ended, or to end all. So does the socket's end.
 FORK, HOW_ENDED, END = b"f", b"?", b"e"
 
@@ -34,14 +40,13 @@ OPEN, MAP, UNMAP, MAKE, CLOSE = "open", "map", "unmap", "make", "close"
 
 def main(control: int, modules: Sequence[str]) -> None:
     """Import, then fork for each descriptor that comes over the socket `control`, until it ends. Then end them all."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the program decides
+    for number in PROGRAM_DECIDES:
+        signal.signal(number, signal.SIG_IGN)
     for name in modules:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()  # what is there stays in pages that all share
-    signal.signal(
-        signal.SIGTERM, signal.SIG_IGN
-    )  # until here it may end at any moment; from now on it has to end others
+    signal.signal(END_EARLY, signal.SIG_IGN)  # until here it may end at any moment; from now on it has to end others
     forked = set()
     with socket.socket(fileno=control) as requests:
         while True:

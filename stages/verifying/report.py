@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ...pipeline.tables import bytes_text
+from ...pipeline.types import Unit
 from ...storage_schemas.errors import with_code
 from ...storage_schemas.fingerprint import Json
 from ...storage_schemas.plain_text import counted
@@ -12,7 +14,6 @@ from .asked import Asked
 from .finding import Finding, Verdict, verdict_of
 from .one_way import in_one_way
 from .shard_check import ShardSeen
-from .whole import Whole
 
 #: Findings of one cause that are printed; `--json` has all.
 _SHOWN = 3
@@ -31,6 +32,7 @@ class Report:
 
     Attributes:
         level: `quick` or `full`.
+        part: the slice of the shards, as `I/N`; None for all.
         rows, num_shards: that were looked at.
         num_bytes: that were read.
         repaired: shards that were cached again.
@@ -41,6 +43,7 @@ class Report:
     shards: str
     store: str
     level: str
+    part: str | None = None
     findings: list[Finding] = field(default_factory=list)
     rows: int = 0
     num_shards: int = 0
@@ -49,9 +52,10 @@ class Report:
     asked: Asked = field(default_factory=lambda: Asked())
     asked_shards: set[int] = field(default_factory=set)
 
-    def begin(self, whole: Whole) -> None:
+    def begin(self, units: Iterable[Unit]) -> None:
         """These are going to be looked at."""
-        self.rows, self.num_shards = whole.description.spec.num_samples, whole.description.spec.num_shards
+        shards = [unit.rows for unit in units if "shard" in unit.inputs]
+        self.rows, self.num_shards = sum(shards), len(shards)
 
     def add(self, seen: ShardSeen) -> None:
         """What a unit found."""
@@ -80,6 +84,7 @@ class Report:
             "shards": self.shards,
             "store": self.store,
             "level": self.level,
+            **({} if self.part is None else {"slice": self.part}),
             "verdict": self.verdict.word,
             "exit_code": int(self.verdict),
             "rows": self.rows,
@@ -107,5 +112,6 @@ def report_text(report: Report) -> str:
     lines += report.asked.lines()
     if report.repaired:
         lines.append(f"cached again: shards {', '.join(map(str, report.repaired))}")
-    lines.append(f"{report.store}: {_WORDS[report.verdict]}{count} ({report.level}; {what}{read})")
+    level = report.level if report.part is None else f"{report.level}, slice {report.part}"
+    lines.append(f"{report.store}: {_WORDS[report.verdict]}{count} ({level}; {what}{read})")
     return "\n".join(lines)

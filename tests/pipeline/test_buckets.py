@@ -10,7 +10,7 @@ import time
 
 import obstore
 import pytest
-from teachonce.pipeline.driver import Driver, driver_of, only_driver
+from teachonce.pipeline.driver import Driver, drivers_of, only_driver
 from teachonce.pipeline.places import bucket as bucket_module
 from teachonce.pipeline.places import bucket_client, bucket_lease, bucket_log
 from teachonce.pipeline.places.bucket import BucketPlace
@@ -266,7 +266,7 @@ def test_a_holder_that_slept_and_was_not_missed_goes_on(root, quick, monkeypatch
 
 def test_a_command_is_refused_by_name_while_another_drives(root, capsys):
     with only_driver(root, "teachonce cache"):
-        assert driver_of(root) is not None
+        assert len(drivers_of(root)) == 1
         with pytest.MonkeyPatch.context() as patch:
             from teachonce.pipeline import driver
 
@@ -275,7 +275,7 @@ def test_a_command_is_refused_by_name_while_another_drives(root, capsys):
                 pass
     assert isinstance(error.value.found, Driver)
     assert error.value.found.command == "teachonce cache"
-    assert driver_of(root) is None
+    assert drivers_of(root) == []
 
 
 # --- refusals

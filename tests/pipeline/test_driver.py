@@ -8,10 +8,18 @@ import subprocess
 import sys
 
 import pytest
-from teachonce.pipeline.driver import Driver, driver_of, only_driver
+from teachonce.pipeline.driver import Driver, drivers_of, only_driver
 from teachonce.pipeline.storage import Location
 from teachonce.stages.status import exit_code, folder_status, status_text
 from teachonce.storage_schemas.errors import BusyError, InputError
+
+
+def driver_of(out):
+    """The one that there is, or None."""
+    (*found,) = drivers_of(out)
+    assert len(found) <= 1
+    return found[0] if found else None
+
 
 HOLD = """
 import sys, time

@@ -69,7 +69,7 @@ class Pair:
         )
         report = Report(shards="shards", store="store", level="full", findings=list(findings))
         if stage is not None:
-            report.begin(stage.whole)
+            report.begin(stage.plan())
             for outcome in look(stage, SerialExecutor(), stage.whole.store):
                 report.add(outcome.seen)
         return report
