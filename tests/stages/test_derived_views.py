@@ -238,8 +238,13 @@ def test_more_images_and_mended_ones(pictures, teacher, tmp_path):
         shutil.move(str(away / file.name), later / file.name)
     shards = shard(folder, tmp_path / "shards", append=True)
     for store in stores:
+        before = blocks(store)
         assert grow(shards, teacher, store, 4, params=None) == ["generation 2: 43 to 48 images"]
+        assert [block.digest for block in blocks(store, "1")] == [block.digest for block in before]
+        assert open_store(store, "1")["valid"].shape == (43,)
     same_rows(*stores)
+    assert open_store(stores[1], "1")["view_digest"].shape == (4, 4, 8)
+    assert open_store(stores[1])["view_digest"].shape == (5, 4, 8)
     shutil.copyfile(late[0], folder / "Blue_Jay" / "20b.jpg")
     found = plan_retry(str(shards.location), settings=RetrySettings(source=(str(folder),)))
     assert found.stage is not None
@@ -265,6 +270,9 @@ def test_stored_to_derived_and_back(stored, derived, tmp_path):
     chunks = {name: data for name, data in files(back).items() if "/c/" in name}
     assert chunks == {name: data for name, data in files(stored).items() if "/c/" in name}
     assert store_facts(back).spec == store_facts(stored).spec
+    described = [zarr.open_group(str(store), mode="r").attrs.asdict()["cache"] for store in (there, back)]
+    assert [one["fingerprint"].get("view_params") for one in described] == ["derived", None]
+    assert [one["fingerprint"]["schema_version"] for one in described] == [4, 1]
 
 
 @pytest.mark.parametrize("params", [None, "stored"])
