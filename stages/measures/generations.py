@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from dataclasses import dataclass
 
+from ...storage_schemas.generations import added_text
 from ...storage_schemas.plain_text import counted
 from ...storage_schemas.store_description import StoreDescription
 from ..pairs.store import read_generations
@@ -53,20 +54,11 @@ def generations_of(stored: Stored) -> list[Generation]:
 
 
 def _words(before: StoreDescription | None, one: StoreDescription) -> str:
-    spec, growth = one.spec, one.growth
-    if before is None or growth is None:
-        names = " and ".join(target.name for target in spec.targets)
-        return f"the store as it began: {names}, {counted(spec.num_samples, 'row')}, {counted(spec.num_views, 'view')}"
-    old = before.spec
-    added = [target.name for target in spec.targets if target.name not in {known.name for known in old.targets}]
-    shards = counted(len(list(growth.all_shards)), "shard")
-    return {
-        "views": counted(spec.num_views - old.num_views, "more view") + " of each image",
-        "images": counted(spec.num_samples - old.num_samples, "more row"),
-        "targets": f"what else the teacher says: {', '.join(added)}",
-        "classes": "another list of classes, with its vectors and logits",
-        "mended": f"rows of images that could not be read before, in {shards}",
-    }[growth.what]
+    if before is not None:
+        return added_text(before, one)
+    spec = one.spec
+    names = " and ".join(target.name for target in spec.targets)
+    return f"the store as it began: {names}, {counted(spec.num_samples, 'row')}, {counted(spec.num_views, 'view')}"
 
 
 def _time(seconds: float) -> str:
