@@ -3,7 +3,7 @@
     python benchmarks/page.py faults IMAGES WEIGHTS FOLDER [SEED] [VIEWS]    # class folders; weights of efficientnet-lite0; a folder
     python benchmarks/page.py copies IMAGES WEIGHTS FOLDER SEED…    # as faults; copies alone, a draw for each seed
     python benchmarks/page.py draws STORE [SHARDS] [SEED]     # wrong labels and exchanged targets, in a store that is there
-    python benchmarks/page.py speed FOLDER [ROWS]             # a made store of 100,000 rows
+    python benchmarks/page.py speed FOLDER [ROWS [CLASSES VIEWS]]    # a made store, of 100,000 rows, 1,000 classes and 2 views
     python benchmarks/page.py paint PAGE                      # first paint in headless Chromium
 
 `faults`: 1 % of the images are moved into another class's folder, 1 % get a copy (re-encoded, half the size, cropped, mirrored, in
@@ -236,11 +236,11 @@ def _stale(stored, rows, vectors, seed) -> None:
     )
 
 
-def speed(folder: Path, num_rows: int) -> None:
-    """A store of made logits (1,000 classes, 2 views, fp16); its shards are gone."""
-    store = folder / f"made-{num_rows}.zarr"
+def speed(folder: Path, num_rows: int = 100_000, classes: int = 1000, views: int = 2) -> None:
+    """A store of made logits (fp16); its shards are gone."""
+    store = folder / f"made-{num_rows}-{classes}-{views}.zarr"
     if not store.exists():
-        make_store(store, num_rows)
+        make_store(store, num_rows, classes=classes, views=views)
     start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
     write_page(Stored.open(str(store)), str(folder / "made.html"))
     used = resource.getrusage(resource.RUSAGE_SELF)
@@ -380,4 +380,4 @@ if __name__ == "__main__":
     elif what == "paint":
         paint(Path(arguments[0]))
     else:
-        speed(Path(arguments[0]), int(arguments[1]) if len(arguments) > 1 else 100_000)
+        speed(Path(arguments[0]), *map(int, arguments[1:]))

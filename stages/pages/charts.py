@@ -195,7 +195,7 @@ def coverage(shards: list[Json]) -> Spec:
                 "condition": {"test": "datum.done < datum.of", "value": {"expr": "missing"}},
                 "field": "confidence",
                 "type": "quantitative",
-                "scale": {"zero": False},
+                "scale": {"zero": True},  # shards differ little, and none is to look empty
                 "legend": None,
             },
             "tooltip": [
