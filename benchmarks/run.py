@@ -39,7 +39,7 @@ NAMES = (
 )
 
 #: Not without being named: peers install packages, the others take minutes.
-ON_DEMAND = ("cache_peers", "shard_peers", "stream_peers", "scaling", "decoders")
+ON_DEMAND = ("bucket", "cache_peers", "shard_peers", "stream_peers", "scaling", "decoders")
 
 #: Names for several at once.
 GROUPS = {"peers": ("cache_peers", "shard_peers", "stream_peers")}

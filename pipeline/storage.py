@@ -41,6 +41,7 @@ __all__ = [
     "RangeReader",
     "as_storage_error",
     "expand_home",
+    "file_over",
     "handed_on",
     "is_temporary",
     "is_url",
@@ -88,6 +89,11 @@ def scratch_file(folder: Location | None = None) -> io.BufferedRandom:
         folder: it takes the space of this folder's disk; None, or what is no local folder: of the system's for such files (`TMPDIR`).
     """
     return tempfile.TemporaryFile(dir=None if folder is None else folder.local_path())
+
+
+def file_over(ranges: RangeReader, size: int) -> BinaryIO:
+    """A file of this size for a library that reads and seeks. Closing it closes the ranges."""
+    return cast("BinaryIO", RangeFile(ranges, size))
 
 
 @contextlib.contextmanager
@@ -270,8 +276,7 @@ class Location:
         Raises:
             FileNotFoundError: there is no such file.
         """
-        ranges = self.open_ranges()
-        return cast("BinaryIO", RangeFile(ranges, self.size() or 0))
+        return file_over(self.open_ranges(), self.size() or 0)
 
     def write_bytes(self, data: bytes) -> None:
         """Write a whole file durably and atomically."""

@@ -108,9 +108,10 @@ LESS_TEXT = {
 NOT_RUN = {
     ("README.md", "make"): "would run these tests",
     ("docs/buckets.md", "pip install"): "downloads",
-    ("docs/buckets.md", "teachonce shard"): "needs a bucket: tests/stages/test_bucket_way.py",
-    ("docs/buckets.md", "teachonce distill"): "needs a bucket: tests/stages/pairs/test_local_cache.py",
-    ("docs/buckets.md", "export AWS_ENDPOINT_URL"): "needs a bucket: tests/stages/test_bucket_way.py",
+    (
+        "docs/buckets.md",
+        "teachonce",
+    ): "needs a bucket: tests/stages/test_bucket_way.py, tests/stages/pairs/test_local_cache.py",
     **{
         ("docs/clusters.md", f"teachonce {name}"): "slices: tests/test_batch_jobs.py"
         for name in ("shard", "cache", "verify")

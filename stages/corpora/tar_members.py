@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, Self
 from ...pipeline.user_files import UserFile
 from ...storage_schemas.errors import InputError, Unreachable
 from ...storage_schemas.plain_text import typed
+from .far import FarFile
 
 #: Bytes of what a header carries: a long name, attributes. Linux's attributes of one file take up to 64 KiB.
 _LONGEST_HEADER = 1 << 18
@@ -32,7 +33,7 @@ _NO_TARS = {
 }
 
 
-def tar_members(file: UserFile) -> Iterator[tarfile.TarInfo]:
+def tar_members(file: UserFile | FarFile) -> Iterator[tarfile.TarInfo]:
     """All members in the order of the file, those behind an end mark too; nothing is read but headers.
 
     Raises:
@@ -52,7 +53,7 @@ def tar_members(file: UserFile) -> Iterator[tarfile.TarInfo]:
         ) from error
 
 
-def _members(raw: BinaryIO, file: UserFile) -> Iterator[tarfile.TarInfo]:
+def _members(raw: BinaryIO, file: UserFile | FarFile) -> Iterator[tarfile.TarInfo]:
     start: int | None = 0
     while start is not None:
         raw.seek(start)
@@ -72,7 +73,7 @@ def _members(raw: BinaryIO, file: UserFile) -> Iterator[tarfile.TarInfo]:
 class _Archive:
     """One archive in the file, from the file's position on."""
 
-    def __init__(self, raw: BinaryIO, file: UserFile) -> None:
+    def __init__(self, raw: BinaryIO, file: UserFile | FarFile) -> None:
         self._raw, self._file = raw, file
         self.end = raw.tell()
         self._tar: tarfile.TarFile | None = None
@@ -147,7 +148,7 @@ class _Headers:
         return data
 
 
-def _behind_end_mark(raw: BinaryIO, end: int, file: UserFile) -> int | None:
+def _behind_end_mark(raw: BinaryIO, end: int, file: UserFile | FarFile) -> int | None:
     """Where the next archive begins; None where only zeros follow.
 
     Raises:

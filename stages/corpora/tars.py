@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from ...pipeline.storage import RangeReader
 from ...pipeline.user_files import UserFile
 from ...storage_schemas.errors import InputError
+from .far import FarFile
 from .images import image_extensions
 from .label import MOST_SIDECAR_BYTES, Label, cls_label, json_label
 from .names import has_extension, is_hidden_name, plain_path, shown
@@ -53,7 +54,7 @@ class TarSource:
     """
 
     name: str
-    file: UserFile
+    file: UserFile | FarFile
     extensions: Collection[str] = field(default_factory=image_extensions)
 
     def walk(self) -> Iterator[SourceFile]:
@@ -106,7 +107,7 @@ class _Members:
     Memory: a few hundred bytes a member; the paths are held flat, so that deep ones cost their bytes alone.
     """
 
-    def __init__(self, file: UserFile, extensions: Collection[str]) -> None:
+    def __init__(self, file: UserFile | FarFile, extensions: Collection[str]) -> None:
         self._file, self.extensions = file, extensions
         self.nodes: dict[bytes, _Node] = {}
         folders: set[bytes] = set()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from ...pipeline.storage import missing_hint
+from ...pipeline.storage import Location, is_url, missing_hint
 from ...pipeline.user_files import UserFile
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.plain_text import typed
 from ..corpora.coop.source import open_split
+from ..corpora.far import FarFile, FarFolderSource
 from ..corpora.folder import FolderSource
 from ..corpora.images import MAX_BYTES
 from ..corpora.lists import ListSource
@@ -55,6 +56,8 @@ def _open_source(argument: str, extensions: Collection[str], max_bytes: int) -> 
     given, rest = split_name(argument)
     if is_dataset(rest):
         return open_split(rest, name=given)
+    if is_url(rest) and Location.of(rest).local_path() is None:
+        return _open_far(given, Location.of(rest), extensions)
     location = UserFile.of(rest)
     if not location.exists():
         raise InputError(
@@ -70,3 +73,24 @@ def _open_source(argument: str, extensions: Collection[str], max_bytes: int) -> 
         location.check_is_file()  # it is read several times
         return TarSource(name=name, file=location, extensions=extensions)
     return ListSource(name=name, file=location, max_bytes=max_bytes)
+
+
+def _open_far(given: str, location: Location, extensions: Collection[str]) -> Source:
+    """A folder or a tar in a bucket."""
+    found = location.stat()
+    if found is None:
+        raise InputError(
+            "no such corpus", code="corpus-missing", where=location, hint=missing_hint(location, "check the URL")
+        )
+    if found.is_folder:
+        return FarFolderSource(name=given or location.name or "bucket", root=location, extensions=extensions)
+    if ".tar" not in location.name.lower():
+        raise InputError(
+            "in a bucket, a corpus is a folder or a tar",
+            code="corpus-far-kind",
+            where=location,
+            expected="a folder of images, or NAME.tar",
+            found="another file",
+            hint="name a list on this machine; its rows may be URLs",
+        )
+    return TarSource(name=given or location.name.partition(".")[0], file=FarFile(location), extensions=extensions)
