@@ -21,7 +21,7 @@ from harness import Bench, Cost, Line, cost, pairs, rate, speeds
 from stores import make_shards
 
 TESTS = Path(__file__).parents[1] / "tests"
-MODEL, IMAGES, SHARD_SIZE, BATCH, SIZE, VIEWS = "timm:efficientnet_lite0", 480, 60, 32, 160, 2
+MODEL, IMAGES, SHARD_SIZE, BATCH, SIZE, VIEWS = "timm:efficientnet_lite0", 240, 60, 32, 160, 2
 
 
 def run(bench: Bench) -> Iterator[Line]:

@@ -329,11 +329,12 @@ def record_outputs(folder: Location, paths: list[str]) -> tuple[Output, ...]:
     outputs = []
     for path in paths:
         location = folder / path
-        if not location.exists():
+        try:
+            location.sync()
+            data = location.read_bytes()
+        except FileNotFoundError as error:
             raise DamagedError(
                 "a chunk is missing right after it was written", code="written-file-missing", where=location
-            )
-        location.sync()
-        data = location.read_bytes()
+            ) from error
         outputs.append(Output(path=path, bytes=len(data), sha256=hashlib.sha256(data).hexdigest()))
     return tuple(outputs)

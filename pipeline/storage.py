@@ -28,6 +28,7 @@ from .places.local import LOCAL
 from .places.local import is_temporary as is_temporary
 from .places.place import HeldLock, NoLocksError, Place, RangeReader, Stat
 from .places.ranges import RangeFile
+from .places.ranges import RangesInBlocks as RangesInBlocks
 from .places.schemes import opener
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ __all__ = [
     "Location",
     "NoLocksError",
     "RangeReader",
+    "RangesInBlocks",
     "as_storage_error",
     "expand_home",
     "file_over",

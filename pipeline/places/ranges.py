@@ -1,15 +1,21 @@
-"""Owns a file for libraries that want to seek in one, over the ranges of any place."""
+"""Owns ways to read a file by its ranges in any place: as a file for libraries that seek, and in blocks where each request takes long."""
 
 from __future__ import annotations
 
 import io
 import os
+import threading
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from .place import RangeReader
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
+
+
+#: What lies one behind another is read in blocks of so many bytes, of which the last few are kept.
+BLOCK_BYTES, BLOCKS_KEPT = 4 << 20, 6
 
 
 class RangeFile(io.RawIOBase):
@@ -55,3 +61,34 @@ class RangeFile(io.RawIOBase):
         if not self.closed:
             self._ranges.close()
         super().close()
+
+
+class RangesInBlocks:
+    """Ranges of one file, of which many are read near each other: one request a block."""
+
+    def __init__(self, ranges: RangeReader) -> None:
+        self._ranges = ranges
+        self._kept: OrderedDict[int, bytes] = OrderedDict()
+        self._turn = threading.Lock()
+
+    def read(self, offset: int, size: int) -> bytes:
+        first, last = offset // BLOCK_BYTES, (offset + size - 1) // BLOCK_BYTES
+        if size <= 0 or last - first >= BLOCKS_KEPT:
+            return self._ranges.read(offset, size)
+        with self._turn:
+            data = b"".join(self._block(number) for number in range(first, last + 1))
+        begin = offset - first * BLOCK_BYTES
+        return data[begin : begin + size]
+
+    def _block(self, number: int) -> bytes:
+        if number not in self._kept:
+            self._kept[number] = self._ranges.read(number * BLOCK_BYTES, BLOCK_BYTES)
+            if len(self._kept) > BLOCKS_KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(number)
+        return self._kept[number]
+
+    def close(self) -> None:
+        """Nothing is read any more."""
+        self._kept.clear()
+        self._ranges.close()

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import functools
-import threading
-from collections import OrderedDict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from ...pipeline.storage import Location, RangeReader, file_over
+from ...pipeline.storage import Location, RangeReader, RangesInBlocks, file_over
 from .images import image_extensions
 from .source import SourceFile
 from .tree import EnteredFolder, File, walk
-
-#: A tar's headers and images lie one behind another: they are read in blocks of so many bytes, of which the last few are kept.
-BLOCK_BYTES, BLOCKS_KEPT = 8 << 20, 4
 
 #: Tars that are being read in this process.
 _TARS_OPEN = 2
@@ -91,35 +86,6 @@ class FarFile:
         return _blocks(self.location).read(offset, size)
 
 
-class _Blocks:
-    """Ranges of one file, by way of blocks."""
-
-    def __init__(self, ranges: RangeReader) -> None:
-        self._ranges = ranges
-        self._kept: OrderedDict[int, bytes] = OrderedDict()
-        self._turn = threading.Lock()
-
-    def read(self, offset: int, size: int) -> bytes:
-        first, last = offset // BLOCK_BYTES, (offset + size - 1) // BLOCK_BYTES
-        if size <= 0 or last - first >= BLOCKS_KEPT:
-            return self._ranges.read(offset, size)
-        with self._turn:
-            data = b"".join(self._block(number) for number in range(first, last + 1))
-        begin = offset - first * BLOCK_BYTES
-        return data[begin : begin + size]
-
-    def _block(self, number: int) -> bytes:
-        if number not in self._kept:
-            self._kept[number] = self._ranges.read(number * BLOCK_BYTES, BLOCK_BYTES)
-            if len(self._kept) > BLOCKS_KEPT:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(number)
-        return self._kept[number]
-
-    def close(self) -> None:
-        """Others may read in it: it is forgotten when other tars are read."""
-
-
 @functools.lru_cache(maxsize=_TARS_OPEN)
-def _blocks(location: Location) -> _Blocks:
-    return _Blocks(location.open_ranges())
+def _blocks(location: Location) -> RangesInBlocks:
+    return RangesInBlocks(location.open_ranges())

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ...pipeline.contents import Kind, how_to_shard, kind_of
 from ...pipeline.ledger import Ledger
-from ...pipeline.storage import Location
+from ...pipeline.storage import Location, RangesInBlocks
 from ...storage_schemas.corpus_history import changed_rows
 from ...storage_schemas.errors import DamagedError, InputError
 from ...storage_schemas.fingerprint import Json
@@ -168,12 +168,16 @@ class ShardSet:
             if receipt is not None:
                 yield receipt
 
-    def reader(self, shard: int) -> ShardReader:
-        return ShardReader(self, shard)
+    def reader(self, shard: int, *, in_order: bool = False) -> ShardReader:
+        """A shard, open; `in_order` as in `ShardReader`."""
+        return ShardReader(self, shard, in_order=in_order)
 
 
 class ShardReader:
     """One tar, held open. Length and index are checked against the receipt on open; each image on read.
+
+    Args:
+        in_order: rows are read about in their order, so that of a tar that lies far away many come with one request.
 
     Attributes:
         index: records (key, row, offset, length, crc32) of the usable images, in row order.
@@ -183,7 +187,7 @@ class ShardReader:
         DamagedError: tar or index is missing, cut, or not the one that the receipt vouches for.
     """
 
-    def __init__(self, shards: ShardSet, shard: int) -> None:
+    def __init__(self, shards: ShardSet, shard: int, *, in_order: bool = False) -> None:
         self._tar = shards.file(shard, f"{shard_name(shard)}.tar")
         self._redo = shards.ledger_of(shard).redo_hint(shard_name(shard))
         receipt = shards.receipt(shard)
@@ -215,6 +219,8 @@ class ShardReader:
         self.invalid = {bad.row: bad.reason for bad in receipt.invalid_rows}
         self._check_index(shards.corpus.rows(shard), index_location)
         self._bytes = self._tar.open_ranges()
+        if in_order and self._tar.local_path() is None:
+            self._bytes = RangesInBlocks(self._bytes)
         self._position = {int(row): i for i, row in enumerate(self.index["row"])}
 
     def _check_index(self, rows: range, where: object) -> None:

@@ -50,7 +50,7 @@ class ShardFiles:
     """The images in shards: each is a row of the corpus."""
 
     def __init__(self, shards: ShardSet) -> None:
-        self._open, self._shard_size = OpenShards(shards), shards.corpus.shard_size
+        self._open, self._shard_size = OpenShards(shards, in_order=True), shards.corpus.shard_size
         self._are_far = shards.location.local_path() is None
 
     def read(self, file: int) -> bytes:

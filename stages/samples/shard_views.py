@@ -56,7 +56,12 @@ class ShardViews:
     """
 
     def __init__(self, shards: ShardSet, views: ViewSpec, size: int, first_view: int = 0) -> None:
-        self._shards, self._views, self._size, self._first_view = OpenShards(shards), views, size, first_view
+        self._shards, self._views, self._size, self._first_view = (
+            OpenShards(shards, in_order=True),
+            views,
+            size,
+            first_view,
+        )
         self._kind: SampleKind = kind_named(shards.corpus.sample_kind, where=shards.location)
         self._limit, self._location = shards.corpus.max_pixels, shards.location
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from teachonce.pipeline.executors.serial import SerialExecutor
+from teachonce.pipeline.places import ranges
 from teachonce.pipeline.runner import run_stage
 from teachonce.pipeline.storage import Location, s3_endpoint
-from teachonce.stages.corpora import far
 from teachonce.stages.settings.shard import ShardSettings
 from teachonce.stages.shard import plan_shard
 from teachonce.storage_schemas.errors import InputError
@@ -77,7 +77,7 @@ def test_a_tar_in_a_bucket_is_read_in_blocks(tar, bucket, object_proxy, object_s
     (Location.of(bucket) / "train.tar").write_bytes(tar.read_bytes())
     proxy: Any = object_proxy.Proxy(object_store.endpoint)
     with proxy.running(), s3_endpoint(proxy.endpoint), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(far, "BLOCK_BYTES", 8192)
+        patch.setattr(ranges, "BLOCK_BYTES", 8192)
         assert shards(str(tar), tmp_path / "here") == shards(f"{bucket}/train.tar", tmp_path / "there")
     gets = [seen for seen in proxy.seen if seen.method == "GET" and seen.path.endswith(".tar")]
     assert len(gets) < 6 * tar.stat().st_size / 8192
