@@ -61,7 +61,7 @@ def distill(
     form = "distill --seeds" if several.students is None else "distill --students"
     inputs = (shards, store, several.students)
     with driving(out, "distill", inputs, form=form):
-        _several(requests(request, several, ctx), shards, store, out, as_json)
+        _several(requests(request, several, ctx), shards, store, out, executor.grace, as_json)
 
 
 def _one(
@@ -80,7 +80,10 @@ def _one(
         say(f"distill: {stage.reuse}")
 
 
-def _several(students: Mapping[str, StudentRequest], shards: str, store: str, out: str, as_json: bool) -> None:
+def _several(
+    students: Mapping[str, StudentRequest], shards: str, store: str, out: str, grace: float, as_json: bool
+) -> None:
+    from ..pipeline import stopping
     from ..pipeline.storage import Location
     from ..pipeline.together import run_together
     from ..stages.many_students import check_common, claim_folder, distill_together
@@ -92,6 +95,7 @@ def _several(students: Mapping[str, StudentRequest], shards: str, store: str, ou
     check_common(stages)
     claim_folder(folder)
     _say_for_each({name: stage.notes for name, stage in stages.items()})
+    stopping.arm(grace)
     done = run_together(stages, folder, distill_together)
     if as_json:
         print_json({"out": str(folder), "students": {name: s.__dict__ for name, s in done.by_name.items()}})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..storage_schemas.errors import Stopped, UnitsFailed
+from ..storage_schemas.errors import UnitsFailed
 from ..storage_schemas.receipt import Receipt
 from . import stopping
 from .board import Board
@@ -55,7 +55,7 @@ def look(stage: Stage, executor: Executor, where: Location, part: Slice | None =
             else:
                 failed = failed or outcome
     if stopping.asked():
-        raise Stopped(stopping.line(), code="stopped-by-signal", where=where)
+        raise stopping.stopped(where)
     if failed is not None:
         raise UnitsFailed(
             f"{stage.name} could not look at everything, the first is {failed.key}",

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ..storage_schemas.errors import IncompleteError, InputError, Stopped, TeachonceError, UnitsFailed
+from ..storage_schemas.errors import IncompleteError, InputError, TeachonceError, UnitsFailed
 from ..storage_schemas.plain_text import counted, plural, typed
 from . import stopping
 from .board import Board
@@ -224,7 +224,7 @@ class StageRun:
         done = self.summary.done_before + self.summary.done_now
         if done < self.summary.units and stopping.asked():
             found = f"{done} of {counted(self.summary.units, 'unit')} done"
-            raise Stopped(stopping.line(), code="stopped-by-signal", where=self._out, found=found)
+            raise stopping.stopped(self._out, found)
         if self._part is not None:
             return self.summary
         _count_unusable(self.summary, self.ledger)

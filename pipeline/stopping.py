@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
+from ..storage_schemas.errors import Stopped
 from . import interrupt
 from .terminal import say
 
@@ -37,6 +38,22 @@ def asked() -> str | None:
 def line() -> str:
     """For people, at the end."""
     return f"Stopped by {_asked}. What was finished is kept; the same command resumes."
+
+
+def ask(name: str) -> None:
+    """As if this signal had come: another process that does the same work has got it. That one counts the seconds."""
+    global _asked
+    _asked = _asked or name
+
+
+def stopped(where: object, found: str | None = None) -> Stopped:
+    """The error of work that a stop leaves unfinished.
+
+    Args:
+        where: its output.
+        found: how much is done.
+    """
+    return Stopped(line(), code="stopped-by-signal", where=where, found=found)
 
 
 def unless_asked(units: Iterable[U]) -> Iterator[U]:

@@ -7,7 +7,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from ..storage_schemas.errors import TeachonceError
+from ..storage_schemas.errors import Stopped, TeachonceError
 from ..storage_schemas.receipt import Receipt
 from .driver import only_driver
 from .runner import StageRun, Summary, failure
@@ -57,7 +57,9 @@ def run_together(stages: Mapping[str, S], out: Location, work: Work[S]) -> Summa
     Raises:
         BusyError: another process drives one of them.
         MismatchError: the folder of one holds work of another fingerprint.
+        Stopped: a signal asked for a stop, and some are left. Where others failed, it is their error.
     """
+    stopped: Stopped | None = None
     with ExitStack() as locks:
         for stage in stages.values():
             locks.enter_context(only_driver(stage.out, f"teachonce {stage.name}"))
@@ -66,13 +68,18 @@ def run_together(stages: Mapping[str, S], out: Location, work: Work[S]) -> Summa
         if jobs:
             with closing(work(jobs)) as ends:
                 for name, ended in ends:
+                    if isinstance(ended, Stopped):
+                        stopped = ended
+                        continue
                     runs[name].settle(_commit(runs[name], jobs[name], ended))
         bad = {name: (*run.summary.failed.values(),)[0] for name, run in runs.items() if run.summary.failed}
         codes = {name: code for name in bad for code in runs[name].codes.values()}
         kind = next(iter(stages.values())).name
+        error = failure(Summary(stage=kind, units=len(runs), failed=bad), codes, out) if bad else None
+        if stopped is not None:
+            raise error or stopped
         return Summaries(
-            by_name={name: run.summary if name in bad else run.finish() for name, run in runs.items()},
-            failure=failure(Summary(stage=kind, units=len(runs), failed=bad), codes, out) if bad else None,
+            by_name={name: run.summary if name in bad else run.finish() for name, run in runs.items()}, failure=error
         )
 
 

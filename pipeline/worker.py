@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..storage_schemas.errors import StorageError, TeachonceError, WorkerError
+from ..storage_schemas.errors import Stopped, StorageError, TeachonceError, WorkerError
 from .ledger import Ledger
 from .storage import as_storage_error
 from .types import RunUnit, Seen, Stage, Timer, Unit
@@ -50,11 +50,12 @@ class Worker:
         """Do one unit and commit it. A failure is recorded and returned, never raised, so others go on.
 
         An error in opening the stage, or of this process or its device, is raised: every other unit would fail by it too.
+        So is a stop that was asked for, which is no failure.
         """
         self._open()
         try:
             return self.attempt(unit)
-        except WorkerError:
+        except (WorkerError, Stopped):
             raise
         except Exception as error:
             return failed(self._ledger, unit, error)

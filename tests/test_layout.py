@@ -35,6 +35,7 @@ OPEN_TO_STAGES = tuple(
         "settings",
         "cores",
         "lean_imports",
+        "stopping",
     )
 )
 

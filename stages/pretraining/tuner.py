@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
+from ...pipeline import stopping
 from ...pipeline.progress import Progress
 from ...pipeline.storage import Location
 from ...pipeline.types import Timer
 from ...storage_schemas.fingerprint import Fingerprint
+from ...storage_schemas.plain_text import counted
 from ..decoding.work import Pool
 from ..models.compute import Compute
 from ..models.preprocess import Normalize
@@ -73,6 +75,7 @@ class Tuner:
         Raises:
             InputError: the loss is not finite, or an image can no longer be used.
             MismatchError: the checkpoint is of another run.
+            Stopped: a signal asked for a stop; there is a checkpoint of the last step.
         """
         settings = self.settings
         optimizer = make_optimizer(self.clip, settings)
@@ -99,6 +102,8 @@ class Tuner:
         )
         window.restart()
         while (batch := window.wait_for(batches)) is not None:
+            if stopping.asked():
+                self._leave_off(step, training, timer)
             lr = self.learning_rate(epoch, step % self.steps_per_epoch)
             window.add(**self.step(training.optimizer, *batch, lr=lr))
             step += 1
@@ -113,12 +118,20 @@ class Tuner:
                 log.write(step=step, epoch=epoch, **figures, lr=lr)
                 note = f"epoch {epoch + 1}/{settings.epochs}, loss {figures['loss']:.4g}"
             if save:
-                with timer("write"):
-                    save_checkpoint(self.folder, training, TrainState(step=step), self.fingerprint)
+                self._save(step, training, timer)
                 window.restart()
             if bar is not None:
                 bar.advance(settings.batch_size, note)
         return step
+
+    def _save(self, step: int, training: Training, timer: Timer) -> None:
+        with timer("write"):
+            save_checkpoint(self.folder, training, TrainState(step=step), self.fingerprint)
+
+    def _leave_off(self, step: int, training: Training, timer: Timer) -> NoReturn:
+        self._save(step, training, timer)
+        all_steps = self.settings.epochs * self.steps_per_epoch
+        raise stopping.stopped(self.folder, f"{step} of {counted(all_steps, 'step')} done")
 
     def step(
         self, optimizer: torch.optim.Optimizer, images_NCHW: Tensor, labels_N: Tensor, *, lr: float

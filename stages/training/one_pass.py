@@ -10,6 +10,7 @@ from typing import Protocol
 from ...pipeline.progress import Progress
 from ...pipeline.types import Timer
 from .checkpoint import TrainState
+from .common_stop import CommonStop
 from .feed import Pairs, feed
 from .trainer import Trainer
 from .training_run import Position, TrainingRun
@@ -33,7 +34,8 @@ def train_on_one_pass(
     """Train students to their ends, each from where its checkpoint left it: the earliest leads, others join at their own step.
 
     One that fails, or is done, leaves the others to go on. A step depends on nothing but its number, so each student learns
-    what it would learn alone. The stream is closed at the end.
+    what it would learn alone. The stream is closed at the end. Where a signal asks for a stop, all leave off behind the step at
+    hand, each with a checkpoint.
 
     Args:
         trainers: by name, each with what its times go to. All take the same batches, on the same device.
@@ -69,6 +71,7 @@ class _Pass:
     def __init__(self, runs: dict[str, TrainingRun], stream: Stream, first: Trainer, bar: Progress | None) -> None:
         self._runs, self._stream, self._bar = runs, stream, bar
         self._batch_size, self._device = first.settings.batch_size, first.device
+        self._stop = CommonStop(first.ranks)
         self._at: dict[str, Position] = {}
 
     def run(self) -> Iterator[Ended]:
@@ -78,6 +81,9 @@ class _Pass:
             epoch, step = min(self._at.values())
             pairs = feed(self._stream.batches(epoch, step * self._batch_size), self._device)
             while takers := [name for name, position in self._at.items() if position == (epoch, step)]:
+                if self._stop.is_due():
+                    yield from self._leave_off()
+                    return
                 start = time.perf_counter()
                 try:
                     images_NCHW, targets = next(pairs)
@@ -110,6 +116,16 @@ class _Pass:
             yield name, error
         else:
             yield name, state
+
+    def _leave_off(self) -> Iterator[Ended]:
+        """End all that are left, each where it is. Nothing is yielded before all have their checkpoints."""
+        ends: list[Ended] = []
+        for name in self._at:
+            try:
+                ends.append((name, self._runs[name].stop()))
+            except Exception as error:
+                ends.append((name, error))
+        yield from ends
 
     def _show(self, name: str) -> None:
         if self._bar is not None:

@@ -7,7 +7,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from ...pipeline import stopping
 from ...pipeline.types import Timer
+from ...storage_schemas.errors import Stopped
+from ...storage_schemas.plain_text import counted
 from .checkpoint import TrainState, load_best, load_checkpoint, save_checkpoint
 from .ema import put
 from .run_log import LOG_EVERY, RunLog
@@ -47,6 +50,7 @@ class TrainingRun:
             trainer.folder.make_dir().remove_temporaries()
         self._state = load_checkpoint(trainer.folder, self._training, trainer.fingerprint)
         trainer.wrap()
+        self._saved = self._state.step
         self._window = Window(timer, trainer.ranks)
         self._log: RunLog | None = None
         if trainer.ranks.is_first:
@@ -96,11 +100,23 @@ class TrainingRun:
                     figures["validation_accuracy"], self._state = trainer.validate(self._training, self._state)
             self._report(at.epoch, figures | {"lr": lr})
         if save:
-            if trainer.ranks.is_first:
-                with self._timer("write"):
-                    save_checkpoint(trainer.folder, self._training, self._state, trainer.fingerprint)
+            self._save()
             self._window.restart()
         self._window.pause()
+
+    def stop(self) -> Stopped:
+        """Leave off here: the next run goes on with the batch at `position`. The error to end with."""
+        if self._saved != self._state.step:
+            self._save()
+        steps = self._trainer.steps_per_epoch * self._trainer.settings.epochs
+        return stopping.stopped(self._trainer.folder, f"{self._state.step} of {counted(steps, 'step')} done")
+
+    def _save(self) -> None:
+        """Write a checkpoint of the state."""
+        if self._trainer.ranks.is_first:
+            with self._timer("write"):
+                save_checkpoint(self._trainer.folder, self._training, self._state, self._trainer.fingerprint)
+        self._saved = self._state.step
 
     def finish(self) -> TrainState:
         """Give the student the weights that count, at the end; where training was then.

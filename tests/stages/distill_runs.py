@@ -2,7 +2,8 @@
 
 One JSON job a line on stdin: the arguments of `plan_distill`, and {"kill": [what, n]}: SIGKILL at the n-th
     `fsync`
-(before it: a temporary file is there), the n-th `rename` (before it) or after the n-th `step`; or null. One
+(before it: a temporary file is there), the n-th `rename` (before it) or after the n-th `step`; `SIGTERM` or `SIGUSR1` as the
+    n-th step begins; or null. One
 line on
 stdout for each: how the process ended, as `os.waitstatus_to_exitcode` says. With {"students": {name: {…}}} several are
 trained on one pass, each with these arguments changed, in OUT/name.
@@ -21,23 +22,29 @@ from typing import Any
 
 
 def dying(
-    function: Callable[..., Any], n: int, *, before: bool, counter: Iterator[int] | None = None
+    function: Callable[..., Any],
+    n: int,
+    *,
+    before: bool,
+    counter: Iterator[int] | None = None,
+    by: signal.Signals = signal.SIGKILL,
 ) -> Callable[..., Any]:
     counter = counter or itertools.count(1)
 
     def called(*args: Any, **kwargs: Any) -> Any:
         call = next(counter)
         if call == n and before:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), by)
         result = function(*args, **kwargs)
-        if call == n:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if call == n and not before:
+            os.kill(os.getpid(), by)
         return result
 
     return called
 
 
 def run(job: dict[str, Any]) -> None:
+    from teachonce.pipeline import stopping
     from teachonce.pipeline.executors.serial import SerialExecutor
     from teachonce.pipeline.runner import run_stage
     from teachonce.pipeline.storage import Location
@@ -54,6 +61,9 @@ def run(job: dict[str, Any]) -> None:
         os.link = dying(os.link, n, before=True, counter=names)
     elif what == "step":
         Trainer.step = dying(Trainer.step, n, before=False)
+    elif what in ("SIGTERM", "SIGUSR1"):
+        stopping.arm(600)
+        Trainer.step = dying(Trainer.step, n, before=True, by=signal.Signals[what])
     students = job.pop("students", None)
     if students is None:
         stage = plan(job)
@@ -118,7 +128,7 @@ def main() -> None:
                 watch(**job) if "report" in job else run(job)
             except BaseException as error:
                 print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-                os._exit(1)
+                os._exit(75 if type(error).__name__ == "Stopped" else 1)
             os._exit(0)
         _, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors
 from PIL import Image
 
 RUNS = Path(__file__).parent / "distill_runs.py"
@@ -125,6 +126,28 @@ def test_other_kinds_of_runs_resume_too(run, tmp_path, changes: dict[str, Any]) 
     assert run(tmp_path / "b", kill=("rename", 5), **changes) == -9
     assert run(tmp_path / "b", **changes) == 0
     assert facts(tmp_path / "b") == facts(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("number", "at"), [("SIGTERM", 1), ("SIGUSR1", 4), ("SIGTERM", 7)])
+def test_a_signal_lets_the_step_end_and_the_next_run_goes_on_behind_it(run, undisturbed, tmp_path, number, at) -> None:
+    out = tmp_path / "b"
+    assert run(out, kill=(number, at), checkpoint_every=None) == 75
+    assert steps_saved(out) == at
+    assert not (out / "ledger" / "distill" / "failures" / "student.json").exists()
+    assert run(out, kill=("step", 1), checkpoint_every=None) == -9  # it goes on with one step, not with those before
+    assert run(out, checkpoint_every=None) == 0
+    assert facts(out) == undisturbed
+
+
+def test_a_signal_in_the_last_step_changes_nothing(run, undisturbed, tmp_path) -> None:
+    assert run(tmp_path / "b", kill=("SIGTERM", 15)) == 0
+    assert facts(tmp_path / "b") == undisturbed
+
+
+def steps_saved(out: Path) -> int:
+    """Steps done by the checkpoint."""
+    with safetensors.safe_open(out / "run" / "checkpoint.safetensors", "pt") as file:
+        return int(json.loads(file.metadata()["checkpoint"])["step"])
 
 
 def test_the_log_tells_each_step_once(run, undisturbed, tmp_path) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors
 import torch
 from click.testing import CliRunner
 from PIL import Image
@@ -421,6 +424,37 @@ def test_a_single_run_goes_on_from_what_several_began(run, undisturbed, tmp_path
     assert run(out / "one", only="one") == 0
     assert run(out) == 0
     assert of_all(out) == undisturbed
+
+
+def test_a_signal_lets_all_students_take_the_step_and_save(run, undisturbed, tmp_path) -> None:
+    out = tmp_path / "b"
+    assert run(out, kill=("SIGTERM", 8)) == 75  # the second student's third step; all take it
+    for name in ("one", "two", "long"):
+        with safetensors.safe_open(out / name / "run" / "checkpoint.safetensors", "pt") as file:
+            assert json.loads(file.metadata()["checkpoint"])["step"] == 3
+    assert run(out) == 0
+    assert of_all(out) == undisturbed
+
+
+def test_the_command_says_go_on(distill, monkeypatch, tmp_path) -> None:
+    steps: list[int] = []
+    step = Trainer.step
+
+    def told(self, *given, **named):
+        steps.append(named["step"])
+        if len(steps) == 2:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return step(self, *given, **named)
+
+    monkeypatch.setattr(Trainer, "step", told)
+    stopped = distill("--seeds", "1,2", "--out", "many", "--grace", "600")
+    assert stopped.exit_code == 75, stopped.output
+    line = "Stopped by SIGUSR1. What was finished is kept; the same command resumes."
+    assert stopped.stderr.splitlines()[-1] == line
+    assert steps == [0, 0]
+    done = distill("--seeds", "1,2", "--out", "many")
+    assert done.exit_code == 0, done.output
+    assert steps[2:4] == [1, 1]
 
 
 @pytest.mark.slow

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -15,6 +17,7 @@ import zarr
 from click.testing import CliRunner
 from PIL import Image
 from teachonce.cli import main
+from teachonce.pipeline import stopping
 from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.runner import run_stage
 from teachonce.stages.measures.labelled import LabelledImages
@@ -37,7 +40,7 @@ from teachonce.stages.vectors import plan_vectors
 from teachonce.stages.views.settings import RandomViews
 from teachonce.stages.views.spec import ViewSpec
 from teachonce.storage_schemas.class_vectors import ClassVectors, read_class_vectors
-from teachonce.storage_schemas.errors import DamagedError, InputError, MismatchError
+from teachonce.storage_schemas.errors import DamagedError, InputError, MismatchError, Stopped
 
 CPU = Compute(device="cpu", precision="fp32", threads=1)
 NAMES = ("cat", "dog_house", "eagle", "fox")
@@ -164,6 +167,29 @@ def test_killed_again_and_again(plan, tmp_path, monkeypatch, options):
             run(plan(options=options, checkpoint_every=1))
     monkeypatch.setattr(Tuner, "step", original)
     run(plan(options=options, checkpoint_every=1))
+    assert files(tmp_path / "p") == files(tmp_path / "whole")
+
+
+def test_a_signal_lets_the_step_end_and_the_next_run_goes_on_behind_it(plan, tmp_path, monkeypatch):
+    run(plan("whole"))
+    original, calls = Tuner.step, []  # type: ignore[var-annotated]
+
+    def step(self, *given, **named):
+        calls.append(1)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, *given, **named)
+
+    monkeypatch.setattr(Tuner, "step", step)
+    stopping.arm(600)
+    try:
+        with pytest.raises(Stopped, match="found 3 of 8 steps done"):
+            run(plan())
+    finally:
+        stopping.disarm()
+    assert not list((tmp_path / "p" / "ledger" / "pretrain" / "failures").iterdir())
+    run(plan())
+    assert len(calls) == 8
     assert files(tmp_path / "p") == files(tmp_path / "whole")
 
 
