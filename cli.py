@@ -27,6 +27,7 @@ from .commands.retry_failed import retry_failed
 from .commands.run import run_file
 from .commands.shard import shard
 from .commands.status import status
+from .commands.submit import submit
 from .commands.vectors import vectors
 from .commands.verify import verify
 from .pipeline import interrupt, stopping
@@ -53,6 +54,7 @@ COMMANDS = (
     predict,
     export,
     run_file,
+    submit,
     demo,
     benchmark,
 )

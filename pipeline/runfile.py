@@ -1,6 +1,7 @@
 """Owns run files: one YAML file that describes the stages of a whole run, as the commands and options that they are.
 
 executor: ray            # executor, ray_address and workers here hold for every stage that takes them
+submit: {slurm: {slices: 16, time: "04:00:00"}}     # for `teachonce submit slurm`
 stages:
   - shard:   {corpus: [photos], out: shards}
   - vectors: {teacher: ViT-L-14, teacher-pretrained: openai, classes: classes.txt, out: targets.zarr}
@@ -23,6 +24,9 @@ from .user_files import UserFile
 #: Keys beside `stages`: defaults for every stage that has such an option.
 DEFAULTS = ("executor", "ray_address", "workers")
 
+#: A section of options for `teachonce submit`, by the scheduler's name.
+SUBMIT = "submit"
+
 
 @dataclass(frozen=True, kw_only=True)
 class StageCall:
@@ -35,10 +39,15 @@ class StageCall:
 
 @dataclass(frozen=True, kw_only=True)
 class RunFile:
-    """A run file's content; paths in it are relative to the folder that it lies in."""
+    """A run file's content; paths in it are relative to the folder that it lies in.
+
+    Attributes:
+        submit: options of `teachonce submit` by name (underscores), for each scheduler that the file names.
+    """
 
     stages: tuple[StageCall, ...]
     defaults: Mapping[str, Any]
+    submit: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def read_runfile(location: UserFile) -> RunFile:
@@ -70,19 +79,32 @@ def read_runfile(location: UserFile) -> RunFile:
             where=location,
             hint=f"for example `{example}`",
         )
-    defaults = {_underscored(k): v for k, v in content.items() if k != "stages"}
+    defaults = {_underscored(k): v for k, v in content.items() if k not in ("stages", SUBMIT)}
     for name in defaults:
         if name not in DEFAULTS:
             raise InputError(
                 "unknown key in a run file",
                 code="run-file-key-unknown",
                 where=f"{location}: {name}",
-                expected=", ".join(("stages", *DEFAULTS)),
+                expected=", ".join(("stages", *DEFAULTS, SUBMIT)),
                 found=name,
-                hint=did_you_mean(name, ("stages", *DEFAULTS), "") or None,
+                hint=did_you_mean(name, ("stages", *DEFAULTS, SUBMIT), "") or None,
             )
     stages = tuple(_stage(item, f"{location}, stage {i}") for i, item in enumerate(content["stages"], 1))
-    return RunFile(stages=stages, defaults=defaults)
+    return RunFile(stages=stages, defaults=defaults, submit=_submit(content.get(SUBMIT), f"{location}: {SUBMIT}"))
+
+
+def _submit(section: Any, where: str) -> dict[str, dict[str, Any]]:
+    section = {} if section is None else section
+    if not isinstance(section, dict) or not all(isinstance(options, dict) for options in section.values()):
+        raise InputError(
+            "options for `teachonce submit` are given for each scheduler",
+            code="run-file-submit-malformed",
+            where=where,
+            expected="SCHEDULER: {OPTION: VALUE}",
+            found=section,
+        )
+    return {str(name): {_underscored(k): v for k, v in options.items()} for name, options in section.items()}
 
 
 def _stage(item: Any, where: str) -> StageCall:

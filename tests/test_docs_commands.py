@@ -116,6 +116,8 @@ NOT_RUN = {
         ("docs/clusters.md", f"teachonce {name}"): "slices: tests/test_batch_jobs.py"
         for name in ("shard", "cache", "verify")
     },
+    ("docs/clusters.md", "teachonce submit"): "needs a run file: tests/test_submit.py",
+    ("docs/clusters.md", "sbatch"): "needs Slurm: tests/test_submit.py",
     ("docs/clusters.md", "pip install"): "downloads",
     ("docs/clusters.md", "teachonce distill"): "needs a cluster with GPUs: tests/stages/training/test_ray_train.py",
     ("docs/demo.md", "teachonce demo"): "takes a minute: tests/demo",
@@ -310,7 +312,7 @@ def test_commands_of_the_checkout_are_there(page: str) -> None:
             for extra in re.findall(r"\[(.+?)\]", shlex.join(words)):
                 assert re.search(rf"^{extra} = \[", project, re.MULTILINE), f"{block.place}: {extra}"
         else:
-            assert words[0] in ("teachonce", "tensorboard"), f"{block.place}: {words[0]}"
+            assert words[0] in ("teachonce", "tensorboard", "sbatch"), f"{block.place}: {words[0]}"
 
 
 # What runs

@@ -80,6 +80,7 @@ ROOMS = (
     "storage_schemas",
     "pipeline/places",
     "pipeline",
+    "pipeline/batch",
     "pipeline/executors",
     "stages/decoding",
     "stages/encodings",

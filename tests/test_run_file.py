@@ -88,7 +88,7 @@ def test_stages_run_in_order_relative_to_the_file_and_are_skipped_when_done(fold
         ),
         (
             "worker: 3\nstages: [{shard: {}}]",
-            "unknown key in a run file: {file}: worker: expected stages, executor, ray_address, workers, "
+            "unknown key in a run file: {file}: worker: expected stages, executor, ray_address, workers, submit, "
             "found worker [run-file-key-unknown]. Next: did you mean workers?",
         ),
         (
