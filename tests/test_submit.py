@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,9 @@ def bash(*words: object, **options) -> subprocess.CompletedProcess[str]:
 def program(folder: Path, name: str, text: str) -> Path:
     """A program of this name, first on the PATH that is returned."""
     folder.mkdir(exist_ok=True)
-    (folder / name).write_text(f"#!{sys.executable}\n{text}")
+    (folder / name).write_text(
+        f"#!{sys.executable}\nimport sys\nif sys.argv[1:] == ['--help']:\n    sys.exit()\n{text}"
+    )
     (folder / name).chmod(0o755)
     return folder
 
@@ -166,6 +169,28 @@ def test_a_warning_sends_a_job_back_to_the_queue_and_an_end_does_not(tmp_path, n
 @pytest.mark.parametrize("script", ["array.sh", "ray.sh"])
 def test_the_scripts_to_copy_have_the_same_lines(script) -> None:
     assert RUN_COMMAND in (CHECKOUT / "docker/slurm" / script).read_text(encoding="utf-8")
+
+
+def test_the_image_is_built_from_all_packages() -> None:
+    let_in = {
+        line[1:] for line in (CHECKOUT / ".dockerignore").read_text(encoding="utf-8").splitlines() if line[:1] == "!"
+    }
+    packages = {name.split(".")[1] for name in setuptools_packages() if "." in name}
+    assert let_in == packages | {
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "__init__.py",
+        "__main__.py",
+        "cli.py",
+        "py.typed",
+    }
+
+
+def setuptools_packages() -> list[str]:
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
+    packages: list[str] = project["tool"]["setuptools"]["packages"]
+    return packages
 
 
 @pytest.mark.parametrize("script", sorted((CHECKOUT / "docker").rglob("*.sh")), ids=lambda p: p.name)

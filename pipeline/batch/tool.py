@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from shutil import which
 
 from ...storage_schemas.errors import InputError
 from ..storage import Location
@@ -15,13 +14,16 @@ def require_tool(name: str) -> None:
     Raises:
         InputError: it is not installed here.
     """
-    if which(name) is None:
+    quiet = subprocess.DEVNULL
+    try:
+        subprocess.run([name, "--help"], stdin=quiet, stdout=quiet, stderr=quiet, check=False)
+    except OSError as error:
         raise InputError(
             f"{name} is not on this machine",
             code="submit-tool-missing",
             where="--now",
             hint=f"leave out --now, and run what it prints where {name} is",
-        )
+        ) from error
 
 
 def run_script(script: Location) -> None:
