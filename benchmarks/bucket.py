@@ -18,7 +18,10 @@ from unittest import mock
 
 from corpora import take
 from harness import Bench, Cost, Line, cost, pairs, rate, speeds
-from stores import make_shards
+from stores import SMALL_TEACHER, make_shards
+
+#: Of a corpus of many shards: what opening asks for once is then little beside them.
+MANY_SHARD_SIZE = 3
 
 TESTS = Path(__file__).parents[1] / "tests"
 MODEL, IMAGES, SHARD_SIZE, BATCH, SIZE, VIEWS = "timm:efficientnet_lite0", 240, 60, 32, 160, 2
@@ -64,10 +67,18 @@ def _streams(bench: Bench, name: str, own: Path, endpoint: str) -> Iterator[Line
 
     options = {"image_size": SIZE, "batch_size": BATCH, "targets": ("embedding",), "drop_last": False}
     cache = LocalCache(folder=str(own / "copies"), gb=10)
+    take(own / "images", IMAGES, own / "few-images")
+    make_shards(own / "few-images", own / "many-shards", MANY_SHARD_SIZE)
+    _cache(_copy(own / "many-shards", "s3://bench/many-shards"), "s3://bench/many", bench.threads, model=SMALL_TEACHER)
     with (
         Proxy(endpoint).running() as proxy,
         s3_endpoint(proxy.endpoint),
-        TargetStream("s3://bench/shards", "s3://bench/store0", local_cache=cache, **options) as stream,  # type: ignore[arg-type]
+        TargetStream(
+            "s3://bench/many-shards",
+            "s3://bench/many",
+            local_cache=LocalCache(folder=str(own / "few-copies"), gb=10),
+            **options,  # type: ignore[arg-type]
+        ) as stream,
     ):
         for _ in stream:
             pass
@@ -78,7 +89,7 @@ def _streams(bench: Bench, name: str, own: Path, endpoint: str) -> Iterator[Line
         corpus=name,
         ratios=[len(asked) / len(set(asked))],
         at_most=1.2,
-        note=f"{len(proxy.seen)} requests in all, with those of opening; {len(set(asked))} objects of {IMAGES // SHARD_SIZE} shards",
+        note=f"{len(set(asked))} objects of {IMAGES // MANY_SHARD_SIZE} shards; {len(proxy.seen) - len(asked)} requests more to open",
     )
     folder = {"shards": str(own / "shards"), "store": str(own / "store1")}
     with (
@@ -105,7 +116,7 @@ def _epoch(stream: object) -> Cost:
     return cost(read)
 
 
-def _cache(shards: str, store: str, threads: int) -> Cost:
+def _cache(shards: str, store: str, threads: int, model: str = MODEL) -> Cost:
     from teachonce.pipeline.executors.serial import SerialExecutor
     from teachonce.pipeline.runner import run_stage
     from teachonce.stages.cache import plan_cache
@@ -116,7 +127,7 @@ def _cache(shards: str, store: str, threads: int) -> Cost:
 
     stage = plan_cache(
         shards,
-        TeacherConfig(model=MODEL, pretrained="random"),
+        TeacherConfig(model=model, pretrained="random"),
         out=store,
         views=ViewSpec(kind="random_resized_crop", count=VIEWS),
         settings=CacheSettings(targets="embedding", encoding="fp16", batch_size=BATCH),

@@ -102,10 +102,12 @@ class Ledger:
     def plan(self) -> Plan | None:
         """The recorded plan, or None where the stage has never started here."""
         location = self._plan_file
-        if not location.exists():
+        try:
+            data = location.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
             return None
         found = read_sealed(
-            location.read_bytes(),
+            data,
             _PlanFile,
             what="not a plan",
             code="plan-malformed",

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...pipeline.contents import Kind, how_to_shard, kind_of
-from ...pipeline.ledger import Ledger
+from ...pipeline.ledger import Ledger, Plan
 from ...pipeline.storage import Location, RangesInBlocks
 from ...storage_schemas.corpus_history import changed_rows
 from ...storage_schemas.errors import DamagedError, InputError
@@ -119,6 +119,11 @@ class ShardSet:
         names = [state.ledger(number) for number, state in enumerate(self._present.states, 1)]
         return [Ledger(self.location, name) for name in names]
 
+    @cached_property
+    def _plans(self) -> dict[str, Plan]:
+        """By ledger. They do not change once they are there."""
+        return {ledger.stage: plan for ledger in self.ledgers if (plan := ledger.plan()) is not None}
+
     def ledger_of(self, shard: int) -> Ledger:
         """The ledger of whatever wrote a shard last."""
         states = self._present.states
@@ -142,7 +147,8 @@ class ShardSet:
         Raises:
             DamagedError: it is not there.
         """
-        receipt = self.ledger_of(shard).receipt(shard_name(shard))
+        ledger = self.ledger_of(shard)
+        receipt = ledger.receipt(shard_name(shard), self._plans.get(ledger.stage))
         if receipt is None:
             raise DamagedError(
                 "a shard has no receipt",

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from teachonce.pipeline.places import copies as copies_module
 from teachonce.pipeline.storage import Copies, Location, s3_endpoint
+from teachonce.stages.corpora.shards import ShardSet
 from teachonce.stages.pairs.local_copies import LocalCache
 from teachonce.stages.pairs.stream import TargetStream
 from teachonce.storage_schemas.errors import DamagedError, InputError
@@ -143,6 +144,7 @@ def test_a_far_file_that_changed_is_not_kept(far, tmp_path):
 
 KILLED = """
 import json, sys
+from teachonce.stages.corpora.shards import ShardSet
 from teachonce.stages.pairs.local_copies import LocalCache
 from teachonce.stages.pairs.stream import TargetStream
 root, folder, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
@@ -188,3 +190,19 @@ def test_what_is_no_folder_of_this_machine(pair, bucket, tmp_path):
         with pytest.raises(InputError) as error:
             epochs(pair, LocalCache(folder=folder, gb=1))
         assert (error.value.code, str(error.value.found)) == ("local-cache-not-here", folder)
+
+
+def test_rows_that_are_read_in_order_come_in_blocks(far):
+    """As `cache` and `evaluate` read them, without copies."""
+    proxy, root = far
+    shards = ShardSet.open(root / "shards")
+    found = []
+    for in_order in (True, False):
+        reader = shards.reader(0, in_order=in_order)
+        rows = [int(row) for row in reader.index["row"]]
+        proxy.seen.clear()
+        images = [reader.read(row) for row in rows]
+        found.append((images, sum(seen.path.endswith(".tar") for seen in proxy.seen)))
+    (blocks, once), (ranges, each) = found
+    assert blocks == ranges
+    assert (once, each) == (1, len(rows))
