@@ -27,6 +27,14 @@ class ExecutorSettings:
         None, group=WHERE, help="Join this Ray cluster: `auto` or HOST:PORT. Without it, Ray starts here."
     )
     workers: int | None = setting(None, least=1, default_text="what fits", group=WHERE, help="Worker processes on Ray.")
+    unit_timeout: float | None = setting(
+        None,
+        above=0.0,
+        unit="SECONDS",
+        default_text="none",
+        group=WHERE,
+        help="On Ray: a worker that takes longer with one shard is killed; the shard is tried 4 times, then it has failed.",
+    )
     grace: float = setting(
         60.0,
         least=0.0,
@@ -66,9 +74,16 @@ class ExecutorSettings:
         if self.executor == "ray":
             from ..pipeline.executors.ray import RayExecutor
 
-            return RayExecutor(address=self.ray_address, workers=self.workers)
+            return RayExecutor(address=self.ray_address, workers=self.workers, unit_timeout=self.unit_timeout)
         if self.ray_address is not None:
             raise InputError("--ray-address needs --executor ray", code="option-needs-another", where=self.ray_address)
+        if self.unit_timeout is not None:
+            raise InputError(
+                "a time limit for a unit needs --executor ray",
+                code="option-needs-another",
+                where="--unit-timeout",
+                found=f"{self.unit_timeout:g}",
+            )
         if self.workers not in (None, 1):
             raise InputError(
                 "several workers need --executor ray",

@@ -52,7 +52,7 @@ class Worker:
         An error in opening the stage, or of this process or its device, is raised: every other unit would fail by it too.
         So is a stop that was asked for, which is no failure.
         """
-        self._open()
+        self.open()
         try:
             return self.attempt(unit)
         except (WorkerError, Stopped):
@@ -63,7 +63,7 @@ class Worker:
     def attempt(self, unit: Unit, *, commit: bool = True) -> Outcome:
         """Do one unit, and commit it unless another process that does the same unit will. Failures are raised."""
         timer = Timer(lambda samples: self._at(unit.key, samples))
-        receipt = self._open()(unit, timer)
+        receipt = self.open()(unit, timer)
         if isinstance(receipt, Seen):
             return Outcome(key=unit.key, rows=receipt.rows, seen=receipt.content)
         if commit:
@@ -82,7 +82,7 @@ class Worker:
         """Whether the stage is opened, so that units are at work."""
         return self._run_unit is not None
 
-    def _open(self) -> RunUnit:
+    def open(self) -> RunUnit:
         """The stage, opened once. Not when the worker is made: Ray would wrap an error there in one of its own."""
         with self._opening:
             if self._run_unit is None:

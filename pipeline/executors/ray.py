@@ -8,24 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice
 from typing import Any
 
-from ...storage_schemas.errors import InputError, StorageError, TeachonceError
+from ...storage_schemas.errors import InputError
 from ..board import Board
 from ..ledger import Ledger
 from ..sockets import folder_for_sockets
 from ..storage import handed_on
 from ..types import Stage, Unit
 from ..worker import Outcome
+from .dispatch import Dispatch
 from .head import ClusterEnded, RayHead, is_reachable
 from .native_stderr import last_lines, put_back, set_aside
-from .worker_group import RayWorker, WorkerGroup
+from .unit_queue import UnitQueue
+from .worker_group import RayWorker
 
 #: Ray's settings, unless the user's environment has others. Ray reads some of it as it is imported, so this module
 #: sets it first; nothing else in the package imports Ray.
@@ -42,9 +42,6 @@ _CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 #: Bytes of /ray/session_2026-01-01_12-00-00_123456_4194304/sockets/plasma_store, and some more.
 _SOCKET_BELOW = 70
-
-#: How often Ray restarts a unit whose worker process died (out of memory, a killed node) before it counts as failed.
-RETRIES_AFTER_A_DEAD_WORKER = 3
 
 
 def connect(address: str | None) -> None:
@@ -153,10 +150,12 @@ class RayExecutor:
     Attributes:
         address: None for a Ray of our own on this machine, `auto`, or a cluster's address.
         workers: number of actors; None takes what the cluster's CPUs and GPUs allow.
+        unit_timeout: seconds that a unit may take before its worker is killed; None for any time.
     """
 
     address: str | None = None
     workers: int | None = None
+    unit_timeout: float | None = None
 
     def map(self, stage: Stage, ledger: Ledger, units: Iterable[Unit], board: Board) -> Iterator[Outcome]:
         """Outcomes as units finish; at most workers x units_at_once units are in flight."""
@@ -173,39 +172,34 @@ class RayExecutor:
             num_gpus=needs.gpus,
             scheduling_strategy="SPREAD",
             max_concurrency=needs.units_at_once + 1,  # one more to report
-            max_restarts=-1,
-            max_task_retries=RETRIES_AFTER_A_DEAD_WORKER,
         )
-        # Class vectors may be in a stage: as arguments that actors start with, Ray would warn that they cannot restart.
+        # In a list, so that Ray does not fetch them before the call. Class vectors may be in a stage.
         given = [ray.put((stage, ledger))]
-        pending = iter(units)
-        slots = list(islice(pending, count * needs.units_at_once))
-        worker_group = WorkerGroup([actor_class.remote() for _ in range(min(count, len(slots)))], start, board)
-        in_flight: dict[Any, tuple[Any, Unit]] = {}
 
-        def send(actor: Any, unit: Unit) -> None:
-            in_flight[actor.run.remote(given, unit)] = (actor, unit)
+        def start_one() -> tuple[Any, Any]:
+            actor = actor_class.remote()
+            return actor, actor.open.remote(given)
 
-        for actor, unit in zip(cycle(worker_group.actors), slots, strict=False):
-            send(actor, unit)
-        head = RayHead(ray.get_runtime_context().gcs_address)
+        dispatch = Dispatch(
+            start_one,
+            ledger,
+            UnitQueue(units),
+            workers=count,
+            units_at_once=needs.units_at_once,
+            unit_timeout=self.unit_timeout,
+            head=RayHead(ray.get_runtime_context().gcs_address),
+            what=start,
+            board=board,
+        )
         try:
-            while in_flight:
-                ready, _ = ray.wait(list(in_flight), num_returns=1, timeout=worker_group.seconds_between_reports)
-                for reference in ready:
-                    actor, unit = in_flight.pop(reference)
-                    yield _outcome(ray, reference, ledger, unit, head)
-                    for unit in islice(pending, 1):
-                        send(actor, unit)
-                worker_group.collect_reports(in_flight.values())
-                head.look()
-            worker_group.collect_last_reports()
+            yield from dispatch.outcomes()
+            dispatch.group.collect_last_reports()
         except ClusterEnded:
             raise  # no worker is left to end
         except BaseException:
-            worker_group.kill_all()
+            dispatch.group.kill_all()
             raise
-        worker_group.kill_all()
+        dispatch.group.kill_all()
 
 
 def start_note(address: str | None) -> str:
@@ -220,52 +214,6 @@ def wait_note(workers: int, cpus: float) -> str:
         if workers > 1
         else f"starting a worker with {needs} on Ray"
     )
-
-
-def _outcome(ray: Any, reference: Any, ledger: Ledger, unit: Unit, head: RayHead) -> Outcome:
-    try:
-        return ray.get(reference)  # type: ignore[no-any-return]
-    except ray.exceptions.RayTaskError as error:
-        cause = error.cause if isinstance(error.cause, Exception) else error
-        if isinstance(cause, TeachonceError) and not isinstance(cause, StorageError):
-            raise cause from error  # opening the stage failed: so will every other worker
-        reason, code = f"{type(cause).__name__}: {cause}", None
-    except ray.exceptions.RayError as error:
-        head.check()
-        death = _death(error)
-        cause, reason, code = error, str(death), death.code
-    ledger.fail(unit.key, reason, str(cause), code)
-    return Outcome(key=unit.key, rows=unit.rows, error=reason, code=code)
-
-
-#: What Ray says of a worker that it ended itself since its node's memory was nearly full; of one that the system ended it says nothing.
-_SHORT_OF_MEMORY = ("ran out of memory", "low on memory", "OUT_OF_MEMORY")
-
-
-def _death(error: Exception) -> TeachonceError:
-    """The error for a unit whose worker died each time, in one line; Ray's own message fills a page."""
-    text = str(error)
-    if "OutOfMemory" in type(error).__name__ or any(words in text for words in _SHORT_OF_MEMORY):
-        return TeachonceError(
-            "its node ran out of memory",
-            code="node-out-of-memory",
-            hint="use fewer --workers, then run the same command again",
-        )
-    return TeachonceError(
-        f"its worker process ended unforeseen {RETRIES_AFTER_A_DEAD_WORKER + 1} times (killed, or crashed)",
-        code="worker-died",
-        found=_reason(error),
-        hint="use fewer --workers if memory is short, then run the same command again",
-    )
-
-
-def _reason(error: Exception) -> str:
-    """What Ray knows of a death: the kind of end of the process, and the first sentence about it."""
-    found = re.search(r"Worker exit type: (\w+) Worker exit detail: ([^.\n]*)", str(error))
-    if found is not None:
-        return f"{found[1]}: {found[2]}"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1] if lines else ''}"
 
 
 def room() -> list[tuple[float, float]]:

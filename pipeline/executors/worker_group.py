@@ -5,13 +5,13 @@ Counts and lines only: a report is some hundred bytes, requested by the driver s
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
-import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ...storage_schemas.errors import WorkerLost
@@ -54,7 +54,7 @@ class Report:
 
 
 class RayWorker:
-    """The actor: a worker that reports. Its stage comes with its first unit."""
+    """The actor: a worker that reports."""
 
     def __init__(self) -> None:
         lean_imports.install()
@@ -62,37 +62,48 @@ class RayWorker:
         self._stderr = sys.stderr = CapturedStderr()
         self._samples: dict[str, int] = {}
         self._worker: Worker | None = None
-        self._making = threading.Lock()
 
-    def run(self, given: Sequence[Any], unit: Unit) -> Outcome:
-        """Do one unit. `given` holds a reference to (stage, ledger): in a list, so that Ray does not fetch them for each unit."""
+    def open(self, given: Sequence[Any]) -> str:
+        """Open the stage; returns the id of the node. `given` holds a reference to (stage, ledger)."""
         import ray
 
-        with self._making:
-            if self._worker is None:
-                stage, ledger = ray.get(given[0])
-                assign_cores(_share_of_cores(stage.resources))
-                self._worker = Worker(stage, ledger, self._at)
+        stage, ledger = ray.get(given[0])
+        assign_cores(_share_of_cores(stage.resources))
+        worker = Worker(stage, ledger, self._at)
+        with _process_ends_if_lost():
+            worker.open()
+        self._worker = worker
+        return str(ray.get_runtime_context().get_node_id())
+
+    def run(self, unit: Unit) -> Outcome:
+        """Do one unit, once the stage is open."""
+        assert self._worker is not None
         self._samples.pop(unit.key, None)
         self._at(unit.key, 0)
         while len(self._samples) > _UNITS_REMEMBERED:
             self._samples.pop(next(iter(self._samples)), None)
-        try:
+        with _process_ends_if_lost():
             return self._worker.run(unit)
-        except WorkerLost as error:
-            print(error, file=sys.__stderr__, flush=True)  # Ray's log: no report comes after it
-            os._exit(1)  # Ray starts another process in its place, which may go on
 
     def report(self) -> Report:
         return Report(
             process=f"process {os.getpid()} on {socket.gethostname()}",
-            is_open=self._worker is not None and self._worker.is_open,
+            is_open=self._worker is not None,
             samples=dict(self._samples),
             lines=self._stderr.take(),
         )
 
     def _at(self, key: str, samples: int) -> None:
         self._samples[key] = samples
+
+
+@contextlib.contextmanager
+def _process_ends_if_lost() -> Iterator[None]:
+    try:
+        yield
+    except WorkerLost as error:
+        print(error, file=sys.__stderr__, flush=True)  # Ray's log: no report comes after it
+        os._exit(1)  # another process in its place may go on
 
 
 def _share_of_cores(needs: Resources) -> int:
@@ -106,85 +117,110 @@ def _share_of_cores(needs: Resources) -> int:
     return max(needs.cpus, int(share))
 
 
+@dataclass(eq=False)
+class Seat:
+    """A worker's place in the group, whatever process takes it.
+
+    Attributes:
+        actor: a handle of `RayWorker`; None once it was given up.
+        opening: Ray's reference to what `open` gives; None when it is done.
+        node: the id of its node, from then on.
+        at_work: units by Ray's references to their outcomes, each with the time by the monotonic clock at which it was sent.
+        is_alone: whether its unit is one that may have ended a process before: it gets no other meanwhile.
+        deaths: of processes in a row, without a unit finished.
+        early_deaths: of those in a row that came before the stage was open.
+    """
+
+    actor: Any
+    opening: Any
+    node: str | None = None
+    at_work: dict[Any, tuple[Unit, float]] = field(default_factory=dict)
+    is_alone: bool = False
+    deaths: int = 0
+    early_deaths: int = 0
+
+    @property
+    def is_open(self) -> bool:
+        return self.actor is not None and self.opening is None
+
+
 class WorkerGroup:
     """In the driver: the actors, and their latest reports.
 
     Args:
-        actors: handles of `RayWorker`.
+        seats: one for each worker.
         what: the note on how they start, until the first report.
     """
 
-    def __init__(self, actors: Sequence[Any], what: str, board: Board) -> None:
-        self.actors = actors
+    def __init__(self, seats: Sequence[Seat], what: str, board: Board) -> None:
+        self.seats = seats
         self._what, self._board = what, board
-        self._requested: dict[Any, int] = {}
-        self._last: dict[int, Report] = {}
+        self._requested: dict[Any, tuple[Seat, Any]] = {}
+        self._last: dict[Seat, Report] = {}
         self._lines: set[str] = set()
         self._next_round = 0.0
 
     @property
     def seconds_between_reports(self) -> float:
-        return max(SECONDS_BETWEEN_REPORTS, len(self.actors) / REPORTS_A_SECOND)
+        return max(SECONDS_BETWEEN_REPORTS, len(self.seats) / REPORTS_A_SECOND)
 
-    def collect_reports(self, at_work: Iterable[tuple[Any, Unit]]) -> None:
-        """Take the reports that have come, and request new ones, if it is time. Waits for none.
-
-        Args:
-            at_work: (actor, unit) of all units that have no outcome yet.
-        """
+    def collect_reports(self) -> None:
+        """Take the reports that have come, and request new ones, if it is time. Waits for none."""
         now = time.monotonic()
         if now < self._next_round:
             return
         self._next_round = now + self.seconds_between_reports
-        units: dict[int, list[str]] = {}
-        for actor, unit in at_work:
-            units.setdefault(self.actors.index(actor), []).append(unit.key)
-        self._collect(units, seconds=0)
+        self._collect(seconds=0)
         self._request()
         if not self._last:
             self._board.starting(self._what)
         elif not any(report.is_open for report in self._last.values()):
-            many = f"{len(self.actors)} workers" if len(self.actors) > 1 else "a worker"
+            many = f"{len(self.seats)} workers" if len(self.seats) > 1 else "a worker"
             self._board.starting(f"loading what it needs in {many}")
 
     def collect_last_reports(self) -> None:
         """What workers wrote after their last report, once their work is done."""
-        self._collect({}, seconds=0)
-        self._request()
-        self._collect({}, seconds=LAST_REPORT_SECONDS)
+        self._collect(seconds=0)
+        self._requested = {r: (seat, actor) for r, (seat, actor) in self._requested.items() if seat.is_open}
+        self._request(only_open=True)
+        self._collect(seconds=LAST_REPORT_SECONDS)
 
     def kill_all(self) -> None:
         """End all workers, whatever they do."""
         import ray
 
-        for actor in self.actors:
-            ray.kill(actor)
+        for seat in self.seats:
+            if seat.actor is not None:
+                ray.kill(seat.actor)
 
-    def _request(self) -> None:
-        for index in set(range(len(self.actors))) - set(self._requested.values()):
-            self._requested[self.actors[index].report.remote()] = index
+    def _request(self, *, only_open: bool = False) -> None:
+        requested = {id(actor) for _, actor in self._requested.values()}
+        for seat in self.seats:
+            if seat.actor is not None and id(seat.actor) not in requested and (seat.is_open or not only_open):
+                self._requested[seat.actor.report.remote()] = seat, seat.actor
 
-    def _collect(self, units: Mapping[int, Sequence[str]], seconds: float) -> None:
+    def _collect(self, seconds: float) -> None:
         import ray
 
+        self._requested = {r: (seat, actor) for r, (seat, actor) in self._requested.items() if seat.actor is actor}
         if not self._requested:
             return
         ready, _ = ray.wait(list(self._requested), num_returns=len(self._requested), timeout=seconds)
         for reference in ready:
-            index = self._requested.pop(reference)
+            seat, _ = self._requested.pop(reference)
             try:
                 report: Report = ray.get(reference)
             except ray.exceptions.RayError:
-                continue  # its process died; its units fail, if it does not start again
-            self._take(index, report, units.get(index, ()))
+                continue  # its process died, which its units show too
+            self._take(seat, report)
 
-    def _take(self, index: int, report: Report, keys: Sequence[str]) -> None:
-        last = self._last.get(index)
+    def _take(self, seat: Seat, report: Report) -> None:
+        last = self._last.get(seat)
         if last is not None and last.process != report.process:
             self._board.say(f"a worker ended unforeseen ({last.process}); its work was begun anew")
-        self._last[index] = report
-        for key in keys:
-            self._board.at(key, report.samples.get(key, 0))
+        self._last[seat] = report
+        for unit, _ in seat.at_work.values():
+            self._board.at(unit.key, report.samples.get(unit.key, 0))
         for line in report.lines:
             # All workers print the same; once is enough.
             if line not in self._lines and len(self._lines) < _MOST_LINES:

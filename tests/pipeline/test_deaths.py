@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from ray.core.generated.common_pb2 import ActorDiedErrorContext
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RaySystemError
-from teachonce.pipeline.executors.ray import _death
+from teachonce.pipeline.executors.deaths import Death
+
+
+def _death(error: Exception):
+    return Death.of(error).of_unit(4)
 
 
 def _died(message: str) -> ActorDiedError:

@@ -1,0 +1,137 @@
+"""A real Ray cluster of three nodes with addresses of their own: the bytes of a serial run, also where nodes and drivers are lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="session")
+def three_nodes(load_module):
+    """The cluster, which the tests here share."""
+    module = load_module("three_nodes", HERE / "three_nodes.py")
+    if lack := module.why_not():
+        pytest.skip(lack)
+    folder = sys.modules["shared"].share("nodes", [sys.executable, HERE / "three_nodes.py", "FOLDER"], ready="built")
+    printed = (folder / "printed").read_text()
+    assert "not built" not in printed, printed
+    return module.ThreeNodes(folder)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    rng = np.random.default_rng(1)
+    for i in range(60):
+        pixels = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((150, 100), Image.Resampling.BICUBIC).save(folder / f"{i:03d}.png")
+    return folder
+
+
+def shard(corpus: Path, out: Path) -> list[object]:
+    return ["shard", corpus, "--name", "c", "--shard-size", 5, "--out", out]
+
+
+def cache(shards: Path, out: Path) -> list[object]:
+    teacher = ["--teacher", "timm:test_vit", "--teacher-pretrained", "random"]
+    return ["cache", shards, *teacher, "--views", 2, "--threads", 1, "--batch-size", 1, "--out", out]
+
+
+@pytest.fixture(scope="module")
+def serial(corpus, python, tmp_path_factory) -> Path:
+    """A folder with `shards` and `targets` of a run in one process."""
+    folder = tmp_path_factory.mktemp("serial")
+    for words in (shard(corpus, folder / "shards"), cache(folder / "shards", folder / "targets")):
+        done = python.run("-W", "ignore", "-m", "teachonce", *words, "--executor", "serial")
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def start(three_nodes, tmp_path):
+    """A command on the head's node, with a worker for each node; what it writes is in the file `errors`."""
+    drivers = []
+
+    def one(words: list[object]) -> subprocess.Popen[bytes]:
+        address = ["--ray-address", three_nodes.address, "--workers", 3]
+        command = [*three_nodes.inside(0), sys.executable, "-W", "ignore", "-m", "teachonce", *words, *address]
+        with (tmp_path / "errors").open("a") as errors:
+            drivers.append(subprocess.Popen([str(word) for word in command], stderr=errors, stdout=errors))
+        return drivers[-1]
+
+    yield one
+    for driver in drivers:
+        driver.kill()
+        driver.wait()
+
+
+@pytest.fixture
+def wait_for(tmp_path):
+    """Wait until something is so, while a driver runs."""
+
+    def one(condition, driver) -> None:
+        while not condition():
+            assert driver.poll() is None, (tmp_path / "errors").read_text()
+            time.sleep(0.02)
+
+    return one
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and "timings" not in p.parts
+    }
+
+
+def test_three_nodes_make_the_same_bytes_as_one_process(start, serial, corpus, tmp_path):
+    for words, name in (
+        (shard(corpus, tmp_path / "shards"), "shards"),
+        (cache(serial / "shards", tmp_path / "t"), "t"),
+    ):
+        assert start(words).wait() == 0, (tmp_path / "errors").read_text()
+        assert tree(tmp_path / name) == tree(serial / ("shards" if name == "shards" else "targets"))
+
+
+@pytest.mark.parametrize("fault", ["killed", "cut off"])
+def test_a_node_is_lost_in_the_middle(fault, three_nodes, start, wait_for, serial, tmp_path):
+    """Its worker is halted first, so that it has work at hand for certain. Cut off, it goes on once all is done: too late to harm."""
+    node = 1
+    driver = start(cache(serial / "shards", tmp_path / "t"))
+    receipts = tmp_path / "t" / "ledger" / "cache" / "receipts"
+    wait_for(lambda: any(receipts.glob("0*.json")) and three_nodes.workers(node), driver)
+    workers = three_nodes.workers(node)
+    for worker in workers:
+        os.kill(worker, signal.SIGSTOP)
+    (three_nodes.kill if fault == "killed" else three_nodes.cut_off)(node)
+    assert driver.wait() == 0, (tmp_path / "errors").read_text()
+    assert tree(tmp_path / "t") == tree(serial / "targets")
+    for worker in workers:
+        os.kill(worker, signal.SIGCONT)
+    time.sleep(3 if fault == "cut off" else 0)
+    assert tree(tmp_path / "t") == tree(serial / "targets")
+    three_nodes.restart(node)
+
+
+def test_the_driver_is_killed_and_run_again(start, wait_for, serial, tmp_path):
+    words = cache(serial / "shards", tmp_path / "t")
+    receipts = tmp_path / "t" / "ledger" / "cache" / "receipts"
+    driver = start(words)
+    wait_for(lambda: any(receipts.glob("0*.json")), driver)
+    driver.kill()
+    driver.wait()
+    assert start(words).wait() == 0, (tmp_path / "errors").read_text()
+    assert tree(tmp_path / "t") == tree(serial / "targets")
