@@ -34,6 +34,11 @@ class Death:
         memory = "OutOfMemory" in type(error).__name__ or any(words in text for words in _SHORT_OF_MEMORY)
         return Death(found=_reason(error), of_memory=memory)
 
+    @property
+    def how(self) -> str:
+        """In words, for a line that begins with "a worker"."""
+        return "ended unforeseen" if self.after_seconds is None else "was killed for --unit-timeout"
+
     def of_unit(self, times: int) -> TeachonceError:
         """The error for a unit whose workers ended so many times."""
         if self.after_seconds is not None:

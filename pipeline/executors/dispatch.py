@@ -134,9 +134,10 @@ class Dispatch:
         nodes = {node["NodeID"] for node in ray.nodes() if node["Alive"]} if suspects is None else set()
         if suspects is None:
             suspects = set(seat.at_work) if seat.node in nodes else set()
+        self.group.tell_of_end(seat, death.how)
         at_work, seat.at_work, seat.is_alone = seat.at_work, {}, False
         seat.deaths += 1
-        seat.early_deaths += not seat.is_open and seat.node is None
+        seat.early_deaths += not seat.is_open
         for reference, (unit, _) in at_work.items():
             self._board.at(unit.key, 0)
             if reference not in suspects:

@@ -185,6 +185,12 @@ class WorkerGroup:
         self._request(only_open=True)
         self._collect(seconds=LAST_REPORT_SECONDS)
 
+    def tell_of_end(self, seat: Seat, how: str) -> None:
+        """A line for people: the process of a seat has ended, if it ever reported."""
+        report = self._last.pop(seat, None)
+        if report is not None:
+            self._board.say(f"a worker {how} ({report.process}); its work was begun anew")
+
     def kill_all(self) -> None:
         """End all workers, whatever they do."""
         import ray
@@ -215,9 +221,6 @@ class WorkerGroup:
             self._take(seat, report)
 
     def _take(self, seat: Seat, report: Report) -> None:
-        last = self._last.get(seat)
-        if last is not None and last.process != report.process:
-            self._board.say(f"a worker ended unforeseen ({last.process}); its work was begun anew")
         self._last[seat] = report
         for unit, _ in seat.at_work.values():
             self._board.at(unit.key, report.samples.get(unit.key, 0))
