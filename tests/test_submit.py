@@ -11,6 +11,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -169,6 +170,34 @@ def test_a_warning_sends_a_job_back_to_the_queue_and_an_end_does_not(tmp_path, n
 @pytest.mark.parametrize("script", ["array.sh", "ray.sh"])
 def test_the_scripts_to_copy_have_the_same_lines(script) -> None:
     assert RUN_COMMAND in (CHECKOUT / "docker/slurm" / script).read_text(encoding="utf-8")
+
+
+def test_the_manifests_to_copy_are_what_kubernetes_knows() -> None:
+    validate = pytest.importorskip("kubernetes_validate").validate
+    folder = CHECKOUT / "docker" / "kubernetes"
+    job = yaml.safe_load((folder / "indexed-job.yaml").read_text(encoding="utf-8"))
+    validate(job, "1.33", strict=True)
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert f"--slice=$(JOB_COMPLETION_INDEX)/{job['spec']['completions']}" in container["args"]
+    ray = yaml.safe_load((folder / "rayjob.yaml").read_text(encoding="utf-8"))
+    cluster = ray["spec"]["rayClusterSpec"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        validate({"apiVersion": "v1", "kind": "Pod", **group["template"]}, "1.33", strict=True)
+    for command in (container["args"], shlex.split(ray["spec"]["entrypoint"])[1:]):
+        words = [word.replace("$(JOB_COMPLETION_INDEX)", "0") for word in command]
+        main.commands[words[0]].make_context(words[0], words[1:], parent=click.Context(main))
+
+
+def test_compose_has_one_name_for_everything() -> None:
+    file = yaml.safe_load((CHECKOUT / "docker" / "compose.yaml").read_text(encoding="utf-8"))
+    services = file["services"]
+    assert sorted(services) == ["bucket", "head", "s3", "worker"]
+    assert {name for service in services.values() for name in service.get("depends_on", ())} <= services.keys()
+    node = services["worker"]
+    build = (CHECKOUT / "docker" / node["build"]["context"]).resolve()
+    assert (build, (build / node["build"]["dockerfile"]).is_file()) == (CHECKOUT, True)
+    assert "--address=head:6379" in node["command"]
+    assert "--port=6379" in services["head"]["command"]
 
 
 def test_the_image_is_built_from_all_packages() -> None:
