@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -47,15 +48,21 @@ def distill(
     SHARDS is the folder that `teachonce shard` wrote, STORE the target store that `teachonce cache` made from it.
     """
     request = StudentRequest.of(**student)
+    launched = executor.launched
     if several.seeds is None and several.students is None:
-        with driving(out, "distill", (shards, store)):
+        if launched is not None and not launched.is_first:
+            from ..pipeline.storage import Location
+
+            launched.follow(lambda: _plan(request, shards, store, out, executor), Location.of(out), executor.grace)
+            return
+        with nullcontext() if launched is None else launched.leading(), driving(out, "distill", (shards, store)):
             _one(request, shards, store, out, executor, as_json)
         return
-    if executor.elsewhere:
+    if executor.elsewhere or launched is not None:
         raise InputError(
             "several students are trained in one process",
             code="students-in-one-process",
-            where="--executor" if executor.executor == "ray" else "--workers",
+            where="torchrun" if launched is not None else "--executor" if executor.executor == "ray" else "--workers",
             hint="leave it out, or train each student with a command of its own",
         )
     form = "distill --seeds" if several.students is None else "distill --students"
@@ -124,7 +131,7 @@ def _plan(
         options=request.options,
         settings=request.settings,
         compute=training_compute(request.compute, elsewhere=executor.elsewhere),
-        workers=executor.workers or 1,
+        workers=executor.processes,
         group=group,
     )
 

@@ -13,6 +13,7 @@ from ..storage_schemas.errors import InputError
 from .command import WHERE
 
 if TYPE_CHECKING:
+    from ..pipeline.executors.launched import Launched
     from ..pipeline.runner import Executor
     from ..pipeline.slices import Slice
     from ..pipeline.types import Resources
@@ -181,10 +182,42 @@ class TrainingExecutorSettings(SerialByDefault):
     def elsewhere(self) -> bool:
         return super().elsewhere or (self.workers or 1) > 1
 
+    @property
+    def processes(self) -> int:
+        """How many train one student together."""
+        launched = self.launched
+        return (self.workers or 1) if launched is None else launched.size
+
+    @property
+    def launched(self) -> Launched | None:
+        """This process among those that torchrun has started; None where it started none.
+
+        Raises:
+            InputError: an option says otherwise where work runs.
+        """
+        from ..pipeline.executors.launched import Launched, refuse
+
+        launched = Launched.here()
+        if launched is not None:
+            if self.workers is not None:
+                refuse("--workers", self.workers)
+            if self.executor == "ray":
+                refuse("--executor", self.executor)
+            if self.ray_address is not None:
+                refuse("--ray-address", self.ray_address)
+        return launched
+
     def make(self) -> Executor:
+        from ..pipeline import stopping
+
+        launched = self.launched
+        if launched is not None:
+            from ..pipeline.executors.torchrun import TorchrunExecutor
+
+            stopping.arm(self.grace)
+            return TorchrunExecutor(launched=launched)
         if self.workers is None or self.workers == 1:
             return super().make()
-        from ..pipeline import stopping
         from ..pipeline.executors.ray_train import RayTrainExecutor
 
         stopping.arm(0)

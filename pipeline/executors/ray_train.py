@@ -11,7 +11,6 @@ import io
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -28,15 +27,11 @@ from ..storage import Location
 from ..terminal import one_line_warnings
 from ..types import Stage, Unit
 from ..worker import Outcome, Worker, failed
+from .process_group import LOOPBACK, WAIT_SECONDS, lost_contact, stay_on_loopback
 from .ray import connect, disconnect, place, room, start_note, wait_note
 
 #: How often a unit starts again, from what its stage kept, after one of its processes died.
 RESTARTS_AFTER_A_DEAD_WORKER = 3
-
-#: How long ranks wait for one that measures or writes alone. One that dies is noticed at once, in other ways.
-WAIT_SECONDS = 6 * 3600
-
-_LOOPBACK = "127.0.0.1"
 
 #: Until the first note on waiting for a cluster that may have no room.
 NOTE_AFTER_SECONDS = 60.0
@@ -149,9 +144,9 @@ def _process_group(address: str | None, *, gpus: bool) -> tuple[Any, object]:
 
     if address is not None:
         return TorchConfig(timeout_s=WAIT_SECONDS), None
-    listener = socket.create_server((_LOOPBACK, 0))
+    listener = socket.create_server((LOOPBACK, 0))
     port = listener.getsockname()[1]
-    store = TCPStore(_LOOPBACK, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
+    store = TCPStore(LOOPBACK, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
 
     class OnLoopback(TorchConfig().backend_cls):  # type: ignore[misc]
         def on_start(self, worker_group: Any, backend_config: object) -> None:
@@ -172,10 +167,9 @@ def _join(port: int, rank: int, size: int, gpus: bool) -> None:
     """In each process on one machine: become a rank of the group that meets at `port`."""
     from torch.distributed import TCPStore, init_process_group  # type: ignore[attr-defined]
 
-    for library in ("GLOO", "NCCL"):
-        os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
+    stay_on_loopback()
     patience = timedelta(seconds=WAIT_SECONDS)
-    store = TCPStore(_LOOPBACK, port, is_master=False, wait_for_workers=False, timeout=patience)
+    store = TCPStore(LOOPBACK, port, is_master=False, wait_for_workers=False, timeout=patience)
     init_process_group("nccl" if gpus else "gloo", store=store, rank=rank, world_size=size, timeout=patience)
 
 
@@ -257,8 +251,7 @@ def _decisive_error(error: Exception) -> Exception:
 
 def _is_death(error: Exception) -> bool:
     """Whether a process or its machine died, or this one lost contact to it, rather than raised an error of its own."""
-    lost = isinstance(error, RuntimeError) and any(n in str(error) for n in ("gloo", "NCCL", "c10d"))
-    return lost or _is_ray_error(error)
+    return lost_contact(error) or _is_ray_error(error)
 
 
 def _is_ray_error(error: Exception) -> bool:

@@ -150,6 +150,21 @@ def distill(folder: Path, out: str, unit_options: dict[str, Any], stop_after: in
     Worker(stage, ledger).attempt(Unit(key="student", rows=stage.samples), commit=first)
 
 
+def stop(folder: Path, *, asked: list[int | None]) -> None:
+    """Steps until all leave off; each rank is asked as the step begins that `asked` names for it."""
+    from teachonce.pipeline import stopping
+    from teachonce.stages.training.common_stop import CommonStop
+
+    ranks = Ranks.here()
+    common, steps = CommonStop(ranks), 0
+    while not common.is_due():
+        if asked[ranks.rank] == steps:
+            stopping.ask(f"SIG{'TERM' if ranks.rank else 'USR1'}")
+        steps += 1
+        assert steps < 50
+    keep(folder, facts=[steps, stopping.asked()])
+
+
 def keep(folder: Path, facts: Any = None, tensors: dict[str, torch.Tensor] | None = None) -> None:
     """Leave what this rank found."""
     import safetensors.torch
