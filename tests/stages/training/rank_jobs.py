@@ -154,6 +154,7 @@ def stop(folder: Path, *, asked: list[int | None]) -> None:
     """Steps until all leave off; each rank is asked as the step begins that `asked` names for it."""
     from teachonce.pipeline import stopping
     from teachonce.stages.training.common_stop import CommonStop
+    from teachonce.stages.training.ranks import Ranks
 
     ranks = Ranks.here()
     common, steps = CommonStop(ranks), 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -105,7 +106,8 @@ def test_stopped_killed_and_resumed_it_ends_with_the_bytes_of_undisturbed_ranks(
     os.kill(ranks_of(process)[1], signal.SIGUSR1)  # to one: they agree
     assert process.wait(300) != 0
     assert said(tmp_path)[-1] == "Stopped by SIGUSR1. What was finished is kept; the same command resumes."
-    assert (tmp_path / "stderr").read_text().count("exitcode  : 75") == 2
+    codes = re.findall(r"exitcode +: (\S+)", (tmp_path / "stderr").read_text())
+    assert set(codes) == {"75"}
     at = saved(out)
     assert at >= 20
     process = start()
