@@ -82,24 +82,25 @@ class Launched:
     @functools.cached_property
     def _store(self) -> Any:
         """Where all meet: torchrun's store, or one that the first rank opens."""
-        import torch.distributed as dist
+        from torch import distributed
 
+        torch_distributed: Any = distributed
         patience = timedelta(seconds=WAIT_SECONDS)
-        store, _, _ = next(iter(dist.rendezvous("env://", self.rank, self.size, timeout=patience)))  # type: ignore[no-untyped-call]
+        store, _, _ = next(torch_distributed.rendezvous("env://", self.rank, self.size, timeout=patience))
         return store
 
     def join(self, *, gpus: bool) -> None:
         """Become a rank of torch.distributed; waits for all others."""
         import torch
-        import torch.distributed as dist
+        from torch.distributed import PrefixStore, init_process_group  # type: ignore[attr-defined]
 
         if self.local_size == self.size:
             stay_on_loopback()
         if gpus:
             torch.cuda.set_device(self.local_rank)
-        dist.init_process_group(
+        init_process_group(
             "nccl" if gpus else "gloo",
-            store=dist.PrefixStore("ranks", self._store),
+            store=PrefixStore("ranks", self._store),
             rank=self.rank,
             world_size=self.size,
             timeout=timedelta(seconds=WAIT_SECONDS),
