@@ -120,6 +120,7 @@ NOT_RUN = {
     ("docs/clusters.md", "sbatch"): "needs Slurm: tests/test_submit.py",
     ("docs/clusters.md", "pip install"): "downloads",
     ("docs/clusters.md", "teachonce distill"): "needs a cluster with GPUs: tests/stages/training/test_ray_train.py",
+    ("docs/clusters.md", "torchrun"): "downloads a model: tests/stages/training/test_torchrun.py",
     ("docs/demo.md", "teachonce demo"): "takes a minute: tests/demo",
     ("docs/equivalence.md", "make equivalence"): "takes half an hour",
     ("docs/export.md", "pip install"): "downloads",
@@ -143,8 +144,11 @@ NOT_RUN = {
 }
 
 
-#: Options within sentences that are none of teachonce's: of the benchmarks' scripts and of pytest.
-OF_OTHER_PROGRAMS = {"--only", "--pdb", "--peers", "--repeats", "--as-published", "--fp32", "--version"}
+#: Options within sentences that are none of teachonce's: of the benchmarks' scripts, of pytest and of torchrun.
+OF_OTHER_PROGRAMS = {
+    *("--only", "--pdb", "--peers", "--repeats", "--as-published", "--fp32", "--version"),
+    *("--max-restarts", "--shutdown-timeout"),
+}
 
 
 @dataclass(frozen=True)
@@ -311,6 +315,12 @@ def test_commands_of_the_checkout_are_there(page: str) -> None:
         elif words[0] == "pip":
             for extra in re.findall(r"\[(.+?)\]", shlex.join(words)):
                 assert re.search(rf"^{extra} = \[", project, re.MULTILINE), f"{block.place}: {extra}"
+        elif words[0] == "torchrun":
+            from torch.distributed.run import get_args_parser
+
+            own = get_args_parser().parse_args(words[1:])
+            assert (own.module, own.training_script) == (True, "teachonce"), block.place
+            context_of(own.training_script_args)
         else:
             assert words[0] in ("teachonce", "tensorboard", "sbatch"), f"{block.place}: {words[0]}"
 
