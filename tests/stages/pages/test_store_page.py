@@ -6,11 +6,13 @@ import base64
 import io
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 from click.testing import CliRunner
 from PIL import Image
 from teachonce.cli import main
@@ -157,6 +159,32 @@ def test_a_folder_is_no_page(evil_store, tmp_path) -> None:
         f"a page is one file: {tmp_path}: found a folder [page-is-folder]. Next: --html {tmp_path}/page.html"
         in result.stderr
     )
+
+
+def test_a_store_half_written_says_so_and_shows_what_is_done(evil_store, tmp_path) -> None:
+    store = tmp_path / "half.zarr"
+    shutil.copytree(evil_store.location.path, store)
+    receipts = sorted((store / "ledger" / "cache" / "receipts").glob("*.json"))
+    receipts[1].unlink()
+    write_page(Stored.open(str(store)), str(tmp_path / "page.html"))
+    done = [row for row in np.flatnonzero(evil_store.valid).tolist() if row // 13 != 1]
+    assert sorted(map(int, data_of(tmp_path / "page.html")["samples"])) == done
+    text = (tmp_path / "page.html").read_text()
+    assert f"It is not finished: {len(receipts) - 1} of {len(receipts)} shards are done." in text
+
+
+def test_a_store_of_a_later_version_or_of_another_program_is_refused(evil_store, tmp_path) -> None:
+    later, other, page = tmp_path / "later.zarr", tmp_path / "other.zarr", tmp_path / "page.html"
+    shutil.copytree(evil_store.location.path, later)
+    about = json.loads((later / "zarr.json").read_text())
+    about["attributes"]["teachonce"]["schema_version"] = 99
+    (later / "zarr.json").write_text(json.dumps(about))
+    zarr.create_group(str(other)).create_array("logits", shape=(3, 2), dtype="float32")
+    for store, code in ((later, "format-version-unknown"), (other, "store-other-kind")):
+        result = CliRunner().invoke(main, ["inspect", str(store), "--html", str(page)])
+        assert result.exit_code == 1
+        assert f"[{code}]" in result.stderr.splitlines()[-1]
+        assert not page.exists()
 
 
 @pytest.mark.parametrize("text", ["</script><b>", "<!--<script>", "\u2028\x1b[31m\x00", "&lt;", "\U0001f600"])
