@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from ...storage_schemas.errors import TeachonceError
 
+#: Characters of Ray's own words about a death.
+_LONGEST_REASON = 500
+
 #: What Ray says of a worker that it ended itself since its node's memory was nearly full; of one that the system ended it says nothing.
 _SHORT_OF_MEMORY = ("ran out of memory", "low on memory", "OUT_OF_MEMORY")
 
@@ -81,5 +84,4 @@ def _reason(error: Exception) -> str:
     found = re.search(r"Worker exit type: (\w+) Worker exit detail: ([^.\n]*)", str(error))
     if found is not None:
         return f"{found[1]}: {found[2]}"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1] if lines else ''}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:_LONGEST_REASON]}"

@@ -33,6 +33,7 @@ _SETTINGS = {
     # With `uv run`, Ray would upload the working directory, and start workers by `uv run` in that copy.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # workers without a GPU of their own see them all
+    "RAY_worker_register_timeout_seconds": "600",  # of a Ray that starts here: busy cores, and libraries on a network mount, are slow
 }
 for _name, _value in _SETTINGS.items():
     os.environ.setdefault(_name, _value)
