@@ -92,7 +92,7 @@ _FINE = 1e-5
 
 def is_fine(description: StoreDescription, name: str) -> bool:
     """Whether images that differ always have different values, in the encoding and in those that they went through before."""
-    if not is_plain(description.spec, name):
+    if not is_plain(description.spec, name) or not is_comparable(description, name):
         return False
     if description.recoded is None or "lost" not in description.recoded:
         return True

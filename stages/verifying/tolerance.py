@@ -97,5 +97,6 @@ def _tolerance(rounding: Apart, loss: Apart, before: LostBefore, share: float) -
         before.kl,
         before.kl_max,
     )
-    scale = SCALE + math.sqrt(2 * before.cosine)  # lengths differ by as much as directions, where that is by rounding
+    # Lengths differ by as much as directions where that is by rounding; where classes were merged, all of them the same way.
+    scale = SCALE + math.sqrt(2 * before.cosine_max)
     return Tolerance(cosine=cosine, cosine_single=cosine_single, kl=kl, kl_single=kl_single, scale=scale)
