@@ -205,6 +205,8 @@ class TrainingExecutorSettings(SerialByDefault):
                 refuse("--executor", self.executor)
             if self.ray_address is not None:
                 refuse("--ray-address", self.ray_address)
+            if self.unit_timeout is not None:
+                refuse("--unit-timeout", f"{self.unit_timeout:g}")
         return launched
 
     def make(self) -> Executor:

@@ -160,6 +160,7 @@ def test_an_error_on_one_rank_is_told_once(start, taught_store, tmp_path) -> Non
         (("--workers", "2"), "torchrun has started the processes that train together: --workers: expected"),
         (("--executor", "ray"), "torchrun has started the processes that train together: --executor"),
         (("--ray-address", "auto"), "torchrun has started the processes that train together: --ray-address"),
+        (("--unit-timeout", "9"), "torchrun has started the processes that train together: --unit-timeout"),
         (("--seeds", "1,2"), "several students are trained in one process: torchrun"),
     ],
 )
