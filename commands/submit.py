@@ -12,6 +12,7 @@ from click.core import ParameterSource
 from ..pipeline.batch.settings import KubernetesSettings, SlurmSettings, SubmitSettings
 from ..pipeline.terminal import say, show
 from ..storage_schemas.errors import InputError
+from ..storage_schemas.plain_text import counted
 from .command import Subcommand, command, option
 from .options import options_of
 from .output import json_option, print_json
@@ -131,7 +132,7 @@ def _submit(
     if as_json:
         print_json({"out": str(target), "files": list(files), "command": typed})
     else:
-        say(f"{scheduler}: {len(jobs)} jobs in {target}")
+        say(f"{scheduler}: {counted(len(jobs), 'job')} in {target}")
         if not now:
             show(typed)
     if now:
