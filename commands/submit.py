@@ -106,7 +106,6 @@ def _submit(
     from ..pipeline.batch.job import SUBMIT, Run, write_files
     from ..pipeline.batch.tool import require_tool, run_script
     from ..pipeline.runfile import read_runfile
-    from ..pipeline.storage import Location
     from ..pipeline.user_files import UserFile
     from .run_calls import calls_of
     from .run_inputs import RunInputs
@@ -117,7 +116,7 @@ def _submit(
     settings = settings_class(**_with_section(ctx, given, runfile.submit, str(location)))
     folder = location.path.parent.absolute()
     stem = location.path.name.partition(".")[0]
-    target = Location.of(folder / f"{stem}-{scheduler}" if out is None else out)
+    target = UserFile.of(folder / f"{stem}-{scheduler}" if out is None else out).location
     with contextlib.chdir(folder):
         calls = calls_of(ctx, runfile, inputs=RunInputs() if here else None)
     if not here and getattr(settings, "claim", None) is None:

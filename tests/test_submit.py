@@ -323,6 +323,7 @@ if sys.argv[1] == "get":
             {},
             "sbatch is not on this machine: --now [submit-tool-missing]. Next: leave out --now, ",
         ),
+        ("slurm", ("--out", "s3://bucket/x"), {}, "only local folders can be used here: s3://bucket/x ["),
         (
             "slurm",
             ("--out", "{folder}"),
