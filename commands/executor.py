@@ -220,6 +220,14 @@ class TrainingExecutorSettings(SerialByDefault):
             return TorchrunExecutor(launched=launched)
         if self.workers is None or self.workers == 1:
             return super().make()
+        if self.unit_timeout is not None:
+            raise InputError(
+                "training on several workers has no time limit",
+                code="options-exclude-each-other",
+                where="--unit-timeout",
+                found=f"--workers {self.workers}",
+                hint="leave out --unit-timeout",
+            )
         from ..pipeline.executors.ray_train import RayTrainExecutor
 
         stopping.arm(0)

@@ -7,7 +7,6 @@ import click
 from ..pipeline.terminal import say
 from .command import command
 from .output import json_option
-from .run_calls import calls_of
 
 
 @command("run")
@@ -24,6 +23,7 @@ def run_file(ctx: click.Context, file: str, as_json: bool) -> None:
 
     from ..pipeline.runfile import read_runfile
     from ..pipeline.user_files import UserFile
+    from .run_calls import calls_of
     from .run_inputs import RunInputs
 
     location = UserFile.of(file)
