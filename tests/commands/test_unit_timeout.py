@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from teachonce.commands.executor import ExecutorSettings, TrainingExecutorSettings
 from teachonce.pipeline import stopping
+from teachonce.pipeline.executors.ray import RayExecutor
 from teachonce.storage_schemas.errors import InputError
 
 
@@ -27,4 +28,6 @@ def test_where_no_limit_is_kept_it_is_refused(settings, message):
 
 
 def test_on_ray_it_reaches_the_executor():
-    assert ExecutorSettings(unit_timeout=5.0).make().unit_timeout == 5.0
+    executor = ExecutorSettings(unit_timeout=5.0).make()
+    assert isinstance(executor, RayExecutor)
+    assert executor.unit_timeout == 5.0
