@@ -97,6 +97,6 @@ def _tolerance(rounding: Apart, loss: Apart, before: LostBefore, share: float) -
         before.kl,
         before.kl_max,
     )
-    # Lengths differ by as much as directions where that is by rounding; where classes were merged, all of them the same way.
-    scale = SCALE + math.sqrt(2 * before.cosine_max)
+    # Lengths differ by as much as directions where that is by rounding, and by more where classes were merged, or levels are few.
+    scale = SCALE + 2 * math.sqrt(2 * before.cosine_max)
     return Tolerance(cosine=cosine, cosine_single=cosine_single, kl=kl, kl_single=kl_single, scale=scale)
