@@ -115,7 +115,7 @@ run() {{
         state=$(kubectl get -f "$1" -o 'jsonpath={{.status.conditions[?(@.status=="True")].type}}') || state=
     done
     if [[ $state == *Failed* ]]; then
-        echo "$1 failed. Look with \\`kubectl describe -f $1\\`, delete it with \\`kubectl delete -f $1\\`, and run this again." >&2
+        echo "$1 failed. Look with \\`kubectl describe -f $1\\`, take it away with \\`kubectl delete -f $1\\`, and run this again." >&2
         exit 1
     fi
 }}

@@ -117,7 +117,7 @@ def asking(where: str, verb: str) -> Iterator[Asked]:
 
     Args:
         where: the object or folder, for messages.
-        verb: what is done to it: read, list, write or delete.
+        verb: what is done to it: read, list, write, delete.
     """
     asked = Asked(where, verb)
     try:

@@ -107,7 +107,8 @@ def rows_of_shards(usable: list[list[bool]]) -> list[tuple[ShardRows, Made]]:
         rows = tuple(range(row, row + len(task)))
         views = np.stack([np.full((1, 2), n if good else 99, np.uint8) for n, good in zip(rows, task, strict=True)])
         params = [no_views(1, 1)[0] if good else None for good in task]
-        made.append((ShardRows(0, rows, ("",) * len(rows)), Made(RowViews(params=params), [views])))
+        sizes = [(n, n + 1) if good else None for n, good in zip(rows, task, strict=True)]
+        made.append((ShardRows(0, rows, ("",) * len(rows)), Made(RowViews(params=params, sizes=sizes), [views])))
         row += len(task)
     return made
 
@@ -123,6 +124,7 @@ def test_batches_are_the_usable_rows_in_order_cut_into_equal_pieces(size, seed):
     for batch in found:
         assert np.concatenate(batch.parts)[:, 0, 0].tolist() == batch.rows
         assert len(batch.params) == len(batch.rows)
+        assert batch.sizes == [(row, row + 1) for row in batch.rows]
 
 
 def test_a_killed_process_ends_the_run_in_one_clear_error_and_the_same_command_goes_on(shards, tmp_path, monkeypatch):

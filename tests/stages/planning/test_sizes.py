@@ -132,7 +132,7 @@ def check_store(
     assert found["arrays"].keys() == by_array.keys()
     for name, sizes in by_array.items():
         assert found["arrays"][name]["objects"] == len(sizes), name
-        some_bytes = 16 * len(sizes)  # of a chunk that holds next to nothing
+        some_bytes = 24 * len(sizes)  # of a chunk that holds next to nothing
         assert abs(found["arrays"][name]["bytes"]["value"] - sum(sizes)) <= max(0.02 * sum(sizes), some_bytes), name
     assert close(found["bytes"]["value"], sum(real.values()))
     assert found["objects"] == len(real)
