@@ -83,8 +83,8 @@ def test_a_driver_holds_no_more_for_more_images(tmp_path):
     assert done.returncode == 0, done.stderr
     for name, (peaks, largest) in json.loads(done.stdout).items():
         few, many = peaks
-        # a hundred bytes an image more would be 110 kB; a decoded image is 192 bytes
-        assert many - few < 100 * (TIMES - 1) * SMALL, (name, few, many)
+        # paths, which are as long as the folder's: about a hundred bytes an image; a decoded image is 192 bytes
+        assert many - few < 140 * (TIMES - 1) * SMALL, (name, few, many)
         assert abs(largest[1] - largest[0]) < 64, largest
         # fewer bytes than the pixels of one batch, so there are none among them
         assert max(largest) < 16_384
