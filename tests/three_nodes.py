@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,12 +82,11 @@ class ThreeNodes:
             _ip("-n", space, "address", "add", f"{_address(node)}/24", "dev", "eth0")
             _ip("-n", space, "link", "set", "lo", "up")
             self._connect(node)
-        self.start(0)
-        with ThreadPoolExecutor() as threads:
-            list(threads.map(self.start, range(1, NODES)))
+        for node in range(NODES):
+            self.start(node)
 
     def start(self, node: int) -> None:
-        """Start Ray on a node, with one CPU."""
+        """Start Ray on a node, with one CPU. On busy cores a start of it may give up by itself: then once more."""
         role = (
             ["--head", f"--port={_PORT}", "--include-dashboard=false", f"--temp-dir={self.folder}"]
             if node == 0
@@ -96,7 +94,11 @@ class ThreeNodes:
         )
         words = ["--num-cpus=1", "--object-store-memory=80000000", f"--node-ip-address={_address(node)}", *role]
         ray = Path(sys.executable).with_name("ray")
-        subprocess.run([*self.inside(node), ray, "start", *words], check=True, stdout=subprocess.DEVNULL)
+        for last in (False, False, True):
+            done = subprocess.run([*self.inside(node), ray, "start", *words], check=last, stdout=subprocess.DEVNULL)
+            if done.returncode == 0:
+                return
+            self._end(node)
 
     def workers(self, node: int) -> list[int]:
         """Processes of our actors on a node."""
