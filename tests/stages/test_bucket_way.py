@@ -198,7 +198,11 @@ def test_the_main_way_through_a_server_that_fails(photos, on_disk, through, buck
     ("step", "answer", "line"),
     [
         ("cache", (400, "ExpiredToken"), "the credentials have expired"),
-        ("cache", (403, "AccessDenied"), "no permission to "),  # write; or delete, where a note of an earlier failure was
+        (
+            "cache",
+            (403, "AccessDenied"),
+            "no permission to ",
+        ),  # write; or delete, where a note of an earlier failure was
         ("cache", (403, "RequestTimeTooSkewed"), "the clock of this machine is off"),
         ("shard", (507, "XMinioStorageFull"), "the object store is full"),
         ("distill", (400, "ExpiredToken"), "the credentials have expired"),
