@@ -98,8 +98,7 @@ def only_driver(out: Location, command: str, part: Slice | None = None) -> Itera
         BusyError: another one does; names it.
     """
     lock = out / LEDGER / DRIVER
-    path = lock.local_path()
-    key = lock if path is None else path.resolve()
+    key = _key(lock)
     if key in _held or not _may_be_ours(out):
         yield
         return
@@ -129,12 +128,17 @@ def only_driver(out: Location, command: str, part: Slice | None = None) -> Itera
 def set_up(out: Location) -> None:
     """The plan is there, and all that units need: other slices may begin. Nothing for a command that does all units."""
     lock = out / LEDGER / DRIVER
-    path = lock.local_path()
-    key = lock if path is None else path.resolve()
+    key = _key(lock)
     held = _held.get(key)
     if held is not None and (driver := _holder(lock)) is not None and driver.slice:
         _held[key] = None
         held.release()
+
+
+def _key(lock: Location) -> Path | Location:
+    """One for all names by which a lock is reached."""
+    path = lock.local_path()
+    return lock if path is None else path.resolve()
 
 
 def _release(key: Path | Location) -> None:

@@ -145,9 +145,7 @@ class StageRun:
         self.ledger = Ledger(out, ledger_of(stage))
         self.codes: dict[str, str] = {}
         self._stage, self._out, self._part = stage, out, part
-        units = rows = 0
-        for unit in stage.plan():
-            units, rows = units + 1, rows + unit.rows
+        units, rows = _totals(stage.plan())
         if units == 0:
             raise InputError(
                 f"{stage.name} has nothing to do",
@@ -167,9 +165,7 @@ class StageRun:
             sweep=part is None,
         )
         if part is not None:
-            units = rows = 0
-            for unit in self._units():
-                units, rows = units + 1, rows + unit.rows
+            units, rows = _totals(self._units())
         self._rows = rows
         intact = self.ledger.intact_keys()
         self._done: set[str] = set()
@@ -241,6 +237,14 @@ class StageRun:
                 hint=f"see `teachonce status {typed(self._out)}`",
             )
         return self.summary
+
+
+def _totals(units: Iterable[Unit]) -> tuple[int, int]:
+    """How many there are, and their rows."""
+    count = rows = 0
+    for unit in units:
+        count, rows = count + 1, rows + unit.rows
+    return count, rows
 
 
 def _count_unusable(summary: Summary, ledger: Ledger) -> None:
