@@ -188,6 +188,17 @@ def image_changed_in_the_tar_after_caching(pair, plant):
 
 
 @disaster("sample-not-of-manifest")
+def image_changed_and_only_the_receipt_made_to_fit(pair, plant):
+    """Its digest is not computed again: the checksum in the index tells."""
+    index = decode_index((pair.shards / "000001.index.npy").read_bytes(), "")
+    tar = bytearray((pair.shards / "000001.tar").read_bytes())
+    begin = int(index[5]["offset"])
+    tar[begin + 30 : begin + 60] = bytes(30)
+    (pair.shards / "000001.tar").write_bytes(tar)
+    revouch_shard(pair, "000001")
+
+
+@disaster("sample-not-of-manifest")
 def facts_beside_an_image_changed(pair, plant):
     tar = (pair.shards / "000001.tar").read_bytes()
     place = tar.index(b'"row":15')
