@@ -83,8 +83,9 @@ class SourceReader:
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        self.root = OpenArrays(open_store(source.store, source.generation))
-        self._receipts = store_receipts(source.store, source.generation)
+        self.source_root = open_store(source.store, source.generation)
+        self.root = OpenArrays(self.source_root)
+        self.receipts = store_receipts(source.store, source.generation)
 
     def shard(self, number: int) -> SourceShard:
         """One shard, of which nothing but keys, marks and views is read yet.
@@ -96,7 +97,7 @@ class SourceReader:
 
     def receipt(self, shard: int) -> Receipt:
         """The store's own receipt of a shard; the newest, where generations of a store have more than one."""
-        receipt = self._receipts.receipt(shard)
+        receipt = self.receipts.receipt(shard)
         if receipt is None:
             raise DamagedError(
                 "rows of a shard that has no receipt",
@@ -108,7 +109,7 @@ class SourceReader:
 
     def is_in_one(self, shard: int) -> bool:
         """Whether one receipt is of all that a shard holds: its digest is then of that."""
-        return len(list(self._receipts.ledgers_of(shard))) == 1
+        return len(list(self.receipts.ledgers_of(shard))) == 1
 
 
 class SourceShard:

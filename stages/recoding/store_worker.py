@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ from ...pipeline.storage import Location
 from ...pipeline.types import Timer, Unit
 from ...storage_schemas.encodings import is_exact
 from ...storage_schemas.errors import DamagedError
-from ...storage_schemas.receipt import Receipt
+from ...storage_schemas.receipt import Output, Receipt
 from ...storage_schemas.store_description import StoreSpec
 from ...storage_schemas.target_store import BlockWriter, decode_views
+from .chunk_copy import ChunkCopy
 from .source import LOGITS, SourceReader, SourceShard
 
 
@@ -39,11 +41,39 @@ class StoreWorker:
         number = unit.inputs["shard"]
         with timer("read"):
             shard = self.reader.shard(number)
-        writer = BlockWriter(self.root, self.spec, number, shard.keys)
-        taken_N = np.zeros(len(shard), np.bool_)
-        taken_N[shard.taken] = True
         as_stored = [name for name in self.reader.source.targets if self._stays(name)]
         known = shard.receipt.digest if self._has_content_of(shard, as_stored) else None
+        if known and len(as_stored) == len(self.reader.source.targets) and self._copy.is_possible:
+            with timer("write"):
+                outputs, digest = self._copy.shard(number), known
+            timer.advance(len(shard))
+        else:
+            outputs, digest = self._write(shard, as_stored, known, timer)
+        return Receipt(
+            key=unit.key,
+            outputs=outputs,
+            rows=unit.rows,
+            invalid_rows=shard.invalid,
+            digest=digest,
+            fingerprint=self.fingerprint,
+        )
+
+    @cached_property
+    def _copy(self) -> ChunkCopy:
+        return ChunkCopy(self.reader, self.out, self.root)
+
+    def _write(
+        self, shard: SourceShard, as_stored: list[str], known: str | None, timer: Timer
+    ) -> tuple[tuple[Output, ...], str]:
+        """Write a shard's rows, array by array; what a receipt says of the files, and of what is in them.
+
+        Args:
+            as_stored: targets whose arrays stay as they are.
+            known: the digest, where the values are those of the old store.
+        """
+        writer = BlockWriter(self.root, self.spec, shard.number, shard.keys)
+        taken_N = np.zeros(len(shard), np.bool_)
+        taken_N[shard.taken] = True
         with timer("read"):
             sizes_N2 = None if self.spec.drawing is None else shard.sizes()
         for part in shard.parts(self.spec):
@@ -64,15 +94,7 @@ class StoreWorker:
         self._refuse_nonfinite(writer)
         with timer("write"):
             paths, digest = writer.finish(known)
-            outputs = record_outputs(self.out, paths)
-        return Receipt(
-            key=unit.key,
-            outputs=outputs,
-            rows=unit.rows,
-            invalid_rows=shard.invalid,
-            digest=digest,
-            fingerprint=self.fingerprint,
-        )
+            return record_outputs(self.out, paths), digest
 
     def _stays(self, name: str) -> bool:
         """Whether a target's arrays are written as they are: encoded anew, what was rounded or drawn once would be so again."""

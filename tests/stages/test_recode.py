@@ -26,7 +26,7 @@ from teachonce.stages.settings.recode import RecodeSettings
 from teachonce.stages.views.spec import ViewSpec
 from teachonce.storage_schemas.class_vectors import ClassVectors, write_class_vectors
 from teachonce.storage_schemas.encodings import ENCODINGS
-from teachonce.storage_schemas.errors import InputError, TeachonceError
+from teachonce.storage_schemas.errors import InputError, TeachonceError, UnitsFailed
 from teachonce.storage_schemas.fingerprint import Fingerprint
 from teachonce.storage_schemas.receipt import InvalidRow, Receipt
 from teachonce.storage_schemas.samples import shard_name
@@ -88,6 +88,21 @@ def test_a_copy_and_the_way_back(taught_store, tmp_path):
     back, halved = Stored.open(str(tmp_path / "back.zarr")), Stored.open(str(tmp_path / "half.zarr"))
     for shard in range(4):
         np.testing.assert_array_equal(back.logits(shard, 1), halved.logits(shard, 1))
+
+
+def test_a_copy_takes_no_file_that_is_not_its_receipt_s(taught_store, tmp_path):
+    recode(taught_store.location, tmp_path / "whole.zarr")
+    chunk = tmp_path / "whole.zarr" / "embedding" / "c" / "1" / "0" / "0"
+    data = bytearray(chunk.read_bytes())
+    data[-1] ^= 1
+    chunk.write_bytes(data)
+    with pytest.raises(
+        UnitsFailed, match=r"1 of 4 units .* not the one that the receipt of shard 1 vouches for.* sha256 "
+    ):
+        recode(tmp_path / "whole.zarr", tmp_path / "copy.zarr")
+    chunk.unlink()
+    with pytest.raises(UnitsFailed, match=r"not the one that the receipt of shard 1 vouches for.* no such chunk"):
+        recode(tmp_path / "whole.zarr", tmp_path / "copy.zarr")
 
 
 def test_what_is_encoded_already_is_not_encoded_again(taught_store, tmp_path):
