@@ -230,7 +230,11 @@ def add_to_digest(digest: hashlib.blake2b, entries: Iterable[Entry]) -> None:
 
 def entries_of(columns: Mapping[str, list[Any]]) -> list[Entry]:
     """The entries that columns of `MANIFEST_SCHEMA` hold."""
-    return [Entry(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
+    rows = zip(*(columns[name] for name in MANIFEST_SCHEMA.names), strict=True)
+    return [  # by name: half the time of a dictionary for each
+        Entry(key=key, path=path, source=source, offset=offset, size=size, digest=digest, label=label, problem=problem)
+        for key, path, source, offset, size, digest, label, problem in rows
+    ]
 
 
 def footer_digest(file: IO[bytes], where: object) -> str:

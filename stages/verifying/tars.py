@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +22,22 @@ from .flipped_bit import CRC32, find_flipped_bit
 #: Bytes of a piece: whole samples, about so many.
 _PIECE_BYTES = 1 << 20
 
-#: Of so many images one has its digest computed again in a tar that is as its receipt has it. The others' stand in the tar, whose
-#: every byte has been hashed, beside an image that has the checksum of the index.
-_DIGEST_EVERY = 16
+#: Of so many samples one is looked at whole in a tar that is as its receipt has it: its headers, and its image's digest. The others'
+#: digests stand in the tar, whose every byte has been hashed, beside an image that has the checksum of the index.
+_WHOLE_EVERY = 16
 
 #: Faulty samples of a shard that are told of.
 _MOST = 5
+
+
+class _Sample(NamedTuple):
+    """A record of the index; `begin` is the first byte of the image."""
+
+    key: bytes
+    row: int
+    begin: int
+    length: int
+    crc32: int
 
 
 @dataclass
@@ -71,25 +82,26 @@ class TarCheck:
 
     def read(self, threads: ThreadPoolExecutor) -> TarRead:
         """Read it all; where the tar is not as its receipt has it, once more for the digest of every image."""
-        found = self._read(threads, digest_every=_DIGEST_EVERY)
+        found = self._read(threads, whole_every=_WHOLE_EVERY)
         if found.sha256 != self.sha256 and not found.wrong and not self.reduced:
-            found = self._read(threads, digest_every=1)
+            found = self._read(threads, whole_every=1)
         return found
 
-    def _read(self, threads: ThreadPoolExecutor, *, digest_every: int) -> TarRead:
+    def _read(self, threads: ThreadPoolExecutor, *, whole_every: int) -> TarRead:
         """The sha256 of a piece is computed by one of `threads` while its samples are looked at here."""
         size = self.tar.size() or 0
         found, hasher = TarRead(num_bytes=size), hashlib.sha256()
         reader = self.tar.open_ranges()
+        samples = self._samples()
         try:
             hashed: Future[None] | None = None
-            for first, stop, samples in self._pieces(size):
+            for first, stop, places in _pieces([sample.begin - TAR_BLOCK for sample in samples], size):
                 piece = reader.read(first, stop - first)
                 if hashed is not None:
                     hashed.result()
                 hashed = threads.submit(hasher.update, piece)
-                for sample in samples:
-                    self._look_at(sample, piece, first, found, digested=sample % digest_every == 0)
+                for place in places:
+                    self._look_at(samples[place], piece, first, found, whole=place % whole_every == 0)
             if hashed is not None:
                 hashed.result()
         finally:
@@ -97,74 +109,88 @@ class TarCheck:
         found.sha256 = hasher.hexdigest()
         return found
 
-    def _pieces(self, size: int) -> Iterator[tuple[int, int, range]]:
-        """(first byte, end, places in the index) of pieces that cover the tar."""
-        records = self.index if self.index is not None else ()
-        starts = [int(record["offset"]) - TAR_BLOCK for record in records]
-        first = place = 0
-        while first < size:
-            end_place = place
-            while end_place < len(starts) and starts[end_place] - first < _PIECE_BYTES:
-                end_place += 1
-            end = starts[end_place] if end_place < len(starts) else size
-            if place == end_place and end - first > _PIECE_BYTES:
-                end = first + _PIECE_BYTES  # no sample begins here
-            yield first, end, range(place, end_place)
-            first, place = end, end_place
+    def _samples(self) -> list[_Sample]:
+        """Those of the index."""
+        if self.index is None:
+            return []
+        columns = (self.index[name].tolist() for name in ("key", "row", "offset", "length", "crc32"))
+        return [_Sample(*values) for values in zip(*columns, strict=True)]
 
-    def _look_at(self, place: int, piece: bytes, first: int, found: TarRead, *, digested: bool) -> None:
-        """Compare a sample in the tar with its entry in the manifest; note what differs."""
-        assert self.index is not None
-        record = self.index[place]
-        row, length = int(record["row"]), int(record["length"])
-        entry, begin = self.entries[row - self.first_row], int(record["offset"]) - first
-        header, data = piece[begin - TAR_BLOCK : begin], memoryview(piece)[begin : begin + length]
-        name = header[:100].rstrip(b"\0").decode("ascii", "replace")
-        is_right = name.startswith(f"{entry.key}.") and record["key"].decode("ascii", "replace") == entry.key
-        if not is_right or header != _header(name, length):
-            self._note(found, row, entry, "a tar's member is not the sample of its row", entry.key, name or "no member")
+    def _look_at(self, sample: _Sample, piece: bytes, first: int, found: TarRead, *, whole: bool) -> None:
+        """Compare a sample in the tar with its entry in the manifest; note what differs.
+
+        Args:
+            piece: of the tar, from the byte `first` on.
+            whole: whether headers and the image's digest are compared too; else names, facts and the index's checksum.
+        """
+        entry, begin = self.entries[sample.row - self.first_row], sample.begin - first
+        image, key = memoryview(piece)[begin : begin + sample.length], entry.key.encode("ascii")
+        at = begin - TAR_BLOCK
+        is_right = sample.key == key and piece.startswith(key + b".", at)
+        if not is_right or (whole and piece[at:begin] != _header(_name(piece, at), sample.length)):
+            name = _name(piece, at) or "no member"
+            self._note(found, entry, sample, "a tar's member is not the sample of its row", entry.key, name)
             return
-        metadata = sample_metadata(path=entry.path, row=row, digest=entry.digest, label=entry.label)
-        beside = member_header(f"{entry.key}.json", len(metadata)) + metadata
-        after = begin + length + -length % TAR_BLOCK
-        if piece[after : after + len(beside)] != beside:
-            self._note(
-                found,
-                row,
-                entry,
+        metadata = sample_metadata(path=entry.path, row=sample.row, digest=entry.digest, label=entry.label)
+        after = begin + sample.length + -sample.length % TAR_BLOCK
+        is_right = piece.startswith(key + b".json\0", after) and piece.startswith(metadata, after + TAR_BLOCK)
+        if not is_right or (whole and not piece.startswith(member_header(f"{entry.key}.json", len(metadata)), after)):
+            what, expected = (
                 "the facts beside an image in a tar are not the manifest's",
                 "path, row, digest and label as there",
-                "others",
             )
-        checksum = zlib.crc32(data)
-        is_right = checksum == int(record["crc32"])
-        digest = content_digest(data) if not self.reduced and (digested or not is_right) else ""
+            self._note(found, entry, sample, what, expected, "others")
+        checksum = zlib.crc32(image)
+        is_right = checksum == sample.crc32
+        digest = content_digest(image) if not self.reduced and (whole or not is_right) else ""
         if is_right and digest in ("", entry.digest):
             return
-        syndrome = checksum ^ int(record["crc32"])
-        bit = find_flipped_bit(length, syndrome, CRC32) if syndrome else None
+        bit = None if is_right else find_flipped_bit(sample.length, checksum ^ sample.crc32, CRC32)
         if bit is not None:
-            found.flipped = (
-                f"bit {bit.bit} of byte {first + begin + bit.byte}, in the image of row {row} ({entry.path})"
-            )
-        expected = f"digest {entry.digest}" if digest else f"crc32 {int(record['crc32']):08x}"
-        self._note(
-            found, row, entry, "an image in a tar is not the one of the manifest", expected, digest or f"{checksum:08x}"
+            byte = sample.begin + bit.byte
+            found.flipped = f"bit {bit.bit} of byte {byte}, in the image of row {sample.row} ({entry.path})"
+        expected, other = (
+            (f"digest {entry.digest}", digest) if digest else (f"crc32 {sample.crc32:08x}", f"{checksum:08x}")
         )
+        self._note(found, entry, sample, "an image in a tar is not the one of the manifest", expected, other)
 
-    def _note(self, found: TarRead, row: int, entry: Entry, what: str, expected: str, other: str) -> None:
+    def _note(self, found: TarRead, entry: Entry, sample: _Sample, what: str, expected: str, other: str) -> None:
         found.num_wrong += 1
         if len(found.wrong) < _MOST:
             found.wrong.append(
                 DamagedError(
                     what,
                     code="sample-not-of-manifest",
-                    where=f"{self.tar}, row {row}, {entry.path}",
+                    where=f"{self.tar}, row {sample.row}, {entry.path}",
                     expected=expected,
                     found=other,
                     hint=self.hint,
                 )
             )
+
+
+def _pieces(starts: list[int], size: int) -> Iterator[tuple[int, int, range]]:
+    """(first byte, end, places of samples) of pieces that cover a tar, each of whole samples.
+
+    Args:
+        starts: of the samples, their headers included, ascending.
+        size: of the tar.
+    """
+    first = place = 0
+    while first < size:
+        end_place = place
+        while end_place < len(starts) and starts[end_place] - first < _PIECE_BYTES:
+            end_place += 1
+        end = starts[end_place] if end_place < len(starts) else size
+        if place == end_place and end - first > _PIECE_BYTES:
+            end = first + _PIECE_BYTES  # no sample begins here
+        yield first, end, range(place, end_place)
+        first, place = end, end_place
+
+
+def _name(piece: bytes, at: int) -> str:
+    """The name in the header of a member."""
+    return piece[at : at + 100].rstrip(b"\0").decode("ascii", "replace")
 
 
 def _header(name: str, length: int) -> bytes:
