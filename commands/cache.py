@@ -18,6 +18,7 @@ from ..storage_schemas.errors import InputError
 from .beside import beside_option
 from .command import command, option
 from .executor import SlicedExecutorSettings, sliced_executor
+from .log_option import log_option
 from .one_driver import one_driver
 from .options import options_of
 from .output import json_option, report
@@ -38,6 +39,7 @@ from .steps import refuse_slices, run_or_finish, run_steps
     help="Make the finished store at --out larger: more views, more images, more targets. What is there is not computed again.",
 )
 @json_option
+@log_option
 @options_of("drawn", RandomViews, prefix="view", section="Random views")
 @options_of("compute", ComputeSettings)
 @options_of("executor", SlicedExecutorSettings, make=sliced_executor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +14,7 @@ from ..stages.settings.distill import SeveralStudents
 from ..storage_schemas.errors import InputError
 from .command import command, option
 from .executor import TrainingExecutorSettings
+from .log_option import log_option
 from .one_driver import driving
 from .options import options_of
 from .output import json_option, print_json, report
@@ -23,12 +25,18 @@ if TYPE_CHECKING:
     from ..stages.distill import DistillStage
 
 
+def _leads() -> bool:
+    launched = TrainingExecutorSettings().launched
+    return launched is None or launched.is_first
+
+
 @command(cls=RecipeCommand)
 @click.argument("shards", type=click.Path())
 @click.argument("store", type=click.Path())
 @student_options
 @option("--out", required=True, type=click.Path(), help="Folder for the student bundle, or for those of several.")
 @json_option
+@partial(log_option, leads=_leads)
 @options_of("several", SeveralStudents)
 @options_of("executor", TrainingExecutorSettings)
 @click.pass_context

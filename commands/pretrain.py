@@ -13,6 +13,7 @@ from ..stages.settings.few_shot import FewShotSettings
 from ..stages.views.settings import RandomViews
 from .command import command, option
 from .executor import ExecutorSettings, SerialByDefault
+from .log_option import log_option
 from .one_driver import one_driver
 from .options import options_of
 from .output import json_option, report
@@ -25,6 +26,7 @@ from .output import json_option, report
 @option("--out", required=True, type=click.Path(), help="Folder for the prompts.")
 @options_of("settings", PretrainSettings)
 @json_option
+@log_option
 @options_of("views", RandomViews, prefix="view", section="Views of the shots", only=("scale", "ratio", "flip"))
 @options_of("compute", TrainingComputeSettings)
 @options_of("checkpoints", CheckpointSettings)

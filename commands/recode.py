@@ -8,6 +8,7 @@ from ..pipeline.terminal import say
 from ..stages.settings.recode import RecodeSettings, output_form
 from .command import command, option
 from .executor import ExecutorSettings
+from .log_option import log_option
 from .one_driver import driving
 from .options import options_of
 from .output import json_option, report
@@ -18,6 +19,7 @@ from .output import json_option, report
 @option("--out", required=True, type=click.Path(), help="The new store; or with --to, a folder for files.")
 @options_of("settings", RecodeSettings)
 @json_option
+@log_option
 @options_of("executor", ExecutorSettings)
 def recode(store: str, out: str, settings: RecodeSettings, executor: ExecutorSettings, as_json: bool) -> None:
     """Make another store of a finished one, or files for other programs, without the teacher.

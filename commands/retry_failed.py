@@ -11,6 +11,7 @@ from ..stages.settings.retry_failed import RetrySettings
 from ..stages.settings.store_teacher import StoreTeacherSettings
 from .command import command, option
 from .executor import ExecutorSettings
+from .log_option import log_option
 from .options import options_of
 from .output import json_option, print_json, report
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 @options_of("settings", RetrySettings)
 @option("--list", "only_list", is_flag=True, help="Show the failed images with their reasons, and read nothing again.")
 @json_option
+@log_option
 @options_of("teacher", StoreTeacherSettings, prefix="teacher", section="Stores")
 @options_of("executor", ExecutorSettings)
 def retry_failed(

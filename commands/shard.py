@@ -8,6 +8,7 @@ from ..pipeline.terminal import say
 from ..stages.settings.shard import ShardSettings
 from .command import command, option
 from .executor import SlicedExecutorSettings, sliced_executor
+from .log_option import log_option
 from .one_driver import one_driver
 from .options import options_of
 from .output import json_option, report
@@ -19,6 +20,7 @@ from .steps import run_or_finish
 @option("--out", required=True, type=click.Path(), help="Folder for the shards.")
 @options_of("settings", ShardSettings)
 @json_option
+@log_option
 @options_of("executor", SlicedExecutorSettings, make=sliced_executor)
 @one_driver
 def shard(

@@ -13,6 +13,7 @@ from ..stages.settings.vectors import VectorsComputeSettings, VectorsSettings
 from .beside import beside_option
 from .command import command, option
 from .executor import ExecutorSettings, SerialByDefault
+from .log_option import log_option
 from .one_driver import one_driver
 from .options import options_of
 from .output import json_option, report
@@ -29,6 +30,7 @@ from .steps import run_steps
     help="Add the classes of --classes that the finished store at --out does not have, behind those that it has.",
 )
 @json_option
+@log_option
 @options_of("compute", VectorsComputeSettings)
 @options_of("executor", SerialByDefault)
 @beside_option

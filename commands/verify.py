@@ -12,6 +12,7 @@ from ..stages.settings.verify import VerifyComputeSettings, VerifySettings, Veri
 from ..storage_schemas.plain_text import counted
 from .command import command
 from .executor import ExecutorSettings, SlicedSerialByDefault
+from .log_option import log_option
 from .options import options_of
 from .output import json_option, print_json
 from .steps import refuse_slices
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 @options_of("settings", VerifySettings)
 @options_of("teacher", VerifyTeacherSettings, prefix="teacher")
 @json_option
+@log_option
 @options_of("compute", VerifyComputeSettings)
 @options_of("executor", SlicedSerialByDefault, only=("executor", "ray_address", "workers", "slice", "grace"))
 def verify(

@@ -45,10 +45,10 @@ class Board:
                 self._failed += 1
             self._show()
 
-    def say(self, line: str) -> None:
+    def say(self, line: str, level: str = "info") -> None:
         """A line for people; it begins with the stage, as a bar's own lines do ("distill: …", "distill (resumed): …")."""
         begins = line.startswith((f"{self._title}: ", f"{self._title} ("))
-        terminal.say(line if begins else f"{self._title}: {line}")
+        terminal.say(line if begins else f"{self._title}: {line}", level=level)
 
     def _show(self) -> None:
         if self._counts:

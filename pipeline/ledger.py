@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -266,11 +266,15 @@ class Ledger:
         folder = self.folder / "failures"
         return {key: _note(folder / f"{key}.json", dict[str, Any]) for key in _json_keys(folder)}
 
-    def timings(self) -> dict[str, float]:
-        """Seconds by kind, summed over the units done."""
+    def timings(self, keys: Iterable[str] | None = None) -> dict[str, float]:
+        """Seconds by kind, summed over the units done.
+
+        Args:
+            keys: of the units; None for all.
+        """
         total: dict[str, float] = {}
         folder = self.folder / "timings"
-        for key in _json_keys(folder):
+        for key in _json_keys(folder) if keys is None else keys:
             for kind, seconds in _note(folder / f"{key}.json", dict[str, float]).items():
                 total[kind] = total.get(kind, 0.0) + seconds
         return total

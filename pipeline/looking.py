@@ -11,6 +11,7 @@ from . import stopping
 from .board import Board
 from .ledger import Ledger
 from .progress import Progress
+from .run_figures import RunFigures
 from .runner import Executor
 from .slices import Slice
 from .storage import Location
@@ -46,14 +47,17 @@ def look(stage: Stage, executor: Executor, where: Location, part: Slice | None =
 
     rows = sum(unit.rows for unit in units())
     failed: Outcome | None = None
+    figures = RunFigures(stage=stage.name, gpus=stage.resources.gpus > 0)
     with Progress(stage.name, rows) as bar:
         board = Board(stage.name, bar)
         for outcome in executor.map(stage, _NoLedger(where, stage.name), stopping.unless_asked(units()), board):
             board.settle(outcome)
+            figures.add(outcome)
             if outcome.error is None:
                 yield outcome
             else:
                 failed = failed or outcome
+    figures.tell()
     if stopping.asked():
         raise stopping.stopped(where)
     if failed is not None:

@@ -9,7 +9,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any
 
-from . import terminal
+from . import json_log, terminal
 
 #: A rate over less time means nothing: workers report their samples in lots.
 _LEAST_SECONDS = 2.0
@@ -48,7 +48,7 @@ class Progress:
         self._lock = threading.Lock()
 
     def __enter__(self) -> Progress:
-        self._last_line = time.monotonic()
+        self._last_line = self._last_logged = time.monotonic()
         self._is_terminal = sys.stderr.isatty()
         return self
 
@@ -88,6 +88,14 @@ class Progress:
             if self._is_terminal:
                 self._show_bar()
             moved = 0  # the bar begins with them
+        if json_log.is_open() and self._is_due_in_log():
+            json_log.event(
+                "progress",
+                f"{self._title}: {self._count} {self._unit}",
+                done=self._count,
+                of=self._total,
+                per_second=self.rate,
+            )
         if note and note != self._note:
             self._note = note
             if self._bar is not None:
@@ -128,6 +136,13 @@ class Progress:
         self._last_line = now
         return True
 
+    def _is_due_in_log(self) -> bool:
+        now = time.monotonic()
+        if now - self._last_logged < self._every:
+            return False
+        self._last_logged = now
+        return True
+
     def _print_line(self) -> None:
         of_total = f"/{self._total}" if self._total is not None else ""
         line, rate = f"{self._title}: {self._count}{of_total} {self._unit}", self.rate
@@ -136,7 +151,7 @@ class Progress:
             if self._total is not None:
                 line += f", {max(self._total - self._count, 0) / rate:.0f} s left"
         line += f", {self._note}" if self._note else ""
-        terminal.say(line)
+        terminal.say(line, heard=False)
         self._printed = str(self._count)
 
     def __exit__(

@@ -15,6 +15,7 @@ from .driver import only_driver, set_up
 from .ledger import Ledger, Plan, noun_of
 from .output import another_output
 from .progress import Progress
+from .run_figures import RunFigures
 from .slices import Slice
 from .storage import Location
 from .types import Growth, Stage, Unit, ledger_of
@@ -135,6 +136,7 @@ class StageRun:
         summary: what was done, so far.
         done_rows: rows of units that were done before.
         codes: of failed units, those of their errors.
+        figures: what they took.
 
     Raises:
         MismatchError: `out` holds work of another fingerprint.
@@ -145,6 +147,7 @@ class StageRun:
         self.ledger = Ledger(out, ledger_of(stage))
         self.codes: dict[str, str] = {}
         self._stage, self._out, self._part = stage, out, part
+        self.figures = RunFigures(stage=stage.name, gpus=stage.resources.gpus > 0)
         units, rows = _totals(stage.plan())
         if units == 0:
             raise InputError(
@@ -202,6 +205,7 @@ class StageRun:
     def settle(self, outcome: Outcome) -> None:
         """Count what became of a unit."""
         _count(self.summary, outcome)
+        self.figures.add(outcome)
         if outcome.code is not None:
             self.codes[outcome.key] = outcome.code
 
@@ -213,6 +217,7 @@ class StageRun:
             Stopped: a stop was asked for before all were done.
             InputError: not one row can be used.
         """
+        self.figures.tell()
         if self.has_units_left and self._part is None:
             self._out.remove_temporaries()  # of a worker that was killed and replaced
         if self.summary.failed:

@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, TextIO
 
@@ -19,13 +19,33 @@ _USUAL_COLUMNS, _USUAL_ROWS = 80, 24
 _lock = threading.RLock()
 #: Columns of the line that is to be replaced; 0 for none.
 _shown = 0
+#: Gets what people are told, with its level; see `heard_by`.
+_hears: Callable[[str, str], None] | None = None
 #: Inside, the bar that is shown now (if any) is out of the way.
 _above_bar: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext
 
 
-def say(text: str) -> None:
-    """Print a line (or some) for people, above a bar if one is shown. What a terminal would act on is escaped."""
+def say(text: str, *, level: str = "info", heard: bool = True) -> None:
+    """Print a line (or some) for people, above a bar if one is shown. What a terminal would act on is escaped.
+
+    Args:
+        level: for logs: `info`, `warning` or `error`.
+        heard: whether it goes to a log too, which has the like of it already where it does not.
+    """
     _print(sys.stderr, printable_lines(text))
+    if heard and _hears is not None:
+        _hears(text, level)
+
+
+@contextlib.contextmanager
+def heard_by(hears: Callable[[str, str], None]) -> Iterator[None]:
+    """Inside, what `say` tells people goes to a log too, with its level."""
+    global _hears
+    before, _hears = _hears, hears
+    try:
+        yield
+    finally:
+        _hears = before
 
 
 def show(text: str) -> None:
@@ -85,6 +105,15 @@ def _columns() -> int:
         return os.get_terminal_size(sys.stderr.fileno()).columns or _USUAL_COLUMNS
     except (OSError, ValueError):
         return _USUAL_COLUMNS
+
+
+def screen_size() -> tuple[int, int]:
+    """(columns, rows) of the terminal on stdout."""
+    try:
+        columns, rows = os.get_terminal_size(sys.stdout.fileno())
+    except (OSError, ValueError):
+        columns = rows = 0
+    return columns or _USUAL_COLUMNS, rows or _USUAL_ROWS
 
 
 def one_line_warnings() -> None:

@@ -13,7 +13,7 @@ from .driver import only_driver
 from .runner import StageRun, Summary, failure
 from .storage import Location
 from .types import Stage, Timer, Unit
-from .worker import Outcome, failed
+from .worker import Effort, Outcome, failed, outcome_of
 
 
 class StageInFolder(Stage, Protocol):
@@ -91,4 +91,4 @@ def _commit(run: StageRun, job: Job[S], ended: Receipt | Exception) -> Outcome:
         run.ledger.commit(ended, timer.seconds)
     except Exception as error:  # such as a full disk, which is no other stage's fault
         return failed(run.ledger, unit, error)
-    return Outcome(key=unit.key, rows=ended.rows, invalid_rows=len(ended.invalid_rows))
+    return outcome_of(ended, Effort.here(timer, receipt=ended))

@@ -52,13 +52,24 @@ class Timer:
     Args:
         watch: called with the number of samples that the unit has done, as often as the unit reports it. What it raises
             ends the unit.
+
+    Attributes:
+        seconds: by kind.
+        began: when it was made, in seconds since 1970 by this machine's clock.
     """
 
     def __init__(self, watch: Callable[[int], None] | None = None) -> None:
         self.seconds: dict[str, float] = {}
+        self.began = time.time()
+        self._start = time.perf_counter()
         self._samples = 0
         self._watch = watch
         self._lock = threading.Lock()
+
+    @property
+    def took(self) -> float:
+        """Seconds since it was made, as a unit begins."""
+        return time.perf_counter() - self._start
 
     def advance(self, samples: int) -> None:
         """So many more samples of the unit are done. Called by one thread of a unit, up to some thousand times a second."""

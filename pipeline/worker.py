@@ -3,23 +3,63 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
 import threading
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..storage_schemas.errors import Stopped, StorageError, TeachonceError, WorkerError
+from ..storage_schemas.receipt import Receipt
 from .ledger import Ledger
 from .storage import as_storage_error
 from .types import RunUnit, Seen, Stage, Timer, Unit
 
 
 @dataclass(frozen=True, kw_only=True)
+class Effort:
+    """What a unit took, and where.
+
+    Attributes:
+        node: the machine's name.
+        process: id of the process.
+        worker: the process as people know it.
+        began: seconds since 1970, by that machine's clock.
+        took: seconds.
+        seconds: by kind, summed over threads.
+        bytes_written: of the files that its receipt vouches for.
+    """
+
+    node: str
+    process: int
+    worker: str
+    began: float
+    took: float
+    seconds: Mapping[str, float]
+    bytes_written: int = 0
+
+    @staticmethod
+    def here(timer: Timer, worker: str = "", receipt: Receipt | Seen | None = None) -> Effort:
+        """Of a unit that this process has come to the end of."""
+        outputs = receipt.outputs if isinstance(receipt, Receipt) else ()
+        return Effort(
+            node=socket.gethostname(),
+            process=os.getpid(),
+            worker=worker or f"process {os.getpid()}",
+            began=timer.began,
+            took=timer.took,
+            seconds=dict(timer.seconds),
+            bytes_written=sum(output.bytes for output in outputs),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What became of a unit: done (error is None) or failed with a one-line reason, and a code where it is no bug's.
 
-    `seen` is what a unit gave that only looks.
+    `seen` is what a unit gave that only looks. `effort` is not known of a unit whose process has ended.
     """
 
     key: str
@@ -28,6 +68,7 @@ class Outcome:
     error: str | None = None
     code: str | None = None
     seen: Any = None
+    effort: Effort | None = None
 
 
 class Worker:
@@ -35,11 +76,13 @@ class Worker:
 
     Args:
         at: called with the key of a unit and how many of its samples are done, as it works; what it raises ends the unit.
+        name: of this worker, for people; '' for its process.
     """
 
     def __init__(
-        self, stage: Stage, ledger: Ledger, at: Callable[[str, int], None] = lambda key, samples: None
+        self, stage: Stage, ledger: Ledger, at: Callable[[str, int], None] = lambda key, samples: None, name: str = ""
     ) -> None:
+        self._name = name
         self._stage = stage
         self._ledger = ledger
         self._at = at
@@ -53,23 +96,29 @@ class Worker:
         So is a stop that was asked for, which is no failure.
         """
         self.open()
+        timer = self._timer(unit)
         try:
-            return self.attempt(unit)
+            return self._attempt(unit, timer)
         except (WorkerError, Stopped):
             raise
         except Exception as error:
-            return failed(self._ledger, unit, error)
+            return replace(failed(self._ledger, unit, error), effort=Effort.here(timer, self._name))
 
     def attempt(self, unit: Unit, *, commit: bool = True) -> Outcome:
         """Do one unit, and commit it unless another process that does the same unit will. Failures are raised."""
-        timer = Timer(lambda samples: self._at(unit.key, samples))
+        return self._attempt(unit, self._timer(unit), commit=commit)
+
+    def _timer(self, unit: Unit) -> Timer:
+        return Timer(lambda samples: self._at(unit.key, samples))
+
+    def _attempt(self, unit: Unit, timer: Timer, *, commit: bool = True) -> Outcome:
         receipt = self.open()(unit, timer)
         if isinstance(receipt, Seen):
-            return Outcome(key=unit.key, rows=receipt.rows, seen=receipt.content)
+            effort = Effort.here(timer, self._name)
+            return Outcome(key=unit.key, rows=receipt.rows, seen=receipt.content, effort=effort)
         if commit:
             self._ledger.commit(receipt, timer.seconds)
-        bad = sum(not row.is_left_out for row in receipt.invalid_rows)
-        return Outcome(key=unit.key, rows=receipt.rows, invalid_rows=bad)
+        return outcome_of(receipt, Effort.here(timer, self._name, receipt))
 
     def close(self) -> None:
         """No unit is left: end what the stage has started for its units."""
@@ -88,6 +137,12 @@ class Worker:
             if self._run_unit is None:
                 self._run_unit = self._stage.open()
             return self._run_unit
+
+
+def outcome_of(receipt: Receipt, effort: Effort) -> Outcome:
+    """Of a unit that is done."""
+    bad = sum(not row.is_left_out for row in receipt.invalid_rows)
+    return Outcome(key=receipt.key, rows=receipt.rows, invalid_rows=bad, effort=effort)
 
 
 def failed(ledger: Ledger, unit: Unit, error: Exception) -> Outcome:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..pipeline.contents import Kind, kind_of
 from ..pipeline.driver import drivers_of
+from ..pipeline.kinds_of_time import bottleneck_of, unit_seconds_of
 from ..pipeline.ledger import Ledger, noun_of
 from ..pipeline.storage import Location
 from ..pipeline.tables import bar, seconds_text, section, table
@@ -24,9 +25,6 @@ from .reports.running import running_json, running_text
 
 #: Exit codes of `status`, beside 1 for an error and 2 for wrong usage.
 EXIT_UNITS_LEFT, EXIT_UNITS_FAILED = 3, 4
-
-#: Kinds of time that pass in threads while the same unit also computes; `wait` is what they cost the rest.
-_BESIDE = ("read", "decode")
 
 #: What some kinds of time mean.
 _NOTES = {"wait": "for the next images"}
@@ -155,7 +153,7 @@ def _stage(ledger: Ledger, examples: int, grown: Grown) -> dict[str, Json]:
     failures = ledger.failures()
     seconds = dict(sorted(ledger.timings().items(), key=lambda item: -item[1]))
     training = _training(ledger.out)  # None for stages that train nothing
-    unit_seconds = _unit_seconds(seconds)
+    unit_seconds = unit_seconds_of(seconds)
     return {
         "stage": plan.stage,
         "command": plan.done_by,
@@ -175,7 +173,7 @@ def _stage(ledger: Ledger, examples: int, grown: Grown) -> dict[str, Json]:
         "unit_seconds": unit_seconds,
         "rows_per_second": training["samples_per_second"] if training else _rate(rows_done, unit_seconds),
         "training": training,
-        "bottleneck": _bottleneck(seconds),
+        "bottleneck": bottleneck_of(seconds),
         "failures": [_failure(key, failures[key]) for key in list(failures)[:examples]],
     }
 
@@ -216,23 +214,6 @@ def _training(out: Location) -> dict[str, Json] | None:
 
 def _rate(rows: int, seconds: float) -> float | None:
     return rows / seconds if seconds > 0 else None
-
-
-def _unit_seconds(seconds: dict[str, float]) -> float:
-    """Time that one worker spent on its units, one after the other."""
-    if "wait" not in seconds:
-        return sum(seconds.values())
-    return sum(value for kind, value in seconds.items() if kind not in _BESIDE)
-
-
-def _bottleneck(seconds: dict[str, float]) -> str | None:
-    """The kind of work that the rest waits for."""
-    beside = {kind: value for kind, value in seconds.items() if kind in _BESIDE}
-    rest = {kind: value for kind, value in seconds.items() if kind not in _BESIDE}
-    if "wait" not in seconds:
-        rest |= beside
-    longest = max(rest, key=lambda kind: rest[kind], default=None)
-    return max(beside, key=lambda kind: beside[kind]) if longest == "wait" and beside else longest
 
 
 def status_text(facts: dict[str, Json]) -> str:

@@ -91,9 +91,10 @@ class _Looking:
 
     def __call__(self, unit: Unit, timer: Timer) -> Seen:
         if unit.key != _MANIFEST:
-            seen = self._shards.look_at(unit.inputs["shard"])
+            with timer("check"):
+                seen = self._shards.look_at(unit.inputs["shard"])
             if self._teacher is not None and not seen.findings:
-                self._ask_teacher(seen)
+                self._ask_teacher(seen, timer)
             timer.advance(unit.rows)
             return Seen(key=unit.key, rows=unit.rows, content=seen)
         findings = Findings()
@@ -114,12 +115,12 @@ class _Looking:
             with contextlib.suppress(DamagedError):  # whatever is wrong with a tar is found with its shard
                 sample.check(whole.shards, whole.views, where=whole.store, hint=hint)
 
-    def _ask_teacher(self, seen: ShardSeen) -> None:
+    def _ask_teacher(self, seen: ShardSeen, timer: Timer) -> None:
         """Compare a shard in which nothing else is wrong with what the teacher gives."""
         assert self._teacher is not None
         findings = Findings()
         try:
-            with self._in_model:
+            with self._in_model, timer("forward"):
                 seen.measured = self._teacher.look_at(seen.shard, findings)
         except TeachonceError as error:
             findings.note(error, shard=seen.shard)

@@ -30,6 +30,7 @@ OPEN_TO_STAGES = tuple(
         "output",
         "contents",
         "driver",
+        "kinds_of_time",
         "tables",
         "command_runner",
         "settings",

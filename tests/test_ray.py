@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from ray_processes import is_our_worker
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -134,7 +135,7 @@ def _workers_of(cluster: Path) -> list[int]:
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            if b"ray::RayWorker" in (entry / "cmdline").read_bytes():
+            if is_our_worker((entry / "cmdline").read_bytes()):
                 parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
                 if bytes(cluster) in Path(f"/proc/{parent}/cmdline").read_bytes():
                     found.append(int(entry.name))

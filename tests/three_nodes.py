@@ -15,6 +15,8 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
+from ray_processes import is_our_worker
+
 #: Head and two more.
 NODES = 3
 
@@ -102,7 +104,7 @@ class ThreeNodes:
 
     def workers(self, node: int) -> list[int]:
         """Processes of our actors on a node."""
-        return [pid for pid, command in self._processes(node).items() if command.startswith(b"ray::RayWorker")]
+        return [pid for pid, command in self._processes(node).items() if is_our_worker(command)]
 
     def kill(self, node: int) -> None:
         """The node is gone: its raylet, as by `kill -9`, and so what it had started."""

@@ -32,6 +32,7 @@ class Dispatch:
         units_at_once: how many a worker has at hand.
         unit_timeout: seconds after which a worker that is still at a unit is killed; None for no such limit.
         what: the note on how workers start.
+        name_of: what Ray shows of a unit, by its key.
     """
 
     def __init__(
@@ -46,7 +47,9 @@ class Dispatch:
         head: RayHead,
         what: str,
         board: Board,
+        name_of: Callable[[str], str],
     ) -> None:
+        self._name_of = name_of
         self._start, self._ledger, self._queue, self._head, self._board = start, ledger, queue, head, board
         self._units_at_once, self._unit_timeout = units_at_once, unit_timeout
         self._seats = [Seat(*start()) for _ in range(queue.waiting(workers))]
@@ -83,7 +86,7 @@ class Dispatch:
             if unit is None:
                 return
             seat.is_alone = self._queue.is_suspect(unit)
-            seat.at_work[seat.actor.run.remote(unit)] = unit, time.monotonic()
+            seat.at_work[seat.actor.run.options(name=self._name_of(unit.key)).remote(unit)] = unit, time.monotonic()
 
     def _take(self, seat: Seat, reference: Any) -> Iterator[Outcome]:
         """What has come of a reference of this worker."""

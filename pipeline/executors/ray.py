@@ -23,7 +23,9 @@ from ..types import Stage, Unit
 from ..worker import Outcome
 from .dispatch import Dispatch
 from .head import ClusterEnded, RayHead, is_reachable
+from .names import RayNames
 from .native_stderr import last_lines, put_back, set_aside
+from .ray_metrics import RayMetrics
 from .unit_queue import UnitQueue
 from .worker_group import RayWorker
 
@@ -168,18 +170,20 @@ class RayExecutor:
         count, cpus = place(room(), cpus=needs.cpus, gpus=needs.gpus, workers=self.workers)
         start = wait_note(count, cpus)
         board.starting(start)
-        actor_class = ray.remote(RayWorker).options(  # type: ignore[attr-defined]
-            num_cpus=cpus,
-            num_gpus=needs.gpus,
-            scheduling_strategy="SPREAD",
-            max_concurrency=needs.units_at_once + 1,  # one more to report
-        )
+        actor_class = ray.remote(RayWorker)
+        asked: dict[str, Any] = {
+            "num_cpus": cpus,
+            "num_gpus": needs.gpus,
+            "scheduling_strategy": "SPREAD",
+            "max_concurrency": needs.units_at_once + 1,  # one more to report
+        }
         # In a list, so that Ray does not fetch them before the call. Class vectors may be in a stage.
         given = [ray.put((stage, ledger))]
+        names, metrics = RayNames(stage.name), RayMetrics(stage.name)
 
         def start_one() -> tuple[Any, Any]:
-            actor = actor_class.remote()
-            return actor, actor.open.remote(given)
+            actor = actor_class.options(name=names.worker(), namespace=names.namespace, **asked).remote()
+            return actor, actor.open.options(name=names.opening).remote(given)
 
         dispatch = Dispatch(
             start_one,
@@ -191,9 +195,12 @@ class RayExecutor:
             head=RayHead(ray.get_runtime_context().gcs_address),
             what=start,
             board=board,
+            name_of=names.unit,
         )
         try:
-            yield from dispatch.outcomes()
+            for outcome in dispatch.outcomes():
+                metrics.count(outcome)
+                yield outcome
             dispatch.group.collect_last_reports()
         except ClusterEnded:
             raise  # no worker is left to end

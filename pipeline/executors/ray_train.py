@@ -13,7 +13,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ from ..cores import assign_cores, usable_cores
 from ..ledger import Ledger
 from ..storage import Location
 from ..terminal import one_line_warnings
-from ..types import Stage, Unit
-from ..worker import Outcome, Worker, failed
+from ..types import Stage, Timer, Unit
+from ..worker import Effort, Outcome, Worker, failed, outcome_of
 from .process_group import LOOPBACK, WAIT_SECONDS, lost_contact, stay_on_loopback
 from .ray import connect, disconnect, place, room, start_note, wait_note
 
@@ -72,10 +72,10 @@ class RayTrainExecutor:
             yield self._outcome(stage, ledger, unit, board)
 
     def _outcome(self, stage: Stage, ledger: Ledger, unit: Unit, board: Board) -> Outcome:
-        restarts = 0
+        restarts, timer, name = 0, Timer(), f"{self.workers} workers"
         while (error := self._attempt(stage, ledger, unit, board)) is not None:
             if not _is_death(error) or restarts == RESTARTS_AFTER_A_DEAD_WORKER:
-                return failed(ledger, unit, error)
+                return replace(failed(ledger, unit, error), effort=Effort.here(timer, name))
             restarts += 1
             board.say(
                 "a worker died, so all start again from the last checkpoint "
@@ -84,7 +84,8 @@ class RayTrainExecutor:
         receipt = ledger.receipt(unit.key)
         if receipt is None:
             raise _not_shared("the first worker finished, but its receipt is not here", ledger.folder)
-        return Outcome(key=unit.key, rows=receipt.rows, invalid_rows=len(receipt.invalid_rows))
+        timer.seconds = ledger.timings([unit.key])
+        return outcome_of(receipt, Effort.here(timer, name, receipt))
 
     def _attempt(self, stage: Stage, ledger: Ledger, unit: Unit, board: Board) -> Exception | None:
         """Do the unit once. Returns what went wrong: what a worker raised, else how one died."""

@@ -69,7 +69,8 @@ class RayWorker:
 
         stage, ledger = ray.get(given[0])
         assign_cores(_share_of_cores(stage.resources))
-        worker = Worker(stage, ledger, self._at)
+        name = ray.get_runtime_context().get_actor_name() or ""
+        worker = Worker(stage, ledger, self._at, name)
         with _process_ends_if_lost():
             worker.open()
         self._worker = worker
@@ -189,7 +190,7 @@ class WorkerGroup:
         """A line for people: the process of a seat has ended, if it ever reported."""
         report = self._last.pop(seat, None)
         if report is not None:
-            self._board.say(f"a worker {how} ({report.process}); its work was begun anew")
+            self._board.say(f"a worker {how} ({report.process}); its work was begun anew", "warning")
 
     def kill_all(self) -> None:
         """End all workers, whatever they do."""
