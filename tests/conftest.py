@@ -112,6 +112,23 @@ class Cluster:
     address: str
     folder: Path
 
+    def workers(self) -> list[int]:
+        """Processes of our actors: children of its raylet, by the titles that they have while they wait and while they work."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                if _OUR_WORKER.match((entry / "cmdline").read_bytes()):
+                    parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+                    if bytes(self.folder) in Path(f"/proc/{parent}/cmdline").read_bytes():
+                        found.append(int(entry.name))
+            except OSError:
+                continue
+        return found
+
+
+#: What Ray calls a process of an actor of ours: by the class, or by the task that it does.
+_OUR_WORKER = re.compile(rb"ray::(RayWorker|[a-z][a-z -]*(: opening| \d))")
+
 
 def start_cluster(name: str) -> Cluster:
     """The Ray cluster of this name, which all tests of this run that ask for it share."""

@@ -131,6 +131,9 @@ NOT_RUN = {
     ("docs/extending.md", '"""my_methods/recipe.py'): "modules of a package: tests/test_extending.py",
     ("docs/library.md", "python examples/serve.py"): "serves until it is stopped: tests/test_examples.py",
     ("docs/models.md", "pip install"): "downloads",
+    ("docs/observability.md", "teachonce status"): "waits for a run: tests/commands/test_watch.py",
+    ("docs/observability.md", "teachonce cache"): "downloads a model: tests/pipeline/test_json_log.py",
+    ("docs/observability.md", "jq"): "another program",
     ("docs/performance.md", "make bench"): "takes half an hour",
     ("docs/plan.md", "python benchmarks/plan.py"): "takes minutes, on photographs that are not in the checkout",
     ("docs/performance.md", "python benchmarks/gpu.py"): "needs a GPU",
@@ -147,7 +150,7 @@ NOT_RUN = {
 #: Options within sentences that are none of teachonce's: of the benchmarks' scripts, of pytest and of torchrun.
 OF_OTHER_PROGRAMS = {
     *("--only", "--pdb", "--peers", "--repeats", "--as-published", "--fp32", "--version"),
-    *("--max-restarts", "--shutdown-timeout"),
+    *("--max-restarts", "--shutdown-timeout", "--metrics-export-port"),
 }
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from ray_processes import is_our_worker
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -103,14 +102,14 @@ def test_a_killed_worker_is_replaced_and_a_killed_driver_resumed(corpus, start, 
     _wait_for(lambda: any(receipts.glob("0*.json")), driver)
     driver.send_signal(signal.SIGKILL, group=True)
     driver.wait()
-    while _workers_of(cluster_to_kill_in.folder):
+    while cluster_to_kill_in.workers():
         time.sleep(0.02)  # they do what they have at hand until Ray misses their driver
 
     for path in sorted(receipts.glob("0*.json"))[1:]:
         path.unlink()  # work left to do, however fast this machine is
     driver = cached("killed", *on_ray, 1, new_session=True)
     _wait_for(lambda: len(list(receipts.glob("0*.json"))) >= 2, driver)
-    workers = _workers_of(cluster_to_kill_in.folder)
+    workers = cluster_to_kill_in.workers()
     assert workers
     for worker in workers:
         os.kill(worker, signal.SIGKILL)
@@ -128,20 +127,6 @@ def _wait_for(condition, process) -> None:
     while not condition():
         assert process.poll() is None, process.stderr[-2000:]
         time.sleep(0.02)
-
-
-def _workers_of(cluster: Path) -> list[int]:
-    """Processes of our actor class in this cluster: below its raylet, whose command line names its folder."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            if is_our_worker((entry / "cmdline").read_bytes()):
-                parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
-                if bytes(cluster) in Path(f"/proc/{parent}/cmdline").read_bytes():
-                    found.append(int(entry.name))
-        except OSError:
-            continue
-    return found
 
 
 def test_what_keeps_a_worker_from_opening_is_one_clear_line(python, cluster, tmp_path):

@@ -7,6 +7,7 @@ when it is told to end. It needs root, Linux and iproute2. The bridge between th
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,7 +16,8 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from ray_processes import is_our_worker
+#: What Ray calls a process of an actor of ours: by the class, or by the task that it does.
+_OUR_WORKER = re.compile(rb"ray::(RayWorker|[a-z][a-z -]*(: opening| \d))")
 
 #: Head and two more.
 NODES = 3
@@ -104,7 +106,7 @@ class ThreeNodes:
 
     def workers(self, node: int) -> list[int]:
         """Processes of our actors on a node."""
-        return [pid for pid, command in self._processes(node).items() if is_our_worker(command)]
+        return [pid for pid, command in self._processes(node).items() if _OUR_WORKER.match(command)]
 
     def kill(self, node: int) -> None:
         """The node is gone: its raylet, as by `kill -9`, and so what it had started."""

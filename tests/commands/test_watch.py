@@ -34,10 +34,10 @@ def looks(monkeypatch):
     """Looks that come one after the other, at once."""
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
 
-    def run(*states: tuple[str, dict]) -> str:
+    def run(*states: tuple[str, dict]) -> None:
         facts = iter({"path": "t.zarr", "state": state, "running": {}, "stages": [one]} for state, one in states)
         watching.watch(lambda: next(facts), lambda found: f"report, {found['state']}", 1.0)
-        return next(facts, None)
+        assert next(facts, "none is left") == "none is left"
 
     return run
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from ray_processes import is_our_worker
 from teachonce.pipeline.storage import Location
 from teachonce.stages.pairs.store import read_generations
 
@@ -101,24 +100,10 @@ def test_a_growth_whose_worker_is_killed_ends_with_the_same_bytes(start, run, cl
     while len(list(receipts.glob("*.json"))) < 2:
         assert driver.poll() is None, driver.stderr[-2000:]
         time.sleep(0.01)
-    workers = workers_of(cluster_to_kill_in.folder)
+    workers = cluster_to_kill_in.workers()
     assert workers
     assert len(list(receipts.glob("*.json"))) < 12
     for worker in workers:
         os.kill(worker, signal.SIGKILL)
     assert driver.wait() == 0, driver.stderr[-2000:]
     assert tree(killed) == tree(calm)
-
-
-def workers_of(cluster: Path) -> list[int]:
-    """Processes of our actor class in this cluster: below its raylet, whose command line names its folder."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            if is_our_worker((entry / "cmdline").read_bytes()):
-                parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
-                if bytes(cluster) in Path(f"/proc/{parent}/cmdline").read_bytes():
-                    found.append(int(entry.name))
-        except OSError:
-            continue
-    return found
