@@ -133,7 +133,6 @@ NOT_RUN = {
     ("docs/models.md", "pip install"): "downloads",
     ("docs/observability.md", "teachonce status"): "waits for a run: tests/commands/test_watch.py",
     ("docs/observability.md", "teachonce cache"): "downloads a model: tests/pipeline/test_json_log.py",
-    ("docs/observability.md", "jq"): "another program",
     ("docs/performance.md", "make bench"): "takes half an hour",
     ("docs/plan.md", "python benchmarks/plan.py"): "takes minutes, on photographs that are not in the checkout",
     ("docs/performance.md", "python benchmarks/gpu.py"): "needs a GPU",
