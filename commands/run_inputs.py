@@ -7,6 +7,7 @@ from typing import Any
 
 from ..pipeline.contents import Kind, how_to_make, how_to_shard, kind_of, made_by
 from ..pipeline.storage import Location, is_url
+from ..stages.corpora.patterns import is_pattern
 from ..stages.corpora.spelling import is_dataset, split_name
 from ..stages.models.names import LOCAL_PREFIX, PROMPTS_PREFIX
 from ..stages.models.weights import looks_like_path
@@ -116,7 +117,7 @@ def _paths(name: str, value: str) -> Iterator[tuple[str, Kind | None]]:
         yield value, None
     elif name in _IMAGES:
         what = split_name(value)[1]
-        if not is_url(what) and not what.startswith("pipe:"):
+        if not is_url(what) and not what.startswith("pipe:") and (is_dataset(what) or not is_pattern(what)):
             yield what.partition("=")[2] if is_dataset(what) else what, None
     elif name in _LISTS and value not in _LISTS[name]:
         yield value.partition("=")[2] if is_dataset(value) else value, None

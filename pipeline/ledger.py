@@ -18,7 +18,7 @@ from ..storage_schemas.plain_text import counted
 from ..storage_schemas.receipt import Output, Receipt
 from .contents import LEDGER
 from .output import check_output
-from .storage import Location
+from .storage import Location, Stat
 
 #: What the rows of a stage are where they are no images.
 _NOUNS = {"vectors": "class", "distill": "pair", "import": "tensor"}
@@ -214,8 +214,8 @@ class Ledger:
         A file that is to replace one of an earlier generation may still have its name with the generation's number behind it.
         """
         return all(
-            (self.out / o.path).size() == o.bytes
-            or (self.generation > 1 and (self.out / f"{o.path}.{self.generation}").size() == o.bytes)
+            is_as_vouched(file_of(self.out, o), o)
+            or (self.generation > 1 and is_as_vouched(self.out / f"{o.path}.{self.generation}", o))
             for o in receipt.outputs
         )
 
@@ -324,6 +324,22 @@ def _note(location: Location, schema: type[dict[str, Fields]]) -> dict[str, Fiel
 
 def _json_keys(folder: Location) -> list[str]:
     return [n.removesuffix(".json") for n in folder.names() if n.endswith(".json") and not n.startswith(".")]
+
+
+def file_of(out: Location, output: Output) -> Location:
+    """Where a file lies that a receipt of a ledger in `out` vouches for."""
+    return out.reach(output.place) if output.place else out / output.path
+
+
+def is_as_vouched(file: Location, output: Output) -> bool:
+    """Whether a file has the size, and where both are known the version, of its line in a receipt; in one look."""
+    found = file.stat()
+    return found is not None and found.size == output.bytes and is_version(found, output)
+
+
+def is_version(found: Stat, output: Output) -> bool:
+    """Whether a file has the version of its line in a receipt, as far as both are known."""
+    return not output.version or not found.version or found.version == output.version
 
 
 def record_outputs(folder: Location, paths: list[str]) -> tuple[Output, ...]:

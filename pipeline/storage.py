@@ -22,13 +22,14 @@ from ..storage_schemas.plain_text import typed
 from .places.addresses import handed_on as handed_on
 from .places.addresses import s3_endpoint as s3_endpoint
 from .places.copies import Copies as Copies
-from .places.copies import copied
+from .places.copies import CopiedPlace, copied
 from .places.disk_errors import as_storage_error as as_storage_error
 from .places.local import LOCAL
 from .places.local import is_temporary as is_temporary
 from .places.place import HeldLock, NoLocksError, Place, RangeReader, Stat
 from .places.ranges import RangeFile
 from .places.ranges import RangesInBlocks as RangesInBlocks
+from .places.ranges import RangesOfFile as RangesOfFile
 from .places.schemes import opener
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ __all__ = [
     "NoLocksError",
     "RangeReader",
     "RangesInBlocks",
+    "RangesOfFile",
+    "Stat",
     "as_storage_error",
     "expand_home",
     "file_over",
@@ -180,6 +183,28 @@ class Location:
     def sibling(self, name: str) -> Location:
         """Another name in the same folder."""
         return self.folder / name
+
+    def way_to(self, other: Location) -> str:
+        """How a file in this folder names another file: by its path from here where that lies below this folder or beside it,
+        so that they can be moved together; else by its address.
+        """
+        for folder, begins in ((self, ""), (self.folder, "../")):
+            start = f"{folder.full_name.rstrip('/')}/" if folder.full_name else ""
+            path = other.full_name.removeprefix(start)
+            is_below = other.place == self.place and start != "/" and other.full_name == start + path
+            if is_below and folder.full_name != other.full_name and not is_url(path):
+                return begins + path
+        return other.address
+
+    def reach(self, way: str) -> Location:
+        """What `way_to` of this folder named; read by way of the same copies on this machine as the folder."""
+        if way.startswith("/") or is_url(way):
+            there = Location.of(way)
+            return there.copied(self.place.copies) if isinstance(self.place, CopiedPlace) else there
+        folder = self
+        while way.startswith("../"):
+            folder, way = folder.folder, way.removeprefix("../")
+        return folder / way
 
     def local_path(self) -> Path | None:
         """The path by which other programs find it; None where they cannot reach it."""

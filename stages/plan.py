@@ -215,7 +215,7 @@ def _look(request: PlanRequest) -> PlannedCorpus:
         return drawn_corpus(
             planning.images,
             mean_bytes=mean,
-            shard_size=shards.shard_size,
+            shard_size=shards.samples_per_shard,
             max_pixels=shards.max_pixels,
             most=16 if request.teacher is None else max(_SMALL_SAMPLE, _rows_to_fit(request)),
         )
@@ -228,7 +228,7 @@ def _look(request: PlanRequest) -> PlannedCorpus:
         return look_at_shards(ShardSet.open(request.corpus[0]), most=most)
     sources = open_sources(request.corpus, max_bytes=shards.max_bytes)
     return look_at_sources(
-        sources, shard_size=shards.shard_size, resize=shards.resize, max_pixels=shards.max_pixels, most=most
+        sources, shard_size=shards.samples_per_shard, resize=shards.resize, max_pixels=shards.max_pixels, most=most
     )
 
 

@@ -30,15 +30,19 @@ from .corpora.appending import Appended, freeze_append, refuse_changed
 from .corpora.corpus import check_frozen, freeze_corpus
 from .corpora.corpus_sources import CorpusSource, first_sources, sources_again
 from .corpora.images import BadImage, one_image
+from .corpora.in_place import append_in_place, check_tars, freeze_in_place, sources_in_place
 from .corpora.manifest_file import CORPUS, open_manifest, read_corpus
 from .corpora.reading import unreachable_reason
 from .corpora.shards import ShardSet
 from .corpora.source import Source
 from .corpora.spelling import split_name
+from .corpora.tar_in_place import TarInPlace
 from .inputs.sources import open_sources
+from .inputs.tars_in_place import open_tars_in_place
 from .samples.images import IMAGES
 from .samples.kind import SampleKind
 from .settings.shard import ShardSettings
+from .shard_in_place import index_tar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +56,7 @@ class ShardStage:
         generation: the number of the state that they came with; its ledger has their receipts.
         appended: what `--append` found; None without it, and where an append is resumed.
         give_up_on_unreachable: images that cannot be read at the moment become unusable rows; else they fail their shard.
+        in_place: each source is a tar that is used where it is.
     """
 
     out: Location
@@ -62,6 +67,7 @@ class ShardStage:
     generation: int = 1
     appended: Appended | None = None
     give_up_on_unreachable: bool = False
+    in_place: bool = False
 
     name = "shard"
     resources = Resources()
@@ -77,8 +83,8 @@ class ShardStage:
 
     @property
     def fingerprint(self) -> Fingerprint:
-        version = 1 if self.generation == 1 else SHARDS.version
-        fields = {"schema_version": version, "corpus_id": self._state.corpus_id}
+        grown = 1 if self.generation == 1 else 2
+        fields = {"schema_version": SHARDS.version if self.corpus.in_place else grown, "corpus_id": self._state.corpus_id}
         if self.corpus.resize is not None:
             fields |= {"resize": self.corpus.resize, **(self.kind.reducer() or {})}
         return Fingerprint(fields=fields)
@@ -98,6 +104,20 @@ class ShardStage:
         return _FromSources(self)
 
     def _write(self, shard: int, entries: Sequence[Entry], timer: Timer) -> Receipt:
+        if self.in_place:
+            source = self._source(entries[0]).source
+            assert isinstance(source, TarInPlace)
+            return index_tar(
+                source,
+                shard=shard,
+                rows=self.corpus.rows(shard),
+                size=self.corpus.tars[entries[0].source].bytes,
+                entries=entries,
+                probe=lambda data: self.kind.probe(data, self.corpus.max_pixels),
+                out=self.out,
+                fingerprint=self.fingerprint.digest,
+                timer=timer,
+            )
         records: list[tuple[bytes, int, int, int, int]] = []
         invalid: list[InvalidRow] = []
         hasher = hashlib.blake2b(digest_size=16)
@@ -278,6 +298,8 @@ def plan_shard(
             where="--resize",
             hint="leave it out",
         )
+    if settings.in_place:
+        return _plan_in_place(corpus, location, settings, kind)
     check_output(location, "shard", inputs=corpus)
     sources = open_sources(corpus, kind=kind, max_bytes=settings.max_bytes)
     if settings.append or has_grown(location):
@@ -294,8 +316,44 @@ def plan_shard(
     )
 
 
+def _plan_in_place(corpus: Sequence[str], out: Location, settings: ShardSettings, kind: SampleKind) -> ShardStage:
+    """Of tars that stay where they are."""
+    for option, value in (("--resize", settings.resize), ("--order hash", settings.order == "hash" or None)):
+        if value is not None:
+            raise InputError(
+                f"{option} goes only with tars that are written",
+                code="options-exclude-each-other",
+                where=option,
+                found="--in-place",
+                hint="leave one out",
+            )
+    tars = open_tars_in_place(corpus, kind=kind)
+    check_output(out, "shard", inputs=sorted({tar.location.folder for tar in tars}))
+    if settings.append or has_grown(out):
+        return _plan_grown(tars, out, settings, kind, named=True)
+    claim_output(out, "shard")
+    placed = sources_in_place(tars)
+    return ShardStage(
+        out=out,
+        sources=placed,
+        corpus=freeze_in_place(
+            placed,
+            out,
+            name=settings.name,
+            shard_size=settings.shard_size,
+            max_pixels=settings.max_pixels,
+            sample_kind=kind.name,
+            max_bytes=settings.max_bytes,
+            give_up_on_unreachable=settings.give_up_on_unreachable,
+        ),
+        kind=kind,
+        in_place=True,
+    )
+
+
 def _of_corpus(settings: ShardSettings) -> dict[str, Any]:
-    return {name: value for name, value in asdict(settings).items() if name != "append"}
+    fields = {**asdict(settings), "shard_size": settings.samples_per_shard}
+    return {name: value for name, value in fields.items() if name not in ("append", "in_place")}
 
 
 def has_grown(out: Location) -> bool:
@@ -312,7 +370,9 @@ def _plan_grown(
     corpus = shards.corpus
     fields = _of_corpus(settings)
     fields.pop("give_up_on_unreachable")
-    check_frozen(corpus, out, sample_kind=kind.name, **fields)
+    if settings.in_place:
+        fields["shard_size"] = settings.shard_size
+    check_frozen(corpus, out, sample_kind=kind.name, in_place=settings.in_place, **fields)
     placed, names = sources_again(sources, prepared or corpus, out, named=named)
     stage = ShardStage(
         out=out,
@@ -320,19 +380,23 @@ def _plan_grown(
         corpus=corpus,
         kind=kind,
         give_up_on_unreachable=settings.give_up_on_unreachable,
+        in_place=settings.in_place,
     )
     if prepared is not None:
         if not settings.append or prepared.mended or len(names) > len(prepared.sources):
             raise unfinished(out, prepared)
         return _appending(stage, prepared, None)
     if settings.append:
-        following, appended = freeze_append(
+        following, appended = (append_in_place if settings.in_place else freeze_append)(
             shards, placed, names, give_up_on_unreachable=settings.give_up_on_unreachable
         )
         if following is None:
             return replace(stage, shards=(), generation=len(corpus.states), appended=appended)
         return _appending(stage, following, appended)
-    refuse_changed(shards, placed, names)
+    if settings.in_place:
+        check_tars(corpus, placed, names)
+    else:
+        refuse_changed(shards, placed, names)
     own = [[shard for shard in range(corpus.num_shards) if shards.ledger_of(shard) == one] for one in shards.ledgers]
     lost = (place for place, one in enumerate(shards.ledgers) if not _are_intact(one, own[place]))
     place = next(lost, len(own) - 1)
@@ -350,6 +414,7 @@ def _appending(stage: ShardStage, corpus: Corpus, appended: Appended | None) -> 
         generation=len(corpus.states),
         appended=appended,
         give_up_on_unreachable=stage.give_up_on_unreachable,
+        in_place=stage.in_place,
     )
 
 

@@ -41,14 +41,38 @@ class CorpusState:
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class TarFacts:
+    """A tar that is used in place, as it was when the corpus was frozen: its samples, which are a shard if there are any, and its bytes."""
+
+    samples: Count
+    bytes: Count
+
+    def to_json(self) -> Json:
+        return {"samples": self.samples, "bytes": self.bytes}
+
+
 def parts_of(states: Sequence[CorpusState]) -> tuple[int, ...]:
     """Samples that came with each of a corpus's states, in their order; those that added none are left out."""
     totals = [0, *(state.num_samples for state in states)]
     return tuple(after - before for before, after in itertools.pairwise(totals) if after != before)
 
 
-def faults_of(states: Sequence[CorpusState], shard_size: int) -> str:
-    """What is impossible about a corpus's states; empty where nothing is."""
+def faults_of(states: Sequence[CorpusState], shard_size: int, tars: Sequence[TarFacts] = ()) -> str:
+    """What is impossible about a corpus's states; empty where nothing is.
+
+    Args:
+        tars: those that are used in place, each a shard but for those without samples.
+    """
+    if tars:
+        shards = [tar.samples for tar in tars if tar.samples]
+        too_many = next((samples for samples in shards if samples > shard_size), 0)
+        if too_many:
+            return f"{too_many} samples in a tar, for shards of {shard_size}"
+        for state in states:
+            if sum(shards[: state.num_shards]) != state.num_samples or state.num_shards > len(shards):
+                return f"{state.num_samples} samples in {state.num_shards} shards of {len(shards)} tars with samples"
+        return ""
     for before, state in itertools.pairwise(states):
         grown = state.num_samples - before.num_samples, state.num_shards - before.num_shards
         if grown[0] < 0 or grown[1] != -(-grown[0] // shard_size) or bool(state.mended) == bool(grown[0]):

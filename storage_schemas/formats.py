@@ -53,9 +53,9 @@ class Format:
         )
 
 
-#: Manifest, `corpus.json`, tars and their indexes. Version 2 has a history: images were added since, or mended; others are written
-#: as version 1.
-SHARDS = Format(name="shards", version=2)
+#: Manifest, `corpus.json`, tars and their indexes. Version 2 has a history: images were added since, or mended. In version 3 tars
+#: are used in place. Others are written as version 1.
+SHARDS = Format(name="shards", version=3)
 
 #: Arrays of rows, and the root group that describes them. Version 2 has targets of more than one axis beside sample and view. Version 3
 #: has targets with encodings of their own, a short shard in the middle, later generations, or fewer views in a chunk

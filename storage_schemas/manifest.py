@@ -18,7 +18,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .corpus_history import CorpusState, faults_of, parts_of
+from .corpus_history import CorpusState, TarFacts, faults_of, parts_of
 from .errors import DamagedError
 from .fingerprint import Json, canonical_json
 from .formats import SHARDS
@@ -102,6 +102,7 @@ class Corpus:
         history: states that the corpus was in before it grew or was mended, the first one first; written, as what follows, only where
             there is any.
         mended, replaced: rows that the last change mended, as in `CorpusState`.
+        tars: where tars are used in place, each source's; written only there. Each that has samples is a shard.
     """
 
     name: str
@@ -123,11 +124,12 @@ class Corpus:
     history: tuple[CorpusState, ...] = ()
     mended: tuple[Count, ...] = ()
     replaced: tuple[Count, ...] = ()
+    tars: tuple[TarFacts, ...] = ()
 
     @property
     def version(self) -> int:
         """The version of the format that holds it."""
-        return 2 if self.history else 1
+        return 3 if self.tars else 2 if self.history else 1
 
     def to_bytes(self) -> bytes:
         fields = {
@@ -142,7 +144,8 @@ class Corpus:
             del fields["order"]
         fields["history"] = [state.to_json() for state in self.history]
         fields["sources"] = [source.to_json() for source in self.sources]
-        for name in ("no_labels", "left_out", "sources", "history", "mended", "replaced"):
+        fields["tars"] = [tar.to_json() for tar in self.tars]
+        for name in ("no_labels", "left_out", "sources", "history", "mended", "replaced", "tars"):
             if not fields[name]:
                 del fields[name]
         if self.manifest_footer is None:
@@ -167,13 +170,19 @@ class Corpus:
         # Before the seal: another version may seal in another way.
         SHARDS.check(fields.get("schema_version"), where=where, hint="run `teachonce shard` with another --out")
         corpus = as_schema(unseal(fields, where=where, hint=about["hint"]), Corpus, **about)
-        if corpus.num_shards != corpus.layout.num_shards or faults_of(corpus.states, corpus.shard_size):
+        faults = faults_of(corpus.states, corpus.shard_size, corpus.tars)
+        if faults or corpus.num_shards != corpus.layout.num_shards:
             raise DamagedError(
                 **about,
                 expected=f"{counted(corpus.layout.num_shards, 'shard')} for {counted(corpus.num_samples, 'sample')}",
-                found=faults_of(corpus.states, corpus.shard_size) or corpus.num_shards,
+                found=faults or corpus.num_shards,
             )
         return corpus
+
+    @property
+    def in_place(self) -> bool:
+        """Whether its shards are tars that lie where their owner put them."""
+        return bool(self.tars)
 
     @property
     def states(self) -> tuple[CorpusState, ...]:
@@ -190,6 +199,9 @@ class Corpus:
     @cached_property
     def layout(self) -> RowLayout:
         """Which rows a shard holds."""
+        if self.tars:
+            shards = [tar.samples for tar in self.tars if tar.samples]
+            return RowLayout.of(self.shard_size, shards[: self.num_shards])
         return RowLayout.of(self.shard_size, parts_of(self.states))
 
     @property

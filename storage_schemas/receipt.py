@@ -5,17 +5,28 @@ from __future__ import annotations
 import shlex
 from dataclasses import asdict, dataclass
 
-from .fingerprint import canonical_json
+from .fingerprint import Json, canonical_json
 from .json_file import Count, read_sealed, seal
 
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """One file that a receipt vouches for: path relative to the stage's output folder, size, sha256 (hex)."""
+    """One file that a receipt vouches for: path relative to the stage's output folder, size, sha256 (hex).
+
+    Attributes:
+        place: where it lies, if that is not its path: a tar that is used in place. As `Location.reach` takes it from the folder.
+        version: its ETag, where it lies in a bucket and is used in place; '' where none is known.
+    """
 
     path: str
     bytes: Count
     sha256: str
+    place: str = ""
+    version: str = ""
+
+    def to_json(self) -> Json:
+        """Without what is empty."""
+        return {name: value for name, value in asdict(self).items() if value or name not in ("place", "version")}
 
 
 #: The reason of a sample that was not wanted, though it could be used.
@@ -63,7 +74,7 @@ class Receipt:
 
     def to_bytes(self) -> bytes:
         """Canonical JSON with a final newline."""
-        return canonical_json(seal(asdict(self))) + b"\n"
+        return canonical_json(seal({**asdict(self), "outputs": [one.to_json() for one in self.outputs]})) + b"\n"
 
     @staticmethod
     def from_bytes(data: bytes, where: object) -> Receipt:

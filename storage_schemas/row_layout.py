@@ -45,7 +45,7 @@ class RowLayout:
 
     @property
     def num_shards(self) -> int:
-        return self._ends[-1]
+        return self._ends[-1] if self._ends else 0
 
     @property
     def num_rows(self) -> int:

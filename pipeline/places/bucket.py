@@ -101,7 +101,8 @@ class BucketPlace(Bucket):
             except (FileNotFoundError, ValueError):
                 pass
             else:
-                return Stat(is_folder=False, size=found["size"], changed_at=found["last_modified"].timestamp())
+                changed_at = found["last_modified"].timestamp()
+                return Stat(is_folder=False, size=found["size"], changed_at=changed_at, version=found["e_tag"] or "")
         try:
             first = next(self._below(name), None)
         except ValueError:  # a name that nothing can have

@@ -39,11 +39,13 @@ class Stat:
         is_folder: files lie below it, or it was made by `make_folder`.
         size: bytes of a file; of no meaning for a folder.
         changed_at: when it was written last, as seconds since 1970.
+        version: another one whenever it is written anew (an ETag); '' where the place has none.
     """
 
     is_folder: bool
     size: int
     changed_at: float
+    version: str = ""
 
 
 #: Bytes of a piece that `stream` gives, about.

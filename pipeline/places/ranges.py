@@ -63,6 +63,23 @@ class RangeFile(io.RawIOBase):
         super().close()
 
 
+class RangesOfFile:
+    """Ranges of a file that is open already, of this process alone; it closes when it is forgotten."""
+
+    def __init__(self, file: io.BufferedRandom) -> None:
+        self._file = file
+        self._turn = threading.Lock()
+
+    def read(self, offset: int, size: int) -> bytes:
+        with self._turn:
+            self._file.seek(offset)
+            return self._file.read(size)
+
+    def close(self) -> None:
+        """Nothing is read any more."""
+        self._file.close()
+
+
 class RangesInBlocks:
     """Ranges of one file, of which many are read near each other: one request a block."""
 

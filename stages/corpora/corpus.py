@@ -66,7 +66,7 @@ def freeze_corpus(
     if frozen.exists():
         (out / DRAFT).remove()
         corpus = Corpus.from_bytes(frozen.read_bytes(), where=frozen)
-        check_frozen(corpus, out, **settings, order=order)
+        check_frozen(corpus, out, **settings, order=order, in_place=False)
         listing = Listing(sources)
         for _ in listing:
             pass
@@ -92,7 +92,7 @@ def freeze_corpus(
         )
         digest, count = write_manifest(file, missed.watch(entries))
         if count == 0:
-            raise _no_images(names, listing.left_out)
+            raise no_images(names, listing.left_out)
     if missed.count and not give_up_on_unreachable:
         raise missed.error(count)
     if order == "hash":
@@ -172,7 +172,8 @@ def _write_by_key(out: Location, count: int, shard_size: int) -> str:
     return digest
 
 
-def _no_images(names: Sequence[str], left_out: LeftOut) -> InputError:
+def no_images(names: Sequence[str], left_out: LeftOut) -> InputError:
+    """The error for sources without one image."""
     found = left_out_text(left_out.to_json()).partition(": ")[2] or "nothing"
     return InputError(
         "no images",

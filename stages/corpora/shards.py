@@ -13,17 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...pipeline.contents import Kind, how_to_shard, kind_of
-from ...pipeline.ledger import Ledger, Plan
+from ...pipeline.ledger import Ledger, Plan, file_of, is_version
 from ...pipeline.storage import Location, RangesInBlocks
 from ...storage_schemas.corpus_history import changed_rows
 from ...storage_schemas.errors import DamagedError, InputError
 from ...storage_schemas.fingerprint import Json
 from ...storage_schemas.manifest import Corpus, ManifestReader
 from ...storage_schemas.plain_text import typed
-from ...storage_schemas.receipt import Receipt
+from ...storage_schemas.receipt import Output, Receipt
 from ...storage_schemas.samples import TAR_BLOCK, member_key, shard_name
 from ...storage_schemas.tar_index import decode_index
+from .generations import SHARD_FILES
 from .manifest_file import CORPUS, open_manifest, read_corpus
+from .tar_in_place import IN_PLACE_HINT, tar_changed
 
 
 @dataclass(frozen=True)
@@ -158,14 +160,23 @@ class ShardSet:
             )
         return receipt
 
-    def file(self, shard: int, name: str) -> Location:
-        """A file of a shard. One that was mended last may still have the name that it waited under (see `generations`)."""
+    def file(self, shard: int, output: Output) -> Location:
+        """Where a file of a shard lies that its receipt has: in this folder, or, of a tar that is used in place, anywhere.
+
+        One that was mended last may still have the name that it waited under (see `generations`).
+        """
         ledger = self.ledger_of(shard)
         if self._present.mended and ledger == self.ledgers[-1]:
-            waiting = self.location / f"{name}.{ledger.generation}"
+            waiting = self.location / f"{output.path}.{ledger.generation}"
             if waiting.exists():
                 return waiting
-        return self.location / name
+        return file_of(self.location, output)
+
+    def redo_hint(self, shard: int, output: Output) -> str:
+        """What to type where a file of a shard is not the one that its receipt has."""
+        if output.place:
+            return IN_PLACE_HINT
+        return f"restore it from a copy, or {self.ledger_of(shard).redo_hint(shard_name(shard))}"
 
     def receipts(self) -> Iterator[Receipt]:
         """The receipts of all shards in their order, one at a time; those that are gone are left out."""
@@ -194,30 +205,25 @@ class ShardReader:
     """
 
     def __init__(self, shards: ShardSet, shard: int, *, in_order: bool = False) -> None:
-        self._tar = shards.file(shard, f"{shard_name(shard)}.tar")
         self._redo = shards.ledger_of(shard).redo_hint(shard_name(shard))
         receipt = shards.receipt(shard)
-        for output in receipt.outputs:
-            found = shards.file(shard, output.path).size()
-            if found != output.bytes:
-                raise DamagedError(
-                    "a shard's file was cut or replaced",
-                    code="shard-file-changed",
-                    where=shards.location / output.path,
-                    expected=f"{output.bytes} bytes",
-                    found="no file" if found is None else f"{found} bytes",
-                    hint=f"run the same `teachonce shard … --out {typed(shards.location)}` again",
-                )
-        index_name = f"{shard_name(shard)}.index.npy"
-        index_location = shards.file(shard, index_name)
-        index = index_location.read_bytes()
-        recorded = next((o.sha256 for o in receipt.outputs if o.path == index_name), "none")
-        if (sha256 := hashlib.sha256(index).hexdigest()) != recorded:
+        files = {output.path: output for output in receipt.outputs}
+        self._vouched, vouched_index = (files[f"{shard_name(shard)}{ending}"] for ending in SHARD_FILES)
+        self._tar = shards.file(shard, self._vouched)
+        refuse_other_tar(shards, self._tar, self._vouched)
+        index_location = shards.file(shard, vouched_index)
+        try:
+            index = index_location.read_bytes()
+        except FileNotFoundError:
+            raise _changed_file(shards, vouched_index, None) from None
+        if len(index) != vouched_index.bytes:
+            raise _changed_file(shards, vouched_index, len(index))
+        if (sha256 := hashlib.sha256(index).hexdigest()) != vouched_index.sha256:
             raise DamagedError(
                 "an offset index changed since it was written",
                 code="index-changed",
                 where=index_location,
-                expected=f"sha256 {recorded}",
+                expected=f"sha256 {vouched_index.sha256}",
                 found=sha256,
                 hint=f"restore it from a copy, or {self._redo}",
             )
@@ -231,7 +237,7 @@ class ShardReader:
 
     def _check_index(self, rows: range, where: object) -> None:
         """Refuse an index of other rows than the shard's, or of bytes behind the end of its tar."""
-        size = self._tar.size() or 0
+        size = self._vouched.bytes
         begin, length = self.index["offset"], self.index["length"]
         fits = (begin >= TAR_BLOCK) & (length >= 0) & (begin <= size) & (length <= size - begin)
         known = sorted([*self.index["row"].tolist(), *self.invalid])
@@ -259,17 +265,21 @@ class ShardReader:
         record = self.index[self._position[row]]
         offset, key = int(record["offset"]), record["key"].decode("ascii")
         length = int(record["length"])
-        member = self._bytes.read(offset - TAR_BLOCK, TAR_BLOCK + length)
-        if len(member) < TAR_BLOCK + length:
+        # In a tar of somebody else's the name before an image says nothing of its key: the checksum tells alone.
+        header = 0 if self._vouched.place else TAR_BLOCK
+        member = self._bytes.read(offset - header, header + length)
+        if len(member) < header + length:
             raise DamagedError(
                 "a shard's tar was cut while it was read",
                 code="shard-tar-cut",
                 where=f"{self._tar}, row {row}",
                 expected=f"at least {offset + length} bytes",
-                found=f"{offset - TAR_BLOCK + len(member)} bytes",
-                hint="restore the tar, or run the same `teachonce shard` command again",
+                found=f"{offset - header + len(member)} bytes",
+                hint=IN_PLACE_HINT
+                if self._vouched.place
+                else "restore the tar, or run the same `teachonce shard` command again",
             )
-        found = member_key(member[:TAR_BLOCK])
+        found = member_key(member[:header]) if header else key
         if found != key:
             raise DamagedError(
                 "tar and index are out of line",
@@ -278,15 +288,46 @@ class ShardReader:
                 expected=key,
                 found=found or "no member header",
             )
-        data = member[TAR_BLOCK:]
+        data = member[header:]
         if zlib.crc32(data) != int(record["crc32"]):
             raise DamagedError(
                 "an image in a tar changed",
                 code="image-in-tar-changed",
                 where=f"{self._tar}, row {row}, {key}",
-                hint=f"restore the tar, or {self._redo}",
+                hint=IN_PLACE_HINT if self._vouched.place else f"restore the tar, or {self._redo}",
             )
         return data
 
     def close(self) -> None:
         self._bytes.close()
+
+
+def refuse_other_tar(shards: ShardSet, tar: Location, vouched: Output) -> None:
+    """One look at a shard's tar: its size, and its version where that is known.
+
+    Raises:
+        DamagedError: it is not the one that the receipt vouches for.
+    """
+    found = tar.stat()
+    if found is None or found.size != vouched.bytes:
+        size = None if found is None else found.size
+        raise tar_changed(tar, f"{vouched.bytes} bytes", _bytes_text(size)) if vouched.place else _changed_file(
+            shards, vouched, size
+        )
+    if not is_version(found, vouched):
+        raise tar_changed(tar, f"ETag {vouched.version}", found.version)
+
+
+def _changed_file(shards: ShardSet, output: Output, found: int | None) -> DamagedError:
+    return DamagedError(
+        "a shard's file was cut or replaced",
+        code="shard-file-changed",
+        where=shards.location / output.path,
+        expected=f"{output.bytes} bytes",
+        found=_bytes_text(found),
+        hint=f"run the same `teachonce shard … --out {typed(shards.location)}` again",
+    )
+
+
+def _bytes_text(size: int | None) -> str:
+    return "no file" if size is None else f"{size} bytes"

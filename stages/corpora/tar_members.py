@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Iterator
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Protocol, Self
 
-from ...pipeline.user_files import UserFile
+from ...pipeline.storage import RangeReader
 from ...storage_schemas.errors import InputError, Unreachable
 from ...storage_schemas.plain_text import typed
-from .far import FarFile
 
 #: Bytes of what a header carries: a long name, attributes. Linux's attributes of one file take up to 64 KiB.
 _LONGEST_HEADER = 1 << 18
@@ -33,7 +32,23 @@ _NO_TARS = {
 }
 
 
-def tar_members(file: UserFile | FarFile) -> Iterator[tarfile.TarInfo]:
+class TarFile(Protocol):
+    """A tar, wherever it lies."""
+
+    @property
+    def name(self) -> str: ...
+
+    def open(self) -> BinaryIO:
+        """Open for reading."""
+
+    def open_ranges(self) -> RangeReader:
+        """Open for reading at any place, by any thread."""
+
+    def read_range(self, offset: int, size: int) -> bytes:
+        """Up to `size` bytes from `offset` on; shorter only where the file ends."""
+
+
+def tar_members(file: TarFile) -> Iterator[tarfile.TarInfo]:
     """All members in the order of the file, those behind an end mark too; nothing is read but headers.
 
     Raises:
@@ -53,7 +68,7 @@ def tar_members(file: UserFile | FarFile) -> Iterator[tarfile.TarInfo]:
         ) from error
 
 
-def _members(raw: BinaryIO, file: UserFile | FarFile) -> Iterator[tarfile.TarInfo]:
+def _members(raw: BinaryIO, file: TarFile) -> Iterator[tarfile.TarInfo]:
     start: int | None = 0
     while start is not None:
         raw.seek(start)
@@ -73,7 +88,7 @@ def _members(raw: BinaryIO, file: UserFile | FarFile) -> Iterator[tarfile.TarInf
 class _Archive:
     """One archive in the file, from the file's position on."""
 
-    def __init__(self, raw: BinaryIO, file: UserFile | FarFile) -> None:
+    def __init__(self, raw: BinaryIO, file: TarFile) -> None:
         self._raw, self._file = raw, file
         self.end = raw.tell()
         self._tar: tarfile.TarFile | None = None
@@ -148,7 +163,7 @@ class _Headers:
         return data
 
 
-def _behind_end_mark(raw: BinaryIO, end: int, file: UserFile | FarFile) -> int | None:
+def _behind_end_mark(raw: BinaryIO, end: int, file: TarFile) -> int | None:
     """Where the next archive begins; None where only zeros follow.
 
     Raises:

@@ -16,12 +16,11 @@ from dataclasses import dataclass, field
 from ...pipeline.storage import RangeReader
 from ...pipeline.user_files import UserFile
 from ...storage_schemas.errors import InputError
-from .far import FarFile
 from .images import image_extensions
 from .label import MOST_SIDECAR_BYTES, Label, cls_label, json_label
 from .names import has_extension, is_hidden_name, plain_path, shown
 from .source import SourceFile
-from .tar_members import tar_members
+from .tar_members import TarFile, tar_members
 from .tree import EnteredFolder, File, walk
 
 #: Members that may carry the label of the image beside them. Where both do, the first counts.
@@ -54,7 +53,7 @@ class TarSource:
     """
 
     name: str
-    file: UserFile | FarFile
+    file: TarFile
     extensions: Collection[str] = field(default_factory=image_extensions)
 
     def walk(self) -> Iterator[SourceFile]:
@@ -107,7 +106,7 @@ class _Members:
     Memory: a few hundred bytes a member; the paths are held flat, so that deep ones cost their bytes alone.
     """
 
-    def __init__(self, file: UserFile | FarFile, extensions: Collection[str]) -> None:
+    def __init__(self, file: TarFile, extensions: Collection[str]) -> None:
         self._file, self.extensions = file, extensions
         self.nodes: dict[bytes, _Node] = {}
         folders: set[bytes] = set()

@@ -21,7 +21,7 @@ from ..samples.images import IMAGES
 from ..samples.kind import SampleKind
 from ..samples.registry import check_kind, kind_named
 from .picture_files import PictureFiles, ShardFiles, SourceFiles
-from .sources import open_sources
+from .sources import open_source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,7 @@ def open_images(images: str, *, name: str | None = None, kind: SampleKind | None
             check_kind(shards.corpus.sample_kind, kind.name, where=shards.location, expected_by="wanted here")
         return _ShardImages(shards)
     kind = kind or IMAGES
-    (source,) = open_sources([images], kind=kind)
+    source = open_source(images, kind=kind)
     return _SourceImages(source, name or source.name, kind)
 
 
@@ -121,7 +121,7 @@ def shows_many(images: str, count: int) -> bool:
     with contextlib.suppress(OSError, TeachonceError):  # whoever opens them says what is wrong
         if not is_dataset(what) and (Location.of(what) / "corpus.json").exists():
             return ShardSet(Location.of(what)).corpus.num_samples >= count
-        (source,) = open_sources([images])
+        source = open_source(images)
         if isinstance(source, FolderSource):
             found = (file for file in source.walk() if file.is_image)
             return next(islice(found, count - 1, None), None) is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from ...pipeline.storage import Location, is_url, missing_hint
 from ...pipeline.user_files import UserFile
@@ -13,6 +13,7 @@ from ..corpora.far import FarFile, FarFolderSource
 from ..corpora.folder import FolderSource
 from ..corpora.images import MAX_BYTES
 from ..corpora.lists import ListSource
+from ..corpora.patterns import is_pattern, matched
 from ..corpora.reading import unreachable
 from ..corpora.source import Source
 from ..corpora.spelling import is_dataset, split_name
@@ -27,7 +28,7 @@ def open_sources(
     """The sources that CORPUS arguments name, in bytewise order of their names.
 
     Args:
-        arguments: each `PATH`, or `coop:NAME/SPLIT=DATA` for a split of a data set, or one of these after `NAME=`.
+        arguments: each `PATH`, a pattern of paths, or `coop:NAME/SPLIT=DATA` for a split of a data set, or one of these after `NAME=`.
         kind: of samples to look for in folders and tars; lists name any files, data sets hold images.
         max_bytes: what a URL of a list may hold.
 
@@ -36,24 +37,63 @@ def open_sources(
         Unreachable: one cannot be looked at at the moment.
     """
     sources: dict[str, Source] = {}
-    for argument in arguments:
+    for given, what, _ in spelled_out(arguments):
         try:
-            source = _open_source(argument, kind.extensions(), max_bytes)
+            source = _open_source(given, what, kind.extensions(), max_bytes)
         except OSError as error:
-            raise unreachable(argument, error.strerror or error) from error
+            raise unreachable(what, error.strerror or error) from error
         if source.name in sources:
-            raise InputError(
-                "two sources have the same name",
-                code="source-name-twice",
-                where=source.name,
-                hint=f"name them apart: {typed(f'{source.name}-a')}=PATH {typed(f'{source.name}-b')}=PATH",
-            )
+            raise source_named_twice(source.name)
         sources[source.name] = source
     return tuple(sources[name] for name in sorted(sources, key=lambda n: n.encode() + b"/"))
 
 
-def _open_source(argument: str, extensions: Collection[str], max_bytes: int) -> Source:
-    given, rest = split_name(argument)
+def open_source(argument: str, *, kind: SampleKind = IMAGES) -> Source:
+    """`open_sources` of an argument that must name one source alone.
+
+    Raises:
+        InputError: a pattern of several.
+    """
+    sources = open_sources([argument], kind=kind)
+    if len(sources) > 1:
+        raise InputError(
+            "a pattern names several corpora where one is wanted",
+            code="corpus-not-one",
+            where=argument,
+            found=", ".join(source.name for source in sources[:3]) + (", …" if len(sources) > 3 else ""),
+            hint="name one, or shards that are made of them: teachonce shard … --in-place",
+        )
+    return sources[0]
+
+
+def spelled_out(arguments: Sequence[str]) -> Iterator[tuple[str, str, bool]]:
+    """(name, what) of each CORPUS argument, and of each file that a pattern stands for; the name is '' where none was given.
+
+    The third is whether the user typed it so; else it comes of a pattern.
+
+    Raises:
+        InputError: as `patterns.matched`.
+    """
+    for argument in arguments:
+        given, what = split_name(argument)
+        if is_dataset(what) or not is_pattern(what):
+            yield given, what, True
+            continue
+        for found in matched(what):
+            yield (f"{given}/{found.name}" if given else found.name), found.path, False
+
+
+def source_named_twice(name: str) -> InputError:
+    """The error for two sources of one name."""
+    return InputError(
+        "two sources have the same name",
+        code="source-name-twice",
+        where=name,
+        hint=f"name them apart: {typed(f'{name}-a')}=PATH {typed(f'{name}-b')}=PATH",
+    )
+
+
+def _open_source(given: str, rest: str, extensions: Collection[str], max_bytes: int) -> Source:
     if is_dataset(rest):
         return open_split(rest, name=given)
     if is_url(rest) and Location.of(rest).local_path() is None:

@@ -91,7 +91,7 @@ class LocalCopies:
         ledger = self.shards.ledger_of(shard)
         self._keep_receipt(ledger.folder / "receipts" / f"{shard_name(shard)}.json")
         for output in self.shards.receipt(shard).outputs:
-            file = self.shards.file(shard, output.path)
+            file = self.shards.file(shard, output)
             file.keep_copy(self.copies, sha256=output.sha256, size=output.bytes, verify=verify)
         receipts = self._receipts
         for one in receipts.ledgers_of(shard):

@@ -10,6 +10,9 @@ from ..corpora.limits import MAX_BYTES, MAX_PIXELS
 
 UNUSUAL = "Unusual corpora"
 
+#: Samples of a shard that nobody chose.
+_SHARD_SIZE = 1000
+
 
 @dataclass(frozen=True, kw_only=True)
 class ShardSettings:
@@ -19,16 +22,27 @@ class ShardSettings:
         name: None for the sources' names.
         resize: None keeps the original bytes.
         order: None takes that of the shards in `out`, `hash` where there are none.
+        shard_size: None for the default: 1000, or in place as many as the largest tar has.
+        in_place: the sources are tars that stay where they are, each of them a shard: only their manifest and indexes are written.
         append: to finished shards in `out`, as new shards behind them, what the sources hold and the corpus does not.
         give_up_on_unreachable: images that cannot be read at the moment become unusable rows; else they fail their shard.
     """
 
-    shard_size: int = setting(1000, least=1, unit="SAMPLES", help="Samples per shard.")
+    shard_size: int | None = setting(
+        None,
+        least=1,
+        unit="SAMPLES",
+        default_text="1000; with --in-place as many as the largest tar has",
+        help="Samples per shard.",
+    )
     name: str | None = setting(
         None, default_text="the sources' names", help="Name of the corpus, part of every sample's key."
     )
     resize: int | None = setting(
         None, least=1, unit="PIXELS", help="Reduce the shorter side to this many pixels (re-encodes as JPEG)."
+    )
+    in_place: bool = setting(
+        False, help="Use the tars where they are, each as a shard: write a manifest and indexes, and copy nothing."
     )
     append: bool = setting(
         False, help="Add images that finished shards in --out do not have yet, as new shards behind them."
@@ -61,3 +75,8 @@ class ShardSettings:
         group=UNUSUAL,
         help="Record images that cannot be read at the moment as unusable; without it they fail, and are tried again.",
     )
+
+    @property
+    def samples_per_shard(self) -> int:
+        """Of shards that are written."""
+        return self.shard_size or _SHARD_SIZE

@@ -117,19 +117,18 @@ class ShardCheck:
         shards, name = self.whole.shards, shard_name(shard)
         rows = shards.corpus.rows(shard)
         receipt = checked_receipt(shards.ledger_of(shard), shard, rows, [f"{name}.tar", f"{name}.index.npy"])
-        hint = f"restore it from a copy, or {shards.ledger_of(shard).redo_hint(name)}"
         files = {
             output.path: VouchedFile(
                 noun="tar" if output.path.endswith(".tar") else "offset index",
-                place=shards.location / output.path,
+                place=shards.file(shard, output),
                 output=output,
-                hint=hint,
+                hint=shards.redo_hint(shard, output),
             )
             for output in receipt.outputs
         }
         wrong = [error for file in files.values() if (error := file.size_error()) is not None]
         if self.full and not any(error.code == "file-missing" for error in wrong):
-            self._read_tar(shard, entries, files, seen, findings, hint)
+            self._read_tar(shard, entries, files, seen, findings)
             return receipt
         for error in wrong:
             findings.note(error, shard=shard)
@@ -156,10 +155,10 @@ class ShardCheck:
         files: dict[str, VouchedFile],
         seen: ShardSeen,
         findings: Findings,
-        hint: str,
     ) -> None:
         """Every byte of the tar and its index."""
         shards, name = self.whole.shards, shard_name(shard)
+        tar = files[f"{name}.tar"]
         index: NDArray[np.void] | None = None
         try:
             reader = ShardReader(shards, shard)
@@ -167,16 +166,17 @@ class ShardCheck:
             reader.close()
             seen.num_bytes += files[f"{name}.index.npy"].output.bytes
         except DamagedError as error:
-            if error.code != "shard-file-changed":
+            if error.code not in ("shard-file-changed", "tar-in-place-changed"):
                 findings.note(error, shard=shard)
         check = TarCheck(
-            tar=files[f"{name}.tar"].place,
+            tar=tar.place,
             index=index,
             entries=entries,
-            sha256=files[f"{name}.tar"].output.sha256,
+            sha256=tar.output.sha256,
             first_row=shards.corpus.rows(shard).start,
             reduced=shards.corpus.resize is not None,
-            hint=hint,
+            hint=tar.hint,
+            in_place=bool(tar.output.place),
         )
         read = check.read(self._hashing)
         seen.num_bytes += read.num_bytes

@@ -70,6 +70,7 @@ class TarCheck:
         first_row: of the shard.
         reduced: whether the tar holds reduced images: then the manifest's digests are of others.
         hint: what to do about a sample that is not as it should be.
+        in_place: whether the tar is somebody else's: then what stands beside an image in it says nothing of its row.
     """
 
     tar: Location
@@ -79,6 +80,7 @@ class TarCheck:
     first_row: int
     reduced: bool
     hint: str
+    in_place: bool = False
 
     def read(self, threads: ThreadPoolExecutor) -> TarRead:
         """Read it all; where the tar is not as its receipt has it, once more for the digest of every image."""
@@ -95,7 +97,7 @@ class TarCheck:
         samples = self._samples()
         try:
             hashed: Future[None] | None = None
-            for first, stop, places in _pieces([sample.begin - TAR_BLOCK for sample in samples], size):
+            for first, stop, places in _pieces(samples, size):
                 piece = reader.read(first, stop - first)
                 if hashed is not None:
                     hashed.result()
@@ -124,17 +126,12 @@ class TarCheck:
             whole: whether headers and the image's digest are compared too; else names, facts and the index's checksum.
         """
         entry, begin = self.entries[sample.row - self.first_row], sample.begin - first
-        image, key = memoryview(piece)[begin : begin + sample.length], entry.key.encode("ascii")
-        at = begin - TAR_BLOCK
-        is_right = sample.key == key and piece.startswith(key + b".", at)
-        if not is_right or (whole and piece[at:begin] != _header(_name(piece, at), sample.length)):
-            name = _name(piece, at) or "no member"
+        image = memoryview(piece)[begin : begin + sample.length]
+        if sample.key != entry.key.encode("ascii") or not (self.in_place or _has_header(sample, piece, begin, whole)):
+            name = _name(piece, begin - TAR_BLOCK) or "no member"
             self._note(found, entry, sample, "a tar's member is not the sample of its row", entry.key, name)
             return
-        metadata = sample_metadata(path=entry.path, row=sample.row, digest=entry.digest, label=entry.label)
-        after = begin + sample.length + -sample.length % TAR_BLOCK
-        is_right = piece.startswith(key + b".json\0", after) and piece.startswith(metadata, after + TAR_BLOCK)
-        if not is_right or (whole and not piece.startswith(member_header(f"{entry.key}.json", len(metadata)), after)):
+        if not self.in_place and not _has_facts(entry, sample, piece, begin, whole):
             what, expected = (
                 "the facts beside an image in a tar are not the manifest's",
                 "path, row, digest and label as there",
@@ -169,21 +166,42 @@ class TarCheck:
             )
 
 
-def _pieces(starts: list[int], size: int) -> Iterator[tuple[int, int, range]]:
+def _has_header(sample: _Sample, piece: bytes, begin: int, whole: bool) -> bool:
+    """Whether the name of the sample's key stands before its image; `whole`: and all of a header as we write it."""
+    at = begin - TAR_BLOCK
+    if not piece.startswith(sample.key + b".", at):
+        return False
+    return not whole or piece[at:begin] == _header(_name(piece, at), sample.length)
+
+
+def _has_facts(entry: Entry, sample: _Sample, piece: bytes, begin: int, whole: bool) -> bool:
+    """Whether what the manifest has of a sample stands behind its image."""
+    metadata = sample_metadata(path=entry.path, row=sample.row, digest=entry.digest, label=entry.label)
+    after = begin + sample.length + -sample.length % TAR_BLOCK
+    if not (piece.startswith(sample.key + b".json\0", after) and piece.startswith(metadata, after + TAR_BLOCK)):
+        return False
+    return not whole or piece.startswith(member_header(f"{entry.key}.json", len(metadata)), after)
+
+
+def _pieces(samples: Sequence[_Sample], size: int) -> Iterator[tuple[int, int, range]]:
     """(first byte, end, places of samples) of pieces that cover a tar, each of whole samples.
 
     Args:
-        starts: of the samples, their headers included, ascending.
+        samples: in the order of their images in the tar.
         size: of the tar.
     """
+    starts = [sample.begin - TAR_BLOCK for sample in samples]
     first = place = 0
     while first < size:
         end_place = place
         while end_place < len(starts) and starts[end_place] - first < _PIECE_BYTES:
             end_place += 1
         end = starts[end_place] if end_place < len(starts) else size
-        if place == end_place and end - first > _PIECE_BYTES:
-            end = first + _PIECE_BYTES  # no sample begins here
+        if place == end_place:
+            end = min(end, first + _PIECE_BYTES)  # no sample begins here
+        else:
+            behind = samples[end_place - 1].begin + samples[end_place - 1].length
+            end = behind if end - behind > _PIECE_BYTES else end  # what follows is no sample's
         yield first, end, range(place, end_place)
         first, place = end, end_place
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ...pipeline.ledger import is_version
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import DamagedError
 from ...storage_schemas.receipt import Output
@@ -27,8 +28,18 @@ class VouchedFile:
     hint: str
 
     def size_error(self) -> DamagedError | None:
-        """The error for a file of another size, by a look at its name alone; None where it has the right one."""
-        return self._wrong_size(self.place.size())
+        """The error for a file of another size or version, by a look at its name alone; None where it has the right ones."""
+        found = self.place.stat()
+        if found is None or found.size != self.output.bytes or is_version(found, self.output):
+            return self._wrong_size(None if found is None else found.size)
+        return DamagedError(
+            f"a {self.noun} was written anew since it was indexed",
+            code="file-other-version",
+            where=self.place,
+            expected=f"ETag {self.output.version}",
+            found=found.version,
+            hint=self.hint,
+        )
 
     def error(
         self, *, found_bytes: int | None, found_sha256: str, others: Mapping[str, str], flipped: str = ""

@@ -1,0 +1,153 @@
+"""Owns a tar that is used where it lies: what it was when it was looked at, and reading it as a source and once more as a whole.
+
+A tar in a bucket is fetched into a file without a name, in one request, and is gone from this machine when the next one comes: walks
+and reads in it would cost a request each otherwise. Nothing of a tar is kept.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from ...pipeline.storage import Location, RangeReader, RangesOfFile, file_over, scratch_file
+from ...storage_schemas.errors import DamagedError
+from .images import image_extensions
+from .source import SourceFile
+from .tars import TarSource
+
+#: Bytes that are hashed at once.
+_PIECE_BYTES = 8 << 20
+
+
+#: What to do about a tar that is another one by now.
+IN_PLACE_HINT = "put the tar back as it was, or index the tars as they are now: teachonce shard … --in-place --out ANOTHER"
+
+
+def tar_changed(tar: Location, expected: str, found: str) -> DamagedError:
+    """The error for a tar that is used in place and is not the one that was looked at, or indexed."""
+    return DamagedError(
+        "a tar that is used in place has changed",
+        code="tar-in-place-changed",
+        where=tar,
+        expected=expected,
+        found=found,
+        hint=IN_PLACE_HINT,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TarInPlace:
+    """A `Source`.
+
+    Attributes:
+        location: where it lies.
+        size, version: bytes and ETag ('' where there is none) when it was looked at.
+    """
+
+    name: str
+    location: Location
+    size: int
+    version: str
+    extensions: Collection[str] = field(default_factory=image_extensions)
+
+    def walk(self) -> Iterator[SourceFile]:
+        """As `TarSource.walk`, in the order of the tar: what lies one behind another is read so.
+
+        Raises:
+            InputError, Unreachable: as there.
+            DamagedError: it is not the one that was looked at.
+        """
+        found = TarSource(name=self.name, file=self.at_hand(anew=True), extensions=self.extensions).walk()
+        yield from sorted(found, key=lambda file: file.offset)
+
+    def read(self, path: str, offset: int, size: int) -> bytes:
+        return self.at_hand().read_range(offset, size)
+
+    def at_hand(self, *, anew: bool = False) -> TarAtHand:
+        """The tar, here.
+
+        Args:
+            anew: even if this process had it last.
+
+        Raises:
+            DamagedError: it is not the one that was looked at.
+        """
+        if anew:
+            _at_hand.cache_clear()
+        return _at_hand(self.location, self.size, self.version)
+
+    def changed(self, *, expected: str, found: str) -> DamagedError:
+        """The error for a tar that is another one by now."""
+        return tar_changed(self.location, expected, found)
+
+
+@dataclass(frozen=True)
+class TarAtHand:
+    """A tar on this machine, or a copy that nobody else sees, for the readers of tars."""
+
+    location: Location
+    ranges: RangeReader
+    size: int
+
+    def __str__(self) -> str:
+        return str(self.location)
+
+    @property
+    def name(self) -> str:
+        return self.location.name
+
+    def open(self) -> BinaryIO:
+        """Open for reading."""
+        return file_over(self.open_ranges(), self.size)
+
+    def open_ranges(self) -> RangeReader:
+        """Open for reading at any place, by any thread."""
+        return _Borrowed(self.ranges)
+
+    def read_range(self, offset: int, size: int) -> bytes:
+        """Up to `size` bytes from `offset` on; shorter only where the file ends."""
+        return self.ranges.read(offset, size)
+
+    def sha256(self) -> str:
+        """Of all its bytes."""
+        hasher = hashlib.sha256()
+        for start in range(0, self.size, _PIECE_BYTES):
+            hasher.update(self.ranges.read(start, _PIECE_BYTES))
+        return hasher.hexdigest()
+
+
+@dataclass(frozen=True)
+class _Borrowed:
+    """Ranges that stay open when their reader is done."""
+
+    ranges: RangeReader
+
+    def read(self, offset: int, size: int) -> bytes:
+        return self.ranges.read(offset, size)
+
+    def close(self) -> None:
+        """They belong to `TarAtHand`."""
+
+
+@functools.lru_cache(maxsize=1)
+def _at_hand(location: Location, size: int, version: str) -> TarAtHand:
+    """One tar a process: the one before it is closed, or gone, when its last reader is."""
+    tar = TarInPlace(name=location.name, location=location, size=size, version=version)
+    if location.local_path() is not None:
+        ranges: RangeReader = location.open_ranges()
+        found = location.size()
+    else:
+        scratch, found = scratch_file(), 0
+        for piece in location.stream():
+            found += scratch.write(piece)
+        scratch.flush()
+        ranges = RangesOfFile(scratch)
+    if found != size:
+        raise tar.changed(expected=f"{size} bytes", found="no file" if found is None else f"{found} bytes")
+    now = location.stat()
+    if now is not None and now.version != version:
+        raise tar.changed(expected=f"ETag {version}", found=now.version)
+    return TarAtHand(location, ranges, size)
