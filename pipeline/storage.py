@@ -21,8 +21,8 @@ from ..storage_schemas.near_names import near_names
 from ..storage_schemas.plain_text import typed
 from .places.addresses import handed_on as handed_on
 from .places.addresses import s3_endpoint as s3_endpoint
-from .places.copies import Copies as Copies
 from .places.copies import CopiedPlace, copied
+from .places.copies import Copies as Copies
 from .places.disk_errors import as_storage_error as as_storage_error
 from .places.local import LOCAL
 from .places.local import is_temporary as is_temporary

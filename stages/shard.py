@@ -84,7 +84,10 @@ class ShardStage:
     @property
     def fingerprint(self) -> Fingerprint:
         grown = 1 if self.generation == 1 else 2
-        fields = {"schema_version": SHARDS.version if self.corpus.in_place else grown, "corpus_id": self._state.corpus_id}
+        fields = {
+            "schema_version": SHARDS.version if self.corpus.in_place else grown,
+            "corpus_id": self._state.corpus_id,
+        }
         if self.corpus.resize is not None:
             fields |= {"resize": self.corpus.resize, **(self.kind.reducer() or {})}
         return Fingerprint(fields=fields)

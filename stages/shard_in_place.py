@@ -14,7 +14,7 @@ from ..storage_schemas.samples import content_digest, shard_name
 from ..storage_schemas.tar_index import encode_index
 from .corpora.generations import SHARD_FILES
 from .corpora.images import BadImage, one_image
-from .corpora.tar_in_place import TarInPlace
+from .corpora.tar_in_place import TarInPlace, tar_changed
 
 
 def index_tar(
@@ -39,8 +39,7 @@ def index_tar(
     Raises:
         DamagedError: the tar has changed since the manifest was frozen.
     """
-    if tar.size != size:
-        raise tar.changed(expected=f"{size} bytes", found=f"{tar.size} bytes")
+    tar.refuse_other(size)
     records: list[tuple[bytes, int, int, int, int]] = []
     invalid: list[InvalidRow] = []
     hasher = hashlib.blake2b(digest_size=16)
@@ -56,9 +55,8 @@ def index_tar(
                     raise BadImage(entry.problem)
                 data = here.read_range(entry.offset, entry.size)
                 if content_digest(data) != entry.digest:
-                    raise tar.changed(
-                        expected=f"{entry.path} with digest {entry.digest}", found=f"another with {content_digest(data)}"
-                    )
+                    digests = f"{entry.path} with digest {entry.digest}", f"another with {content_digest(data)}"
+                    raise tar_changed(tar.location, *digests)
                 with one_image(entry.path):
                     probe(data)
             except BadImage as bad:
@@ -70,9 +68,7 @@ def index_tar(
         index = encode_index(records)
         (out / index_name).write_bytes(index)
         lap("write")
-    vouched = Output(
-        path=tar_name, bytes=tar.size, sha256=sha256, place=out.way_to(tar.location), version=tar.version
-    )
+    vouched = Output(path=tar_name, bytes=tar.size, sha256=sha256, place=out.way_to(tar.location), version=tar.version)
     return Receipt(
         key=shard_name(shard),
         outputs=(vouched, Output(path=index_name, bytes=len(index), sha256=hashlib.sha256(index).hexdigest())),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import threading
+import weakref
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
@@ -68,6 +69,7 @@ class RangesOfFile:
 
     def __init__(self, file: io.BufferedRandom) -> None:
         self._file = file
+        self._close = weakref.finalize(self, file.close)
         self._turn = threading.Lock()
 
     def read(self, offset: int, size: int) -> bytes:
@@ -77,7 +79,7 @@ class RangesOfFile:
 
     def close(self) -> None:
         """Nothing is read any more."""
-        self._file.close()
+        self._close()
 
 
 class RangesInBlocks:

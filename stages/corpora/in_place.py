@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import chain, groupby, pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 from ...pipeline.progress import Progress
@@ -25,7 +25,7 @@ from .corpus_sources import CorpusSource
 from .draft import Draft
 from .generations import freeze, sweep
 from .images import MAX_BYTES
-from .listing import Found, Listing, UnreachableCount, read_entries
+from .listing import Listing, UnreachableCount, read_entries
 from .manifest_file import CORPUS, MANIFEST, NEXT_MANIFEST, open_manifest, read_corpus
 from .shards import ShardSet
 from .tar_in_place import TarInPlace
@@ -83,7 +83,7 @@ def freeze_in_place(
     """
     tars = [_tar(source) for source in sources]
     settings: dict[str, Any] = {
-        "name": name or name_of(tars),
+        "name": name,
         "max_pixels": max_pixels,
         "max_bytes": max_bytes,
         "sample_kind": sample_kind,
@@ -94,10 +94,11 @@ def freeze_in_place(
         check_frozen(corpus, out, **settings, resize=None, shard_size=shard_size, in_place=True)
         check_tars(corpus, sources, [source.name for source in sources])
         return corpus
+    settings["name"] = name = name or name_of(tars)
     out.make_dir()
     listing, facts, missed = Listing(sources), _Facts(sources, shard_size), UnreachableCount()
     with Progress("manifest", None) as bar, (out / MANIFEST).create() as file:
-        shards = _read(listing, facts, out, settings["name"], max_bytes, bar)
+        shards = _read(sources, listing, facts, out, name, max_bytes, bar)
         digest, _ = write_manifest(file, missed.watch(shards))
         if not facts.num_samples:
             raise no_images([source.source.name for source in sources], listing.left_out)
@@ -108,7 +109,7 @@ def freeze_in_place(
         **settings,
         resize=None,
         shard_size=size,
-        corpus_id=corpus_id(settings["name"], RowLayout.of(size, facts.shards), digest, "source", sample_kind),
+        corpus_id=corpus_id(name, RowLayout.of(size, facts.shards), digest, "source", sample_kind),
         listing_id=listing.digest,
         num_samples=facts.num_samples,
         num_shards=len(facts.shards),
@@ -147,7 +148,7 @@ def append_in_place(
     present = open_manifest(out, corpus)
     with Progress("manifest", None) as bar, (out / NEXT_MANIFEST).create() as file:
         before = (present.shard(shard) for shard in range(corpus.num_shards))
-        added = _read(listing, facts, out, corpus.name, corpus.max_bytes, bar)
+        added = _read(new, listing, facts, out, corpus.name, corpus.max_bytes, bar)
         digest, _ = write_manifest(file, chain(before, missed.watch(added)))
     appended = Appended(
         new=facts.num_samples,
@@ -203,16 +204,15 @@ def check_tars(corpus: Corpus, sources: Sequence[CorpusSource], names: Sequence[
             where=(new or missing)[0],
             expected=f"{counted(len(known), 'tar')}, as in the manifest",
             found=f"{counted(len(new), 'new tar')}, {len(missing)} missing",
-            hint="to add what is new, run the same command with --append; or index these to another --out",
+            hint=f"name all of them, with those that were there first{'; to add what is new, add --append' if new else ''}; "
+            "or index these to another --out",
         )
     _check_sizes(corpus, sources)
 
 
 def _check_sizes(corpus: Corpus, sources: Sequence[CorpusSource]) -> None:
     for source in sources:
-        tar, expected = _tar(source), corpus.tars[source.index].bytes
-        if tar.size != expected:
-            raise tar.changed(expected=f"{expected} bytes", found=f"{tar.size} bytes")
+        _tar(source).refuse_other(corpus.tars[source.index].bytes)
 
 
 class _Facts:
@@ -264,16 +264,22 @@ class _Facts:
 
 
 def _read(
-    listing: Listing, facts: _Facts, out: Location, name: str, max_bytes: int, bar: Progress
+    sources: Sequence[CorpusSource],
+    listing: Listing,
+    facts: _Facts,
+    out: Location,
+    name: str,
+    max_bytes: int,
+    bar: Progress,
 ) -> Iterator[list[Entry]]:
-    """The entries of one tar after another, each as a list; tars without images have none."""
-    for _, group in groupby(listing, key=lambda found: found[0].index):
-        files: list[Found] = list(group)
-        facts.add(files[0][0], len(files))
-        (entries,) = read_entries(
-            files, name=name, at_once=len(files), max_bytes=max_bytes, draft=Draft(out), bar=bar
-        )
-        yield entries
+    """The entries of one tar after another, each as a list; tars without images have none. No tar is begun before the last is read."""
+    for source in sources:
+        files = list(listing.of(source))
+        facts.add(source, len(files))
+        if files:
+            yield from read_entries(
+                files, name=name, at_once=len(files), max_bytes=max_bytes, draft=Draft(out), bar=bar
+            )
 
 
 def _tar(source: CorpusSource) -> TarInPlace:

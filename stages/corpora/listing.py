@@ -52,17 +52,21 @@ class Listing:
 
     def __iter__(self) -> Iterator[Found]:
         for source in self._sources:
-            for path, found in source.walk():
-                if not found.is_image:
-                    self.left_out.add(found.left_out, path)
-                    continue
-                self._state.update(canonical_json([path, found.size]))
-                self.count += 1
-                if self.missed is None and is_unreachable(found.problem):
-                    self.missed = unreachable(path, found.problem)
-                if found.no_label:
-                    self.no_labels.add(found.no_label, path)
-                yield source, path, found
+            yield from self.of(source)
+
+    def of(self, source: CorpusSource) -> Iterator[Found]:
+        """The images of one source."""
+        for path, found in source.walk():
+            if not found.is_image:
+                self.left_out.add(found.left_out, path)
+                continue
+            self._state.update(canonical_json([path, found.size]))
+            self.count += 1
+            if self.missed is None and is_unreachable(found.problem):
+                self.missed = unreachable(path, found.problem)
+            if found.no_label:
+                self.no_labels.add(found.no_label, path)
+            yield source, path, found
 
 
 class UnreachableCount:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...pipeline.contents import Kind, how_to_shard, kind_of
-from ...pipeline.ledger import Ledger, Plan, file_of, is_version
+from ...pipeline.ledger import Ledger, Plan, file_of
 from ...pipeline.storage import Location, RangesInBlocks
 from ...storage_schemas.corpus_history import changed_rows
 from ...storage_schemas.errors import DamagedError, InputError
@@ -25,7 +25,7 @@ from ...storage_schemas.samples import TAR_BLOCK, member_key, shard_name
 from ...storage_schemas.tar_index import decode_index
 from .generations import SHARD_FILES
 from .manifest_file import CORPUS, open_manifest, read_corpus
-from .tar_in_place import IN_PLACE_HINT, tar_changed
+from .tar_in_place import IN_PLACE_HINT, refuse_changed_tar
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,11 @@ class ShardReader:
         files = {output.path: output for output in receipt.outputs}
         self._vouched, vouched_index = (files[f"{shard_name(shard)}{ending}"] for ending in SHARD_FILES)
         self._tar = shards.file(shard, self._vouched)
-        refuse_other_tar(shards, self._tar, self._vouched)
+        if self._vouched.place:
+            vouched = self._vouched
+            refuse_changed_tar(self._tar, self._tar.stat(), size=vouched.bytes, version=vouched.version)
+        elif (size := self._tar.size()) != self._vouched.bytes:
+            raise _changed_file(shards, self._vouched, size)
         index_location = shards.file(shard, vouched_index)
         try:
             index = index_location.read_bytes()
@@ -302,32 +306,12 @@ class ShardReader:
         self._bytes.close()
 
 
-def refuse_other_tar(shards: ShardSet, tar: Location, vouched: Output) -> None:
-    """One look at a shard's tar: its size, and its version where that is known.
-
-    Raises:
-        DamagedError: it is not the one that the receipt vouches for.
-    """
-    found = tar.stat()
-    if found is None or found.size != vouched.bytes:
-        size = None if found is None else found.size
-        raise tar_changed(tar, f"{vouched.bytes} bytes", _bytes_text(size)) if vouched.place else _changed_file(
-            shards, vouched, size
-        )
-    if not is_version(found, vouched):
-        raise tar_changed(tar, f"ETag {vouched.version}", found.version)
-
-
 def _changed_file(shards: ShardSet, output: Output, found: int | None) -> DamagedError:
     return DamagedError(
         "a shard's file was cut or replaced",
         code="shard-file-changed",
         where=shards.location / output.path,
         expected=f"{output.bytes} bytes",
-        found=_bytes_text(found),
+        found="no file" if found is None else f"{found} bytes",
         hint=f"run the same `teachonce shard … --out {typed(shards.location)}` again",
     )
-
-
-def _bytes_text(size: int | None) -> str:
-    return "no file" if size is None else f"{size} bytes"

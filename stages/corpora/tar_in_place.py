@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from ...pipeline.storage import Location, RangeReader, RangesOfFile, file_over, scratch_file
+from ...pipeline.storage import Location, RangeReader, RangesOfFile, Stat, file_over, scratch_file
 from ...storage_schemas.errors import DamagedError
 from .images import image_extensions
 from .source import SourceFile
@@ -23,18 +23,38 @@ _PIECE_BYTES = 8 << 20
 
 
 #: What to do about a tar that is another one by now.
-IN_PLACE_HINT = "put the tar back as it was, or index the tars as they are now: teachonce shard … --in-place --out ANOTHER"
+IN_PLACE_HINT = (
+    "put the tar back as it was, or index the tars as they are now: teachonce shard … --in-place --out ANOTHER"
+)
+
+#: The same where it was written anew with the same length: copying an object in a bucket is enough for that.
+WRITTEN_ANEW_HINT = (
+    "run the same `teachonce shard … --in-place` command again: it takes the tar if its images are the same; "
+    "else put it back as it was"
+)
 
 
-def tar_changed(tar: Location, expected: str, found: str) -> DamagedError:
-    """The error for a tar that is used in place and is not the one that was looked at, or indexed."""
+def refuse_changed_tar(tar: Location, found: Stat | None, *, size: int, version: str) -> None:
+    """Compare what a look at a tar shows with what it was, as far as both are known.
+
+    Raises:
+        DamagedError: it is another one.
+    """
+    if found is None or found.size != size:
+        raise tar_changed(tar, f"{size} bytes", None if found is None else f"{found.size} bytes")
+    if version and found.version and found.version != version:
+        raise tar_changed(tar, f"ETag {version}", found.version, WRITTEN_ANEW_HINT)
+
+
+def tar_changed(tar: Location, expected: str, found: str | None, hint: str = IN_PLACE_HINT) -> DamagedError:
+    """The error for a tar that is used in place and is not the one that was looked at, or indexed; None where nothing is there."""
     return DamagedError(
-        "a tar that is used in place has changed",
+        "a tar that is used in place is gone" if found is None else "a tar that is used in place has changed",
         code="tar-in-place-changed",
         where=tar,
         expected=expected,
-        found=found,
-        hint=IN_PLACE_HINT,
+        found=found or "no file",
+        hint=hint,
     )
 
 
@@ -79,9 +99,13 @@ class TarInPlace:
             _at_hand.cache_clear()
         return _at_hand(self.location, self.size, self.version)
 
-    def changed(self, *, expected: str, found: str) -> DamagedError:
-        """The error for a tar that is another one by now."""
-        return tar_changed(self.location, expected, found)
+    def refuse_other(self, size: int) -> None:
+        """
+        Raises:
+            DamagedError: it has not this size.
+        """
+        if self.size != size:
+            raise tar_changed(self.location, f"{size} bytes", f"{self.size} bytes")
 
 
 @dataclass(frozen=True)
@@ -135,19 +159,12 @@ class _Borrowed:
 @functools.lru_cache(maxsize=1)
 def _at_hand(location: Location, size: int, version: str) -> TarAtHand:
     """One tar a process: the one before it is closed, or gone, when its last reader is."""
-    tar = TarInPlace(name=location.name, location=location, size=size, version=version)
     if location.local_path() is not None:
         ranges: RangeReader = location.open_ranges()
-        found = location.size()
     else:
-        scratch, found = scratch_file(), 0
+        scratch = scratch_file()
         for piece in location.stream():
-            found += scratch.write(piece)
-        scratch.flush()
+            scratch.write(piece)
         ranges = RangesOfFile(scratch)
-    if found != size:
-        raise tar.changed(expected=f"{size} bytes", found="no file" if found is None else f"{found} bytes")
-    now = location.stat()
-    if now is not None and now.version != version:
-        raise tar.changed(expected=f"ETag {version}", found=now.version)
+    refuse_changed_tar(location, location.stat(), size=size, version=version)
     return TarAtHand(location, ranges, size)

@@ -48,6 +48,7 @@ def open_tars_in_place(arguments: Sequence[str], *, kind: SampleKind) -> tuple[T
             hint=missing_hint(first, "check the names"),
         )
     tars: dict[str, TarInPlace] = {}
+    extensions = kind.extensions()
     for (name, what), stat in zip(named, found, strict=True):
         assert stat is not None
         location = Location.of(what)
@@ -55,7 +56,7 @@ def open_tars_in_place(arguments: Sequence[str], *, kind: SampleKind) -> tuple[T
         if name in tars:
             raise source_named_twice(name)
         tars[name] = TarInPlace(
-            name=name, location=location, size=stat.size, version=stat.version, extensions=kind.extensions()
+            name=name, location=location, size=stat.size, version=stat.version, extensions=extensions
         )
     return tuple(tars[name] for name in sorted(tars, key=lambda n: n.encode() + b"/"))
 

@@ -131,6 +131,6 @@ def test_a_corpus_of_another_version_is_refused():
     assert list(corpus.rows(2)) == [4]
     with pytest.raises(
         MismatchError,
-        match="shards of a later version of teachonce: here: field 'schema_version': expected 1 to 2 .this version., found 9 .the files.",
+        match="shards of a later version of teachonce: here: field 'schema_version': expected 1 to 3 .this version., found 9 .the files.",
     ):
         Corpus.from_bytes(data.replace(b'"schema_version":1', b'"schema_version":9'), "here")
