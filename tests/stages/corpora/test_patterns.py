@@ -27,7 +27,7 @@ def test_wildcards_are_globs(pattern, tmp_path):
         path.touch()
     found = list(matched(f"{tmp_path}/{pattern}"))
     spelled = [f"{tmp_path}/{p}" for p in ([pattern] if "{" not in pattern else ["a/*1.tar", "b/*1.tar"])]
-    assert [one.path for one in found] == [path for one in spelled for path in sorted(glob.glob(one))]
+    assert [one.path for one in found] == [path for one in spelled for path in sorted(glob.glob(one))]  # noqa: PTH207  # shells hide names with a dot, pathlib does not
     begins = len(str(tmp_path)) + 1 + (2 if pattern.startswith("a/") else 0)
     assert [one.name for one in found] == [one.path[begins:].removesuffix(".tar") for one in found]
 
