@@ -4,6 +4,7 @@
     python benchmarks/page.py copies IMAGES WEIGHTS FOLDER SEED…    # as faults; copies alone, a draw for each seed
     python benchmarks/page.py draws STORE [SHARDS] [SEED]     # wrong labels and exchanged targets, in a store that is there
     python benchmarks/page.py speed FOLDER [ROWS [CLASSES VIEWS]]    # a made store, of 100,000 rows, 1,000 classes and 2 views
+    python benchmarks/page.py pictured FOLDER IMAGES [ROWS [CLASSES VIEWS]]    # the same with photographs, over and over
     python benchmarks/page.py paint PAGE                      # first paint in headless Chromium
 
 `faults`: 1 % of the images are moved into another class's folder, 1 % get a copy (re-encoded, half the size, cropped, mirrored, in
@@ -32,6 +33,8 @@ import numpy as np
 from PIL import Image, ImageOps
 from teachonce.pipeline.ledger import Ledger, Plan, record_outputs
 from teachonce.pipeline.storage import Location
+from teachonce.stages.corpora.images import image_size
+from teachonce.stages.corpora.shards import ShardSet
 from teachonce.stages.inspect import inspect_store, write_page
 from teachonce.stages.measures.duplicates import Pair, near_pictures, near_vectors, ranked
 from teachonce.stages.measures.patch_features import EDGE
@@ -44,6 +47,7 @@ from teachonce.stages.measures.wrong_labels import contradicted_labels
 from teachonce.stages.pages.survey import _BY_PICTURES, _BY_VECTORS
 from teachonce.stages.samples.thumbnails import Thumbnails
 from teachonce.stages.views.spec import ViewSpec
+from teachonce.storage_schemas.view_params import Views
 
 SHARE, SEEDS = 0.01, 5
 MEAN_STD = "--teacher-mean 0.498039,0.498039,0.498039 --teacher-std 0.501961,0.501961,0.501961"
@@ -241,6 +245,31 @@ def speed(folder: Path, num_rows: int = 100_000, classes: int = 1000, views: int
     store = folder / f"made-{num_rows}-{classes}-{views}.zarr"
     if not store.exists():
         make_store(store, num_rows, classes=classes, views=views)
+    _timed_page(store, folder, num_rows)
+
+
+def pictured(folder: Path, images: Path, num_rows: int = 100_000, classes: int = 1000, views: int = 2) -> None:
+    """A store of made logits of photographs, the same ones over and over until there are so many."""
+    store, shards = folder / f"pictured-{num_rows}-{classes}-{views}.zarr", folder / f"pictured-{num_rows}"
+    if not store.exists():
+        _photographs(folder / "photographs", images, num_rows, shards)
+        make_store(store, num_rows, classes=classes, views=views, shards=shards)
+    _timed_page(store, folder, num_rows)
+
+
+def _photographs(many: Path, images: Path, num_rows: int, shards: Path) -> None:
+    files = sorted(images.glob("*/*.jpg"))
+    for number in range(num_rows):
+        file = files[number % len(files)]
+        name = many / f"{number // len(files):04d}" / file.parent.name / file.name
+        name.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, name)
+    command = f"shard {many} --out {shards} --executor serial"
+    subprocess.run([sys.executable, "-m", "teachonce", *command.split()], check=True)
+    shutil.rmtree(many)
+
+
+def _timed_page(store: Path, folder: Path, num_rows: int) -> None:
     start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
     write_page(Stored.open(str(store)), str(folder / "made.html"))
     used = resource.getrusage(resource.RUSAGE_SELF)
@@ -297,7 +326,9 @@ def paint(page: Path, times: int = 3) -> None:
 _PAINT = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
 
 
-def make_store(store: Path, num_rows: int, shard_size: int = 1000, classes: int = 1000, views: int = 2) -> None:
+def make_store(
+    store: Path, num_rows: int, shard_size: int = 1000, classes: int = 1000, views: int = 2, shards: Path | None = None
+) -> None:
     from teachonce.storage_schemas.class_vectors import ClassVectors, write_class_vectors
     from teachonce.storage_schemas.encodings import ENCODINGS
     from teachonce.storage_schemas.fingerprint import Fingerprint
@@ -307,7 +338,7 @@ def make_store(store: Path, num_rows: int, shard_size: int = 1000, classes: int 
     from teachonce.storage_schemas.target_store import TargetBlock, create_arrays, open_root, write_block
     from teachonce.storage_schemas.view_params import no_views
 
-    rng = np.random.default_rng(0)
+    rng, source = np.random.default_rng(0), None if shards is None else ShardSet(Location.of(shards))
     spec = StoreSpec(
         num_samples=num_rows,
         shard_size=shard_size,
@@ -320,7 +351,7 @@ def make_store(store: Path, num_rows: int, shard_size: int = 1000, classes: int 
     teacher = {"family": "timm", "model": "made", "weights_digest": "ab" * 16, "embed_dim": 64, "normalized": True}
     fingerprint = Fingerprint(
         fields={
-            "corpus_id": "made",
+            "corpus_id": "made" if source is None else source.corpus.corpus_id,
             "teacher": {"model": "made", "weights": "ab" * 16},
             "views": view.to_json(),
             "targets": ["logits"],
@@ -339,7 +370,7 @@ def make_store(store: Path, num_rows: int, shard_size: int = 1000, classes: int 
             spec=spec,
             fingerprint=dict(fingerprint.fields),
             views=view.to_json(),
-            shards="/nowhere/shards",
+            shards="/nowhere/shards" if shards is None else str(shards),
             teacher=teacher | {"preprocess": preprocess},
         ),
     )
@@ -350,10 +381,13 @@ def make_store(store: Path, num_rows: int, shard_size: int = 1000, classes: int 
         count = rows.stop - rows.start
         centre = vectors_CD[rng.integers(0, classes, count)]
         points = centre[:, None] + rng.normal(0, 1.2, (count, views, 64)).astype(np.float32)
+        keys, params_NV = [rng.bytes(16).hex() for _ in range(count)], no_views(count, views)
+        if source is not None:
+            keys, params_NV = _drawn(source, shard, view)
         block = TargetBlock(
-            keys=[rng.bytes(16).hex() for _ in range(count)],
+            keys=keys,
             valid=np.ones(count, np.bool_),
-            view_params=no_views(count, views),
+            view_params=params_NV,
             targets={"logits": (points @ vectors_CD.T).astype(np.float32) / 8},
         )
         paths = write_block(root, spec, shard, block)
@@ -369,6 +403,15 @@ def make_store(store: Path, num_rows: int, shard_size: int = 1000, classes: int 
         ledger.commit(receipt, {})
 
 
+def _drawn(source: ShardSet, shard: int, view: ViewSpec) -> tuple[list[str], Views]:
+    """Keys of a shard, and the views that `cache` would draw."""
+    reader, rows = source.reader(shard), source.corpus.rows(shard)
+    sizes_N2 = np.array([image_size(reader.read(row), source.corpus.max_pixels) for row in rows])
+    reader.close()
+    keys = [entry.key for entry in source.manifest().shard(shard)]
+    return keys, view.drawing.params(keys, sizes_N2, range(view.count))
+
+
 if __name__ == "__main__":
     what, *arguments = sys.argv[1:]
     if what == "faults":
@@ -379,5 +422,7 @@ if __name__ == "__main__":
         draws(Path(arguments[0]), *arguments[1:2], *map(int, arguments[2:]))
     elif what == "paint":
         paint(Path(arguments[0]))
+    elif what == "pictured":
+        pictured(*map(Path, arguments[:2]), *map(int, arguments[2:]))
     else:
         speed(Path(arguments[0]), *map(int, arguments[1:]))
