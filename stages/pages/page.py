@@ -165,7 +165,8 @@ def shown(value: Json) -> str:
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "none"}[value]
     if isinstance(value, dict):
-        return ", ".join(f"{printable(str(name))} {shown(item)}" for name, item in value.items())
+        named = ((printable(str(name)), shown(item)) for name, item in value.items() if item not in ({}, []))
+        return ", ".join(f"{name} {text}" for name, text in named)
     if isinstance(value, list | tuple):
         return ", ".join(map(shown, value))
     return str(value)

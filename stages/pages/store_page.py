@@ -134,7 +134,7 @@ def _about(stored: Stored, facts: dict[str, Any], survey: Survey | None) -> Sect
         if generations := generations_of(stored):
             rows = [[one.name, one.words, f"{one.rows:,}", str(one.views), one.written] for one in generations]
             head = [("generation", "l"), ("what it added", "l"), ("rows", "r"), ("views", "r"), ("written", "l")]
-            words.append(f"It grew: this is generation {generations[-1].name}.")
+            words.append(f"It has grown or been mended: this is generation {generations[-1].name}.")
             blocks.append(Table(title=f"{len(rows)} generations", head=head, rows=rows, open=True))
     return Section(id="about", title="What it is", words=words, blocks=blocks)
 
@@ -258,7 +258,7 @@ def _classes(stored: Stored, soft: SoftLabels, survey: Survey) -> Section:
                 id="confused",
                 title="Most confused pairs",
                 caption="Pairs that are first and second of an image, by the probability that the second one takes.",
-                spec=charts.bars(rows, "images' worth of probability", form=".3~s", second="pair"),
+                spec=charts.bars(rows, "images' worth of probability", form=",.2~f", second="pair"),
                 height=400,
             )
         )

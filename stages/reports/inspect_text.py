@@ -108,6 +108,9 @@ def _described(facts: dict[str, Any]) -> list[list[str]]:
     ]
     if facts["recoded"] is not None:
         rows.append(["made from", _recoded(facts["recoded"])])
+    if growth := fields.get("growth"):
+        what = "mended images" if growth["what"] == "mended" else f"more {growth['what']}"
+        rows.append(["grown", f"{what}, behind the generation {growth['parent']}"])
     if facts["class_vectors"] is None:
         rows.append(["class vectors", "none yet"])
     else:
@@ -124,6 +127,7 @@ def _described(facts: dict[str, Any]) -> list[list[str]]:
         "encoding",
         "compute",
         "class_vectors",
+        "growth",
         "recoded",
         "view_params",
     }
