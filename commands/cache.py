@@ -17,7 +17,7 @@ from ..stages.views.settings import FILTERS, RandomViews, ViewCount
 from ..storage_schemas.errors import InputError
 from .beside import beside_option
 from .command import command, option
-from .executor import SlicedExecutorSettings, sliced_executor
+from .executor import CachingExecutorSettings, caching_executor
 from .log_option import log_option
 from .one_driver import one_driver
 from .options import options_of
@@ -42,7 +42,7 @@ from .steps import refuse_slices, run_or_finish, run_steps
 @log_option
 @options_of("drawn", RandomViews, prefix="view", section="Random views")
 @options_of("compute", ComputeSettings)
-@options_of("executor", SlicedExecutorSettings, make=sliced_executor)
+@options_of("executor", CachingExecutorSettings, make=caching_executor)
 @beside_option
 @one_driver
 def cache(
@@ -53,7 +53,7 @@ def cache(
     settings: CacheSettings,
     drawn: RandomViews,
     compute: ComputeSettings,
-    executor: SlicedExecutorSettings,
+    executor: CachingExecutorSettings,
     dry_run: bool,
     grow: bool,
     as_json: bool,

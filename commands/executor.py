@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from ..pipeline.settings import setting, with_default
+from ..pipeline.worker_range import WorkerRange
 from ..storage_schemas.errors import InputError
 from .command import WHERE
 
@@ -27,7 +28,14 @@ class ExecutorSettings:
     ray_address: str | None = setting(
         None, group=WHERE, help="Join this Ray cluster: `auto` or HOST:PORT. Without it, Ray starts here."
     )
-    workers: int | None = setting(None, least=1, default_text="what fits", group=WHERE, help="Worker processes on Ray.")
+    workers: int | WorkerRange | None = setting(  # noqa: RUF009
+        None,
+        least=1,
+        unit="N|MIN..MAX",
+        default_text="what fits",
+        group=WHERE,
+        help="Worker processes on Ray. MIN..MAX: begin with MIN, take up to MAX as nodes come, go on as nodes go.",
+    )
     unit_timeout: float | None = setting(
         None,
         above=0.0,
@@ -44,6 +52,9 @@ class ExecutorSettings:
         help="After SIGTERM or SIGUSR1, how long what is at hand may take to finish; then exit code 75: the same command resumes.",
     )
 
+    #: How many share one GPU. Commands with units that compute on one have an option for it.
+    workers_per_gpu: int = 1
+
     @property
     def elsewhere(self) -> bool:
         """Whether the work may run on other machines than this one."""
@@ -52,7 +63,8 @@ class ExecutorSettings:
     def workers_here(self, needs: Resources) -> int:
         """Workers that this machine would have; one for a cluster that is not joined, if their number is not given."""
         if self.workers is not None or self.executor == "serial" or self.ray_address is not None:
-            return self.workers or 1
+            most = self.workers.most if isinstance(self.workers, WorkerRange) else self.workers
+            return most or 1
         from ..pipeline.cores import usable_cores
         from ..pipeline.executors.ray import place
 
@@ -61,7 +73,8 @@ class ExecutorSettings:
             import torch
 
             gpus = max(1, torch.cuda.device_count())  # who has none plans for one worker elsewhere
-        return place([(usable_cores(), gpus)], cpus=needs.cpus, gpus=needs.gpus, workers=None)[0]
+        share = needs.gpus / self.workers_per_gpu
+        return place([(usable_cores(), gpus)], cpus=needs.cpus, gpus=share, workers=None)[0]
 
     def make(self) -> Executor:
         """The executor that these settings name. From here on a signal that asks for a stop lets it finish what is at hand.
@@ -75,7 +88,12 @@ class ExecutorSettings:
         if self.executor == "ray":
             from ..pipeline.executors.ray import RayExecutor
 
-            return RayExecutor(address=self.ray_address, workers=self.workers, unit_timeout=self.unit_timeout)
+            return RayExecutor(
+                address=self.ray_address,
+                workers=self.workers,
+                unit_timeout=self.unit_timeout,
+                workers_per_gpu=self.workers_per_gpu,
+            )
         if self.ray_address is not None:
             raise InputError("--ray-address needs --executor ray", code="option-needs-another", where=self.ray_address)
         if self.unit_timeout is not None:
@@ -84,6 +102,13 @@ class ExecutorSettings:
                 code="option-needs-another",
                 where="--unit-timeout",
                 found=f"{self.unit_timeout:g}",
+            )
+        if self.workers_per_gpu != 1:
+            raise InputError(
+                "several workers for a GPU need --executor ray",
+                code="option-needs-another",
+                where="--workers-per-gpu",
+                found=self.workers_per_gpu,
             )
         if self.workers not in (None, 1):
             raise InputError(
@@ -132,12 +157,37 @@ class SlicedExecutorSettings(ExecutorSettings):
         return None if self.slice is None else Slice.parse(self.slice)
 
 
+@dataclass(frozen=True, kw_only=True)
+class CachingExecutorSettings(SlicedExecutorSettings):
+    """For `cache`, whose units may compute on GPUs."""
+
+    workers_per_gpu: int = setting(
+        1,
+        least=1,
+        group=WHERE,
+        help="On Ray: workers that share one GPU, where one alone leaves it idle. Each loads the teacher.",
+    )
+
+
+def caching_executor(**settings: Any) -> CachingExecutorSettings:
+    """The same for `cache`.
+
+    Raises:
+        InputError: a slice is to be done, and to be the last.
+    """
+    return CachingExecutorSettings(**_here_for_slices(settings))
+
+
 def sliced_executor(**settings: Any) -> SlicedExecutorSettings:
     """From options as they were given: with a slice, and no word on where it runs, it runs here.
 
     Raises:
         InputError: a slice is to be done, and to be the last.
     """
+    return SlicedExecutorSettings(**_here_for_slices(settings))
+
+
+def _here_for_slices(settings: dict[str, Any]) -> dict[str, Any]:
     if settings["slice"] is not None and settings["finish"]:
         raise InputError(
             "--finish comes after all slices",
@@ -149,7 +199,7 @@ def sliced_executor(**settings: Any) -> SlicedExecutorSettings:
     named = context.get_parameter_source("executor") not in (None, ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
     if settings["slice"] is not None and not named:
         settings["executor"] = "serial"
-    return SlicedExecutorSettings(**settings)
+    return settings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..pipeline.terminal import starting
+from ..storage_schemas.errors import InputError
 from .command import Command
 
 if TYPE_CHECKING:
@@ -28,10 +29,31 @@ def one_driver(command: Command) -> Command:
             command(*arguments, out=out, **options)
             return
         part = getattr(options.get("executor"), "part", None)
+        if part is None:
+            _refuse_torchrun(str(context.info_name))
         with driving(out, str(context.info_name), inputs, part=part):
             command(*arguments, out=out, **options)
 
     return alone  # type: ignore[return-value,no-any-return]
+
+
+def _refuse_torchrun(name: str) -> None:
+    """
+    Raises:
+        InputError: torchrun has started several processes, and the command is one whose processes do not work together.
+    """
+    from ..pipeline.executors.launched import Launched
+
+    launched = Launched.here()
+    if launched is not None:
+        raise InputError(
+            f"torchrun starts several processes, and `teachonce {name}` is one alone",
+            code="not-under-torchrun",
+            where=f"WORLD_SIZE={launched.size}",
+            expected="`teachonce distill`, or no torchrun",
+            found=f"teachonce {name}",
+            hint="start it without torchrun",
+        )
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import MISSING, dataclass
 from typing import Any, get_args, get_origin, get_type_hints
@@ -11,8 +12,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 import click
 
 from ..pipeline.settings import Setting, option_name, settings_of
+from ..pipeline.worker_range import WorkerRange
 from .command import COMMON, Command, Option
-from .types import Choice, Finite, Names, Numbers
+from .types import Choice, Finite, Names, Numbers, Workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,8 @@ def setting_fields(cls: Any) -> Iterator[SettingField]:
     hints = get_type_hints(cls)
     for field, setting in settings_of(cls):
         parts = get_args(hints[field.name])
-        kind = next(part for part in parts if part is not type(None)) if type(None) in parts else hints[field.name]
+        others = [part for part in parts if part is not type(None)]
+        kind = functools.reduce(operator.or_, others) if type(None) in parts else hints[field.name]
         yield SettingField(field=field, setting=setting, kind=kind)
 
 
@@ -119,6 +122,8 @@ def default_text(entry: SettingField) -> str:
 
 def _type(kind: Any, setting: Setting) -> Any:
     """The type of a value; a whole number's ends are whole numbers."""
+    if kind == int | WorkerRange:
+        return Workers()
     if kind in (int, float):
         least, most = (
             setting.least if setting.above is None else setting.above,

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from ..pipeline.worker_range import WorkerRange
 from ..storage_schemas.near_names import did_you_mean
 
 
@@ -44,6 +45,22 @@ class Finite(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value!r} is not a finite number.", param, ctx)
         return number
+
+
+class Workers(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
+    """A number of workers, or from how many to how many."""
+
+    name = "workers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | WorkerRange:
+        if isinstance(value, WorkerRange):
+            return value
+        if ".." not in str(value):
+            number: int = click.IntRange(1).convert(value, param, ctx)
+            return number
+        return WorkerRange.parse(str(value)) or self.fail(
+            f"{value!r} is not MIN..MAX, as 2..8, with a MAX of at least 1 and MIN.", param, ctx
+        )
 
 
 class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on

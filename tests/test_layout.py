@@ -41,7 +41,13 @@ OPEN_TO_STAGES = tuple(
 )
 
 #: What opens local files: the local place, and what a user names on his own machine.
-OPENS_FILES = {"pipeline/places/local.py", "pipeline/places/files.py", "pipeline/user_files.py", "pipeline/cores.py"}
+OPENS_FILES = {
+    "pipeline/places/local.py",
+    "pipeline/places/files.py",
+    "pipeline/user_files.py",
+    "pipeline/cores.py",
+    "pipeline/executors/shipped.py",  # this package's own
+}
 
 #: What may speak of paths, and why.
 KNOWS_PATHS = {
@@ -50,6 +56,7 @@ KNOWS_PATHS = {
     "pipeline/driver.py": "one lock, whatever links lead to it",
     "pipeline/places": "the local place",
     "pipeline/user_files.py": "files of the user's",
+    "pipeline/executors/shipped.py": "hands this package to Ray",
     "pipeline/executors/ray_train.py": "Ray Train keeps its books in a folder that all nodes share",
     "stages/demo": "draws images for a user's folder",
     "stages/corpora/spelling.py": "files of the user's",

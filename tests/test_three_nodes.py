@@ -65,11 +65,11 @@ def start(three_nodes, tmp_path):
     """A command on the head's node, with a worker for each node; what it writes is in the file `errors`."""
     drivers = []
 
-    def one(words: list[object]) -> subprocess.Popen[bytes]:
-        address = ["--ray-address", three_nodes.address, "--workers", 3]
+    def one(words: list[object], *, workers: object = 3, cwd: Path | None = None) -> subprocess.Popen[bytes]:
+        address = ["--ray-address", three_nodes.address, "--workers", workers]
         command = [*three_nodes.inside(0), sys.executable, "-W", "ignore", "-m", "teachonce", *words, *address]
         with (tmp_path / "errors").open("a") as errors:
-            drivers.append(subprocess.Popen([str(word) for word in command], stderr=errors, stdout=errors))
+            drivers.append(subprocess.Popen([str(word) for word in command], stderr=errors, stdout=errors, cwd=cwd))
         return drivers[-1]
 
     yield one
@@ -126,6 +126,65 @@ def test_a_node_is_lost_in_the_middle(fault, three_nodes, start, wait_for, seria
     time.sleep(3 if fault == "cut off" else 0)
     assert tree(tmp_path / "t") == tree(serial / "targets")
     three_nodes.restart(node)
+
+
+#: What a node imports first: there is no teachonce but what Ray has brought.
+WITHOUT_TEACHONCE = """
+import sys
+from importlib.machinery import PathFinder
+
+class Brought:
+    def find_spec(self, name, path=None, target=None):
+        if name != "teachonce":
+            return None
+        found = PathFinder.find_spec(name, [entry for entry in sys.path if "_ray_pkg_" in entry])
+        if found is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return found
+
+sys.meta_path.insert(0, Brought())
+"""
+
+
+@pytest.fixture
+def other_nodes(tmp_path) -> dict[str, Path]:
+    """What comes first where workers of a node import from: one without teachonce, one with another Pillow by its metadata."""
+    bare, old = tmp_path / "bare", tmp_path / "old"
+    bare.mkdir()
+    (bare / "sitecustomize.py").write_text(WITHOUT_TEACHONCE)
+    about = old / "pillow-9.0.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: pillow\nVersion: 9.0\n")
+    return {"bare": bare, "old": old}
+
+
+def test_nodes_come_and_go(three_nodes, start, wait_for, serial, other_nodes, tmp_path):
+    """A run that begins on one node: one with another Pillow is refused, one without teachonce works, and goes; names are relative."""
+    for node in (1, 2):
+        three_nodes.end(node)
+    errors, receipts = tmp_path / "errors", tmp_path / "t" / "ledger" / "cache" / "receipts"
+    words = cache(Path("shards"), Path("..", tmp_path.name, "t"))
+    driver = start(words, workers="1..4", cwd=serial)
+    wait_for(lambda: any(receipts.glob("0*.json")) and three_nodes.workers(0), driver)
+    (halted,) = three_nodes.workers(0)
+    os.kill(halted, signal.SIGSTOP)  # it keeps units: the run goes on until all else has happened
+
+    three_nodes.restart(2, other_nodes["old"])
+    wait_for(lambda: "does no work: " in errors.read_text(), driver)
+    (line,) = [line for line in errors.read_text().splitlines() if "does no work: " in line]
+    assert line.startswith("cache: node 10.77.0.3 ("), line
+    assert ": expected Pillow 1" in line, line
+    assert ", found Pillow 9.0. Next: install there what is expected" in line, line
+
+    before = len(list(receipts.glob("0*.json")))
+    three_nodes.restart(1, other_nodes["bare"])
+    wait_for(lambda: len(list(receipts.glob("0*.json"))) > before + 1, driver)
+    three_nodes.kill(1)
+    os.kill(halted, signal.SIGCONT)
+    assert driver.wait() == 0, errors.read_text()
+    assert tree(tmp_path / "t") == tree(serial / "targets")
+    for node in (1, 2):
+        three_nodes.restart(node)
 
 
 def test_the_driver_is_killed_and_run_again(start, wait_for, serial, tmp_path):

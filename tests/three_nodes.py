@@ -89,8 +89,8 @@ class ThreeNodes:
         for node in range(NODES):
             self.start(node)
 
-    def start(self, node: int) -> None:
-        """Start Ray on a node, with one CPU. On busy cores a start of it may give up by itself: then once more."""
+    def start(self, node: int, python_path: Path | None = None) -> None:
+        """Start Ray on a node, with one CPU; `python_path` comes first where its workers import from. On busy cores a start of it may give up by itself: then once more."""
         role = (
             ["--head", f"--port={_PORT}", "--include-dashboard=false", f"--temp-dir={self.folder}"]
             if node == 0
@@ -98,11 +98,13 @@ class ThreeNodes:
         )
         words = ["--num-cpus=1", "--object-store-memory=80000000", f"--node-ip-address={_address(node)}", *role]
         ray = Path(sys.executable).with_name("ray")
+        paths = [str(python_path or ""), os.environ.get("PYTHONPATH", "")]
+        inside = [*self.inside(node), f"PYTHONPATH={':'.join(filter(None, paths))}"]
         for last in (False, False, True):
-            done = subprocess.run([*self.inside(node), ray, "start", *words], check=last, stdout=subprocess.DEVNULL)
+            done = subprocess.run([*inside, ray, "start", *words], check=last, stdout=subprocess.DEVNULL)
             if done.returncode == 0:
                 return
-            self._end(node)
+            self.end(node)
 
     def workers(self, node: int) -> list[int]:
         """Processes of our actors on a node."""
@@ -118,16 +120,16 @@ class ThreeNodes:
         """The node goes on, and nobody can reach it."""
         _ip("-n", self._space(node), "link", "set", "eth0", "down")
 
-    def restart(self, node: int) -> None:
+    def restart(self, node: int, python_path: Path | None = None) -> None:
         """A node that was killed or cut off, as a new one."""
-        self._end(node)
+        self.end(node)
         self._connect(node)
-        self.start(node)
+        self.start(node, python_path)
 
     def remove(self) -> None:
         """End all processes and namespaces, as far as they have come to be."""
         for node in range(NODES):
-            self._end(node)
+            self.end(node)
         for space in (*(self._space(node) for node in range(NODES)), self._bridge):
             _ip("netns", "delete", space, check=False)
 
@@ -143,7 +145,8 @@ class ThreeNodes:
     def _bridge(self) -> str:
         return f"{self.folder.parent.name}-bridge"
 
-    def _end(self, node: int) -> None:
+    def end(self, node: int) -> None:
+        """All its processes, at once."""
         while processes := self._processes(node):
             for pid in processes:
                 try:

@@ -13,6 +13,9 @@ _LONGEST_REASON = 500
 #: What Ray says of a worker that it ended itself since its node's memory was nearly full; of one that the system ended it says nothing.
 _SHORT_OF_MEMORY = ("ran out of memory", "low on memory", "OUT_OF_MEMORY")
 
+#: What it says where a node is gone, by a fault or since it was taken away.
+_NODE_GONE = "its node has died"
+
 _FEWER = "use fewer --workers if memory is short, then run the same command again"
 
 
@@ -22,11 +25,13 @@ class Death:
 
     Attributes:
         found: what Ray knows of it.
+        of_node: whether its node is gone, as far as Ray knows.
         of_memory: whether Ray ended it since its node's memory was nearly full.
         after_seconds: with a unit that took longer than these; None for an end that nobody here wanted.
     """
 
     found: str
+    of_node: bool = False
     of_memory: bool = False
     after_seconds: float | None = None
 
@@ -35,7 +40,7 @@ class Death:
         """From Ray's own error, whose message fills a page."""
         text = str(error)
         memory = "OutOfMemory" in type(error).__name__ or any(words in text for words in _SHORT_OF_MEMORY)
-        return Death(found=_reason(error), of_memory=memory)
+        return Death(found=_reason(error), of_node=_NODE_GONE in text, of_memory=memory)
 
     @property
     def how(self) -> str:

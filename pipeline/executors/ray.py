@@ -7,6 +7,7 @@ computing the present one. No pixels and no targets pass through Ray's object st
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 import tempfile
@@ -18,14 +19,16 @@ from ...storage_schemas.errors import InputError
 from ..board import Board
 from ..ledger import Ledger
 from ..sockets import folder_for_sockets
-from ..storage import handed_on
 from ..types import Stage, Unit
 from ..worker import Outcome
+from ..worker_range import WorkerRange
 from .dispatch import Dispatch
 from .head import ClusterEnded, RayHead, is_reachable
 from .names import RayNames
 from .native_stderr import last_lines, put_back, set_aside
 from .ray_metrics import RayMetrics
+from .shipped import shipped
+from .site import Site
 from .unit_queue import UnitQueue
 from .worker_group import RayWorker
 
@@ -42,6 +45,9 @@ for _name, _value in _SETTINGS.items():
 
 #: Whether this machine's Ray may be joined by others.
 _CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+
+#: What Ray says where a cluster asks for a token, and none or another was given.
+_TOKENS = ("InvalidAuthToken", "no authentication token")
 
 #: Bytes of /ray/session_2026-01-01_12-00-00_123456_4194304/sockets/plasma_store, and some more.
 _SOCKET_BELOW = 70
@@ -80,19 +86,27 @@ def connect(address: str | None) -> None:
     if host.rpartition(":")[2].isdecimal() and not is_reachable(host, seconds=10):
         raise _no_cluster(address)  # at once; Ray itself would try for minutes
     try:
-        # Workers there have an environment of their own. An empty `runtime_env` would still cost each of them a moment.
-        variables = handed_on()
-        more: dict[str, Any] = {"runtime_env": {"env_vars": variables}} if variables else {}
-        ray.init(address=address, logging_level="error", log_to_driver=False, **more)
+        with shipped() as runtime_env:
+            ray.init(address=address, logging_level="error", log_to_driver=False, runtime_env=runtime_env)
     except Exception as error:  # versions that differ are a RuntimeError, a token that is missing a ConnectionError
+        found = last_lines() or str(error)
+        if any(words in found or words in str(error) for words in _TOKENS):
+            raise InputError(
+                "the Ray cluster asks for a token",
+                code="ray-token-missing",
+                where=address,
+                expected="the token of the cluster",
+                found="none, or another one",
+                hint="export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=FILE, a file with that token, then run the same command again",
+            ) from error
         if address == "auto":
             raise _no_cluster(address) from error
         raise InputError(
             "the Ray cluster does not take this command in",
             code="ray-cluster-refuses",
             where=address,
-            found=last_lines() or error,
-            hint=f"give it Ray {ray.__version__} as here; where it asks for a token: export RAY_AUTH_MODE=token",
+            found=found,
+            hint=f"give it Ray {ray.__version__} as here",
         ) from error
 
 
@@ -152,44 +166,61 @@ class RayExecutor:
 
     Attributes:
         address: None for a Ray of our own on this machine, `auto`, or a cluster's address.
-        workers: number of actors; None takes what the cluster's CPUs and GPUs allow.
+        workers: number of actors, or from how many to how many; None takes what the cluster's CPUs and GPUs allow.
         unit_timeout: seconds that a unit may take before its worker is killed; None for any time.
+        workers_per_gpu: how many share one GPU.
     """
 
     address: str | None = None
-    workers: int | None = None
+    workers: int | WorkerRange | None = None
     unit_timeout: float | None = None
+    workers_per_gpu: int = 1
 
     def map(self, stage: Stage, ledger: Ledger, units: Iterable[Unit], board: Board) -> Iterator[Outcome]:
-        """Outcomes as units finish; at most workers x units_at_once units are in flight."""
+        """Outcomes as units finish; at most workers x units_at_once units are in flight.
+
+        Raises:
+            InputError: no cluster answers, it has too few GPUs, or no GPU is used that workers could share.
+        """
         import ray
 
         board.starting(start_note(self.address))
         connect(self.address)
         needs = stage.resources
-        count, cpus = place(room(), cpus=needs.cpus, gpus=needs.gpus, workers=self.workers)
+        gpus = math.floor(needs.gpus / self.workers_per_gpu * 10_000) / 10_000  # what Ray can count
+        if self.workers_per_gpu > 1 and not gpus:
+            raise InputError(
+                "no worker uses a GPU",
+                code="option-needs-another",
+                where="--workers-per-gpu",
+                found=self.workers_per_gpu,
+                hint="add --device cuda, or leave it out",
+            )
+        chosen = self.workers.least if isinstance(self.workers, WorkerRange) else self.workers
+        count, cpus = place(room(), cpus=needs.cpus, gpus=gpus, workers=chosen)
+        workers = self.workers if isinstance(self.workers, WorkerRange) else WorkerRange(count, count)
         start = wait_note(count, cpus)
         board.starting(start)
         actor_class = ray.remote(RayWorker)
         asked: dict[str, Any] = {
             "num_cpus": cpus,
-            "num_gpus": needs.gpus,
+            "num_gpus": gpus,
             "scheduling_strategy": "SPREAD",
             "max_concurrency": needs.units_at_once + 1,  # one more to report
         }
         # In a list, so that Ray does not fetch them before the call. Class vectors may be in a stage.
-        given = [ray.put((stage, ledger))]
+        given, site = [ray.put((stage, ledger))], Site.here()
         names, metrics = RayNames(stage.name), RayMetrics(stage.name)
 
         def start_one() -> tuple[Any, Any]:
             actor = actor_class.options(name=names.worker(), namespace=names.namespace, **asked).remote()
-            return actor, actor.open.options(name=names.opening).remote(given)
+            return actor, actor.open.options(name=names.opening).remote(site, given)
 
         dispatch = Dispatch(
             start_one,
             ledger,
             UnitQueue(units),
-            workers=count,
+            workers=workers,
             units_at_once=needs.units_at_once,
             unit_timeout=self.unit_timeout,
             head=RayHead(ray.get_runtime_context().gcs_address),
@@ -238,7 +269,7 @@ def place(room: Sequence[tuple[float, float]], *, cpus: int, gpus: float, worker
     Args:
         room: (CPUs, GPUs) of each node.
         cpus, gpus: of one worker.
-        workers: number that the user chose; None for as many as fit, at least one.
+        workers: number that the user chose; None for as many as fit, at least one. 0 for nodes that come only when they are wanted.
 
     A worker that no node can hold would wait for ever. So where the wanted ones do not fit, each requests fewer
     CPUs than it uses: 1, then a half, and so on; they share cores, and Ray still spreads them over the nodes.
@@ -246,6 +277,9 @@ def place(room: Sequence[tuple[float, float]], *, cpus: int, gpus: float, worker
     Raises:
         InputError: no node has the GPUs for a worker, or not for so many.
     """
+
+    if workers == 0:
+        return 1, float(cpus)
 
     def fitting(share: float) -> int:
         return sum(int(min(c / share, g / gpus if gpus else float("inf"))) for c, g in room)

@@ -15,7 +15,6 @@ import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 from ...storage_schemas.errors import InputError, MissingDependency, TeachonceError
@@ -29,6 +28,7 @@ from ..types import Stage, Timer, Unit
 from ..worker import Effort, Outcome, Worker, failed, outcome_of
 from .process_group import LOOPBACK, WAIT_SECONDS, lost_contact, stay_on_loopback
 from .ray import connect, disconnect, place, room, start_note, wait_note
+from .site import Site
 
 #: How often a unit starts again, from what its stage kept, after one of its processes died.
 RESTARTS_AFTER_A_DEAD_WORKER = 3
@@ -112,7 +112,7 @@ class RayTrainExecutor:
                 "ledger": ledger,
                 "unit": unit,
                 "folder": folder,
-                "here": str(Path.cwd()),
+                "site": Site.here(),
             },
             torch_config=torch_config,
             scaling_config=ScalingConfig(
@@ -180,8 +180,7 @@ def _work(config: dict[str, Any]) -> None:
 
     lean_imports.install()
     one_line_warnings()
-    with contextlib.suppress(OSError):
-        os.chdir(config["here"])  # what the user named relative to it, such as `local-dir:student`
+    config["site"].enter()
     context = get_context()
     assign_cores(max(1, usable_cores() // context.get_local_world_size()))  # those on one machine share its cores
     first = context.get_world_rank() == 0

@@ -11,10 +11,10 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ...storage_schemas.errors import WorkerLost
+from ...storage_schemas.errors import TeachonceError, WorkerLost
 from .. import lean_imports
 from ..board import Board
 from ..captured_stderr import CapturedStderr
@@ -22,6 +22,7 @@ from ..cores import assign_cores
 from ..terminal import one_line_warnings
 from ..types import Resources, Unit
 from ..worker import Outcome, Worker
+from .site import Site, node_name
 
 #: Seconds between two reports of a worker, and of how many workers the driver requests one in a second at most.
 SECONDS_BETWEEN_REPORTS, REPORTS_A_SECOND = 1.0, 50
@@ -53,6 +54,21 @@ class Report:
     lines: tuple[str, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """What came of opening the stage.
+
+    Attributes:
+        node: Ray's id of the worker's node.
+        name: of the node, for people.
+        refusal: why no unit can be done there; None where all is well.
+    """
+
+    node: str
+    name: str
+    refusal: TeachonceError | None = None
+
+
 class RayWorker:
     """The actor: a worker that reports."""
 
@@ -63,18 +79,23 @@ class RayWorker:
         self._samples: dict[str, int] = {}
         self._worker: Worker | None = None
 
-    def open(self, given: Sequence[Any]) -> str:
-        """Open the stage; returns the id of the node. `given` holds a reference to (stage, ledger)."""
+    def open(self, site: Site, given: Sequence[Any]) -> Opened:
+        """Open the stage. `given` holds a reference to (stage, ledger), which are read once the node is known to fit the site."""
         import ray
 
-        stage, ledger = ray.get(given[0])
-        assign_cores(_share_of_cores(stage.resources))
-        name = ray.get_runtime_context().get_actor_name() or ""
-        worker = Worker(stage, ledger, self._at, name)
-        with _process_ends_if_lost():
-            worker.open()
+        opened = Opened(node=str(ray.get_runtime_context().get_node_id()), name=node_name())
+        try:
+            site.enter()
+            stage, ledger = ray.get(given[0])
+            assign_cores(_share_of_cores(stage.resources))
+            name = ray.get_runtime_context().get_actor_name() or ""
+            worker = Worker(stage, ledger, self._at, name)
+            with _process_ends_if_lost():
+                worker.open()
+        except TeachonceError as error:
+            return replace(opened, refusal=error)
         self._worker = worker
-        return str(ray.get_runtime_context().get_node_id())
+        return opened
 
     def run(self, unit: Unit) -> Outcome:
         """Do one unit, once the stage is open."""
@@ -111,10 +132,11 @@ def _share_of_cores(needs: Resources) -> int:
     """Cores for this actor: those that it asked for, and with a GPU the node's cores for each of its GPUs."""
     import ray
 
-    here = ray.get_runtime_context().get_node_id()
+    context = ray.get_runtime_context()
+    here, own = context.get_node_id(), context.get_assigned_resources()
     node: dict[str, float] = next((node["Resources"] for node in ray.nodes() if node["NodeID"] == here), {})
     cpus, gpus = float(node.get("CPU", 0)), float(node.get("GPU", 0))
-    share = cpus * needs.gpus / gpus if gpus else 0
+    share = cpus * float(own.get("GPU", 0)) / gpus if gpus else 0
     return max(needs.cpus, int(share))
 
 
@@ -125,6 +147,8 @@ class Seat:
     Attributes:
         actor: a handle of `RayWorker`; None once it was given up.
         opening: Ray's reference to what `open` gives; None when it is done.
+        is_extra: whether the run goes on without it: its worker starts when there is room, and is let go when nothing is left for it.
+        refusal: why its node does no unit; its worker stays, so that Ray places no other there.
         node: the id of its node, from then on.
         at_work: units by Ray's references to their outcomes, each with the time by the monotonic clock at which it was sent.
         is_alone: whether its unit is one that may have ended a process before: it gets no other meanwhile.
@@ -134,6 +158,8 @@ class Seat:
 
     actor: Any
     opening: Any
+    is_extra: bool = False
+    refusal: TeachonceError | None = None
     node: str | None = None
     at_work: dict[Any, tuple[Unit, float]] = field(default_factory=dict)
     is_alone: bool = False
@@ -142,18 +168,23 @@ class Seat:
 
     @property
     def is_open(self) -> bool:
-        return self.actor is not None and self.opening is None
+        return self.may_open and self.opening is None
+
+    @property
+    def may_open(self) -> bool:
+        """Whether it is open or may become so."""
+        return self.actor is not None and self.refusal is None
 
 
 class WorkerGroup:
     """In the driver: the actors, and their latest reports.
 
     Args:
-        seats: one for each worker.
+        seats: one for each worker; the list changes as workers come and go.
         what: the note on how they start, until the first report.
     """
 
-    def __init__(self, seats: Sequence[Seat], what: str, board: Board) -> None:
+    def __init__(self, seats: list[Seat], what: str, board: Board) -> None:
         self.seats = seats
         self._what, self._board = what, board
         self._requested: dict[Any, tuple[Seat, Any]] = {}
@@ -191,6 +222,15 @@ class WorkerGroup:
         report = self._last.pop(seat, None)
         if report is not None:
             self._board.say(f"a worker {how} ({report.process}); its work was begun anew", "warning")
+
+    def let_go(self, seats: Sequence[Seat]) -> None:
+        """Their workers end, and the seats are gone: there is nothing left for them."""
+        import ray
+
+        for seat in seats:
+            ray.kill(seat.actor)
+            self.seats.remove(seat)
+            self._last.pop(seat, None)
 
     def kill_all(self) -> None:
         """End all workers, whatever they do."""
