@@ -56,6 +56,7 @@ KNOWS_PATHS = {
     "pipeline/driver.py": "one lock, whatever links lead to it",
     "pipeline/places": "the local place",
     "pipeline/user_files.py": "files of the user's",
+    "pipeline/executors/site.py": "the working folder",
     "pipeline/executors/shipped.py": "hands this package to Ray",
     "pipeline/executors/ray_train.py": "Ray Train keeps its books in a folder that all nodes share",
     "stages/demo": "draws images for a user's folder",

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 
 from ...storage_schemas.errors import MismatchError
 
@@ -33,7 +34,7 @@ class Site:
     @staticmethod
     def here() -> Site:
         """Of this process."""
-        return Site(versions=_versions(), folder=os.getcwd())
+        return Site(versions=_versions(), folder=str(Path.cwd()))
 
     def enter(self) -> None:
         """In a worker: relative names, such as `local-dir:student`, mean what they mean to the command. A folder that is not there is left out.
