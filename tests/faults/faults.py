@@ -1,0 +1,7 @@
+"""All faults, in the order of the table."""
+
+from __future__ import annotations
+
+from . import kills
+
+FAULTS = (*kills.FAULTS,)

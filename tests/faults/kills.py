@@ -1,0 +1,196 @@
+"""Faults: `kill -9` at random points of every stage on every executor.
+
+A point is the n-th thing that Python does in the output's folder, or up to a moment behind it. Cases are numbered, and drawn from
+the seed, the way and their number alone: `--only "kill -9: cache, slices" --case 7` repeats one.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .fault import Fault, Unmet, check
+from .room import Room
+from .ways import WAYS, Way, Works, wait
+
+#: A case is killed so often before it may finish.
+_MOST_IN_A_CASE = 3
+
+#: Exit code of `status` where something is left to do.
+_UNFINISHED = 3
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a process is killed.
+
+    Attributes:
+        at: share of what an undisturbed run does in the folder.
+        delay: seconds behind that, as a share of an undisturbed run's between two.
+        whom: as in the hook.
+    """
+
+    at: float
+    delay: float
+    whom: str
+
+
+def cases(way: Way, kills: int, seed: int) -> Iterator[list[Point]]:
+    """Lists of points, of one output each, so many altogether."""
+    for number in range(kills):
+        chance = random.Random(f"{seed}/{way.name}/{number}")
+        points = [
+            Point(chance.random(), chance.choice([0.0, chance.uniform(0, 3)]), chance.choice(way.whom))
+            for _ in range(min(chance.randint(1, _MOST_IN_A_CASE), kills))
+        ]
+        yield points
+        kills -= len(points)
+        if kills <= 0:
+            return
+
+
+def quotas(kills: int) -> dict[str, int]:
+    """How many of all kills each way gets; at least one."""
+    shares = sum(way.share for way in WAYS)
+    return {way.name: max(1, round(kills * way.share / shares)) for way in WAYS}
+
+
+def order(room: Room, folder: Path, at: int, *, delay: float = 0.0, whom: str = "group", number: int = signal.SIGKILL) -> None:
+    """Tell the hook."""
+    for name in ("count", "first", "acted"):
+        (room.control / name).unlink(missing_ok=True)
+    text = json.dumps({"folder": str(folder), "at": at, "delay": delay, "whom": whom, "signal": int(number)})
+    (room.control / "order.json").write_text(text)
+
+
+def countermand(room: Room) -> None:
+    """The hook does nothing more."""
+    (room.control / "order.json").unlink(missing_ok=True)
+
+
+def measured(works: Works, way: Way) -> tuple[int, float]:
+    """How many things an undisturbed run does in its folder, and in how many seconds."""
+
+    def measure() -> tuple[int, float]:
+        room = works.room
+        folder = room.case("measured")
+        way.before(works, folder)
+        order(room, folder, 0)
+        start = time.monotonic()
+        for done in [wait(process) for process in way.start(works, folder, hook=True)]:
+            check(done.code == 0, f"undisturbed, exit code {done.code}: {done.last}")
+        countermand(room)
+        events = (room.control / "count").stat().st_size
+        shutil.rmtree(folder)
+        return events, time.monotonic() - start
+
+    return works.room.remembered(("measured", way.name), measure)  # type: ignore[no-any-return]
+
+
+def receipts(folder: Path) -> dict[str, int]:
+    """When each receipt in a folder was written."""
+    return {str(at): at.stat().st_mtime_ns for at in folder.glob("*/ledger/*/receipts/*.json")}
+
+
+def kill(works: Works, way: Way, folder: Path, point: Point) -> bool:
+    """Start the command and kill it at a point, or let it end. Returns whether something was killed."""
+    room = works.room
+    events, seconds = measured(works, way)
+    order(room, folder, 1 + int(point.at * events), delay=point.delay * seconds / events, whom=point.whom)
+    processes = way.start(works, folder, hook=True)
+    ended = [wait(process) for process in processes]
+    countermand(room)
+    acted = (room.control / "acted").exists()
+    for process, done in zip(processes, ended, strict=True):
+        check("Traceback" not in done.stderr, f"a traceback: {done.last}")
+        if not acted:
+            check(done.code == 0, f"exit code {done.code} without a kill: {done.last}")
+        end_group(process.pid)
+    return acted
+
+
+def end_group(pid: int) -> None:
+    """What a killed command has started ends too, as with its job or its terminal."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def run_case(works: Works, way: Way, points: list[Point]) -> int:
+    """One output: killed at each point, then finished. Returns how many kills came in time."""
+    room = works.room
+    folder = room.case("killed")
+    way.before(works, folder)
+    killed = 0
+    for point in points:
+        before = {} if way.redoes else receipts(folder)
+        killed += kill(works, way, folder, point)
+        check_status(room, folder)
+        _check_kept(before, folder)
+    before = {} if way.redoes else receipts(folder)
+    way.finish(works, folder)
+    _check_kept(before, folder)
+    way.check_same(works, folder)
+    shutil.rmtree(folder)
+    return killed
+
+
+def check_status(room: Room, folder: Path) -> None:
+    """`status` can tell of whatever a kill leaves."""
+    for out in sorted(at for at in folder.iterdir() if (at / "ledger").exists()):
+        done = room.run(["status", out])
+        nothing = "[nothing-started]" in done.last  # killed before it had a plan
+        check(done.code in (0, _UNFINISHED) or nothing, f"status: exit code {done.code}: {done.last}")
+
+
+def _check_kept(before: dict[str, int], folder: Path) -> None:
+    after = receipts(folder)
+    again = [name for name, at in before.items() if name in after and after[name] != at]
+    check(not again, f"finished work was done again: {', '.join(again[:5])}")
+
+
+def run_kills(room: Room, *, way: Way) -> str:
+    works, killed, late = Works.of(room), 0, 0
+    drawn = list(cases(way, quotas(room.kills)[way.name], room.seed))
+    chosen = [room.only_case] if room.only_case is not None else range(len(drawn))
+    for number in chosen:
+        try:
+            hit = run_case(works, way, drawn[number])
+        except Unmet as error:
+            raise Unmet(f"case {number} of seed {room.seed}: {error}") from error
+        killed, late = killed + hit, late + len(drawn[number]) - hit
+    check(killed > 0, "every kill came too late")
+    later = f" ({late} more came after the end)" if late else ""
+    return f"{killed} kills of {len(chosen)} outputs{later}: same bytes, no finished work done again"
+
+
+def _whom(way: Way) -> str:
+    if way.executor == "slices":
+        return "one of three slices that run side by side"
+    if way.executor == "torchrun":
+        return "one of two ranks, or torchrun with both"
+    return "the driver, or one of two Ray workers" if way.executor == "workers" else "the command and what it has started"
+
+
+def _fault(way: Way) -> Fault:
+    return Fault(
+        name=f"kill -9: {way.name}",
+        kind="`kill -9` at random points",
+        provoked=f"`{way.stage}`, {way.executor}: {_whom(way)} is killed at random points",
+        must="the same command ends with the bytes of an undisturbed run; no finished unit is done again; `status` tells of what is left",
+        run=functools.partial(run_kills, way=way),
+    )
+
+
+FAULTS = tuple(_fault(way) for way in WAYS)
+

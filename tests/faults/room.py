@@ -1,0 +1,213 @@
+"""Owns the room of a run: images, programs that are started, outputs of undisturbed runs, and the comparison with them."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from .fault import Lacking, check
+
+HERE = Path(__file__).parent
+CHECKOUT = HERE.parent.parent
+
+#: Words of a command line.
+Words = Sequence[object]
+
+#: What differs from run to run: seconds, and what is written for people to watch a training.
+_NOT_COMPARED = {"timings", "run"}
+
+
+def beside(name: str) -> ModuleType:
+    """A module of the tests' folder, which is no package."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, HERE.parent / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
+@dataclass(frozen=True)
+class Done:
+    """A program that has ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def last(self) -> str:
+        """Its last line."""
+        lines = self.stderr.strip().splitlines()
+        return lines[-1] if lines else ""
+
+
+@dataclass
+class Room:
+    """Where faults are provoked.
+
+    Attributes:
+        folder: of all that is written; its path is short, since sockets lie there.
+        images: class folders of images.
+        kills: how many times a process is killed at random, over all ways of working.
+        seed: of these moments.
+        only_case: the number of the one case of kills that is wanted; None for all.
+    """
+
+    folder: Path
+    images: Path
+    kills: int = 200
+    seed: int = 0
+    only_case: int | None = None
+    _names: Iterator[int] = field(default_factory=itertools.count)
+    _owner: Any = None
+    _remembered: dict[object, Any] = field(default_factory=dict)
+
+    def case(self, name: str = "case") -> Path:
+        """A new folder."""
+        folder = self.folder / f"{name}-{next(self._names)}"
+        folder.mkdir(parents=True)
+        return folder
+
+    def remembered(self, key: object, make: Callable[[], Any]) -> Any:
+        """What was made for this key, once."""
+        if key not in self._remembered:
+            self._remembered[key] = make()
+        return self._remembered[key]
+
+    @cached_property
+    def _tests(self) -> ModuleType:
+        """The tests' own fixtures: what they share is there as long as this process."""
+        module = beside("conftest")
+        self._owner = module.shared.Owner()
+        return module
+
+    @cached_property
+    def _warm(self) -> Any:
+        script = HERE.parent / "warm_python.py"
+        folder = self._tests.shared.share("warm", [sys.executable, script, "FOLDER/socket"], ready="listening")
+        return beside("warm_python").WarmPython(folder / "socket")
+
+    @cached_property
+    def cluster(self) -> str:
+        """The address of a Ray cluster of two CPUs, whose workers have the hook."""
+        old = dict(os.environ)
+        os.environ.update(self.hooked)
+        try:
+            return str(self._tests.start_cluster("faults").address)
+        finally:
+            os.environ.clear()
+            os.environ.update(old)
+
+    @cached_property
+    def object_store(self) -> Any:
+        """An S3 server on this machine."""
+        command = [sys.executable, HERE.parent / "s3_server.py"]
+        folder = self._tests.shared.share("s3", command, ready="Running on")
+        return self._tests.ObjectStore((folder / "printed").read_text().split("Running on ")[1].split()[0])
+
+    def close(self) -> None:
+        """End what has started."""
+        if self._owner is not None:
+            self._owner.close()
+
+    @cached_property
+    def control(self) -> Path:
+        """The folder that tells the hook what to do."""
+        return self.case("control")
+
+    @property
+    def hooked(self) -> dict[str, str]:
+        """The environment of programs with the hook."""
+        path = f"{HERE / 'hook'}:{os.environ.get('PYTHONPATH', '')}".rstrip(":")
+        return {"FAULTS_CONTROL": str(self.control), "PYTHONPATH": path, "RAY_AUTH_MODE": "disabled"}
+
+    def start(self, words: Words, *, hook: bool = False) -> Any:
+        """A teachonce command that runs, in a process group of its own."""
+        program = [HERE / "watched.py"] if hook else ["-m", "teachonce"]
+        env = {**os.environ, **({"FAULTS_CONTROL": str(self.control)} if hook else {}), "RAY_AUTH_MODE": "disabled"}
+        return self._warm.start("-W", "ignore", *program, *words, env=env, cwd=self.folder, new_session=True)
+
+    def run(self, words: Words) -> Done:
+        """A teachonce command to its end."""
+        process = self.start(words)
+        stdout, stderr = process.communicate()
+        return Done(process.wait(), stdout, stderr)
+
+    def finish(self, words: Words) -> Done:
+        """One that must end well."""
+        done = self.run(words)
+        check(done.code == 0, f"exit code {done.code}: {done.last}")
+        return done
+
+    def cold(self, words: Words, *, env: Mapping[str, str] | None = None, prefix: Words = ()) -> Done:
+        """A teachonce command as a new process of the system, with more in its environment."""
+        command = [*prefix, sys.executable, "-W", "ignore", "-m", "teachonce", *words]
+        environment = {**os.environ, **(env or {})}
+        done = subprocess.run([str(w) for w in command], capture_output=True, text=True, env=environment, check=False)
+        return Done(done.returncode, done.stdout, done.stderr)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """What has to be the same, by path."""
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and not _NOT_COMPARED & set(p.parts)
+    }
+
+
+def check_same(found: Path, calm: Path) -> None:
+    """The bytes of two outputs are equal.
+
+    Raises:
+        Unmet: names files that differ.
+    """
+    left, right = tree(found), tree(calm)
+    differ = [name for name in sorted(left.keys() | right.keys()) if left.get(name) != right.get(name)]
+    check(not differ, f"{len(differ)} files differ from an undisturbed run's: {', '.join(differ[:5])}")
+
+
+def check_one_line(done: Done, *parts: str, code: int = 1) -> str:
+    """It has ended with this code, and a last line that is an error with these parts; no traceback. Returns the line's code in brackets.
+
+    Raises:
+        Unmet: it has not.
+    """
+    check("Traceback" not in done.stderr, f"a traceback: {done.last}")
+    check(done.code == code, f"exit code {done.code} instead of {code}: {done.last}")
+    check(done.last.startswith("Error: "), f"no error line: {done.last}")
+    for part in parts:
+        check(part in done.stderr, f"`{part}` is not said: {done.last}")
+    return done.last
+
+
+@contextlib.contextmanager
+def mounted(folder: Path, *options: str) -> Iterator[Path]:
+    """A file system at this folder, which is made."""
+    folder.mkdir(exist_ok=True)
+    done = subprocess.run(["mount", *options, str(folder)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Lacking(f"cannot mount: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=False, capture_output=True)
+
+
+def copied(source: Path, target: Path) -> Path:
+    """A copy of a folder."""
+    shutil.copytree(source, target, symlinks=True)
+    return target
