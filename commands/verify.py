@@ -91,10 +91,11 @@ def _repair(stage: VerifyStage, report: Report, teacher: VerifyTeacherSettings, 
     from ..stages.verifying.repair import cache_again, check_same_run, damage_of, refuse_grown, set_aside
 
     whole, damage = stage.whole, damage_of(report.findings)
-    if not damage.shards:
-        say("verify: nothing here can be repaired from the tars" if damage.beyond else "verify: nothing to repair")
-        return
+    # Also for nothing: a repair that was killed at its very end has left its lock.
     with only_driver(whole.store, "teachonce verify --repair"), teacher_for_one_run():
+        if not damage.shards:
+            say("verify: nothing here can be repaired from the tars" if damage.beyond else "verify: nothing to repair")
+            return
         refuse_grown(whole, damage.shards)
         again = cache_again(whole, config_of(whole, teacher))
         cache = plan_cache(

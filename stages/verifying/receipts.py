@@ -12,16 +12,37 @@ from ...storage_schemas.samples import shard_name
 from ..pairs.receipts import StoreReceipts
 
 
-def checked_store_receipt(receipts: StoreReceipts, shard: int, rows: range, paths: Sequence[str]) -> Receipt:
+def checked_store_receipt(
+    receipts: StoreReceipts, shard: int, rows: range, paths: Sequence[str], *, mend: str
+) -> Receipt:
     """The newest receipt of a shard of a store; all of them, one a generation that wrote some of it, name its files together.
 
+    Args:
+        mend: what to type to have a shard cached again.
+
     Raises:
-        IncompleteError, DamagedError: as `checked_receipt`.
+        IncompleteError, DamagedError: as `checked_receipt`; DamagedError also where a repair has set the receipt aside.
     """
     *older, newest = receipts.ledgers_of(shard)
-    for ledger in older:
-        checked_receipt(ledger, shard, rows, paths, named=lambda _: paths)
-    return checked_receipt(newest, shard, rows, paths, named=lambda _: receipts.outputs(shard))
+    try:
+        for ledger in older:
+            checked_receipt(ledger, shard, rows, paths, named=lambda _: paths)
+        return checked_receipt(newest, shard, rows, paths, named=lambda _: receipts.outputs(shard))
+    except IncompleteError as error:
+        if all(shard_name(shard) not in set_aside_keys(ledger) for ledger in receipts.ledgers_of(shard)):
+            raise
+        raise DamagedError(
+            "a shard's receipt was set aside, and it has not been cached again",
+            code="repair-unfinished",
+            where=error.where,
+            hint=mend,
+        ) from error
+
+
+def set_aside_keys(ledger: Ledger) -> set[str]:
+    """Units of which a receipt is kept under another name: they were to be done again, as by `verify --repair`."""
+    names = (ledger.folder / "receipts").names()
+    return {key for key, ending, _ in (name.partition(".json.old") for name in names) if ending}
 
 
 def _own_files(receipt: Receipt) -> Collection[str]:

@@ -213,7 +213,7 @@ class ShardCheck:
         spec, receipts = whole.description.spec, whole.receipts
         rows = spec.rows(shard)
         paths = chunk_paths(spec, shard)
-        receipt = checked_store_receipt(receipts, shard, range(rows.start, rows.stop), paths)
+        receipt = checked_store_receipt(receipts, shard, range(rows.start, rows.stop), paths, mend=self._mend)
         outputs, ledgers = receipts.outputs(shard), list(receipts.ledgers_of(shard))
         where = f"{whole.store}, shard {shard}"
         if tar_receipt is not None and (error := unusable_rows_error(tar_receipt, receipt, where, self._mend)):

@@ -20,6 +20,7 @@ from ..pairs.store import open_store, read_description, read_vectors, store_rece
 from ..samples.pixel_sample import PixelSample
 from ..views.spec import ViewSpec
 from .finding import Finding
+from .receipts import set_aside_keys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,7 +279,9 @@ def _of_ledgers(
         )
     for each in receipts.ledgers:
         done = sum(key in names[each.stage] for key in each.done_keys())
-        if (plan is not None or each != ledger) and done < len(names[each.stage]):
+        # Shards that a killed repair has set aside are told of one by one.
+        left = len(names[each.stage] - set(each.done_keys()) - set_aside_keys(each))
+        if (plan is not None or each != ledger) and left:
             yield IncompleteError(
                 "cache has not finished",
                 code="stage-unfinished",

@@ -185,9 +185,19 @@ class Way:
         return Path(works.room.remembered(("calm", calm.name), lambda: calm.run_calm(works)))
 
     def run_calm(self, works: Works) -> Path:
-        folder = works.room.case("calm")
+        """Do it in `folder`, which is moved away."""
+        folder = self.folder(works.room)
         self.before(works, folder)
         self.finish(works, folder)
+        return folder.rename(works.room.folder / f"calm-{self.stage}-{self.executor}".replace(" ", ""))
+
+    def folder(self, room: Room) -> Path:
+        """A new one for a run. In one process all have the same name, since `retry-failed` writes it down; what others start may live on."""
+        if self.executor != "one process":
+            return room.case()
+        folder = room.folder / "work"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
         return folder
 
     def check_same(self, works: Works, folder: Path) -> None:

@@ -96,6 +96,32 @@ def test_a_store_is_repaired_by_what_made_it(made, teacher):
     assert "field 'compute.threads'" in str(error.value)
 
 
+def test_a_repair_that_was_killed_is_finished_by_the_same_command(pair, teacher):
+    before = chunks(pair.store)
+    for number, at in ((0, "000000.json"), (1, "000001.json")):
+        receipt = pair.store / "ledger" / "cache" / "receipts" / at
+        receipt.rename(receipt.with_name(f"{at}.old"))
+        pair.chunk("embedding", number).unlink()
+    assert pair.codes() == ["repair-unfinished", "repair-unfinished"]
+    assert repair(pair, teacher).exit_code == 0
+    assert {name: data for name, data in chunks(pair.store).items() if not name.endswith(".old")} == before
+
+
+def test_a_store_that_cache_has_not_finished_is_not_finished_by_a_repair(pair, teacher):
+    receipt = pair.store / "ledger" / "cache" / "receipts" / "000001.json"
+    receipt.unlink()
+    result = repair(pair, teacher)
+    assert result.exit_code == 5
+    assert not receipt.exists()
+
+
+def test_the_lock_of_a_repair_that_was_killed_at_its_end_goes(pair, teacher):
+    lock = pair.store / "ledger" / "driver.json"
+    lock.write_text("{}")
+    assert repair(pair, teacher).exit_code == 0
+    assert not lock.exists()
+
+
 def test_nothing_to_repair(made, teacher):
     result = repair(made, teacher, "--quick")
     assert result.exit_code == 0
