@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 from .fault import Lacking, check
 
@@ -103,13 +104,9 @@ class Room:
     @cached_property
     def cluster(self) -> str:
         """The address of a Ray cluster of two CPUs, whose workers have the hook."""
-        old = dict(os.environ)
-        os.environ.update(self.hooked)
-        try:
-            return str(self._tests.start_cluster("faults").address)
-        finally:
-            os.environ.clear()
-            os.environ.update(old)
+        tests = self._tests
+        with mock.patch.dict(os.environ, self.hooked):
+            return str(tests.start_cluster("faults").address)
 
     @cached_property
     def object_store(self) -> Any:
