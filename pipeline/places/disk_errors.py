@@ -20,7 +20,15 @@ class _Refusal(NamedTuple):
 _DENIED = _Refusal(
     "permission denied", code="permission-denied", hint="choose another --out, or change the folder's permissions"
 )
+_FAILED = _Refusal(
+    "the disk, or the network behind it, gives an error",
+    code="disk-error",
+    hint="look into the system's log; then run the same command again: finished work is kept",
+)
 _DISK_ERRORS = {
+    errno.EIO: _FAILED,
+    errno.ESTALE: _FAILED,
+    errno.ETIMEDOUT: _FAILED,
     errno.ENOSPC: _Refusal(
         "the disk is full",
         code="disk-full",
@@ -56,7 +64,7 @@ def as_storage_error(error: OSError) -> StorageError | None:
                 where=unreadable,
                 hint=f"ask its owner, or: chmod u+rX {typed(str(unreadable))}",
             )
-    return StorageError(what, code=code, where=error.filename or "while writing", hint=hint)
+    return StorageError(what, code=code, where=error.filename or "while reading or writing", hint=hint)
 
 
 def _unreadable(path: Path) -> Path | None:

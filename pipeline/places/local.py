@@ -14,12 +14,12 @@ import os
 import re
 import shutil
 import stat
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from .durable import beside, created, naming, sync_folder
 from .files import FileRanges, read_at, stat_of
 from .place import PIECE_BYTES, HeldLock, NoLocksError, RangeReader, Stat
 
@@ -46,12 +46,14 @@ class LocalPlace:
     """The file systems of this machine. A process that ends holds no name; on NFS once its lease has run out (90 seconds on Linux)."""
 
     def read(self, name: str) -> bytes:
-        return Path(name).read_bytes()
+        with naming(name):
+            return Path(name).read_bytes()
 
     def read_range(self, name: str, offset: int, size: int) -> bytes:
         descriptor = os.open(name, os.O_RDONLY)
         try:
-            return read_at(descriptor, offset, size)
+            with naming(name):
+                return read_at(descriptor, offset, size)
         finally:
             os.close(descriptor)
 
@@ -95,31 +97,25 @@ class LocalPlace:
             with self.create(name) as file:
                 file.write(data)
             return
-        with _beside(name) as temporary:
+        with beside(name) as temporary:
             temporary.write_bytes(data)
             temporary.replace(name)
 
     def write_if_absent(self, name: str, data: bytes) -> bool:
-        with _beside(name) as temporary:
+        with beside(name) as temporary:
             with temporary.open("wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             is_first = _link(temporary, name)
             temporary.unlink(missing_ok=True)
-        _sync_folder(Path(name).parent)
+        sync_folder(Path(name).parent)
         return is_first
 
     @contextlib.contextmanager
     def create(self, name: str, *, settle: bool = True) -> Iterator[BinaryIO]:
-        with _beside(name) as temporary:
-            with temporary.open("wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(name)
-        if settle:
-            _sync_folder(Path(name).parent)
+        with created(name, settle=settle) as file:
+            yield file
 
     def append(self, name: str) -> BinaryIO:
         _make_folder_of(name)
@@ -128,10 +124,11 @@ class LocalPlace:
     def sync(self, name: str) -> None:
         descriptor = os.open(name, os.O_RDONLY)
         try:
-            os.fsync(descriptor)
+            with naming(name):
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        _sync_folder(Path(name).parent)
+        sync_folder(Path(name).parent)
 
     def remove(self, name: str) -> None:
         Path(name).unlink(missing_ok=True)
@@ -186,10 +183,10 @@ class LocalPlace:
         return False
 
     def zarr_store(self, name: str, *, read_only: bool = False) -> Store:
-        """Zarr's own: it writes to a temporary name and renames."""
-        from zarr.storage import LocalStore
+        """Zarr's own, which writes to a temporary name and renames; what describes arrays and groups is durable at once."""
+        from .local_store import DescribedStore
 
-        return LocalStore(name, read_only=read_only)
+        return DescribedStore(name, read_only=read_only)
 
     def local_path(self, name: str) -> Path | None:
         return Path(name)
@@ -247,19 +244,6 @@ def _make_folder_of(name: str) -> list[Path]:
     return made
 
 
-@contextlib.contextmanager
-def _beside(name: str) -> Iterator[Path]:
-    """A temporary name beside a file, in a folder that is there. What has it is removed if the block raises."""
-    path = Path(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        yield temporary
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def _link(temporary: Path, name: str) -> bool:
     """Give a file this name, unless something has it."""
     try:
@@ -274,14 +258,6 @@ def _link(temporary: Path, name: str) -> bool:
             return False
         temporary.replace(name)
     return True
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from . import kills
+from . import disks, kills
 
-FAULTS = (*kills.FAULTS,)
+FAULTS = (*kills.FAULTS, *disks.FAULTS)

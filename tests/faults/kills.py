@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
-import os
 import random
 import shutil
-import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .fault import Fault, Unmet, check
-from .room import Room
-from .ways import WAYS, Way, Works, wait
+from .orders import countermand, end_group, order
+from .room import Room, wait
+from .ways import WAYS, Way, Works
 
 #: A case is killed so often before it may finish.
 _MOST_IN_A_CASE = 3
@@ -62,19 +60,6 @@ def quotas(kills: int) -> dict[str, int]:
     return {way.name: max(1, round(kills * way.share / shares)) for way in WAYS}
 
 
-def order(room: Room, folder: Path, at: int, *, delay: float = 0.0, whom: str = "group", number: int = signal.SIGKILL) -> None:
-    """Tell the hook."""
-    for name in ("count", "first", "acted"):
-        (room.control / name).unlink(missing_ok=True)
-    text = json.dumps({"folder": str(folder), "at": at, "delay": delay, "whom": whom, "signal": int(number)})
-    (room.control / "order.json").write_text(text)
-
-
-def countermand(room: Room) -> None:
-    """The hook does nothing more."""
-    (room.control / "order.json").unlink(missing_ok=True)
-
-
 def measured(works: Works, way: Way) -> tuple[int, float]:
     """How many things an undisturbed run does in its folder, and in how many seconds."""
 
@@ -114,14 +99,6 @@ def kill(works: Works, way: Way, folder: Path, point: Point) -> bool:
             check(done.code == 0, f"exit code {done.code} without a kill: {done.last}")
         end_group(process.pid)
     return acted
-
-
-def end_group(pid: int) -> None:
-    """What a killed command has started ends too, as with its job or its terminal."""
-    try:
-        os.killpg(pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        return
 
 
 def run_case(works: Works, way: Way, points: list[Point]) -> int:

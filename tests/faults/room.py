@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import itertools
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 from unittest import mock
 
-from .fault import Lacking, check
+from .fault import check
 
 HERE = Path(__file__).parent
 CHECKOUT = HERE.parent.parent
@@ -139,9 +139,7 @@ class Room:
 
     def run(self, words: Words) -> Done:
         """A teachonce command to its end."""
-        process = self.start(words)
-        stdout, stderr = process.communicate()
-        return Done(process.wait(), stdout, stderr)
+        return wait(self.start(words))
 
     def finish(self, words: Words) -> Done:
         """One that must end well."""
@@ -149,12 +147,58 @@ class Room:
         check(done.code == 0, f"exit code {done.code}: {done.last}")
         return done
 
-    def cold(self, words: Words, *, env: Mapping[str, str] | None = None, prefix: Words = ()) -> Done:
+    def cold(self, words: Words, *, env: Mapping[str, str] | None = None, hook: bool = False) -> Cold:
         """A teachonce command as a new process of the system, with more in its environment."""
-        command = [*prefix, sys.executable, "-W", "ignore", "-m", "teachonce", *words]
-        environment = {**os.environ, **(env or {})}
-        done = subprocess.run([str(w) for w in command], capture_output=True, text=True, env=environment, check=False)
-        return Done(done.returncode, done.stdout, done.stderr)
+        environment = {**(self.hooked if hook else {}), **(env or {})}
+        return Cold([sys.executable, "-W", "ignore", "-m", "teachonce", *words], environment)
+
+
+class Cold:
+    """A program that is started by the system, as an object like those of `Room.start`.
+
+    Args:
+        words: of its command line.
+        env: more of its environment.
+        shown: whether a line of its stderr counts.
+    """
+
+    def __init__(
+        self, words: Words, env: Mapping[str, str], *, shown: Callable[[str], bool] = lambda line: True
+    ) -> None:
+        self._shown, self._errors = shown, tempfile.TemporaryFile("w+")  # noqa: SIM115  # read at the end
+        self._process = subprocess.Popen(
+            [str(word) for word in words],
+            stdout=subprocess.DEVNULL,
+            stderr=self._errors,
+            start_new_session=True,
+            env={**os.environ, **env},
+        )
+        self.pid = self._process.pid
+        self.largest_mb = 0.0
+
+    def poll(self) -> int | None:
+        """Its exit code, or None while it runs."""
+        return self._process.poll()
+
+    def wait(self) -> int:
+        """Its exit code. `largest_mb` is its largest memory then, in MiB."""
+        if self._process.returncode is None:
+            _, status, used = os.wait4(self.pid, 0)
+            self._process.returncode = os.waitstatus_to_exitcode(status)
+            self.largest_mb = used.ru_maxrss / 1024
+        return self._process.returncode
+
+    def communicate(self) -> tuple[str, str]:
+        """Nothing, and its stderr."""
+        self.wait()
+        self._errors.seek(0)
+        return "", "\n".join(line for line in self._errors.read().splitlines() if self._shown(line))
+
+
+def wait(process: Any) -> Done:
+    """The end of what `Room.start` or `Room.cold` started."""
+    stdout, stderr = process.communicate()
+    return Done(process.wait(), stdout, stderr)
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -183,25 +227,12 @@ def check_one_line(done: Done, *parts: str, code: int = 1) -> str:
     Raises:
         Unmet: it has not.
     """
-    check("Traceback" not in done.stderr, f"a traceback: {done.last}")
+    check("Traceback" not in done.stderr, f"a traceback: {done.stderr if os.environ.get('FAULTS_DEBUG') else done.last}")
     check(done.code == code, f"exit code {done.code} instead of {code}: {done.last}")
     check(done.last.startswith("Error: "), f"no error line: {done.last}")
     for part in parts:
         check(part in done.stderr, f"`{part}` is not said: {done.last}")
     return done.last
-
-
-@contextlib.contextmanager
-def mounted(folder: Path, *options: str) -> Iterator[Path]:
-    """A file system at this folder, which is made."""
-    folder.mkdir(exist_ok=True)
-    done = subprocess.run(["mount", *options, str(folder)], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise Lacking(f"cannot mount: {done.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=False, capture_output=True)
 
 
 def copied(source: Path, target: Path) -> Path:

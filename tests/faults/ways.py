@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .fault import check
-from .room import CHECKOUT, Done, Room, Words, check_same, copied
+from .room import CHECKOUT, Cold, Room, Words, check_same, copied, wait
 
 SLICES = 3
 
@@ -161,7 +158,7 @@ class Way:
         if self.executor == "slices":
             return [room.start([*words, "--slice", f"{i}/{SLICES}"], hook=hook) for i in range(SLICES)]
         if self.executor == "torchrun":
-            return [_Torchrun(room, words, hook)]
+            return [torchrun(room, words, hook=hook)]
         return [room.start([*words, *self._where(room)], hook=hook)]
 
     def _where(self, room: Room) -> Words:
@@ -204,43 +201,16 @@ class Way:
         check_same(folder, self.undisturbed(works))
 
 
-def wait(process: Any) -> Done:
-    """Its end."""
-    stdout, stderr = process.communicate()
-    return Done(process.wait(), stdout, stderr)
-
-
-class _Torchrun:
-    """Two ranks that torchrun starts, as a process like those of `Room.start`."""
-
-    def __init__(self, room: Room, words: Words, hook: bool) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            port = server.getsockname()[1]
-        launcher = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--nproc-per-node", 2]
-        command = [*launcher, f"--master-port={port}", "-m", "teachonce", *words]
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # read at the end
-        self._process = subprocess.Popen(
-            [str(word) for word in command],
-            stdout=subprocess.DEVNULL,
-            stderr=self._errors,
-            text=True,
-            start_new_session=True,
-            env={**os.environ, **(room.hooked if hook else {})},
-        )
-        self.pid = self._process.pid
-
-    def poll(self) -> int | None:
-        return self._process.poll()
-
-    def wait(self) -> int:
-        return self._process.wait()
-
-    def communicate(self) -> tuple[str, str]:
-        self._process.wait()
-        self._errors.seek(0)
-        text = self._errors.read()
-        # What torchrun says of its children has a traceback of its own.
-        return "", "\n".join(line for line in text.splitlines() if line.startswith(("Error", "Stopped", "distill")))
+def torchrun(room: Room, words: Words, *, hook: bool) -> Cold:
+    """Two ranks that torchrun starts. What it says of its children has a traceback of its own, and is left out."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    launcher = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--nproc-per-node", 2]
+    return Cold(
+        [*launcher, f"--master-port={port}", "-m", "teachonce", *words],
+        room.hooked if hook else {},
+        shown=lambda line: line.startswith(("Error", "Stopped", "distill")),
+    )
 
 
 _SERIAL = (
