@@ -165,11 +165,12 @@ class Cold:
     def __init__(
         self, words: Words, env: Mapping[str, str], *, shown: Callable[[str], bool] = lambda line: True
     ) -> None:
-        self._shown, self._errors = shown, tempfile.TemporaryFile("w+")  # noqa: SIM115  # read at the end
+        self._shown = shown
+        self._files = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")  # noqa: SIM115  # read at the end
         self._process = subprocess.Popen(
             [str(word) for word in words],
-            stdout=subprocess.DEVNULL,
-            stderr=self._errors,
+            stdout=self._files[0],
+            stderr=self._files[1],
             start_new_session=True,
             env={**os.environ, **env},
         )
@@ -189,10 +190,12 @@ class Cold:
         return self._process.returncode
 
     def communicate(self) -> tuple[str, str]:
-        """Nothing, and its stderr."""
+        """All that it has written to stdout and stderr, once it has ended."""
         self.wait()
-        self._errors.seek(0)
-        return "", "\n".join(line for line in self._errors.read().splitlines() if self._shown(line))
+        for file in self._files:
+            file.seek(0)
+        stdout, stderr = (file.read() for file in self._files)
+        return stdout, "\n".join(line for line in stderr.splitlines() if self._shown(line))
 
 
 def wait(process: Any) -> Done:

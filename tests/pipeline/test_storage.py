@@ -81,12 +81,28 @@ def test_pipe_and_urls_are_refused_as_folders(resolve):
         (errno.EROFS, "the file system is read-only"),
         (errno.ENAMETOOLONG, "a name is too long for a file or folder"),
         (errno.ELOOP, "a link that leads to itself"),
+        (errno.EIO, "the disk, or the network behind it, gives an error"),
     ],
 )
 def test_disk_errors_become_one_line(number, text):
     error = as_storage_error(OSError(number, "x", "/some/file"))
     assert str(error).startswith(f"{text}: /some/file. Next: ")
     assert as_storage_error(OSError(errno.ENOENT, "x")) is None
+
+
+def test_an_error_of_an_open_file_names_it(tmp_path, monkeypatch):
+    def fails(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    file = Location.of(tmp_path / "a.bin")
+    file.write_bytes(b"x")
+    monkeypatch.setattr("os.fsync", fails)
+    monkeypatch.setattr("pathlib.Path.read_bytes", fails)
+    for act in (file.read_bytes, file.sync, lambda: file.write_bytes(b"y")):
+        with pytest.raises(OSError, match="Input/output") as error:
+            act()
+        assert error.value.filename == str(tmp_path / "a.bin")
+    assert [at.name for at in tmp_path.iterdir()] == ["a.bin"]
 
 
 def test_urls_are_read_through_a_real_server(tmp_path):
