@@ -12,7 +12,7 @@ UV_INSTALL := $(UV) pip install --quiet --python $(BIN)/python
 TEST_PROCESSES ?= logical
 SIDE_BY_SIDE = -n $(TEST_PROCESSES) --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test lint lint-style lint-format lint-types format wheel docs lowest bench equivalence clean
+.PHONY: demo test lint lint-style lint-format lint-types format wheel docs lowest bench equivalence faults clean
 .DELETE_ON_ERROR:
 
 ## demo: the main job on small images, offline: shard, vectors, cache, distill, evaluate
@@ -71,6 +71,10 @@ bench: $(VENV)/.test
 equivalence: $(VENV)/.test
 	$(BIN)/python benchmarks/equivalence/run.py steps $(STEPS_OPTIONS)
 	$(BIN)/python benchmarks/equivalence/run.py table --out equivalence-run $(TABLE_OPTIONS)
+
+## faults: provoke every fault of docs/reliability.md and write what happened there; FAULT_OPTIONS="--only 'disk full' --seed 1"
+faults: $(VENV)/.test
+	$(BIN)/python tests/faults $(FAULT_OPTIONS)
 
 ## clean: remove everything that the targets above made
 clean:

@@ -123,6 +123,7 @@ NOT_RUN = {
     ("docs/clusters.md", "torchrun"): "downloads a model: tests/stages/training/test_torchrun.py",
     ("docs/demo.md", "teachonce demo"): "takes a minute: tests/demo",
     ("docs/equivalence.md", "make equivalence"): "takes half an hour",
+    ("docs/reliability.md", "make faults"): "takes an hour: tests/test_faults.py runs a few",
     ("docs/export.md", "pip install"): "downloads",
     ("docs/growth.md", "teachonce cache"): "downloads a model: tests/stages/test_beside.py",
     ("docs/inspect.md", "pip install"): "downloads",

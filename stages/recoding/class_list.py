@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from ...pipeline.ledger import Ledger
 from ...pipeline.storage import Location
 from ...storage_schemas.class_vectors import ClassVectors, origin_model, read_origin, write_class_vectors
-from ...storage_schemas.errors import InputError, MismatchError
+from ...storage_schemas.errors import DamagedError, InputError, MismatchError
 from ...storage_schemas.plain_text import typed
 from ...storage_schemas.target_store import open_root
+from ..pairs.receipts import CACHE
 from ..pairs.store import open_store, read_vectors, vectors_if_any
 
 #: The stage that makes class vectors, and its only unit.
@@ -84,10 +85,16 @@ def refuse_other_classes(out: Location, classes: ClassList | None) -> None:
 
     Raises:
         InputError: it has.
+        DamagedError: it has some that changed.
     """
     if not (out / "zarr.json").exists():
         return
-    there = vectors_if_any(open_store(out), out)
+    try:
+        there = vectors_if_any(open_store(out), out)
+    except DamagedError:
+        if Ledger(out, _STAGE).receipt(_UNIT) is None and Ledger(out, CACHE).plan() is None:
+            return  # a copy that was killed in its middle, which is made anew
+        raise
     if there is not None and (classes is None or there.digest != classes.vectors.digest):
         raise InputError(
             "the output has class vectors of its own",

@@ -163,7 +163,17 @@ def _of_each(
     ]
 
 
-_MOST = ("shard", "vectors", "pretrain", "cache", "cache --grow", "distill", "recode", "verify --repair", "retry-failed")
+_MOST = (
+    "shard",
+    "vectors",
+    "pretrain",
+    "cache",
+    "cache --grow",
+    "distill",
+    "recode",
+    "verify --repair",
+    "retry-failed",
+)
 
 _READ: dict[str, tuple[str, Callable[[Works], Path], str, str]] = {
     "shard, images": ("images", lambda works: works.room.images, "*/*1*.jpg", "shard"),

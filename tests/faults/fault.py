@@ -38,7 +38,9 @@ class Fault:
 
 
 #: What must happen almost always.
-SAME_BYTES = "one line and exit code 1; what is finished stays; the same command then ends with the bytes of an undisturbed run"
+SAME_BYTES = (
+    "one line and exit code 1; what is finished stays; the same command then ends with the bytes of an undisturbed run"
+)
 
 
 def check(holds: bool, otherwise: str) -> None:

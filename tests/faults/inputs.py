@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .fault import Fault, check
 from .room import Room, check_one_line, copied, wait
-from .ways import TEACHER, Works
+from .ways import TEACHER
 
 #: No command may take more memory, in MiB, whatever it is given.
 _MOST_MB = 1500
@@ -24,7 +24,13 @@ def _png(width: int, height: int, data: bytes = b"") -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + data + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + data
+        + chunk(b"IDAT", zlib.compress(b"\0" * 99))
+        + chunk(b"IEND", b"")
+    )
 
 
 def _long_text() -> bytes:
@@ -46,9 +52,7 @@ def _bomb() -> bytes:
     """A PNG of 20,000 × 20,000 zeros in 390 kB."""
     rows = zlib.compressobj(9)
     packed = b"".join(rows.compress(bytes(20001)) for _ in range(20000)) + rows.flush()
-    return _png(20000, 20000).replace(
-        _idat(zlib.compress(b"\0" * 99)), _idat(packed)
-    )
+    return _png(20000, 20000).replace(_idat(zlib.compress(b"\0" * 99)), _idat(packed))
 
 
 def _idat(content: bytes) -> bytes:
@@ -143,13 +147,14 @@ def hostile_tar(room: Room, make: Callable[[Room, bytes], bytes], refused: bool)
     process = room.cold(words)
     done = wait(process)
     check(process.largest_mb < _MOST_MB, f"{process.largest_mb:.0f} MiB of memory")
-    strangers = [at for at in Works.of(room).room.folder.rglob("outside*")]
+    strangers = list(room.folder.rglob("outside*"))
     check(not strangers and not Path("/outside.jpg").exists(), f"written outside: {strangers}")
     if not refused:
         check(done.code == 0, f"exit code {done.code}: {done.last}")
         return f"its members are rows; nothing was written outside; {process.largest_mb:.0f} MiB"
     line = check_one_line(done)
-    check(not (folder / "deep").exists(), "a refused tar left an output")
+    files = [at for at in (folder / "deep").rglob("*") if at.is_file()]
+    check(not files, f"a refused tar left files: {files[:3]}")
     return f"`{line.rpartition('[')[2].partition(']')[0]}`; nothing was written; {process.largest_mb:.0f} MiB"
 
 
@@ -174,7 +179,9 @@ FAULTS = (
             name=f"a tar: {name}",
             kind="Inputs",
             provoked=provoked,
-            must="one line and exit code 1, and nothing is written" if refused else "rows like others; nothing is written outside the output",
+            must="one line and exit code 1, and nothing is written"
+            if refused
+            else "rows like others; nothing is written outside the output",
             run=functools.partial(hostile_tar, make=make, refused=refused),
         )
         for name, make, refused, provoked in _TARS

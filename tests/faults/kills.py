@@ -13,7 +13,6 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from .fault import Fault, Unmet, check
 from .orders import countermand, end_group, order
@@ -160,7 +159,9 @@ def _whom(way: Way) -> str:
         return "one of three slices that run side by side"
     if way.executor == "torchrun":
         return "one of two ranks, or torchrun with both"
-    return "the driver, or one of two Ray workers" if way.executor == "workers" else "the command and what it has started"
+    return (
+        "the driver, or one of two Ray workers" if way.executor == "workers" else "the command and what it has started"
+    )
 
 
 def _fault(way: Way) -> Fault:
@@ -174,4 +175,3 @@ def _fault(way: Way) -> Fault:
 
 
 FAULTS = tuple(_fault(way) for way in WAYS)
-

@@ -10,7 +10,9 @@ from pathlib import Path
 from .room import Room
 
 
-def order(room: Room, folder: Path, at: int, *, delay: float = 0.0, whom: str = "group", number: int = signal.SIGKILL) -> None:
+def order(
+    room: Room, folder: Path, at: int, *, delay: float = 0.0, whom: str = "group", number: int = signal.SIGKILL
+) -> None:
     """Tell the hook."""
     for name in ("count", "first", "acted"):
         (room.control / name).unlink(missing_ok=True)

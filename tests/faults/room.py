@@ -92,7 +92,8 @@ class Room:
     def _tests(self) -> ModuleType:
         """The tests' own fixtures: what they share is there as long as this process."""
         module = beside("conftest")
-        self._owner = module.shared.Owner()
+        if module.shared.HERE not in os.environ:  # else a test runs this, and all tests share what is there
+            self._owner = module.shared.Owner()
         return module
 
     @cached_property
@@ -230,7 +231,9 @@ def check_one_line(done: Done, *parts: str, code: int = 1) -> str:
     Raises:
         Unmet: it has not.
     """
-    check("Traceback" not in done.stderr, f"a traceback: {done.stderr if os.environ.get('FAULTS_DEBUG') else done.last}")
+    check(
+        "Traceback" not in done.stderr, f"a traceback: {done.stderr if os.environ.get('FAULTS_DEBUG') else done.last}"
+    )
     check(done.code == code, f"exit code {done.code} instead of {code}: {done.last}")
     check(done.last.startswith("Error: "), f"no error line: {done.last}")
     for part in parts:

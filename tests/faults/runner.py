@@ -12,8 +12,8 @@ import traceback
 from pathlib import Path
 
 from . import images, table
+from .all_faults import FAULTS
 from .fault import Fault, Lacking, Unmet
-from .faults import FAULTS
 from .room import Room
 
 
@@ -75,13 +75,21 @@ def _provoke(fault: Fault, room: Room, *, record: bool) -> bool:
 
 def _options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="make faults", description=__doc__)
-    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="faults with this in their name; * is anything")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="NAME", help="faults with this in their name; * is anything"
+    )
     parser.add_argument("--list", action="store_true", help="names of the faults; nothing is run")
-    parser.add_argument("--table", action="store_true", help="write docs/reliability.md of the results there are; nothing is run")
-    parser.add_argument("--images", type=Path, metavar="FOLDER", help="class folders of photographs; some are taken [default: drawn]")
+    parser.add_argument(
+        "--table", action="store_true", help="write docs/reliability.md of the results there are; nothing is run"
+    )
+    parser.add_argument(
+        "--images", type=Path, metavar="FOLDER", help="class folders of photographs; some are taken [default: drawn]"
+    )
     parser.add_argument("--kills", type=int, default=200, help="over all stages and executors [default: 200]")
     parser.add_argument("--seed", type=int, default=0, help="of the points where processes are killed [default: 0]")
     parser.add_argument("--case", type=int, help="run this case of the kills alone, and record nothing")
-    parser.add_argument("--room", type=Path, help="folder for what is written; its path should be short [default: TMPDIR]")
+    parser.add_argument(
+        "--room", type=Path, help="folder for what is written; its path should be short [default: TMPDIR]"
+    )
     parser.add_argument("--keep", action="store_true", help="leave what was written there")
     return parser

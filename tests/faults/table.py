@@ -8,8 +8,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from .all_faults import FAULTS
 from .fault import Fault
-from .faults import FAULTS
 from .room import CHECKOUT
 
 RESULTS = Path(__file__).parent / "results.json"
@@ -34,7 +34,13 @@ def lines() -> list[str]:
     """The tables, one for each kind of fault."""
     known, written = results(), []
     for kind, faults in groupby(FAULTS, key=lambda fault: fault.kind):
-        written += ["", f"### {kind}", "", "| fault | how it is provoked | what must happen | what happened |", "| --- | --- | --- | --- |"]
+        written += [
+            "",
+            f"### {kind}",
+            "",
+            "| fault | how it is provoked | what must happen | what happened |",
+            "| --- | --- | --- | --- |",
+        ]
         written += [_row(fault, known.get(fault.name)) for fault in faults]
     return [*written, ""]
 

@@ -442,6 +442,21 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(taught_store, tmp_path, mon
     assert ours == {n: b for n, b in files(tmp_path / "whole.zarr").items() if "timings" not in n and "driver" not in n}
 
 
+@pytest.mark.parametrize("missing", ["class_vectors/c/0/0", "class_names/zarr.json"])
+def test_class_vectors_that_a_killed_run_has_copied_in_part_are_copied_again(taught_store, tmp_path, missing):
+    recode(taught_store.location, tmp_path / "whole.zarr")
+    open_root(str(tmp_path / "out.zarr"), mode="a")
+    for name in ("class_vectors", "class_names"):
+        shutil.copytree(tmp_path / "whole.zarr" / name, tmp_path / "out.zarr" / name)
+    (tmp_path / "out.zarr" / missing).unlink()
+    recode(taught_store.location, tmp_path / "out.zarr")
+    for name in ("class_vectors", "class_names"):
+        assert files(tmp_path / "out.zarr", name) == files(tmp_path / "whole.zarr", name)
+    (tmp_path / "out.zarr" / missing).unlink()
+    with pytest.raises(TeachonceError, match="class vectors"):
+        recode(taught_store.location, tmp_path / "out.zarr")
+
+
 def test_other_options_are_refused_where_it_began(taught_store, tmp_path):
     recode(taught_store.location, tmp_path / "out.zarr", encoding="fp16")
     with pytest.raises(TeachonceError) as error:
