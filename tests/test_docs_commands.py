@@ -150,8 +150,8 @@ NOT_RUN = {
 
 #: Options within sentences that are none of teachonce's: of the benchmarks' scripts, of pytest and of torchrun.
 OF_OTHER_PROGRAMS = {
-    *("--only", "--pdb", "--peers", "--repeats", "--as-published", "--fp32", "--version"),
     *("--max-restarts", "--shutdown-timeout", "--metrics-export-port"),
+    *("--only", "--case", "--images", "--pdb", "--peers", "--repeats", "--as-published", "--fp32", "--version"),
 }
 
 
