@@ -1,7 +1,7 @@
 """Owns the local file system as a place: atomic renames, syncs, locks of the kernel, and clear messages for its errors.
 
 Names are absolute paths. What is about to be vouched for is written to a temporary name, flushed to the disk, and renamed into
-place; then the folder is flushed. With `files.py` and `user_files.py` the only module that opens local files.
+place; then the folder is flushed. With `durable.py`, `files.py` and `user_files.py` the only module that opens local files.
 """
 
 from __future__ import annotations
