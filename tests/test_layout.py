@@ -43,6 +43,7 @@ OPEN_TO_STAGES = tuple(
 #: What opens local files: the local place, and what a user names on his own machine.
 OPENS_FILES = {
     "pipeline/places/local.py",
+    "pipeline/places/durable.py",
     "pipeline/places/files.py",
     "pipeline/user_files.py",
     "pipeline/cores.py",
