@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from PIL import Image
 from teachonce.cli import main
 from teachonce.pipeline.storage import Location
+from teachonce.stages.corpora.shards import ShardSet
 from teachonce.stages.pairs.stream import TargetStream
 from teachonce.stages.prompts.folder import read_prompts
 from teachonce.stages.students.bundle import load_student
@@ -238,3 +239,31 @@ def test_weights_in_bf16_and_autocast_never_mix(half_finished):
     code, stderr = _cache(half_finished, half_finished / "store.zarr", "--precision", "fp32")
     assert code != 0
     assert "field 'compute.precision'" in stderr
+
+
+def test_the_first_tars_in_place(tmp_path):
+    """Version 3 of shards, with a history: what it names, against plain tarfile."""
+    root = Path(shutil.copytree(DATA / "in_place", tmp_path / "kept"))
+    shards = ShardSet.open(root / "index")
+    assert (shards.corpus.version, shards.corpus.name, len(shards.corpus.states)) == (3, "kept", 2)
+    images = {}
+    for shard in range(2):
+        reader = shards.reader(shard)
+        rows = zip(shards.corpus.rows(shard), shards.manifest().shard(shard), strict=True)
+        images |= {entry.path: reader.read(row) for row, entry in rows if row not in reader.invalid}
+        reader.close()
+    expected = {}
+    for tar in sorted((root / "tars").iterdir()):
+        with tarfile.open(tar) as members:
+            for member in members:
+                if member.name.endswith(".jpg"):
+                    file = members.extractfile(member)
+                    assert file is not None
+                    expected[f"{tar.stem}/{member.name}"] = file.read()
+    assert expected.pop("001/000001.jpg") == b"no image"
+    assert images == expected
+    kept = {path: path.read_bytes() for path in sorted((root / "index").rglob("*")) if path.is_file()}
+    words = ["shard", str(root / "tars"), "--in-place", "--executor", "serial", "--out", str(root / "index"), "--json"]
+    again = CliRunner().invoke(main, words)
+    assert json.loads(again.stdout)["done_before"] == 1, again.output
+    assert {path: path.read_bytes() for path in kept} == kept
