@@ -293,9 +293,9 @@ class Location:
         """Fetch a copy unless there is one; see `Copies.keep`."""
         copies.keep(self.place, self.full_name, sha256=sha256, size=size, verify=verify)
 
-    def open_ranges(self) -> RangeReader:
-        """Open for reading at any place, by any thread."""
-        return self.place.open_ranges(self.full_name)
+    def open_ranges(self, version: str = "") -> RangeReader:
+        """Open for reading at any place, by any thread; `version` as in `Place.open_ranges`."""
+        return self.place.open_ranges(self.full_name, version=version)
 
     def open(self) -> BinaryIO:
         """Open for a library that reads and seeks.

@@ -412,6 +412,7 @@ def plan_distill(
         where=shard_set.location,
         expected_by="the student",
     )
+    local_cache = _local_cache(settings)
     stream = open_stream(
         shard_set,
         location,
@@ -422,6 +423,7 @@ def plan_distill(
         views=settings.views,
         accept_other_pixels=settings.accept_other_pixels,
         generation=generation,
+        local_cache=local_cache,
     )
     shard_set = stream.shards
     parts = workers * training.accumulate
@@ -499,7 +501,7 @@ def plan_distill(
         reuse=None if settings.reuse_views else _reuse(stream, training),
         checkpoint_every=settings.checkpoint_every,
         show_progress=show_progress,
-        local_cache=_local_cache(settings, stream),
+        local_cache=local_cache,
         tracking=Tracking(
             wandb=settings.wandb,
             mlflow=settings.mlflow,
@@ -511,7 +513,7 @@ def plan_distill(
     )
 
 
-def _local_cache(settings: DistillSettings, stream: TargetStream) -> LocalCache | None:
+def _local_cache(settings: DistillSettings) -> LocalCache | None:
     if settings.local_cache is None:
         if settings.local_cache_gb is not None:
             raise InputError(
@@ -522,9 +524,7 @@ def _local_cache(settings: DistillSettings, stream: TargetStream) -> LocalCache 
                 hint="name the folder too: --local-cache FOLDER",
             )
         return None
-    cache = LocalCache(folder=settings.local_cache, gb=settings.local_cache_gb or DEFAULT_GB)
-    cache.copies(stream.store)  # refuses what is no folder before anything starts
-    return cache
+    return LocalCache(folder=settings.local_cache, gb=settings.local_cache_gb or DEFAULT_GB)
 
 
 def _begun_on(out: Location, store: Location) -> str | None:

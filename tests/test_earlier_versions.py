@@ -49,7 +49,7 @@ def expected(old) -> dict[str, Any]:
 
 def test_pairs(old):
     """Against plain tarfile and zarr."""
-    images = {}
+    images: dict[str, bytes] = {}
     for tar in sorted((old / "shards").glob("*.tar")):
         with tarfile.open(tar) as members:
             for member in members:
@@ -246,7 +246,7 @@ def test_the_first_tars_in_place(tmp_path):
     root = Path(shutil.copytree(DATA / "in_place", tmp_path / "kept"))
     shards = ShardSet.open(root / "index")
     assert (shards.corpus.version, shards.corpus.name, len(shards.corpus.states)) == (3, "kept", 2)
-    images = {}
+    images: dict[str, bytes] = {}
     for shard in range(2):
         reader = shards.reader(shard)
         rows = zip(shards.corpus.rows(shard), shards.manifest().shard(shard), strict=True)

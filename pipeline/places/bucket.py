@@ -72,8 +72,8 @@ class BucketPlace(Bucket):
 
         return ask(self.spell(name), "read", read)
 
-    def open_ranges(self, name: str) -> RangeReader:
-        return _Ranges(self, name, self._head(name)["e_tag"])
+    def open_ranges(self, name: str, *, version: str = "") -> RangeReader:
+        return _Ranges(self, name, version or self._head(name)["e_tag"])
 
     def version(self, name: str) -> str | None:
         return cast("str | None", self._head(name)["e_tag"])

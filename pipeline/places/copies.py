@@ -199,14 +199,14 @@ class CopiedPlace:
                 pass
         return self.behind.read_range(name, offset, size)
 
-    def open_ranges(self, name: str) -> RangeReader:
+    def open_ranges(self, name: str, *, version: str = "") -> RangeReader:
         path = self._copy(name)
         if path is not None:
             try:
                 return LOCAL.open_ranges(path)
             except FileNotFoundError:
                 pass
-        return self.behind.open_ranges(name)
+        return self.behind.open_ranges(name, version=version)
 
     def stat(self, name: str) -> Stat | None:
         path = self._copy(name)

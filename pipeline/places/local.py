@@ -57,7 +57,7 @@ class LocalPlace:
         finally:
             os.close(descriptor)
 
-    def open_ranges(self, name: str) -> RangeReader:
+    def open_ranges(self, name: str, *, version: str = "") -> RangeReader:
         return FileRanges(name, where=self.spell(name))
 
     def stream(self, name: str) -> Iterator[bytes]:

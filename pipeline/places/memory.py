@@ -86,7 +86,7 @@ class MemoryPlace:
     def read_range(self, name: str, offset: int, size: int) -> bytes:
         return self.read(name)[offset : offset + size]
 
-    def open_ranges(self, name: str) -> RangeReader:
+    def open_ranges(self, name: str, *, version: str = "") -> RangeReader:
         return _Ranges(self.read(name))
 
     def stream(self, name: str) -> Iterator[bytes]:

@@ -97,8 +97,11 @@ class Place(Protocol):
             FileNotFoundError: there is none.
         """
 
-    def open_ranges(self, name: str) -> RangeReader:
+    def open_ranges(self, name: str, *, version: str = "") -> RangeReader:
         """For many ranges of one file. What one file needs once is done once: opening, credentials, size.
+
+        Args:
+            version: what `stat` showed a moment ago; a place that reads by versions need not look again.
 
         Raises:
             FileNotFoundError: there is none.

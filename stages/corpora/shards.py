@@ -210,11 +210,11 @@ class ShardReader:
         files = {output.path: output for output in receipt.outputs}
         self._vouched, vouched_index = (files[f"{shard_name(shard)}{ending}"] for ending in SHARD_FILES)
         self._tar = shards.file(shard, self._vouched)
+        found = self._tar.stat()
         if self._vouched.place:
-            vouched = self._vouched
-            refuse_changed_tar(self._tar, self._tar.stat(), size=vouched.bytes, version=vouched.version)
-        elif (size := self._tar.size()) != self._vouched.bytes:
-            raise _changed_file(shards, self._vouched, size)
+            refuse_changed_tar(self._tar, found, size=self._vouched.bytes, version=self._vouched.version)
+        elif found is None or found.size != self._vouched.bytes:
+            raise _changed_file(shards, self._vouched, None if found is None else found.size)
         index_location = shards.file(shard, vouched_index)
         try:
             index = index_location.read_bytes()
@@ -234,7 +234,7 @@ class ShardReader:
         self.index: NDArray[np.void] = decode_index(index, where=index_location)
         self.invalid = {bad.row: bad.reason for bad in receipt.invalid_rows}
         self._check_index(shards.corpus.rows(shard), index_location)
-        self._bytes = self._tar.open_ranges()
+        self._bytes = self._tar.open_ranges("" if found is None else found.version)
         if in_order and self._tar.local_path() is None:
             self._bytes = RangesInBlocks(self._bytes)
         self._position = {int(row): i for i, row in enumerate(self.index["row"])}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...pipeline.storage import Location
+from ...pipeline.storage import Copies, Location
 from ...storage_schemas.errors import DamagedError, InputError, MismatchError
 from ...storage_schemas.plain_text import counted, typed
 from ...storage_schemas.store_description import StoreSpec
@@ -21,17 +21,23 @@ from .store import StoreFacts, store_facts, store_receipts
 from .target_rows import TargetRows
 
 
-def open_pair(shards: ShardSet, store: Location, generation: str | None = None) -> tuple[ShardSet, StoreFacts]:
+def open_pair(
+    shards: ShardSet,
+    store: Location,
+    generation: str | None = None,
+    copies_of: Callable[[str, str], Copies] | None = None,
+) -> tuple[ShardSet, StoreFacts]:
     """The facts of a finished store that was made from these shards, and the shards as they were then, if the corpus grew since.
 
     Args:
         generation: of the store; None for the current one.
+        copies_of: as in `store_facts`.
 
     Raises:
         InputError, IncompleteError, DamagedError: see `store_facts`.
         MismatchError: the store is of another corpus, names the field; or an image that it has targets of was replaced since.
     """
-    facts = store_facts(store, generation)
+    facts = store_facts(store, generation, copies_of)
     then = as_made(shards, store, facts)
     _refuse_replaced(then, facts)
     return then, facts

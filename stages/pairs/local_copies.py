@@ -8,13 +8,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from ...pipeline.storage import Copies, Location
-from ...storage_schemas.errors import DamagedError, InputError, TeachonceError
+from ...storage_schemas.errors import InputError, TeachonceError
 from ...storage_schemas.fingerprint import digest_json
-from ...storage_schemas.receipt import Receipt
-from ...storage_schemas.samples import shard_name
 from ..corpora.shards import ShardSet
 from .order import EpochOrder, window_shards
-from .receipts import StoreReceipts
+from .receipts import StoreReceipts, keep_receipt
 from .store import StoreFacts, store_receipts
 
 #: Bytes of a gigabyte, as disks are sold.
@@ -36,8 +34,8 @@ class LocalCache:
     folder: str
     gb: float
 
-    def copies(self, facts: StoreFacts) -> Copies:
-        """Of a store and its shards. Their names decide nothing: all bytes follow from these two.
+    def copies(self, corpus_id: str, fingerprint: str) -> Copies:
+        """Of a store, by its fingerprint's digest, and its shards. Their names decide nothing: all bytes follow from these two.
 
         Raises:
             InputError: no folder of this machine.
@@ -51,7 +49,7 @@ class LocalCache:
                 found=self.folder,
                 hint="name a folder on a fast disk",
             )
-        of = digest_json({"corpus_id": facts.corpus_id, "store": facts.fingerprint})
+        of = digest_json({"corpus_id": corpus_id, "store": fingerprint})
         return Copies(folder.full_name, int(self.gb * GB), of)
 
 
@@ -71,7 +69,7 @@ class LocalCopies:
 
     @staticmethod
     def of(cache: LocalCache, shards: ShardSet, facts: StoreFacts, names: tuple[str, ...]) -> LocalCopies:
-        copies = cache.copies(facts)
+        copies = cache.copies(facts.corpus_id, facts.fingerprint)
         return LocalCopies(
             copies,
             ShardSet(shards.location.copied(copies), shards.corpus_id),
@@ -88,32 +86,19 @@ class LocalCopies:
         Raises:
             DamagedError: a file is not the one that its receipt vouches for.
         """
-        ledger = self.shards.ledger_of(shard)
-        self._keep_receipt(ledger.folder / "receipts" / f"{shard_name(shard)}.json")
+        keep_receipt(self.shards.ledger_of(shard), shard, self.copies)
         for output in self.shards.receipt(shard).outputs:
             file = self.shards.file(shard, output)
             file.keep_copy(self.copies, sha256=output.sha256, size=output.bytes, verify=verify)
-        receipts = self._receipts
-        for one in receipts.ledgers_of(shard):
-            self._keep_receipt(one.folder / "receipts" / f"{shard_name(shard)}.json")
         unread = {target.name for target in self.facts.spec.targets} - set(self.names)
-        for path, output in receipts.outputs(shard).items():
+        for path, output in self._receipts.outputs(shard).items():
             if path.partition("/c/")[0] not in unread:
                 chunk = self.facts.store / output.path
                 chunk.keep_copy(self.copies, sha256=output.sha256, size=output.bytes, verify=verify)
 
     @cached_property
     def _receipts(self) -> StoreReceipts:
-        return store_receipts(self.facts.store, self.facts.generation)
-
-    def _keep_receipt(self, receipt: Location) -> None:
-        """No digest is known of it, but it is sealed."""
-        receipt.keep_copy(self.copies)
-        try:
-            Receipt.from_bytes(receipt.read_bytes(), where=receipt)
-        except DamagedError:
-            self.copies.forget(receipt.address)
-            receipt.keep_copy(self.copies)
+        return replace(store_receipts(self.facts.store, self.facts.generation), copies=self.copies)
 
 
 class ComingShards:

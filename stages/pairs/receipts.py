@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...pipeline.ledger import Ledger, Plan
-from ...pipeline.storage import Location
+from ...pipeline.storage import Copies, Location
 from ...storage_schemas.errors import DamagedError
 from ...storage_schemas.growth import FIRST, Growth
 from ...storage_schemas.receipt import Output, Receipt
@@ -39,6 +40,21 @@ def ledger_name(generation: str) -> str:
     return CACHE if generation == FIRST else f"{CACHE}.{generation}"
 
 
+def keep_receipt(ledger: Ledger, shard: int, copies: Copies) -> None:
+    """Fetch a copy of a shard's receipt unless there is one. No digest is known of it, but it is sealed.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    receipt = ledger.folder / "receipts" / f"{shard_name(shard)}.json"
+    receipt.keep_copy(copies)
+    try:
+        Receipt.from_bytes(receipt.read_bytes(), where=receipt)
+    except DamagedError:
+        copies.forget(receipt.address)
+        receipt.keep_copy(copies)
+
+
 @dataclass(frozen=True)
 class StoreReceipts:
     """The receipts of a store's rows, as of one generation.
@@ -47,11 +63,13 @@ class StoreReceipts:
         store: where it is.
         growths: how the generation came of the first one, the oldest first; none for the first one itself.
         chunks_per_shard: of arrays whose chunks hold less than the rows of a shard.
+        copies: where receipts are kept on this machine as they are read; `store` is then read by way of them.
     """
 
     store: Location
     growths: Sequence[Growth] = ()
     chunks_per_shard: dict[str, int] = field(default_factory=dict)
+    copies: Copies | None = None
 
     @staticmethod
     def of(store: Location, chain: Sequence[StoreDescription]) -> StoreReceipts:
@@ -77,7 +95,14 @@ class StoreReceipts:
         """By ledger. They do not change once they are there."""
         return {ledger.stage: plan for ledger in self.ledgers if (plan := ledger.plan()) is not None}
 
+    def kept_in(self, copies: Copies) -> StoreReceipts:
+        """The same, which lets each receipt be fetched once."""
+        return replace(self, store=self.store.copied(copies), copies=copies)
+
     def _receipt(self, ledger: Ledger, shard: int) -> Receipt | None:
+        if self.copies is not None:
+            with contextlib.suppress(FileNotFoundError):
+                keep_receipt(ledger, shard, self.copies)
         return ledger.receipt(shard_name(shard), self._plans.get(ledger.stage))
 
     def ledgers_of(self, shard: int) -> Iterator[Ledger]:

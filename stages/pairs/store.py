@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ from zarr.abc.store import Store
 
 from ...pipeline.contents import Kind, how_to_make, kind_of
 from ...pipeline.ledger import Ledger
-from ...pipeline.storage import Location
+from ...pipeline.storage import Copies, Location
 from ...storage_schemas.class_vectors import ClassVectors, read_class_vectors
 from ...storage_schemas.errors import DamagedError, IncompleteError, InputError, TeachonceError
 from ...storage_schemas.fingerprint import digest_json
@@ -193,11 +194,14 @@ def vectors_if_any(root: zarr.Group, store: Location) -> ClassVectors | None:
         return None
 
 
-def store_facts(store: Location, generation: str | None = None) -> StoreFacts:
+def store_facts(
+    store: Location, generation: str | None = None, copies_of: Callable[[str, str], Copies] | None = None
+) -> StoreFacts:
     """The facts of a finished store.
 
     Args:
         generation: the name of one; None for the current one.
+        copies_of: where receipts are kept on this machine, by corpus id and fingerprint; None keeps none.
 
     Raises:
         InputError: no store there, or no such generation.
@@ -208,10 +212,13 @@ def store_facts(store: Location, generation: str | None = None) -> StoreFacts:
     description = read_description(open_store(store, generation), store)
     receipts = store_receipts(store, description.generation)
     receipts.require_complete()
+    fingerprint = digest_json(dict(description.fingerprint))
+    if copies_of is not None:
+        receipts = receipts.kept_in(copies_of(description.corpus_id, fingerprint))
     return StoreFacts(
         store=store,
         generation=description.generation,
-        fingerprint=digest_json(dict(description.fingerprint)),
+        fingerprint=fingerprint,
         corpus_id=description.corpus_id,
         sample_kind=description.sample_kind,
         spec=description.spec,

@@ -110,7 +110,9 @@ class TargetStream(IterableDataset[Batch]):
         local_cache: LocalCache | None = None,
     ) -> None:
         given = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
-        shard_set, facts = open_pair(given, Location.of(store), generation)
+        shard_set, facts = open_pair(
+            given, Location.of(store), generation, None if local_cache is None else local_cache.copies
+        )
         self.shards, self._facts = shard_set, facts
         self._targets = tuple(targets)
         read, self._forms_logits = targets_to_read(facts, self._targets)
