@@ -17,6 +17,9 @@ from .ledger import Ledger
 from .storage import as_storage_error
 from .types import RunUnit, Seen, Stage, Timer, Unit
 
+#: What torch says where memory of the machine or of a GPU is short.
+_NO_MEMORY = ("can't allocate memory", "out of memory")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Effort:
@@ -132,10 +135,19 @@ class Worker:
         return self._run_unit is not None
 
     def open(self) -> RunUnit:
-        """The stage, opened once. Not when the worker is made: Ray would wrap an error there in one of its own."""
+        """The stage, opened once. Not when the worker is made: Ray would wrap an error there in one of its own.
+
+        Raises:
+            WorkerError: what it loads does not fit in memory.
+        """
         with self._opening:
             if self._run_unit is None:
-                self._run_unit = self._stage.open()
+                try:
+                    self._run_unit = self._stage.open()
+                except (MemoryError, RuntimeError) as error:
+                    if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
+                        raise _too_large(self._stage.name, error) from error
+                    raise
             return self._run_unit
 
 
@@ -143,6 +155,16 @@ def outcome_of(receipt: Receipt, effort: Effort) -> Outcome:
     """Of a unit that is done."""
     bad = sum(not row.is_left_out for row in receipt.invalid_rows)
     return Outcome(key=receipt.key, rows=receipt.rows, invalid_rows=bad, effort=effort)
+
+
+def _too_large(stage: str, error: Exception) -> WorkerError:
+    return WorkerError(
+        f"what `teachonce {stage}` loads does not fit in a worker's memory",
+        code="worker-memory-short",
+        where=f"process {os.getpid()} on {socket.gethostname()}",
+        found=str(error).strip().partition("\n")[0] or type(error).__name__,
+        hint="use a machine with more memory, fewer --workers, or a smaller model, then run the same command again",
+    )
 
 
 def failed(ledger: Ledger, unit: Unit, error: Exception) -> Outcome:

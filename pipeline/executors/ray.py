@@ -184,8 +184,6 @@ class RayExecutor:
         """
         import ray
 
-        board.starting(start_note(self.address))
-        connect(self.address)
         needs = stage.resources
         gpus = math.floor(needs.gpus / self.workers_per_gpu * 10_000) / 10_000  # what Ray can count
         if self.workers_per_gpu > 1 and not gpus:
@@ -196,6 +194,8 @@ class RayExecutor:
                 found=self.workers_per_gpu,
                 hint="add --device cuda, or leave it out",
             )
+        board.starting(start_note(self.address))
+        connect(self.address)
         chosen = self.workers.least if isinstance(self.workers, WorkerRange) else self.workers
         count, cpus = place(room(), cpus=needs.cpus, gpus=gpus, workers=chosen)
         workers = self.workers if isinstance(self.workers, WorkerRange) else WorkerRange(count, count)

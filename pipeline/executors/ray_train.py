@@ -26,7 +26,7 @@ from ..storage import Location
 from ..terminal import one_line_warnings
 from ..types import Stage, Timer, Unit
 from ..worker import Effort, Outcome, Worker, failed, outcome_of
-from .process_group import LOOPBACK, WAIT_SECONDS, lost_contact, stay_on_loopback
+from .process_group import LOOPBACK, WAIT_SECONDS, lost_contact, stay_on_loopback, stay_on_network_of
 from .ray import connect, disconnect, place, room, start_note, wait_note
 from .site import Site
 
@@ -143,13 +143,27 @@ def _process_group(address: str | None, *, gpus: bool) -> tuple[Any, object]:
     from ray.train.torch import TorchConfig
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
+    whole: Any = TorchConfig().backend_cls
+
+    class OnCluster(whole):  # type: ignore[misc]
+        def on_start(self, worker_group: Any, backend_config: object) -> None:
+            import ray
+
+            ray.get([worker_group.execute_single_async(i, _use_network_of_ray) for i in range(len(worker_group))])
+            super().on_start(worker_group, backend_config)
+
+    class ClusterConfig(TorchConfig):  # type: ignore[misc]
+        @property
+        def backend_cls(self) -> type:
+            return OnCluster
+
     if address is not None:
-        return TorchConfig(timeout_s=WAIT_SECONDS), None
+        return ClusterConfig(timeout_s=WAIT_SECONDS), None
     listener = socket.create_server((LOOPBACK, 0))
     port = listener.getsockname()[1]
     store = TCPStore(LOOPBACK, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
 
-    class OnLoopback(TorchConfig().backend_cls):  # type: ignore[misc]
+    class OnLoopback(whole):  # type: ignore[misc]
         def on_start(self, worker_group: Any, backend_config: object) -> None:
             import ray
 
@@ -162,6 +176,14 @@ def _process_group(address: str | None, *, gpus: bool) -> tuple[Any, object]:
             return OnLoopback
 
     return Config(timeout_s=WAIT_SECONDS), store
+
+
+def _use_network_of_ray() -> None:
+    """In each process on a cluster: gloo takes the network by which Ray reaches this node. By itself it takes the one that the machine's
+    name stands for, which is loopback on many."""
+    import ray
+
+    stay_on_network_of(ray.util.get_node_ip_address())
 
 
 def _join(port: int, rank: int, size: int, gpus: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from teachonce.commands.executor import ExecutorSettings, TrainingExecutorSettings
+from teachonce.commands.executor import CachingExecutorSettings, ExecutorSettings, TrainingExecutorSettings
 from teachonce.pipeline import stopping
 from teachonce.pipeline.executors.ray import RayExecutor
 from teachonce.storage_schemas.errors import InputError
@@ -18,6 +18,10 @@ def no_signals(monkeypatch):
     ("settings", "message"),
     [
         (ExecutorSettings(executor="serial", unit_timeout=5.0), "a time limit for a unit needs --executor ray"),
+        (
+            CachingExecutorSettings(executor="serial", workers_per_gpu=2),
+            "several workers for a GPU need --executor ray",
+        ),
         (TrainingExecutorSettings(workers=2, unit_timeout=5.0), "training on several workers has no time limit"),
     ],
 )
