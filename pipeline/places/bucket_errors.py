@@ -80,6 +80,12 @@ _BY_CODE = {
 }
 
 
+#: A whole object, or other bytes of it, in answer to a request for some; that is no failure on the way.
+_NO_PARTS = re.compile(r"non-partial response when range requested|Requested \d+\.\.\d+, got \d+\.\.\d+")
+
+#: What obstore puts before the reason of an error that has no kind of its own.
+_GENERIC = re.compile(r"^Generic \w+ error: ")
+
 _FORBIDDEN = ("AccessDenied", "AllAccessDisabled", "AuthorizationPermissionMismatch")
 
 
@@ -176,6 +182,15 @@ def as_clear_error(error: Exception, *, where: str, verb: str) -> TeachonceError
             found=code or "HTTP 403",
             hint=f"ask the bucket's owner for the right to {verb} there, then run the same command again",
         )
+    if _NO_PARTS.search(text):
+        return StorageError(
+            "this server does not serve parts of objects as S3 does",
+            code="bucket-without-ranges",
+            where=where,
+            expected="an answer 206 with the bytes that were asked for",
+            found=_found(error),
+            hint="use another server or a newer version of it",
+        )
     if is_passing(error):
         return Unreachable(
             "the object store does not answer as it should",
@@ -205,7 +220,7 @@ def is_passing(error: Exception) -> bool:
     if isinstance(error, (FileNotFoundError, ValueError, TeachonceError)) or _kind(error) in _FINAL:
         return False
     status = _status(error)
-    if _code(error) in (*_BY_CODE, *_FORBIDDEN):
+    if _code(error) in (*_BY_CODE, *_FORBIDDEN) or _NO_PARTS.search(str(error)):
         return False
     return status is None or (status >= 500 and status != 501) or status in (408, 429) or _code(error) == "SlowDown"
 
@@ -268,5 +283,5 @@ def _found(error: Exception) -> str:
     if status is not None:
         return f"HTTP {status}" + (f" {code}" if code else "")
     text = str(error).partition("\n")[0]
-    reason = text.rpartition(" - ")[2] if " - " in text else _kind(error)
+    reason = text.rpartition(" - ")[2] if " - " in text else (_GENERIC.sub("", text) or _kind(error))
     return re.sub(r"https?://\S+", "…", reason)[:100]

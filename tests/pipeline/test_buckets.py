@@ -290,6 +290,18 @@ def refused(text: str) -> TeachonceError:
 ANSWER = "Generic S3 error: Error performing PUT http://u:hush@h/b/a in 1ms - Server returned non-2xx status code: {}: <Error><Code>{}</Code><AWSAccessKeyId>hush</AWSAccessKeyId>{}</Error>"
 
 
+@pytest.mark.parametrize("reason", ["Received non-partial response when range requested", "Requested 0..1, got 0..2"])
+def test_a_server_that_answers_with_other_parts_than_it_was_asked_for(reason):
+    """As `rclone serve s3` and s3rver do: trying again does not help."""
+    from teachonce.pipeline.places.bucket_errors import is_passing
+
+    assert str(refused(f"Generic S3 error: {reason}\n\nDebug source: …")) == (
+        "this server does not serve parts of objects as S3 does: s3://b/a: expected an answer 206 with the bytes that were asked "
+        f"for, found {reason}. Next: use another server or a newer version of it"
+    )
+    assert not is_passing(obstore.exceptions.GenericError(f"Generic S3 error: {reason}"))
+
+
 @pytest.mark.parametrize(
     ("status", "code", "more", "line"),
     [
