@@ -5,7 +5,8 @@ A lease is a small object, `.NAME.lease`. It is made by a PUT that succeeds only
 finds a lease looks at it again, and takes it over once it has not changed for `LEASE_SECONDS` by his own watch. Of a process of
 this machine it is known at once whether it still runs. A holder whose lease another one has taken writes no more.
 
-A store that does not know such PUTs, or ignores their conditions, has no locks: this is tried out on the lease itself.
+A store that does not know such PUTs, or ignores their conditions, has no locks: this is tried out on the lease itself. Some (Ceph's
+gateway of 2021) compare a condition's ETag without its quotes: those get it so.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import sys
 import threading
 import time
 import uuid
-from typing import Any
+from typing import Any, Literal
 
 from ...storage_schemas.errors import BusyError, StorageError
 from .bucket_client import client, knows_conditions
@@ -31,6 +32,9 @@ BEAT_SECONDS, LEASE_SECONDS = 10.0, 60.0
 
 #: Between two looks at another one's.
 LOOK_SECONDS = 0.5
+
+#: Buckets of stores that compare a condition's ETag without its quotes, as found out in this process.
+_bare_tags: set[Bucket] = set()
 
 #: Leases of this process.
 _held: dict[Bucket, list[_Lease]] = {}
@@ -54,17 +58,17 @@ def hold(bucket: Bucket, name: str, content: bytes) -> _Lease | None:
         try:
             if lease.make():
                 break
+            found = lease.look()
+            if found is None:
+                continue  # let go of between the two
+            lives = found.lives()
+            if lives or (lives is None and not _stays_unchanged(lease, found)):
+                return None
+            if lease.replace(found.version):
+                break
         except NoLocksError:
             knows_conditions(bucket, False)
             raise
-        found = lease.look()
-        if found is None:
-            continue  # let go of between the two
-        lives = found.lives()
-        if lives or (lives is None and not _stays_unchanged(lease, found)):
-            return None
-        if lease.replace(found.version):
-            break
     lease.start()
     try:
         lease.write(content)
@@ -159,6 +163,12 @@ class _Lease:
             if self._put("create", keep=False) or self._put({"e_tag": '"0"', "version": "0"}, keep=False):
                 self._remove(self._lease)
                 raise NoLocksError("the object store ignores conditions on writing")
+            try:
+                if not self._put(self._version):  # and once what must not
+                    return False
+            except NoLocksError:
+                self._remove(self._lease)
+                raise
             knows_conditions(self._bucket, True)
         return made
 
@@ -227,25 +237,36 @@ class _Lease:
         with self._turn, contextlib.suppress(StorageError, OSError):  # no answer now: there are more beats to come
             if self._ended.is_set() or self._is_lost:
                 return
-            if not self._put(dict(self._version)):
+            if not self._put(self._version):
                 self._is_lost = True
 
-    def _put(self, mode: Any, *, keep: bool = True) -> bool:
-        """Write it on a condition. False: the condition does not hold."""
+    def _put(self, on: dict[str, str] | Literal["create"], *, keep: bool = True) -> bool:
+        """Write it where it is of a version, or where there is none. False: the condition does not hold.
+
+        Raises:
+            NoLocksError: the store does not write on such a condition.
+        """
         self._beat += 1
         fields = {"token": self._token, "beat": self._beat, "machine": _machine()}
         fields |= {"pid": os.getpid(), "began": _began(os.getpid())}
         data = json.dumps(fields).encode() + b"\n"
         with asking(self.where, "write") as asked:
             while True:
+                mode: Any = _bare(on) if on != "create" and self._bucket in _bare_tags else on
                 try:
                     put = _obstore().put(client(self._bucket), self._lease, data, mode=mode)
                 except Exception as error:
                     if is_condition_unknown(error):
                         raise NoLocksError("the object store does not write on conditions") from error
                     if is_taken(error) or is_other_version(error):
-                        # An answer may have been lost: then what lies there is what was just written.
                         found = self.look() if keep else None
+                        if found is not None and found.version == on:  # it is what the condition says
+                            if self._bucket in _bare_tags:
+                                _bare_tags.discard(self._bucket)
+                                raise NoLocksError("the object store does not replace on conditions") from error
+                            _bare_tags.add(self._bucket)
+                            continue
+                        # An answer may have been lost: then what lies there is what was just written.
                         if found is None or found.token != self._token:
                             return False
                         self._version, self._renewed_at = found.version, time.monotonic()
@@ -261,6 +282,11 @@ def _version(found: Any) -> dict[str, str]:
     """What a store distinguishes versions by, as a condition takes it."""
     given = {key: found[key] for key in ("e_tag", "version")}
     return {key: value for key, value in given.items() if value is not None}
+
+
+def _bare(version: dict[str, str]) -> dict[str, str]:
+    """The same, its ETag without quotes."""
+    return {key: value.strip('"') if key == "e_tag" else value for key, value in version.items()}
 
 
 def _machine() -> str:

@@ -14,6 +14,7 @@ from teachonce.pipeline.driver import Driver, drivers_of, only_driver
 from teachonce.pipeline.places import bucket as bucket_module
 from teachonce.pipeline.places import bucket_client, bucket_lease, bucket_log
 from teachonce.pipeline.places.bucket import BucketPlace
+from teachonce.pipeline.places.place import NoLocksError
 from teachonce.pipeline.storage import Location, handed_on, s3_endpoint
 from teachonce.storage_schemas.errors import BusyError, InputError, StorageError, TeachonceError
 
@@ -262,6 +263,50 @@ def test_a_holder_that_slept_and_was_not_missed_goes_on(root, quick, monkeypatch
     (root / "a").write_bytes(b"x")
     held.release()
     assert root.names() == ["a"]
+
+
+def test_a_server_that_compares_bare_etags(bucket, object_store, object_proxy, quick, monkeypatch):
+    """As Ceph's gateway of 2021 does: the quotes of a condition are taken for a part of the ETag."""
+
+    def compares(request):
+        tag = next((value for name, value in request.headers.items() if name.lower() == "if-match"), "")
+        if request.method == "PUT" and tag.startswith('"'):
+            return object_proxy.Answer(412, "PreconditionFailed")
+        if request.method == "PUT" and tag:
+            request.headers.update({name: f'"{tag}"' for name in request.headers if name.lower() == "if-match"})
+        return None
+
+    with object_proxy.Proxy(object_store.endpoint, rule=compares).running() as proxy, s3_endpoint(proxy.endpoint):
+        root = Location.of(bucket) / "root"
+        lock = root / "driver.json"
+        held = lock.hold(b"me")
+        assert held is not None
+        lease = bucket_lease._Lease(root.place, lock.full_name)  # type: ignore[arg-type]
+        first = lease.look()
+        time.sleep(0.5)
+        assert first is not None
+        assert lease.look().version != first.version  # type: ignore[union-attr]
+        assert lock.hold(b"you") is None
+        monkeypatch.setattr(bucket_lease, "_bare_tags", set())
+        monkeypatch.setattr(bucket_lease._Lease, "_renew", lambda self: None)
+        monkeypatch.setattr(bucket_lease, "_machine", lambda: "another")
+        taken = lock.hold(b"you")  # once the first one's has run out
+        assert taken is not None
+        assert lock.read_bytes() == b"you"
+        taken.release()
+        held.release()
+
+
+def test_a_server_that_replaces_on_no_condition_has_no_locks(bucket, object_store, object_proxy):
+    def refuses(request):
+        asked = request.method == "PUT" and "if-match" in {name.lower() for name in request.headers}
+        return object_proxy.Answer(412, "PreconditionFailed") if asked else None
+
+    with object_proxy.Proxy(object_store.endpoint, rule=refuses).running() as proxy, s3_endpoint(proxy.endpoint):
+        root = Location.of(bucket) / "root"
+        with pytest.raises(NoLocksError):
+            (root / "driver.json").hold(b"me")
+        assert root.names() == []
 
 
 def test_a_command_is_refused_by_name_while_another_drives(root, capsys):
