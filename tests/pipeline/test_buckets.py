@@ -79,24 +79,24 @@ def test_urls_and_what_they_are(tmp_path, monkeypatch):
     assert "AWS_ENDPOINT_URL_S3" not in os.environ
 
 
-def test_a_bucket_goes_to_other_processes_without_its_credentials(root, monkeypatch):
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush-hush")
+def test_a_bucket_goes_to_other_processes_without_its_credentials(root, object_store):
     (root / "a").write_bytes(b"x")
     sent = pickle.dumps(root / "a")
-    assert (pickle.loads(sent), b"hush" in sent) == (root / "a", False)
+    assert (pickle.loads(sent), object_store.secret.encode() in sent) == (root / "a", False)
     assert pickle.loads(sent).read_bytes() == b"x"
 
 
-def test_credentials_of_awss_own_files(root, tmp_path, monkeypatch):
+def test_credentials_of_awss_own_files(root, object_store, tmp_path, monkeypatch):
     """Signed by the keys of a profile, in a process that has no others."""
-    (tmp_path / "credentials").write_text("[work]\naws_access_key_id = AKIAWORK\naws_secret_access_key = hush\n")
+    keys = f"aws_access_key_id = {object_store.key}\naws_secret_access_key = {object_store.secret}\n"
+    (tmp_path / "credentials").write_text(f"[work]\n{keys}")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
     monkeypatch.setenv("AWS_PROFILE", "work")
     (root / "a").write_bytes(b"x")
     assert (root / "a").read_bytes() == b"x"
-    assert bucket_client.client(root.place).credential_provider().get("access_key_id") == "AKIAWORK"  # type: ignore[arg-type]
+    assert bucket_client.client(root.place).credential_provider().get("access_key_id") == object_store.key  # type: ignore[arg-type]
     monkeypatch.setenv("AWS_PROFILE", "play")
     bucket_client.forget(root.place)  # type: ignore[arg-type]
     with pytest.raises(StorageError) as error:
