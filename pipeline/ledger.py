@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from ..storage_schemas.plain_text import counted
 from ..storage_schemas.receipt import Output, Receipt
 from .contents import LEDGER
 from .output import check_output
+from .packs import LEAST, FilesThere, Packs
 from .storage import Location, Stat
 
 #: What the rows of a stage are where they are no images.
@@ -168,24 +169,66 @@ class Ledger:
         """
         return self._receipt(key, plan or self.plan())
 
-    def receipts(self) -> Iterator[Receipt]:
+    def receipts(self, *, pack: bool = False) -> Iterator[Receipt]:
         """All receipts in key order, one at a time.
+
+        Args:
+            pack: pack them first, where the place is far, so that reading them costs few requests from then on. For the driver.
 
         Raises:
             DamagedError: as `receipt`.
         """
         plan = self.plan()
+        if self._is_far:
+            packs = Packs(self.folder)
+            if pack:
+                packs.write()
+            for key, notes in packs.notes(seconds=False):
+                yield self._checked(key, notes.receipt, plan)
+            return
         for key in self.done_keys():
             receipt = self._receipt(key, plan)
             if receipt is not None:
                 yield receipt
 
+    def done(self) -> Iterator[tuple[Receipt, dict[str, float]]]:
+        """All receipts in key order, one at a time, each with the seconds that its unit took, by kind.
+
+        Raises:
+            DamagedError: as `receipt`; or a note of timings that is none.
+        """
+        if not self._is_far:
+            for receipt in self.receipts():
+                yield receipt, self.timings([receipt.key])
+            return
+        plan = self.plan()
+        for key, notes in Packs(self.folder).notes(seconds=True):
+            seconds = _parsed(notes.seconds, self.folder / "timings" / f"{key}.json", dict[str, float])
+            yield self._checked(key, notes.receipt, plan), seconds
+
+    def pack(self) -> None:
+        """As `receipts` does, and read none."""
+        if self._is_far:
+            Packs(self.folder).write()
+
+    @property
+    def _is_far(self) -> bool:
+        """Whether each file that is read costs a request."""
+        return self.out.local_path() is None
+
     def _receipt(self, key: str, plan: Plan | None) -> Receipt | None:
-        location = self.folder / "receipts" / f"{key}.json"
         try:
-            receipt = Receipt.from_bytes(location.read_bytes(), where=location)
+            return self._checked(key, self._receipt_file(key).read_bytes(), plan)
         except FileNotFoundError:
             return None
+
+    def _receipt_file(self, key: str) -> Location:
+        return self.folder / "receipts" / f"{key}.json"
+
+    def _checked(self, key: str, data: bytes, plan: Plan | None) -> Receipt:
+        """A receipt from the bytes of its file."""
+        location = self._receipt_file(key)
+        receipt = Receipt.from_bytes(data, where=location)
         expected = key if plan is None else f"{key} of {plan.fingerprint.digest}"
         found = receipt.key if plan is None else f"{receipt.key} of {receipt.fingerprint}"
         if found != expected:
@@ -203,21 +246,27 @@ class Ledger:
         """Keys of the units that have a receipt, in order."""
         return _json_keys(self.folder / "receipts")
 
-    def done_at(self, keys: Sequence[str]) -> list[float]:
-        """When these units were done, as seconds since 1970; those whose receipt has gone are left out."""
-        times = [(self.folder / "receipts" / f"{key}.json").changed_at() for key in keys]
-        return [at for at in times if at is not None]
+    def done_at(self) -> list[float]:
+        """When each unit that has a receipt was done, as seconds since 1970, in any order."""
+        return [stat.changed_at for name, stat in (self.folder / "receipts").listing() if name.endswith(".json")]
 
-    def is_intact(self, receipt: Receipt) -> bool:
-        """True if every file that the receipt vouches for is there with the right size. One stat a file.
+    def is_intact(self, receipt: Receipt, there: FilesThere | None = None) -> bool:
+        """True if every file that the receipt vouches for is there with the right size. One stat a file, or none with `there`.
 
         A file that is to replace one of an earlier generation may still have its name with the generation's number behind it.
         """
+        if there is not None and there.have((o.path, o.bytes) for o in receipt.outputs):
+            return True
         return all(
             is_as_vouched(file_of(self.out, o), o)
             or (self.generation > 1 and is_as_vouched(self.out / f"{o.path}.{self.generation}", o))
             for o in receipt.outputs
         )
+
+    def files_there(self) -> FilesThere | None:
+        """For `is_intact` of many receipts, where a file in the listing of a folder costs less than a look at it."""
+        plan = self.plan() if self._is_far else None
+        return FilesThere(self.out) if plan is not None and plan.units >= LEAST else None
 
     def superseded(self) -> set[str]:
         """Keys of units whose files `teachonce retry-failed` has written anew since; the receipts here are of what was."""
@@ -233,7 +282,8 @@ class Ledger:
 
     def intact_keys(self) -> set[str]:
         """Keys of the units that are done, and whose files are there."""
-        return {receipt.key for receipt in self.receipts() if self.is_intact(receipt)}
+        there = self.files_there()
+        return {receipt.key for receipt in self.receipts() if self.is_intact(receipt, there)}
 
     def commit(self, receipt: Receipt, seconds: dict[str, float]) -> None:
         """Write the receipt: the last thing that a worker does for a unit. Its timings go first, beside it."""
@@ -275,7 +325,11 @@ class Ledger:
         total: dict[str, float] = {}
         folder = self.folder / "timings"
         for key in _json_keys(folder) if keys is None else keys:
-            for kind, seconds in _note(folder / f"{key}.json", dict[str, float]).items():
+            try:
+                found = _note(folder / f"{key}.json", dict[str, float])
+            except FileNotFoundError:
+                continue
+            for kind, seconds in found.items():
                 total[kind] = total.get(kind, 0.0) + seconds
         return total
 
@@ -309,11 +363,16 @@ def _note(location: Location, schema: type[dict[str, Fields]]) -> dict[str, Fiel
     Raises:
         DamagedError: it holds something else; it can be deleted.
     """
-    data = location.read_bytes().strip(b"\0")
-    if not data:
+    return _parsed(location.read_bytes(), location, schema)
+
+
+def _parsed(data: bytes, location: Location, schema: type[dict[str, Fields]]) -> dict[str, Fields]:
+    """A note from the bytes of its file."""
+    text = data.strip(b"\0")
+    if not text:
         return {}
     return read_json(
-        data,
+        text,
         schema,
         what="not a note of this ledger",
         code="ledger-note-malformed",

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from ..storage_schemas.errors import IncompleteError, InputError, TeachonceError, UnitsFailed
 from ..storage_schemas.plain_text import counted, plural, typed
+from ..storage_schemas.receipt import Receipt
 from . import stopping
 from .board import Board
 from .driver import only_driver, set_up
@@ -23,6 +24,9 @@ from .worker import Outcome
 
 #: Units that are left, and named.
 _NAMED = 20
+
+#: Units after which receipts are packed for the first time in a run.
+_PACK_AT = 1000
 
 #: From this share on, unusable rows are reported with their reasons.
 LARGE_SHARE = 0.1
@@ -170,7 +174,13 @@ class StageRun:
         if part is not None:
             units, rows = _totals(self._units())
         self._rows = rows
-        intact = self.ledger.intact_keys()
+        self._pack_at = _PACK_AT
+        self._rows_before = _Rows()
+        there, intact = self.ledger.files_there(), set[str]()
+        for receipt in self.ledger.receipts(pack=True):
+            self._rows_before.add(receipt)
+            if self.ledger.is_intact(receipt, there):
+                intact.add(receipt.key)
         self._done: set[str] = set()
         self.done_rows = 0
         for unit in self._units() if intact else ():
@@ -196,6 +206,16 @@ class StageRun:
         """Where they stand in the plan, from 0 on."""
         return [number for number, unit in enumerate(self._stage.plan()) if unit.key not in self._done]
 
+    @property
+    def _rows_of_all(self) -> _Rows:
+        """Of all units that are done by now; where none was done since it began, it has read their receipts already."""
+        if not self.summary.done_now:
+            return self._rows_before
+        rows = _Rows()
+        for receipt in self.ledger.receipts(pack=True):
+            rows.add(receipt)
+        return rows
+
     def bar(self) -> Progress:
         """A bar over all rows."""
         title = f"{self._stage.name} (resumed)" if self._done else self._stage.name
@@ -206,6 +226,9 @@ class StageRun:
         """Count what became of a unit."""
         _count(self.summary, outcome)
         self.figures.add(outcome)
+        if self.figures.done >= self._pack_at:
+            self._pack_at *= 2  # so that all the listing that it takes is no more than twice the last one's
+            self.ledger.pack()
         if outcome.code is not None:
             self.codes[outcome.key] = outcome.code
 
@@ -227,8 +250,9 @@ class StageRun:
             found = f"{done} of {counted(self.summary.units, 'unit')} done"
             raise stopping.stopped(self._out, found)
         if self._part is not None:
+            self.ledger.pack()
             return self.summary
-        _count_unusable(self.summary, self.ledger)
+        self._rows_of_all.tell(self.summary)
         if isinstance(self._stage, Growth):
             self._stage.commit()
             return self.summary
@@ -252,13 +276,20 @@ def _totals(units: Iterable[Unit]) -> tuple[int, int]:
     return count, rows
 
 
-def _count_unusable(summary: Summary, ledger: Ledger) -> None:
-    kinds: Counter[str] = Counter()
-    for receipt in ledger.receipts():
+class _Rows:
+    """Rows of receipts, and those of them that could not be used, by kind of reason."""
+
+    def __init__(self) -> None:
+        self._rows, self._kinds = 0, Counter[str]()
+
+    def add(self, receipt: Receipt) -> None:
         unusable = [bad.kind for bad in receipt.invalid_rows if not bad.is_left_out]
-        summary.all_rows += receipt.rows - (len(receipt.invalid_rows) - len(unusable))
-        kinds.update(unusable)
-    summary.unusable = dict(sorted(kinds.items(), key=lambda item: (-item[1], item[0])))
+        self._rows += receipt.rows - (len(receipt.invalid_rows) - len(unusable))
+        self._kinds.update(unusable)
+
+    def tell(self, summary: Summary) -> None:
+        summary.all_rows = self._rows
+        summary.unusable = dict(sorted(self._kinds.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _count(summary: Summary, outcome: Outcome) -> None:

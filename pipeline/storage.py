@@ -264,6 +264,10 @@ class Location:
         """Names below this folder, streamed, in any order; see `Place.entries`."""
         return self.place.entries(self.full_name, deep=deep)
 
+    def listing(self, *, deep: bool = False) -> Iterator[tuple[str, Stat]]:
+        """Files below this folder with what is known of each, in any order; see `Place.listing`."""
+        return self.place.listing(self.full_name, deep=deep)
+
     def names(self) -> list[str]:
         """Names in this folder in bytewise order; none where there is no such folder."""
         return sorted(name.rstrip("/") for name in self.entries())

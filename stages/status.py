@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import datetime
+from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
-from ..pipeline.contents import Kind, kind_of
+from ..pipeline.contents import Kind, is_target_store, kind_of
 from ..pipeline.driver import drivers_of
 from ..pipeline.kinds_of_time import bottleneck_of, unit_seconds_of
 from ..pipeline.ledger import Ledger, noun_of
@@ -81,7 +82,8 @@ def folder_status(path: Location | str, *, examples: int = 5, now: datetime.date
             where=location,
             hint="give a folder of shards, a store, a bundle or a run",
         )
-    folders = [location, *location.folders(), *teachers_beside(location).values()]
+    inside = [] if is_target_store(location) else location.folders()  # a store's own are its arrays
+    folders = [location, *inside, *teachers_beside(location).values()]
     for folder in folders:
         refuse_lost_root(folder)
     ledgers = [Ledger(folder, stage) for folder in folders for stage in Ledger.stages(folder)]
@@ -142,16 +144,18 @@ def _stage(ledger: Ledger, examples: int, grown: Grown) -> dict[str, Json]:
     done = damaged = rows_done = 0
     invalid: list[InvalidRow] = []
     superseded, told_later = ledger.superseded(), grown.mended_since(ledger.stage)
-    for receipt in ledger.receipts():
+    there, sums = ledger.files_there(), Counter[str]()
+    for receipt, spent in ledger.done():
+        sums.update(spent)
         if receipt.key in superseded:  # a later ledger has what is unusable in it now
             done, rows_done = done + 1, rows_done + receipt.rows
-        elif ledger.is_intact(receipt):
+        elif ledger.is_intact(receipt, there):
             done, rows_done = done + 1, rows_done + receipt.rows
             invalid += () if receipt.key in told_later else receipt.invalid_rows
         else:
             damaged += 1
     failures = ledger.failures()
-    seconds = dict(sorted(ledger.timings().items(), key=lambda item: -item[1]))
+    seconds = dict(sums.most_common())
     training = _training(ledger.out)  # None for stages that train nothing
     unit_seconds = unit_seconds_of(seconds)
     return {

@@ -285,19 +285,22 @@ class ManifestReader:
         where: its name in errors.
         corpus: what was written beside it: the footer's digest is compared, and rows that came later are left out. None compares
             nothing, and gives all.
+        footer: of this file, as `footer` of another reader gave it; None reads it from the file.
 
     Raises:
         DamagedError: at once or while reading: not a manifest, or bytes of it changed since it was written.
     """
 
-    def __init__(self, file: IO[bytes], corpus: Corpus | None, *, where: object) -> None:
+    def __init__(
+        self, file: IO[bytes], corpus: Corpus | None, *, where: object, footer: pq.FileMetaData | None = None
+    ) -> None:
         self._where = where
-        if corpus is not None and corpus.manifest_footer is not None:
+        if footer is None and corpus is not None and corpus.manifest_footer is not None:
             found = footer_digest(file, where)
             if found != corpus.manifest_footer:
                 raise _damaged(where, f"a footer of {found}, not of {corpus.manifest_footer}")
         with self._readable():
-            self._file = pq.ParquetFile(file, page_checksum_verification=True)
+            self._file = pq.ParquetFile(file, metadata=footer, page_checksum_verification=True)
             if not self._file.schema_arrow.equals(MANIFEST_SCHEMA):
                 raise _damaged(where, "other columns than a manifest's")
             self._num_shards = int(self._file.num_row_groups) if corpus is None else corpus.num_shards
@@ -312,6 +315,11 @@ class ManifestReader:
             yield
         except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
             raise _damaged(self._where, error) from error
+
+    @property
+    def footer(self) -> pq.FileMetaData:
+        """Where each page lies: some hundred bytes a shard and column, whose digest was compared."""
+        return self._file.metadata
 
     def _columns(self, shard: int, columns: list[str] | None = None) -> dict[str, list[Any]]:
         with self._readable():

@@ -118,12 +118,19 @@ class BucketPlace(Bucket):
                 if not _is_ours(found["path"]):
                     yield found["path"].removeprefix(start)
             return
-        found = ask(self.spell(folder), "list", lambda: _obstore().list_with_delimiter(self._client, folder or None))
+        found = self._in(folder)
         for name in found["common_prefixes"]:
             yield f"{name.removeprefix(start)}/"
         for one in found["objects"]:
             if one["path"].startswith(start) and not _is_ours(one["path"]):
                 yield one["path"].removeprefix(start)
+
+    def listing(self, folder: str, *, deep: bool = False) -> Iterator[tuple[str, Stat]]:
+        start = f"{folder}/" if folder else ""
+        for found in self._below(folder) if deep else self._in(folder)["objects"]:
+            if found["path"].startswith(start) and not _is_ours(found["path"]):
+                stat = Stat(is_folder=False, size=found["size"], changed_at=found["last_modified"].timestamp())
+                yield found["path"].removeprefix(start), stat
 
     def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
         check_leases(self)
@@ -249,6 +256,10 @@ class BucketPlace(Bucket):
                     # The answer to HEAD has no body, and so no reason; that to GET has one.
                     asked.explain(error, lambda: _obstore().get(self._client, name).meta)
                     asked.again(error)
+
+    def _in(self, folder: str) -> Any:
+        """What a store knows of what lies directly in a folder."""
+        return ask(self.spell(folder), "list", lambda: _obstore().list_with_delimiter(self._client, folder or None))
 
     def _below(self, folder: str) -> Iterator[Any]:
         """What a store knows of each object below a folder, in pages."""

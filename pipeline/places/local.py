@@ -92,6 +92,12 @@ class LocalPlace:
                 elif not entry.is_symlink():  # it may lead to where we come from
                     yield from (f"{entry.name}/{below}" for below in self.entries(entry.path, deep=True))
 
+    def listing(self, folder: str, *, deep: bool = False) -> Iterator[tuple[str, Stat]]:
+        for name in self.entries(folder, deep=deep):
+            found = None if name.endswith("/") else self.stat(f"{folder}/{name}")
+            if found is not None and not found.is_folder:
+                yield name, found
+
     def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
         if durable:
             with self.create(name) as file:

@@ -112,6 +112,12 @@ class MemoryPlace:
             return
         yield from sorted({_first(name) for name in (*files, *made) if name})
 
+    def listing(self, folder: str, *, deep: bool = False) -> Iterator[tuple[str, Stat]]:
+        for name in self.entries(folder, deep=deep):
+            found = self.stat(_below(folder) + name)
+            if found is not None and not found.is_folder:
+                yield name, found
+
     def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
         with self._lock:
             self.written.append(name)

@@ -126,6 +126,9 @@ class Place(Protocol):
             deep: files at any depth, no folders. Else only what lies directly in it, files and folders; a folder ends with `/`.
         """
 
+    def listing(self, folder: str, *, deep: bool = False) -> Iterator[tuple[str, Stat]]:
+        """The files of `entries`, without folders, each with what `stat` says of it; where a listing has that, in no more requests."""
+
     def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
         """Write a whole file in place of whatever has the name, and the folders that it needs.
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 
+import pyarrow.parquet as pq
+
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import DamagedError
 from ...storage_schemas.manifest import Corpus, ManifestReader
@@ -46,7 +48,7 @@ def open_manifest(folder: Location, corpus: Corpus | None, name: str = MANIFEST)
     """
     location = folder / name
     try:
-        return ManifestReader(location.open(), corpus, where=location)
+        return _opened(location, corpus)
     except DamagedError:
         later = folder / NEXT_MANIFEST
         if corpus is not None and later.exists():
@@ -57,3 +59,22 @@ def open_manifest(folder: Location, corpus: Corpus | None, name: str = MANIFEST)
         if not grown:
             raise
         return open_manifest(folder, grown, name)  # it grew since this process read what lies beside it
+
+
+#: The last footer that was read in this process, and what it is the footer of. It has an entry for each shard of the corpus, so that
+#: reading it for each shard would take a time that grows with the square of their number.
+_footer: tuple[tuple[object, ...], pq.FileMetaData] | None = None
+
+
+def _opened(location: Location, corpus: Corpus | None) -> ManifestReader:
+    """A manifest, with its footer from memory where the file is as it was then."""
+    global _footer
+    if corpus is None or corpus.manifest_footer is None:
+        return ManifestReader(location.open(), corpus, where=location)
+    stat, before = location.stat(), _footer
+    key = (location.address, corpus.manifest_footer, stat)
+    if before is not None and before[0] == key:
+        return ManifestReader(location.open(), corpus, where=location, footer=before[1])
+    reader = ManifestReader(location.open(), corpus, where=location)
+    _footer = key, reader.footer
+    return reader

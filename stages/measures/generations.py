@@ -40,7 +40,7 @@ def generations_of(stored: Stored) -> list[Generation]:
     found = []
     ledgers = dict(zip((one.generation for one in chain), stored.receipts.ledgers, strict=True))
     for before, one in zip([None, *chain], chain, strict=False):
-        times = ledgers[one.generation].done_at(ledgers[one.generation].done_keys())
+        times = ledgers[one.generation].done_at()
         found.append(
             Generation(
                 name=one.generation,

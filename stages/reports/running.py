@@ -64,7 +64,7 @@ def _expected_end(
 
 def _by_receipts(ledger: Ledger, plan: Plan, since: datetime.datetime) -> datetime.datetime | None:
     keys = ledger.done_keys()
-    times = [datetime.datetime.fromtimestamp(at, since.tzinfo) for at in ledger.done_at(keys)]
+    times = [datetime.datetime.fromtimestamp(at, since.tzinfo) for at in ledger.done_at()]
     lately = [at for at in times if at >= since]
     left = plan.units - len(keys)
     if not lately or left <= 0:
