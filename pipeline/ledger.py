@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -190,6 +190,16 @@ class Ledger:
             receipt = self._receipt(key, plan)
             if receipt is not None:
                 yield receipt
+
+    def reader(self) -> Callable[[Iterable[str]], Iterator[Receipt | None]]:
+        """For many receipts by key: gives those of some keys in their order, None where a unit is not done. Errors as `receipt`."""
+        plan = self.plan()
+        if not self._is_far:
+            return lambda keys: (self._receipt(key, plan) for key in keys)
+        packs = Packs(self.folder)
+        return lambda keys: (
+            None if notes is None else self._checked(key, notes.receipt, plan) for key, notes in packs.notes_of(keys)
+        )
 
     def done(self) -> Iterator[tuple[Receipt, dict[str, float]]]:
         """All receipts in key order, one at a time, each with the seconds that its unit took, by kind.

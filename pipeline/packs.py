@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 #: Receipts from which on there are packs, and new ones for which a pack is written anew.
-LEAST, LEAST_NEW = 500, 50
+LEAST, LEAST_NEW = 64, 16
 
 #: Letters of a unit's key that the names of packs leave out: a thousand shards are in each.
 _LEFT_OUT = 3
@@ -86,15 +86,24 @@ class Packs:
         Args:
             seconds: whether timings are wanted too.
         """
+        for key, notes in self.notes_of(sorted(self._listed), seconds=seconds):
+            if notes is not None:
+                yield key, notes
+
+    def notes_of(self, keys: Iterable[str], *, seconds: bool = False) -> Iterator[tuple[str, UnitNotes | None]]:
+        """Of these units in their order, which should be that of their keys; None where there is no receipt."""
         listed = self._listed
-        for group, keys in groupby(sorted(listed), key=_group):
+        for group, its in groupby(keys, key=_group):
+            wanted = list(its)
             copies = self._copies(group, listed) if len(listed) >= LEAST else {}
-            fresh = [key for key in keys if key not in copies]
+            fresh = [key for key in wanted if key in listed and key not in copies]
             read = dict(zip(fresh, together(partial(self._read, seconds=seconds), fresh), strict=True))
-            for key in sorted((*copies, *fresh)):
-                notes = copies[key] if key in copies else read[key]
-                if notes is not None:
-                    yield key, UnitNotes(receipt=notes.receipt.encode(), seconds=notes.seconds.encode())
+            for key in wanted:
+                found = copies.get(key) or read.get(key)
+                notes = (
+                    None if found is None else UnitNotes(receipt=found.receipt.encode(), seconds=found.seconds.encode())
+                )
+                yield key, notes
 
     def write(self) -> None:
         """Pack what is not packed yet, where it is worth it. The driver's work. Nothing where the place refuses."""

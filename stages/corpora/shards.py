@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -180,10 +181,9 @@ class ShardSet:
 
     def receipts(self) -> Iterator[Receipt]:
         """The receipts of all shards in their order, one at a time; those that are gone are left out."""
-        for shard in range(self.corpus.num_shards):
-            receipt = self.ledger_of(shard).receipt(shard_name(shard))
-            if receipt is not None:
-                yield receipt
+        readers = {ledger.stage: ledger.reader() for ledger in self.ledgers}
+        for stage, shards in groupby(range(self.corpus.num_shards), key=lambda shard: self.ledger_of(shard).stage):
+            yield from (receipt for receipt in readers[stage](map(shard_name, shards)) if receipt is not None)
 
     def reader(self, shard: int, *, in_order: bool = False) -> ShardReader:
         """A shard, open; `in_order` as in `ShardReader`."""

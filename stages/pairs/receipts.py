@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,10 +124,15 @@ class StoreReceipts:
 
     def receipts(self, shards: int) -> Iterator[Receipt]:
         """The newest receipt of each of so many shards that has one, in order."""
-        for shard in range(shards):
-            receipt = self.receipt(shard)
-            if receipt is not None:
-                yield receipt
+        return (receipt for _, _, receipt in self._newest(shards) if receipt is not None)
+
+    def _newest(self, shards: int) -> Iterator[tuple[int, Ledger, Receipt | None]]:
+        """Each of so many shards with the ledger that should have its newest receipt, and that, in order; many with few requests."""
+        readers = {ledger.stage: ledger.reader() for ledger in self.ledgers}
+        for ledger, its in groupby(range(shards), key=lambda shard: [*self.ledgers_of(shard)][-1]):
+            numbers = list(its)
+            for shard, receipt in zip(numbers, readers[ledger.stage](map(shard_name, numbers)), strict=True):
+                yield shard, ledger, receipt
 
     def shards_done(self, shards: int) -> list[int]:
         """Which of so many shards are done, in order."""
@@ -209,9 +215,8 @@ class StoreReceipts:
             DamagedError: a receipt is missing, or does not fit the spec.
         """
         counts: list[int] = []
-        for shard in range(spec.num_shards):
-            *_, ledger = self.ledgers_of(shard)
-            receipt, rows = self._receipt(ledger, shard), spec.rows(shard)
+        for shard, ledger, receipt in self._newest(spec.num_shards):
+            rows = spec.rows(shard)
             if receipt is None:
                 raise DamagedError(
                     "the store's receipts do not cover its shards",

@@ -97,6 +97,13 @@ def test_names_below_a_folder(root):
         (root / name).write_bytes(b"x")
     assert sorted(root.entries()) == sorted(["1.bin", "b-c.bin", "b/", "é/"])
     assert sorted(root.entries(deep=True)) == sorted(["1.bin", "b-c.bin", "b/2.bin", "b/c/3.bin", "é/ü.bin"])
+    for deep, names in ((False, {"1.bin", "b-c.bin"}), (True, set(root.entries(deep=True)))):
+        listed = dict(root.listing(deep=deep))
+        assert listed.keys() == names
+        for name, stat in listed.items():
+            seen = (root / name).stat()
+            assert (stat.is_folder, stat.size, int(stat.changed_at)) == (False, 1, int(seen.changed_at)), name
+    assert list((root / "nothing").listing()) == []
     assert root.names() == ["1.bin", "b", "b-c.bin", "é"]
     assert root.folders() == [root / "b", root / "é"]
     assert ((root / "b").names(), list((root / "1.bin").entries())) == (["2.bin", "c"], [])
