@@ -265,12 +265,13 @@ class Ledger:
 
         A file that is to replace one of an earlier generation may still have its name with the generation's number behind it.
         """
-        if there is not None and there.have((o.path, o.bytes) for o in receipt.outputs):
-            return True
+        left = receipt.outputs
+        if there is not None and there.have((o.path, o.bytes) for o in left if not o.place):
+            left = tuple(o for o in left if o.place)
         return all(
             is_as_vouched(file_of(self.out, o), o)
             or (self.generation > 1 and is_as_vouched(self.out / f"{o.path}.{self.generation}", o))
-            for o in receipt.outputs
+            for o in left
         )
 
     def files_there(self) -> FilesThere | None:

@@ -36,6 +36,9 @@ _AT_ONCE = 32
 
 _FOLDER = "packs"
 
+#: Size, time and version of a file.
+_Listed = tuple[int, float, str]
+
 A = TypeVar("A")
 B = TypeVar("B")
 
@@ -55,10 +58,11 @@ class UnitNotes:
 
 @dataclass(frozen=True, kw_only=True)
 class _Copy:
-    """Of a receipt, with the size and the time of its file, and of its timings."""
+    """Of a receipt, with what a listing says of its file, and of its timings."""
 
-    size: int
-    changed_at: float
+    size: int = 0
+    changed_at: float = 0.0
+    version: str = ""
     receipt: str
     seconds: str
 
@@ -118,23 +122,27 @@ class Packs:
                     continue
                 for key, notes in zip(fresh, together(partial(self._read, seconds=True), fresh), strict=True):
                     if notes is not None:
-                        size, changed_at = listed[key]
+                        size, changed_at, version = listed[key]
                         copies[key] = _Copy(
-                            size=size, changed_at=changed_at, receipt=notes.receipt, seconds=notes.seconds
+                            size=size,
+                            changed_at=changed_at,
+                            version=version,
+                            receipt=notes.receipt,
+                            seconds=notes.seconds,
                         )
                 fields = {"units": {key: asdict(copies[key]) for key in sorted(copies)}}
                 self._file(group).write_note(msgspec.json.encode(fields))
 
     @cached_property
-    def _listed(self) -> dict[str, tuple[int, float]]:
-        """Size and time of each receipt, by the unit's key."""
+    def _listed(self) -> dict[str, _Listed]:
+        """Of each receipt, by the unit's key."""
         return {
-            name.removesuffix(".json"): (stat.size, stat.changed_at)
+            name.removesuffix(".json"): (stat.size, stat.changed_at, stat.version)
             for name, stat in (self.folder / "receipts").listing()
             if name.endswith(".json") and not name.startswith(".")
         }
 
-    def _copies(self, group: str, listed: Mapping[str, tuple[int, float]]) -> dict[str, _Copy]:
+    def _copies(self, group: str, listed: Mapping[str, _Listed]) -> dict[str, _Copy]:
         """Those of a pack that count; none where it is not there, or damaged."""
         try:
             data = self._file(group).read_bytes()
@@ -143,7 +151,11 @@ class Packs:
             )
         except (FileNotFoundError, DamagedError):
             return {}
-        return {key: copy for key, copy in pack.units.items() if listed.get(key) == (copy.size, copy.changed_at)}
+        return {
+            key: copy
+            for key, copy in pack.units.items()
+            if listed.get(key) == (copy.size, copy.changed_at, copy.version)
+        }
 
     def _read(self, key: str, *, seconds: bool) -> _Copy | None:
         """From the files themselves; None where the receipt is gone by now."""
@@ -155,9 +167,7 @@ class Packs:
         with contextlib.suppress(FileNotFoundError):
             timings = (self.folder / "timings" / f"{key}.json").read_bytes() if seconds else b""
         # What is no text is no receipt: its reader says so.
-        return _Copy(
-            size=0, changed_at=0.0, receipt=receipt.decode(errors="replace"), seconds=timings.decode(errors="replace")
-        )
+        return _Copy(receipt=receipt.decode(errors="replace"), seconds=timings.decode(errors="replace"))
 
     def _file(self, group: str) -> Location:
         return self.folder / _FOLDER / f"{group or 'all'}.json"

@@ -129,7 +129,8 @@ class BucketPlace(Bucket):
         start = f"{folder}/" if folder else ""
         for found in self._below(folder) if deep else self._in(folder)["objects"]:
             if found["path"].startswith(start) and not _is_ours(found["path"]):
-                stat = Stat(is_folder=False, size=found["size"], changed_at=found["last_modified"].timestamp())
+                changed_at, version = found["last_modified"].timestamp(), found["e_tag"] or ""
+                stat = Stat(is_folder=False, size=found["size"], changed_at=changed_at, version=version)
                 yield found["path"].removeprefix(start), stat
 
     def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
