@@ -34,7 +34,7 @@ class Point:
     """Where a process is killed.
 
     Attributes:
-        at: share of what an undisturbed run does in the folder.
+        at: share of what there is to do in the folder: of an undisturbed run, or of what the last kill left.
         delay: seconds behind that, as a share of an undisturbed run's between two.
         whom: as in the hook.
     """
@@ -83,11 +83,11 @@ def receipts(folder: Path) -> dict[str, int]:
     return {str(at): at.stat().st_mtime_ns for at in folder.glob("*/ledger/*/receipts/*.json")}
 
 
-def kill(works: Works, way: Way, folder: Path, point: Point) -> bool:
-    """Start the command and kill it at a point, or let it end. Returns whether something was killed."""
+def kill(works: Works, way: Way, folder: Path, point: Point, left: float) -> bool:
+    """Start the command, of which this share is left, and kill it at a point, or let it end. Returns whether something was killed."""
     room = works.room
     events, seconds = measured(works, way)
-    order(room, folder, 1 + int(point.at * events), delay=point.delay * seconds / events, whom=point.whom)
+    order(room, folder, 1 + int(point.at * left * events), delay=point.delay * seconds / events, whom=point.whom)
     processes = way.start(works, folder, hook=True)
     ended = [wait(process) for process in processes]
     countermand(room)
@@ -107,10 +107,11 @@ def run_case(works: Works, way: Way, points: list[Point]) -> int:
     way.undisturbed(works)
     folder = way.folder(room)
     way.before(works, folder)
-    killed = 0
+    killed, left = 0, 1.0
     for point in points:
         before = {} if way.redoes else receipts(folder)
-        killed += kill(works, way, folder, point)
+        hit = kill(works, way, folder, point, left)
+        killed, left = killed + hit, left * (1 - point.at)
         check_status(room, folder)
         _check_kept(before, folder)
     before = {} if way.redoes else receipts(folder)

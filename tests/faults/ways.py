@@ -145,7 +145,7 @@ class Way:
     command: Callable[[Works, Path], Words]
     before: Callable[[Works, Path], None] = nothing
     whom: Sequence[str] = ("group",)
-    share: int = 1
+    share: float = 0.5
     redoes: bool = False
 
     @property
@@ -236,7 +236,7 @@ WAYS = (
     Way("shard", "slices", Works.shard, whom=("self",), share=2),
     Way("cache", "slices", Works.cache, whom=("self",), share=3),
     Way("shard", "workers", Works.shard, whom=_HIT),
-    Way("cache", "workers", Works.cache, whom=_HIT, share=2),
+    Way("cache", "workers", Works.cache, whom=_HIT, share=1),
     Way("cache --grow", "workers", Works.grow, Works.finished_store, whom=_HIT),
     Way("recode", "workers", Works.recode, whom=_HIT),
     Way("distill", "workers", Works.distill, whom=_HIT),
