@@ -62,7 +62,21 @@ def no_inodes(room: Room, way: Way) -> str:
 
 
 def read_only(room: Room, way: Way) -> str:
-    return _stop_half_way(room, way, lambda *_: "size=1g", "rw", "read-only")
+    """The output on a file system that can only be read, for a while."""
+    works = Works.of(room)
+    way.undisturbed(works)
+    folder = way.folder(room)
+    way.before(works, folder)
+    before = folder.rename(room.folder / "before")
+    with mounts.in_memory(folder, "size=1g"):
+        shutil.copytree(before, folder, dirs_exist_ok=True)
+        shutil.rmtree(before)
+        mounts.remount(folder, "ro")
+        line = check_one_line(wait(way.start(works, folder)[0]), "read-only")
+        mounts.remount(folder, "rw")
+        way.finish(works, folder)
+        way.check_same(works, folder)
+    return f"`{_code(line)}`; the same bytes"
 
 
 def fails_on_writing(room: Room, way: Way) -> str:
@@ -186,6 +200,12 @@ _READ: dict[str, tuple[str, Callable[[Works], Path], str, str]] = {
 FAULTS = (
     *_of_each(_MOST, full, "disk full", "output on a tmpfs with room for half of it, enlarged afterwards"),
     *_of_each(_MOST, no_inodes, "no inodes", "output on a tmpfs with inodes for half of its files (`nr_inodes`)"),
+    *_of_each(
+        ("shard", "cache", "cache --grow", "distill", "verify --repair", "retry-failed"),
+        read_only,
+        "read-only",
+        "output on a tmpfs that is mounted read-only, and writable afterwards",
+    ),
     *_of_each(
         ("shard", "cache", "distill"),
         fails_on_writing,

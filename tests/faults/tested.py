@@ -38,9 +38,24 @@ def _fault(kind: str, name: str, provoked: str, must: str, *nodes: str) -> Fault
     )
 
 
-_BUCKETS, _NODES, _WORKERS, _INPUTS = "Buckets", "Nodes", "Workers", "Inputs"
+_BUCKETS, _NODES, _WORKERS, _INPUTS, _SIGNALS = "Buckets", "Nodes", "Workers", "Inputs", "Signals"
 
 FAULTS = (
+    _fault(
+        _SIGNALS,
+        "a stop that takes too long",
+        "SIGTERM to `cache` with `--grace 0`; a second signal; a command that still looks at its inputs",
+        "what is at hand is given up, exit code 75; the same command resumes",
+        "tests/test_batch_jobs.py::test_without_grace_it_is_given_up",
+        "tests/test_batch_jobs.py::test_a_command_that_looks_at_its_inputs_stops_at_once",
+    ),
+    _fault(
+        _SIGNALS,
+        "ranks of torchrun are stopped and killed",
+        "SIGUSR1 to one of two ranks, SIGTERM to torchrun, `kill -9` of a rank",
+        f"all ranks stop behind the same step, exit code 75; {_SAME}",
+        "tests/stages/training/test_torchrun.py::test_stopped_killed_and_resumed_it_ends_with_the_bytes_of_undisturbed_ranks",
+    ),
     _fault(
         _BUCKETS,
         "a bucket's server fails",
@@ -120,6 +135,22 @@ FAULTS = (
     ),
     _fault(
         _NODES,
+        "nodes come and go",
+        "a run with `--workers 1..3` on one node; a second node comes, is killed, and comes back",
+        f"workers are added and lost; {_SAME}",
+        "tests/test_three_nodes.py::test_nodes_come_and_go",
+    ),
+    _fault(
+        _NODES,
+        "a node with other versions",
+        "a worker with another Pillow, another library or another weights file",
+        "refused by name; the others do its units, and the run ends where all are refused",
+        "tests/pipeline/test_site.py::test_a_node_with_other_versions_is_refused_by_name",
+        "tests/pipeline/test_worker_range.py::test_a_refused_node_is_told_once_another_works_and_gets_nothing",
+        "tests/pipeline/test_worker_range.py::test_the_run_ends_where_all_nodes_are_refused",
+    ),
+    _fault(
+        _NODES,
         "the head ends",
         "the whole cluster is killed in the middle of a run",
         "one line after at most 45 seconds; finished work is kept",
@@ -178,6 +209,16 @@ FAULTS = (
     ),
     _fault(
         _INPUTS,
+        "a tar that is used in place changes",
+        "other bytes, another length or another ETag, before, while and after it is indexed; on the disk and in a bucket",
+        "refused by name, or its images are compared; `verify` tells what happened to it",
+        "tests/stages/test_in_place.py::test_a_tar_that_changed_is_refused",
+        "tests/stages/test_in_place.py::test_a_tar_that_changes_while_it_is_indexed_is_refused",
+        "tests/stages/test_in_place.py::test_verify_tells_what_happened_to_a_tar",
+        "tests/stages/test_in_place.py::test_in_a_bucket_a_tar_of_another_etag_is_refused_until_its_images_are_compared",
+    ),
+    _fault(
+        _INPUTS,
         "a flipped bit",
         "one bit of each file of shards, store, class vectors and bundle",
         "refused, or no other result",
@@ -189,6 +230,7 @@ FAULTS = (
         "tars cut at every block, links, devices, sparse and hostile headers",
         "refused, or a row with a reason; links lead nowhere outside",
         "tests/stages/corpora/test_tars.py",
+        "tests/stages/corpora/test_odd_corpora.py",
     ),
     _fault(
         _INPUTS,
