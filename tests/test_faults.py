@@ -86,7 +86,7 @@ def test_bytes_that_differ_and_files_too_many_are_found(part, tmp_path):
     ],
 )
 def test_an_end_that_is_no_clear_line_is_found(part, code, stderr, problem):
-    room = part("room")
+    room = part("programs")
     with pytest.raises(part("fault").Unmet, match=f"^{problem}$"):
         room.check_one_line(room.Done(code, "", stderr), "full")
     assert room.check_one_line(room.Done(1, "", "bar\nError: full [x]"), "full") == "Error: full [x]"

@@ -12,7 +12,8 @@ from pathlib import Path
 from .disks import wait_until_it_stops
 from .fault import Fault, Lacking, check
 from .orders import countermand, order
-from .room import Room, check_same, wait
+from .programs import wait
+from .room import Room, check_same
 from .ways import ALONE, Works
 
 #: Where Debian's package `libfaketime` puts it.

@@ -12,7 +12,8 @@ from pathlib import Path
 from . import mounts
 from .fault import SAME_BYTES, Fault, check
 from .orders import countermand, order
-from .room import Room, check_one_line, check_same, copied, wait
+from .programs import check_one_line, wait
+from .room import Room, check_same, copied
 from .ways import ALONE, Way, Works
 
 _KIND = "Disks"

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .fault import Fault, check
-from .room import Room, check_one_line, copied, wait
+from .programs import check_one_line, wait
+from .room import Room, copied
 from .ways import TEACHER
 
 #: No command may take more memory, in MiB, whatever it is given.

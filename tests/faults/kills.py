@@ -16,7 +16,8 @@ from pathlib import Path
 
 from .fault import Fault, Unmet, check
 from .orders import countermand, end_group, order
-from .room import Room, wait
+from .programs import wait
+from .room import Room
 from .ways import WAYS, Way, Works
 
 #: A case is killed so often before it may finish.

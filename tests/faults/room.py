@@ -1,4 +1,4 @@
-"""Owns the room of a run: images, programs that are started, outputs of undisturbed runs, and the comparison with them."""
+"""Owns the room of a run: where its images and outputs are, and how programs are started in it; and the comparison of outputs."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import importlib.util
 import itertools
 import os
 import shutil
-import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,12 +16,10 @@ from typing import Any
 from unittest import mock
 
 from .fault import check
+from .programs import Cold, Done, Words, wait
 
 HERE = Path(__file__).parent
 CHECKOUT = HERE.parent.parent
-
-#: Words of a command line.
-Words = Sequence[object]
 
 #: What differs from run to run: seconds, and what is written for people to watch a training.
 _NOT_COMPARED = {"timings", "run"}
@@ -38,21 +34,6 @@ def beside(name: str) -> ModuleType:
         sys.modules[name] = module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     return sys.modules[name]
-
-
-@dataclass(frozen=True)
-class Done:
-    """A program that has ended."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-    @property
-    def last(self) -> str:
-        """Its last line."""
-        lines = self.stderr.strip().splitlines()
-        return lines[-1] if lines else ""
 
 
 @dataclass
@@ -109,13 +90,6 @@ class Room:
         with mock.patch.dict(os.environ, self.hooked):
             return str(tests.start_cluster("faults").address)
 
-    @cached_property
-    def object_store(self) -> Any:
-        """An S3 server on this machine."""
-        command = [sys.executable, HERE.parent / "s3_server.py"]
-        folder = self._tests.shared.share("s3", command, ready="Running on")
-        return self._tests.ObjectStore((folder / "printed").read_text().split("Running on ")[1].split()[0])
-
     def close(self) -> None:
         """End what has started."""
         if self._owner is not None:
@@ -154,57 +128,6 @@ class Room:
         return Cold([sys.executable, "-W", "ignore", "-m", "teachonce", *words], environment)
 
 
-class Cold:
-    """A program that is started by the system, as an object like those of `Room.start`.
-
-    Args:
-        words: of its command line.
-        env: more of its environment.
-        shown: whether a line of its stderr counts.
-    """
-
-    def __init__(
-        self, words: Words, env: Mapping[str, str], *, shown: Callable[[str], bool] = lambda line: True
-    ) -> None:
-        self._shown = shown
-        self._files = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")  # noqa: SIM115  # read at the end
-        self._process = subprocess.Popen(
-            [str(word) for word in words],
-            stdout=self._files[0],
-            stderr=self._files[1],
-            start_new_session=True,
-            env={**os.environ, **env},
-        )
-        self.pid = self._process.pid
-        self.largest_mb = 0.0
-
-    def poll(self) -> int | None:
-        """Its exit code, or None while it runs."""
-        return self._process.poll()
-
-    def wait(self) -> int:
-        """Its exit code. `largest_mb` is its largest memory then, in MiB."""
-        if self._process.returncode is None:
-            _, status, used = os.wait4(self.pid, 0)
-            self._process.returncode = os.waitstatus_to_exitcode(status)
-            self.largest_mb = used.ru_maxrss / 1024
-        return self._process.returncode
-
-    def communicate(self) -> tuple[str, str]:
-        """All that it has written to stdout and stderr, once it has ended."""
-        self.wait()
-        for file in self._files:
-            file.seek(0)
-        stdout, stderr = (file.read() for file in self._files)
-        return stdout, "\n".join(line for line in stderr.splitlines() if self._shown(line))
-
-
-def wait(process: Any) -> Done:
-    """The end of what `Room.start` or `Room.cold` started."""
-    stdout, stderr = process.communicate()
-    return Done(process.wait(), stdout, stderr)
-
-
 def tree(folder: Path) -> dict[str, bytes]:
     """What has to be the same, by path."""
     return {
@@ -223,22 +146,6 @@ def check_same(found: Path, calm: Path) -> None:
     left, right = tree(found), tree(calm)
     differ = [name for name in sorted(left.keys() | right.keys()) if left.get(name) != right.get(name)]
     check(not differ, f"{len(differ)} files differ from an undisturbed run's: {', '.join(differ[:5])}")
-
-
-def check_one_line(done: Done, *parts: str, code: int = 1) -> str:
-    """It has ended with this code, and a last line that is an error with these parts; no traceback. Returns the line's code in brackets.
-
-    Raises:
-        Unmet: it has not.
-    """
-    check(
-        "Traceback" not in done.stderr, f"a traceback: {done.stderr if os.environ.get('FAULTS_DEBUG') else done.last}"
-    )
-    check(done.code == code, f"exit code {done.code} instead of {code}: {done.last}")
-    check(done.last.startswith("Error: "), f"no error line: {done.last}")
-    for part in parts:
-        check(part in done.stderr, f"`{part}` is not said: {done.last}")
-    return done.last
 
 
 def copied(source: Path, target: Path) -> Path:

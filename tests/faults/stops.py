@@ -10,7 +10,8 @@ import signal
 from .fault import Fault, check
 from .kills import check_status, measured
 from .orders import countermand, order
-from .room import Done, Room, wait
+from .programs import Done, wait
+from .room import Room
 from .ways import ALONE, WAYS, Way, Works
 
 #: Exit codes that a signal leads to: the scheduler's stop, Ctrl-C's, and death by it.

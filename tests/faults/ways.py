@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from .fault import check
-from .room import CHECKOUT, Cold, Room, Words, check_same, copied, wait
+from .programs import Cold, Words, wait
+from .room import CHECKOUT, Room, check_same, copied
 
 SLICES = 3
 
@@ -154,7 +155,12 @@ class Way:
 
     def start(self, works: Works, folder: Path, *, hook: bool = False) -> list[Any]:
         """Its processes, at work."""
-        words, room = self.command(works, folder), works.room
+        processes = self._start(works.room, self.command(works, folder), hook)
+        if hook:  # a worker that Ray has started meanwhile may have taken it for itself
+            (works.room.control / "first").write_text(str(processes[0].pid))
+        return processes
+
+    def _start(self, room: Room, words: Words, hook: bool) -> list[Any]:
         if self.executor == "slices":
             return [room.start([*words, "--slice", f"{i}/{SLICES}"], hook=hook) for i in range(SLICES)]
         if self.executor == "torchrun":
