@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from pathlib import Path
@@ -24,6 +25,11 @@ _FAILED = _Refusal(
     "the disk, or the network behind it, gives an error",
     code="disk-error",
     hint="look into the system's log; then run the same command again: finished work is kept",
+)
+_NO_INODES = _Refusal(
+    "the disk takes no more files, though it may have room (its inodes are used up)",
+    code="disk-no-inodes",
+    hint="see `df -i`; remove files there, then run the same command again; finished work is kept",
 )
 _DISK_ERRORS = {
     errno.EIO: _FAILED,
@@ -55,6 +61,8 @@ def as_storage_error(error: OSError) -> StorageError | None:
     if error.errno not in _DISK_ERRORS:
         return None
     what, code, hint = _DISK_ERRORS[error.errno]
+    if error.errno == errno.ENOSPC and error.filename and _has_no_inodes(Path(os.fsdecode(error.filename))):
+        what, code, hint = _NO_INODES
     if error.errno in (errno.EACCES, errno.EPERM) and error.filename:
         unreadable = _unreadable(Path(os.fsdecode(error.filename)))
         if unreadable is not None:
@@ -77,6 +85,15 @@ def _unreadable(path: Path) -> Path | None:
         if not _may(place, needs):
             return place
     return None
+
+
+def _has_no_inodes(path: Path) -> bool:
+    """Whether the file system of a path has used up its inodes, but not its blocks. Some have no fixed number of inodes."""
+    for at in (path, *path.absolute().parents):
+        with contextlib.suppress(OSError):
+            found = os.statvfs(at)
+            return found.f_files > 0 and found.f_favail == 0 and found.f_bavail > 0
+    return False
 
 
 def _may(path: Path, mode: int) -> bool:

@@ -59,7 +59,7 @@ def full(room: Room, way: Way) -> str:
 
 
 def no_inodes(room: Room, way: Way) -> str:
-    return _stop_half_way(room, way, _half_numbered, "nr_inodes=1m", "the disk is full")
+    return _stop_half_way(room, way, _half_numbered, "nr_inodes=1m", "inodes are used up")
 
 
 def read_only(room: Room, way: Way) -> str:

@@ -6,6 +6,7 @@ import errno
 import http.server
 import os
 import threading
+from types import SimpleNamespace
 
 import pytest
 from teachonce.pipeline.storage import Location, as_storage_error
@@ -88,6 +89,23 @@ def test_disk_errors_become_one_line(number, text):
     error = as_storage_error(OSError(number, "x", "/some/file"))
     assert str(error).startswith(f"{text}: /some/file. Next: ")
     assert as_storage_error(OSError(errno.ENOENT, "x")) is None
+
+
+@pytest.mark.parametrize(
+    ("files", "free_files", "free_blocks", "code"),
+    [(9, 0, 5, "disk-no-inodes"), (9, 3, 5, "disk-full"), (9, 0, 0, "disk-full"), (0, 0, 5, "disk-full")],
+)
+def test_a_disk_without_inodes_is_told_from_a_full_one(monkeypatch, tmp_path, files, free_files, free_blocks, code):
+    real = os.statvfs
+
+    def statvfs(path):
+        real(path)
+        return SimpleNamespace(f_files=files, f_favail=free_files, f_bavail=free_blocks)
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    error = as_storage_error(OSError(errno.ENOSPC, "x", str(tmp_path / "not" / "yet")))
+    assert error is not None
+    assert (error.code, error.where) == (code, str(tmp_path / "not" / "yet"))
 
 
 def test_an_error_of_an_open_file_names_it(tmp_path, monkeypatch):
