@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...pipeline.settings import option_name, setting, settings_of
+from ...pipeline.settings import option_name, setting, settings_of, with_default
 from ...storage_schemas.encodings.spelling import KNOWN, usage
 from ...storage_schemas.errors import InputError
-from ...storage_schemas.params_form import VIEW_PARAMS
+from .cache import CacheSettings
 
-ENCODING = "Encoding"
 SAMPLES = "Which samples"
 EXPORT = "Export for other programs"
 
@@ -39,40 +38,32 @@ class RecodeSettings:
         packed: in `topk`: as bytes.
     """
 
-    encoding: str | None = setting(
+    encoding: str | None = with_default(
+        CacheSettings,
+        "encoding",
         None,
-        unit="NAME",
         default_text="the store's",
-        group=ENCODING,
         help=f"How targets are stored: {', '.join(map(usage, KNOWN))}; or one for some targets, as in "
         "logits=pca:0.85,embedding=int8: others stay as they are. See docs/encodings.md.",
     )
-    max_kl: float | None = setting(
+    max_kl: float | None = with_default(
+        CacheSettings,
+        "max_kl",
         None,
-        above=0,
-        unit="NATS",
-        group=ENCODING,
         help="Take the smallest encoding that costs no more divergence from the store (mean, T = 1).",
     )
-    max_bytes: float | None = setting(
-        None,
-        above=0,
-        unit="BYTES",
-        group=ENCODING,
-        help="Take the most exact encoding that takes no more bytes a view.",
-    )
-    fit_views: int = setting(
+    max_bytes: float | None = with_default(CacheSettings, "max_bytes", None)
+    fit_views: int = with_default(
+        CacheSettings,
+        "fit_views",
         4096,
-        least=1,
-        unit="VIEWS",
-        group=ENCODING,
         help="Views of the first samples that encodings are fitted to and chosen by.",
     )
-    view_params: str | None = setting(
+    view_params: str | None = with_default(
+        CacheSettings,
+        "view_params",
         None,
-        choices=VIEW_PARAMS,
         default_text="as in the store",
-        group=ENCODING,
         help="What becomes of the boxes and colours of views. `derived` takes the sizes of the images, of which readers draw them again, from "
         "the shards where the store does not have them.",
     )
