@@ -298,7 +298,7 @@ def _with_teacher(
     clock.lap("loading")
     least = min(_rows_to_fit(request), len(sampled.entries))
     tried = _timed(small, request.planning, clock, request.hours.on_ray, least)
-    whole = replace(small.spec, num_samples=corpus.rows, shard_size=corpus.shard_size)
+    whole = replace(small.spec, num_samples=corpus.rows, shard_size=corpus.shard_size, parts=corpus.parts)
     tried.vectors = vectors
     if drawn and small.vectors is not None:
         rows, views = len(tried.block.keys), small.views.count

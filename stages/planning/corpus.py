@@ -57,6 +57,7 @@ class PlannedCorpus:
         metadata_bytes: of a sample's JSON member in the tar, with its header and padding, in the mean.
         picked: a sample of the images.
         finished: what the shards take, where they are there already: files, and bytes.
+        parts: samples of each part, as in `RowLayout`, where finished shards in the middle are short.
         unusable: images that are known to be unusable; None where nobody has looked.
         is_drawn: whether the sample is of drawn pictures: there is no corpus.
     """
@@ -69,6 +70,7 @@ class PlannedCorpus:
     metadata_bytes: float
     picked: Sequence[Picked]
     finished: tuple[int, int] | None = None
+    parts: tuple[int, ...] = ()
     unusable: int | None = None
     sample_kind: str = IMAGE
     resize: int | None = None
@@ -207,6 +209,7 @@ def look_at_shards(shards: ShardSet, *, most: int) -> PlannedCorpus:
         metadata_bytes=metadata / looked_at,
         picked=picked[:most],
         finished=folder_bytes(shards.location),
+        parts=corpus.layout.parts,
         unusable=invalid,
         sample_kind=corpus.sample_kind,
         max_pixels=corpus.max_pixels,

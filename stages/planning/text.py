@@ -41,7 +41,13 @@ def _corpus(plan: CachePlan) -> str:
     if corpus.image_bytes is not None:
         rows.append(("size in the mean", bytes_text(corpus.image_bytes.value), corpus.image_bytes.basis.word))
     rows.append(("views of each", f"{plan.spec.num_views}", "stated"))
-    rows.append(("shards", f"{plan.spec.num_shards:,}", f"{corpus.shard_size:,} images each"))
+    rows.append(
+        (
+            "shards",
+            f"{plan.spec.num_shards:,}",
+            f"{'at most ' if len(corpus.parts) > 1 else ''}{corpus.shard_size:,} images each",
+        )
+    )
     return "\n\n".join([section("Plan", table(names)), section("Corpus", table(rows, align="lr"))])
 
 

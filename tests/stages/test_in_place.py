@@ -19,6 +19,7 @@ from teachonce.pipeline.places.memory import Fault, MemoryPlace
 from teachonce.pipeline.runner import run_stage
 from teachonce.pipeline.storage import Location
 from teachonce.stages.corpora.shards import ShardSet
+from teachonce.stages.inputs.image_set import open_images
 from teachonce.stages.pairs.local_copies import LocalCache
 from teachonce.stages.pairs.stream import TargetStream
 from teachonce.stages.retry_failed import plan_retry
@@ -26,6 +27,7 @@ from teachonce.stages.settings.retry_failed import RetrySettings
 from teachonce.stages.settings.shard import ShardSettings
 from teachonce.stages.shard import has_grown, plan_shard
 from teachonce.storage_schemas.errors import TeachonceError, UnitsFailed
+from teachonce.storage_schemas.row_layout import RowLayout
 from teachonce.storage_schemas.samples import content_digest, sample_key
 
 
@@ -475,3 +477,22 @@ def test_a_local_cache_keeps_tars_that_lie_elsewhere(
             counts.append([seen.method for seen in proxy.seen if seen.path.endswith(".tar")])
     assert counts[0].count("GET") == 3
     assert counts[1] == []
+
+
+def test_a_plan_counts_the_tars(tars, tmp_path):
+    from teachonce.stages.planning.corpus import look_at_shards
+
+    corpus = look_at_shards(index(tars, tmp_path / "index"), most=4)
+    layout = RowLayout.of(corpus.shard_size, corpus.parts)
+    assert [len(layout.rows(shard)) for shard in range(layout.num_shards)] == [5, 3, 4]
+
+
+def test_a_pattern_names_tars_that_are_copied_too(tars, tmp_path):
+    stage = plan_shard([f"{tars}/00[01].tar"], out=tmp_path / "out", settings=ShardSettings(name="wds"))
+    assert [source.source.name for source in stage.sources] == ["000", "001"]
+    assert stage.corpus.num_samples == 8
+    with pytest.raises(TeachonceError) as error:
+        open_images(f"{tars}/00[01].tar")
+    assert str(error.value).startswith(
+        f"a pattern names several corpora where one is wanted: {tars}/00[01].tar: found 000, 001. "
+    )
