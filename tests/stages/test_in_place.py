@@ -200,7 +200,7 @@ def test_more_tars_become_what_all_of_them_at_once_are(tars, tmp_path):
     }
     then = grown.as_of(json.loads(old["corpus.json"])["corpus_id"])
     assert then is not None
-    assert (then.corpus.num_samples, then.corpus.num_shards) == (5, 1)
+    assert (then.corpus.num_samples, then.corpus.num_shards, then.corpus.num_rows) == (5, 1, 5)
     again = plan_shard([str(n) for n in names], out=out, settings=ShardSettings(in_place=True, append=True, name="wds"))
     assert again.appended is not None
     assert (again.appended.new, again.appended.known) == (0, 12)
