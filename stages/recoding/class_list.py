@@ -87,7 +87,7 @@ def refuse_other_classes(out: Location, classes: ClassList | None) -> None:
         InputError: it has.
         DamagedError: it has some that changed.
     """
-    if not (out / "zarr.json").exists():
+    if not (out / "class_vectors" / "zarr.json").exists():
         return
     try:
         there = vectors_if_any(open_store(out), out)

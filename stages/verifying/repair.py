@@ -154,7 +154,10 @@ def refuse_grown(whole: Whole, shards: Sequence[int]) -> None:
 
 
 def set_aside(ledger: Ledger, shards: Sequence[int]) -> list[str]:
-    """Keep the receipts of these shards under other names, so that they are done again. Returns the new names."""
+    """Keep the receipts of these shards under other names, so that they are done again. Returns the new names.
+
+    A receipt that is kept already, byte for byte, is not kept twice.
+    """
     kept = []
     for shard in shards:
         receipt = ledger.folder / "receipts" / f"{shard_name(shard)}.json"
@@ -163,8 +166,10 @@ def set_aside(ledger: Ledger, shards: Sequence[int]) -> list[str]:
         except FileNotFoundError:
             continue
         names = (f"{receipt.name}.old{number}" for number in ("", *range(2, 10_000)))
-        old = next(place for name in names if not (place := receipt.sibling(name)).exists())
-        old.write_bytes(data)
+        places = (receipt.sibling(name) for name in names)
+        old = next(place for place in places if not place.exists() or place.read_bytes() == data)
+        if not old.exists():  # a repair that was killed here has written it
+            old.write_bytes(data)
         receipt.remove()
         kept.append(old.name)
     return kept

@@ -9,9 +9,8 @@ import shutil
 import signal
 from pathlib import Path
 
-from .disks import wait_until_it_stops
 from .fault import Fault, Lacking, check
-from .orders import countermand, order
+from .orders import countermand, order, wait_until_it_stops
 from .programs import wait
 from .room import Room, check_same
 from .ways import ALONE, Works
@@ -40,7 +39,7 @@ def jumps(room: Room, stage: str, start: str, then: str) -> str:
     words = [*way.command(works, folder), "--executor", "serial"]
     order(room, folder, 25, number=signal.SIGSTOP, whom="first")
     process = room.cold(words, env=_environment(room, start), hook=True)
-    wait_until_it_stops(room, process)
+    wait_until_it_stops(process)
     (room.folder / "clock").write_text(then)
     countermand(room)
     os.kill(process.pid, signal.SIGCONT)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from . import mounts
 from .fault import SAME_BYTES, Fault, check
-from .orders import countermand, order
+from .orders import countermand, order, wait_until_it_stops
 from .programs import check_one_line, wait
 from .room import Room, check_same, copied
 from .ways import ALONE, Way, Works
@@ -137,7 +137,7 @@ def shorter_meanwhile(room: Room) -> str:
     room.finish([*words[:-1], calm / "out", *("--executor", "serial")])
     order(room, disturbed, 60, number=signal.SIGSTOP)
     process = room.start([*words[:-1], disturbed / "out", *("--executor", "serial")], hook=True)
-    wait_until_it_stops(room, process)
+    wait_until_it_stops(process)
     tars = sorted(shards.glob("*.tar"))[3:]
     whole = {tar: tar.read_bytes() for tar in tars}
     for tar, data in whole.items():
@@ -151,16 +151,6 @@ def shorter_meanwhile(room: Room) -> str:
     room.finish([*words[:-1], disturbed / "out", *("--executor", "serial")])
     check_same(disturbed, calm)
     return f"`{_code(line)}`, no signal of the kernel ({way.stage} maps no file); the same bytes"
-
-
-def wait_until_it_stops(room: Room, process: object) -> None:
-    """Until the hook has sent the signal."""
-    import time
-
-    while not (room.control / "acted").exists():
-        check(process.poll() is None, "it ended before it could be disturbed")  # type: ignore[attr-defined]
-        time.sleep(0.005)
-    time.sleep(0.05)
 
 
 def _of_each(

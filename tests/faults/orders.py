@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from pathlib import Path
+from typing import Any
 
+from .fault import Unmet
 from .room import Room
 
 
@@ -31,3 +34,13 @@ def end_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
         return
+
+
+def wait_until_it_stops(process: Any) -> None:
+    """Until the kernel has halted what the hook sent SIGSTOP to."""
+    while process.poll() is None:
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        if fields[0] == "T":
+            return
+        time.sleep(0.01)
+    raise Unmet("it ended before it could be disturbed")

@@ -442,6 +442,12 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(taught_store, tmp_path, mon
     assert ours == {n: b for n, b in files(tmp_path / "whole.zarr").items() if "timings" not in n and "driver" not in n}
 
 
+def test_a_store_that_a_killed_run_has_just_begun(taught_store, tmp_path):
+    zarr.open_group(str(tmp_path / "out.zarr"), mode="w", zarr_format=3)
+    (tmp_path / "out.zarr" / "ledger" / "cache").mkdir(parents=True)  # by which the run knows it as its own
+    recode(taught_store.location, tmp_path / "out.zarr")
+
+
 def test_class_vectors_that_a_killed_run_has_copied_in_part_are_copied_again(taught_store, tmp_path):
     missing = "class_vectors/c/0/0"
     recode(taught_store.location, tmp_path / "whole.zarr")
