@@ -36,6 +36,9 @@ def shard(
     PATH or NAME=PATH; or coop:NAME/SPLIT=DATA for a split of a data set (see `teachonce datasets`). Labels, where
     folder names, sidecar files or splits give them, are kept as metadata; nothing needs them.
 
+    CORPUS may be a pattern in quotes, such as 's3://bucket/{000..999}.tar'. With --in-place, tars are used where they are: each is
+    a shard, and nothing is copied.
+
     With --append, images that the shards do not have yet become new shards; what is there stays as it is.
     """
     from ..pipeline.runner import Summary

@@ -82,6 +82,9 @@ def freeze_mended(shards: ShardSet, retried: Iterable[Retried]) -> Corpus | None
     """Freeze the state of the corpus in which images that can be used now have their rows' places in the shards.
 
     In shards that get one, rows that still fail have their files as they are now, too. None where no row gets an image.
+
+    Raises:
+        DamagedError: the tar or index of such a shard is not the one that its receipt vouches for.
     """
     corpus, out, size = shards.corpus, shards.location, shards.corpus.shard_size
     sweep(out, corpus)
@@ -90,6 +93,10 @@ def freeze_mended(shards: ShardSet, retried: Iterable[Retried]) -> Corpus | None
     if not mended:
         return None
     rewritten = {row // size for row in mended}
+    for shard in sorted(rewritten):
+        shards.reader(
+            shard
+        ).close()  # its other images come from the tar that it has: refused before anything is frozen
     failing = {bad.row for shard in rewritten for bad in shards.receipt(shard).invalid_rows}
     new = {one.row: one.entry for one in read if one.row // size in rewritten}
     manifest = shards.manifest()

@@ -36,7 +36,9 @@ class ShardSettings:
         help="Samples per shard.",
     )
     name: str | None = setting(
-        None, default_text="the sources' names", help="Name of the corpus, part of every sample's key."
+        None,
+        default_text="the sources' names; with --in-place that of their folder or bucket",
+        help="Name of the corpus, part of every sample's key.",
     )
     resize: int | None = setting(
         None, least=1, unit="PIXELS", help="Reduce the shorter side to this many pixels (re-encodes as JPEG)."

@@ -409,6 +409,19 @@ def test_an_image_that_failed_is_mended_by_a_tar_of_our_own(tars, photos, tmp_pa
     assert tree(tars) == before
 
 
+def test_a_mended_copy_goes_beside_the_tar_not_over_it(tars, photos, tmp_path):
+    index(tars, tmp_path / "index")
+    old = (tars / "000.tar").read_bytes()
+    before = tree(tmp_path / "index")
+    pack(tars / "000.tar", [("000004.jpg", photos[40])])
+    with pytest.raises(TeachonceError, match=r"a tar that is used in place has changed: .*000\.tar"):
+        plan_retry(tmp_path / "index", settings=RetrySettings(source=(str(tars / "000.tar"),)))
+    assert tree(tmp_path / "index") == before
+    shutil.move(tars / "000.tar", tmp_path / "000.tar")
+    (tars / "000.tar").write_bytes(old)
+    assert plan_retry(tmp_path / "index", settings=RetrySettings(source=(str(tmp_path / "000.tar"),))).stage is not None
+
+
 # In a bucket.
 
 
