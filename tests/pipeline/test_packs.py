@@ -142,7 +142,7 @@ def test_status_sums_what_the_packs_hold(out):
 
 
 def test_a_long_run_packs_as_it_goes(out, monkeypatch):
-    monkeypatch.setattr(runner, "_PACK_AT", 6)
+    monkeypatch.setattr(runner, "_PACK_AT", 3)  # too few then; six are enough
 
     class Killed(SerialExecutor):
         def map(self, *arguments):

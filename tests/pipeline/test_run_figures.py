@@ -15,9 +15,9 @@ from teachonce.pipeline.run_figures import RunFigures
 from teachonce.pipeline.worker import Effort, Outcome
 
 
-def outcome(key="000000", *, took=2.0, worker="cache worker 1", error=None, code=None, rows=10, **seconds):
+def outcome(key="000000", *, took=2.0, began=100.0, worker="cache worker 1", error=None, code=None, rows=10, **seconds):
     effort = Effort(
-        node="a", process=1, worker=worker, began=100.0, took=took, seconds=seconds, bytes_written=0 if error else 50
+        node="a", process=1, worker=worker, began=began, took=took, seconds=seconds, bytes_written=0 if error else 50
     )
     return Outcome(key=key, rows=rows, error=error, code=code, effort=effort)
 
@@ -47,6 +47,13 @@ def test_time_of_one_worker_counts_once_however_many_units_it_has_at_hand():
     assert figures.busy == pytest.approx(1.0)
     assert (figures.to_json()["busy_what"], figures.bounded_by) == ("model", "forward")
     assert figures.to_json()["advice"] == "use --device cuda, or --precision bf16"
+
+
+def test_a_worker_s_time_is_from_its_first_unit_to_the_end_of_its_last():
+    figures = RunFigures(stage="cache")
+    for began, took in ((10.0, 2.0), (4.0, 3.0), (11.0, 4.0), (12.0, 1.0)):
+        figures.add(outcome(began=began, took=took, forward=1.0))
+    assert figures.busy == pytest.approx(4 / (15 - 4))
 
 
 def test_failures_are_counted_by_what_they_are_and_do_not_grow():
