@@ -152,7 +152,7 @@ NOT_RUN = {
 OF_OTHER_PROGRAMS = {
     *("--max-restarts", "--shutdown-timeout", "--metrics-export-port"),
     *("--only", "--case", "--images", "--pdb", "--peers", "--repeats", "--as-published", "--fp32", "--version"),
-    *("--no-manifest", "--paper"),
+    *("--no-manifest", "--paper", "--working-dir"),
 }
 
 
