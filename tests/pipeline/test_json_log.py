@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -124,6 +125,33 @@ def test_inside_its_block_only_people_s_lines_are_heard(tmp_path, capsys):
     assert events(log.read_text())[-1]["node"] == "elsewhere"
     assert "code" not in events(log.read_text())[-1]
     assert len(capsys.readouterr().err.splitlines()) == 5
+
+
+@pytest.mark.parametrize(("rank", "logs"), [("0", True), ("1", False)])
+def test_of_processes_that_torchrun_starts_the_first_alone_logs(rank, logs, tmp_path, monkeypatch):
+    for name, value in {
+        "RANK": rank,
+        "WORLD_SIZE": "2",
+        "LOCAL_RANK": rank,
+        "MASTER_ADDR": "a",
+        "MASTER_PORT": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("teachonce.pipeline.executors.launched.Launched.follow", lambda *_: None)
+    monkeypatch.setattr("teachonce.pipeline.executors.launched.Launched.leading", lambda _: contextlib.nullcontext())
+    words = [
+        "distill",
+        "shards",
+        "t.zarr",
+        "--student",
+        "timm:test_vit",
+        "--recipe",
+        "kd",
+        "--out",
+        str(tmp_path / "s"),
+    ]
+    CliRunner().invoke(main, [*words, "--log-json", str(tmp_path / "log.jsonl")])
+    assert (tmp_path / "log.jsonl").exists() is logs
 
 
 def test_every_long_command_has_the_option_once():
