@@ -116,6 +116,14 @@ NOT_RUN = {
         ("docs/clusters.md", f"teachonce {name}"): "slices: tests/test_batch_jobs.py"
         for name in ("shard", "cache", "verify")
     },
+    **{
+        (
+            "docs/clusters.md",
+            f"teachonce {name}",
+        ): "needs a bucket and a cluster: tests/stages/test_bucket_way.py, tests/test_three_nodes.py"
+        for name in ("vectors", "status", "evaluate")
+    },
+    ("docs/clusters.md", "ray start"): "starts a cluster: tests/three_nodes.py",
     ("docs/clusters.md", "teachonce submit"): "needs a run file: tests/test_submit.py",
     ("docs/clusters.md", "sbatch"): "needs Slurm: tests/test_submit.py",
     ("docs/clusters.md", "pip install"): "downloads",
@@ -327,7 +335,7 @@ def test_commands_of_the_checkout_are_there(page: str) -> None:
             assert (own.module, own.training_script) == (True, "teachonce"), block.place
             context_of(own.training_script_args)
         else:
-            assert words[0] in ("teachonce", "tensorboard", "sbatch"), f"{block.place}: {words[0]}"
+            assert words[0] in ("teachonce", "tensorboard", "sbatch", "ray"), f"{block.place}: {words[0]}"
 
 
 # What runs

@@ -7,6 +7,7 @@ Never the working directory, which may hold a corpus.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,13 +16,16 @@ from typing import Any
 
 from ..storage import handed_on
 
+#: How threads of torch wait for each other, which the command has set for its own: see docs/demo.md. Workers of a cluster begin with its nodes' variables.
+_FOR_THREADS = ("OMP_WAIT_POLICY",)
+
 _PACKAGE = Path(__file__).parents[2]
 
 
 @contextlib.contextmanager
 def shipped() -> Iterator[dict[str, Any]]:
     """Ray's `runtime_env`. Inside, the copy that Ray uploads is there."""
-    variables = handed_on()
+    variables = {name: os.environ[name] for name in _FOR_THREADS if name in os.environ} | handed_on()
     with tempfile.TemporaryDirectory(prefix="teachonce-") as folder:
         copy_package(Path(folder) / "teachonce")
         modules: dict[str, Any] = {"py_modules": [f"{folder}/teachonce"]}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import teachonce
 from teachonce.pipeline.executors import site as module
-from teachonce.pipeline.executors.shipped import copy_package
+from teachonce.pipeline.executors.shipped import copy_package, shipped
 from teachonce.pipeline.executors.site import Site
 from teachonce.storage_schemas.errors import MismatchError
 
@@ -73,3 +73,13 @@ def test_the_package_alone_is_shipped(tmp_path):
         "storage_schemas",
     }
     assert not list(tmp_path.rglob("__pycache__"))
+
+
+def test_workers_wait_as_the_command_does(monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    with shipped() as runtime_env:
+        assert runtime_env["env_vars"]["OMP_WAIT_POLICY"] == "passive"
+        (module,) = runtime_env["py_modules"]
+        assert (Path(module) / "__init__.py").exists()
+        assert "working_dir" not in runtime_env
+    assert not Path(module).exists()
