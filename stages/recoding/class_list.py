@@ -117,6 +117,8 @@ def copy_classes(classes: ClassList, out: Location) -> None:
         origin = read_origin(open_store(classes.store, classes.generation), classes.store)
         write_class_vectors(root, classes.vectors, origin)
         return
+    if Ledger(out, _STAGE).receipt(_UNIT) == receipt:
+        return  # it is written last
     for output in receipt.outputs:
         (out / output.path).write_bytes((classes.store / output.path).read_bytes())
     copied, folder = Ledger(out, _STAGE).folder, ledger.folder

@@ -26,8 +26,8 @@ _MOST_IN_A_CASE = 3
 #: So many outputs for each kill, and it is given up: commands end before they are killed.
 _MOST_CASES = 5
 
-#: Exit code of `status` where something is left to do.
-_UNFINISHED = 3
+#: Exit codes of `status`: all is done, something is left to do, and something failed, as where a worker was killed.
+_TOLD = (0, 3, 4)
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def check_status(room: Room, folder: Path) -> None:
     for out in sorted(at for at in folder.iterdir() if (at / "ledger").exists()):
         done = room.run(["status", out])
         nothing = "[nothing-started]" in done.last  # killed before it had a plan
-        check(done.code in (0, _UNFINISHED) or nothing, f"status: exit code {done.code}: {done.last}")
+        check(done.code in _TOLD or nothing, f"status: exit code {done.code}: {done.last}")
 
 
 def _check_kept(before: dict[str, int], folder: Path) -> None:
