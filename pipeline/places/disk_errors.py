@@ -18,6 +18,9 @@ class _Refusal(NamedTuple):
     hint: str
 
 
+#: A file system with fewer free inodes has none for a command that has just removed what it could not finish, where so many bytes are free.
+_FEW_INODES, _SOME_BYTES = 16, 1 << 20
+
 _DENIED = _Refusal(
     "permission denied", code="permission-denied", hint="choose another --out, or change the folder's permissions"
 )
@@ -92,7 +95,7 @@ def _has_no_inodes(path: Path) -> bool:
     for at in (path, *path.absolute().parents):
         with contextlib.suppress(OSError):
             found = os.statvfs(at)
-            return found.f_files > 0 and found.f_favail == 0 and found.f_bavail > 0
+            return found.f_files > 0 and found.f_favail < _FEW_INODES and found.f_bavail * found.f_frsize > _SOME_BYTES
     return False
 
 

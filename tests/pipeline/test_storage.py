@@ -93,14 +93,20 @@ def test_disk_errors_become_one_line(number, text):
 
 @pytest.mark.parametrize(
     ("files", "free_files", "free_blocks", "code"),
-    [(9, 0, 5, "disk-no-inodes"), (9, 3, 5, "disk-full"), (9, 0, 0, "disk-full"), (0, 0, 5, "disk-full")],
+    [
+        (99, 0, 999, "disk-no-inodes"),
+        (99, 2, 999, "disk-no-inodes"),
+        (99, 50, 999, "disk-full"),
+        (99, 0, 5, "disk-full"),
+        (0, 0, 999, "disk-full"),
+    ],
 )
 def test_a_disk_without_inodes_is_told_from_a_full_one(monkeypatch, tmp_path, files, free_files, free_blocks, code):
     real = os.statvfs
 
     def statvfs(path):
         real(path)
-        return SimpleNamespace(f_files=files, f_favail=free_files, f_bavail=free_blocks)
+        return SimpleNamespace(f_files=files, f_favail=free_files, f_bavail=free_blocks, f_frsize=4096)
 
     monkeypatch.setattr(os, "statvfs", statvfs)
     error = as_storage_error(OSError(errno.ENOSPC, "x", str(tmp_path / "not" / "yet")))
