@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -196,12 +197,14 @@ def blocks(page: str, language: str | None = None) -> list[Block]:
 def command_lines(block: Block) -> list[list[str]]:
     """The words of each command, as bash has them. Every program is one that bash does not find, so nothing is run."""
     script = 'command_not_found_handle() { printf "%s\\0" "$#" "$@" >&3; }\nset -euf; PATH=/nothing; exec 3>&1 >&2\n'
-    done = subprocess.run(
-        ["bash", "--norc", "-c", script + block.text],
-        env={"PATH": os.environ["PATH"]},
-        capture_output=True,
-        text=True,
-    )
+    with tempfile.TemporaryDirectory() as folder:  # where a line writes its output to a file
+        done = subprocess.run(
+            ["bash", "--norc", "-c", script + block.text],
+            env={"PATH": os.environ["PATH"]},
+            cwd=folder,
+            capture_output=True,
+            text=True,
+        )
     assert (done.returncode, done.stderr) == (0, ""), f"{block.place}: {done.stderr}"
     words = iter(done.stdout.split("\0")[:-1])
     return [[next(words) for _ in range(int(count))] for count in words]
