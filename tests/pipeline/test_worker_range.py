@@ -119,6 +119,11 @@ def test_workers_without_room_keep_no_unit_from_those_that_are_open(run):
     made, actors = run(9, WorkerRange(1, 50), units_at_once=2)
     _opened(made, 0)
     assert len(actors[0].units) == 2
+    (seat, *others) = made.group.seats
+    assert len(others) == 7
+    seat.at_work.popitem()
+    made._feed(seat)
+    assert len(actors[0].units) == 3
 
 
 def test_workers_that_nothing_is_left_for_are_let_go_and_the_first_ones_stay(run):
