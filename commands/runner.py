@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
+from ..pipeline.settings import settings_of
 from ..pipeline.terminal import say
 from ..storage_schemas.errors import InputError
 from .executor import ExecutorSettings
@@ -61,7 +61,7 @@ def make_runner(ctx: click.Context, executor: ExecutorSettings) -> Runner:
         say=say,
         program=program,
         beside=beside,
-        where=tuple(to_argv(**asdict(executor))),
+        where=tuple(to_argv(**{field.name: getattr(executor, field.name) for field, _ in settings_of(executor)})),
     )
 
 

@@ -166,6 +166,13 @@ def cluster_to_kill_in() -> Cluster:
     return start_cluster("kills")
 
 
+@pytest.fixture(autouse=True)
+def joins_without_tokens(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once Ray has started in this process, its environment asks for tokens, which these clusters do not have."""
+    if {"cluster", "cluster_to_kill_in"} & set(request.fixturenames):
+        monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+
+
 @dataclass(frozen=True)
 class ObjectStore:
     """A server of the S3 kind on this machine.

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...pipeline.ledger import Ledger, Plan
+from ...pipeline.packs import together
 from ...pipeline.storage import Copies, Location
 from ...storage_schemas.errors import DamagedError
 from ...storage_schemas.growth import FIRST, Growth
@@ -21,6 +22,9 @@ from ...storage_schemas.store_description import StoreDescription, StoreSpec
 
 #: The stage whose ledgers have the receipts of rows.
 CACHE = "cache"
+
+#: Receipts that are fetched for keeping at a time.
+_KEPT_AT_ONCE = 1000
 
 #: The unit of a ledger that wrote class vectors, beside those of shards.
 VECTORS_UNIT = "class_vectors"
@@ -128,10 +132,17 @@ class StoreReceipts:
 
     def _newest(self, shards: int) -> Iterator[tuple[int, Ledger, Receipt | None]]:
         """Each of so many shards with the ledger that should have its newest receipt, and that, in order; many with few requests."""
+        if self.copies is not None:  # each is fetched once, and kept
+            for start in range(0, shards, _KEPT_AT_ONCE):
+                numbers = range(start, min(start + _KEPT_AT_ONCE, shards))
+                ledgers = [[*self.ledgers_of(shard)][-1] for shard in numbers]
+                receipts = together(lambda one: self._receipt(*one), zip(ledgers, numbers, strict=True))
+                yield from zip(numbers, ledgers, receipts, strict=True)
+            return
         readers = {ledger.stage: ledger.reader() for ledger in self.ledgers}
         for ledger, its in groupby(range(shards), key=lambda shard: [*self.ledgers_of(shard)][-1]):
-            numbers = list(its)
-            for shard, receipt in zip(numbers, readers[ledger.stage](map(shard_name, numbers)), strict=True):
+            its_numbers = list(its)
+            for shard, receipt in zip(its_numbers, readers[ledger.stage](map(shard_name, its_numbers)), strict=True):
                 yield shard, ledger, receipt
 
     def shards_done(self, shards: int) -> list[int]:

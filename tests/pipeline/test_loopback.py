@@ -156,4 +156,6 @@ def test_processes_of_a_cluster_meet_where_ray_train_says():
     from ray.train.torch import TorchConfig
 
     config, kept = ray_train._process_group("auto", gpus=False)
-    assert (type(config), config.timeout_s, kept) == (TorchConfig, ray_train.WAIT_SECONDS, None)
+    assert isinstance(config, TorchConfig)
+    assert (config.timeout_s, kept) == (ray_train.WAIT_SECONDS, None)
+    assert issubclass(config.backend_cls, TorchConfig().backend_cls)  # whose first rank opens the store
