@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from itertools import groupby
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from ..storage_schemas.errors import DamagedError, StorageError, Unreachable
 from ..storage_schemas.json_file import read_json
+from .requests import together
 from .storage import Location
 
 if TYPE_CHECKING:
@@ -31,16 +31,10 @@ LEAST, LEAST_NEW = 64, 16
 #: Letters of a unit's key that the names of packs leave out: a thousand shards are in each.
 _LEFT_OUT = 3
 
-#: Requests at the same moment.
-_AT_ONCE = 32
-
 _FOLDER = "packs"
 
 #: Size, time and version of a file.
 _Listed = tuple[int, float, str]
-
-A = TypeVar("A")
-B = TypeVar("B")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,12 +169,6 @@ class Packs:
 
 def _group(key: str) -> str:
     return key[:-_LEFT_OUT]
-
-
-def together(do: Callable[[A], B], items: Iterable[A]) -> list[B]:
-    """What comes of each, in order, many at the same moment: for requests, which wait most of their time."""
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return list(pool.map(do, items))
 
 
 class FilesThere:

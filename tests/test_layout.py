@@ -37,6 +37,7 @@ OPEN_TO_STAGES = tuple(
         "cores",
         "lean_imports",
         "stopping",
+        "requests",
     )
 )
 

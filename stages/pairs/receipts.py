@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...pipeline.ledger import Ledger, Plan
-from ...pipeline.packs import together
+from ...pipeline.requests import together
 from ...pipeline.storage import Copies, Location
 from ...storage_schemas.errors import DamagedError
 from ...storage_schemas.growth import FIRST, Growth
