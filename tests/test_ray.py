@@ -35,9 +35,8 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def start(python, cluster, monkeypatch):
+def start(python, cluster):
     """A command that runs, if on Ray then on the tests' cluster."""
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
 
     def one(*words: object, **options: object):
         address = () if {"serial", "--ray-address"} & set(words) else ("--ray-address", cluster.address)
@@ -156,6 +155,5 @@ def test_what_keeps_a_worker_from_opening_is_one_clear_line(python, cluster, tmp
         "    except MismatchError as error:\n"
         "        print(error)\n"
     )
-    environment = os.environ | {"RAY_AUTH_MODE": "disabled"}
-    done = python.run("-W", "ignore", "closed_stage.py", cluster.address, cwd=tmp_path, env=environment)
+    done = python.run("-W", "ignore", "closed_stage.py", cluster.address, cwd=tmp_path)
     assert done.stdout == "this machine has other weights: here\n", done.stderr

@@ -36,9 +36,8 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def start(python, monkeypatch):
+def start(python):
     """A command that runs, in a process of its own."""
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     return lambda *words: python.start("-W", "ignore", "-m", "teachonce", *words)
 
 

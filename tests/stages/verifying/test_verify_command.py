@@ -72,9 +72,7 @@ def test_nothing_to_look_at(made, tmp_path):
 
 
 @pytest.mark.ray
-def test_on_ray_it_finds_the_same(python, pair, cluster, monkeypatch):
-    # A Ray that started here earlier may have turned tokens on, and the cluster has none: it could not ask the driver of its actors.
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+def test_on_ray_it_finds_the_same(python, pair, cluster):
     path = pair.chunk("embedding", 2)
     data = bytearray(path.read_bytes())
     data[9] ^= 1
