@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import BinaryIO
 
-from ...pipeline.storage import Location, RangeReader, RangesInBlocks, file_over
+from ...pipeline.storage import Location, RangeReader, RangesInBlocks
 from .images import image_extensions
+from .ranged_tar import RangedTar
 from .source import SourceFile
 from .tree import EnteredFolder, File, walk
 
@@ -60,30 +60,14 @@ class _FarTree:
         return False  # as in a folder
 
 
-@dataclass(frozen=True)
-class FarFile:
+class FarFile(RangedTar):
     """A tar in a bucket, read as one on this machine."""
 
-    location: Location
-
-    def __str__(self) -> str:
-        return str(self.location)
-
-    @property
-    def name(self) -> str:
-        return self.location.name
-
-    def open(self) -> BinaryIO:
-        """Open for reading."""
-        return file_over(self.open_ranges(), self.location.size() or 0)
+    def num_bytes(self) -> int:
+        return self.location.size() or 0
 
     def open_ranges(self) -> RangeReader:
-        """Open for reading at any place, by any thread."""
         return _blocks(self.location)
-
-    def read_range(self, offset: int, size: int) -> bytes:
-        """Up to `size` bytes from `offset` on; shorter only where the file ends."""
-        return _blocks(self.location).read(offset, size)
 
 
 @functools.lru_cache(maxsize=_TARS_OPEN)

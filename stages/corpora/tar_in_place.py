@@ -10,11 +10,11 @@ import functools
 import hashlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import BinaryIO
 
-from ...pipeline.storage import Location, RangeReader, RangesOfFile, Stat, file_over, scratch_file
+from ...pipeline.storage import Location, RangeReader, RangesOfFile, Stat, scratch_file
 from ...storage_schemas.errors import DamagedError
 from .images import image_extensions
+from .ranged_tar import RangedTar
 from .source import SourceFile
 from .tars import TarSource
 
@@ -109,31 +109,17 @@ class TarInPlace:
 
 
 @dataclass(frozen=True)
-class TarAtHand:
-    """A tar on this machine, or a copy that nobody else sees, for the readers of tars."""
+class TarAtHand(RangedTar):
+    """A tar on this machine, or a copy that nobody else sees."""
 
-    location: Location
     ranges: RangeReader
     size: int
 
-    def __str__(self) -> str:
-        return str(self.location)
-
-    @property
-    def name(self) -> str:
-        return self.location.name
-
-    def open(self) -> BinaryIO:
-        """Open for reading."""
-        return file_over(self.open_ranges(), self.size)
+    def num_bytes(self) -> int:
+        return self.size
 
     def open_ranges(self) -> RangeReader:
-        """Open for reading at any place, by any thread."""
         return _Borrowed(self.ranges)
-
-    def read_range(self, offset: int, size: int) -> bytes:
-        """Up to `size` bytes from `offset` on; shorter only where the file ends."""
-        return self.ranges.read(offset, size)
 
     def sha256(self) -> str:
         """Of all its bytes."""
