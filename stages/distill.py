@@ -33,7 +33,9 @@ from .models.student_config import StudentConfig
 from .models.weights import weights_digest
 from .pairs.ahead import BATCHES_MODULE
 from .pairs.local_copies import DEFAULT_GB, LocalCache
+from .pairs.manifest_labels import LABEL
 from .pairs.order import check_batch
+from .pairs.sources import TargetSource, identities
 from .pairs.store import generation_of
 from .pairs.stream import TargetStream
 from .recipes.recipe import Recipe
@@ -148,13 +150,20 @@ class DistillStage:
         """Where batches of pairs and validation images are decoded ahead. It starts now, while students are built."""
         return self.compute.pool(BATCHES_MODULE, picture_views.__name__, least=_LEAST_WORKERS)
 
-    def open_pairs(self, built: BuiltStudent, targets: Sequence[str], pool: Pool) -> Stream:
+    def open_pairs(
+        self,
+        built: BuiltStudent,
+        targets: Sequence[str],
+        pool: Pool,
+        sources: Sequence[TargetSource] | None = None,
+    ) -> Stream:
         """The stream of pairs that trains the student, and others beside it.
 
         Args:
             built: the student.
             targets: names of those to read: its own, and what the others need.
             pool: where batches are made.
+            sources: of those that the store does not hold; None for its own.
         """
         return open_stream(
             self.shards,
@@ -162,6 +171,7 @@ class DistillStage:
             built,
             self.settings,
             targets=tuple(targets),
+            sources=self.chosen.sources if sources is None else tuple(sources),
             seed=self.order_seed,
             views=self.views,
             pool=pool,
@@ -310,7 +320,8 @@ def train_students(students: Mapping[str, tuple[OpenStudent, Timer]]) -> Iterato
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     targets = dict.fromkeys(name for student, _ in students.values() for name in student.stage.targets)
-    stream = stage.open_pairs(first.built, tuple(targets), first.pool)
+    sources = [source for student, _ in students.values() for source in student.stage.chosen.sources]
+    stream = stage.open_pairs(first.built, tuple(targets), first.pool, _once(sources))
     trainers = {}
     for name, (student, timer) in students.items():
         try:
@@ -320,6 +331,15 @@ def train_students(students: Mapping[str, tuple[OpenStudent, Timer]]) -> Iterato
     yield from train_on_one_pass(trainers, stream, show_progress=stage.show_progress)
 
 
+def _once(sources: Sequence[TargetSource]) -> list[TargetSource]:
+    """The sources of several students, each once."""
+    found: list[TargetSource] = []
+    for source in sources:
+        if source not in found:
+            found.append(source)
+    return found
+
+
 def open_stream(
     shards: ShardSet,
     store: Location,
@@ -327,6 +347,7 @@ def open_stream(
     settings: TrainSettings,
     *,
     targets: tuple[str, ...],
+    sources: tuple[TargetSource, ...] = (),
     seed: int,
     views: int | None = None,
     pool: Pool | None = None,
@@ -343,6 +364,7 @@ def open_stream(
         batch_size=settings.batch_size,
         seed=seed,
         targets=targets,
+        sources=sources,
         views=views,
         drop_last=True,
         pool=pool,
@@ -403,7 +425,7 @@ def plan_distill(
     )
     shard_set, location = ShardSet.open(shards), Location.of(store)
     generation = settings.generation or _begun_on(Location.of(out), location)
-    chosen = choose_targets(location, vectors, method, training, generation)
+    chosen = choose_targets(shard_set, location, vectors, method, training, generation)
     _refuse_one_class(chosen, training, where=vectors or store)
     built = build_student(config, method, training, chosen.vectors, chosen.specs, seed=settings.seed)
     check_kind(
@@ -419,6 +441,7 @@ def plan_distill(
         built,
         training,
         targets=chosen.names,
+        sources=chosen.sources,
         seed=order_seed,
         views=settings.views,
         accept_other_pixels=settings.accept_other_pixels,
@@ -444,6 +467,7 @@ def plan_distill(
         **({} if order_seed == settings.seed else {"order_seed": order_seed}),
         "views": {"count": stream.num_views, "schedule": "epoch mod count"},
         "targets": list(chosen.names),
+        **identities(chosen.sources),
         **({"compiled": True} if settings.compiled else {}),
         **({"cuda_graphs": True} if settings.cuda_graphs else {}),
     }
@@ -497,7 +521,9 @@ def plan_distill(
         cuda_graphs=settings.cuda_graphs,
         accept_other_pixels=settings.accept_other_pixels,
         generation=stream.store.generation,
-        notes=_notes(built, stream, training, recipe, config, checking) + _notes_on_draws(chosen, training),
+        notes=_notes(built, stream, training, recipe, config, checking)
+        + tuple(source.note for source in chosen.sources if source.note)
+        + _notes_on_draws(chosen, training),
         reuse=None if settings.reuse_views else _reuse(stream, training),
         checkpoint_every=settings.checkpoint_every,
         show_progress=show_progress,
@@ -572,7 +598,7 @@ def _refuse_one_class(chosen: TrainingTargets, settings: TrainSettings, where: o
 
 def _other_terms(chosen: TrainingTargets, settings: TrainSettings) -> bool:
     """Whether the loss has a term for other targets than logits, with a weight that is not 0."""
-    return set(chosen.requested) != {"logits"} and bool(getattr(settings, "embedding_weight", 1))
+    return not set(chosen.requested) <= {"logits", LABEL} and bool(getattr(settings, "embedding_weight", 1))
 
 
 def _validation(images: str | None, by: str, vectors: ClassVectors | None, shards: ShardSet) -> Validation | None:

@@ -38,7 +38,7 @@ def check_common(stages: Mapping[str, DistillStage]) -> None:
     expected = _common(first)
     for name, stage in stages.items():
         for option, value in _common(stage).items():
-            if value != expected[option]:
+            if value != expected.setdefault(option, value):
                 raise InputError(
                     "students of one pass must agree in what they see, and where they are computed",
                     code="students-differ",
@@ -76,7 +76,18 @@ def _common(stage: DistillStage) -> dict[str, object]:
         "--accept-other-pixels": stage.accept_other_pixels,
         "--decode-workers": stage.compute.decode_workers,
         "--device": stage.compute.device,
+        **_by_sources(stage),
         "--threads": stage.compute.threads,
+    }
+
+
+def _by_sources(stage: DistillStage) -> dict[str, object]:
+    """What decides the values of targets that the store does not hold, by target."""
+    vectors = "" if stage.vectors is None else stage.vectors.digest
+    return {
+        f"target '{name}'": vectors if source.identity is None else source.identity
+        for source in stage.chosen.sources
+        for name in source.layouts
     }
 
 

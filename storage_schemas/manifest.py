@@ -362,6 +362,10 @@ class ManifestReader:
         """The labels of one shard's samples in row order, without reading the other columns."""
         return self._columns(shard, ["label"])["label"]
 
+    def paths_of(self, shard: int) -> list[str]:
+        """The paths of one shard's samples in row order, without reading the other columns."""
+        return self._columns(shard, ["path"])["path"]
+
     def source_paths(self) -> Iterator[tuple[int, str]]:
         """(source, path) of every sample in row order, without reading the other columns."""
         for shard in range(self._num_shards):

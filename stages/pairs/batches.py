@@ -7,7 +7,7 @@ nothing of it, and it would cost each command a second or two until its first ba
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from ..samples.registry import kind_named
 from .join import JoinedShard
 from .local_copies import LocalCopies
 from .order import EpochOrder, window_shards
+from .sources import TargetSource
 from .store import StoreFacts, open_store
 
 #: A batch to make: epoch, its first sample in the epoch's order, and the one behind its last.
@@ -40,6 +41,7 @@ class Batches:
         seed: of the order.
         num_views: epoch e reads view e mod this.
         names: targets to read.
+        sources: of those that the store does not give.
         copies: of shards on this machine, by way of which `shards` and `facts` are read; None where they lie here, or are read from afar.
 
     Attributes:
@@ -56,9 +58,10 @@ class Batches:
         seed: int,
         num_views: int,
         names: tuple[str, ...],
+        sources: Sequence[TargetSource] = (),
         copies: LocalCopies | None = None,
     ) -> None:
-        self._copies = copies
+        self._copies, self._sources = copies, sources
         self._shards, self._facts, self._num_views = shards, facts, num_views
         self._image_size, self._seed, self.names = image_size, seed, names
         self._limit = shards.corpus.max_pixels
@@ -84,9 +87,12 @@ class Batches:
         """What a batch consists of: rows, images, and the targets in their order."""
         _, start, stop = task
         count = stop - start
-        shapes = {target.name: target.shape for target in self._facts.spec.targets}
+        layouts = {target.name: ("f4", target.shape) for target in self._facts.spec.targets}
+        for source in self._sources:
+            layouts |= source.layouts
         images = (np.dtype(self._kind.dtype).str, (count, *self._kind.shape(self._image_size)))
-        return [("i8", (count,)), images, *(("f4", (count, *shapes[name])) for name in self.names)]
+        targets = (layouts[name] for name in self.names)
+        return [("i8", (count,)), images, *((dtype, (count, *shape)) for dtype, shape in targets)]
 
     def make(self, task: BatchSpan, arrays: list[NDArray[Any]]) -> None:
         """Fill the arrays of these samples.
@@ -118,7 +124,7 @@ class Batches:
         stop: int,
         rows_N: NDArray[np.int64],
         pixels_NCHW: NDArray[Any],
-        *values: NDArray[np.float32],
+        *values: NDArray[Any],
     ) -> None:
         if self._order is None or self._order.epoch != epoch:
             self._order = EpochOrder(
@@ -155,7 +161,7 @@ class Batches:
                 self._arrays = OpenArrays(open_store(self._facts.store, self._facts.generation))
             if self._copies is not None:
                 self._copies.keep(shard)
-            self._open[shard] = JoinedShard(self._shards, self._arrays, self._facts, shard, self.names)
+            self._open[shard] = JoinedShard(self._shards, self._arrays, self._facts, shard, self.names, self._sources)
         return self._open[shard].show(view)
 
     def _keep_open(self, wanted: set[int]) -> None:

@@ -17,6 +17,7 @@ from ...storage_schemas.view_params import Views
 from ..corpora.shards import ShardReader, ShardSet
 from ..samples.pixel_sample import check_sample
 from .receipts import StoreReceipts
+from .sources import ShardRows, TargetSource, Values, source_of
 from .store import StoreFacts, store_facts, store_receipts
 from .target_rows import TargetRows
 
@@ -150,10 +151,10 @@ def check_pixels(shards: ShardSet, facts: StoreFacts, *, accept_other: bool = Fa
 class UsableRows:
     """A target of the usable samples of a shard, by their place among these."""
 
-    def __init__(self, rows: TargetRows, positions: NDArray[np.int64]) -> None:
+    def __init__(self, rows: Values, positions: NDArray[np.int64]) -> None:
         self._rows, self._positions = rows, positions
 
-    def __getitem__(self, places: Any) -> NDArray[np.float32]:
+    def __getitem__(self, places: Any) -> NDArray[Any]:
         return self._rows[self._positions[places]]
 
 
@@ -163,18 +164,34 @@ class JoinedShard:
     Attributes:
         rows: global row numbers of the usable samples, int64 (sample,), ascending.
         view_params: their boxes and colours in the view at hand, VIEW (sample,).
-        targets: by name; `targets[name][positions]` is fp32 (sample, …) of some usable samples, by their place among these.
+        targets: by name; `targets[name][positions]` is (sample, …) of some usable samples, by their place among these: fp32, but
+            for what sources give.
 
     Raises:
         DamagedError: tar and store disagree about a key or about which samples are usable, or bytes are damaged.
+        MismatchError: a source has not what the store has.
     """
 
     rows: NDArray[np.int64]
     view_params: Views
     targets: Mapping[str, UsableRows]
 
-    def __init__(self, shards: ShardSet, root: Arrays, facts: StoreFacts, shard: int, names: Sequence[str]) -> None:
-        self._root, self._facts, self._shard, self._names = root, facts, shard, names
+    def __init__(
+        self,
+        shards: ShardSet,
+        root: Arrays,
+        facts: StoreFacts,
+        shard: int,
+        names: Sequence[str],
+        sources: Sequence[TargetSource] = (),
+    ) -> None:
+        """
+        Args:
+            names: targets to read.
+            sources: of those that the store does not give.
+        """
+        self._shards, self._root, self._facts, self._shard, self._names = shards, root, facts, shard, names
+        self._sources = sources
         self._where = f"{facts.store}, shard {shard}"
         self._reader = ShardReader(shards, shard)
         self._view = -1
@@ -190,9 +207,17 @@ class JoinedShard:
         params_N = read_params(self._root, spec, self._shard, (view,), (keys_N, valid_N))[:, 0]
         self.rows = positions + spec.rows(self._shard).start
         self.view_params = params_N[positions]
-        self.targets = {
-            name: UsableRows(TargetRows(self._root, spec, self._shard, name, view), positions) for name in self._names
+        values: dict[str, Values] = {
+            name: TargetRows(self._root, spec, self._shard, name, view)
+            for name in self._names
+            if source_of(self._sources, name) is None
         }
+        rows = ShardRows(
+            shards=self._shards, shard=self._shard, view=view, keys_N=keys_N, valid_N=valid_N, params_N=params_N
+        )
+        for source in self._sources:
+            values |= source.open(rows, [name for name in self._names if name in source.layouts])
+        self.targets = {name: UsableRows(values[name], positions) for name in self._names}
         self._view = view
         return self
 

@@ -25,6 +25,7 @@ from .batches import Batches
 from .join import check_pixels, check_views, open_pair, targets_to_read
 from .local_copies import ComingShards, LocalCache, LocalCopies
 from .order import Spans, check_batch
+from .sources import TargetSource, identities, source_of
 from .store import StoreFacts, open_store, read_vectors
 
 
@@ -33,7 +34,7 @@ class Batch(NamedTuple):
 
     Attributes:
         images_NCHW: uint8 (sample, 3, image_size, image_size), contiguous; normalisation happens in the model.
-        targets: by name, fp32 (sample, …), of the epoch's view.
+        targets: by name, fp32 (sample, …), of the epoch's view; those of sources in their own types.
         rows_N: int64 (sample,): row of each sample in the store.
     """
 
@@ -65,6 +66,7 @@ class TargetStream(IterableDataset[Batch]):
         seed: of the order.
         targets: names of the targets to read. `logits` are formed from embeddings and the store's class
             vectors where the store holds no logits.
+        sources: of targets that the store does not hold, such as `ManifestLabels`.
         views: read the first so many views of the store's K only.
         drop_last: leave out the last batch of an epoch if it is shorter.
         rank: this process reads the rank-th of `world_size` equal parts of each batch. By default that of torch.distributed,
@@ -98,6 +100,7 @@ class TargetStream(IterableDataset[Batch]):
         batch_size: int,
         seed: int = 0,
         targets: Sequence[str] = ("logits",),
+        sources: Sequence[TargetSource] = (),
         views: int | None = None,
         drop_last: bool = True,
         rank: int | None = None,
@@ -115,7 +118,8 @@ class TargetStream(IterableDataset[Batch]):
         )
         self.shards, self._facts = shard_set, facts
         self._targets = tuple(targets)
-        read, self._forms_logits = targets_to_read(facts, self._targets)
+        elsewhere = tuple(name for name in self._targets if source_of(sources, name) is not None)
+        read, self._forms_logits = targets_to_read(facts, [name for name in self._targets if name not in elsewhere])
         self.num_views = check_views(facts, views)
         self.note = check_pixels(shard_set, facts, accept_other=accept_other_pixels)
         self.num_samples = int(facts.valid_rows.sum())
@@ -136,6 +140,7 @@ class TargetStream(IterableDataset[Batch]):
                 "store": facts.fingerprint,
                 "seed": seed,
                 "views": self.num_views,
+                **identities(sources),
             }
         )
         copies = None if local_cache is None else LocalCopies.of(local_cache, shard_set, facts, read)
@@ -146,7 +151,8 @@ class TargetStream(IterableDataset[Batch]):
             image_size=image_size,
             seed=seed,
             num_views=self.num_views,
-            names=read,
+            names=read + elsewhere,
+            sources=tuple(sources),
             copies=copies,
         )
         self._ahead = BatchesAhead(self._pairs, num_workers, pool)

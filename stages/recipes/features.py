@@ -21,7 +21,7 @@ from ..students.family import Backbone
 from ..students.head import Head, Level
 from ..students.student import Student, grid_of
 from .features_settings import FeaturesSettings
-from .recipe import LossInputs, all_with_decay_on_matrices
+from .recipe import BaseRecipe, LossInputs, all_with_decay_on_matrices
 
 #: Axes of a target's row, and whether a student's map can be brought to it.
 _MAP, _TOKENS, _VECTOR = ("channel", "y", "x"), ("token", "channel"), ("channel",)
@@ -30,7 +30,7 @@ _MAP, _TOKENS, _VECTOR = ("channel", "y", "x"), ("token", "channel"), ("channel"
 _EMBEDDING = "embedding"
 
 
-class Features:
+class Features(BaseRecipe):
     """Any student of either family; each target has a map of the student and a projector of its own.
 
     Student and teacher see the same box, flip and colours of a view, so that places correspond. With `embedding` among the targets
@@ -38,7 +38,6 @@ class Features:
     """
 
     name = "features"
-    frozen_backbone = False
     defaults = FeaturesSettings()
 
     def targets(self, settings: FeaturesSettings, stored: Sequence[TargetSpec]) -> tuple[str, ...]:
@@ -95,10 +94,6 @@ class Features:
             normalized=vectors is not None and vectors.normalized,
             levels=levels,
         )
-
-    def logit_scale(self, backbone: Backbone, vectors: ClassVectors) -> float:
-        """The teacher's."""
-        return vectors.logit_scale
 
     def parameter_groups(self, student: Student, settings: FeaturesSettings) -> list[dict[str, Any]]:
         return all_with_decay_on_matrices(student, settings)

@@ -17,10 +17,10 @@ from ..students.family import Backbone
 from ..students.head import Head
 from ..students.student import Student
 from .kd_settings import KdSettings
-from .recipe import LossInputs, all_with_decay_on_matrices
+from .recipe import BaseRecipe, LossInputs, all_with_decay_on_matrices
 
 
-class Kd:
+class Kd(BaseRecipe):
     """Any backbone.
 
     Its features are projected to the teacher's width and compared with the teacher's class vectors, scale and
@@ -29,11 +29,11 @@ class Kd:
     """
 
     name = "kd"
-    frozen_backbone = False
     defaults = KdSettings()
 
     def targets(self, settings: KdSettings, stored: Sequence[TargetSpec]) -> tuple[str, ...]:
-        return ("logits",) if settings.embedding_loss == "none" else ("logits", "embedding")
+        embedding = () if settings.embedding_loss == "none" else ("embedding",)
+        return ("logits", *embedding, *(("label",) if settings.label_weight else ()))
 
     def head(
         self,
@@ -50,17 +50,14 @@ class Kd:
             normalized=vectors.normalized,
         )
 
-    def logit_scale(self, backbone: Backbone, vectors: ClassVectors) -> float:
-        """The teacher's."""
-        return vectors.logit_scale
-
     def parameter_groups(self, student: Student, settings: KdSettings) -> list[dict[str, Any]]:
         return all_with_decay_on_matrices(student, settings)
 
     def loss(self, outputs: LossInputs, settings: KdSettings) -> Tensor:
-        """weight * T^2 * KL(teacher || student), mean over the batch; plus the embedding term, if it has a weight.
+        """weight * T^2 * KL(teacher || student), mean over the batch; plus the terms of embeddings and labels, if they have weights.
 
-        That term is 1 - cosine, or the squared distance over all channels, mean over the batch.
+        That of embeddings is 1 - cosine, or the squared distance over all channels, mean over the batch. That of labels is the
+        cross entropy of the student at T = 1, summed over the images that have a label and divided by all of the batch.
         """
         t = settings.temperature
         divergence = F.kl_div(
@@ -70,6 +67,10 @@ class Kd:
             log_target=True,
         )
         loss = settings.loss_weight * t * t * divergence
+        if settings.label_weight:
+            student_NC, label_N = outputs.student["logits"], outputs.teacher["label"]
+            entropy = F.cross_entropy(student_NC, label_N, ignore_index=-1, reduction="sum")
+            loss = loss + settings.label_weight * entropy / len(label_N)
         if settings.embedding_loss == "none":
             return loss
         student_ND, teacher_ND = outputs.student["embedding"], outputs.teacher["embedding"]

@@ -27,3 +27,9 @@ class KdSettings(TrainSettings):
         help="Also a loss on the distance to the teacher's embeddings, if these are cached.",
     )
     embedding_weight: float = setting(1.0, least=0, help="Factor of the embedding term.")
+    label_weight: float = setting(
+        0.0,
+        least=0,
+        off=0,
+        help="Factor of a cross entropy to the corpus's own labels; images without one learn from the teacher alone.",
+    )

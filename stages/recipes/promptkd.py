@@ -18,10 +18,10 @@ from ..students.family import Backbone
 from ..students.head import Head
 from ..students.student import Student
 from .promptkd_settings import PromptKdSettings
-from .recipe import LossInputs
+from .recipe import BaseRecipe, LossInputs
 
 
-class PromptKd:
+class PromptKd(BaseRecipe):
     """As published for base-to-novel.
 
     The authors use --loss-weight 200 for aircraft, flowers, textures, and --prompt-depth 3 across data sets.

@@ -24,15 +24,21 @@ class LossInputs:
     Attributes:
         student: with gradients. `embedding` (N, D) always; `logits` (N, C) where there are class vectors; and for each of the
             head's levels what its projector gives, under the name of the target that it is compared with and in its shape.
-        teacher: the targets that the recipe needs, from the store; `logits` may be formed from embeddings.
+        teacher: the targets that the recipe needs, from the store; `logits` may be formed from embeddings. `label` and `domain`
+            are int64 (N,), -1 for none.
+        class_vectors_CD: the class vectors, fp32; None where there are none.
     """
 
     student: Mapping[str, Tensor]
     teacher: Mapping[str, Tensor]
+    class_vectors_CD: Tensor | None = None
 
 
 class Recipe(Protocol):
-    """A distillation method. Its settings are a subclass of `TrainSettings`; their fields become options of `distill`."""
+    """A distillation method. Its settings are a subclass of `TrainSettings`; their fields become options of `distill`.
+
+    `BaseRecipe` has defaults for what few recipes change.
+    """
 
     @property
     def name(self) -> str:
@@ -46,10 +52,15 @@ class Recipe(Protocol):
     def frozen_backbone(self) -> bool:
         """Whether the backbone's own weights stay as they are; such a recipe needs them to be named."""
 
+    def needs_all_labels(self, settings: Any) -> bool:
+        """Whether every sample must have a label that is the name of a class, where `label` is among its targets."""
+
     def targets(self, settings: Any, stored: Sequence[TargetSpec]) -> tuple[str, ...]:
         """Names of the targets that the loss needs.
 
-        `logits` needs class vectors, and is there wherever logits or embeddings are stored; other names must be stored.
+        `logits` needs class vectors, and is there wherever logits or embeddings are stored. `label` (the class id of the sample's
+        label, int64) needs class vectors and a corpus with labels, `domain` (a number, int64) one whose images lie at
+        DOMAIN/CLASS/IMAGE; no store holds these. Other names must be stored.
 
         Args:
             settings: its own.
@@ -86,6 +97,19 @@ class Recipe(Protocol):
 
     def loss(self, outputs: LossInputs, settings: Any) -> Tensor:
         """The loss of one batch, a scalar: a mean over its samples."""
+
+
+class BaseRecipe:
+    """What most recipes have in common."""
+
+    frozen_backbone = False
+
+    def logit_scale(self, backbone: Backbone, vectors: ClassVectors) -> float:
+        """The teacher's."""
+        return vectors.logit_scale
+
+    def needs_all_labels(self, settings: Any) -> bool:
+        return False
 
 
 def all_with_decay_on_matrices(student: Student, settings: TrainSettings) -> list[dict[str, Any]]:

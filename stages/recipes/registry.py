@@ -92,4 +92,20 @@ def _loaded(point: EntryPoint) -> Recipe:
             found=f"{type(error).__name__}: {error}",
             hint="mend the package, or uninstall it",
         ) from error
-    return cast("Recipe", found() if isinstance(found, type) else found)
+    recipe = found() if isinstance(found, type) else found
+    lacking = [member for member in _members() if not hasattr(recipe, member)]
+    if lacking:
+        raise InputError(
+            "a package's recipe is not whole",
+            code="recipe-incomplete",
+            where=f"--recipe {point.name}",
+            expected=", ".join(lacking),
+            found=point.value,
+            hint="inherit BaseRecipe of teachonce.stages.recipes.recipe, and see docs/extending.md for the rest",
+        )
+    return cast("Recipe", recipe)
+
+
+def _members() -> list[str]:
+    """Names of what `Recipe` describes."""
+    return [name for name in vars(Recipe) if not name.startswith("_")]

@@ -12,11 +12,15 @@ from ...storage_schemas.errors import InputError, MismatchError
 from ...storage_schemas.fingerprint import Json
 from ...storage_schemas.plain_text import typed
 from ...storage_schemas.store_description import StoreDescription, TargetSpec
+from ..corpora.shards import ShardSet
+from ..pairs.join import as_made
+from ..pairs.manifest_labels import DOMAIN, LABEL, ManifestLabels
+from ..pairs.sources import TargetSource
 from ..pairs.store import open_store, read_description, read_vectors, vectors_if_any
 from ..recipes.recipe import Recipe
 
 #: Targets that class vectors belong to.
-_ABOUT_CLASSES = {"logits", "embedding"}
+_ABOUT_CLASSES = {"logits", "embedding", LABEL}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +32,7 @@ class TrainingTargets:
         names: targets to read. For `logits` that is `logits` where they were formed with these vectors, else `embedding`,
             from which they are formed anew.
         specs: the requested targets that are stored, by name.
+        sources: of the others.
         requested: names of all targets that the recipe needs.
         teacher: the teacher, for people.
     """
@@ -37,6 +42,7 @@ class TrainingTargets:
     specs: Mapping[str, TargetSpec]
     requested: tuple[str, ...]
     teacher: Json
+    sources: tuple[TargetSource, ...] = ()
 
     @property
     def forms_logits(self) -> bool:
@@ -45,6 +51,7 @@ class TrainingTargets:
 
 
 def choose_targets(
+    shards: ShardSet,
     store: Location,
     vectors: Location | str | None,
     recipe: Recipe,
@@ -54,13 +61,14 @@ def choose_targets(
     """Find the targets that the recipe needs, and the class vectors that go with them.
 
     Args:
+        shards: the corpus, in any state.
         store: the store with the targets.
         vectors: another store whose class vectors are to be used, or None for its own.
         recipe, settings: the method.
         generation: of the store; None for the current one.
 
     Raises:
-        InputError: no store there, or one without what the recipe needs.
+        InputError: no store there, or one without what the recipe needs; or a corpus without labels or domains that it needs.
         IncompleteError: no targets, or no class vectors where logits are requested, yet.
         MismatchError: class vectors of another teacher or width; logits of other class vectors and no embeddings.
     """
@@ -82,7 +90,7 @@ def choose_targets(
     source = store if vectors is None else Location.of(vectors)
     if about_classes:
         other = root if vectors is None else open_store(source)
-        needed = vectors is not None or "logits" in requested
+        needed = vectors is not None or bool({"logits", LABEL} & set(requested))
         class_vectors = read_vectors(other, source) if needed else vectors_if_any(other, source)
         if class_vectors is not None:
             _check_teacher(about, other, source)
@@ -94,12 +102,20 @@ def choose_targets(
             names = tuple(dict.fromkeys("embedding" if name == "logits" else name for name in requested))
     elif class_vectors is not None:
         _check_width(stored, class_vectors, source)
+    sources: list[TargetSource] = []
+    if {LABEL, DOMAIN} & set(requested):
+        class_names = None if class_vectors is None else class_vectors.names
+        labels = ManifestLabels.of(as_made(shards, store, about), requested, class_names)
+        if recipe.needs_all_labels(settings):
+            labels.require_all(recipe.name)
+        sources.append(labels)
     return TrainingTargets(
         vectors=class_vectors,
         names=names,
         specs={name: stored[name] for name in requested if name in stored},
         requested=requested,
         teacher=about.teacher,
+        sources=tuple(sources),
     )
 
 

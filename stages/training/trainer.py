@@ -141,7 +141,10 @@ class Trainer:
             student: dict[str, Tensor] = self._model(images_NCHW)
         if self.student_head is not None:
             student = {**student, "logits": self.student_head(student["embedding"])}
-        return self.recipe.loss(LossInputs(student=student, teacher=targets), self.settings)
+        vectors_CD = None if self.student_head is None else self.student_head.vectors_CD
+        return self.recipe.loss(
+            LossInputs(student=student, teacher=targets, class_vectors_CD=vectors_CD), self.settings
+        )
 
     def learning_rate(self, epoch: int, step: int) -> float:
         return learning_rate(

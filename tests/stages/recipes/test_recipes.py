@@ -163,6 +163,20 @@ def test_kds_loss(t: float) -> None:
     ]
 
 
+def test_kds_loss_with_labels() -> None:
+    """Images without a label add nothing, and count as images."""
+    kd = recipe_named("kd")
+    settings = kd.defaults.override("kd", {"temperature": 2.0, "label_weight": 0.5})
+    assert kd.targets(settings, ()) == ("logits", "label")
+    plain = float(kd.loss(outputs(), replace(settings, label_weight=0.0)))
+    label_N = torch.tensor([3, -1, 0, 6])
+    student_NC = outputs().student["logits"].double()
+    terms = [float(student_NC[i].logsumexp(0) - student_NC[i, int(c)]) for i, c in enumerate(label_N) if c >= 0]
+    given = replace(outputs(), teacher={**outputs().teacher, "label": label_N})
+    assert float(kd.loss(given, settings)) == pytest.approx(plain + 0.5 * sum(terms) / 4, rel=1e-5)
+    assert "label_weight" not in kd.defaults.to_json()
+
+
 def test_a_student_that_says_what_its_teacher_says_has_no_loss() -> None:
     same = replace(outputs(), student=outputs().teacher)
     for name in recipe_names():
