@@ -239,7 +239,13 @@ class OpenStudent:
         """
         recipe = recipe_named(stage.recipe)
         built = stage.built.take() or build_student(
-            stage.config, recipe, stage.settings, stage.vectors, stage.chosen.specs, seed=stage.seed
+            stage.config,
+            recipe,
+            stage.settings,
+            stage.vectors,
+            stage.chosen.specs,
+            seed=stage.seed,
+            teacher=stage.chosen.preprocess,
         )
         if built.digest != stage.identity["student"]["weights"]:
             raise MismatchError(
@@ -360,7 +366,7 @@ def open_stream(
     return TargetStream(
         shards,
         store,
-        image_size=built.backbone.preprocess.size,
+        image_size=built.image_size,
         batch_size=settings.batch_size,
         seed=seed,
         targets=targets,
@@ -427,13 +433,16 @@ def plan_distill(
     generation = settings.generation or _begun_on(Location.of(out), location)
     chosen = choose_targets(shard_set, location, vectors, method, training, generation)
     _refuse_one_class(chosen, training, where=vectors or store)
-    built = build_student(config, method, training, chosen.vectors, chosen.specs, seed=settings.seed)
-    check_kind(
-        shard_set.corpus.sample_kind,
-        built.backbone.preprocess.sample_kind,
-        where=shard_set.location,
-        expected_by="the student",
+    built = build_student(
+        config, method, training, chosen.vectors, chosen.specs, seed=settings.seed, teacher=chosen.preprocess
     )
+    if method.reads_images:
+        check_kind(
+            shard_set.corpus.sample_kind,
+            built.backbone.preprocess.sample_kind,
+            where=shard_set.location,
+            expected_by="the student",
+        )
     local_cache = _local_cache(settings)
     stream = open_stream(
         shard_set,

@@ -11,6 +11,7 @@ from ..storage_schemas.errors import InputError
 from ..storage_schemas.fingerprint import canonical_json
 from ..storage_schemas.receipt import Receipt
 from .distill import DistillStage, OpenStudent, train_students
+from .recipes.registry import recipe_named
 from .training.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def _common(stage: DistillStage) -> dict[str, object]:
     preprocess = stage.identity["student"]["preprocess"]
     return {
         "--batch-size": stage.settings.batch_size,
+        "--recipe": "one that reads images" if recipe_named(stage.recipe).reads_images else "one that reads none",
         "--student-size": preprocess["size"],
         "--views": stage.views,
         "--order-seed": stage.order_seed,

@@ -190,58 +190,47 @@ class ShardSet:
         return ShardReader(self, shard, in_order=in_order)
 
 
-class ShardReader:
-    """One tar, held open. Length and index are checked against the receipt on open; each image on read.
+class ShardIndex:
+    """The offset index of one tar, checked against the receipt. The tar itself may be gone.
 
     Args:
-        in_order: rows are read about in their order, so that of a tar that lies far away many come with one request.
+        receipt: the shard's, where it has been read already.
 
     Attributes:
         index: records (key, row, offset, length, crc32) of the usable images, in row order.
         invalid: reasons by row of the samples that have no usable image.
 
     Raises:
-        DamagedError: tar or index is missing, cut, or not the one that the receipt vouches for.
+        DamagedError: the index is missing, or not the one that the receipt vouches for.
     """
 
-    def __init__(self, shards: ShardSet, shard: int, *, in_order: bool = False) -> None:
-        self._redo = shards.ledger_of(shard).redo_hint(shard_name(shard))
-        receipt = shards.receipt(shard)
-        files = {output.path: output for output in receipt.outputs}
-        self._vouched, vouched_index = (files[f"{shard_name(shard)}{ending}"] for ending in SHARD_FILES)
-        self._tar = shards.file(shard, self._vouched)
-        found = self._tar.stat()
-        if self._vouched.place:
-            refuse_changed_tar(self._tar, found, size=self._vouched.bytes, version=self._vouched.version)
-        elif found is None or found.size != self._vouched.bytes:
-            raise _changed_file(shards, self._vouched, None if found is None else found.size)
-        index_location = shards.file(shard, vouched_index)
+    def __init__(self, shards: ShardSet, shard: int, receipt: Receipt | None = None) -> None:
+        redo = shards.ledger_of(shard).redo_hint(shard_name(shard))
+        receipt = receipt or shards.receipt(shard)
+        self._tar, vouched = _files(receipt, shard)
+        location = shards.file(shard, vouched)
         try:
-            index = index_location.read_bytes()
+            index = location.read_bytes()
         except FileNotFoundError:
-            raise _changed_file(shards, vouched_index, None) from None
-        if len(index) != vouched_index.bytes:
-            raise _changed_file(shards, vouched_index, len(index))
-        if (sha256 := hashlib.sha256(index).hexdigest()) != vouched_index.sha256:
+            raise _changed_file(shards, vouched, None) from None
+        if len(index) != vouched.bytes:
+            raise _changed_file(shards, vouched, len(index))
+        if (sha256 := hashlib.sha256(index).hexdigest()) != vouched.sha256:
             raise DamagedError(
                 "an offset index changed since it was written",
                 code="index-changed",
-                where=index_location,
-                expected=f"sha256 {vouched_index.sha256}",
+                where=location,
+                expected=f"sha256 {vouched.sha256}",
                 found=sha256,
-                hint=f"restore it from a copy, or {self._redo}",
+                hint=f"restore it from a copy, or {redo}",
             )
-        self.index: NDArray[np.void] = decode_index(index, where=index_location)
+        self.index: NDArray[np.void] = decode_index(index, where=location)
         self.invalid = {bad.row: bad.reason for bad in receipt.invalid_rows}
-        self._check_index(shards.corpus.rows(shard), index_location)
-        self._bytes = self._tar.open_ranges("" if found is None else found.version)
-        if in_order and self._tar.local_path() is None:
-            self._bytes = RangesInBlocks(self._bytes)
-        self._position = {int(row): i for i, row in enumerate(self.index["row"])}
+        self._check(shards.corpus.rows(shard), location, redo)
 
-    def _check_index(self, rows: range, where: object) -> None:
+    def _check(self, rows: range, where: object, redo: str) -> None:
         """Refuse an index of other rows than the shard's, or of bytes behind the end of its tar."""
-        size = self._vouched.bytes
+        size = self._tar.bytes
         begin, length = self.index["offset"], self.index["length"]
         fits = (begin >= TAR_BLOCK) & (length >= 0) & (begin <= size) & (length <= size - begin)
         known = sorted([*self.index["row"].tolist(), *self.invalid])
@@ -252,8 +241,39 @@ class ShardReader:
                 where=where,
                 expected=f"rows {rows.start} to {rows.stop - 1}",
                 found=f"{len(self.index)} images and {len(self.invalid)} without, {int((~fits).sum())} of them outside the tar",
-                hint=f"restore it from a copy, or {self._redo}",
+                hint=f"restore it from a copy, or {redo}",
             )
+
+
+class ShardReader:
+    """One tar, held open. Length and index are checked against the receipt on open; each image on read.
+
+    Args:
+        in_order: rows are read about in their order, so that of a tar that lies far away many come with one request.
+
+    Attributes:
+        index, invalid: as in `ShardIndex`.
+
+    Raises:
+        DamagedError: tar or index is missing, cut, or not the one that the receipt vouches for.
+    """
+
+    def __init__(self, shards: ShardSet, shard: int, *, in_order: bool = False) -> None:
+        self._redo = shards.ledger_of(shard).redo_hint(shard_name(shard))
+        receipt = shards.receipt(shard)
+        self._vouched, _ = _files(receipt, shard)
+        self._tar = shards.file(shard, self._vouched)
+        found = self._tar.stat()
+        if self._vouched.place:
+            refuse_changed_tar(self._tar, found, size=self._vouched.bytes, version=self._vouched.version)
+        elif found is None or found.size != self._vouched.bytes:
+            raise _changed_file(shards, self._vouched, None if found is None else found.size)
+        known = ShardIndex(shards, shard, receipt)
+        self.index, self.invalid = known.index, known.invalid
+        self._bytes = self._tar.open_ranges("" if found is None else found.version)
+        if in_order and self._tar.local_path() is None:
+            self._bytes = RangesInBlocks(self._bytes)
+        self._position = {int(row): i for i, row in enumerate(self.index["row"])}
 
     def key(self, row: int) -> str:
         """The key of a row that has an image."""
@@ -304,6 +324,13 @@ class ShardReader:
 
     def close(self) -> None:
         self._bytes.close()
+
+
+def _files(receipt: Receipt, shard: int) -> tuple[Output, Output]:
+    """Tar and index, as the receipt vouches for them."""
+    files = {output.path: output for output in receipt.outputs}
+    tar, index = (files[f"{shard_name(shard)}{ending}"] for ending in SHARD_FILES)
+    return tar, index
 
 
 def _changed_file(shards: ShardSet, output: Output, found: int | None) -> DamagedError:

@@ -18,6 +18,9 @@ TIMM_PREFIX = "timm:"
 #: Prefixes of open_clip's spelling for a model in a local folder, and for one on the hub.
 LOCAL_PREFIX, HUB_PREFIX = "local-dir:", "hf-hub:"
 
+#: Prefix of `--student` that names a decoder of a teacher's maps.
+DECODER_PREFIX = "decoder:"
+
 #: Prefix of `--teacher` that names a folder of learned prompts.
 PROMPTS_PREFIX = "teachonce:"
 
@@ -33,7 +36,7 @@ def unknown_name(what: str, name: str, known: Sequence[str], hint: str, *, code:
 def without_prefix_error(name: str, known: Sequence[str], hint: str, *, role: Role) -> InputError:
     """The error for a name that open_clip does not have: what stands before its colon may be misspelt."""
     before, colon, rest = name.partition(":")
-    prefixes = [TIMM_PREFIX, LOCAL_PREFIX, HUB_PREFIX, *([PROMPTS_PREFIX] if role == "teacher" else [])]
+    prefixes = [TIMM_PREFIX, LOCAL_PREFIX, HUB_PREFIX, PROMPTS_PREFIX if role == "teacher" else DECODER_PREFIX]
     near = [f"{prefix}{rest}" for prefix in near_names(before + colon, prefixes)] if colon else []
     if near:
         return InputError(

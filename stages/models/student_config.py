@@ -17,7 +17,10 @@ class StudentConfig(PreprocessSettings):
         rehash: whether what is remembered of its weights is computed anew; see `known_weights`.
     """
 
-    model: str = setting(option="", help="open_clip model (ViT-B-16, hf-hub:…, local-dir:…) or timm:NAME.")
+    model: str = setting(
+        option="",
+        help="open_clip model (ViT-B-16, hf-hub:…, local-dir:…), timm:NAME, or decoder:NAME, which reads maps.",
+    )
     pretrained: str | None = setting(
         None,
         help="Pretrained tag, path to weights, `random`, or for timm `default`. Without it, kd starts from seeded random weights; "

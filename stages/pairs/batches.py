@@ -37,7 +37,7 @@ class Batches:
 
     Args:
         shards, facts: a pair that belongs together, see `join.open_pair`.
-        image_size: pixels of the square images.
+        image_size: pixels of the square images; None makes batches without any: no image is opened, nor a tar.
         seed: of the order.
         num_views: epoch e reads view e mod this.
         names: targets to read.
@@ -54,7 +54,7 @@ class Batches:
         shards: ShardSet,
         facts: StoreFacts,
         *,
-        image_size: int,
+        image_size: int | None,
         seed: int,
         num_views: int,
         names: tuple[str, ...],
@@ -84,13 +84,15 @@ class Batches:
         self._begin()
 
     def layout(self, task: BatchSpan) -> ArrayLayout:
-        """What a batch consists of: rows, images, and the targets in their order."""
+        """What a batch consists of: rows, images (without any, an array of no numbers), and the targets in their order."""
         _, start, stop = task
         count = stop - start
         layouts = {target.name: ("f4", target.shape) for target in self._facts.spec.targets}
         for source in self._sources:
             layouts |= source.layouts
-        images = (np.dtype(self._kind.dtype).str, (count, *self._kind.shape(self._image_size)))
+        size = self._image_size
+        shape = (0,) if size is None else self._kind.shape(size)
+        images = (np.dtype(self._kind.dtype).str, (count, *shape))
         targets = (layouts[name] for name in self.names)
         return [("i8", (count,)), images, *((dtype, (count, *shape)) for dtype, shape in targets)]
 
@@ -141,6 +143,8 @@ class Batches:
             rows_N[places] = joined.rows[positions]
             for name, rows in joined.targets.items():
                 targets[name][places] = rows[positions]
+            if self._image_size is None:
+                continue
             boxes = joined.view_params[positions]
             for place, row, box in zip(places, rows_N[places].tolist(), boxes, strict=True):
                 try:
@@ -161,7 +165,15 @@ class Batches:
                 self._arrays = OpenArrays(open_store(self._facts.store, self._facts.generation))
             if self._copies is not None:
                 self._copies.keep(shard)
-            self._open[shard] = JoinedShard(self._shards, self._arrays, self._facts, shard, self.names, self._sources)
+            self._open[shard] = JoinedShard(
+                self._shards,
+                self._arrays,
+                self._facts,
+                shard,
+                self.names,
+                self._sources,
+                with_images=self._image_size is not None,
+            )
         return self._open[shard].show(view)
 
     def _keep_open(self, wanted: set[int]) -> None:

@@ -14,7 +14,7 @@ from ...storage_schemas.plain_text import counted, typed
 from ...storage_schemas.store_description import StoreSpec
 from ...storage_schemas.target_store import Arrays, read_marks, read_params
 from ...storage_schemas.view_params import Views
-from ..corpora.shards import ShardReader, ShardSet
+from ..corpora.shards import ShardIndex, ShardReader, ShardSet
 from ..samples.pixel_sample import check_sample
 from .receipts import StoreReceipts
 from .sources import ShardRows, TargetSource, Values, source_of
@@ -184,16 +184,20 @@ class JoinedShard:
         shard: int,
         names: Sequence[str],
         sources: Sequence[TargetSource] = (),
+        *,
+        with_images: bool = True,
     ) -> None:
         """
         Args:
             names: targets to read.
             sources: of those that the store does not give.
+            with_images: whether images will be read; without them the tar is not opened, and may be gone.
         """
         self._shards, self._root, self._facts, self._shard, self._names = shards, root, facts, shard, names
         self._sources = sources
         self._where = f"{facts.store}, shard {shard}"
-        self._reader = ShardReader(shards, shard)
+        self._reader = ShardReader(shards, shard) if with_images else None
+        self._index = self._reader.index if self._reader is not None else ShardIndex(shards, shard).index
         self._view = -1
 
     def show(self, view: int) -> JoinedShard:
@@ -223,10 +227,12 @@ class JoinedShard:
 
     def read(self, row: int) -> bytes:
         """The image bytes of a row (see `ShardReader.read`)."""
+        assert self._reader is not None
         return self._reader.read(row)
 
     def close(self) -> None:
-        self._reader.close()
+        if self._reader is not None:
+            self._reader.close()
 
     def _check(self, keys_N: NDArray[np.bytes_], positions: NDArray[np.int64]) -> None:
         """Keys in the store's usable rows equal the keys in the tar's index, row by row."""
@@ -238,7 +244,7 @@ class JoinedShard:
                 len(positions),
                 code="rows-not-of-receipt",
             )
-        index = self._reader.index
+        index = self._index
         in_tar = np.zeros(len(keys_N), dtype=keys_N.dtype)
         in_tar[index["row"] - self._facts.spec.rows(self._shard).start] = index["key"]
         wrong = positions[in_tar[positions] != keys_N[positions]]

@@ -10,6 +10,7 @@ from functools import cached_property
 from ...pipeline.storage import Copies, Location
 from ...storage_schemas.errors import InputError, TeachonceError
 from ...storage_schemas.fingerprint import digest_json
+from ..corpora.generations import SHARD_FILES
 from ..corpora.shards import ShardSet
 from .order import EpochOrder, window_shards
 from .receipts import StoreReceipts, keep_receipt
@@ -60,21 +61,26 @@ class LocalCopies:
     Attributes:
         shards, facts: read by way of the copies.
         names: targets that are read.
+        with_images: whether tars are read.
     """
 
     copies: Copies
     shards: ShardSet
     facts: StoreFacts
     names: tuple[str, ...]
+    with_images: bool = True
 
     @staticmethod
-    def of(cache: LocalCache, shards: ShardSet, facts: StoreFacts, names: tuple[str, ...]) -> LocalCopies:
+    def of(
+        cache: LocalCache, shards: ShardSet, facts: StoreFacts, names: tuple[str, ...], *, with_images: bool = True
+    ) -> LocalCopies:
         copies = cache.copies(facts.corpus_id, facts.fingerprint)
         return LocalCopies(
             copies,
             ShardSet(shards.location.copied(copies), shards.corpus_id),
             replace(facts, store=facts.store.copied(copies)),
             names,
+            with_images,
         )
 
     def keep(self, shard: int, *, verify: bool = False) -> None:
@@ -88,6 +94,8 @@ class LocalCopies:
         """
         keep_receipt(self.shards.ledger_of(shard), shard, self.copies)
         for output in self.shards.receipt(shard).outputs:
+            if output.path.endswith(SHARD_FILES[0]) and not self.with_images:
+                continue
             file = self.shards.file(shard, output)
             file.keep_copy(self.copies, sha256=output.sha256, size=output.bytes, verify=verify)
         unread = {target.name for target in self.facts.spec.targets} - set(self.names)

@@ -33,7 +33,8 @@ class Batch(NamedTuple):
     """One step's pairs. It may be kept: its memory is used again only when nothing shares it any more.
 
     Attributes:
-        images_NCHW: uint8 (sample, 3, image_size, image_size), contiguous; normalisation happens in the model.
+        images_NCHW: uint8 (sample, 3, image_size, image_size), contiguous; normalisation happens in the model. Of a stream without
+            images (sample, 0).
         targets: by name, fp32 (sample, …), of the epoch's view; those of sources in their own types.
         rows_N: int64 (sample,): row of each sample in the store.
     """
@@ -61,7 +62,8 @@ class TargetStream(IterableDataset[Batch]):
     Args:
         shards: finished shards.
         store: the finished target store that was made from them.
-        image_size: pixels of the student's square input; the teacher's may differ, the boxes are the same.
+        image_size: pixels of the student's square input; the teacher's may differ, the boxes are the same. None reads targets alone:
+            no image is opened, and of the shards only their index is read, for its keys.
         batch_size: samples in a step, over all ranks.
         seed: of the order.
         targets: names of the targets to read. `logits` are formed from embeddings and the store's class
@@ -96,7 +98,7 @@ class TargetStream(IterableDataset[Batch]):
         shards: ShardSet | Location | Path | str,
         store: Location | Path | str,
         *,
-        image_size: int,
+        image_size: int | None,
         batch_size: int,
         seed: int = 0,
         targets: Sequence[str] = ("logits",),
@@ -121,7 +123,7 @@ class TargetStream(IterableDataset[Batch]):
         elsewhere = tuple(name for name in self._targets if source_of(sources, name) is not None)
         read, self._forms_logits = targets_to_read(facts, [name for name in self._targets if name not in elsewhere])
         self.num_views = check_views(facts, views)
-        self.note = check_pixels(shard_set, facts, accept_other=accept_other_pixels)
+        self.note = "" if image_size is None else check_pixels(shard_set, facts, accept_other=accept_other_pixels)
         self.num_samples = int(facts.valid_rows.sum())
         rank, world_size = _place(rank, world_size)
         check_batch(self.num_samples, batch_size, drop_last=drop_last, world_size=world_size)
@@ -143,7 +145,11 @@ class TargetStream(IterableDataset[Batch]):
                 **identities(sources),
             }
         )
-        copies = None if local_cache is None else LocalCopies.of(local_cache, shard_set, facts, read)
+        copies = (
+            None
+            if local_cache is None
+            else LocalCopies.of(local_cache, shard_set, facts, read, with_images=image_size is not None)
+        )
         self._coming = None if copies is None else ComingShards(copies, seed)
         self._pairs = Batches(
             shard_set if copies is None else copies.shards,

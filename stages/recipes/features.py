@@ -53,18 +53,7 @@ class Features(BaseRecipe):
                     hint="teachonce cache SHARDS --targets embedding,tokens --teacher … --out ANOTHER_STORE",
                 )
             return tuple(known)
-        names = _words(settings.feature_targets)
-        for name in names:
-            if name not in known:
-                raise InputError(
-                    "the store holds no such features",
-                    code="target-not-in-store",
-                    where="--feature-targets",
-                    expected=", ".join(known) or "none here",
-                    found=name,
-                    hint=f"teachonce cache SHARDS --targets {name} --teacher … --out ANOTHER_STORE",
-                )
-        return names
+        return target_names(settings.feature_targets, tuple(known))
 
     def head(
         self,
@@ -111,6 +100,26 @@ class Features(BaseRecipe):
             else:
                 terms.append(F.smooth_l1_loss(student, teacher))
         return torch.stack(terms).sum()
+
+
+def target_names(given: str, known: Sequence[str], *, what: str = "features") -> tuple[str, ...]:
+    """The targets that `--feature-targets` names; all that are known where it names none.
+
+    Raises:
+        InputError: one is not among those that are known.
+    """
+    names = _words(given)
+    for name in names:
+        if name not in known:
+            raise InputError(
+                f"the store holds no such {what}",
+                code="target-not-in-store",
+                where="--feature-targets",
+                expected=", ".join(known) or "none here",
+                found=name,
+                hint=f"teachonce cache SHARDS --targets {name} --teacher … --out ANOTHER_STORE",
+            )
+    return names or tuple(known)
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
     from ...storage_schemas.class_vectors import ClassVectors
     from ...storage_schemas.store_description import TargetSpec
+    from ..students.base import BaseStudent
     from ..students.family import Backbone
     from ..students.head import Head
-    from ..students.student import Student
     from .settings import TrainSettings
 
 
@@ -22,7 +22,7 @@ class LossInputs:
     """Outputs of student and teacher for one batch, all fp32, by the names of targets.
 
     Attributes:
-        student: with gradients. `embedding` (N, D) always; `logits` (N, C) where there are class vectors; and for each of the
+        student: with gradients. `embedding` (N, D) of students that read images; `logits` (N, C) where there are class vectors; and for each of the
             head's levels what its projector gives, under the name of the target that it is compared with and in its shape.
         teacher: the targets that the recipe needs, from the store; `logits` may be formed from embeddings. `label` and `domain`
             are int64 (N,), -1 for none.
@@ -51,6 +51,10 @@ class Recipe(Protocol):
     @property
     def frozen_backbone(self) -> bool:
         """Whether the backbone's own weights stay as they are; such a recipe needs them to be named."""
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether its students read images. Those of others read the targets themselves, and no image is opened for them."""
 
     def needs_all_labels(self, settings: Any) -> bool:
         """Whether every sample must have a label that is the name of a class, where `label` is among its targets."""
@@ -92,7 +96,7 @@ class Recipe(Protocol):
     def logit_scale(self, backbone: Backbone, vectors: ClassVectors) -> float:
         """The factor from the student's embeddings to its logits. Called only where there are class vectors."""
 
-    def parameter_groups(self, student: Student, settings: Any) -> list[dict[str, Any]]:
+    def parameter_groups(self, student: BaseStudent, settings: Any) -> list[dict[str, Any]]:
         """What trains, as torch optimizers take it: `params` and `weight_decay` of each group."""
 
     def loss(self, outputs: LossInputs, settings: Any) -> Tensor:
@@ -103,6 +107,7 @@ class BaseRecipe:
     """What most recipes have in common."""
 
     frozen_backbone = False
+    reads_images = True
 
     def logit_scale(self, backbone: Backbone, vectors: ClassVectors) -> float:
         """The teacher's."""
@@ -112,7 +117,7 @@ class BaseRecipe:
         return False
 
 
-def all_with_decay_on_matrices(student: Student, settings: TrainSettings) -> list[dict[str, Any]]:
+def all_with_decay_on_matrices(student: BaseStudent, settings: TrainSettings) -> list[dict[str, Any]]:
     """Parameter groups as is usual: everything trains; no weight decay on biases, norms and other vectors."""
     parameters = list(student.trained().values())
     return [

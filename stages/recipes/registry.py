@@ -16,6 +16,7 @@ from .features_settings import FeaturesSettings
 from .kd_settings import KdSettings
 from .promptkd_settings import PromptKdSettings
 from .recipe import Recipe
+from .reverse_distillation_settings import ReverseDistillationSettings
 from .settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ _OWN: dict[str, tuple[type[TrainSettings], str]] = {
     "kd": (KdSettings, "kd:Kd"),
     "promptkd": (PromptKdSettings, "promptkd:PromptKd"),
     "features": (FeaturesSettings, "features:Features"),
+    "reverse-distillation": (ReverseDistillationSettings, "reverse_distillation:ReverseDistillation"),
 }
 
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 #: Groups of `--help`.
 TRAINING, VALIDATION = "Training", "Validation"
 
+#: Of Adam and AdamW, as torch has them.
+BETAS = (0.9, 0.999)
+
 Some = TypeVar("Some", bound="TrainSettings")
 
 
@@ -32,7 +35,18 @@ class TrainSettings:
     weight_decay: float = setting(
         least=0, group=TRAINING, help="Weight decay: kd on matrices, promptkd on all that trains."
     )
-    optimizer: str = setting(choices=("sgd", "adamw"), group=TRAINING, help="SGD with momentum 0.9, or AdamW.")
+    optimizer: str = setting(
+        choices=("sgd", "adam", "adamw"), group=TRAINING, help="SGD with momentum 0.9, Adam, or AdamW."
+    )
+    betas: tuple[float, float] = setting(
+        BETAS,
+        least=0,
+        below=1,
+        off=BETAS,
+        unit="B1,B2",
+        group=TRAINING,
+        help="Decay of both averages of Adam and AdamW.",
+    )
     schedule: str = setting(
         choices=SCHEDULES, group=TRAINING, help="Learning rate: cosine by step, CoOp's by epoch, or constant."
     )

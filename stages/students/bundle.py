@@ -20,13 +20,16 @@ from ...storage_schemas.bundle import CONFIG, VECTORS, WEIGHTS, BundleConfig, de
 from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import DamagedError, IncompleteError, InputError
 from ...storage_schemas.folder_config import check_file, file_digest
+from ...storage_schemas.plain_text import typed
 from ..models.preprocess import Preprocess
 from ..samples.images import IMAGES
 from ..samples.kind import SampleKind, draw_views
 from ..samples.registry import kind_named
+from .base import BaseStudent
 from .head import Head
+from .map_student import MapStudent
 from .prediction import BATCH_SIZE, AnyImage, Prediction, is_one_image, many, predict_images
-from .rebuild import rebuild_student
+from .rebuild import rebuild_map_student, rebuild_student
 from .student import Student
 
 if TYPE_CHECKING:
@@ -156,7 +159,7 @@ class LoadedStudent:
         )
 
 
-def write_bundle(location: Location, student: Student, vectors: ClassVectors | None, config: BundleConfig) -> None:
+def write_bundle(location: Location, student: BaseStudent, vectors: ClassVectors | None, config: BundleConfig) -> None:
     """Write the files, that of class vectors where there are some; `config.json` last, since it alone makes a folder a bundle."""
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in student.state_dict().items()}
     files = {WEIGHTS: safetensors.torch.save(weights)}
@@ -185,7 +188,78 @@ def load_student(location: Location | str, *, device: str = "cpu") -> LoadedStud
         MismatchError: a bundle of another version.
         DamagedError: files that do not belong together or cannot be read.
     """
-    folder = Location.of(location)
+    opened = _open(Location.of(location))
+    if _reads_maps(opened.config):
+        raise InputError(
+            "this student reads a teacher's maps, not images",
+            code="student-reads-maps",
+            where=opened.folder,
+            expected="a student of images",
+            found=f"a decoder, {opened.config.origin.get('recipe')}",
+            hint=f"teachonce anomalies SHARDS STORE {typed(opened.folder)} --out …",
+        )
+    vectors, head = opened.vectors, opened.head
+    if vectors is not None and vectors.embed_dim != head.embed_dim:
+        raise DamagedError(
+            "the bundle's class vectors are not for its student",
+            code="bundle-vectors-do-not-fit",
+            where=opened.folder,
+            expected=f"{head.embed_dim} channels, as the student gives",
+            found=f"{vectors.embed_dim}",
+            hint="copy the bundle again",
+        )
+    student = rebuild_student(opened.folder, opened.config.student, opened.preprocess, head, opened.weights)
+    student.requires_grad_(False)
+    return LoadedStudent(
+        student=cast("CalledStudent", student.eval().to(device)),
+        class_vectors=vectors,
+        config=opened.config,
+        preprocess=opened.preprocess,
+    )
+
+
+def load_map_student(location: Location | str, *, device: str = "cpu") -> tuple[MapStudent, BundleConfig]:
+    """Load the bundle of a student that reads maps, in eval mode and without gradients; and the content of its `config.json`.
+
+    Args:
+        location, device: as in `load_student`.
+
+    Raises:
+        InputError: there is no bundle, or that of a student that reads images.
+        IncompleteError, MismatchError, DamagedError: as in `load_student`.
+    """
+    opened = _open(Location.of(location))
+    if not _reads_maps(opened.config):
+        raise InputError(
+            "this student reads images, not a teacher's maps",
+            code="student-reads-images",
+            where=opened.folder,
+            expected="a student of --recipe reverse-distillation",
+            found=f"{opened.config.student.get('name')}, recipe {opened.config.origin.get('recipe')}",
+            hint="teachonce evaluate, or teachonce predict",
+        )
+    student = rebuild_map_student(opened.folder, opened.config.student, opened.head, opened.weights)
+    student.requires_grad_(False)
+    return student.eval().to(device), opened.config
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Opened:
+    """What lies in a bundle, read and compared with its digests."""
+
+    folder: Location
+    config: BundleConfig
+    preprocess: Preprocess
+    head: Head
+    vectors: ClassVectors | None
+    weights: dict[str, torch.Tensor]
+
+
+def _reads_maps(config: BundleConfig) -> bool:
+    return config.student.get("family") == "decoder"
+
+
+def _open(folder: Location) -> _Opened:
     if not (folder / CONFIG).exists():
         if (folder / "run").exists():
             raise IncompleteError(
@@ -216,24 +290,13 @@ def load_student(location: Location | str, *, device: str = "cpu") -> LoadedStud
             found=str(error),
             hint="copy the bundle again",
         ) from error
-    preprocess = Preprocess.from_json(config.preprocess, folder / CONFIG)
-    head = Head.from_json(config.head, folder / CONFIG)
-    if vectors is not None and vectors.embed_dim != head.embed_dim:
-        raise DamagedError(
-            "the bundle's class vectors are not for its student",
-            code="bundle-vectors-do-not-fit",
-            where=folder,
-            expected=f"{head.embed_dim} channels, as the student gives",
-            found=f"{vectors.embed_dim}",
-            hint="copy the bundle again",
-        )
-    student = rebuild_student(folder, config.student, preprocess, head, weights)
-    student.requires_grad_(False)
-    return LoadedStudent(
-        student=cast("CalledStudent", student.eval().to(device)),
-        class_vectors=vectors,
+    return _Opened(
+        folder=folder,
         config=config,
-        preprocess=preprocess,
+        preprocess=Preprocess.from_json(config.preprocess, folder / CONFIG),
+        head=Head.from_json(config.head, folder / CONFIG),
+        vectors=vectors,
+        weights=weights,
     )
 
 

@@ -45,7 +45,14 @@ class TimmBackbone(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     kwargs: TimmOptions
 
 
-def check_backbone(fields: Mapping[str, Json], *, where: object) -> OpenClipBackbone | TimmBackbone:
+class DecoderBackbone(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A decoder of this program's; `name` is that of the network that it mirrors, and its maps are the head's levels."""
+
+    family: Literal["decoder"]
+    name: Literal["resnet18", "resnet34", "resnet50", "wide_resnet50_2"]
+
+
+def check_backbone(fields: Mapping[str, Json], *, where: object) -> OpenClipBackbone | TimmBackbone | DecoderBackbone:
     """A bundle's `student` entry, checked; nothing is built, opened or fetched.
 
     Raises:
@@ -78,11 +85,15 @@ def check_backbone(fields: Mapping[str, Json], *, where: object) -> OpenClipBack
         )
         check_timm_name(model.name, where=where)
         return model
+    if family == "decoder":
+        return as_schema(
+            dict(fields), DecoderBackbone, what=_WHAT, code="bundle-student-malformed", where=where, hint=_HINT
+        )
     raise DamagedError(
         "a bundle of an unknown family of students",
         code="bundle-family-unknown",
         where=where,
-        expected="timm or open_clip",
+        expected="timm, open_clip or decoder",
         found=family,
         hint=_HINT,
     )

@@ -46,6 +46,10 @@ class Backbone:
 class Family(Protocol):
     """A library of models."""
 
+    @property
+    def reads_images(self) -> bool:
+        """Whether its students read images; else a teacher's maps, and `create` gives no module: `map_student` makes it."""
+
     def create(self, name: str, pretrained: str | None, *, seed: int, size: int | None) -> Backbone:
         """Build a backbone with its starting weights.
 

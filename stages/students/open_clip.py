@@ -19,6 +19,8 @@ from .family import Backbone
 class OpenClipFamily:
     """`ViT-B-16`, `hf-hub:ORG/REPO`, `local-dir:FOLDER`, weights by tag or path. Builds no text tower."""
 
+    reads_images = True
+
     def create(self, name: str, pretrained: str | None, *, seed: int, size: int | None) -> Backbone:
         starts = pretrained if pretrained is not None or self.implies_weights(name) else RANDOM
         source = resolve_clip(name, starts, role="student")

@@ -18,8 +18,10 @@ from ..models.preprocess import Preprocess
 from ..models.probe import few_images
 from ..models.vision_config import MOST_PIXELS
 from ..models.weights import brief, check_fit, fit_weights
+from .decoder import check_shapes
 from .described import OpenClipBackbone, check_backbone
 from .head import Head
+from .map_student import MapStudent, new_map_student
 from .registry import rebuild_backbone
 from .student import Student
 
@@ -67,6 +69,34 @@ def rebuild_student(
         shape = tuple(student(few_images(1, preprocess.size)).shape)
     if shape != (1, head.embed_dim):
         raise _damaged(where, f"one vector of {head.embed_dim} channels an image", f"shape {shape}")
+    return student
+
+
+def rebuild_map_student(
+    folder: Location, backbone: Mapping[str, Json], head: Head, weights: dict[str, Tensor]
+) -> MapStudent:
+    """The student that reads maps, with its weights, on the CPU; `rebuild_student` says how, and what the arguments are.
+
+    No map goes through it: its convolutions take maps of any size, which the weights do not bound.
+
+    Raises:
+        DamagedError: as in `rebuild_student`.
+    """
+    where, file = folder / CONFIG, folder / WEIGHTS
+    about = check_backbone(backbone, where=where)
+    shapes = {level.target: level.shape for level in head.levels}
+    if not shapes or any(len(shape) != 3 or max(shape[1:]) > MOST_PIXELS for shape in shapes.values()):
+        raise _damaged(where, f"maps of at most {MOST_PIXELS} rows and columns", f"maps of {list(shapes.values())}")
+    with torch.random.fork_rng(devices=[]):
+        with _one_line(where), torch.device("meta"):
+            check_shapes(shapes)
+            draft = new_map_student(about.name, head)
+        with _one_line(file):
+            check_fit(draft, weights, what="the bundle's model", where=file)
+        with _one_line(where), unfilled():
+            student = new_map_student(about.name, head).eval()
+        with _one_line(file):
+            fit_weights(student, weights, what="the bundle's model", where=file, consume=True)
     return student
 
 

@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from torch import nn
 
 from ...storage_schemas.fingerprint import Json
-from ..models.names import TIMM_PREFIX
+from ..models.names import DECODER_PREFIX, TIMM_PREFIX
 from .described import check_backbone
 from .family import Family
 
 
 def family_of(name: str) -> Family:
-    """The family that `--student NAME` belongs to: `timm:NAME`, or open_clip's spelling."""
+    """The family that `--student NAME` belongs to: `timm:NAME`, `decoder:NAME`, or open_clip's spelling."""
+    if name.startswith(DECODER_PREFIX):
+        return _family("decoder")
     return _family("timm" if name.startswith(TIMM_PREFIX) else "open_clip")
 
 
@@ -32,6 +34,10 @@ def _family(name: str) -> Family:
         from .timm import TimmFamily
 
         return TimmFamily()
+    if name == "decoder":
+        from .decoders import DecoderFamily
+
+        return DecoderFamily()
     from .open_clip import OpenClipFamily
 
     return OpenClipFamily()

@@ -15,21 +15,18 @@ from ..models.intermediates import TOKENS, Intermediates
 from ..models.layout import use_channels_last
 from ..models.preprocess import Normalize, Preprocess
 from ..prompts.vision import PromptedVisionTransformer
+from .base import BaseStudent
 from .head import Head, Level
 from .projectors import PROJECTORS
 
 
-class Student(nn.Module):
+class Student(BaseStudent):
     """uint8 images (N, 3, H, W) on its device to fp32 embeddings (N, D of the teacher).
 
     What comes out is ready for `ClassVectors.logits`: normalised where the class vectors need it. Autocast,
     where a caller switches it on, reaches the backbone only; projector and normalisation are fp32.
 
     `outputs` also gives the maps that the head's levels name, from the same pass.
-
-    Attributes:
-        frozen: backbone weights take no gradient and the backbone stays in eval mode (its dropout and batch
-            norm too).
     """
 
     def __init__(self, backbone: nn.Module, preprocess: Preprocess, head: Head) -> None:
@@ -38,7 +35,7 @@ class Student(nn.Module):
         self.head = head
         self.frozen = False
         self.normalize = Normalize(preprocess)
-        self.backbone: nn.Module = backbone
+        self.backbone = backbone
         if head.prompt_depth:
             self.backbone = PromptedVisionTransformer(backbone, length=head.prompt_length, depth=head.prompt_depth)
         self.projector = make_projector(head)
@@ -54,15 +51,19 @@ class Student(nn.Module):
             features = features[0]
         return self._embedding(features)
 
-    def outputs(self, images_NCHW: Tensor) -> dict[str, Tensor]:
-        """`embedding` (N, D), and what the projector of each of the head's levels gives, by its target's name; fp32."""
+    def outputs(self, inputs: Tensor) -> dict[str, Tensor]:
+        """`embedding` (N, D), and what the projector of each of the head's levels gives, by its target's name; fp32.
+
+        Args:
+            inputs: images, as `forward` takes them.
+        """
         if self._maps is None:
-            embedding_ND: Tensor = self(images_NCHW)
+            embedding_ND: Tensor = self(inputs)
             return {"embedding": embedding_ND}
         layers = list(dict.fromkeys(level.layer for level in self.head.levels))
-        passed = self._maps.run(self._pixels(images_NCHW), layers, to_the_end=True)
+        passed = self._maps.run(self._pixels(inputs), layers, to_the_end=True)
         found = {"embedding": self._embedding(self._maps.pooled(passed))}
-        with torch.autocast(images_NCHW.device.type, enabled=False):
+        with torch.autocast(inputs.device.type, enabled=False):
             for projector in self.levels:
                 assert isinstance(projector, LevelProjector)
                 found[projector.level.target] = projector(passed.maps[projector.level.layer])
@@ -76,38 +77,6 @@ class Student(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             embedding_ND: Tensor = self.projector(features.float())
             return F.normalize(embedding_ND, dim=-1) if self.head.normalized else embedding_ND
-
-    def freeze_backbone(self) -> None:
-        """Only prompts and projector train from now on."""
-        self.frozen = True
-        for name, parameter in self.backbone.named_parameters():
-            parameter.requires_grad_(name == "prompts_LPD")
-
-    def train(self, mode: bool = True) -> Student:
-        super().train(mode)
-        if self.frozen:
-            self.backbone.eval()
-        return self
-
-    def trained(self) -> dict[str, nn.Parameter]:
-        """The parameters that train, by name."""
-        return {name: p for name, p in self.named_parameters() if p.requires_grad}
-
-    def changing(self) -> dict[str, Tensor]:
-        """All that training changes, by name: trained parameters, and buffers such as batch norm's averages."""
-        fixed = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
-        return {name: value for name, value in self.state_dict().items() if name not in fixed}
-
-
-class Outputs(nn.Module):
-    """A student whose call gives all of `Student.outputs`: what is wrapped to train on several processes, or compiled."""
-
-    def __init__(self, student: Student) -> None:
-        super().__init__()
-        self.student = student
-
-    def forward(self, images_NCHW: Tensor) -> dict[str, Tensor]:
-        return self.student.outputs(images_NCHW)
 
 
 def make_projector(head: Head) -> nn.Module:

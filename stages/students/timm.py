@@ -20,6 +20,8 @@ from .family import Backbone
 class TimmFamily:
     """Any timm image model, without its classifier (`num_classes=0`): pooled features."""
 
+    reads_images = True
+
     def create(self, name: str, pretrained: str | None, *, seed: int, size: int | None) -> Backbone:
         from timm.data import resolve_data_config
 

@@ -11,11 +11,15 @@ import torch
 from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.store_description import TargetSpec
-from ..models.names import RANDOM
+from ..models.names import DECODER_PREFIX, RANDOM
+from ..models.preprocess import Preprocess
 from ..models.student_config import StudentConfig
 from ..recipes.recipe import Recipe
 from ..recipes.settings import TrainSettings
-from ..students.family import Backbone
+from ..students.base import BaseStudent
+from ..students.decoder import DECODERS
+from ..students.family import Backbone, Family
+from ..students.map_student import new_map_student
 from ..students.registry import family_of
 from ..students.student import Student
 
@@ -30,10 +34,15 @@ class BuiltStudent:
         digest: of all weights at the start.
     """
 
-    student: Student
+    student: BaseStudent
     backbone: Backbone
     logit_scale: float
     digest: str
+
+    @property
+    def image_size(self) -> int | None:
+        """Pixels of its square images; None where it reads targets, and no image is to be opened for it."""
+        return self.backbone.preprocess.size if isinstance(self.student, Student) else None
 
 
 class StudentToTrain:
@@ -62,12 +71,14 @@ def build_student(
     targets: Mapping[str, TargetSpec] | None = None,
     *,
     seed: int,
+    teacher: Preprocess | None = None,
 ) -> BuiltStudent:
     """Build the student as its recipe describes it; new parts are drawn from `seed`.
 
     Args:
         vectors: class vectors; None where there are none.
         targets: those that the recipe needs, by name.
+        teacher: how the images were prepared that the targets are of: what a student that reads them keeps as its own.
 
     Raises:
         InputError: unknown model, unfitting weights, or a model that the recipe cannot use.
@@ -80,13 +91,18 @@ def build_student(
             where=config.model,
             hint=f"add --student-pretrained TAG or PATH; `--student-pretrained {RANDOM}` to try things out",
         )
+    _check_reads(recipe, family, config.model)
     backbone = family.create(config.model, config.pretrained, seed=seed, size=config.size)
-    preprocess = config.preprocess(backbone.preprocess)
+    preprocess = config.preprocess(backbone.preprocess) if family.reads_images else teacher or backbone.preprocess
     backbone = replace(backbone, preprocess=preprocess)
     head = recipe.head(settings, backbone, vectors, targets or {})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        student = Student(backbone.module, preprocess, head)
+        student: BaseStudent
+        if family.reads_images:
+            student = Student(backbone.module, preprocess, head)
+        else:
+            student = new_map_student(str(backbone.config["name"]), head)
     drawn = {"preprocess": preprocess.to_json(), "head": head.to_json(), "seed": seed}
     recipe.parameter_groups(student, settings)
     if settings.batch_size == settings.accumulate and any(_is_batch_norm(module) for module in _training(student)):
@@ -105,10 +121,31 @@ def build_student(
     )
 
 
+def _check_reads(recipe: Recipe, family: Family, model: str) -> None:
+    """A recipe trains students that read images, or those that read what the store holds."""
+    if recipe.reads_images == family.reads_images:
+        return
+    if family.reads_images:
+        raise InputError(
+            f"recipe {recipe.name} trains a decoder, which reads the teacher's maps",
+            code="student-reads-images",
+            where=f"--student {model}",
+            expected=" or ".join(f"{DECODER_PREFIX}{name}" for name in DECODERS),
+            found="a student that reads images",
+            hint=f"--student {DECODER_PREFIX}wide_resnet50_2",
+        )
+    raise InputError(
+        f"recipe {recipe.name} trains a student that reads images, and a decoder reads maps",
+        code="student-reads-maps",
+        where=f"--student {model}",
+        hint="give another student, or --recipe reverse-distillation",
+    )
+
+
 def _is_batch_norm(module: torch.nn.Module) -> bool:
     return isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
 
 
-def _training(student: Student) -> Iterator[torch.nn.Module]:
+def _training(student: BaseStudent) -> Iterator[torch.nn.Module]:
     student.train()
     return (module for module in student.modules() if module.training)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from ..students.student import Student
+from ..students.base import BaseStudent
 from .checkpoint import Trainee
 
 
@@ -23,7 +23,7 @@ class Ema:
         tensors: the averages, by name.
     """
 
-    def __init__(self, student: Student, decay: float) -> None:
+    def __init__(self, student: BaseStudent, decay: float) -> None:
         self._current = student.changing()
         self.tensors = {name: value.detach().clone() for name, value in self._current.items()}
         self._average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]

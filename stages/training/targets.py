@@ -13,6 +13,7 @@ from ...storage_schemas.fingerprint import Json
 from ...storage_schemas.plain_text import typed
 from ...storage_schemas.store_description import StoreDescription, TargetSpec
 from ..corpora.shards import ShardSet
+from ..models.preprocess import Preprocess
 from ..pairs.join import as_made
 from ..pairs.manifest_labels import DOMAIN, LABEL, ManifestLabels
 from ..pairs.sources import TargetSource
@@ -35,6 +36,7 @@ class TrainingTargets:
         sources: of the others.
         requested: names of all targets that the recipe needs.
         teacher: the teacher, for people.
+        preprocess: how it prepared the images that the targets are of; None in stores of teachers that do not say.
     """
 
     vectors: ClassVectors | None
@@ -43,6 +45,7 @@ class TrainingTargets:
     requested: tuple[str, ...]
     teacher: Json
     sources: tuple[TargetSource, ...] = ()
+    preprocess: Preprocess | None = None
 
     @property
     def forms_logits(self) -> bool:
@@ -116,7 +119,13 @@ def choose_targets(
         requested=requested,
         teacher=about.teacher,
         sources=tuple(sources),
+        preprocess=_preprocess(about, store),
     )
+
+
+def _preprocess(about: StoreDescription, store: Location) -> Preprocess | None:
+    fields = about.teacher.get("preprocess")
+    return None if fields is None else Preprocess.from_json(fields, store)
 
 
 def _check_teacher(about: StoreDescription, other: Any, source: Location) -> None:

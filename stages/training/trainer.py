@@ -23,7 +23,8 @@ from ..models.preprocess import Preprocess
 from ..recipes.recipe import LossInputs, Recipe
 from ..recipes.schedule import learning_rate
 from ..recipes.settings import TrainSettings
-from ..students.student import Outputs, Student
+from ..students.base import BaseStudent, Outputs
+from ..students.student import Student
 from .checkpoint import Best, Training, TrainState, save_best
 from .ema import Ema, put
 from .gradients import EagerGradients, Gradients
@@ -56,7 +57,7 @@ class Trainer:
         tracking: which programs show its figures, beside TensorBoard.
     """
 
-    student: Student
+    student: BaseStudent
     recipe: Recipe
     settings: TrainSettings
     teacher_head: ClassHead | None
@@ -138,7 +139,7 @@ class Trainer:
             enabled=self.compute.autocast,
             cache_enabled=not self.cuda_graphs,  # a weight's cast from outside a recording would be frozen in it
         ):
-            student: dict[str, Tensor] = self._model(images_NCHW)
+            student: dict[str, Tensor] = self._model(images_NCHW if self.recipe.reads_images else targets)
         if self.student_head is not None:
             student = {**student, "logits": self.student_head(student["embedding"])}
         vectors_CD = None if self.student_head is None else self.student_head.vectors_CD
@@ -164,6 +165,7 @@ class Trainer:
         """
         assert self.validation is not None
         assert self.student_head is not None  # nothing is validated without class vectors
+        assert isinstance(self.student, Student)  # which only students of images have
         accuracy = 0.0
         if self.ranks.is_first:
             before = put(training.average.tensors, self.student) if training.average is not None else {}
@@ -189,12 +191,14 @@ class Trainer:
         return bool(patience and best and within == 0 and epoch - 1 - best.epoch >= patience)
 
 
-def make_optimizer(recipe: Recipe, student: Student, settings: TrainSettings) -> torch.optim.Optimizer:
+def make_optimizer(recipe: Recipe, student: BaseStudent, settings: TrainSettings) -> torch.optim.Optimizer:
     """The optimizer over what the recipe trains."""
     groups = recipe.parameter_groups(student, settings)
     if settings.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=settings.lr, momentum=MOMENTUM)
-    return torch.optim.AdamW(groups, lr=settings.lr)
+    if settings.optimizer == "adam":
+        return torch.optim.Adam(groups, lr=settings.lr, betas=settings.betas)
+    return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas)
 
 
 def step_seed(seed: int, step: int, rank: int = 0) -> int:

@@ -1,0 +1,60 @@
+"""Owns what every student has, whatever it reads: its shape beyond the backbone, what trains of it, and what training changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from .head import Head
+
+
+class BaseStudent(nn.Module):
+    """A module that is trained. Of images it is a `Student`, of a teacher's maps a `MapStudent`.
+
+    Attributes:
+        head: its shape beyond the backbone.
+        backbone: what the library, or this program, built.
+        frozen: backbone weights take no gradient and the backbone stays in eval mode (its dropout and batch
+            norm too).
+    """
+
+    head: Head
+    backbone: nn.Module
+    frozen: bool
+
+    def outputs(self, inputs: Any) -> dict[str, Tensor]:
+        """All that a loss may look at, by the names of targets; fp32."""
+        raise NotImplementedError
+
+    def freeze_backbone(self) -> None:
+        """Only prompts and projector train from now on."""
+        self.frozen = True
+        for name, parameter in self.backbone.named_parameters():
+            parameter.requires_grad_(name == "prompts_LPD")
+
+    def train(self, mode: bool = True) -> BaseStudent:
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The parameters that train, by name."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+    def changing(self) -> dict[str, Tensor]:
+        """All that training changes, by name: trained parameters, and buffers such as batch norm's averages."""
+        fixed = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
+        return {name: value for name, value in self.state_dict().items() if name not in fixed}
+
+
+class Outputs(nn.Module):
+    """A student whose call gives all of its `outputs`: what is wrapped to train on several processes, or compiled."""
+
+    def __init__(self, student: BaseStudent) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, inputs: Any) -> dict[str, Tensor]:
+        return self.student.outputs(inputs)
