@@ -49,9 +49,10 @@ def with_one(parameter: click.Parameter, bad: str) -> Iterator[str]:
     if not isinstance(parameter.type, Numbers):
         yield bad
         return
-    count = parameter.type.count or 3
+    count, kind = parameter.type.count or 3, parameter.type.each
+    good = inside(kind)[-1] if isinstance(kind, Finite) and kind.max_open else "1"
     for place in range(count):
-        yield ",".join(bad if i == place else "1" for i in range(count))
+        yield ",".join(bad if i == place else good for i in range(count))
 
 
 def outside(kind: click.IntRange | Finite) -> list[str]:

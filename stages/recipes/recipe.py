@@ -22,8 +22,9 @@ class LossInputs:
     """Outputs of student and teacher for one batch, all fp32, by the names of targets.
 
     Attributes:
-        student: with gradients. `embedding` (N, D) of students that read images; `logits` (N, C) where there are class vectors; and for each of the
-            head's levels what its projector gives, under the name of the target that it is compared with and in its shape.
+        student: with gradients. `embedding` (N, D) where it reads images; `logits` (N, C) where there are class vectors; and for
+            each of the head's levels what its projector, or the decoder, gives, under the name of the target that it is compared
+            with and in its shape.
         teacher: the targets that the recipe needs, from the store; `logits` may be formed from embeddings. `label` and `domain`
             are int64 (N,), -1 for none.
         class_vectors_CD: the class vectors, fp32; None where there are none.

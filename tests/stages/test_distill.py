@@ -309,7 +309,7 @@ def test_its_processes_end_with_it(plan, monkeypatch, tmp_path) -> None:
         (
             {"recipe": "magic"},
             InputError,
-            "unknown recipe: --recipe: expected kd or promptkd or features, found magic",
+            "unknown recipe: --recipe: expected kd or promptkd or features or reverse-distillation, found magic",
         ),
         (
             {"options": {"batch_size": 46}},
@@ -342,7 +342,7 @@ def test_its_processes_end_with_it(plan, monkeypatch, tmp_path) -> None:
         (
             {"options": {"optimizer": "lion"}},
             InputError,
-            "impossible setting: --optimizer: expected sgd, adamw, found lion",
+            "impossible setting: --optimizer: expected sgd, adam, adamw, found lion",
         ),
         (
             {"options": {"schedule": "steps"}},

@@ -273,10 +273,10 @@ def test_ten_steps_are_those_of_the_published_loop(shards, store, trained):
         for batch in stream.batches(epoch):
             assert batch.images_NCHW.shape == (4, 0)
             maps = [torch.from_numpy(root[name][:][batch.rows_N.numpy(), 0]) for name in LEVELS]
-            loss = 0
+            loss = torch.zeros(())
             for a, b in zip(maps, theirs(maps), strict=True):
                 cosine = torch.nn.CosineSimilarity()
-                loss += torch.mean(1 - cosine(a.view(a.shape[0], -1), b.view(b.shape[0], -1)))
+                loss = loss + torch.mean(1 - cosine(a.view(a.shape[0], -1), b.view(b.shape[0], -1)))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
