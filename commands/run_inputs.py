@@ -29,6 +29,7 @@ _MADE = {
 _IMAGES = {"corpus", "images", "validation", "check"}
 _LISTS = {"classes": ("imagenet",), "templates": ("openai-imagenet", "simple-imagenet")}
 _NAMES = {"base_classes"}
+_NAMED_STORES = {"also"}
 _MODELS = {"teacher", "student", "teacher_backbone"}
 _WEIGHTS = {"teacher_pretrained", "student_pretrained"}
 
@@ -36,7 +37,7 @@ _WEIGHTS = {"teacher_pretrained", "student_pretrained"}
 _PATHS = {"checkpoint", "data", "path", "samples", "student_run", "students"}
 
 #: All names that this module knows.
-KNOWN = {*_MADE, *_IMAGES, *_LISTS, *_NAMES, *_MODELS, *_WEIGHTS, *_PATHS}
+KNOWN = {*_MADE, *_IMAGES, *_LISTS, *_NAMES, *_NAMED_STORES, *_MODELS, *_WEIGHTS, *_PATHS}
 
 _COMMANDS = {
     Kind.STORE: "teachonce cache SHARDS --teacher …",
@@ -123,6 +124,8 @@ def _paths(name: str, value: str) -> Iterator[tuple[str, Kind | None]]:
         yield value.partition("=")[2] if is_dataset(value) else value, None
     elif name in _NAMES and "," not in value and ("/" in value or value.endswith((".txt", ".json", ".csv"))):
         yield value, None
+    elif name in _NAMED_STORES and "=" in value:
+        yield value.partition("=")[2], Kind.STORE
     elif name in _MODELS and value.startswith((LOCAL_PREFIX, PROMPTS_PREFIX)):
         yield value.partition(":")[2], Kind.PROMPTS if value.startswith(PROMPTS_PREFIX) else None
     elif name in _WEIGHTS and looks_like_path(value):

@@ -35,7 +35,7 @@ from .pairs.ahead import BATCHES_MODULE
 from .pairs.local_copies import DEFAULT_GB, LocalCache
 from .pairs.manifest_labels import LABEL
 from .pairs.order import check_batch
-from .pairs.sources import TargetSource, identities
+from .pairs.sources import TargetSource
 from .pairs.store import generation_of
 from .pairs.stream import TargetStream
 from .recipes.recipe import Recipe
@@ -49,8 +49,10 @@ from .training.checkpoint import TrainState, discard
 from .training.loggers.registry import check_tracking
 from .training.loggers.tracked import Tracking
 from .training.one_pass import Ended, Stream, train_on_one_pass
+from .training.other_teachers import OtherTeachers
 from .training.ranks import Ranks
 from .training.targets import TrainingTargets, choose_targets
+from .training.teacher_logits import TeacherLogits
 from .training.trainer import Trainer
 from .training.validation import Validation
 
@@ -181,6 +183,10 @@ class DistillStage:
             local_cache=self.local_cache,
         )
 
+    def _teacher_logits(self, device: torch.device) -> TeacherLogits | None:
+        found = self.chosen.teacher_logits(float(getattr(self.settings, "temperature", 1.0)))
+        return None if found is None else found.to(device)
+
     def _head(self, device: torch.device, logit_scale: float | None = None) -> ClassHead | None:
         return None if self.vectors is None else ClassHead(self.vectors, logit_scale).to(device)
 
@@ -274,7 +280,7 @@ class OpenStudent:
             student=self.built.student.to(device),
             recipe=self.recipe,
             settings=stage.settings,
-            teacher_head=stage._head(device) if stage.chosen.forms_logits else None,
+            teacher_logits=stage._teacher_logits(device),
             student_head=stage._head(device, self.built.logit_scale),
             targets=stage.targets,
             steps_per_epoch=steps_per_epoch,
@@ -431,7 +437,10 @@ def plan_distill(
     )
     shard_set, location = ShardSet.open(shards), Location.of(store)
     generation = settings.generation or _begun_on(Location.of(out), location)
-    chosen = choose_targets(shard_set, location, vectors, method, training, generation)
+    others = OtherTeachers(
+        stores=settings.also, mix=settings.mix, weights=settings.mix_weights or (), views=settings.views
+    )
+    chosen = choose_targets(shard_set, location, vectors, method, training, generation, others)
     _refuse_one_class(chosen, training, where=vectors or store)
     built = build_student(
         config, method, training, chosen.vectors, chosen.specs, seed=settings.seed, teacher=chosen.preprocess
@@ -475,8 +484,7 @@ def plan_distill(
         "seed": settings.seed,
         **({} if order_seed == settings.seed else {"order_seed": order_seed}),
         "views": {"count": stream.num_views, "schedule": "epoch mod count"},
-        "targets": list(chosen.names),
-        **identities(chosen.sources),
+        **chosen.identity,
         **({"compiled": True} if settings.compiled else {}),
         **({"cuda_graphs": True} if settings.cuda_graphs else {}),
     }

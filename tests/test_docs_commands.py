@@ -56,7 +56,7 @@ RUN = {
     "docs/run-files.md": ["photos", "test-photos", "classes.txt"],
     "docs/shards.md": ["photos", "list.parquet", "archive.tar", "tars"],
     "docs/streams.md": ["shards", "targets.zarr"],
-    "docs/students.md": ["shards", "targets.zarr", "a.jpg", "b.jpg", "students.yaml"],
+    "docs/students.md": ["shards", "targets.zarr", "classes.txt", "a.jpg", "b.jpg", "students.yaml"],
     "docs/targets.md": ["shards", "classes.txt"],
     "docs/verify.md": ["shards", "targets.zarr"],
 }
@@ -80,6 +80,7 @@ PAGE_STAND_INS = {
     "docs/targets.md": {
         "--targets embedding,tokens,features.resblocks.11": "--targets embedding,tokens,features.resblocks.3"
     },
+    "docs/students.md": {"--teacher ViT-B-16 --teacher-pretrained openai": "--teacher local-dir:{demo}/student"},
     "docs/verify.md": {"--teacher-pretrained openai": "--teacher-model local-dir:{demo}/teacher --threads 1"},
 }
 

@@ -8,6 +8,7 @@ from ...pipeline.settings import LARGEST_SEED, seed_setting, setting
 from ..measures.figures import FIGURES
 from ..models.settings import COMPUTING
 from ..recipes.settings import VALIDATION
+from ..training.mixes import MIXES
 from .checkpoints import CheckpointSettings
 
 COPIES = "Copies of shards that lie far away"
@@ -51,6 +52,28 @@ class DistillSettings(CheckpointSettings):
     )
     vectors: str | None = setting(
         None, unit="PATH", group=TARGETS, help="Use the class vectors of this other store; needs cached embeddings."
+    )
+    also: tuple[str, ...] = setting(
+        (),
+        unit="NAME=STORE",
+        group=TARGETS,
+        help="Another teacher's store of the same shards and views; may be repeated. Recipes that learn logits learn those of all "
+        "teachers, mixed; `features` finds its targets by NAME:TARGET.",
+    )
+    mix: str | None = setting(
+        None,
+        choices=MIXES,
+        default_text=MIXES[0],
+        group=TARGETS,
+        help="How the logits of several teachers are mixed: the mean of their probabilities, or of the logits.",
+    )
+    mix_weights: tuple[float, ...] | None = setting(
+        None,
+        above=0,
+        unit="WEIGHT,WEIGHT,…",
+        default_text="equal ones",
+        group=TARGETS,
+        help="Weights of the teachers, that of STORE first.",
     )
     views: int | None = setting(
         None,

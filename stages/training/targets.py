@@ -16,9 +16,11 @@ from ..corpora.shards import ShardSet
 from ..models.preprocess import Preprocess
 from ..pairs.join import as_made
 from ..pairs.manifest_labels import DOMAIN, LABEL, ManifestLabels
-from ..pairs.sources import TargetSource
+from ..pairs.sources import TargetSource, identities
 from ..pairs.store import open_store, read_description, read_vectors, vectors_if_any
 from ..recipes.recipe import Recipe
+from .other_teachers import OtherTeachers
+from .teacher_logits import LogitsOf, Mixture, TeacherLogits
 
 #: Targets that class vectors belong to.
 _ABOUT_CLASSES = {"logits", "embedding", LABEL}
@@ -26,14 +28,15 @@ _ABOUT_CLASSES = {"logits", "embedding", LABEL}
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingTargets:
-    """What of a store one training uses.
+    """What of a store, and of others beside it, one training uses.
 
     Attributes:
         vectors: class vectors; None where the recipe's targets are not about classes, or where there are none.
         names: targets to read. For `logits` that is `logits` where they were formed with these vectors, else `embedding`,
-            from which they are formed anew.
+            from which they are formed anew; and the same of each store whose teacher is mixed in.
         specs: the requested targets that are stored, by name.
-        sources: of the others.
+        sources: of the targets that the store does not hold.
+        mixture: what the teacher's logits are made of; None where the recipe needs none.
         requested: names of all targets that the recipe needs.
         teacher: the teacher, for people.
         preprocess: how it prepared the images that the targets are of; None in stores of teachers that do not say.
@@ -46,11 +49,23 @@ class TrainingTargets:
     teacher: Json
     sources: tuple[TargetSource, ...] = ()
     preprocess: Preprocess | None = None
+    mixture: Mixture | None = None
+
+    def teacher_logits(self, temperature: float) -> TeacherLogits | None:
+        """What makes the teacher's logits of a batch; None where they are stored, or not needed.
+
+        Args:
+            temperature: of the loss.
+        """
+        if self.mixture is None or self.mixture.is_stored:
+            return None
+        return TeacherLogits(self.mixture, temperature)
 
     @property
-    def forms_logits(self) -> bool:
-        """Whether the teacher's logits are to be formed from its embeddings."""
-        return "logits" in self.requested and "logits" not in self.names
+    def identity(self) -> dict[str, Json]:
+        """What fingerprints hold of it, beside the store and the class vectors."""
+        mixture = {} if self.mixture is None else self.mixture.to_json()
+        return {"targets": list(self.names), **identities(self.sources), **mixture}
 
 
 def choose_targets(
@@ -60,6 +75,7 @@ def choose_targets(
     recipe: Recipe,
     settings: Any,
     generation: str | None = None,
+    others: OtherTeachers | None = None,
 ) -> TrainingTargets:
     """Find the targets that the recipe needs, and the class vectors that go with them.
 
@@ -69,6 +85,7 @@ def choose_targets(
         vectors: another store whose class vectors are to be used, or None for its own.
         recipe, settings: the method.
         generation: of the store; None for the current one.
+        others: stores that are read beside it; None for none.
 
     Raises:
         InputError: no store there, or one without what the recipe needs; or a corpus without labels or domains that it needs.
@@ -78,7 +95,10 @@ def choose_targets(
     root = open_store(store, generation)
     about = read_description(root, store)
     stored = {target.name: target for target in about.spec.targets}
-    requested = recipe.targets(settings, about.spec.targets)
+    others = others or OtherTeachers()
+    beside = others.open(shards, store, generation)
+    stored |= {spec.name: spec for one in beside for spec in one.specs}
+    requested = recipe.targets(settings, tuple(stored.values()))
     about_classes = bool(_ABOUT_CLASSES & set(requested))
     if vectors is not None and not about_classes:
         raise InputError(
@@ -97,15 +117,20 @@ def choose_targets(
         class_vectors = read_vectors(other, source) if needed else vectors_if_any(other, source)
         if class_vectors is not None:
             _check_teacher(about, other, source)
-    names = requested
+    mixture = None
     if "logits" in requested:
         assert class_vectors is not None
+        mixed = [one for one in beside if not set(one.layouts) & set(requested)]
+        own = LogitsOf(target="logits")
         if "logits" not in stored or about.decided_by.class_vectors != class_vectors.digest:
             _check_forming(about, stored, class_vectors, source)
-            names = tuple(dict.fromkeys("embedding" if name == "logits" else name for name in requested))
+            own = LogitsOf(target="embedding", vectors=class_vectors)
+        mixture = others.mixture(own, class_vectors, mixed)
     elif class_vectors is not None:
         _check_width(stored, class_vectors, source)
-    sources: list[TargetSource] = []
+    from_logits = [] if mixture is None else [one.target for one in mixture.teachers]
+    names = tuple(dict.fromkeys(n for name in requested for n in (from_logits if name == "logits" else [name])))
+    sources: list[TargetSource] = [one for one in beside if set(one.layouts) & set(names)]
     if {LABEL, DOMAIN} & set(requested):
         class_names = None if class_vectors is None else class_vectors.names
         labels = ManifestLabels.of(as_made(shards, store, about), requested, class_names)
@@ -120,6 +145,7 @@ def choose_targets(
         teacher=about.teacher,
         sources=tuple(sources),
         preprocess=_preprocess(about, store),
+        mixture=mixture,
     )
 
 

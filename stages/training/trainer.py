@@ -31,6 +31,7 @@ from .gradients import EagerGradients, Gradients
 from .graphed import CudaGraphs, GraphedGradients
 from .loggers.tracked import Tracking
 from .ranks import Ranks
+from .teacher_logits import TeacherLogits
 from .validation import Validation
 
 MOMENTUM = 0.9
@@ -42,7 +43,7 @@ class Trainer:
 
     Attributes:
         student: on its device; is trained in place.
-        teacher_head: forms the teacher's logits where the recipe needs them and the stream has embeddings only.
+        teacher_logits: makes the teacher's logits where the recipe needs them and the stream has embeddings, or several teachers.
         student_head: forms the student's logits; None where there are no class vectors.
         targets: names of those that it learns from; a batch may hold others, for other students.
         steps_per_epoch: batches of `settings.batch_size` pairs, of which each rank gets its part.
@@ -60,7 +61,7 @@ class Trainer:
     student: BaseStudent
     recipe: Recipe
     settings: TrainSettings
-    teacher_head: ClassHead | None
+    teacher_logits: TeacherLogits | None
     student_head: ClassHead | None
     targets: tuple[str, ...]
     steps_per_epoch: int
@@ -131,8 +132,8 @@ class Trainer:
         return loss
 
     def _loss(self, images_NCHW: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
-        if self.teacher_head is not None and "logits" not in targets:
-            targets = {**targets, "logits": self.teacher_head(targets["embedding"])}
+        if self.teacher_logits is not None:
+            targets = {**targets, "logits": self.teacher_logits(targets)}
         with torch.autocast(
             self._device.type,
             torch.bfloat16,

@@ -23,6 +23,7 @@ from teachonce.stages.recipes.settings import TrainSettings
 from teachonce.stages.training.build import BuiltStudent, build_student
 from teachonce.stages.training.checkpoint import TrainState
 from teachonce.stages.training.one_pass import train_on_one_pass
+from teachonce.stages.training.teacher_logits import LogitsOf, Mixture, TeacherLogits
 from teachonce.stages.training.trainer import Trainer, step_seed
 from teachonce.storage_schemas.class_vectors import ClassVectors
 from teachonce.storage_schemas.errors import InputError
@@ -82,6 +83,11 @@ class Memory:
         self.closed = True
 
 
+def formed(teacher: ClassVectors) -> TeacherLogits:
+    """What makes the teacher's logits of its embeddings."""
+    return TeacherLogits(Mixture(teachers=(LogitsOf(target="embedding", vectors=teacher),)))
+
+
 def train(
     built: BuiltStudent,
     recipe: str,
@@ -104,7 +110,7 @@ def train(
         student=built.student,
         recipe=recipe_named(recipe),
         settings=settings,
-        teacher_head=ClassHead(teacher),
+        teacher_logits=None if "logits" in stream._names else formed(teacher),
         student_head=ClassHead(teacher, built.logit_scale),
         targets=stream._names,
         steps_per_epoch=stream.steps_per_epoch,

@@ -80,7 +80,7 @@ def train(vectors, tiny_clip, tmp_path):
             student=built.student,
             recipe=recipe,
             settings=settings,
-            teacher_head=ClassHead(vectors),
+            teacher_logits=None,
             student_head=ClassHead(vectors, built.logit_scale),
             targets=("logits",),
             steps_per_epoch=STEPS,

@@ -1,0 +1,130 @@
+"""Owns the other teachers of a training: which stores are read beside the first, and how their logits are mixed with its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...pipeline.storage import Location
+from ...storage_schemas.class_vectors import ClassVectors
+from ...storage_schemas.errors import InputError, MismatchError
+from ...storage_schemas.plain_text import counted
+from ...storage_schemas.store_description import StoreDescription
+from ..corpora.shards import ShardSet
+from ..pairs.other_store import OF, OtherStore
+from ..pairs.store import open_store, store_facts
+from .mixes import MIXES
+from .teacher_logits import LogitsOf, Mixture
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherTeachers:
+    """What a user says of them.
+
+    Attributes:
+        stores: NAME=STORE of each.
+        mix: how logits are mixed: one of `MIXES`; None for the first.
+        weights: of the first teacher and of these; none for equal ones.
+        views: how many of the first store's views are read; None for all.
+    """
+
+    stores: tuple[str, ...] = ()
+    mix: str | None = None
+    weights: tuple[float, ...] = ()
+    views: int | None = None
+
+    def open(self, shards: ShardSet, first: Location, generation: str | None) -> list[OtherStore]:
+        """The stores, in their order.
+
+        Args:
+            first: the store that is trained from, as of a generation.
+
+        Raises:
+            InputError: two of one name, or a store that is none or has other views.
+            IncompleteError, MismatchError: as in `OtherStore.named`.
+        """
+        if not self.stores:
+            for option, value in (("--mix", self.mix), ("--mix-weights", self.weights)):
+                if value:
+                    raise InputError(
+                        "there is one teacher, so nothing to mix",
+                        code="option-needs-another",
+                        where=option,
+                        hint="add --also NAME=STORE",
+                    )
+            return []
+        facts = store_facts(first, generation)
+        views = self.views or facts.spec.num_views
+        found = [OtherStore.named(given, shards, facts, views) for given in self.stores]
+        names = [one.name for one in found]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise InputError("two stores have the same name", code="given-twice", where="--also", found=twice)
+        return found
+
+    def mixture(self, own: LogitsOf, vectors: ClassVectors, mixed: Sequence[OtherStore]) -> Mixture:
+        """The logits of all teachers.
+
+        Args:
+            own: of the first teacher, whose class vectors are `vectors`.
+            mixed: the stores of the others.
+
+        Raises:
+            InputError: weights that are not one for each teacher, or a store without logits.
+            MismatchError: a teacher with other classes.
+        """
+        weights = self.weights or (1.0,) * (1 + len(mixed))
+        if len(weights) != 1 + len(mixed):
+            raise InputError(
+                "each teacher that is mixed has a weight",
+                code="mix-weights-count-wrong",
+                where="--mix-weights",
+                expected=counted(1 + len(mixed), "number") + ", that of STORE first",
+                found=", ".join(f"{weight:g}" for weight in weights),
+            )
+        teachers = [own, *(_logits_of(one, vectors) for one in mixed)]
+        weighted = (
+            LogitsOf(target=one.target, vectors=one.vectors, weight=weight)
+            for one, weight in zip(teachers, weights, strict=True)
+        )
+        return Mixture(teachers=tuple(weighted), mix=self.mix or MIXES[0])
+
+
+def _logits_of(one: OtherStore, vectors: ClassVectors) -> LogitsOf:
+    """Another teacher's logits: stored, or formed from embeddings; of the same classes in the same order."""
+    if one.vectors is None:
+        raise InputError(
+            "another store has no class vectors, so its teacher has no logits to mix",
+            code="other-store-without-vectors",
+            where=one.facts.store,
+            hint=f"teachonce vectors --teacher … --classes … --out {one.facts.store}",
+        )
+    if one.vectors.names != vectors.names:
+        pairs = enumerate(zip(vectors.names, one.vectors.names, strict=False))
+        place = next((i for i, (a, b) in pairs if a != b), min(vectors.num_classes, one.vectors.num_classes))
+        raise MismatchError(
+            "teachers whose logits are mixed must have the same classes in the same order",
+            code="stores-other-classes",
+            where=f"{one.facts.store}, class {place}",
+            expected=_class(vectors, place),
+            found=_class(one.vectors, place),
+            hint="compute the class vectors of both from one list: teachonce vectors --classes LIST",
+        )
+    targets = {spec.name for spec in one.facts.spec.targets}
+    about = StoreDescription.read(open_store(one.facts.store, one.facts.generation), one.facts.store)
+    if "logits" in targets and about.decided_by.class_vectors == one.vectors.digest:
+        return LogitsOf(target=f"{one.name}{OF}logits")
+    if "embedding" not in targets:
+        raise MismatchError(
+            "another store holds neither logits nor embeddings",
+            code="store-without-embeddings",
+            where=one.facts.store,
+            expected="`logits` or `embedding`",
+            found=", ".join(sorted(targets)),
+            hint="teachonce cache SHARDS --targets embedding --teacher … --out ANOTHER_STORE",
+        )
+    return LogitsOf(target=f"{one.name}{OF}embedding", vectors=one.vectors)
+
+
+def _class(vectors: ClassVectors, place: int) -> str:
+    return repr(vectors.names[place]) if place < vectors.num_classes else f"none: {place} in all"

@@ -1,0 +1,134 @@
+"""A student of two teachers: the same bytes as of one where both say the same, and what cannot be mixed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from teachonce.pipeline.executors.serial import SerialExecutor
+from teachonce.pipeline.runner import run_stage
+from teachonce.stages.distill import DistillStage, plan_distill
+from teachonce.stages.models.class_head import ClassHead
+from teachonce.stages.models.compute import Compute
+from teachonce.stages.models.student_config import StudentConfig
+from teachonce.stages.settings.distill import DistillSettings
+from teachonce.storage_schemas.class_vectors import ClassVectors, write_class_vectors
+from teachonce.storage_schemas.errors import InputError, MismatchError, TeachonceError
+from teachonce.storage_schemas.target_store import open_root
+
+CPU = Compute(device="cpu", precision="fp32", threads=1)
+
+
+@pytest.fixture
+def plan(taught_store, tmp_path):
+    """`plan(also=…, …)`: the stage for a small student on the taught store and others."""
+
+    def make(out: str = "b", recipe: str = "kd", options: dict | None = None, **settings) -> DistillStage:
+        return plan_distill(
+            str(taught_store.shards.location),
+            str(taught_store.location),
+            StudentConfig(model="timm:test_vit", size=32),
+            out=str(tmp_path / out),
+            recipe=recipe,
+            options={"epochs": 1, "batch_size": 8, "warmup_epochs": 0, **(options or {})},
+            settings=DistillSettings(**settings),
+            compute=CPU,
+            show_progress=False,
+        )
+
+    return make
+
+
+@pytest.fixture
+def other(taught_store, make_store, tmp_path):
+    """A teacher of 9 channels with the same classes, or others; or none."""
+
+    def make(names: str | None = "abcdefg", widths: dict | None = None) -> str:
+        out = tmp_path / "other.zarr"
+        make_store(taught_store.shards, out, also_invalid=(5,), widths=widths or {"embedding": 9})
+        if names is not None:
+            rng = np.random.default_rng(4)
+            vectors = ClassVectors(
+                names=tuple(names),
+                vectors_CD=rng.normal(size=(len(names), 9)).astype(np.float32),
+                bias_C=None,
+                logit_scale=1.5,
+                normalized=False,
+            )
+            origin = {"teacher": {"model": "T", "weights_digest": "0123"}, "templates": []}
+            write_class_vectors(open_root(str(out), mode="a"), vectors, origin)
+        return f"big={out}"
+
+    return make
+
+
+def run(stage: DistillStage) -> dict[str, torch.Tensor]:
+    run_stage(stage, stage.out, SerialExecutor(), progress=False)
+    return safetensors.torch.load_file(f"{stage.out}/model.safetensors")
+
+
+@pytest.mark.parametrize("mix", ["logits", "probabilities"])
+def test_twice_the_same_teacher_is_one(plan, taught_store, mix):
+    # Not AdamW: where a gradient is zero but for rounding (keys' biases), it makes full steps of the rounding
+    sgd = {"optimizer": "sgd", "lr": 0.05}
+    single = plan("one", options=sgd)
+    assert "mixture" not in single.identity
+    twice = plan("two", options=sgd, also=(f"again={taught_store.location}",), mix=mix, mix_weights=(1.0, 3.0))
+    assert twice.targets == ("logits", "again:logits")
+    assert twice.identity["mixture"]["mix"] == mix
+    weights, same = run(single), run(twice)
+    for name, value in weights.items():
+        assert same[name].numpy() == pytest.approx(value.numpy(), abs=1e-5), name
+
+
+def test_another_teachers_logits_are_formed_and_mixed(plan, other):
+    stage = plan(also=(other(),), mix="logits", mix_weights=(1.0, 3.0))
+    assert stage.targets == ("logits", "big:embedding")
+    assert any(note.startswith("beside it ") and note.endswith(": big:embedding") for note in stage.notes)
+    found = stage.chosen.teacher_logits(1.0)
+    vectors = stage.chosen.mixture.teachers[1].vectors
+    batch = {"logits": torch.randn(4, 7), "big:embedding": torch.randn(4, 9)}
+    expected = 0.25 * batch["logits"] + 0.75 * ClassHead(vectors)(batch["big:embedding"])
+    assert torch.allclose(found(batch), expected, atol=1e-5)
+    run(stage)
+
+
+@pytest.mark.parametrize(
+    ("made", "kind", "message"),
+    [
+        ({"names": None}, InputError, "another store has no class vectors, so its teacher has no logits to mix"),
+        ({"names": "abcdefh"}, MismatchError, "class 6: expected 'g', found 'h'"),
+        ({"names": "abcdef"}, MismatchError, "class 6: expected 'g', found none: 6 in all"),
+        ({"names": "abdcefg"}, MismatchError, "class 2: expected 'c', found 'd'"),
+        ({"widths": {"tokens": 4}}, MismatchError, "another store holds neither logits nor embeddings"),
+    ],
+)
+def test_what_cannot_be_mixed(plan, other, made, kind, message):
+    with pytest.raises(kind, match=message):
+        plan(also=(other(**made),))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mix_weights": (1.0, 2.0, 3.0)}, "--mix-weights: expected 2 numbers, that of STORE first, found 1, 2, 3"),
+        ({"mix_weights": (1.0, 0.0)}, "--mix-weights: expected more than 0"),
+    ],
+)
+def test_weights_that_cannot_be(plan, other, settings, message):
+    with pytest.raises(InputError, match=message):
+        plan(also=(other(),), **settings)
+
+
+@pytest.mark.parametrize("settings", [{"mix": "logits"}, {"mix_weights": (1.0,)}])
+def test_one_teacher_is_not_mixed(plan, settings):
+    with pytest.raises(InputError, match="there is one teacher, so nothing to mix") as error:
+        plan(**settings)
+    assert isinstance(error.value, TeachonceError)
+
+
+def test_two_stores_of_one_name(plan, other):
+    given = other()
+    with pytest.raises(InputError, match="two stores have the same name: --also: found big"):
+        plan(also=(given, given))
