@@ -211,6 +211,7 @@ class DistillStage:
         if state.best is not None:
             by = {} if self.validation_by == "top1" else {"by": self.validation_by}
             found["validation"] = {"images": self.validation, **by, **asdict(state.best)}
+        found |= state.average
         return BundleConfig(
             student=built.backbone.config,
             head=built.student.head.to_json(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -12,7 +12,7 @@ from ...storage_schemas.errors import InputError, TeachonceError
 from ...storage_schemas.fingerprint import digest_json
 from ..corpora.generations import SHARD_FILES
 from ..corpora.shards import ShardSet
-from .order import EpochOrder, window_shards
+from .order import Order
 from .receipts import StoreReceipts, keep_receipt
 from .store import StoreFacts, store_receipts
 
@@ -110,29 +110,27 @@ class LocalCopies:
 
 
 class ComingShards:
-    """A thread that keeps the shards of the windows at hand and of the next one, in the order in which epochs read them.
+    """A thread that keeps the shards at hand and those that come next, in the order in which epochs read them.
 
     Args:
-        seed: of the order.
+        order: of some epoch.
     """
 
-    def __init__(self, copies: LocalCopies, seed: int) -> None:
-        self._copies = copies
-        rows = copies.facts.valid_rows
-        self._order = EpochOrder(seed=seed, epoch=0, rows_per_shard=rows, window=window_shards(rows))
+    def __init__(self, copies: LocalCopies, order: Order) -> None:
+        self._copies, self._order = copies, order
         self._moved = threading.Condition()
-        self._at: tuple[int, int] | None = None
+        self._at: tuple[Hashable, Order, int] | None = None
         self._thread: threading.Thread | None = None
 
     def go_to(self, epoch: int, sample: int) -> None:
         """The trainer stands there."""
         if self._order.epoch != epoch:
-            self._order = replace(self._order, epoch=epoch)
-        at = (epoch, self._order.window_of(sample))
-        if at == self._at:
+            self._order = self._order.at(epoch)
+        place = self._order.place(sample)
+        if self._at is not None and self._at[0] == place:
             return
         with self._moved:
-            self._at = at
+            self._at = place, self._order, sample
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="coming shards", daemon=True)
                 self._thread.start()
@@ -147,26 +145,19 @@ class ComingShards:
             thread.join()
 
     def _run(self) -> None:
-        kept: tuple[int, int] | None = None
+        kept: Hashable = None
         while True:
             with self._moved:
-                while self._at is not None and self._at == kept:
+                while self._at is not None and self._at[0] == kept:
                     self._moved.wait()
-                at = kept = self._at
+                at = self._at
             if at is None:
                 return
-            for shard in self._coming(*at):
+            kept, order, sample = at
+            for shard in order.at(order.epoch).coming(sample):
                 if self._at is None:
                     return
                 try:
                     self._copies.keep(shard, verify=True)
                 except (TeachonceError, OSError):
                     break  # who reads the shard meets it too, and says so
-
-    def _coming(self, epoch: int, window: int) -> Iterator[int]:
-        """The shards of a window and of the next one, which may be the first of the next epoch."""
-        order = replace(self._order, epoch=epoch)
-        here = order.shards_from(window, 2)
-        yield from here
-        if len(here) <= order.window:
-            yield from replace(order, epoch=epoch + 1).shards_from(0, 1)

@@ -7,9 +7,10 @@ hand is ever computed, so memory does not grow with the corpus and any step can 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,6 +113,33 @@ def permutation(count: int, name: str) -> Ints:
     return np.argsort(ranks, kind="stable").astype(np.int64, copy=False)
 
 
+class Order(Protocol):
+    """The order in which one epoch reads rows. Small, and picklable as long as nothing was asked of it."""
+
+    @property
+    def epoch(self) -> int:
+        """From 0."""
+
+    @property
+    def num_samples(self) -> int:
+        """In the epoch."""
+
+    def at(self, epoch: int) -> Order:
+        """That of another epoch."""
+
+    def samples(self, start: int, stop: int) -> tuple[Ints, Ints]:
+        """Samples `start` to `stop` of the epoch: (shards, positions among the rows of each that are read), int64."""
+
+    def open_shards(self, start: int, stop: int) -> set[int]:
+        """The shards that are worth keeping open while samples `start` to `stop` are read."""
+
+    def place(self, sample: int) -> Hashable:
+        """Where in the corpus a sample lies: samples of one place have the same shards at hand and coming."""
+
+    def coming(self, sample: int) -> Iterator[int]:
+        """The shards at hand there, then those that come next, maybe in the next epoch."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EpochOrder:
     """The order in which one epoch reads every valid row exactly once.
@@ -165,11 +193,24 @@ class EpochOrder:
         first, last = (int(w) for w in np.searchsorted(self._window_ends, [start, stop - 1], side="right"))
         return set(self._shards[first * self.window : (last + 1) * self.window].tolist())
 
-    def window_of(self, sample: int) -> int:
-        """The number of the window that a sample lies in, or would."""
+    def at(self, epoch: int) -> EpochOrder:
+        return replace(self, epoch=epoch)
+
+    def place(self, sample: int) -> Hashable:
+        """The window that a sample lies in, or would."""
+        return self.epoch, self._window_of(sample)
+
+    def coming(self, sample: int) -> Iterator[int]:
+        """The shards of a window and of the next one, which may be the first of the next epoch."""
+        here = self._shards_from(self._window_of(sample), 2)
+        yield from here
+        if len(here) <= self.window:
+            yield from self.at(self.epoch + 1)._shards_from(0, 1)
+
+    def _window_of(self, sample: int) -> int:
         return int(np.searchsorted(self._window_ends, sample, side="right"))
 
-    def shards_from(self, window: int, windows: int) -> list[int]:
+    def _shards_from(self, window: int, windows: int) -> list[int]:
         """The shards of so many windows, in order."""
         found: list[int] = self._shards[window * self.window : (window + windows) * self.window].tolist()
         return found

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..prompts.clip import PromptedClip
+from ..training.average import OneAverage
 
 
 def gaussian_weights(epochs: int, mean: float, std: float) -> list[float]:
@@ -21,7 +22,7 @@ def gaussian_weights(epochs: int, mean: float, std: float) -> list[float]:
     return [part / math.fsum(parts) for part in parts]
 
 
-class GaussianAverage:
+class GaussianAverage(OneAverage):
     """The weighted sum of the prompts at the end of each epoch so far.
 
     Attributes:

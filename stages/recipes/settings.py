@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ...storage_schemas.fingerprint import Json
 
 #: Groups of `--help`.
-TRAINING, VALIDATION = "Training", "Validation"
+TRAINING, VALIDATION, SAMPLING = "Training", "Validation", "Which samples a step sees"
 
 #: Of Adam and AdamW, as torch has them.
 BETAS = (0.9, 0.999)
@@ -78,6 +78,72 @@ class TrainSettings:
         help="Stop after this many epochs without a better validation accuracy; 0: never.",
     )
 
+    batch_norm: str = setting(
+        "train",
+        choices=("train", "frozen"),
+        off="train",
+        group=TRAINING,
+        help="frozen: the backbone's batch norms keep their averages and use them in training too; their weights train.",
+    )
+    per_domain: int = setting(
+        0,
+        least=0,
+        off=0,
+        unit="SAMPLES",
+        group=SAMPLING,
+        help="Draw so many samples of each domain in each step, with replacement; a batch is all of these. 0: each sample once an "
+        "epoch. Images must lie at DOMAIN/CLASS/IMAGE.",
+    )
+    steps_per_epoch: int = setting(
+        0,
+        least=0,
+        off=0,
+        unit="STEPS",
+        default_text="as many as draw as many samples as there are",
+        group=SAMPLING,
+        help="With --per-domain: steps from one validation and checkpoint to the next; the views change with them.",
+    )
+    hold_out: float = setting(
+        0.0,
+        least=0,
+        below=1,
+        off=0,
+        unit="SHARE",
+        group=VALIDATION,
+        help="Keep about this share of the samples out of training, chosen by --order-seed and their keys, and validate on them.",
+    )
+    select: str = setting(
+        "best",
+        choices=("best", "swad"),
+        off="best",
+        group=VALIDATION,
+        help="What the bundle gets where there is a validation: the best epoch's weights, or the average over the valley of the "
+        "validation loss (SWAD).",
+    )
+    swad_converge: int = setting(
+        3,
+        least=1,
+        off=3,
+        unit="EPOCHS",
+        group=VALIDATION,
+        help="SWAD: the valley begins where so many losses in a row are not below the first of them.",
+    )
+    swad_tolerance: int = setting(
+        6,
+        least=1,
+        off=6,
+        unit="EPOCHS",
+        group=VALIDATION,
+        help="SWAD: it ends, and training with it, before so many losses in a row that are above the threshold.",
+    )
+    swad_ratio: float = setting(
+        0.3,
+        least=0,
+        off=0.3,
+        group=VALIDATION,
+        help="SWAD: the threshold is by this share above the mean of the losses that the valley began with.",
+    )
+
     def to_json(self) -> dict[str, Json]:
         """For fingerprint and origin: all but what is off."""
         off = {field.name: setting.off for field, setting in settings_of(self) if setting.off is not None}
@@ -122,3 +188,19 @@ class TrainSettings:
             )
         if self.warmup_epochs > self.epochs:
             raise impossible("warmup_epochs", f"at most {self.epochs}, the epochs", self.warmup_epochs)
+        for other, what in (("ema", "a moving average"), ("patience", "early stopping")):
+            if self.select == "swad" and getattr(self, other):
+                raise InputError(
+                    f"SWAD and {what} exclude each other",
+                    code="options-exclude-each-other",
+                    where=f"--select swad {option_name(other)}",
+                    hint=f"leave out {option_name(other)}",
+                )
+        if self.steps_per_epoch and not self.per_domain:
+            raise InputError(
+                "without --per-domain, an epoch is a pass over the corpus",
+                code="option-needs-another",
+                where="--steps-per-epoch",
+                found=self.steps_per_epoch,
+                hint="add --per-domain SAMPLES, or leave it out",
+            )

@@ -17,11 +17,13 @@ class BaseStudent(nn.Module):
         backbone: what the library, or this program, built.
         frozen: backbone weights take no gradient and the backbone stays in eval mode (its dropout and batch
             norm too).
+        fixed_averages: the backbone's batch norms stay in eval mode; their weights may train.
     """
 
     head: Head
     backbone: nn.Module
     frozen: bool
+    fixed_averages = False
 
     def outputs(self, inputs: Any) -> dict[str, Tensor]:
         """All that a loss may look at, by the names of targets; fp32."""
@@ -37,6 +39,10 @@ class BaseStudent(nn.Module):
         super().train(mode)
         if self.frozen:
             self.backbone.eval()
+        elif self.fixed_averages:
+            for module in self.backbone.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
         return self
 
     def trained(self) -> dict[str, nn.Parameter]:

@@ -104,6 +104,7 @@ def build_student(
         else:
             student = new_map_student(str(backbone.config["name"]), head)
     drawn = {"preprocess": preprocess.to_json(), "head": head.to_json(), "seed": seed}
+    student.fixed_averages = settings.batch_norm == "frozen"
     recipe.parameter_groups(student, settings)
     if settings.batch_size == settings.accumulate and any(_is_batch_norm(module) for module in _training(student)):
         raise InputError(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import safetensors
@@ -23,6 +23,7 @@ from ...storage_schemas.errors import DamagedError
 from ...storage_schemas.fingerprint import Fingerprint, Json, canonical_json
 from ...storage_schemas.json_file import Count, as_schema, read_sealed, seal
 from ..models.weights import tensors_digest
+from .average import Average
 
 #: Name of the checkpoint in the run's folder.
 CHECKPOINT = "checkpoint.safetensors"
@@ -48,10 +49,15 @@ class Best:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainState:
-    """Where training is: steps done, and the best weights so far where there is a validation split."""
+    """Where training is: steps done, and the best weights so far where there is a validation split.
+
+    Attributes:
+        average: at the end, what the bundle records of an average that it holds.
+    """
 
     step: int = 0
     best: Best | None = None
+    average: Mapping[str, Json] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,15 +77,6 @@ class Trainee(Protocol):
         """All that training changes, by name."""
 
 
-class Average(Protocol):
-    """An average of the trainee's weights over training (see `ema.Ema`)."""
-
-    tensors: dict[str, Tensor]
-
-    def update(self) -> None:
-        """Take in the weights as they are now."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Training:
     """What a checkpoint is of. All of it is changed in place.
@@ -95,14 +92,14 @@ class Training:
 
     def final(self) -> Mapping[str, Tensor]:
         """What the bundle would hold now, of all that changes."""
-        return self.average.tensors if self.average is not None else self.trainee.changing()
+        return self.average.final() if self.average is not None else self.trainee.changing()
 
 
 def save_checkpoint(folder: Location, training: Training, state: TrainState, fingerprint: Fingerprint) -> None:
     """Write the state, durably and atomically, then forget best weights that it no longer needs."""
     tensors = {_WEIGHT + name: value for name, value in training.trainee.changing().items()}
     if training.average is not None:
-        tensors |= {_AVERAGE + name: value for name, value in training.average.tensors.items()}
+        tensors |= {_AVERAGE + name: value for name, value in training.average.state().items()}
     for name, parameter in training.trainee.trained().items():
         for key, value in training.optimizer.state[parameter].items():
             if isinstance(value, Tensor):  # SGD keeps None where it has no momentum yet
@@ -140,7 +137,10 @@ def load_checkpoint(folder: Location, training: Training, fingerprint: Fingerpri
     )
     _copy(_part(tensors, _WEIGHT), training.trainee.changing(), location)
     if training.average is not None:
-        _copy(_part(tensors, _AVERAGE), training.average.tensors, location)
+        try:
+            training.average.load(_part(tensors, _AVERAGE))
+        except (KeyError, ValueError) as error:
+            raise _does_not_fit(location, str(error.args[0])) from error
     optimizer_state = _part(tensors, _STATE)
     for name, parameter in training.trainee.trained().items():
         own = {
@@ -224,15 +224,19 @@ def _tensors(location: Location) -> tuple[bytes, dict[str, Tensor]]:
 def _copy(saved: Mapping[str, Tensor], into: Mapping[str, Tensor], location: Location) -> None:
     wrong = {name for name in into if name not in saved or into[name].shape != saved[name].shape}
     if wrong or len(saved) != len(into):
-        raise DamagedError(
-            "a checkpoint does not fit the model",
-            code="checkpoint-does-not-fit",
-            where=location,
-            found=min(wrong, default="more weights"),
-            hint=_START_ANEW,
-        )
+        raise _does_not_fit(location, min(wrong, default="more weights"))
     for name, value in into.items():
         value.copy_(saved[name])
+
+
+def _does_not_fit(location: Location, found: str) -> DamagedError:
+    return DamagedError(
+        "a checkpoint does not fit the model",
+        code="checkpoint-does-not-fit",
+        where=location,
+        found=found,
+        hint=_START_ANEW,
+    )
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..students.base import BaseStudent
+from .average import OneAverage
 from .checkpoint import Trainee
 
 
-class Ema:
+class Ema(OneAverage):
     """After each step: average = decay * average + (1 - decay) * weights, from the starting weights on.
 
     Batch norm's averages are averaged likewise; its counters are copied.
@@ -38,7 +41,7 @@ class Ema:
 
 
 @torch.no_grad()
-def put(tensors: dict[str, Tensor], trainee: Trainee) -> dict[str, Tensor]:
+def put(tensors: Mapping[str, Tensor], trainee: Trainee) -> dict[str, Tensor]:
     """Give a trainee these weights; returns copies of those that it had."""
     current = trainee.changing()
     before = {name: current[name].detach().clone() for name in tensors}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +25,14 @@ from ..recipes.schedule import learning_rate
 from ..recipes.settings import TrainSettings
 from ..students.base import BaseStudent, Outputs
 from ..students.student import Student
+from .average import Average
 from .checkpoint import Best, Training, TrainState, save_best
 from .ema import Ema, put
 from .gradients import EagerGradients, Gradients
 from .graphed import CudaGraphs, GraphedGradients
 from .loggers.tracked import Tracking
 from .ranks import Ranks
+from .swad import Swad
 from .teacher_logits import TeacherLogits
 from .validation import Validation
 
@@ -90,8 +92,18 @@ class Trainer:
     def prepare(self) -> Training:
         """What its steps change: the student with the optimizer and the moving average, as at the start."""
         optimizer = make_optimizer(self.recipe, self.student, self.settings)
-        ema = Ema(self.student, self.settings.ema) if self.settings.ema else None
-        return Training(trainee=self.student, optimizer=optimizer, average=ema)
+        return Training(trainee=self.student, optimizer=optimizer, average=self._average())
+
+    def _average(self) -> Average | None:
+        settings = self.settings
+        if settings.select == "swad":
+            return Swad(
+                self.student,
+                converge=settings.swad_converge,
+                tolerance=settings.swad_tolerance,
+                ratio=settings.swad_ratio,
+            )
+        return Ema(self.student, settings.ema) if settings.ema else None
 
     def wrap(self) -> None:
         """Take its place among the ranks, and compile: once the weights are those to go on from."""
@@ -159,29 +171,35 @@ class Trainer:
             warmup_epochs=self.settings.warmup_epochs,
         )
 
-    def validate(self, training: Training, state: TrainState) -> tuple[float, TrainState]:
-        """Accuracy of the weights that would count now; the state of training, with the best so far.
+    def validate(self, training: Training, state: TrainState) -> tuple[dict[str, float], TrainState]:
+        """Figures of the weights that would count now; the state of training, with the best so far.
 
-        The first rank measures, for all.
+        An average that selects is told the loss of the weights as they are instead. The first rank measures, for all.
         """
         assert self.validation is not None
         assert self.student_head is not None  # nothing is validated without class vectors
         assert isinstance(self.student, Student)  # which only students of images have
-        accuracy = 0.0
+        average = training.average
+        accuracy = loss = 0.0
         if self.ranks.is_first:
-            before = put(training.average.tensors, self.student) if training.average is not None else {}
-            accuracy = self.validation.accuracy(
+            instead = {} if average is None or average.selects else average.final()
+            before = put(instead, self.student)
+            accuracy, loss = self.validation.measure(
                 self.student, self.student_head, self.preprocess, self.compute, self.pool
             )
             put(before, self.student)
-        accuracy = self.ranks.agree(accuracy)
+        accuracy, loss = self.ranks.agree([accuracy, loss])
+        figures = {"validation_accuracy": accuracy}
+        if average is not None and average.selects:
+            average.measured(loss)
+            return {**figures, "validation_loss": loss}, state
         if state.best is not None and accuracy <= state.best.accuracy:
-            return accuracy, state
+            return figures, state
         epoch = state.step // self.steps_per_epoch - 1
         best = Best(epoch=epoch, step=state.step, accuracy=accuracy)
         if self.ranks.is_first:
             save_best(self.folder, training, best)
-        return accuracy, TrainState(step=state.step, best=best)
+        return figures, replace(state, best=best)
 
     def is_over(self, state: TrainState) -> bool:
         """Whether training is at its end: all epochs are done, or it stops early."""

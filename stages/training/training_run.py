@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 from torch import Tensor
@@ -59,7 +60,8 @@ class TrainingRun:
     @property
     def position(self) -> Position | None:
         """The batch that it wants next; None where training is over."""
-        if self._trainer.is_over(self._state):
+        average = self._training.average
+        if self._trainer.is_over(self._state) or (average is not None and average.is_over):
             return None
         return Position(*divmod(self._state.step, self._trainer.steps_per_epoch))
 
@@ -88,7 +90,7 @@ class TrainingRun:
         self._window.add(loss=trainer.step(self._training.optimizer, images_NCHW, own, lr=lr, step=self._state.step))
         if self._training.average is not None:
             self._training.average.update()
-        self._state = TrainState(step=self._state.step + 1, best=self._state.best)
+        self._state = replace(self._state, step=self._state.step + 1)
         last = at.step + 1 == trainer.steps_per_epoch
         every = trainer.checkpoint_every
         save = last or bool(every and self._state.step % every == 0)
@@ -97,7 +99,8 @@ class TrainingRun:
             figures = self._window.close(samples=settings.batch_size, step=self._state.step, epoch=at.epoch)
             if last and trainer.validation is not None:
                 with self._timer("validate"):
-                    figures["validation_accuracy"], self._state = trainer.validate(self._training, self._state)
+                    measured, self._state = trainer.validate(self._training, self._state)
+                figures |= measured
             self._report(at.epoch, figures | {"lr": lr})
         if save:
             self._save()
@@ -121,16 +124,17 @@ class TrainingRun:
     def finish(self) -> TrainState:
         """Give the student the weights that count, at the end; where training was then.
 
-        They are the best where there is a validation split, the moving average where there is one, else the last.
+        They are the best where there is a validation split, the average where there is one, else the last.
         """
-        trainer = self._trainer
+        trainer, average = self._trainer, self._training.average
         if self._log is not None:
             self._log.finish()
         if self._state.best is not None:
             trainer.ranks.agree(None)  # all wait until the first rank has written it
             load_best(trainer.folder, self._training, self._state.best)
-        elif self._training.average is not None:
-            put(self._training.average.tensors, trainer.student)
+        elif average is not None:
+            put(average.final(), trainer.student)
+            return replace(self._state, average=average.about())
         return self._state
 
     def close(self) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +21,22 @@ from ..models.class_head import ClassHead
 from ..models.compute import Compute
 from ..models.forward import Forward, Parts
 from ..models.preprocess import Preprocess
+from ..models.softmax import log_softmax
 from ..samples.images import IMAGES
 from ..samples.kind import SampleKind
 from ..students.student import Student
+
+
+class Measured(NamedTuple):
+    """What was measured of a student.
+
+    Attributes:
+        accuracy: the figure, from 0 to 1.
+        loss: mean cross entropy to the labels, over the images that can be used.
+    """
+
+    accuracy: float
+    loss: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,10 +104,10 @@ class Validation:
             return self.labelled.digest
         return hashlib.blake2b(f"{self.labelled.digest} {self.by}".encode(), digest_size=16).hexdigest()
 
-    def accuracy(
+    def measure(
         self, student: Student, head: ClassHead, preprocess: Preprocess, compute: Compute, pool: Pool | None = None
-    ) -> float:
-        """The figure, from 0 to 1, of the student's own centre view; an image that cannot be used counts as wrong.
+    ) -> Measured:
+        """The figure of the student's own centre view, where an image that cannot be used counts as wrong; and the loss.
 
         Leaves the student in the mode in which it was.
 
@@ -105,7 +120,7 @@ class Validation:
         """
         counts, training = Accuracy(len(head.vectors_CD), self.base_C), student.training
         forward = Forward(compute, lambda images_NCHW: {"logits": head(student(images_NCHW)).float()}, option=None)
-        usable = 0
+        usable, losses = 0, []
 
         def batches(pool: Pool) -> Iterator[tuple[NDArray[np.int64], Parts]]:
             for views in self.labelled.center_views(preprocess, pool):
@@ -119,6 +134,7 @@ class Validation:
             with nullcontext(pool) if pool is not None else closing(Threads(compute.threads)) as there:
                 for labels_N, outputs in forward.through(batches(there)):
                     counts.add(outputs["logits"], labels_N)
+                    losses.append(_summed_loss(outputs["logits"], labels_N))
                     usable += len(labels_N)
         finally:
             student.train(training)
@@ -131,6 +147,14 @@ class Validation:
                 found=f"{len(self.labelled)} unusable",
                 hint="give other images, or leave out --validation",
             )
+        return Measured(accuracy=self._figure(counts), loss=math.fsum(losses) / usable)
+
+    def _figure(self, counts: Accuracy) -> float:
         if self.by == "harmonic-mean":
             return harmonic_mean(counts.base, counts.novel).mean
         return (counts.base if self.by == "base" else counts.top1).rate
+
+
+def _summed_loss(logits_NC: NDArray[np.float32], labels_N: NDArray[np.int64]) -> float:
+    """Cross entropy, summed over the samples."""
+    return -float(log_softmax(logits_NC)[np.arange(len(labels_N)), labels_N].sum())

@@ -20,7 +20,7 @@ from teachonce.stages.settings.distill import DistillSettings
 from teachonce.stages.status import folder_status
 from teachonce.stages.students.bundle import load_student
 from teachonce.stages.training.trainer import Trainer
-from teachonce.stages.training.validation import Validation
+from teachonce.stages.training.validation import Measured, Validation
 from teachonce.storage_schemas.errors import InputError, MismatchError, UnitsFailed
 
 CPU = Compute(device="cpu", precision="fp32", threads=1)
@@ -77,7 +77,7 @@ def scripted(monkeypatch):
 
     def use(*accuracies):
         left = list(accuracies)
-        monkeypatch.setattr(Validation, "accuracy", lambda *given: left.pop(0))
+        monkeypatch.setattr(Validation, "measure", lambda *given: Measured(left.pop(0), 1.0))
         return left
 
     return use
