@@ -38,6 +38,7 @@ from .pairs.order import check_batch
 from .pairs.sources import TargetSource
 from .pairs.store import generation_of
 from .pairs.stream import TargetStream
+from .pairs.training_rows import RowRule, TrainingRows
 from .recipes.recipe import Recipe
 from .recipes.registry import recipe_named
 from .recipes.settings import TrainSettings
@@ -68,6 +69,7 @@ class DistillStage:
         identity: everything that decides the bundle's bytes, as fingerprint fields.
         origin: the same for people, for the bundle's config.
         chosen: what to read from the store.
+        rows: those that train; None for all.
         vectors: class vectors; None where the student has no classes.
         order_seed: of the order of pairs.
         samples: pairs in the whole training.
@@ -97,6 +99,7 @@ class DistillStage:
     identity: Mapping[str, Json]
     origin: Mapping[str, Json]
     chosen: TrainingTargets
+    rows: TrainingRows | None
     samples: int
     views: int
     validation: str | None
@@ -174,6 +177,7 @@ class DistillStage:
             self.settings,
             targets=tuple(targets),
             sources=self.chosen.sources if sources is None else tuple(sources),
+            rows=self.rows,
             seed=self.order_seed,
             views=self.views,
             pool=pool,
@@ -191,7 +195,7 @@ class DistillStage:
         return None if self.vectors is None else ClassHead(self.vectors, logit_scale).to(device)
 
     def _open_validation(self) -> Validation | None:
-        validation = _validation(self.validation, self.validation_by, self.vectors, self.shards)
+        validation = _validation(self.validation, self.validation_by, self.vectors, self.shards, self.rows)
         if validation is None:
             return None
         expected = self.identity["validation"]
@@ -199,18 +203,22 @@ class DistillStage:
             raise MismatchError(
                 "the validation images changed",
                 code="images-changed",
-                where=self.validation,
+                where=self._validated_on,
                 expected=f"{expected} (the plan)",
                 found=f"{validation.digest} (now)",
                 hint="give every node the same images, or restore them",
             )
         return validation
 
+    @property
+    def _validated_on(self) -> str:
+        return self.validation or f"--hold-out {self.settings.hold_out:g}"
+
     def _bundle_config(self, built: BuiltStudent, state: TrainState) -> BundleConfig:
         found: dict[str, Json] = {"steps": state.step}
         if state.best is not None:
             by = {} if self.validation_by == "top1" else {"by": self.validation_by}
-            found["validation"] = {"images": self.validation, **by, **asdict(state.best)}
+            found["validation"] = {"images": self._validated_on, **by, **asdict(state.best)}
         found |= state.average
         return BundleConfig(
             student=built.backbone.config,
@@ -361,6 +369,7 @@ def open_stream(
     *,
     targets: tuple[str, ...],
     sources: tuple[TargetSource, ...] = (),
+    rows: RowRule | TrainingRows | None = None,
     seed: int,
     views: int | None = None,
     pool: Pool | None = None,
@@ -378,6 +387,7 @@ def open_stream(
         seed=seed,
         targets=targets,
         sources=sources,
+        rows=rows,
         views=views,
         drop_last=True,
         pool=pool,
@@ -429,6 +439,9 @@ def plan_distill(
     check(config, "student")
     vectors, validation = settings.vectors, settings.validation
     training = method.defaults.override(recipe, options)
+    if validation is not None and training.hold_out:
+        _refuse_both(options.get("hold_out"))
+        training = replace(training, hold_out=0.0)
     refuse_swapped("distill", shards, store, is_first=Kind.SHARDS, is_second=Kind.STORE)
     check_output(
         Location.of(out),
@@ -461,6 +474,14 @@ def plan_distill(
         training,
         targets=chosen.names,
         sources=chosen.sources,
+        rows=RowRule(
+            leave_out=settings.leave_out,
+            hold_out=training.hold_out,
+            per_domain=training.per_domain,
+            steps=training.steps_per_epoch,
+            seed=order_seed,
+            complete=chosen.class_ids if method.needs_all_labels(training) else (),
+        ),
         seed=order_seed,
         views=settings.views,
         accept_other_pixels=settings.accept_other_pixels,
@@ -469,14 +490,23 @@ def plan_distill(
     )
     shard_set = stream.shards
     parts = workers * training.accumulate
-    check_batch(stream.num_samples, training.batch_size, drop_last=True, world_size=parts)
-    checking = _validation(validation, settings.validation_by, chosen.vectors, shard_set)
+    if training.per_domain:
+        training = _with_batch(training, stream, options.get("batch_size"))
+    check_batch(stream.samples_per_epoch, training.batch_size, drop_last=True, world_size=parts)
+    checking = _validation(validation, settings.validation_by, chosen.vectors, shard_set, stream.rows)
+    if training.select == "swad" and checking is None:
+        raise InputError(
+            "SWAD needs validation images",
+            code="option-needs-another",
+            where="--select swad",
+            hint="add --hold-out 0.2 or --validation IMAGES, or choose --select best",
+        )
     if training.patience and checking is None:
         raise InputError(
             "early stopping needs validation images",
             code="option-needs-another",
             where="--patience",
-            hint="add --validation IMAGES",
+            hint="add --validation IMAGES, or --hold-out 0.2",
         )
     shared: dict[str, Json] = {
         "recipe": recipe,
@@ -486,6 +516,7 @@ def plan_distill(
         **({} if order_seed == settings.seed else {"order_seed": order_seed}),
         "views": {"count": stream.num_views, "schedule": "epoch mod count"},
         **chosen.identity,
+        **({"leave_out": sorted(settings.leave_out)} if settings.leave_out else {}),
         **({"compiled": True} if settings.compiled else {}),
         **({"cuda_graphs": True} if settings.cuda_graphs else {}),
     }
@@ -531,6 +562,7 @@ def plan_distill(
         identity=identity,
         origin=origin,
         chosen=chosen,
+        rows=stream.rows,
         samples=stream.steps_per_epoch * training.batch_size * training.epochs,
         views=stream.num_views,
         validation=validation,
@@ -555,6 +587,34 @@ def plan_distill(
         ),
         built=StudentToTrain(built),
     )
+
+
+def _refuse_both(hold_out: object) -> None:
+    """Refuse a share to hold out that a user chose beside other images to validate on; a recipe's default gives way."""
+    if hold_out:
+        raise InputError(
+            "--validation and --hold-out exclude each other",
+            code="options-exclude-each-other",
+            where="--hold-out",
+            found=hold_out,
+            hint="leave one of them out",
+        )
+
+
+def _with_batch(settings: TrainSettings, stream: TargetStream, given: int | None) -> TrainSettings:
+    """The settings with the samples of a step that the domains make."""
+    if given is not None and given != stream.batch_size:
+        raise InputError(
+            "--per-domain decides how large a batch is",
+            code="options-exclude-each-other",
+            where="--batch-size",
+            expected=f"{stream.batch_size}: {settings.per_domain} of each domain",
+            found=given,
+            hint="leave out --batch-size",
+        )
+    settings = replace(settings, batch_size=stream.batch_size)
+    settings.check()
+    return settings
 
 
 def _local_cache(settings: DistillSettings) -> LocalCache | None:
@@ -619,17 +679,23 @@ def _other_terms(chosen: TrainingTargets, settings: TrainSettings) -> bool:
     return not set(chosen.requested) <= {"logits", LABEL} and bool(getattr(settings, "embedding_weight", 1))
 
 
-def _validation(images: str | None, by: str, vectors: ClassVectors | None, shards: ShardSet) -> Validation | None:
-    if images is not None and vectors is None:
+def _validation(
+    images: str | None, by: str, vectors: ClassVectors | None, shards: ShardSet, rows: TrainingRows | None
+) -> Validation | None:
+    held = rows is not None and bool(rows.listing.rule.hold_out)
+    if (images is not None or held) and vectors is None:
         raise InputError(
             "validation needs class vectors, and this student has none",
             code="validation-needs-vectors",
-            where=f"--validation {images}",
+            where="--hold-out" if images is None else f"--validation {images}",
             hint="learn the teacher's embedding too, from a store with class vectors; or leave it out",
         )
     if images is not None and vectors is not None:
         kind = kind_named(shards.corpus.sample_kind, where=shards.location)
         return Validation.open(images, vectors.names, by=by, base_C=vectors.base_C, kind=kind)
+    if rows is not None and held and vectors is not None:
+        kind = kind_named(shards.corpus.sample_kind, where=shards.location)
+        return Validation.held_out(shards, rows.held_out, vectors.names, by=by, base_C=vectors.base_C, kind=kind)
     if by != "top1":
         raise InputError(
             "a figure to select by needs validation images",
@@ -664,6 +730,8 @@ def _notes(
     ]
     if stream.note:
         notes.append(stream.note)
+    if stream.rows is not None and (note := stream.rows.note()):
+        notes.append(note)
     if checking is not None:
         labelled = checking.labelled
         notes.append(

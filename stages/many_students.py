@@ -72,6 +72,10 @@ def _common(stage: DistillStage) -> dict[str, object]:
     return {
         "--batch-size": stage.settings.batch_size,
         "--recipe": "one that reads images" if recipe_named(stage.recipe).reads_images else "one that reads none",
+        "--per-domain": stage.settings.per_domain,
+        "--steps-per-epoch": stage.settings.steps_per_epoch,
+        "--hold-out": stage.settings.hold_out,
+        "--leave-out": ", ".join(sorted(stage.identity.get("leave_out", ()))) or "none",
         "--student-size": preprocess["size"],
         "--views": stage.views,
         "--order-seed": stage.order_seed,

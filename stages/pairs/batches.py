@@ -22,9 +22,10 @@ from ..decoding.layout import ArrayLayout
 from ..samples.registry import kind_named
 from .join import JoinedShard
 from .local_copies import LocalCopies
-from .order import EpochOrder, window_shards
+from .order import Order
 from .sources import TargetSource
 from .store import StoreFacts, open_store
+from .training_rows import RowListing
 
 #: A batch to make: epoch, its first sample in the epoch's order, and the one behind its last.
 BatchSpan = tuple[int, int, int]
@@ -38,15 +39,15 @@ class Batches:
     Args:
         shards, facts: a pair that belongs together, see `join.open_pair`.
         image_size: pixels of the square images; None makes batches without any: no image is opened, nor a tar.
-        seed: of the order.
+        order: of some epoch.
         num_views: epoch e reads view e mod this.
         names: targets to read.
         sources: of those that the store does not give.
+        listing: the rows of each shard that are read, which the order counts; None for all usable ones.
         copies: of shards on this machine, by way of which `shards` and `facts` are read; None where they lie here, or are read from afar.
 
     Attributes:
         names: targets to read, in the order in which they lie in `layout`.
-        window: shards whose rows are shuffled together; no more than two windows are ever open.
     """
 
     def __init__(
@@ -55,22 +56,22 @@ class Batches:
         facts: StoreFacts,
         *,
         image_size: int | None,
-        seed: int,
+        order: Order,
         num_views: int,
         names: tuple[str, ...],
         sources: Sequence[TargetSource] = (),
+        listing: RowListing | None = None,
         copies: LocalCopies | None = None,
     ) -> None:
-        self._copies, self._sources = copies, sources
+        self._copies, self._sources, self._listing = copies, sources, listing
         self._shards, self._facts, self._num_views = shards, facts, num_views
-        self._image_size, self._seed, self.names = image_size, seed, names
+        self._image_size, self._any_order, self.names = image_size, order.at(order.epoch), names
         self._limit = shards.corpus.max_pixels
         self._kind = kind_named(shards.corpus.sample_kind, where=shards.location)
-        self.window = window_shards(facts.valid_rows)
         self._begin()
 
     def _begin(self) -> None:
-        self._order: EpochOrder | None = None
+        self._order: Order | None = None
         self._arrays: Arrays | None = None
         self._open: dict[int, JoinedShard] = {}
         self._making = threading.Lock()
@@ -129,9 +130,7 @@ class Batches:
         *values: NDArray[Any],
     ) -> None:
         if self._order is None or self._order.epoch != epoch:
-            self._order = EpochOrder(
-                seed=self._seed, epoch=epoch, rows_per_shard=self._facts.valid_rows, window=self.window
-            )
+            self._order = self._any_order.at(epoch)
         shards_N, positions_N = self._order.samples(start, stop)
         self._keep_open(self._order.open_shards(start, stop))
         view, kind, spec = epoch % self._num_views, self._kind, self._facts.views
@@ -172,6 +171,7 @@ class Batches:
                 shard,
                 self.names,
                 self._sources,
+                listing=self._listing,
                 with_images=self._image_size is not None,
             )
         return self._open[shard].show(view)

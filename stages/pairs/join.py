@@ -20,6 +20,7 @@ from .receipts import StoreReceipts
 from .sources import ShardRows, TargetSource, Values, source_of
 from .store import StoreFacts, store_facts, store_receipts
 from .target_rows import TargetRows
+from .training_rows import RowListing
 
 
 def open_pair(
@@ -162,7 +163,7 @@ class JoinedShard:
     """One shard's images and targets of one view, aligned. Opened once, then gathered from in memory.
 
     Attributes:
-        rows: global row numbers of the usable samples, int64 (sample,), ascending.
+        rows: global row numbers of the usable samples, int64 (sample,), ascending; or of those that a listing has, as it lists them.
         view_params: their boxes and colours in the view at hand, VIEW (sample,).
         targets: by name; `targets[name][positions]` is (sample, …) of some usable samples, by their place among these: fp32, but
             for what sources give.
@@ -185,16 +186,18 @@ class JoinedShard:
         names: Sequence[str],
         sources: Sequence[TargetSource] = (),
         *,
+        listing: RowListing | None = None,
         with_images: bool = True,
     ) -> None:
         """
         Args:
             names: targets to read.
             sources: of those that the store does not give.
+            listing: the usable samples that are read; None for all of them.
             with_images: whether images will be read; without them the tar is not opened, and may be gone.
         """
         self._shards, self._root, self._facts, self._shard, self._names = shards, root, facts, shard, names
-        self._sources = sources
+        self._sources, self._listing = sources, listing
         self._where = f"{facts.store}, shard {shard}"
         self._reader = ShardReader(shards, shard) if with_images else None
         self._index = self._reader.index if self._reader is not None else ShardIndex(shards, shard).index
@@ -208,6 +211,8 @@ class JoinedShard:
         keys_N, valid_N = read_marks(self._root, spec, self._shard)
         positions = np.flatnonzero(valid_N)
         self._check(keys_N, positions)
+        if self._listing is not None:
+            positions = positions[self._listing.positions(self._shards, self._shard, keys_N, valid_N)]
         params_N = read_params(self._root, spec, self._shard, (view,), (keys_N, valid_N))[:, 0]
         self.rows = positions + spec.rows(self._shard).start
         self.view_params = params_N[positions]

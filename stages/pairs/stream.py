@@ -24,9 +24,10 @@ from .ahead import BatchesAhead
 from .batches import Batches
 from .join import check_pixels, check_views, open_pair, targets_to_read
 from .local_copies import ComingShards, LocalCache, LocalCopies
-from .order import Spans, check_batch
+from .order import EpochOrder, Order, Spans, check_batch, window_shards
 from .sources import TargetSource, identities, source_of
 from .store import StoreFacts, open_store, read_vectors
+from .training_rows import RowRule, TrainingRows
 
 
 class Batch(NamedTuple):
@@ -62,13 +63,20 @@ class TargetStream(IterableDataset[Batch]):
     Args:
         shards: finished shards.
         store: the finished target store that was made from them.
+<<<<<<< HEAD
         image_size: pixels of the student's square input; the teacher's may differ, the boxes are the same. None reads targets alone:
             no image is opened, and of the shards only their index is read, for its keys.
         batch_size: samples in a step, over all ranks.
+=======
+        image_size: pixels of the student's square input; the teacher's may differ, the boxes are the same.
+        batch_size: samples in a step, over all ranks. Where domains are drawn evenly, that many of each domain count instead.
+>>>>>>> ec10a53 (Training can draw domains evenly, leave some out, hold rows out to validate on, and average over the valley of that loss)
         seed: of the order.
         targets: names of the targets to read. `logits` are formed from embeddings and the store's class
             vectors where the store holds no logits.
         sources: of targets that the store does not hold, such as `ManifestLabels`.
+        rows: which samples are read, and whether domains are drawn evenly; a rule looks for them, `TrainingRows` has them. None for
+            each usable sample once an epoch.
         views: read the first so many views of the store's K only.
         drop_last: leave out the last batch of an epoch if it is shorter.
         rank: this process reads the rank-th of `world_size` equal parts of each batch. By default that of torch.distributed,
@@ -85,7 +93,10 @@ class TargetStream(IterableDataset[Batch]):
         shards: as they were when the store was made, if the corpus grew since.
         epoch: which epoch the next iteration reads from.
         steps_per_epoch: batches in a whole epoch.
-        num_samples: usable samples in the corpus.
+        batch_size: samples in a step.
+        num_samples: usable samples in the corpus that are read.
+        samples_per_epoch: those that an epoch reads; drawn with replacement, more or less.
+        rows: those; None for all.
         num_views: K, or `views`.
         note: a line on pixels that differ and were accepted; '' where none do.
 
@@ -103,6 +114,7 @@ class TargetStream(IterableDataset[Batch]):
         seed: int = 0,
         targets: Sequence[str] = ("logits",),
         sources: Sequence[TargetSource] = (),
+        rows: RowRule | TrainingRows | None = None,
         views: int | None = None,
         drop_last: bool = True,
         rank: int | None = None,
@@ -123,18 +135,34 @@ class TargetStream(IterableDataset[Batch]):
         elsewhere = tuple(name for name in self._targets if source_of(sources, name) is not None)
         read, self._forms_logits = targets_to_read(facts, [name for name in self._targets if name not in elsewhere])
         self.num_views = check_views(facts, views)
+<<<<<<< HEAD
         self.note = "" if image_size is None else check_pixels(shard_set, facts, accept_other=accept_other_pixels)
         self.num_samples = int(facts.valid_rows.sum())
+=======
+        self.note = check_pixels(shard_set, facts, accept_other=accept_other_pixels)
+        self.rows = TrainingRows.of(shard_set, facts, rows) if isinstance(rows, RowRule) and rows.chooses else None
+        if isinstance(rows, TrainingRows):
+            self.rows = rows
+        order: Order
+        if self.rows is None:
+            window = window_shards(facts.valid_rows)
+            order = EpochOrder(seed=seed, epoch=0, rows_per_shard=facts.valid_rows, window=window)
+            self.num_samples = order.num_samples
+        else:
+            order, self.num_samples = self.rows.order(seed), self.rows.num_samples
+            batch_size = self.rows.batch_size or batch_size
+        self.batch_size = batch_size
+>>>>>>> ec10a53 (Training can draw domains evenly, leave some out, hold rows out to validate on, and average over the valley of that loss)
         rank, world_size = _place(rank, world_size)
-        check_batch(self.num_samples, batch_size, drop_last=drop_last, world_size=world_size)
+        check_batch(order.num_samples, batch_size, drop_last=drop_last, world_size=world_size)
         self._spans = Spans(
-            num_samples=self.num_samples,
+            num_samples=order.num_samples,
             batch_size=batch_size,
             drop_last=drop_last,
             rank=rank,
             world_size=world_size,
         )
-        self.steps_per_epoch = len(self._spans)
+        self.steps_per_epoch, self.samples_per_epoch = len(self._spans), order.num_samples
         self.epoch = self._samples = 0
         self._identity = Fingerprint(
             fields={
@@ -143,22 +171,29 @@ class TargetStream(IterableDataset[Batch]):
                 "seed": seed,
                 "views": self.num_views,
                 **identities(sources),
+                **({} if self.rows is None else self.rows.listing.rule.to_json()),
             }
         )
+<<<<<<< HEAD
         copies = (
             None
             if local_cache is None
             else LocalCopies.of(local_cache, shard_set, facts, read, with_images=image_size is not None)
         )
         self._coming = None if copies is None else ComingShards(copies, seed)
+=======
+        copies = None if local_cache is None else LocalCopies.of(local_cache, shard_set, facts, read)
+        self._coming = None if copies is None else ComingShards(copies, order)
+>>>>>>> ec10a53 (Training can draw domains evenly, leave some out, hold rows out to validate on, and average over the valley of that loss)
         self._pairs = Batches(
             shard_set if copies is None else copies.shards,
             facts if copies is None else copies.facts,
             image_size=image_size,
-            seed=seed,
+            order=order,
             num_views=self.num_views,
             names=read + elsewhere,
             sources=tuple(sources),
+            listing=None if self.rows is None else self.rows.listing,
             copies=copies,
         )
         self._ahead = BatchesAhead(self._pairs, num_workers, pool)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ...pipeline.settings import LARGEST_SEED, seed_setting, setting
 from ..measures.figures import FIGURES
 from ..models.settings import COMPUTING
-from ..recipes.settings import VALIDATION
+from ..recipes.settings import SAMPLING, VALIDATION
 from ..training.mixes import MIXES
 from .checkpoints import CheckpointSettings
 
@@ -36,6 +36,12 @@ class DistillSettings(CheckpointSettings):
         unit="SEED",
         default_text="--seed",
         help="Seed of the order of pairs alone: equal for students that differ in --seed only.",
+    )
+    leave_out: tuple[str, ...] = setting(
+        (),
+        unit="DOMAIN",
+        group=SAMPLING,
+        help="Train on no image of this domain; may be given several times. Images must lie at DOMAIN/CLASS/IMAGE.",
     )
     validation: str | None = setting(
         None,

@@ -67,6 +67,11 @@ class TrainingTargets:
         mixture = {} if self.mixture is None else self.mixture.to_json()
         return {"targets": list(self.names), **identities(self.sources), **mixture}
 
+    @property
+    def class_ids(self) -> tuple[tuple[str, int], ...]:
+        """Labels that are classes, with their ids, where the recipe looks at labels."""
+        return next((source.class_ids for source in self.sources if isinstance(source, ManifestLabels)), ())
+
 
 def choose_targets(
     shards: ShardSet,

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...storage_schemas.errors import InputError
+from ..corpora.shards import ShardSet
 from ..decoding.threads import Threads
 from ..decoding.work import Pool
 from ..measures.labelled import LabelledImages
@@ -73,6 +74,49 @@ class Validation:
             InputError: nothing there, no label is a class name, or a figure of base classes where none are marked.
         """
         labelled = LabelledImages.open(images, class_names, what="validation", option="--validation", kind=kind)
+        return Validation._of(labelled, by, base_C)
+
+    @staticmethod
+    def held_out(
+        shards: ShardSet,
+        held_N: NDArray[np.bool_],
+        class_names: Sequence[str],
+        *,
+        by: str = "top1",
+        base_C: NDArray[np.bool_] | None = None,
+        kind: SampleKind = IMAGES,
+    ) -> Validation:
+        """The images of some rows of a corpus.
+
+        Args:
+            shards: the corpus.
+            held_N: bool (row,): which rows; those behind its end are none of them.
+            class_names, by, base_C, kind: as in `open`.
+
+        Raises:
+            InputError: as in `open`.
+        """
+        labelled = LabelledImages.open(
+            shards.location.address, class_names, what="held out", option="--hold-out", kind=kind
+        )
+        there = ShardSet.open(shards.location).corpus
+        rows_N = np.concatenate([np.asarray(there.rows(shard)) for shard in range(there.num_shards)])
+        wanted_N = np.zeros(max(len(held_N), int(rows_N.max()) + 1), np.bool_)
+        wanted_N[: len(held_N)] = held_N
+        labelled = labelled.keep(wanted_N[rows_N])
+        if not len(labelled):
+            raise InputError(
+                "no label of the images that are held out is the name of a class",
+                code="labels-without-class",
+                where=shards.location,
+                expected=f"names like {class_names[0]!r}",
+                found=f"{int(held_N.sum())} images",
+                hint="name the folders as the classes are named, or leave out --hold-out",
+            )
+        return Validation._of(labelled, by, base_C)
+
+    @staticmethod
+    def _of(labelled: LabelledImages, by: str, base_C: NDArray[np.bool_] | None) -> Validation:
         if by == "top1":
             return Validation(labelled=labelled)
         if base_C is None:
@@ -88,7 +132,7 @@ class Validation:
             raise InputError(
                 "the validation images lack classes that are to be measured",
                 code="validation-classes-missing",
-                where=images,
+                where=labelled.images,
                 expected="images of base classes" + (" and of novel ones" if by == "harmonic-mean" else ""),
                 found=f"images of {'base' if True in sides else 'novel'} classes only",
                 hint="give other images, or --validation-by top1",

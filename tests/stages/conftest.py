@@ -282,21 +282,27 @@ def taught_store(picture_shards, tmp_path_factory) -> KnownStore:
 
     Its `location` may be copied; nobody changes it.
     """
-    rng = np.random.default_rng(11)
-    embedding_NVD = rng.normal(size=(picture_shards.corpus.num_samples, 3, 6)).astype(np.float32)
-    embedding_NVD /= np.linalg.norm(embedding_NVD, axis=-1, keepdims=True)
-    vectors_CD = rng.normal(size=(7, 6)).astype(np.float32)
-    vectors_CD /= np.linalg.norm(vectors_CD, axis=-1, keepdims=True)
-    vectors = ClassVectors(
-        names=tuple("abcdefg"), vectors_CD=vectors_CD, bias_C=None, logit_scale=20.0, normalized=True
+    return write_taught_store(
+        picture_shards, tmp_path_factory.mktemp("taught") / "s.zarr", tuple("abcdefg"), also_invalid=(5,)
     )
-    corpus_id = picture_shards.corpus.corpus_id
-    out = tmp_path_factory.mktemp("taught") / "s.zarr"
+
+
+def write_taught_store(
+    shards: ShardSet, out: Path, names: tuple[str, ...], *, also_invalid: tuple[int, ...] = ()
+) -> KnownStore:
+    """See `taught_store`, with classes of these names."""
+    rng = np.random.default_rng(11)
+    embedding_NVD = rng.normal(size=(shards.corpus.num_samples, 3, 6)).astype(np.float32)
+    embedding_NVD /= np.linalg.norm(embedding_NVD, axis=-1, keepdims=True)
+    vectors_CD = rng.normal(size=(len(names), 6)).astype(np.float32)
+    vectors_CD /= np.linalg.norm(vectors_CD, axis=-1, keepdims=True)
+    vectors = ClassVectors(names=names, vectors_CD=vectors_CD, bias_C=None, logit_scale=20.0, normalized=True)
+    corpus_id = shards.corpus.corpus_id
     store = write_known_store(
-        picture_shards,
+        shards,
         out,
-        widths={"logits": 7, "embedding": 6},
-        also_invalid=(5,),
+        widths={"logits": len(names), "embedding": 6},
+        also_invalid=also_invalid,
         targets={"logits": vectors.logits(embedding_NVD), "embedding": embedding_NVD},
         description={
             "fingerprint": {
@@ -310,6 +316,35 @@ def taught_store(picture_shards, tmp_path_factory) -> KnownStore:
     origin = {"teacher": {"model": "T", "weights_digest": "0123"}, "templates": []}
     write_class_vectors(open_root(str(out), mode="a"), vectors, origin)
     return store
+
+
+DOMAIN_CLASSES = ("blue jay", "house cat", "red fox")
+
+
+def draw_domains(folder: Path, domains: dict[str, int], classes: tuple[str, ...] = PICTURE_CLASSES) -> Path:
+    """So many pictures of each class in each domain, at DOMAIN/CLASS/IMAGE."""
+    seeds = itertools.count()
+    for domain, count in domains.items():
+        for name, number in itertools.product(classes, range(count)):
+            draw_picture(folder / domain / name / f"{number:02d}.png", next(seeds))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def domain_pictures(tmp_path_factory) -> Path:
+    """Three domains of three classes: 12 of `art`, 21 of `photo`, 6 of `sketch`, and a broken one there."""
+    folder = draw_domains(tmp_path_factory.mktemp("domains") / "pictures", {"art": 4, "photo": 7, "sketch": 2})
+    (folder / "sketch" / "red fox" / "broken.png").write_bytes(b"")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def domain_store(domain_pictures, tmp_path_factory) -> KnownStore:
+    """These as `taught_store`, in shards of 6 by path, so that no shard has all domains; the teacher could not use row 1."""
+    shards = shard_folder(domain_pictures, tmp_path_factory.mktemp("domain-shards") / "out", shard_size=6)
+    return write_taught_store(
+        shards, tmp_path_factory.mktemp("domain-store") / "s.zarr", DOMAIN_CLASSES, also_invalid=(1,)
+    )
 
 
 @pytest.fixture(scope="session")

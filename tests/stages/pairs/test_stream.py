@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from concurrent.futures import CancelledError
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -157,7 +158,7 @@ def test_only_the_windows_at_hand_stay_open(picture_shards, make_store, tmp_path
     shards = make_shards(pictures, tmp_path / "shards", shard_size=2)
     known = make_store(shards, tmp_path / "s")
     stream = open_stream(known, batch_size=4)
-    stream._pairs.window = 4
+    stream._pairs._any_order = replace(stream._pairs._any_order, window=4)
     for _ in stream.batches(0):
         assert len(stream._pairs._open) <= 8
     stream.close()

@@ -48,7 +48,7 @@ def run(losses, converge, tolerance, ratio, *, kill_at=()):
     """Weights of each segment, and what SWAD made of them; torn down and built anew from its state before some steps."""
     rng, weights = random.Random(1), Weights()
     swad = Swad(weights, converge=converge, tolerance=tolerance, ratio=ratio)
-    segments = []
+    segments: list[list[torch.Tensor]] = []
     for segment, loss in enumerate(losses):
         segments.append([])
         for step in range(STEPS):
