@@ -701,7 +701,7 @@ def _validation(
             "a figure to select by needs validation images",
             code="option-needs-another",
             where=f"--validation-by {by}",
-            hint="add --validation IMAGES",
+            hint="add --validation IMAGES, or --hold-out 0.2",
         )
     return None
 

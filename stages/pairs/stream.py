@@ -63,14 +63,9 @@ class TargetStream(IterableDataset[Batch]):
     Args:
         shards: finished shards.
         store: the finished target store that was made from them.
-<<<<<<< HEAD
         image_size: pixels of the student's square input; the teacher's may differ, the boxes are the same. None reads targets alone:
             no image is opened, and of the shards only their index is read, for its keys.
-        batch_size: samples in a step, over all ranks.
-=======
-        image_size: pixels of the student's square input; the teacher's may differ, the boxes are the same.
         batch_size: samples in a step, over all ranks. Where domains are drawn evenly, that many of each domain count instead.
->>>>>>> ec10a53 (Training can draw domains evenly, leave some out, hold rows out to validate on, and average over the valley of that loss)
         seed: of the order.
         targets: names of the targets to read. `logits` are formed from embeddings and the store's class
             vectors where the store holds no logits.
@@ -135,11 +130,7 @@ class TargetStream(IterableDataset[Batch]):
         elsewhere = tuple(name for name in self._targets if source_of(sources, name) is not None)
         read, self._forms_logits = targets_to_read(facts, [name for name in self._targets if name not in elsewhere])
         self.num_views = check_views(facts, views)
-<<<<<<< HEAD
         self.note = "" if image_size is None else check_pixels(shard_set, facts, accept_other=accept_other_pixels)
-        self.num_samples = int(facts.valid_rows.sum())
-=======
-        self.note = check_pixels(shard_set, facts, accept_other=accept_other_pixels)
         self.rows = TrainingRows.of(shard_set, facts, rows) if isinstance(rows, RowRule) and rows.chooses else None
         if isinstance(rows, TrainingRows):
             self.rows = rows
@@ -152,7 +143,6 @@ class TargetStream(IterableDataset[Batch]):
             order, self.num_samples = self.rows.order(seed), self.rows.num_samples
             batch_size = self.rows.batch_size or batch_size
         self.batch_size = batch_size
->>>>>>> ec10a53 (Training can draw domains evenly, leave some out, hold rows out to validate on, and average over the valley of that loss)
         rank, world_size = _place(rank, world_size)
         check_batch(order.num_samples, batch_size, drop_last=drop_last, world_size=world_size)
         self._spans = Spans(
@@ -174,17 +164,12 @@ class TargetStream(IterableDataset[Batch]):
                 **({} if self.rows is None else self.rows.listing.rule.to_json()),
             }
         )
-<<<<<<< HEAD
         copies = (
             None
             if local_cache is None
             else LocalCopies.of(local_cache, shard_set, facts, read, with_images=image_size is not None)
         )
-        self._coming = None if copies is None else ComingShards(copies, seed)
-=======
-        copies = None if local_cache is None else LocalCopies.of(local_cache, shard_set, facts, read)
         self._coming = None if copies is None else ComingShards(copies, order)
->>>>>>> ec10a53 (Training can draw domains evenly, leave some out, hold rows out to validate on, and average over the valley of that loss)
         self._pairs = Batches(
             shard_set if copies is None else copies.shards,
             facts if copies is None else copies.facts,

@@ -183,7 +183,7 @@ def test_what_cannot_validate_is_refused(plan, labelled, tmp_path, taught_store)
     assert error.value.fields == {
         "code": "option-needs-another",
         "where": "--patience",
-        "hint": "add --validation IMAGES",
+        "hint": "add --validation IMAGES, or --hold-out 0.2",
     }
     notes = plan().notes
     assert f"validation on 12 of the 15 images in {labelled}, whose labels are class names" in notes
@@ -273,7 +273,7 @@ def test_figures_of_base_classes_need_them(plan, labelled, marked, tmp_path):
     assert error.value.fields == {
         "code": "option-needs-another",
         "where": "--validation-by base",
-        "hint": "add --validation IMAGES",
+        "hint": "add --validation IMAGES, or --hold-out 0.2",
     }
     shutil.copytree(labelled / "c", tmp_path / "novel" / "c")
     with pytest.raises(InputError) as error:
