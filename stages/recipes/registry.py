@@ -18,6 +18,7 @@ from .promptkd_settings import PromptKdSettings
 from .recipe import Recipe
 from .reverse_distillation_settings import ReverseDistillationSettings
 from .settings import TrainSettings
+from .vl2v_settings import Vl2vSettings
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -29,6 +30,7 @@ _OWN: dict[str, tuple[type[TrainSettings], str]] = {
     "kd": (KdSettings, "kd:Kd"),
     "promptkd": (PromptKdSettings, "promptkd:PromptKd"),
     "features": (FeaturesSettings, "features:Features"),
+    "vl2v": (Vl2vSettings, "vl2v:Vl2v"),
     "reverse-distillation": (ReverseDistillationSettings, "reverse_distillation:ReverseDistillation"),
 }
 

@@ -339,6 +339,16 @@ def domain_pictures(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def make_taught_store():
+    """`make_taught_store(shards, out)`: see `domain_store`."""
+
+    def make(shards: ShardSet, out: Path) -> KnownStore:
+        return write_taught_store(shards, out, DOMAIN_CLASSES)
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def domain_store(domain_pictures, tmp_path_factory) -> KnownStore:
     """These as `taught_store`, in shards of 6 by path, so that no shard has all domains; the teacher could not use row 1."""
     shards = shard_folder(domain_pictures, tmp_path_factory.mktemp("domain-shards") / "out", shard_size=6)
