@@ -142,10 +142,6 @@ class DistillStage:
             pool.close()
             raise
 
-    def vectors_of(self, built: BuiltStudent) -> ClassVectors | None:
-        """The class vectors as this student uses them: with its own logit scale."""
-        return None if self.vectors is None else replace(self.vectors, logit_scale=built.logit_scale)
-
     def discard_checkpoint(self) -> None:
         """Free the disk once the receipt is there."""
         if Ledger(self.out, self.name).receipt("student") is not None:
@@ -214,7 +210,7 @@ class DistillStage:
     def _validated_on(self) -> str:
         return self.validation or f"--hold-out {self.settings.hold_out:g}"
 
-    def _bundle_config(self, built: BuiltStudent, state: TrainState) -> BundleConfig:
+    def _bundle_config(self, built: BuiltStudent, vectors: ClassVectors | None, state: TrainState) -> BundleConfig:
         found: dict[str, Json] = {"steps": state.step}
         if state.best is not None:
             by = {} if self.validation_by == "top1" else {"by": self.validation_by}
@@ -222,11 +218,11 @@ class DistillStage:
         found |= state.average
         return BundleConfig(
             student=built.backbone.config,
-            head=built.student.head.to_json(),
+            head=replace(built.student.head, classes=0).to_json(),
             preprocess=built.backbone.preprocess.to_json(),
-            class_names=() if self.vectors is None else self.vectors.names,
-            base_classes=None if self.vectors is None else self.vectors.base_names,
-            logit_scale=built.logit_scale,
+            class_names=() if vectors is None else vectors.names,
+            base_classes=None if vectors is None else vectors.base_names,
+            logit_scale=built.logit_scale if vectors is None else vectors.logit_scale,
             normalized=built.student.head.normalized,
             origin={**self.origin, **found},
         )
@@ -290,7 +286,7 @@ class OpenStudent:
             recipe=self.recipe,
             settings=stage.settings,
             teacher_logits=stage._teacher_logits(device),
-            student_head=stage._head(device, self.built.logit_scale),
+            student_head=self.built.student.classes or stage._head(device, self.built.logit_scale),
             targets=stage.targets,
             steps_per_epoch=steps_per_epoch,
             preprocess=self.built.backbone.preprocess,
@@ -311,9 +307,11 @@ class OpenStudent:
         """Write the bundle of a student that has been trained. Only the first rank does, and all wait for it."""
         stage = self.stage
         with timer("write"):
+            vectors = self.built.vectors(stage.vectors)
+            self.built.finish()
             if Ranks.here().is_first:
-                config = stage._bundle_config(self.built, state)
-                write_bundle(stage.out, self.built.student, stage.vectors_of(self.built), config)
+                config = stage._bundle_config(self.built, vectors, state)
+                write_bundle(stage.out, self.built.student, vectors, config)
             Ranks.here().agree(None)  # all wait until the bundle is there
             names = (CONFIG, WEIGHTS) if stage.vectors is None else (CONFIG, WEIGHTS, VECTORS)
             outputs = tuple(_output(stage.out, name) for name in names)

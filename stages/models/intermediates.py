@@ -133,6 +133,19 @@ def _levels(module: Any) -> list[str]:
     return [str(level["module"]) for level in info] if info else []
 
 
+def tower_layers(module: Any) -> dict[str, Any] | None:
+    """Which weight of an image tower of open_clip's belongs to which layer, as timm's `group_matcher` says it; None for other modules.
+
+    As its `lock` has them: the stem, each block (the last with the norm behind it), and what pools and projects.
+    """
+    if isinstance(getattr(getattr(module, "transformer", None), "resblocks", None), nn.ModuleList):
+        blocks = [(r"^transformer\.resblocks\.(\d+)", None), (r"^ln_post", (99999,))]
+        return {"stem": r"^class_embedding|^positional_embedding|^conv1|^ln_pre", "blocks": blocks}
+    if hasattr(module, "attnpool") and hasattr(module, "stem"):
+        return {"stem": r"^(?:conv|bn)\d", "blocks": [(r"^layer(\d+)\.(\d+)", None)]}
+    return None
+
+
 def _parameters(module: Any) -> frozenset[str]:
     method = getattr(module, "forward_intermediates", None)
     return frozenset() if method is None else frozenset(inspect.signature(method).parameters)

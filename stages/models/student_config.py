@@ -23,7 +23,7 @@ class StudentConfig(PreprocessSettings):
     )
     pretrained: str | None = setting(
         None,
-        help="Pretrained tag, path to weights, `random`, or for timm `default`. Without it, kd starts from seeded random weights; "
-        "promptkd needs it.",
+        help="Pretrained tag, path to weights, the bundle of a finished student, `random`, or for timm `default`. Without it, kd "
+        "starts from seeded random weights; promptkd needs it.",
     )
     rehash: bool = rehash_setting()

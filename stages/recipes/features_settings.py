@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...pipeline.settings import setting, with_default
+from ..students.projectors import PROJECTORS
 from .kd_settings import KdSettings
 from .settings import TrainSettings
 
@@ -18,7 +19,7 @@ class FeaturesSettings(TrainSettings):
     lr: float = with_default(TrainSettings, "lr", 1e-3)
     weight_decay: float = with_default(TrainSettings, "weight_decay", 0.05)
     schedule: str = with_default(TrainSettings, "schedule", "cosine")
-    projector: str = with_default(KdSettings, "projector", "linear")
+    projector: str = with_default(KdSettings, "projector", "linear", choices=PROJECTORS)
     feature_targets: str = setting(
         "",
         unit="NAMES",

@@ -15,6 +15,7 @@ from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.store_description import TargetSpec
 from ..students.family import Backbone
 from ..students.head import Head
+from ..students.projectors import CLASSES
 from ..students.student import Student
 from .kd_settings import KdSettings
 from .recipe import BaseRecipe, LossInputs, all_with_decay_on_matrices
@@ -25,7 +26,7 @@ class Kd(BaseRecipe):
 
     Its features are projected to the teacher's width and compared with the teacher's class vectors, scale and
     bias (normalised where the teacher's are), so a student has every class that the teacher has a vector
-    for.
+    for. Or a layer of its own gives logits of these classes, and that layer's rows become the student's class vectors.
     """
 
     name = "kd"
@@ -43,6 +44,14 @@ class Kd(BaseRecipe):
         targets: Mapping[str, TargetSpec],
     ) -> Head:
         assert vectors is not None  # logits are among its targets
+        if settings.projector == CLASSES:
+            return Head(
+                width=backbone.width,
+                embed_dim=backbone.width,
+                projector="none",
+                normalized=False,
+                classes=vectors.num_classes,
+            )
         return Head(
             width=backbone.width,
             embed_dim=vectors.embed_dim,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...pipeline.settings import setting, with_default
-from ..students.projectors import PROJECTORS
+from ...pipeline.settings import impossible, setting, with_default
+from ..students.projectors import CLASSES, PROJECTORS
 from .settings import TrainSettings
 
 
@@ -20,7 +20,12 @@ class KdSettings(TrainSettings):
     schedule: str = with_default(TrainSettings, "schedule", "cosine")
     temperature: float = setting(1.0, above=0, help="Temperature T of the softmaxes.")
     loss_weight: float = setting(1.0, least=0, help="Factor of the divergence.")
-    projector: str = setting("linear", choices=PROJECTORS, help="From the student's features to the teacher's width.")
+    projector: str = setting(
+        "linear",
+        choices=(*PROJECTORS, CLASSES),
+        help="From the student's features to the teacher's width; `classes` (kd): a layer of the student's own from them to the "
+        "classes, in place of the teacher's class vectors.",
+    )
     embedding_loss: str = setting(
         "none",
         choices=("none", "cosine", "mse"),
@@ -33,3 +38,8 @@ class KdSettings(TrainSettings):
         off=0,
         help="Factor of a cross entropy to the corpus's own labels; images without one learn from the teacher alone.",
     )
+
+    def check(self) -> None:
+        super().check()
+        if self.projector == CLASSES and self.embedding_loss != "none":
+            raise impossible("embedding_loss", f"none, with --projector {CLASSES}", self.embedding_loss)

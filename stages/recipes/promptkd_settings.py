@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...pipeline.settings import setting, with_default
+from ..students.projectors import PROJECTORS
 from .kd_settings import KdSettings
 from .settings import TrainSettings
 
@@ -20,6 +21,6 @@ class PromptKdSettings(TrainSettings):
     schedule: str = with_default(TrainSettings, "schedule", "coop")
     temperature: float = with_default(KdSettings, "temperature", 1.0)
     loss_weight: float = with_default(KdSettings, "loss_weight", 1000.0)
-    projector: str = with_default(KdSettings, "projector", "mlp")
+    projector: str = with_default(KdSettings, "projector", "mlp", choices=PROJECTORS)
     prompt_length: int = setting(4, least=0, help="Visual prompt tokens per layer.")
     prompt_depth: int = setting(9, least=1, help="Layers with prompts, at most the student's.")

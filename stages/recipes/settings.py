@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 #: Groups of `--help`.
 TRAINING, VALIDATION, SAMPLING = "Training", "Validation", "Which samples a step sees"
+PARTS = "Which parts of the student train, and how fast"
 
 #: Of Adam and AdamW, as torch has them.
 BETAS = (0.9, 0.999)
@@ -68,6 +69,45 @@ class TrainSettings:
         unit="DECAY",
         group=TRAINING,
         help="Keep a moving average of the weights, and store that in the bundle; 0: none.",
+    )
+    layer_decay: float = setting(
+        1.0,
+        above=0,
+        most=1,
+        off=1.0,
+        unit="FACTOR",
+        group=PARTS,
+        help="Learning rate of each layer of the backbone, as a share of that of the layer above it; new parts have the full rate.",
+    )
+    freeze: str = setting(
+        "",
+        off="",
+        unit="PATTERNS",
+        default_text="nothing",
+        group=PARTS,
+        help="Parts that stay as they are, by name, with commas between patterns: 'blocks.[0-5],patch_embed', 'backbone.*'.",
+    )
+    lora_rank: int = setting(
+        0,
+        least=0,
+        off=0,
+        group=PARTS,
+        help="Train low-rank additions of this rank to the backbone's layers instead of its weights (LoRA); 0: none.",
+    )
+    lora_alpha: float | None = setting(
+        None,
+        above=0,
+        default_text="twice the rank",
+        group=PARTS,
+        help="The additions count times this, divided by the rank.",
+    )
+    lora_targets: str = setting(
+        "",
+        off="",
+        unit="PATTERNS",
+        default_text="all linear layers; of a net without any, its ungrouped convolutions",
+        group=PARTS,
+        help="Layers that get additions, by name, with commas between patterns: '*.qkv,*.fc1'.",
     )
     patience: int = setting(
         0,
@@ -186,6 +226,14 @@ class TrainSettings:
                 f"a multiple of {self.accumulate}, the parts of --accumulate",
                 self.batch_size,
             )
+        for name in ("lora_alpha", "lora_targets"):
+            if getattr(self, name) and not self.lora_rank:
+                raise InputError(
+                    f"{option_name(name)} needs --lora-rank",
+                    code="option-needs-another",
+                    where=option_name(name),
+                    hint="add --lora-rank 8",
+                )
         if self.warmup_epochs > self.epochs:
             raise impossible("warmup_epochs", f"at most {self.epochs}, the epochs", self.warmup_epochs)
         for other, what in (("ema", "a moving average"), ("patience", "early stopping")):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
+from ..models.class_head import TrainedHead
 from .head import Head
 
 
@@ -18,12 +20,16 @@ class BaseStudent(nn.Module):
         frozen: backbone weights take no gradient and the backbone stays in eval mode (its dropout and batch
             norm too).
         fixed_averages: the backbone's batch norms stay in eval mode; their weights may train.
+        still: names of modules that stay in eval mode, with all that is in them; see `hold_still`.
+        classes: a layer for the classes that trains with it; None for most.
     """
 
     head: Head
     backbone: nn.Module
     frozen: bool
     fixed_averages = False
+    still: tuple[str, ...] = ()
+    classes: TrainedHead | None
 
     def outputs(self, inputs: Any) -> dict[str, Tensor]:
         """All that a loss may look at, by the names of targets; fp32."""
@@ -35,6 +41,16 @@ class BaseStudent(nn.Module):
         for name, parameter in self.backbone.named_parameters():
             parameter.requires_grad_(name == "prompts_LPD")
 
+    def hold_still(self, names: Sequence[str] = ()) -> None:
+        """Keep in eval mode, from now on: modules by these names, and all whose parameters take no gradient."""
+        found = dict.fromkeys(names)
+        for name, module in self.named_modules():
+            parameters = list(module.parameters())
+            if name and parameters and not any(p.requires_grad for p in parameters):
+                found[name] = None
+        self.still = tuple(found)
+        self.train(self.training)
+
     def train(self, mode: bool = True) -> BaseStudent:
         super().train(mode)
         if self.frozen:
@@ -43,6 +59,8 @@ class BaseStudent(nn.Module):
             for module in self.backbone.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
+        for name in self.still:
+            self.get_submodule(name).eval()
         return self
 
     def trained(self) -> dict[str, nn.Parameter]:

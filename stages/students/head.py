@@ -38,6 +38,8 @@ class Head:
         prompt_length, prompt_depth: deep visual prompts; depth 0 means none.
         normalized: whether embeddings are L2-normalised.
         levels: maps that are compared with the teacher's.
+        classes: outputs of a linear layer of its own on the embedding, which trains with it and becomes its class vectors; 0
+            for none, as in every bundle.
     """
 
     width: Positive
@@ -47,11 +49,14 @@ class Head:
     prompt_depth: Count = 0
     normalized: bool
     levels: tuple[Level, ...] = ()
+    classes: Count = 0
 
     def to_json(self) -> Json:
         fields = asdict(self)
         if not self.levels:
             del fields["levels"]
+        if not self.classes:
+            del fields["classes"]
         return fields
 
     @staticmethod

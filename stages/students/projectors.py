@@ -4,3 +4,6 @@ from __future__ import annotations
 
 #: What may stand between a student's features and the teacher's; see `head.Head`.
 PROJECTORS = ("linear", "mlp", "none")
+
+#: In place of one: a layer of the student's own for the classes; see `head.Head.classes`.
+CLASSES = "classes"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...storage_schemas.errors import InputError
+from ..models.class_head import TrainedHead
 from ..models.intermediates import TOKENS, Intermediates
 from ..models.layout import use_channels_last
 from ..models.preprocess import Normalize, Preprocess
@@ -41,6 +42,7 @@ class Student(BaseStudent):
         self.projector = make_projector(head)
         if head.levels:  # others have no such part in their weights
             self.levels = nn.ModuleList(LevelProjector(level) for level in head.levels)
+        self.classes = TrainedHead(head.embed_dim, head.classes) if head.classes else None
         self._maps = Intermediates(backbone) if head.levels else None
         self._channels_last = use_channels_last(backbone)
 
@@ -54,12 +56,14 @@ class Student(BaseStudent):
     def outputs(self, inputs: Tensor) -> dict[str, Tensor]:
         """`embedding` (N, D), and what the projector of each of the head's levels gives, by its target's name; fp32.
 
+        Also `logits` (N, C) where a layer for the classes trains with it.
+
         Args:
             inputs: images, as `forward` takes them.
         """
         if self._maps is None:
             embedding_ND: Tensor = self(inputs)
-            return {"embedding": embedding_ND}
+            return {"embedding": embedding_ND} | self._logits(embedding_ND)
         layers = list(dict.fromkeys(level.layer for level in self.head.levels))
         passed = self._maps.run(self._pixels(inputs), layers, to_the_end=True)
         found = {"embedding": self._embedding(self._maps.pooled(passed))}
@@ -67,7 +71,10 @@ class Student(BaseStudent):
             for projector in self.levels:
                 assert isinstance(projector, LevelProjector)
                 found[projector.level.target] = projector(passed.maps[projector.level.layer])
-        return found
+        return found | self._logits(found["embedding"])
+
+    def _logits(self, embedding_ND: Tensor) -> dict[str, Tensor]:
+        return {} if self.classes is None else {"logits": self.classes(embedding_ND)}
 
     def _pixels(self, images_NCHW: Tensor) -> Tensor:
         pixels_NCHW: Tensor = self.normalize(images_NCHW)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ...pipeline.settings import option_name
 from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.store_description import TargetSpec
@@ -22,6 +23,10 @@ from ..students.family import Backbone, Family
 from ..students.map_student import new_map_student
 from ..students.registry import family_of
 from ..students.student import Student
+from .freezing import freeze_by_name, patterns_of
+from .layer_decay import with_layer_decay
+from .lora import Additions, add_low_rank
+from .start_bundle import start_bundle, with_parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,12 +37,27 @@ class BuiltStudent:
         backbone: what it was built from, preprocessing with the user's overrides.
         logit_scale: factor from its embeddings to its logits; 1 where it has none.
         digest: of all weights at the start.
+        additions: low-rank ones to its backbone, where these train.
     """
 
     student: BaseStudent
     backbone: Backbone
     logit_scale: float
     digest: str
+    additions: Additions | None = None
+
+    def vectors(self, teacher: ClassVectors | None) -> ClassVectors | None:
+        """Its class vectors: the teacher's with its own logit scale, or the rows of its own layer for the classes."""
+        if teacher is None or self.student.classes is None:
+            return None if teacher is None else replace(teacher, logit_scale=self.logit_scale)
+        return self.student.classes.vectors(teacher)
+
+    def finish(self) -> None:
+        """Take from the student what only training needs, once its weights are final and `vectors` are taken."""
+        if self.additions is not None:
+            self.additions.merge()
+        self.student.classes = None
+        self.student.still = ()
 
     @property
     def image_size(self) -> int | None:
@@ -83,6 +103,8 @@ def build_student(
     Raises:
         InputError: unknown model, unfitting weights, or a model that the recipe cannot use.
     """
+    if recipe.frozen_backbone:
+        _refuse_parts(recipe.name, settings)
     family = family_of(config.model)
     if recipe.frozen_backbone and config.pretrained is None and not family.implies_weights(config.model):
         raise InputError(
@@ -92,7 +114,10 @@ def build_student(
             hint=f"add --student-pretrained TAG or PATH; `--student-pretrained {RANDOM}` to try things out",
         )
     _check_reads(recipe, family, config.model)
-    backbone = family.create(config.model, config.pretrained, seed=seed, size=config.size)
+    start = start_bundle(config, family, seed=seed) if family.reads_images else None
+    backbone = (
+        family.create(config.model, config.pretrained, seed=seed, size=config.size) if start is None else start.backbone
+    )
     preprocess = config.preprocess(backbone.preprocess) if family.reads_images else teacher or backbone.preprocess
     backbone = replace(backbone, preprocess=preprocess)
     head = recipe.head(settings, backbone, vectors, targets or {})
@@ -101,11 +126,17 @@ def build_student(
         student: BaseStudent
         if family.reads_images:
             student = Student(backbone.module, preprocess, head)
+            if start is not None:
+                backbone = with_parts(backbone, start.fill(student))
         else:
             student = new_map_student(str(backbone.config["name"]), head)
-    drawn = {"preprocess": preprocess.to_json(), "head": head.to_json(), "seed": seed}
+        drawn = {"preprocess": preprocess.to_json(), "head": head.to_json(), "seed": seed}
+        digest = backbone.known.beside(drawn, rehash=config.rehash).digest(student)
+        additions = add_low_rank(student, settings) if settings.lora_rank else None
     student.fixed_averages = settings.batch_norm == "frozen"
-    recipe.parameter_groups(student, settings)
+    if settings.freeze:
+        freeze_by_name(student, patterns_of(settings.freeze))
+    with_layer_decay(recipe.parameter_groups(student, settings), student, settings.layer_decay)
     if settings.batch_size == settings.accumulate and any(_is_batch_norm(module) for module in _training(student)):
         raise InputError(
             "batch norm cannot train on batches of one",
@@ -118,7 +149,8 @@ def build_student(
         student=student,
         backbone=backbone,
         logit_scale=1.0 if vectors is None else recipe.logit_scale(backbone, vectors),
-        digest=backbone.known.beside(drawn, rehash=config.rehash).digest(student),
+        digest=digest,
+        additions=additions,
     )
 
 
@@ -141,6 +173,20 @@ def _check_reads(recipe: Recipe, family: Family, model: str) -> None:
         where=f"--student {model}",
         hint="give another student, or --recipe reverse-distillation",
     )
+
+
+def _refuse_parts(recipe: str, settings: TrainSettings) -> None:
+    """Refuse to choose among the parts of a backbone that does not train."""
+    for name in ("layer_decay", "freeze", "lora_rank"):
+        value = getattr(settings, name)
+        if value != getattr(TrainSettings, name):
+            raise InputError(
+                f"recipe {recipe} keeps the student's backbone as it is",
+                code="backbone-frozen",
+                where=option_name(name),
+                found=value,
+                hint="leave it out, or use a recipe that trains the backbone",
+            )
 
 
 def _is_batch_norm(module: torch.nn.Module) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ...pipeline.storage import Location
 from ...storage_schemas.fingerprint import Fingerprint
 from ..decoding.work import Pool
-from ..models.class_head import ClassHead
+from ..models.class_head import ClassHead, Classifier
 from ..models.compute import Compute
 from ..models.preprocess import Preprocess
 from ..recipes.recipe import LossInputs, Recipe
@@ -30,6 +30,7 @@ from .checkpoint import Best, Training, TrainState, save_best
 from .ema import Ema, put
 from .gradients import EagerGradients, Gradients
 from .graphed import CudaGraphs, GraphedGradients
+from .layer_decay import with_layer_decay
 from .loggers.tracked import Tracking
 from .ranks import Ranks
 from .swad import Swad
@@ -46,7 +47,7 @@ class Trainer:
     Attributes:
         student: on its device; is trained in place.
         teacher_logits: makes the teacher's logits where the recipe needs them and the stream has embeddings, or several teachers.
-        student_head: forms the student's logits; None where there are no class vectors.
+        student_head: forms the student's logits where it gives none itself; None where there are no class vectors.
         targets: names of those that it learns from; a batch may hold others, for other students.
         steps_per_epoch: batches of `settings.batch_size` pairs, of which each rank gets its part.
         preprocess: of the student.
@@ -64,7 +65,7 @@ class Trainer:
     recipe: Recipe
     settings: TrainSettings
     teacher_logits: TeacherLogits | None
-    student_head: ClassHead | None
+    student_head: Classifier | None
     targets: tuple[str, ...]
     steps_per_epoch: int
     preprocess: Preprocess
@@ -136,7 +137,7 @@ class Trainer:
         """One optimisation step on this rank's part of a batch; returns its mean loss, detached and on the device."""
         torch.manual_seed(step_seed(self.seed, step, self.ranks.rank))
         for group in optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_scale", 1.0)
         loss = self._gradients(images_NCHW, targets)
         if self.settings.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.student.trained().values(), self.settings.clip_norm)
@@ -153,7 +154,7 @@ class Trainer:
             cache_enabled=not self.cuda_graphs,  # a weight's cast from outside a recording would be frozen in it
         ):
             student: dict[str, Tensor] = self._model(images_NCHW if self.recipe.reads_images else targets)
-        if self.student_head is not None:
+        if self.student_head is not None and "logits" not in student:
             student = {**student, "logits": self.student_head(student["embedding"])}
         vectors_CD = None if self.student_head is None else self.student_head.vectors_CD
         return self.recipe.loss(
@@ -212,7 +213,7 @@ class Trainer:
 
 def make_optimizer(recipe: Recipe, student: BaseStudent, settings: TrainSettings) -> torch.optim.Optimizer:
     """The optimizer over what the recipe trains."""
-    groups = recipe.parameter_groups(student, settings)
+    groups = with_layer_decay(recipe.parameter_groups(student, settings), student, settings.layer_decay)
     if settings.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=settings.lr, momentum=MOMENTUM)
     if settings.optimizer == "adam":

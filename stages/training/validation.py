@@ -18,7 +18,7 @@ from ..decoding.threads import Threads
 from ..decoding.work import Pool
 from ..measures.labelled import LabelledImages
 from ..measures.metrics import Accuracy, harmonic_mean
-from ..models.class_head import ClassHead
+from ..models.class_head import Classifier
 from ..models.compute import Compute
 from ..models.forward import Forward, Parts
 from ..models.preprocess import Preprocess
@@ -149,7 +149,7 @@ class Validation:
         return hashlib.blake2b(f"{self.labelled.digest} {self.by}".encode(), digest_size=16).hexdigest()
 
     def measure(
-        self, student: Student, head: ClassHead, preprocess: Preprocess, compute: Compute, pool: Pool | None = None
+        self, student: Student, head: Classifier, preprocess: Preprocess, compute: Compute, pool: Pool | None = None
     ) -> Measured:
         """The figure of the student's own centre view, where an image that cannot be used counts as wrong; and the loss.
 
@@ -162,7 +162,7 @@ class Validation:
             InputError: not one image can be used.
             WorkerError: as in `Forward.through`.
         """
-        counts, training = Accuracy(len(head.vectors_CD), self.base_C), student.training
+        counts, training = Accuracy(head.num_classes, self.base_C), student.training
         forward = Forward(compute, lambda images_NCHW: {"logits": head(student(images_NCHW)).float()}, option=None)
         usable, losses = 0, []
 

@@ -111,8 +111,9 @@ def test_killed_at_each_write_of_the_bundle(run, undisturbed, tmp_path) -> None:
         {"options": {"optimizer": "sgd", "embedding_loss": "cosine"}},
         {"student": "timm:test_efficientnet", "precision": "bf16"},
         {"options": {"ema": 0.9, "accumulate": 2, "clip_norm": 0.5, "patience": 1}, "validation": True},
+        {"options": {"layer_decay": 0.5, "freeze": "conv1,ln_pre", "lora_rank": 2, "projector": "classes", "ema": 0.9}},
     ],
-    ids=["bf16", "promptkd", "sgd", "convolutions", "options"],
+    ids=["bf16", "promptkd", "sgd", "convolutions", "options", "parts"],
 )
 def test_other_kinds_of_runs_resume_too(run, tmp_path, changes: dict[str, Any]) -> None:
     if "validation" in changes:

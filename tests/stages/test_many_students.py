@@ -109,6 +109,7 @@ def test_students_of_a_file(distill, labelled, tiny_clip, tmp_path) -> None:
         "long": {"epochs": 4, "validation": str(labelled), "patience": 1, "student": f"local-dir:{tiny_clip}"},
         "prompts": {"recipe": "promptkd", "epochs": 3, "schedule": "constant", "precision": "bf16"},
         "convolutions": {"student": "timm:test_resnet", "student-size": 32, "optimizer": "sgd"},
+        "parts": {"layer-decay": 0.5, "freeze": "conv1,ln_pre", "lora-rank": 2, "projector": "classes", "ema": 0.9},
     }
     (tmp_path / "students.yaml").write_text(json.dumps(students))
     result = distill("--students", "students.yaml", "--seed", "3", "--clip-norm", "0.3", "--out", "many")
