@@ -16,6 +16,8 @@ class Classifier(Protocol):
 
     @property
     def num_classes(self) -> int: ...
+    @property
+    def vectors_CD(self) -> Tensor: ...
     def __call__(self, embedding_ND: Tensor) -> Tensor: ...
 
 
@@ -53,6 +55,10 @@ class TrainedHead(nn.Module):
     @property
     def num_classes(self) -> int:
         return self.layer.out_features
+
+    @property
+    def vectors_CD(self) -> Tensor:
+        return self.layer.weight
 
     def forward(self, embedding_ND: Tensor) -> Tensor:
         with torch.autocast(embedding_ND.device.type, enabled=False):

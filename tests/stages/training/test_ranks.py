@@ -108,6 +108,19 @@ RUNS = {
         {"options": {**SMALL, "projector": "mlp", "lr": 0.1, "accumulate": 2, "clip_norm": 1.0, "ema": 0.9}},
     ),
     "kd of a convolutional net": ("timm:test_resnet", {"options": {**SMALL, "lr": 1e-5}}),
+    "kd of some layers": (
+        "local-dir:{tiny_clip}",
+        {
+            "options": {
+                **SMALL,
+                "lr": 0.01,
+                "layer_decay": 0.5,
+                "freeze": "conv1",
+                "lora_rank": 2,
+                "projector": "classes",
+            }
+        },
+    ),
     "promptkd": ("local-dir:{tiny_clip}", {"recipe": "promptkd"}),
 }
 
