@@ -31,6 +31,10 @@ class BaseStudent(nn.Module):
     still: tuple[str, ...] = ()
     classes: TrainedHead | None
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.classes = None
+
     def outputs(self, inputs: Any) -> dict[str, Tensor]:
         """All that a loss may look at, by the names of targets; fp32."""
         raise NotImplementedError

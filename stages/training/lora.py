@@ -51,7 +51,9 @@ def add_low_rank(student: BaseStudent, settings: TrainSettings) -> Additions:
         from peft import LoraConfig
         from peft.tuners.lora import LoraModel
     except ImportError as error:
-        raise MissingDependency("low-rank additions (--lora-rank) need peft", "pip install 'teachonce[lora]'") from error
+        raise MissingDependency(
+            "low-rank additions (--lora-rank) need peft", "pip install 'teachonce[lora]'"
+        ) from error
     targets = _targets(student, settings.lora_targets)
     attentions = {name: module for name, module in targets.items() if isinstance(module, nn.MultiheadAttention)}
     rank = settings.lora_rank

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ...pipeline.storage import Location
 from ...storage_schemas.fingerprint import Fingerprint
 from ..decoding.work import Pool
-from ..models.class_head import ClassHead, Classifier
+from ..models.class_head import Classifier
 from ..models.compute import Compute
 from ..models.preprocess import Preprocess
 from ..recipes.recipe import LossInputs, Recipe
