@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from click.types import OptionHelpExtra
 
 #: Where a path begins in an argument of a command line: at once, behind `=`, or behind the prefix of a model in a folder.
-_HOME = re.compile(r"^((?:[^~/]*[=:]|[^~]*coop:[^=~]*=)?)~(?=/|$)")
+_HOME = re.compile(r"^((?:[^~/]*[=:]|[^~]*(?:coop|mvtec|aitex|tilda):[^=~]*=)?)~(?=/|$)")
 
 #: The first section of `--help`, what most people need; and the last ones. What belongs to one command stands between.
 COMMON = "Options"

@@ -98,6 +98,7 @@ ROOMS = (
     "stages/prompts",
     "stages/corpora",
     "stages/corpora/coop",
+    "stages/corpora/defects",
     "stages/views",
     "stages/samples",
     "stages/inputs",

@@ -1,11 +1,14 @@
-"""Owns how a user spells a corpus: `PATH`, `NAME=PATH`, or `coop:NAME/SPLIT=DATA` for a split of a data set."""
+"""Owns how a user spells a corpus: `PATH`, `NAME=PATH`, or `coop:NAME/SPLIT=DATA` and the like for a split of a data set."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-#: What the spelling of a data set begins with.
+#: What the spelling of a data set of classes begins with.
 DATASET_PREFIX = "coop:"
+
+#: What the spelling of one of defects on surfaces begins with (`defects.spelled`).
+DEFECT_PREFIXES = ("mvtec:", "aitex:", "tilda:")
 
 
 def split_name(argument: str) -> tuple[str, str]:
@@ -18,4 +21,9 @@ def split_name(argument: str) -> tuple[str, str]:
 
 def is_dataset(what: str) -> bool:
     """Whether this is the spelling of a data set."""
+    return what.startswith((DATASET_PREFIX, *DEFECT_PREFIXES))
+
+
+def has_classes(what: str) -> bool:
+    """Whether this is the spelling of a data set that has a list of classes."""
     return what.startswith(DATASET_PREFIX)

@@ -11,7 +11,7 @@ from ...storage_schemas.errors import InputError
 from ...storage_schemas.near_names import did_you_mean
 from ..corpora.coop.source import dataset_classes
 from ..corpora.name_list import read_names, with_indices
-from ..corpora.spelling import is_dataset
+from ..corpora.spelling import has_classes
 
 #: Used where no templates are named; CLIP's own for a single prompt.
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
@@ -28,7 +28,7 @@ def read_classes(source: str) -> tuple[str, ...]:
         import open_clip
 
         return with_indices(open_clip.IMAGENET_CLASSNAMES)
-    if is_dataset(source):
+    if has_classes(source):
         return _checked(dataset_classes(source), source)
     location = Location.of(source)
     if not location.exists():
@@ -47,7 +47,7 @@ def classes_of(images: str, classes: str | None) -> tuple[str, ...]:
     """
     if classes is not None:
         return read_classes(classes)
-    if is_dataset(images):
+    if has_classes(images):
         return _checked(dataset_classes(images), images)
     from .image_set import open_images
 

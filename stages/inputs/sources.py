@@ -9,6 +9,7 @@ from ...pipeline.user_files import UserFile
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.plain_text import typed
 from ..corpora.coop.source import open_split
+from ..corpora.defects.spelled import open_defects
 from ..corpora.far import FarFile, FarFolderSource
 from ..corpora.folder import FolderSource
 from ..corpora.images import MAX_BYTES
@@ -16,7 +17,7 @@ from ..corpora.lists import ListSource
 from ..corpora.patterns import is_pattern, matched
 from ..corpora.reading import unreachable
 from ..corpora.source import Source
-from ..corpora.spelling import is_dataset, split_name
+from ..corpora.spelling import has_classes, is_dataset, split_name
 from ..corpora.tars import TarSource, is_tar
 from ..samples.images import IMAGES
 from ..samples.kind import SampleKind
@@ -28,7 +29,7 @@ def open_sources(
     """The sources that CORPUS arguments name, in bytewise order of their names.
 
     Args:
-        arguments: each `PATH`, a pattern of paths, or `coop:NAME/SPLIT=DATA` for a split of a data set, or one of these after `NAME=`.
+        arguments: each `PATH`, a pattern of paths, or `coop:NAME/SPLIT=DATA` (`mvtec:`, `aitex:`, `tilda:`) for a split of a data set, or one of these after `NAME=`.
         kind: of samples to look for in folders and tars; lists name any files, data sets hold images.
         max_bytes: what a URL of a list may hold.
 
@@ -95,7 +96,7 @@ def source_named_twice(name: str) -> InputError:
 
 def _open_source(given: str, rest: str, extensions: Collection[str], max_bytes: int) -> Source:
     if is_dataset(rest):
-        return open_split(rest, name=given)
+        return open_split(rest, name=given) if has_classes(rest) else open_defects(rest, name=given)
     if is_url(rest) and Location.of(rest).local_path() is None:
         return _open_far(given, Location.of(rest), extensions)
     location = UserFile.of(rest)
