@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from . import __version__
+from .commands.anomalies import anomalies
 from .commands.benchmark import benchmark
 from .commands.cache import cache
 from .commands.command import Subcommand
@@ -52,6 +53,7 @@ COMMANDS = (
     status,
     evaluate,
     predict,
+    anomalies,
     export,
     run_file,
     submit,

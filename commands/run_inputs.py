@@ -26,7 +26,7 @@ _MADE = {
 }
 
 #: Images in any form; lists of names, each with the values that are no file; models, and files of their weights.
-_IMAGES = {"corpus", "images", "validation", "check"}
+_IMAGES = {"corpus", "images", "validation", "check", "masks"}
 _LISTS = {"classes": ("imagenet",), "templates": ("openai-imagenet", "simple-imagenet")}
 _NAMES = {"base_classes"}
 _NAMED_STORES = {"also"}

@@ -55,6 +55,11 @@ _ADVICE: dict[str, dict[str, str]] = {
         "validate": "give --validation fewer images",
         "write": "write checkpoints less often with --checkpoint-every",
     },
+    "anomalies": {
+        "read": _MORE,
+        "forward": "use --device cuda, or --precision bf16",
+        "forward without a GPU": "use --device cuda, or --precision bf16",
+    },
     "verify": {
         "check": f"{_MORE}, or look at less with --quick",
         "forward": "use --device cuda, or compare fewer rows with --teacher",

@@ -48,6 +48,7 @@ class Kind(StrEnum):
     BENCHMARK = "a folder of `teachonce benchmark`"
     STUDENTS = "a folder of students"
     EXPORT = "an export of `teachonce export`"
+    ANOMALIES = "a folder of `teachonce anomalies`"
     ZARR = "a Zarr store that is not teachonce's"
     MODEL = "a model's folder"
     IMAGES = "a folder of images"
@@ -61,6 +62,7 @@ _MADE_BY = {
     "cache": Kind.STORE,
     "vectors": Kind.STORE,
     "distill": Kind.BUNDLE,
+    "anomalies": Kind.ANOMALIES,
     "pretrain": Kind.PROMPTS,
 }
 

@@ -62,6 +62,7 @@ _ENDINGS = {
     "distill --students": "students",
     "import": "imported",
     "export": "export",
+    "anomalies": "anomalies",
     "demo": "demo",
     "benchmark promptkd": "benchmark",
 }

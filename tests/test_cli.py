@@ -19,9 +19,9 @@ from teachonce.cli import Program, main
 from teachonce.storage_schemas.errors import IncompleteError, InputError, MismatchError
 
 CHECKOUT = Path(__file__).parent.parent
-UNIT_COMMANDS = {"shard", "cache", "recode", "retry-failed"}
+UNIT_COMMANDS = {"anomalies", "shard", "cache", "recode", "retry-failed"}
 REPORTS = {"shard", "vectors", "cache", "distill", "evaluate", "predict", "inspect", "status", "run", "demo"}
-REPORTS |= {"datasets", "export", "import", "models", "recode", "retry-failed", "verify"}
+REPORTS |= {"anomalies", "datasets", "export", "import", "models", "recode", "retry-failed", "verify"}
 HEAVY = {"torch", "torchvision", "ray", "zarr", "numcodecs", "open_clip", "timm", "numpy", "pyarrow", "PIL"}
 HEAVY |= {"webdataset", "safetensors", "yaml", "tqdm", "tensorboard", "obstore"}
 

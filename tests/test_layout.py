@@ -109,6 +109,7 @@ ROOMS = (
     "stages/teachers",
     "stages/caching",
     "stages/verifying",
+    "stages/anomaly",
     "stages/growth",
     "stages/recipes",
     "stages/training/loggers",
@@ -132,6 +133,8 @@ ROOMS = (
 WITHOUT_TEACHER = tuple(
     f"stages/{name}"
     for name in (
+        "anomalies",
+        "anomaly",
         "distill",
         "evaluate",
         "predict",

@@ -7,7 +7,7 @@ without a defect, integrated from 0 to 0.3 and divided by that.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,13 +59,21 @@ class PixelCounts:
         labels_YX, count = regions_of(mask_YX)
         sizes = np.bincount(labels_YX.ravel(), minlength=count + 1)
         np.add.at(self.overlap_S, inside, 1 / sizes[labels_YX[mask_YX]])
-        return PixelCounts(
-            most=self.most,
-            normal_S=self.normal_S,
-            defect_S=self.defect_S,
-            overlap_S=self.overlap_S,
-            regions=self.regions + count,
-        )
+        return self.with_regions(self.regions + count)
+
+    def with_regions(self, regions: int) -> PixelCounts:
+        """The same counts, of so many regions."""
+        return replace(self, regions=regions)
+
+    def joined(self, other: PixelCounts) -> PixelCounts:
+        """With the images of others of the same range."""
+        for own, more in (
+            (self.normal_S, other.normal_S),
+            (self.defect_S, other.defect_S),
+            (self.overlap_S, other.overlap_S),
+        ):
+            own += more
+        return self.with_regions(self.regions + other.regions)
 
     @property
     def auroc(self) -> float | None:
