@@ -215,6 +215,7 @@ def test_a_run_that_was_begun_is_finished_with_the_same_bytes(done, tested, stud
 def test_without_masks_images_are_told_apart_by_labels_alone(tested, student, done, tmp_path):
     shards, store = tested
     words = ["anomalies", str(shards), str(store), str(student), "--out", str(tmp_path / "out"), "--pictures", "0"]
+    words += ["--executor", "serial"]
     ended = CliRunner().invoke(main, [*words, "--json"])
     assert ended.exit_code == 0, ended.output
     found = json.loads(ended.stdout)["results"]
