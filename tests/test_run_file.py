@@ -80,7 +80,7 @@ def test_stages_run_in_order_relative_to_the_file_and_are_skipped_when_done(fold
         ("stages: [{shard: {corpus: photos, out: s}, cache: {}}]", "a stage is one command with its options: "),
         (
             "stages: [{bake: {}}]",
-            "unknown stage: {file}, stage 1 (bake) [run-file-stage-unknown]. Next: one of cache, ",
+            "unknown stage: {file}, stage 1 (bake) [run-file-stage-unknown]. Next: one of anomalies, cache, ",
         ),
         (
             "stages: [{cahce: {}}]",
