@@ -7,10 +7,12 @@ follow: they wait for its word, do the same unit, and end when it does. They tal
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import io
 import json
 import os
+import signal
 import sys
 import time
 import traceback
@@ -32,6 +34,9 @@ from .process_group import WAIT_SECONDS, lost_contact, stay_on_loopback
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 _SECONDS_BETWEEN_LOOKS = 0.1
+
+#: Of `prctl` (linux/prctl.h): the signal that this process gets when its parent ends.
+_PR_SET_PDEATHSIG = 1
 
 #: How long the first rank stays for the others to see its end, where the store is its own.
 _SECONDS_TO_SEE_THE_END = 10.0
@@ -132,6 +137,7 @@ class Launched:
     def leading(self) -> Iterator[None]:
         """Inside the first rank plans and does what is to be done; behind it the others end."""
         _hush()
+        end_with_torchrun()
         code = 1
         try:
             yield
@@ -173,6 +179,7 @@ class Launched:
             SystemExit: the first rank has failed, or this one.
         """
         _hush()
+        end_with_torchrun()
         stderr = sys.stderr
         sys.stderr = _Nowhere()
         interrupt.mark_line_printed()
@@ -240,6 +247,16 @@ class Launched:
 def _hush() -> None:
     """torch, before it is imported: no warnings of native code, which each rank would print in several lines."""
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+
+def end_with_torchrun() -> None:
+    """Let the kernel end this process with torchrun, its parent, however that ends. Each rank has a session of its own: killed, torchrun
+    would leave them without anybody who waits for them. Linux only; under srun and others there is nothing to do."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ or sys.platform != "linux":
+        return
+    parent = os.getppid()
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) == 0 and os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)  # it ended in between
 
 
 class _Nowhere(io.TextIOBase):
