@@ -26,6 +26,7 @@ from ..storage_schemas.receipt import Output, Receipt
 from .corpora.shards import ShardSet
 from .decoding.work import Pool
 from .inputs import picture_views
+from .measures.target_statistics import Statistics, target_statistics
 from .models.class_head import ClassHead
 from .models.compute import Compute, keep_freed_memory
 from .models.names import RANDOM
@@ -35,6 +36,7 @@ from .pairs.ahead import BATCHES_MODULE
 from .pairs.local_copies import DEFAULT_GB, LocalCache
 from .pairs.manifest_labels import LABEL
 from .pairs.order import check_batch
+from .pairs.other_store import OF, OtherStore
 from .pairs.sources import TargetSource
 from .pairs.store import generation_of
 from .pairs.stream import TargetStream
@@ -52,6 +54,7 @@ from .training.loggers.tracked import Tracking
 from .training.one_pass import Ended, Stream, train_on_one_pass
 from .training.other_teachers import OtherTeachers
 from .training.ranks import Ranks
+from .training.standardize import Standardize
 from .training.targets import TrainingTargets, choose_targets
 from .training.teacher_logits import TeacherLogits
 from .training.trainer import Trainer
@@ -83,6 +86,7 @@ class DistillStage:
         notes: lines that a person should see before training starts.
         reuse: the note at the end on views that were used in several epochs, if that was not chosen.
         tracking: which programs show the figures, beside TensorBoard.
+        statistics: of the targets that are compared standardised.
         built: the student as it was planned, while it is in this process and not trained yet.
     """
 
@@ -114,6 +118,7 @@ class DistillStage:
     show_progress: bool
     local_cache: LocalCache | None = None
     tracking: Tracking = field(default_factory=Tracking)
+    statistics: Mapping[str, Statistics] = field(default_factory=dict, compare=False, repr=False)
     built: StudentToTrain = field(default_factory=StudentToTrain, compare=False, repr=False)
 
     name = "distill"
@@ -286,6 +291,7 @@ class OpenStudent:
             recipe=self.recipe,
             settings=stage.settings,
             teacher_logits=stage._teacher_logits(device),
+            standardize=Standardize(stage.statistics).to(device) if stage.statistics else None,
             student_head=self.built.student.classes or stage._head(device, self.built.logit_scale),
             targets=stage.targets,
             steps_per_epoch=steps_per_epoch,
@@ -506,6 +512,7 @@ def plan_distill(
             where="--patience",
             hint="add --validation IMAGES, or --hold-out 0.2",
         )
+    statistics = _statistics(method.standardized(training, chosen.names), chosen, stream)
     shared: dict[str, Json] = {
         "recipe": recipe,
         "settings": training.to_json() | _real_depth(built),
@@ -515,6 +522,7 @@ def plan_distill(
         "views": {"count": stream.num_views, "schedule": "epoch mod count"},
         **chosen.identity,
         **({"leave_out": sorted(settings.leave_out)} if settings.leave_out else {}),
+        **({"statistics": {name: one.digest for name, one in statistics.items()}} if statistics else {}),
         **({"compiled": True} if settings.compiled else {}),
         **({"cuda_graphs": True} if settings.cuda_graphs else {}),
     }
@@ -583,6 +591,7 @@ def plan_distill(
             group=group,
             about={"student": config.model, **origin},
         ),
+        statistics=statistics,
         built=StudentToTrain(built),
     )
 
@@ -613,6 +622,21 @@ def _with_batch(settings: TrainSettings, stream: TargetStream, given: int | None
     settings = replace(settings, batch_size=stream.batch_size)
     settings.check()
     return settings
+
+
+def _statistics(names: Sequence[str], chosen: TrainingTargets, stream: TargetStream) -> dict[str, Statistics]:
+    """Of targets of the store, and of others beside it."""
+    found: dict[str, Statistics] = {}
+    others = [source for source in chosen.sources if isinstance(source, OtherStore)]
+    for facts, prefix in ((stream.store, ""), *((other.facts, f"{other.name}{OF}") for other in others)):
+        own = {
+            name.removeprefix(prefix): name
+            for name in names
+            if (OF in name) == bool(prefix) and name.startswith(prefix)
+        }
+        if own:
+            found |= target_statistics(facts, own, stream.num_views)
+    return found
 
 
 def _local_cache(settings: DistillSettings) -> LocalCache | None:

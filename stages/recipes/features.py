@@ -18,7 +18,7 @@ from ...storage_schemas.near_names import did_you_mean
 from ...storage_schemas.store_description import TargetSpec
 from ..models.intermediates import TOKENS, Intermediates
 from ..students.family import Backbone
-from ..students.head import Head, Level
+from ..students.head import POOLED, Head, Level
 from ..students.student import Student, grid_of
 from .features_settings import FeaturesSettings
 from .recipe import BaseRecipe, LossInputs, all_with_decay_on_matrices
@@ -35,6 +35,7 @@ class Features(BaseRecipe):
 
     Student and teacher see the same box, flip and colours of a view, so that places correspond. With `embedding` among the targets
     the pooled features learn it, and are compared with class vectors where the store has some; without, the student has no classes.
+    Embeddings of other teachers' stores each have a projector of the pooled features.
     """
 
     name = "features"
@@ -62,9 +63,11 @@ class Features(BaseRecipe):
         vectors: ClassVectors | None,
         targets: Mapping[str, TargetSpec],
     ) -> Head:
-        maps = [target for target in targets.values() if target.name != _EMBEDDING]
+        others = [target for target in targets.values() if target.name != _EMBEDDING]
+        maps = [target for target in others if len(target.shape) > 1]
         shapes = _shapes(backbone) if maps else {}
-        layers = _layers(settings.student_layers, maps, shapes)
+        layers = dict(zip((m.name for m in maps), _layers(settings.student_layers, maps, shapes), strict=True))
+        shapes[POOLED] = (backbone.width,)
         levels = tuple(
             Level(
                 target=target.name,
@@ -73,7 +76,8 @@ class Features(BaseRecipe):
                 shape=list(target.shape),
                 projector=settings.projector,
             )
-            for target, layer in zip(maps, layers, strict=True)
+            for target in others
+            for layer in [layers.get(target.name, POOLED)]
         )
         embedding = targets.get(_EMBEDDING)
         return Head(
@@ -83,6 +87,9 @@ class Features(BaseRecipe):
             normalized=vectors is not None and vectors.normalized,
             levels=levels,
         )
+
+    def standardized(self, settings: FeaturesSettings, names: Sequence[str]) -> tuple[str, ...]:
+        return tuple(names) if settings.standardize else ()
 
     def parameter_groups(self, student: Student, settings: FeaturesSettings) -> list[dict[str, Any]]:
         return all_with_decay_on_matrices(student, settings)

@@ -37,3 +37,9 @@ class FeaturesSettings(TrainSettings):
         choices=("cosine", "mse", "smooth-l1"),
         help="Distance at each place: 1 - cosine over channels, squared, or smooth L1.",
     )
+    standardize: bool = setting(
+        False,
+        off=False,
+        help="Compare every target minus its mean and divided by its standard deviation, channel by channel over the store: targets of "
+        "several teachers then weigh the same.",
+    )

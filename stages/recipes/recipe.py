@@ -60,6 +60,10 @@ class Recipe(Protocol):
     def needs_all_labels(self, settings: Any) -> bool:
         """Whether every sample must have a label that is the name of a class, where `label` is among its targets."""
 
+    def standardized(self, settings: Any, names: Sequence[str]) -> tuple[str, ...]:
+        """Which of its targets are compared standardised: minus the mean and divided by the standard deviation of each channel, in
+        the store, on both sides. What the student gives at inference stays in the teacher's own scale."""
+
     def targets(self, settings: Any, stored: Sequence[TargetSpec]) -> tuple[str, ...]:
         """Names of the targets that the loss needs.
 
@@ -116,6 +120,9 @@ class BaseRecipe:
 
     def needs_all_labels(self, settings: Any) -> bool:
         return False
+
+    def standardized(self, settings: Any, names: Sequence[str]) -> tuple[str, ...]:
+        return ()
 
 
 def all_with_decay_on_matrices(student: BaseStudent, settings: TrainSettings) -> list[dict[str, Any]]:

@@ -7,16 +7,20 @@ from dataclasses import asdict, dataclass
 from ...storage_schemas.fingerprint import Json
 from ...storage_schemas.json_file import Count, Positive, as_schema
 
+#: The layer of a level that is the student's pooled features.
+POOLED = "pooled"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """A map of the student that is brought to the shape of one of the teacher's targets.
+    """A map of the student, or its pooled features, brought to the shape of one of the teacher's targets.
 
     Attributes:
         target: name of that target.
-        layer: the student's map, by a name of `Intermediates` (`features.layer3`, `tokens`).
+        layer: the student's map, by a name of `Intermediates` (`features.layer3`, `tokens`), or `pooled`.
         width: channels of that map.
-        shape: of the target, without sample and view: (channel, y, x), or (token, channel) for a square grid of tokens.
+        shape: of the target, without sample and view: (channel, y, x), (token, channel) for a square grid of tokens, or (channel,) of
+            another teacher's embedding, which the pooled features are compared with.
         projector: from the student's channels to the target's, at each place: see `Head.projector`.
     """
 

@@ -17,7 +17,7 @@ from ..models.layout import use_channels_last
 from ..models.preprocess import Normalize, Preprocess
 from ..prompts.vision import PromptedVisionTransformer
 from .base import BaseStudent
-from .head import Head, Level
+from .head import POOLED, Head, Level
 from .projectors import PROJECTORS
 
 
@@ -41,17 +41,15 @@ class Student(BaseStudent):
             self.backbone = PromptedVisionTransformer(backbone, length=head.prompt_length, depth=head.prompt_depth)
         self.projector = make_projector(head)
         if head.levels:  # others have no such part in their weights
-            self.levels = nn.ModuleList(LevelProjector(level) for level in head.levels)
+            self.levels = nn.ModuleList(_projector_of(level) for level in head.levels)
         self.classes = TrainedHead(head.embed_dim, head.classes) if head.classes else None
-        self._maps = Intermediates(backbone) if head.levels else None
+        self._layers = tuple(dict.fromkeys(level.layer for level in head.levels if level.layer != POOLED))
+        self._maps = Intermediates(backbone) if self._layers else None
         self._channels_last = use_channels_last(backbone)
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
         """Embeddings (N, D), fp32."""
-        features = self.backbone(self._pixels(images_NCHW))
-        if isinstance(features, tuple):  # open_clip towers made for captioning return (pooled, tokens)
-            features = features[0]
-        return self._embedding(features)
+        return self._embedding(self._pooled(images_NCHW))
 
     def outputs(self, inputs: Tensor) -> dict[str, Tensor]:
         """`embedding` (N, D), and what the projector of each of the head's levels gives, by its target's name; fp32.
@@ -61,20 +59,28 @@ class Student(BaseStudent):
         Args:
             inputs: images, as `forward` takes them.
         """
-        if self._maps is None:
+        if not self.head.levels:
             embedding_ND: Tensor = self(inputs)
             return {"embedding": embedding_ND} | self._logits(embedding_ND)
-        layers = list(dict.fromkeys(level.layer for level in self.head.levels))
-        passed = self._maps.run(self._pixels(inputs), layers, to_the_end=True)
-        found = {"embedding": self._embedding(self._maps.pooled(passed))}
+        if self._maps is None:
+            features = {POOLED: self._pooled(inputs)}
+        else:
+            passed = self._maps.run(self._pixels(inputs), self._layers, to_the_end=True)
+            features = {**passed.maps, POOLED: self._maps.pooled(passed)}
+        found = {"embedding": self._embedding(features[POOLED])}
         with torch.autocast(inputs.device.type, enabled=False):
-            for projector in self.levels:
-                assert isinstance(projector, LevelProjector)
-                found[projector.level.target] = projector(passed.maps[projector.level.layer])
+            for level, projector in zip(self.head.levels, self.levels, strict=True):
+                found[level.target] = projector(features[level.layer].float())
         return found | self._logits(found["embedding"])
 
     def _logits(self, embedding_ND: Tensor) -> dict[str, Tensor]:
         return {} if self.classes is None else {"logits": self.classes(embedding_ND)}
+
+    def _pooled(self, images_NCHW: Tensor) -> Tensor:
+        features = self.backbone(self._pixels(images_NCHW))
+        # open_clip towers made for captioning return (pooled, tokens)
+        pooled: Tensor = features[0] if isinstance(features, tuple) else features
+        return pooled
 
     def _pixels(self, images_NCHW: Tensor) -> Tensor:
         pixels_NCHW: Tensor = self.normalize(images_NCHW)
@@ -122,6 +128,15 @@ def make_projector(head: Head) -> nn.Module:
             hint="--projector linear",
         )
     return nn.Identity()
+
+
+def _projector_of(level: Level) -> nn.Module:
+    """From a level's features of the student to the target's shape."""
+    if level.layer != POOLED:
+        return LevelProjector(level)
+    return make_projector(
+        Head(width=level.width, embed_dim=level.shape[0], projector=level.projector, normalized=False)
+    )
 
 
 class LevelProjector(nn.Module):

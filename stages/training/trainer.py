@@ -33,6 +33,7 @@ from .graphed import CudaGraphs, GraphedGradients
 from .layer_decay import with_layer_decay
 from .loggers.tracked import Tracking
 from .ranks import Ranks
+from .standardize import Standardize
 from .swad import Swad
 from .teacher_logits import TeacherLogits
 from .validation import Validation
@@ -47,6 +48,7 @@ class Trainer:
     Attributes:
         student: on its device; is trained in place.
         teacher_logits: makes the teacher's logits where the recipe needs them and the stream has embeddings, or several teachers.
+        standardize: brings targets to one scale before the loss; None for none.
         student_head: forms the student's logits where it gives none itself; None where there are no class vectors.
         targets: names of those that it learns from; a batch may hold others, for other students.
         steps_per_epoch: batches of `settings.batch_size` pairs, of which each rank gets its part.
@@ -65,6 +67,7 @@ class Trainer:
     recipe: Recipe
     settings: TrainSettings
     teacher_logits: TeacherLogits | None
+    standardize: Standardize | None = None
     student_head: Classifier | None
     targets: tuple[str, ...]
     steps_per_epoch: int
@@ -156,6 +159,8 @@ class Trainer:
             student: dict[str, Tensor] = self._model(images_NCHW if self.recipe.reads_images else targets)
         if self.student_head is not None and "logits" not in student:
             student = {**student, "logits": self.student_head(student["embedding"])}
+        if self.standardize is not None:
+            student, targets = self.standardize(student), self.standardize(targets)
         vectors_CD = None if self.student_head is None else self.student_head.vectors_CD
         return self.recipe.loss(
             LossInputs(student=student, teacher=targets, class_vectors_CD=vectors_CD), self.settings

@@ -104,6 +104,10 @@ class KnownStore:
     valid: np.ndarray
 
 
+#: As `cache` calls the axis of a target.
+AXES = {"embedding": "channel"}
+
+
 def write_known_store(
     shards: ShardSet,
     out: Path,
@@ -130,7 +134,9 @@ def write_known_store(
         num_samples=corpus.num_samples,
         shard_size=corpus.shard_size,
         num_views=views.count,
-        targets=tuple(TargetSpec(name=n, axes=("sample", "view", n), shape=(w,)) for n, w in widths.items()),
+        targets=tuple(
+            TargetSpec(name=n, axes=("sample", "view", AXES.get(n, n)), shape=(w,)) for n, w in widths.items()
+        ),
         encoding=ENCODINGS[encoding],
         colors=views.has_colors,
         parts=corpus.layout.parts,

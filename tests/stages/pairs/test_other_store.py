@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,7 +90,7 @@ def test_another_corpus_is_refused(known_store, second, pictures, make_shards, t
 
 def test_an_image_that_only_one_teacher_could_use(known_store, second):
     store, other = second(known_store, also_invalid=(5, 9))
-    options = {"image_size": 8, "batch_size": 45, "targets": ("big:embedding",), "sources": (other,)}
+    options: dict[str, Any] = {"image_size": 8, "batch_size": 45, "targets": ("big:embedding",), "sources": (other,)}
     with (
         TargetStream(known_store.shards, known_store.location, **options) as stream,
         pytest.raises(MismatchError) as error,
@@ -105,11 +106,16 @@ def test_rows_of_other_samples_or_boxes(known_store, second):
     for array, what in (("keys", "other samples in the same row"), ("view_params", "other views of an image")):
         other = OtherStore(name="big", fingerprint="f", facts=facts, vectors=None)
         root = zarr.open_group(str(store.location), mode="r")
-        arrays = {name: root[name][:] for name in root.array_keys()}
+        arrays: dict[str, Any] = {name: root[name][:] for name in root.array_keys()}
         arrays[array] = np.roll(arrays[array], 1, axis=0)
         object.__setattr__(other, "_arrays", arrays)
         other.__dict__["_arrays"] = arrays
-        options = {"image_size": 8, "batch_size": 45, "targets": ("big:embedding",), "sources": (other,)}
+        options: dict[str, Any] = {
+            "image_size": 8,
+            "batch_size": 45,
+            "targets": ("big:embedding",),
+            "sources": (other,),
+        }
         with (
             TargetStream(known_store.shards, known_store.location, **options) as stream,
             pytest.raises(MismatchError, match=what),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import safetensors.torch
@@ -13,6 +16,7 @@ from teachonce.stages.models.class_head import ClassHead
 from teachonce.stages.models.compute import Compute
 from teachonce.stages.models.student_config import StudentConfig
 from teachonce.stages.settings.distill import DistillSettings
+from teachonce.stages.students.bundle import load_student
 from teachonce.storage_schemas.class_vectors import ClassVectors, write_class_vectors
 from teachonce.storage_schemas.errors import InputError, MismatchError, TeachonceError
 from teachonce.storage_schemas.target_store import open_root
@@ -126,6 +130,28 @@ def test_one_teacher_is_not_mixed(plan, settings):
     with pytest.raises(InputError, match="there is one teacher, so nothing to mix") as error:
         plan(**settings)
     assert isinstance(error.value, TeachonceError)
+
+
+def test_each_teachers_embedding_has_a_projector(plan, other, taught_store):
+    """The pooled features learn both, standardised; the student answers in the first teacher's scale."""
+    names = "embedding,big:embedding"
+    options = {"feature_targets": names, "feature_loss": "mse", "standardize": True, "schedule": "constant", "lr": 0.01}
+    stage = plan(also=(other(names=None),), recipe="features", options={**options, "epochs": 3})
+    assert stage.targets == ("embedding", "big:embedding")
+    assert set(stage.identity["statistics"]) == {"embedding", "big:embedding"}
+    own = taught_store.targets["embedding"][taught_store.valid].astype(np.float64).reshape(-1, 6)
+    assert stage.statistics["embedding"].std_C == pytest.approx(own.std(axis=0), rel=1e-5)
+    weights = run(stage)
+    assert weights["levels.0.weight"].shape == (9, 64)
+    losses = [json.loads(line)["loss"] for line in Path(f"{stage.out}/run/log.jsonl").read_text().splitlines()]
+    assert losses[-1] < losses[0]
+    bundle = load_student(str(stage.out))
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    found = bundle.student.outputs(images)
+    pooled = bundle.student.backbone(bundle.student.normalize(images))
+    assert torch.allclose(found["big:embedding"], bundle.student.levels[0](pooled), atol=1e-5)
+    assert torch.allclose(found["embedding"], bundle.student(images), atol=1e-5)
+    assert "statistics" not in plan("plain", recipe="features", options={"feature_targets": "embedding"}).identity
 
 
 def test_two_stores_of_one_name(plan, other):

@@ -135,9 +135,10 @@ def test_stopped_killed_and_resumed_it_ends_with_the_bytes_of_undisturbed_ranks(
     ranks = ranks_of(process)
     process.kill()
     process.wait(300)
-    for rank in ranks:  # none is left to itself
-        while is_running(rank):
-            time.sleep(0.02)
+    deadline = time.monotonic() + 300
+    while any(map(is_running, ranks)):
+        assert time.monotonic() < deadline, "a rank is left to itself"
+        time.sleep(0.02)
     assert not (out / "ledger" / "distill" / "receipts" / "student.json").exists()
     process = start("--json")
     assert process.wait(300) == 0, (tmp_path / "stderr").read_text()
