@@ -232,9 +232,10 @@ def test_what_is_refused(picture_shards, store, tmp_path, options, where, found)
     assert (str(error.value.where), str(error.value.found)) == (where, found)
 
 
-def test_stores_without_what_a_recipe_needs(picture_shards, known_store, store, tmp_path):
+def test_stores_without_what_a_recipe_needs(picture_shards, make_store, store, tmp_path):
+    logits = make_store(picture_shards, tmp_path / "logits.zarr", widths={"logits": 7})
     with pytest.raises(InputError) as error:
-        planned(picture_shards, known_store.location, tmp_path / "a")
+        planned(picture_shards, logits.location, tmp_path / "a")
     assert error.value.code == "features-not-in-store"
     assert str(error.value.where).startswith("--recipe features")
     with pytest.raises((IncompleteError, MismatchError)) as caught:
