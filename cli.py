@@ -19,6 +19,7 @@ from .commands.evaluate import evaluate
 from .commands.export import export
 from .commands.import_checkpoint import import_checkpoint
 from .commands.inspect import inspect
+from .commands.labels import labels
 from .commands.models import models
 from .commands.plan import plan
 from .commands.predict import predict
@@ -47,6 +48,7 @@ COMMANDS = (
     cache,
     recode,
     import_checkpoint,
+    labels,
     distill,
     inspect,
     verify,

@@ -8,7 +8,7 @@ from typing import Any
 from ..pipeline.contents import Kind, how_to_make, how_to_shard, kind_of, made_by
 from ..pipeline.storage import Location, is_url
 from ..stages.corpora.patterns import is_pattern
-from ..stages.corpora.spelling import is_dataset, split_name
+from ..stages.corpora.spelling import is_dataset, split_generation, split_name
 from ..stages.models.names import LOCAL_PREFIX, PROMPTS_PREFIX
 from ..stages.models.weights import looks_like_path
 from ..storage_schemas.errors import InputError
@@ -23,6 +23,7 @@ _MADE = {
     "classes_from": Kind.STORE,
     "bundle": Kind.BUNDLE,
     "against": Kind.BUNDLE,
+    "labels": Kind.LABELS,
 }
 
 #: Images in any form; lists of names, each with the values that are no file; models, and files of their weights.
@@ -34,7 +35,7 @@ _MODELS = {"teacher", "student", "teacher_backbone"}
 _WEIGHTS = {"teacher_pretrained", "student_pretrained"}
 
 #: Plain files and folders.
-_PATHS = {"checkpoint", "data", "path", "samples", "student_run", "students"}
+_PATHS = {"checkpoint", "data", "path", "prompts", "samples", "student_run", "students"}
 
 #: All names that this module knows.
 KNOWN = {*_MADE, *_IMAGES, *_LISTS, *_NAMES, *_NAMED_STORES, *_MODELS, *_WEIGHTS, *_PATHS}
@@ -42,6 +43,7 @@ KNOWN = {*_MADE, *_IMAGES, *_LISTS, *_NAMES, *_NAMED_STORES, *_MODELS, *_WEIGHTS
 _COMMANDS = {
     Kind.STORE: "teachonce cache SHARDS --teacher …",
     Kind.BUNDLE: "teachonce distill SHARDS STORE --student …",
+    Kind.LABELS: "teachonce labels STORE --classes N",
 }
 
 
@@ -113,7 +115,7 @@ class RunInputs:
 def _paths(name: str, value: str) -> Iterator[tuple[str, Kind | None]]:
     """Paths in the value of one argument or option, each with the kind that it must be of; None for any."""
     if name in _MADE:
-        yield value, _MADE[name]
+        yield split_generation(value)[0] if name == "labels" else value, _MADE[name]
     elif name in _PATHS:
         yield value, None
     elif name in _IMAGES:

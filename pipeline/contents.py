@@ -44,6 +44,7 @@ class Kind(StrEnum):
     STORE = "a target store"
     PROMPTS = "a folder of prompts"
     BUNDLE = "a student bundle"
+    LABELS = "labels of `teachonce labels`"
     DEMO = "a folder of `teachonce demo`"
     BENCHMARK = "a folder of `teachonce benchmark`"
     STUDENTS = "a folder of students"
@@ -61,6 +62,7 @@ _MADE_BY = {
     "shard": Kind.SHARDS,
     "cache": Kind.STORE,
     "vectors": Kind.STORE,
+    "labels": Kind.LABELS,
     "distill": Kind.BUNDLE,
     "anomalies": Kind.ANOMALIES,
     "pretrain": Kind.PROMPTS,
@@ -89,8 +91,13 @@ def is_shards(location: Location) -> bool:
 
 def is_target_store(location: Location) -> bool:
     """Whether `zarr.json` marks this as a target store, of whatever version."""
+    return _zarr_kind(location) == "target store"
+
+
+def _zarr_kind(location: Location) -> object:
+    """What a Zarr group of ours says that it is."""
     marker = _as_object(_as_object(_read_object(location / "zarr.json").get("attributes")).get("teachonce"))
-    return marker.get("kind") == "target store"
+    return marker.get("kind")
 
 
 def option(name: str, location: Location | str) -> str:
@@ -165,6 +172,8 @@ def _marked(folder: Location) -> Kind | None:
         return Kind.SHARDS
     if is_target_store(folder):
         return Kind.STORE
+    if _zarr_kind(folder) == "labels":
+        return Kind.LABELS
     config = _read_object(folder / "config.json")
     if config.get("kind") == "student bundle":
         return Kind.BUNDLE

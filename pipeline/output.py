@@ -57,6 +57,7 @@ _ENDINGS = {
     "recode": "exported",
     "recode STORE": "store",
     "pretrain": "prompts",
+    "labels": "labels",
     "distill": "student",
     "distill --seeds": "students",
     "distill --students": "students",

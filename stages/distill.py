@@ -24,6 +24,7 @@ from ..storage_schemas.growth import FIRST
 from ..storage_schemas.plain_text import counted
 from ..storage_schemas.receipt import Output, Receipt
 from .corpora.shards import ShardSet
+from .corpora.spelling import split_generation
 from .decoding.work import Pool
 from .inputs import picture_views
 from .measures.target_statistics import Statistics, target_statistics
@@ -33,6 +34,7 @@ from .models.names import RANDOM
 from .models.student_config import StudentConfig
 from .models.weights import weights_digest
 from .pairs.ahead import BATCHES_MODULE
+from .pairs.batches import IMAGE
 from .pairs.local_copies import DEFAULT_GB, LocalCache
 from .pairs.manifest_labels import LABEL
 from .pairs.order import check_batch
@@ -59,6 +61,7 @@ from .training.targets import TrainingTargets, choose_targets
 from .training.teacher_logits import TeacherLogits
 from .training.trainer import Trainer
 from .training.validation import Validation
+from .views.anew import ViewAnew
 
 #: Processes that prepare batches unless the user has chosen: fewer would be too few even where torch's threads take all cores.
 _LEAST_WORKERS = 2
@@ -83,6 +86,7 @@ class DistillStage:
         accept_other_pixels: whether to train where images look otherwise than the teacher saw them.
         generation: the name of the store's that it is trained from.
         local_cache: copies of shards on this machine; decides no bytes.
+        anew: views that are drawn anew in each epoch.
         notes: lines that a person should see before training starts.
         reuse: the note at the end on views that were used in several epochs, if that was not chosen.
         tracking: which programs show the figures, beside TensorBoard.
@@ -117,6 +121,7 @@ class DistillStage:
     checkpoint_every: int | None
     show_progress: bool
     local_cache: LocalCache | None = None
+    anew: Mapping[str, ViewAnew] = field(default_factory=dict)
     tracking: Tracking = field(default_factory=Tracking)
     statistics: Mapping[str, Statistics] = field(default_factory=dict, compare=False, repr=False)
     built: StudentToTrain = field(default_factory=StudentToTrain, compare=False, repr=False)
@@ -179,6 +184,7 @@ class DistillStage:
             targets=tuple(targets),
             sources=self.chosen.sources if sources is None else tuple(sources),
             rows=self.rows,
+            anew=self.anew,
             seed=self.order_seed,
             views=self.views,
             pool=pool,
@@ -294,6 +300,7 @@ class OpenStudent:
             standardize=Standardize(stage.statistics).to(device) if stage.statistics else None,
             student_head=self.built.student.classes or stage._head(device, self.built.logit_scale),
             targets=stage.targets,
+            views=tuple(name for name in stage.anew if name != IMAGE),
             steps_per_epoch=steps_per_epoch,
             preprocess=self.built.backbone.preprocess,
             compute=stage.compute,
@@ -374,6 +381,7 @@ def open_stream(
     targets: tuple[str, ...],
     sources: tuple[TargetSource, ...] = (),
     rows: RowRule | TrainingRows | None = None,
+    anew: Mapping[str, ViewAnew] | None = None,
     seed: int,
     views: int | None = None,
     pool: Pool | None = None,
@@ -392,6 +400,7 @@ def open_stream(
         targets=targets,
         sources=sources,
         rows=rows,
+        anew=anew,
         views=views,
         drop_last=True,
         pool=pool,
@@ -450,7 +459,7 @@ def plan_distill(
     check_output(
         Location.of(out),
         DistillStage.name,
-        inputs=(shards, store, vectors, validation),
+        inputs=(shards, store, vectors, validation, _place_of(settings.labels)),
         names=(config.model, config.pretrained),
     )
     shard_set, location = ShardSet.open(shards), Location.of(store)
@@ -458,7 +467,7 @@ def plan_distill(
     others = OtherTeachers(
         stores=settings.also, mix=settings.mix, weights=settings.mix_weights or (), views=settings.views
     )
-    chosen = choose_targets(shard_set, location, vectors, method, training, generation, others)
+    chosen = choose_targets(shard_set, location, vectors, method, training, generation, others, settings.labels)
     _refuse_one_class(chosen, training, where=vectors or store)
     built = build_student(
         config, method, training, chosen.vectors, chosen.specs, seed=settings.seed, teacher=chosen.preprocess
@@ -471,6 +480,7 @@ def plan_distill(
             expected_by="the student",
         )
     local_cache = _local_cache(settings)
+    anew = method.views_anew(training, built.backbone.preprocess) if method.reads_images else {}
     stream = open_stream(
         shard_set,
         location,
@@ -486,6 +496,7 @@ def plan_distill(
             seed=order_seed,
             complete=chosen.class_ids if method.needs_all_labels(training) else (),
         ),
+        anew=anew,
         seed=order_seed,
         views=settings.views,
         accept_other_pixels=settings.accept_other_pixels,
@@ -523,6 +534,7 @@ def plan_distill(
         **chosen.identity,
         **({"leave_out": sorted(settings.leave_out)} if settings.leave_out else {}),
         **({"statistics": {name: one.digest for name, one in statistics.items()}} if statistics else {}),
+        **({"anew": {name: view.to_json() for name, view in anew.items()}} if anew else {}),
         **({"compiled": True} if settings.compiled else {}),
         **({"cuda_graphs": True} if settings.cuda_graphs else {}),
     }
@@ -580,10 +592,11 @@ def plan_distill(
         notes=_notes(built, stream, training, recipe, config, checking)
         + tuple(source.note for source in chosen.sources if source.note)
         + _notes_on_draws(chosen, training),
-        reuse=None if settings.reuse_views else _reuse(stream, training),
+        reuse=None if settings.reuse_views or anew else _reuse(stream, training),
         checkpoint_every=settings.checkpoint_every,
         show_progress=show_progress,
         local_cache=local_cache,
+        anew=anew,
         tracking=Tracking(
             wandb=settings.wandb,
             mlflow=settings.mlflow,
@@ -637,6 +650,10 @@ def _statistics(names: Sequence[str], chosen: TrainingTargets, stream: TargetStr
         if own:
             found |= target_statistics(facts, own, stream.num_views)
     return found
+
+
+def _place_of(labels: str | None) -> str | None:
+    return None if labels is None else split_generation(labels)[0]
 
 
 def _local_cache(settings: DistillSettings) -> LocalCache | None:

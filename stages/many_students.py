@@ -83,6 +83,7 @@ def _common(stage: DistillStage) -> dict[str, object]:
         "--decode-workers": stage.compute.decode_workers,
         "--device": stage.compute.device,
         **_by_sources(stage),
+        **{f"view '{name}'": view for name, view in stage.anew.items()},
         "--threads": stage.compute.threads,
     }
 

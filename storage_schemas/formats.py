@@ -71,3 +71,6 @@ PROMPTS_FOLDER = Format(name="a folder of prompts", kind="prompts")
 #: A student with its class vectors. Version 2 may lack these, and may have levels; a bundle that is as before is written as
 #: version 1.
 BUNDLE = Format(name="a student bundle", kind="student bundle", version=2)
+
+#: Labels of a corpus' rows, as often as they were made.
+LABELS = Format(name="labels", kind="labels")

@@ -54,6 +54,7 @@ RUN = {
     "docs/recode.md": ["shards", "classes.txt"],
     "docs/results.md": ["student", "test-photos", "classes.txt", "new.jpg", "shards", "targets.zarr"],
     "docs/run-files.md": ["photos", "test-photos", "classes.txt"],
+    "docs/s3a.md": ["shards"],
     "docs/shards.md": ["photos", "list.parquet", "archive.tar", "tars"],
     "docs/streams.md": ["shards", "targets.zarr"],
     "docs/students.md": ["shards", "targets.zarr", "classes.txt", "a.jpg", "b.jpg", "students.yaml"],
@@ -81,6 +82,10 @@ PAGE_STAND_INS = {
         "--targets embedding,tokens,features.resblocks.11": "--targets embedding,tokens,features.resblocks.3"
     },
     "docs/students.md": {"--teacher ViT-B-16 --teacher-pretrained openai": "--teacher local-dir:{demo}/student"},
+    "docs/s3a.md": {
+        "--teacher ViT-B-16 --teacher-pretrained openai": "--teacher local-dir:{demo}/teacher",
+        "--recipe s3a": "--recipe s3a --batch-size 16 --student local-dir:{demo}/teacher",
+    },
     "docs/verify.md": {"--teacher-pretrained openai": "--teacher-model local-dir:{demo}/teacher --threads 1"},
 }
 
@@ -137,6 +142,7 @@ NOT_RUN = {
     ("docs/export.md", "pip install"): "downloads",
     ("docs/growth.md", "teachonce cache"): "downloads a model: tests/stages/test_beside.py",
     ("docs/inspect.md", "pip install"): "downloads",
+    ("docs/s3a.md", "pip install"): "downloads",
     ("docs/inspect.md", "teachonce inspect"): "all of it: tests/stages/pages, tests/stages/reports",
     ("docs/extending.md", '"""my_methods/teacher.py'): "modules of a package: tests/test_extending.py",
     ("docs/extending.md", '"""my_methods/recipe.py'): "modules of a package: tests/test_extending.py",

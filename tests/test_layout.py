@@ -105,6 +105,7 @@ ROOMS = (
     "stages/models",
     "stages/students",
     "stages/pairs",
+    "stages/naming",
     "stages/measures",
     "stages/teachers",
     "stages/caching",

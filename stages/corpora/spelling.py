@@ -1,4 +1,4 @@
-"""Owns how a user spells a corpus: `PATH`, `NAME=PATH`, or `coop:NAME/SPLIT=DATA` and the like for a split of a data set."""
+"""Owns how a user spells a corpus: `PATH`, `NAME=PATH`, or `coop:NAME/SPLIT=DATA` and the like for a split of a data set; and labels of one."""
 
 from __future__ import annotations
 
@@ -27,3 +27,9 @@ def is_dataset(what: str) -> bool:
 def has_classes(what: str) -> bool:
     """Whether this is the spelling of a data set that has a list of classes."""
     return what.startswith(DATASET_PREFIX)
+
+
+def split_generation(labels: str) -> tuple[str, int | None]:
+    """`LABELS@2` is the place of labels, and generation 2 of them; without a number it is None."""
+    place, at, number = labels.rpartition("@")
+    return (place, int(number)) if at and number.isdecimal() else (labels, None)

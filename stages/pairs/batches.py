@@ -20,12 +20,17 @@ from ..corpora.images import BadImage
 from ..corpora.shards import ShardSet
 from ..decoding.layout import ArrayLayout
 from ..samples.registry import kind_named
+from ..views.anew import ViewAnew
+from ..views.render import fill_planes
 from .join import JoinedShard
 from .local_copies import LocalCopies
 from .order import Order
 from .sources import TargetSource
 from .store import StoreFacts, open_store
 from .training_rows import RowListing
+
+#: The name of the view that the student gets, among those that are drawn anew.
+IMAGE = "image"
 
 #: A batch to make: epoch, its first sample in the epoch's order, and the one behind its last.
 BatchSpan = tuple[int, int, int]
@@ -44,10 +49,13 @@ class Batches:
         names: targets to read.
         sources: of those that the store does not give.
         listing: the rows of each shard that are read, which the order counts; None for all usable ones.
+        anew: views that are drawn anew in each epoch, by name: `IMAGE` takes the place of the stored view, others lie behind the targets.
+        seed: of these views.
         copies: of shards on this machine, by way of which `shards` and `facts` are read; None where they lie here, or are read from afar.
 
     Attributes:
         names: targets to read, in the order in which they lie in `layout`.
+        also: views behind them, in their order.
     """
 
     def __init__(
@@ -61,9 +69,13 @@ class Batches:
         names: tuple[str, ...],
         sources: Sequence[TargetSource] = (),
         listing: RowListing | None = None,
+        anew: Mapping[str, ViewAnew] | None = None,
+        seed: int = 0,
         copies: LocalCopies | None = None,
     ) -> None:
         self._copies, self._sources, self._listing = copies, sources, listing
+        self._anew, self._seed = dict(anew or {}), seed
+        self.also = tuple(name for name in self._anew if name != IMAGE)
         self._shards, self._facts, self._num_views = shards, facts, num_views
         self._image_size, self._any_order, self.names = image_size, order.at(order.epoch), names
         self._limit = shards.corpus.max_pixels
@@ -95,7 +107,8 @@ class Batches:
         shape = (0,) if size is None else self._kind.shape(size)
         images = (np.dtype(self._kind.dtype).str, (count, *shape))
         targets = (layouts[name] for name in self.names)
-        return [("i8", (count,)), images, *((dtype, (count, *shape)) for dtype, shape in targets)]
+        values = [(dtype, (count, *shape)) for dtype, shape in targets]
+        return [("i8", (count,)), images, *values, *(images for _ in self.also)]
 
     def make(self, task: BatchSpan, arrays: list[NDArray[Any]]) -> None:
         """Fill the arrays of these samples.
@@ -127,8 +140,10 @@ class Batches:
         stop: int,
         rows_N: NDArray[np.int64],
         pixels_NCHW: NDArray[Any],
-        *values: NDArray[Any],
+        *arrays: NDArray[Any],
     ) -> None:
+        values, also = arrays[: len(self.names)], arrays[len(self.names) :]
+        views = dict(zip(self.also, also, strict=True)) | ({IMAGE: pixels_NCHW} if IMAGE in self._anew else {})
         if self._order is None or self._order.epoch != epoch:
             self._order = self._any_order.at(epoch)
         shards_N, positions_N = self._order.samples(start, stop)
@@ -156,7 +171,11 @@ class Batches:
                         found=bad,
                         hint="restore the tar, or run `teachonce shard` again",
                     ) from bad
-                kind.draw(pixels_NCHW[place], sample, box, self._image_size, spec)
+                if IMAGE not in self._anew:
+                    kind.draw(pixels_NCHW[place], sample, box, self._image_size, spec)
+                for name, out in views.items():
+                    drawn = self._anew[name].draw(sample, self._image_size, seed=self._seed, row=row, epoch=epoch)
+                    fill_planes(out[place], drawn)
 
     def _joined(self, shard: int, view: int) -> JoinedShard:
         if shard not in self._open:

@@ -20,6 +20,7 @@ from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Fingerprint
 from ..corpora.shards import ShardSet
 from ..decoding.work import Made, Pool
+from ..views.anew import ViewAnew
 from .ahead import BatchesAhead
 from .batches import Batches
 from .join import check_pixels, check_views, open_pair, targets_to_read
@@ -72,6 +73,8 @@ class TargetStream(IterableDataset[Batch]):
         sources: of targets that the store does not hold, such as `ManifestLabels`.
         rows: which samples are read, and whether domains are drawn evenly; a rule looks for them, `TrainingRows` has them. None for
             each usable sample once an epoch.
+        anew: views that are drawn anew in each epoch and need no stored target, by name: `image` takes the place of the stored view,
+            others come as uint8 targets of these names.
         views: read the first so many views of the store's K only.
         drop_last: leave out the last batch of an epoch if it is shorter.
         rank: this process reads the rank-th of `world_size` equal parts of each batch. By default that of torch.distributed,
@@ -110,6 +113,7 @@ class TargetStream(IterableDataset[Batch]):
         targets: Sequence[str] = ("logits",),
         sources: Sequence[TargetSource] = (),
         rows: RowRule | TrainingRows | None = None,
+        anew: Mapping[str, ViewAnew] | None = None,
         views: int | None = None,
         drop_last: bool = True,
         rank: int | None = None,
@@ -162,6 +166,7 @@ class TargetStream(IterableDataset[Batch]):
                 "views": self.num_views,
                 **identities(sources),
                 **({} if self.rows is None else self.rows.listing.rule.to_json()),
+                **({"anew": {name: view.to_json() for name, view in anew.items()}} if anew else {}),
             }
         )
         copies = (
@@ -179,6 +184,8 @@ class TargetStream(IterableDataset[Batch]):
             names=read + elsewhere,
             sources=tuple(sources),
             listing=None if self.rows is None else self.rows.listing,
+            anew=anew,
+            seed=seed,
             copies=copies,
         )
         self._ahead = BatchesAhead(self._pairs, num_workers, pool)
@@ -321,10 +328,10 @@ class TargetStream(IterableDataset[Batch]):
 
     def _received(self, made: Made) -> Batch:
         rows_N, images_NCHW, *values = (torch.from_numpy(array) for array in made.arrays)
-        targets = dict(zip(self._pairs.names, values, strict=True))
+        targets = dict(zip((*self._pairs.names, *self._pairs.also), values, strict=True))
         if self._forms_logits:
             logits_NC = torch.from_numpy(self.class_vectors.logits(targets["embedding"].numpy()))
-            targets = {name: targets.get(name, logits_NC) for name in self._targets}
+            targets = {name: targets.get(name, logits_NC) for name in (*self._targets, *self._pairs.also)}
         batch = Batch(images_NCHW, targets, rows_N)
         return pinned(batch) if self._pin_memory else batch
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -11,9 +11,11 @@ if TYPE_CHECKING:
 
     from ...storage_schemas.class_vectors import ClassVectors
     from ...storage_schemas.store_description import TargetSpec
+    from ..models.preprocess import Preprocess
     from ..students.base import BaseStudent
     from ..students.family import Backbone
     from ..students.head import Head
+    from ..views.anew import ViewAnew
     from .settings import TrainSettings
 
 
@@ -28,11 +30,16 @@ class LossInputs:
         teacher: the targets that the recipe needs, from the store; `logits` may be formed from embeddings. `label` and `domain`
             are int64 (N,), -1 for none.
         class_vectors_CD: the class vectors, fp32; None where there are none.
+        average: outputs of the moving average of the student's weights, without gradients, for the view that `average_sees` names;
+            as `student`, without levels. Empty where it names none.
+        weights_N: what `average_weights` gave, divided by its mean over the whole batch; None where it gave nothing.
     """
 
     student: Mapping[str, Tensor]
     teacher: Mapping[str, Tensor]
     class_vectors_CD: Tensor | None = None
+    average: Mapping[str, Tensor] = field(default_factory=dict)
+    weights_N: Tensor | None = None
 
 
 class Recipe(Protocol):
@@ -69,7 +76,7 @@ class Recipe(Protocol):
 
         `logits` needs class vectors, and is there wherever logits or embeddings are stored. `label` (the class id of the sample's
         label, int64) needs class vectors and a corpus with labels, `domain` (a number, int64) one whose images lie at
-        DOMAIN/CLASS/IMAGE; no store holds these. Other names must be stored.
+        DOMAIN/CLASS/IMAGE, `cluster` (the place of a name among the class vectors, int64) `--labels`; no store holds these. Other names must be stored.
 
         Args:
             settings: its own.
@@ -78,6 +85,18 @@ class Recipe(Protocol):
         Raises:
             InputError: the store holds nothing that this recipe can use.
         """
+
+    def views_anew(self, settings: Any, preprocess: Preprocess) -> Mapping[str, ViewAnew]:
+        """Views that are drawn anew in each epoch, by name: `image` is what the student gets, in place of the stored view.
+
+        Only for losses without a stored target of what a view shows. Others come beside the targets, under their names.
+        """
+
+    def average_sees(self, settings: Any) -> str | None:
+        """Which of these views the moving average of the student's weights looks at in each step; None: it looks at nothing."""
+
+    def average_weights(self, average: Mapping[str, Tensor], settings: Any) -> Tensor | None:
+        """What each sample counts in (a term of) the loss, fp32 (N,), by the moving average's outputs; None for no weights."""
 
     def head(
         self,
@@ -123,6 +142,15 @@ class BaseRecipe:
 
     def standardized(self, settings: Any, names: Sequence[str]) -> tuple[str, ...]:
         return ()
+
+    def views_anew(self, settings: Any, preprocess: Preprocess) -> Mapping[str, ViewAnew]:
+        return {}
+
+    def average_sees(self, settings: Any) -> str | None:
+        return None
+
+    def average_weights(self, average: Mapping[str, Tensor], settings: Any) -> Tensor | None:
+        return None
 
 
 def all_with_decay_on_matrices(student: BaseStudent, settings: TrainSettings) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from .kd_settings import KdSettings
 from .promptkd_settings import PromptKdSettings
 from .recipe import Recipe
 from .reverse_distillation_settings import ReverseDistillationSettings
+from .s3a_settings import S3aSettings
 from .settings import TrainSettings
 from .vl2v_settings import Vl2vSettings
 
@@ -32,6 +33,7 @@ _OWN: dict[str, tuple[type[TrainSettings], str]] = {
     "features": (FeaturesSettings, "features:Features"),
     "vl2v": (Vl2vSettings, "vl2v:Vl2v"),
     "reverse-distillation": (ReverseDistillationSettings, "reverse_distillation:ReverseDistillation"),
+    "s3a": (S3aSettings, "s3a:S3a"),
 }
 
 

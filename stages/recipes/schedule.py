@@ -13,11 +13,19 @@ COOP_WARMUP_LR = 1e-5
 
 
 def learning_rate(
-    schedule: str, *, lr: float, epoch: int, step: int, steps_per_epoch: int, epochs: int, warmup_epochs: int
+    schedule: str,
+    *,
+    lr: float,
+    epoch: int,
+    step: int,
+    steps_per_epoch: int,
+    epochs: int,
+    warmup_epochs: int,
+    min_lr: float = 0.0,
 ) -> float:
     """The learning rate of step `step` of epoch `epoch`, both from 0.
 
-    - `cosine`: rises linearly over the warm-up, then falls as half a cosine to 0, in every step
+    - `cosine`: rises linearly over the warm-up, then falls as half a cosine to `min_lr`, in every step
       (Loshchilov and Hutter, SGDR, ICLR 2017).
     - `coop`: 1e-5 in the warm-up epochs, then lr (1 + cos(pi (epoch - warmup_epochs) / epochs)) / 2, once an
       epoch (Zhou et al., CoOp, IJCV 2022, whose code PromptKD uses).
@@ -43,4 +51,5 @@ def learning_rate(
         return lr * (done + 1) / warmup
     if schedule == "constant":
         return lr
-    return lr * (1 + math.cos(math.pi * (done - warmup) / max(epochs * steps_per_epoch - warmup, 1))) / 2
+    fallen = (1 + math.cos(math.pi * (done - warmup) / max(epochs * steps_per_epoch - warmup, 1))) / 2
+    return min_lr + (lr - min_lr) * fallen if min_lr else lr * fallen

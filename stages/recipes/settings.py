@@ -51,6 +51,7 @@ class TrainSettings:
     schedule: str = setting(
         choices=SCHEDULES, group=TRAINING, help="Learning rate: cosine by step, CoOp's by epoch, or constant."
     )
+    min_lr: float = setting(0.0, least=0, off=0, group=TRAINING, help="What a cosine schedule ends at.")
     warmup_epochs: int = setting(1, least=0, unit="EPOCHS", group=TRAINING, help="Epochs of warm-up.")
     accumulate: int = setting(
         1,
@@ -69,6 +70,24 @@ class TrainSettings:
         unit="DECAY",
         group=TRAINING,
         help="Keep a moving average of the weights, and store that in the bundle; 0: none.",
+    )
+    ema_start: float = setting(
+        0.0,
+        least=0,
+        below=1,
+        off=0,
+        unit="DECAY",
+        group=TRAINING,
+        default_text="--ema",
+        help="Decay of the moving average at the first step; from there it goes to --ema in --ema-steps.",
+    )
+    ema_steps: int = setting(
+        0,
+        least=0,
+        off=0,
+        unit="STEPS",
+        group=TRAINING,
+        help="Steps from --ema-start to --ema; 0: --ema from the first.",
     )
     layer_decay: float = setting(
         1.0,
@@ -234,6 +253,18 @@ class TrainSettings:
                     where=option_name(name),
                     hint="add --lora-rank 8",
                 )
+        if self.min_lr > self.lr:
+            raise impossible("min_lr", f"at most {self.lr:g}, the learning rate", self.min_lr)
+        if bool(self.ema_start) != bool(self.ema_steps):
+            given, other = ("--ema-start", "--ema-steps") if self.ema_start else ("--ema-steps", "--ema-start")
+            raise InputError(
+                "how the moving average's decay rises needs both of its options",
+                code="option-needs-another",
+                where=given,
+                expected=other,
+                found="nothing",
+                hint=f"add {other}, or leave out {given}",
+            )
         if self.warmup_epochs > self.epochs:
             raise impossible("warmup_epochs", f"at most {self.epochs}, the epochs", self.warmup_epochs)
         for other, what in (("ema", "a moving average"), ("patience", "early stopping")):

@@ -23,6 +23,7 @@ class DistillSettings(CheckpointSettings):
         order_seed: None for that of `seed`. Students of one pass share it.
         vectors: another store whose class vectors are used.
         views: None for all of the store's.
+        labels: see `pairs.label_source.ClusterLabels.of`.
         generation: None for the one that the run was begun on, or the current one.
         compiled, cuda_graphs: decide low bits.
         local_cache, local_cache_gb: decide no bytes.
@@ -95,6 +96,12 @@ class DistillSettings(CheckpointSettings):
         default_text="the current one; of a run that was begun, its own",
         group=TARGETS,
         help="Read this generation of a store that grew, such as 1 for what was there at first.",
+    )
+    labels: str | None = setting(
+        None,
+        unit="LABELS[@N]",
+        group=TARGETS,
+        help="Labels that `teachonce labels` wrote, for recipe s3a: the last generation, or generation N.",
     )
     reuse_views: bool = setting(
         False, group=TARGETS, help="Fewer views than epochs are intended: print no note on it at the end."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from ...storage_schemas.store_description import StoreDescription, TargetSpec
 from ..corpora.shards import ShardSet
 from ..models.preprocess import Preprocess
 from ..pairs.join import as_made
+from ..pairs.label_source import CLUSTER, ClusterLabels
 from ..pairs.manifest_labels import DOMAIN, LABEL, ManifestLabels
 from ..pairs.sources import TargetSource, identities
 from ..pairs.store import open_store, read_description, read_vectors, vectors_if_any
@@ -23,7 +24,7 @@ from .other_teachers import OtherTeachers
 from .teacher_logits import LogitsOf, Mixture, TeacherLogits
 
 #: Targets that class vectors belong to.
-_ABOUT_CLASSES = {"logits", "embedding", LABEL}
+_ABOUT_CLASSES = {"logits", "embedding", LABEL, CLUSTER}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +82,7 @@ def choose_targets(
     settings: Any,
     generation: str | None = None,
     others: OtherTeachers | None = None,
+    labels: str | None = None,
 ) -> TrainingTargets:
     """Find the targets that the recipe needs, and the class vectors that go with them.
 
@@ -91,6 +93,7 @@ def choose_targets(
         recipe, settings: the method.
         generation: of the store; None for the current one.
         others: stores that are read beside it; None for none.
+        labels: names of clusters, as in `ClusterLabels.of`; None for none.
 
     Raises:
         InputError: no store there, or one without what the recipe needs; or a corpus without labels or domains that it needs.
@@ -118,7 +121,7 @@ def choose_targets(
     source = store if vectors is None else Location.of(vectors)
     if about_classes:
         other = root if vectors is None else open_store(source)
-        needed = vectors is not None or bool({"logits", LABEL} & set(requested))
+        needed = vectors is not None or bool({"logits", LABEL, CLUSTER} & set(requested))
         class_vectors = read_vectors(other, source) if needed else vectors_if_any(other, source)
         if class_vectors is not None:
             _check_teacher(about, other, source)
@@ -136,12 +139,16 @@ def choose_targets(
     from_logits = [] if mixture is None else [one.target for one in mixture.teachers]
     names = tuple(dict.fromkeys(n for name in requested for n in (from_logits if name == "logits" else [name])))
     sources: list[TargetSource] = [one for one in beside if set(one.layouts) & set(names)]
+    _check_labels(labels, requested, recipe.name)
+    if labels is not None:
+        assert class_vectors is not None
+        sources.append(ClusterLabels.of(labels, about, class_vectors))
     if {LABEL, DOMAIN} & set(requested):
         class_names = None if class_vectors is None else class_vectors.names
-        labels = ManifestLabels.of(as_made(shards, store, about), requested, class_names)
+        manifest = ManifestLabels.of(as_made(shards, store, about), requested, class_names)
         if recipe.needs_all_labels(settings):
-            labels.require_all(recipe.name)
-        sources.append(labels)
+            manifest.require_all(recipe.name)
+        sources.append(manifest)
     return TrainingTargets(
         vectors=class_vectors,
         names=names,
@@ -157,6 +164,28 @@ def choose_targets(
 def _preprocess(about: StoreDescription, store: Location) -> Preprocess | None:
     fields = about.teacher.get("preprocess")
     return None if fields is None else Preprocess.from_json(fields, store)
+
+
+def _check_labels(labels: str | None, requested: Sequence[str], recipe: str) -> None:
+    if (labels is not None) == (CLUSTER in requested):
+        return
+    if labels is not None:
+        raise InputError(
+            f"recipe {recipe} learns no names of clusters",
+            code="labels-useless",
+            where=f"--labels {labels}",
+            expected=f"`{CLUSTER}` among its targets",
+            found=", ".join(requested),
+            hint="leave out --labels, or use --recipe s3a",
+        )
+    raise InputError(
+        f"recipe {recipe} learns the names of clusters",
+        code="option-needs-another",
+        where="--recipe",
+        expected="--labels LABELS",
+        found="nothing",
+        hint="teachonce labels STORE --classes N --out LABELS, then add --labels LABELS",
+    )
 
 
 def _check_teacher(about: StoreDescription, other: Any, source: Location) -> None:

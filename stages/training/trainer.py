@@ -26,6 +26,7 @@ from ..recipes.settings import TrainSettings
 from ..students.base import BaseStudent, Outputs
 from ..students.student import Student
 from .average import Average
+from .average_outputs import average_outputs, split_average
 from .checkpoint import Best, Training, TrainState, save_best
 from .ema import Ema, put
 from .gradients import EagerGradients, Gradients
@@ -51,6 +52,7 @@ class Trainer:
         standardize: brings targets to one scale before the loss; None for none.
         student_head: forms the student's logits where it gives none itself; None where there are no class vectors.
         targets: names of those that it learns from; a batch may hold others, for other students.
+        views: names of views that come beside them.
         steps_per_epoch: batches of `settings.batch_size` pairs, of which each rank gets its part.
         preprocess: of the student.
         folder: for checkpoint, log and curves.
@@ -83,6 +85,7 @@ class Trainer:
     cuda_graphs: bool = False
     checkpoint_every: int | None = None
     tracking: Tracking = field(default_factory=Tracking)
+    views: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self._device = torch.device(self.compute.device)
@@ -107,7 +110,9 @@ class Trainer:
                 tolerance=settings.swad_tolerance,
                 ratio=settings.swad_ratio,
             )
-        return Ema(self.student, settings.ema) if settings.ema else None
+        if not settings.ema:
+            return None
+        return Ema(self.student, settings.ema, settings.ema_start, settings.ema_steps)
 
     def wrap(self) -> None:
         """Take its place among the ranks, and compile: once the weights are those to go on from."""
@@ -130,7 +135,7 @@ class Trainer:
 
     def step(
         self,
-        optimizer: torch.optim.Optimizer,
+        training: Training,
         images_NCHW: Tensor,
         targets: dict[str, Tensor],
         *,
@@ -139,12 +144,16 @@ class Trainer:
     ) -> Tensor:
         """One optimisation step on this rank's part of a batch; returns its mean loss, detached and on the device."""
         torch.manual_seed(step_seed(self.seed, step, self.ranks.rank))
-        for group in optimizer.param_groups:
+        for group in training.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
+        if (seen := self.recipe.average_sees(self.settings)) is not None:
+            assert training.average is not None
+            average = average_outputs(self, training.average, targets[seen])
+            targets = {name: values for name, values in targets.items() if name not in self.views} | average
         loss = self._gradients(images_NCHW, targets)
         if self.settings.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.student.trained().values(), self.settings.clip_norm)
-        optimizer.step()
+        training.optimizer.step()
         return loss
 
     def _loss(self, images_NCHW: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
@@ -162,8 +171,16 @@ class Trainer:
         if self.standardize is not None:
             student, targets = self.standardize(student), self.standardize(targets)
         vectors_CD = None if self.student_head is None else self.student_head.vectors_CD
+        found = split_average(targets)
         return self.recipe.loss(
-            LossInputs(student=student, teacher=targets, class_vectors_CD=vectors_CD), self.settings
+            LossInputs(
+                student=student,
+                teacher=found.others,
+                class_vectors_CD=vectors_CD,
+                average=found.outputs,
+                weights_N=found.weights_N,
+            ),
+            self.settings,
         )
 
     def learning_rate(self, epoch: int, step: int) -> float:
@@ -175,6 +192,7 @@ class Trainer:
             steps_per_epoch=self.steps_per_epoch,
             epochs=self.settings.epochs,
             warmup_epochs=self.settings.warmup_epochs,
+            min_lr=self.settings.min_lr,
         )
 
     def validate(self, training: Training, state: TrainState) -> tuple[dict[str, float], TrainState]:

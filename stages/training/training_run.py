@@ -13,7 +13,7 @@ from ...pipeline.types import Timer
 from ...storage_schemas.errors import Stopped
 from ...storage_schemas.plain_text import counted
 from .checkpoint import TrainState, load_best, load_checkpoint, save_checkpoint
-from .ema import put
+from .ema import Ema, put
 from .run_log import LOG_EVERY, RunLog
 from .trainer import Trainer
 from .window import Window
@@ -50,6 +50,8 @@ class TrainingRun:
         if trainer.ranks.is_first:
             trainer.folder.make_dir().remove_temporaries()
         self._state = load_checkpoint(trainer.folder, self._training, trainer.fingerprint)
+        if isinstance(self._training.average, Ema):
+            self._training.average.steps_done = self._state.step
         trainer.wrap()
         self._saved = self._state.step
         self._window = Window(timer, trainer.ranks)
@@ -85,9 +87,9 @@ class TrainingRun:
         self._window.resume(waited)
         trainer, settings, at = self._trainer, self._trainer.settings, self.position
         assert at is not None
-        own = {name: targets[name] for name in trainer.targets}
+        own = {name: targets[name] for name in (*trainer.targets, *trainer.views)}
         lr = trainer.learning_rate(at.epoch, at.step)
-        self._window.add(loss=trainer.step(self._training.optimizer, images_NCHW, own, lr=lr, step=self._state.step))
+        self._window.add(loss=trainer.step(self._training, images_NCHW, own, lr=lr, step=self._state.step))
         if self._training.average is not None:
             self._training.average.update()
         self._state = replace(self._state, step=self._state.step + 1)

@@ -37,8 +37,27 @@ def draw_center(
     """A centre view of an RGB image, square of `size` pixels; `fill` is the colour of the padding."""
     new_size = _resized(kind, math.floor(size / crop_pct), *image.size)
     left, top = (_offset(side, size) for side in new_size)
+    return _show(image, size, new_size, (left, top), filter_, fill)
+
+
+def draw_placed(image: Image.Image, size: int, *, across: float, down: float, filter_: Image.Resampling) -> Image.Image:
+    """The shorter side of an RGB image resized to `size` pixels, then a square of it: from the left or upper end (0) to the other (1)."""
+    width, height = new_size = _resized("center", size, *image.size)
+    start = (int(across * (width - size + 1)), int(down * (height - size + 1)))
+    return _show(image, size, new_size, start, filter_, (0, 0, 0))
+
+
+def _show(
+    image: Image.Image,
+    size: int,
+    new_size: tuple[int, int],
+    start: tuple[int, int],
+    filter_: Image.Resampling,
+    fill: Color,
+) -> Image.Image:
+    left, top = start
     if math.prod(new_size) > MAX_RESIZED:
-        resized = _resize_shown(image, new_size, (left, top), size, filter_)
+        resized = _resize_shown(image, new_size, start, size, filter_)
         left, top = min(left, 0), min(top, 0)
     else:
         resized = _resize(image, new_size, filter_)

@@ -249,6 +249,57 @@ def by_torchvision():
     return render
 
 
+def unit_rows(values: np.ndarray) -> np.ndarray:
+    """fp32 vectors of length 1."""
+    return (values / np.linalg.norm(values, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def write_centre_store(shards: ShardSet, out: Path, embedding_RD: np.ndarray, vectors: ClassVectors) -> KnownStore:
+    """A finished store with embeddings of the centre view, and class vectors of the same teacher. Row 5 is not usable."""
+    teacher = {"model": "T", "weights_digest": "0123"}
+    store = write_known_store(
+        shards,
+        out,
+        widths={"embedding": embedding_RD.shape[-1]},
+        also_invalid=(5,),
+        targets={"embedding": embedding_RD[:, None]},
+        views=ViewSpec(kind="center", count=1),
+        description={
+            "fingerprint": {"corpus_id": shards.corpus.corpus_id, "teacher": {"model": "T", "weights": "0123"}},
+            "teacher": teacher,
+        },
+    )
+    write_class_vectors(open_root(str(out), mode="a"), vectors, {"teacher": teacher, "templates": []})
+    return store
+
+
+@pytest.fixture(scope="session")
+def make_centre_store():
+    """`make_centre_store(shards, out, embedding_RD, vectors)`: see `write_centre_store`."""
+    return write_centre_store
+
+
+@pytest.fixture(scope="session")
+def vocabulary() -> ClassVectors:
+    """Class vectors of 25 names, 5 channels."""
+    return ClassVectors(
+        names=tuple(f"name {i:02d}" for i in range(25)),
+        vectors_CD=unit_rows(np.random.default_rng(2).normal(size=(25, 5))),
+        bias_C=None,
+        logit_scale=20.0,
+        normalized=True,
+    )
+
+
+@pytest.fixture(scope="session")
+def centre_store(picture_shards, vocabulary, tmp_path_factory) -> KnownStore:
+    """The pictures with embeddings that lie around eight places, and the vocabulary."""
+    rng = np.random.default_rng(4)
+    places = unit_rows(rng.normal(size=(8, 5)))[rng.integers(0, 8, picture_shards.corpus.num_rows)]
+    embedding = unit_rows(places + rng.normal(0, 0.3, places.shape))
+    return write_centre_store(picture_shards, tmp_path_factory.mktemp("centre") / "s.zarr", embedding, vocabulary)
+
+
 TINY_CLIP = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
