@@ -66,7 +66,14 @@ class S3a(BaseRecipe):
         )
 
     def parameter_groups(self, student: BaseStudent, settings: S3aSettings) -> list[dict[str, Any]]:
-        return all_with_decay_on_matrices(student, settings)
+        """As is usual; but the norm behind CLIP's last block has the full rate under layer decay, as the authors have it."""
+        last = [p for name, p in student.trained().items() if name.startswith("backbone.ln_post.")]
+        own = {id(parameter) for parameter in last}
+        groups = [
+            {**group, "params": [p for p in group["params"] if id(p) not in own]}
+            for group in all_with_decay_on_matrices(student, settings)
+        ]
+        return [*groups, *([{"params": last, "weight_decay": 0.0, "lr_scale": 1.0}] if last else [])]
 
     def loss(self, outputs: LossInputs, settings: S3aSettings) -> Tensor:
         """Cross entropy to the classes that the moving average is sure of, mean over these images; and `cluster_weight` times that to

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from ..models.class_head import ClassHead
+from ..models.class_head import Classifier
 from ..models.compute import Compute
 from ..recipes.recipe import Recipe
 from ..students.base import BaseStudent, Outputs
@@ -30,7 +30,7 @@ class Averaged(Protocol):
     @property
     def student(self) -> BaseStudent: ...
     @property
-    def student_head(self) -> ClassHead | None: ...
+    def student_head(self) -> Classifier | None: ...
     @property
     def recipe(self) -> Recipe: ...
     @property

@@ -22,7 +22,7 @@ def with_layer_decay(groups: Sequence[Mapping[str, Any]], student: BaseStudent, 
     """Parameter groups of an optimizer, divided by layers: each part gets `lr_scale`, which its learning rate is multiplied by.
 
     Args:
-        groups: as a recipe gives them.
+        groups: as a recipe gives them; one that has an `lr_scale` keeps it.
         student: whose parameters these are.
         decay: the rate of a layer, as a share of that of the layer above it; 1 leaves the groups as they are.
 
@@ -35,6 +35,9 @@ def with_layer_decay(groups: Sequence[Mapping[str, Any]], student: BaseStudent, 
     names = {id(parameter): name for name, parameter in student.named_parameters()}
     found = []
     for group in groups:
+        if "lr_scale" in group:
+            found.append(dict(group))
+            continue
         by_scale: dict[float, list[nn.Parameter]] = {}
         for parameter in group["params"]:
             name = names[id(parameter)]

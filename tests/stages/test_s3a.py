@@ -163,13 +163,22 @@ def published_steps(tiny_clip: Path, vectors: Any, batches: Any) -> Iterator[tup
 
     teacher = copy.deepcopy(model).eval()
     model.train()
-    decays = [p for p in model.parameters() if p.ndim > 1], [p for p in model.parameters() if p.ndim == 1]
-    groups = [{"params": decays[0], "weight_decay": 0.05}, {"params": decays[1], "weight_decay": 0.0}]
+
+    def scale(name: str) -> float:
+        """get_num_layer_for_vit of the authors' code, for three blocks."""
+        lowest = "embedding" in name or "conv1" in name or "ln_pre" in name
+        layer = 0 if lowest else int(name.split(".")[2]) + 1 if "resblocks" in name else 4
+        return 0.65 ** (4 - layer)
+
+    groups: list[dict[str, Any]] = [
+        {"params": [p], "weight_decay": 0.0 if p.ndim == 1 else 0.05, "lr_scale": scale(name)}
+        for name, p in model.named_parameters()
+    ]
     optimizer = torch.optim.AdamW(groups, lr=1.0)
     total = len(batches)
     for step, (images, targets, _, _) in enumerate(batches):
         for group in optimizer.param_groups:
-            group["lr"] = 1e-4 + 0.5 * (2e-3 - 1e-4) * (1 + math.cos(math.pi * step / total))
+            group["lr"] = (1e-4 + 0.5 * (2e-3 - 1e-4) * (1 + math.cos(math.pi * step / total))) * group["lr_scale"]
         with torch.no_grad():
             score, pseudo = logits(teacher, targets["weak"]).softmax(dim=-1).max(dim=-1)
         sure = score > 0.5
