@@ -148,6 +148,10 @@ NOT_RUN = {
     ("docs/extending.md", '"""my_methods/recipe.py'): "modules of a package: tests/test_extending.py",
     ("docs/library.md", "python examples/serve.py"): "serves until it is stopped: tests/test_examples.py",
     ("docs/models.md", "pip install"): "downloads",
+    (
+        "docs/models.md",
+        "teachonce cache shards --teacher transformers:",
+    ): "downloads a model: tests/stages/teachers/test_transformers_kinds.py",
     ("docs/observability.md", "teachonce status"): "waits for a run: tests/commands/test_watch.py",
     ("docs/observability.md", "teachonce cache"): "downloads a model: tests/pipeline/test_json_log.py",
     ("docs/performance.md", "make bench"): "takes half an hour",

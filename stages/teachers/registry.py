@@ -10,7 +10,7 @@ from typing import cast
 
 from ...pipeline.lean_imports import complete_open_clip
 from ...storage_schemas.errors import InputError
-from ..models.names import PROMPTS_PREFIX, TIMM_PREFIX
+from ..models.names import PROMPTS_PREFIX, TIMM_PREFIX, TRANSFORMERS_PREFIX
 from ..models.teacher_config import TeacherConfig
 from .base import Teacher
 
@@ -42,6 +42,10 @@ def load_teacher(config: TeacherConfig) -> Teacher:
         from .timm import TimmTeacher
 
         return TimmTeacher.load(config)
+    if config.model.startswith(TRANSFORMERS_PREFIX):
+        from .transformers import TransformersTeacher
+
+        return TransformersTeacher.load(config)
     if config.model.startswith(PROMPTS_PREFIX):
         from .prompted import PromptedTeacher
 
