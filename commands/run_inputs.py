@@ -9,7 +9,7 @@ from ..pipeline.contents import Kind, how_to_make, how_to_shard, kind_of, made_b
 from ..pipeline.storage import Location, is_url
 from ..stages.corpora.patterns import is_pattern
 from ..stages.corpora.spelling import is_dataset, split_generation, split_name
-from ..stages.models.names import LOCAL_PREFIX, PROMPTS_PREFIX
+from ..stages.models.names import BUNDLE_PREFIX, LOCAL_PREFIX, PROMPTS_PREFIX
 from ..stages.models.weights import looks_like_path
 from ..storage_schemas.errors import InputError
 from ..storage_schemas.near_names import did_you_mean
@@ -128,7 +128,9 @@ def _paths(name: str, value: str) -> Iterator[tuple[str, Kind | None]]:
         yield value, None
     elif name in _NAMED_STORES and "=" in value:
         yield value.partition("=")[2], Kind.STORE
-    elif name in _MODELS and value.startswith((LOCAL_PREFIX, PROMPTS_PREFIX)):
-        yield value.partition(":")[2], Kind.PROMPTS if value.startswith(PROMPTS_PREFIX) else None
+    elif name in _MODELS and value.startswith((LOCAL_PREFIX, PROMPTS_PREFIX, BUNDLE_PREFIX)):
+        kinds = {PROMPTS_PREFIX: Kind.PROMPTS, BUNDLE_PREFIX: Kind.BUNDLE}
+        prefix, colon, place = value.partition(":")
+        yield place, kinds.get(prefix + colon)
     elif name in _WEIGHTS and looks_like_path(value):
         yield value, None

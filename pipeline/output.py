@@ -47,7 +47,7 @@ _NOTES = {
 }
 
 #: How models that are folders are spelled.
-_PATHS = ("local-dir:", "teachonce:")
+_PATHS = ("local-dir:", "teachonce:", "bundle:")
 
 #: What a folder for the output of each command may be called.
 _ENDINGS = {
@@ -77,8 +77,8 @@ def check_output(out: Location, command: str, inputs: Iterable[object] = (), nam
         command: without the program's name; for a stage, its name.
         inputs: paths that the user named as inputs, or spellings that end with one (`NAME=PATH`, `coop:NAME/SPLIT=PATH`);
             None for what was not given. What is not there is passed over.
-        names: what may also be a name (a model, a tag, a class list): an input where it is a file, or `local-dir:PATH` or
-            `teachonce:PATH`. So `--student ViT-B-16 --out ViT-B-16` is no mistake.
+        names: what may also be a name (a model, a tag, a class list): an input where it is a file, or `local-dir:PATH`,
+            `teachonce:PATH` or `bundle:PATH`. So `--student ViT-B-16 --out ViT-B-16` is no mistake.
 
     Raises:
         InputError: a file; a folder that is or holds an input; or one that holds what this command did not make.

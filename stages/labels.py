@@ -137,18 +137,7 @@ class LabelsStage:
             assert self.clusters is not None
             return cluster(self.embeddings, self.clusters, self.seed, self.starts)
         first = OpenLabels.of(self.begin, generation=0)
-        labels_N = first.all_rows()[rows_N].astype(np.int64)
-        if (labels_N == NO_LABEL).any():
-            row = int(rows_N[(labels_N == NO_LABEL).argmax()])
-            raise MismatchError(
-                "an image of the store has no label of generation 0 to begin with",
-                code="labels-row-missing",
-                where=f"{self.begin}, row {row}",
-                expected="a label",
-                found="none: it could not be used then",
-                hint="make labels with another --out",
-            )
-        return labels_N
+        return first.all_rows()[rows_N].astype(np.int64)
 
     def _prompted(self, named: Named, candidates: Candidates) -> NDArray[np.int64]:
         assert self.prompts is not None
@@ -218,6 +207,7 @@ def plan_labels(
     root = open_store(location, settings.generation)
     origin: dict[str, Json] = {"teacher": read_description(root, location).teacher, "store": facts.fingerprint}
     if settings.append:
+        check_vocabulary(vectors, 1, embeddings.width, where=source)
         number, begin = _next(label_store, spec, identity)
         origin["begins_with"] = 0
         notes = (f"generation {number} begins with the clusters of generation 0",)

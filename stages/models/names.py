@@ -27,6 +27,9 @@ DECODER_PREFIX = "decoder:"
 #: Prefix of `--teacher` that names a folder of learned prompts.
 PROMPTS_PREFIX = "teachonce:"
 
+#: Prefix of `--teacher` that names a finished student.
+BUNDLE_PREFIX = "bundle:"
+
 #: `--…-pretrained` for seeded random weights: for tests and benchmarks, or a student that starts from nothing.
 RANDOM = "random"
 
@@ -39,7 +42,7 @@ def unknown_name(what: str, name: str, known: Sequence[str], hint: str, *, code:
 def without_prefix_error(name: str, known: Sequence[str], hint: str, *, role: Role) -> InputError:
     """The error for a name that open_clip does not have: what stands before its colon may be misspelt."""
     before, colon, rest = name.partition(":")
-    own = [PROMPTS_PREFIX, TRANSFORMERS_PREFIX] if role == "teacher" else [DECODER_PREFIX]
+    own = [PROMPTS_PREFIX, BUNDLE_PREFIX, TRANSFORMERS_PREFIX] if role == "teacher" else [DECODER_PREFIX]
     prefixes = [TIMM_PREFIX, LOCAL_PREFIX, HUB_PREFIX, *own]
     near = [f"{prefix}{rest}" for prefix in near_names(before + colon, prefixes)] if colon else []
     if near:

@@ -23,8 +23,8 @@ class TeacherConfig(PreprocessSettings):
 
     model: str = setting(
         option="",
-        help="open_clip model (ViT-L-14, hf-hub:…, local-dir:…), timm:NAME, transformers:FOLDER|ORG/REPO, or teachonce:FOLDER for "
-        "learned prompts.",
+        help="open_clip model (ViT-L-14, hf-hub:…, local-dir:…), timm:NAME, transformers:FOLDER|ORG/REPO, teachonce:FOLDER for "
+        "learned prompts, or bundle:FOLDER for a finished student.",
     )
     pretrained: str | None = setting(None, help="Pretrained tag, path to weights, or `random`.")
     backbone: str | None = setting(None, help="For prompts: the model that they were learned for, if it has moved.")
@@ -62,12 +62,12 @@ class TeacherConfig(PreprocessSettings):
 
 def _absolute(model: str) -> str:
     from ...pipeline.storage import expand_home
-    from .names import LOCAL_PREFIX, PROMPTS_PREFIX, TRANSFORMERS_PREFIX
+    from .names import BUNDLE_PREFIX, LOCAL_PREFIX, PROMPTS_PREFIX, TRANSFORMERS_PREFIX
 
     if model.startswith(TRANSFORMERS_PREFIX):  # ORG/REPO, unless there is such a folder
         folder = Path(expand_home(model.removeprefix(TRANSFORMERS_PREFIX)))
         return TRANSFORMERS_PREFIX + str(folder.absolute()) if folder.is_dir() else model
-    for prefix in (LOCAL_PREFIX, PROMPTS_PREFIX):
+    for prefix in (LOCAL_PREFIX, PROMPTS_PREFIX, BUNDLE_PREFIX):
         if model.startswith(prefix):
             return prefix + str(Path(expand_home(model.removeprefix(prefix))).absolute())
     return model

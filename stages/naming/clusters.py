@@ -102,10 +102,9 @@ def too_few(clusters: int, found: str) -> InputError:
     )
 
 
-def renumbered(partition_N: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
-    """The same partition with numbers from 0 on, in their order, without gaps; and how many there are."""
-    present, places_N = np.unique(partition_N, return_inverse=True)
-    return places_N.astype(np.int64), len(present)
+def renumbered(partition_N: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The same partition with numbers from 0 on, in their order, without gaps."""
+    return np.unique(partition_N, return_inverse=True)[1].astype(np.int64)
 
 
 def sizes(partition_N: Sequence[int] | NDArray[np.int64], count: int) -> NDArray[np.int64]:

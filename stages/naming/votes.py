@@ -106,13 +106,15 @@ def rounds(blocks: Iterable[Floats], vectors: ClassVectors, partition_N: Ints, c
 
     Args:
         blocks: the embeddings; gone through once more than there are rounds.
-        partition_N: the clusters to begin with.
+        partition_N: the clusters to begin with; a sample with -1 is in none, and does not vote before it has a name.
     """
     best_N = best_names(blocks, vectors)
     labels_N = partition_N
     for _ in range(count):
-        voters_N, _ = renumbered(labels_N)
-        shares_CV = vote(voters_N, best_N, vectors.num_classes)
+        voting_N = labels_N >= 0
+        voters_N = np.full(len(labels_N), -1, np.int64)
+        voters_N[voting_N] = renumbered(labels_N[voting_N])
+        shares_CV = vote(voters_N[voting_N], best_N[voting_N], vectors.num_classes)
         labels_N = realign(blocks, vectors, assign(shares_CV))
     return Named(labels_N=labels_N, voters_N=voters_N, shares_CV=shares_CV)
 

@@ -165,8 +165,11 @@ class OpenLabels:
 def _done(location: Location) -> dict[int, Receipt]:
     """The receipts of finished generations."""
     found: dict[int, Receipt] = {}
-    while (receipt := Ledger(location, ledger_name(len(found))).receipt(UNIT)) is not None:
-        found[len(found)] = receipt
+    number = 0
+    while (ledger := Ledger(location, ledger_name(number))).plan() is not None:
+        if (receipt := ledger.receipt(UNIT)) is not None:
+            found[number] = receipt
+        number += 1
     return found
 
 

@@ -10,7 +10,7 @@ from typing import cast
 
 from ...pipeline.lean_imports import complete_open_clip
 from ...storage_schemas.errors import InputError
-from ..models.names import PROMPTS_PREFIX, TIMM_PREFIX, TRANSFORMERS_PREFIX
+from ..models.names import BUNDLE_PREFIX, PROMPTS_PREFIX, TIMM_PREFIX, TRANSFORMERS_PREFIX
 from ..models.teacher_config import TeacherConfig
 from .base import Teacher
 
@@ -50,6 +50,10 @@ def load_teacher(config: TeacherConfig) -> Teacher:
         from .prompted import PromptedTeacher
 
         return PromptedTeacher.load(config)
+    if config.model.startswith(BUNDLE_PREFIX):
+        from .bundle import BundleTeacher
+
+        return BundleTeacher.load(config)
     prefix, colon, _ = config.model.partition(":")
     for point in entry_points(group=GROUP, name=prefix) if colon else ():
         complete_open_clip()

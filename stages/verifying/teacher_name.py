@@ -7,7 +7,7 @@ from dataclasses import replace
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.store_description import StoreDescription
-from ..models.names import LOCAL_PREFIX, PROMPTS_PREFIX, TIMM_PREFIX, TRANSFORMERS_PREFIX
+from ..models.names import BUNDLE_PREFIX, LOCAL_PREFIX, PROMPTS_PREFIX, TIMM_PREFIX, TRANSFORMERS_PREFIX
 from ..models.preprocess import Preprocess
 from ..models.teacher_config import TeacherConfig
 
@@ -51,7 +51,11 @@ def _recorded_model(description: StoreDescription, store: Location) -> str:
     family, model = str(description.teacher.get("family", "")), str(description.teacher.get("model", ""))
     if family == "transformers":
         model = f"{TRANSFORMERS_PREFIX}{model}"
-    if not model or model.startswith((LOCAL_PREFIX, PROMPTS_PREFIX)) or (family == "transformers" and "/" not in model):
+    if (
+        not model
+        or model.startswith((LOCAL_PREFIX, PROMPTS_PREFIX, BUNDLE_PREFIX))
+        or (family == "transformers" and "/" not in model)
+    ):
         raise InputError(
             "the store does not say where its teacher is",
             code="teacher-place-unknown",

@@ -254,9 +254,11 @@ def unit_rows(values: np.ndarray) -> np.ndarray:
     return (values / np.linalg.norm(values, axis=-1, keepdims=True)).astype(np.float32)
 
 
-def write_centre_store(shards: ShardSet, out: Path, embedding_RD: np.ndarray, vectors: ClassVectors) -> KnownStore:
+def write_centre_store(
+    shards: ShardSet, out: Path, embedding_RD: np.ndarray, vectors: ClassVectors, weights: str = "0123"
+) -> KnownStore:
     """A finished store with embeddings of the centre view, and class vectors of the same teacher. Row 5 is not usable."""
-    teacher = {"model": "T", "weights_digest": "0123"}
+    teacher = {"model": "T", "weights_digest": weights}
     store = write_known_store(
         shards,
         out,
@@ -265,7 +267,7 @@ def write_centre_store(shards: ShardSet, out: Path, embedding_RD: np.ndarray, ve
         targets={"embedding": embedding_RD[:, None]},
         views=ViewSpec(kind="center", count=1),
         description={
-            "fingerprint": {"corpus_id": shards.corpus.corpus_id, "teacher": {"model": "T", "weights": "0123"}},
+            "fingerprint": {"corpus_id": shards.corpus.corpus_id, "teacher": {"model": "T", "weights": weights}},
             "teacher": teacher,
         },
     )
