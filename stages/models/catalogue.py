@@ -9,10 +9,6 @@ from typing import Any
 from .hub import quiet_libraries
 from .names import TIMM_PREFIX
 
-#: timm's families whose logits are no linear map of one embedding: VOLO adds the largest output of any token. They are
-#: refused when they are opened; a list need not offer them.
-NO_TEACHERS = ("volo",)
-
 
 @dataclass(frozen=True, kw_only=True)
 class NamedModel:
@@ -22,7 +18,7 @@ class NamedModel:
         name: as `--teacher` and `--student` take it.
         size: of its images, in pixels.
         weights: tags for `--…-pretrained`, and where each is downloaded from.
-        can_teach: whether it has a classifier, or a text tower.
+        can_teach: whether it has a classifier, or a text tower: others teach features alone.
         needs: packages beyond the base install: `transformers` for the text tower's tokenizer, or ''.
     """
 
@@ -80,12 +76,11 @@ def timm_models() -> Iterator[NamedModel]:
             for full, cfg in get_arch_pretrained_cfgs(name).items()
             if cfg.has_weights
         }
-        module = timm.model_entrypoint(name).__module__.rpartition(".")[2]
         yield NamedModel(
             name=f"{TIMM_PREFIX}{name}",
             size=first.input_size[1],
             weights=weights,
-            can_teach=bool(first.classifier and first.num_classes) and module not in NO_TEACHERS,
+            can_teach=bool(first.classifier and first.num_classes),
         )
 
 

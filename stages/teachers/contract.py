@@ -7,6 +7,9 @@ import torch
 from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import InputError
 
+#: The code of `not_linear`.
+NOT_LINEAR = "teacher-not-linear"
+
 #: Largest difference that rounding explains, as a share of the largest logit (or of 1).
 _ROUNDING = 1e-4
 
@@ -42,6 +45,23 @@ def check_contract(vectors: ClassVectors, embedding_ND: torch.Tensor, own_NC: to
     else:
         found = f"logits of shape {tuple(ours_NC.shape)} against {tuple(own_NC.shape)}"
     raise not_linear(where, "equal to rounding", found)
+
+
+def check_features(features_ND: torch.Tensor, width: int, *, where: str) -> None:
+    """Refuse a teacher without classes that gives no finite vector of that width for each image.
+
+    Raises:
+        InputError: it does not.
+    """
+    if features_ND.ndim != 2 or features_ND.shape[1] != width or not features_ND.isfinite().all():
+        raise InputError(
+            "this teacher gives no features of images",
+            code="teacher-without-features",
+            where=where,
+            expected=f"a finite vector of {width} channels an image",
+            found=f"shape {tuple(features_ND.shape)}",
+            hint="choose another, or check its weights",
+        )
 
 
 def not_linear(where: str, expected: str, found: str) -> InputError:

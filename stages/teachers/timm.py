@@ -1,16 +1,14 @@
-"""The timm family: image classifiers with linear heads; class vectors are the heads' rows and bias."""
+"""The timm family: image classifiers, whose class vectors are their heads' rows and bias, and models without a classifier."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import timm
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import InputError
@@ -22,22 +20,24 @@ from ..models.names import TIMM_PREFIX
 from ..models.preprocess import Normalize, Preprocess
 from ..models.probe import few_images, tried
 from ..models.teacher_config import TeacherConfig
-from ..models.timm_models import build_timm, classifiers, resolve_timm
+from ..models.timm_models import build_timm, resolve_timm
 from .base import BaseTeacher, Offer, TeacherSpec, freeze
-from .contract import check_contract, not_linear
+from .contract import NOT_LINEAR, check_contract, check_features
 from .offers import offers_with_maps, outputs_with_maps
+from .timm_heads import AnyHead, Heads, LinearHeads, heads_of
 
 
 class TimmTeacher(BaseTeacher):
-    """A timm classifier. `embed` is what its linear head reads, so embedding · weightᵀ + bias are its logits.
+    """A timm model. `embed` is what its linear head reads, so embedding · weightᵀ + bias are its logits.
 
     Models with several heads (distilled ones) return the mean of their logits. Then the embedding is what the heads read,
-    one behind the other, and the class vectors are their rows, divided by the number of heads.
+    one behind the other, and the class vectors are their rows, divided by the number of heads. Heads of any other kind give logits, and these
+    are the embedding. A model without a classifier has features, and no classes.
     """
 
-    def __init__(self, model: Any, spec: TeacherSpec, loaded: str) -> None:
+    def __init__(self, model: Any, heads: Heads, spec: TeacherSpec, loaded: str) -> None:
         self._model = freeze(model).to(memory_format=torch.channels_last)
-        self._heads = _Heads(model, spec.model)
+        self._heads = heads
         self._maps = Intermediates(model)
         self._normalize = Normalize(spec.preprocess)
         self.spec = spec
@@ -48,8 +48,8 @@ class TimmTeacher(BaseTeacher):
         """Load by timm's own rules, or from a weights file.
 
         Raises:
-            InputError: unknown model, weights that are missing or do not fit, a size that it cannot take, or a model
-                whose logits are no linear map of one embedding.
+            InputError: unknown model, weights that are missing or do not fit, a size that it cannot take, or a model that gives neither
+                logits nor a vector of features.
         """
         source = resolve_timm(config.model, config.pretrained, role="teacher")
         filled = {"family": "timm", "name": source.name, "size": config.size}
@@ -57,22 +57,45 @@ class TimmTeacher(BaseTeacher):
         built = build_timm(source, size=config.size)
         name, model = config.model.removeprefix(TIMM_PREFIX), built.module
         own = Preprocess.of_timm(timm.data.resolve_data_config(model=model), size=config.size, where=name)
-        spec = TeacherSpec(
-            family="timm",
-            model=name,
-            architecture=digest_json({"timm": name, **built.kwargs}),
-            weights_digest=known.digest(model),
-            embed_dim=_Heads(model, name).width,
-            normalized=False,
-            preprocess=config.preprocess(own),
-            takes_templates=False,
-        )
-        teacher = TimmTeacher(model, spec, spec.to_text(source.weights, built.entry))
-        tried: Json = {"preprocess": spec.preprocess.to_json()}
-        if not known.is_tried(tried):
-            teacher._check()
-            known.note_tried(tried)
-        return teacher
+        preprocess = config.preprocess(own)
+        given: Json = {"preprocess": preprocess.to_json()}
+        digest = known.digest(model)
+
+        def teacher(heads: Heads) -> TimmTeacher:
+            kind = {"head": heads.kind} if heads.kind else {}
+            spec = TeacherSpec(
+                family="timm",
+                model=name,
+                architecture=digest_json({"timm": name, **built.kwargs, **kind}),
+                weights_digest=digest,
+                embed_dim=heads.width,
+                normalized=False,
+                preprocess=preprocess,
+                takes_templates=False,
+            )
+            note = {"own logits": "its logits are its embedding", "features": "features, no classes"}.get(
+                heads.kind, ""
+            )
+            return TimmTeacher(model, heads, spec, spec.to_text(source.weights, built.entry, note))
+
+        heads = heads_of(model, name)
+        if heads is not None:
+            found = teacher(heads)
+            if known.is_tried(given):
+                return found
+            try:
+                found._check()
+                known.note_tried(given)
+                return found
+            except InputError as error:
+                if error.code != NOT_LINEAR:
+                    raise
+        size, where = preprocess.size, f"{TIMM_PREFIX}{name}, --teacher-size"
+        normalize = Normalize(preprocess)
+        logits_NC = tried(lambda: freeze(model)(normalize(few_images(2, size))), size, where)
+        found = teacher(AnyHead(logits_NC, name))
+        found._check()
+        return found
 
     def to(self, device: torch.device) -> TimmTeacher:
         self._model.to(device)
@@ -81,12 +104,14 @@ class TimmTeacher(BaseTeacher):
 
     def bf16_copy(self, device: torch.device) -> TimmTeacher:
         """A copy on a device, in bf16, for images alone: class vectors are the fp32 model's."""
-        twin = TimmTeacher(bf16_copy(self._model, device), self.spec, self.loaded)
+        model = bf16_copy(self._model, device)
+        heads = LinearHeads(model, self.spec.model) if isinstance(self._heads, LinearHeads) else self._heads
+        twin = TimmTeacher(model, heads, self.spec, self.loaded)
         twin._normalize.to(device)
         return twin
 
     def prepared(self, preprocess: Preprocess) -> TimmTeacher:
-        twin = TimmTeacher(self._model, replace(self.spec, preprocess=preprocess), self.loaded)
+        twin = TimmTeacher(self._model, self._heads, replace(self.spec, preprocess=preprocess), self.loaded)
         twin._normalize.to(next(self._model.parameters()).device)
         return twin
 
@@ -115,6 +140,8 @@ class TimmTeacher(BaseTeacher):
 
     def class_names(self, names: Sequence[str] | None) -> tuple[str, ...]:
         """The names given, in the head's order, or those that timm has."""
+        if not self._heads.num_classes:
+            raise self._no_classes()
         names = _own_names(self._model) if names is None else names
         if names is None:
             raise InputError(
@@ -136,6 +163,8 @@ class TimmTeacher(BaseTeacher):
 
     def class_vectors(self, names: Sequence[str], templates: Sequence[str]) -> ClassVectors:
         """The heads' weight rows and bias; templates do not apply."""
+        if not self._heads.num_classes:
+            raise self._no_classes()
         weight_CD, bias_C = self._heads.rows()
         return ClassVectors(names=tuple(names), vectors_CD=weight_CD, bias_C=bias_C, logit_scale=1.0, normalized=False)
 
@@ -150,91 +179,11 @@ class TimmTeacher(BaseTeacher):
     def _check(self) -> None:
         size, where = self.spec.preprocess.size, f"{TIMM_PREFIX}{self.spec.model}"
         embedding_ND, own_NC = tried(lambda: self._answer(few_images(2, size)), size, f"{where}, --teacher-size")
+        if not self._heads.num_classes:
+            check_features(embedding_ND, self.spec.embed_dim, where=where)
+            return
         names = tuple(map(str, range(self._heads.num_classes)))
         check_contract(self.class_vectors(names, ()), embedding_ND, own_NC, where=where)
-
-
-class _Heads:
-    """The layers that a model classifies with: linear ones, or 1x1 convolutions of one pixel.
-
-    Attributes:
-        layers: by name, in the model's own order.
-        width: channels of what they read, together.
-        num_classes: outputs of each of them.
-    """
-
-    def __init__(self, model: Any, where: str) -> None:
-        names = classifiers(model)
-        self._where = f"{TIMM_PREFIX}{where}"
-        self.layers: dict[str, nn.Linear | nn.Conv2d] = {}
-        for name in names:
-            layer = model.get_submodule(name)
-            if isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1):
-                layer = None
-            if not isinstance(layer, (nn.Linear, nn.Conv2d)):
-                raise InputError(
-                    "a timm teacher needs a linear head",
-                    code="classifier-not-linear",
-                    where=f"{TIMM_PREFIX}{where}",
-                    expected="a linear layer, or a 1x1 convolution",
-                    found=f"{name}: {type(model.get_submodule(name)).__name__}",
-                    hint="choose a model with a classifier",
-                )
-            self.layers[name] = layer
-        if not names:
-            raise InputError(
-                "this model has no classifier",
-                code="classifier-missing",
-                where=f"{TIMM_PREFIX}{where}",
-                expected="a linear head",
-                found="none",
-                hint="choose a model with a classifier, or a CLIP-like one",
-            )
-        self.width = sum(layer.weight.shape[1] for layer in self.layers.values())
-        self.num_classes = next(iter(self.layers.values())).weight.shape[0]
-
-    def rows(
-        self,
-    ) -> tuple[np.ndarray[Any, np.dtype[np.float32]], np.ndarray[Any, np.dtype[np.float32]] | None]:
-        """Weight (C, D) and bias (C,), or None, whose map of the embedding is the mean of the heads' outputs."""
-        heads, count = self.layers.values(), len(self.layers)
-        weight_CD = torch.cat([head.weight.detach().float().flatten(1) for head in heads], dim=1) / count
-        biases = [head.bias.detach().float() for head in heads if head.bias is not None]
-        bias_C = torch.stack(biases).sum(0) / count if biases else None
-        return np.ascontiguousarray(weight_CD.cpu().numpy()), None if bias_C is None else bias_C.cpu().numpy()
-
-    def read(self, forward: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
-        """What the heads read in a pass, joined (N, D) in fp32, and what the pass gave."""
-        with self.listening() as read:
-            given = forward()
-        return self.joined(read), given
-
-    def joined(self, read: Mapping[str, Tensor]) -> Tensor:
-        """What the heads have read, one behind the other (N, D), fp32.
-
-        Raises:
-            InputError: a head reads more than one vector an image.
-        """
-        parts = [read[name].flatten(1).float() for name in self.layers]
-        if sum(part.shape[1] for part in parts) != self.width:
-            shapes = ", ".join(f"{name} {tuple(read[name].shape[1:])}" for name in self.layers)
-            raise not_linear(self._where, "one vector an image for each head", shapes)
-        return torch.cat(parts, dim=1)
-
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[dict[str, Tensor]]:
-        """Inside, what each head reads in the model's next pass, by name."""
-        read: dict[str, Tensor] = {}
-
-        def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-            return lambda _, inputs: read.__setitem__(name, inputs[0])
-
-        handles = [layer.register_forward_pre_hook(hook(name)) for name, layer in self.layers.items()]
-        try:
-            yield read
-        finally:
-            for handle in handles:
-                handle.remove()
 
 
 def _own_names(model: Any) -> list[str] | None:

@@ -24,7 +24,7 @@ from ..models.teacher_config import TeacherConfig
 from ..models.tokenizer import name_notes
 from ..models.transformers_models import TransformersModel, load_transformers
 from .base import BaseTeacher, Offer, TeacherSpec, freeze
-from .contract import check_contract
+from .contract import check_contract, check_features
 
 #: Tokens of a text at most, where a model could take more.
 _MOST_TOKENS = 77
@@ -45,6 +45,8 @@ class TransformersTeacher(BaseTeacher):
         self._normalize = Normalize(spec.preprocess)
         parameters = inspect.signature(self._vision.forward).parameters
         self._in_patches = "spatial_shapes" in parameters
+        # transformers 4 calls it so in the tower alone.
+        self._names = {} if "pixel_attention_mask" in parameters else {"pixel_attention_mask": "attention_mask"}
         vision = getattr(self._module.config, "vision_config", self._module.config)
         self._patch: Any = getattr(vision, "patch_size", None)
         other_size = getattr(vision, "image_size", None) not in (None, spec.preprocess.size)
@@ -182,7 +184,8 @@ class TransformersTeacher(BaseTeacher):
         }
 
     def _pass(self, images_NCHW: Tensor, *, states: bool) -> Any:
-        return self._vision(**self._inputs(images_NCHW), output_hidden_states=states, return_dict=True, **self._options)
+        inputs = {self._names.get(name, name): value for name, value in self._inputs(images_NCHW).items()}
+        return self._vision(**inputs, output_hidden_states=states, **self._options)
 
     def _one(self, name: str, passed: Any) -> Tensor | None:
         """A target of a pass; None where the model has no such thing."""
@@ -222,15 +225,7 @@ class TransformersTeacher(BaseTeacher):
 
     @torch.no_grad()
     def _check(self, embedding_ND: Tensor, where: str) -> None:
-        if embedding_ND.ndim != 2 or not embedding_ND.isfinite().all():
-            raise InputError(
-                "this teacher gives no features of images",
-                code="teacher-not-finite",
-                where=where,
-                expected="a finite vector an image",
-                found=f"shape {tuple(embedding_ND.shape)}",
-                hint="check its weights, and --teacher-mean and --teacher-std if they were given",
-            )
+        check_features(embedding_ND, self.spec.embed_dim, where=where)
         if not self._has_text:
             return
         text = self._module.config.text_config

@@ -9,7 +9,9 @@ import pytest
 import timm
 import torch
 from teachonce.stages.teachers import TeacherConfig
+from teachonce.stages.teachers.offers import choose_offers
 from teachonce.stages.teachers.timm import TimmTeacher
+from teachonce.stages.teachers.timm_heads import AnyHead
 from teachonce.storage_schemas.errors import InputError
 from timm.models._registry import _module_to_models
 
@@ -125,13 +127,6 @@ OTHER_HEADS = (
     "dpn48b",
 )
 
-#: What cannot be a teacher, and how it is refused.
-REFUSED = {
-    "volo_d1_224": r"^this model cannot be a teacher: its logits are not embedding · class vectors \+ bias: timm:volo_d1_224: "
-    r"expected one vector an image for each head, found head \(384,\), aux_head \(196, 384\)",
-    "vit_small_patch14_dinov2": "^a timm teacher needs a linear head: timm:vit_small_patch14_dinov2",
-}
-
 
 def check_equal(name: str, photographs, pixels_for) -> None:
     """Embedding · class vectors + bias of our teacher are plain timm's logits, to 1e-5 of the largest."""
@@ -169,17 +164,60 @@ def test_heads_that_are_no_single_linear_layer(name, photographs, pixels_for):
     check_equal(name, photographs, pixels_for)
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_a_teacher_is_refused(name):
-    with pytest.raises(InputError, match=REFUSED[name]):
-        TimmTeacher.load(TeacherConfig(model=f"timm:{name}", pretrained="random"))
+def test_logits_that_are_no_linear_map_are_the_embedding(photographs, pixels_for):
+    teacher = TimmTeacher.load(TeacherConfig(model="timm:volo_d1_224", pretrained="random", size=64))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        plain = timm.create_model("volo_d1_224", img_size=64).eval()
+    images_NCHW = torch.from_numpy(pixels_for(teacher, photographs))
+    with torch.no_grad():
+        expected = plain(teacher._normalize(images_NCHW))
+        torch.testing.assert_close(teacher.embed(images_NCHW), expected, rtol=1e-4, atol=1e-5)
+        found = teacher.outputs(images_NCHW, ("embedding", *teacher._maps.names[:1]))
+    torch.testing.assert_close(found["embedding"], expected, rtol=1e-4, atol=1e-5)
+    names = teacher.class_names([str(i) for i in range(1000)])
+    vectors = teacher.class_vectors(names, ())
+    np.testing.assert_array_equal(vectors.vectors_CD, np.eye(1000, dtype=np.float32))
+    assert (vectors.bias_C, vectors.logit_scale, teacher.spec.embed_dim) == (None, 1.0, 1000)
+    assert teacher.loaded.count("its logits are its embedding") == 1
+    assert [offer.shape for offer in choose_offers(teacher, vectors, "auto")] == [(1000,)]
+    assert [offer.name for offer in choose_offers(teacher, vectors, "auto")] == ["logits"]
+
+
+def test_logits_that_are_not_one_number_a_class_are_refused():
+    for logits, found in (
+        (torch.zeros(2, 3, 4), r"\(2, 3, 4\)"),
+        ([torch.zeros(2, 3)], "list"),
+        (torch.zeros(2, 8193), "8193"),
+    ):
+        with pytest.raises(
+            InputError, match=f"this model gives no logits that can be stored as they are: timm:x: .*{found}"
+        ):
+            AnyHead(logits, "x")
+
+
+def test_a_model_without_a_classifier_teaches_features(photographs, pixels_for):
+    name = "vit_small_patch14_dinov2"
+    teacher = TimmTeacher.load(TeacherConfig(model=f"timm:{name}", pretrained="random", size=56))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        plain = timm.create_model(name, img_size=56).eval()
+    images_NCHW = torch.from_numpy(pixels_for(teacher, photographs))
+    with torch.no_grad():
+        expected = plain(teacher._normalize(images_NCHW))
+        torch.testing.assert_close(teacher.embed(images_NCHW), expected, rtol=1e-4, atol=1e-5)
+        tokens = teacher.outputs(images_NCHW, ("tokens", "embedding"))
+    torch.testing.assert_close(tokens["embedding"], expected, rtol=1e-4, atol=1e-5)
+    assert tokens["tokens"].shape == (3, 16, 384)
+    with pytest.raises(InputError, match="this teacher has no class vectors"):
+        teacher.class_names(None)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("module", sorted(set(_module_to_models)))
 def test_every_family(module, photographs, pixels_for):
     name = cheapest(module)
-    if name is None or name in REFUSED:
+    if name is None:
         return
     check_equal(name, photographs[1:], pixels_for)  # one of each orientation
     gc.collect()
