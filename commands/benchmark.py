@@ -10,6 +10,7 @@ import click
 from ..pipeline.settings import option_name
 from ..pipeline.terminal import say, show
 from ..stages.models.settings import ComputeSettings
+from ..stages.protocols.domain_settings import DomainBenchmarkSettings
 from ..stages.protocols.settings import BenchmarkComputeSettings, BenchmarkSettings
 from ..storage_schemas.errors import InputError
 from .command import Subcommand, option
@@ -67,13 +68,55 @@ def promptkd(
     ctx.exit(1 if facts["failed"] else 0)
 
 
+@benchmark.command(cls=Subcommand)
+@option("--out", default="vl2v-run", show_default=True, type=click.Path(), help="Folder for everything.")
+@options_of("settings", DomainBenchmarkSettings)
+@json_option
+@options_of("compute", BenchmarkComputeSettings)
+@options_of("executor", ExecutorSettings)
+@click.pass_context
+def vl2v(
+    ctx: click.Context,
+    out: str,
+    settings: DomainBenchmarkSettings,
+    compute: ComputeSettings,
+    executor: ExecutorSettings,
+    as_json: bool,
+) -> None:
+    """VL2V-ADiP: leave one domain out, train on the others in two stages, measure on it; each domain in turn, for each seed.
+
+    Shows the command of each stage as it runs it, and ends with accuracies (mean and standard deviation over seeds), and with what
+    one pass of the teacher served: all domains, both stages, all seeds. Both are saved as results.json and results.md. Run again, it
+    continues where it stopped. --executor is for `shard` and `cache`. See docs/vl2v.md.
+
+    Exits with 1 if a student failed; the others are done.
+    """
+    from ..pipeline.storage import Location
+    from ..stages.protocols.domain_request import DomainRequest
+    from ..stages.protocols.vl2v import run_vl2v
+    from ..stages.protocols.vl2v_table import vl2v_text
+
+    request = DomainRequest.of(
+        settings,
+        Location.of(out),
+        compute=_given(compute),
+        more={stage: _words(settings, f"{stage}_options") for stage in ("cache", "distill")},
+    )
+    facts = run_vl2v(request, make_runner(ctx, executor))
+    if as_json:
+        print_json(facts)
+    else:
+        show(vl2v_text(facts))
+    ctx.exit(1 if facts["failed"] else 0)
+
+
 def _given(compute: ComputeSettings) -> dict[str, str | int | None]:
     """What is not at its default, for the commands that are run: they show the options that were given."""
     values = {field.name: (getattr(compute, field.name), field.default) for field in fields(compute)}
     return {name: value for name, (value, default) in values.items() if value != default}
 
 
-def _words(settings: BenchmarkSettings, field: str) -> tuple[str, ...]:
+def _words(settings: BenchmarkSettings | DomainBenchmarkSettings, field: str) -> tuple[str, ...]:
     """Options that a user wrote in one text."""
     text = getattr(settings, field)
     try:

@@ -41,6 +41,7 @@ _INTO = {"retry-failed": "shard"}
 _NOTES = {
     "demo": DEMO_NOTE,
     "benchmark promptkd": BENCHMARK_NOTE,
+    "benchmark vl2v": BENCHMARK_NOTE,
     "distill --seeds": STUDENTS_NOTE,
     "distill --students": STUDENTS_NOTE,
     "export": EXPORT_NOTE,
@@ -66,6 +67,7 @@ _ENDINGS = {
     "anomalies": "anomalies",
     "demo": "demo",
     "benchmark promptkd": "benchmark",
+    "benchmark vl2v": "benchmark",
 }
 
 

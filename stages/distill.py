@@ -505,6 +505,7 @@ def plan_distill(
     )
     shard_set = stream.shards
     parts = workers * training.accumulate
+    _refuse_seen_domains(built, shard_set, settings.leave_out)
     if training.per_domain:
         training = _with_batch(training, stream, options.get("batch_size"))
     check_batch(stream.samples_per_epoch, training.batch_size, drop_last=True, world_size=parts)
@@ -618,6 +619,21 @@ def _refuse_both(hold_out: object) -> None:
             where="--hold-out",
             found=hold_out,
             hint="leave one of them out",
+        )
+
+
+def _refuse_seen_domains(built: BuiltStudent, shards: ShardSet, leave_out: Sequence[str]) -> None:
+    """A student that has learned from a domain is no test of leaving it out."""
+    start = built.start or {}
+    seen = sorted(set(leave_out) - set(start.get("leave_out", ())))
+    if seen and start.get("corpus", {}).get("id") == shards.corpus.corpus_id:
+        raise InputError(
+            "the student to start from has learned from a domain that is left out",
+            code="domain-already-seen",
+            where="--student-pretrained",
+            expected=" ".join(f"--leave-out {domain}" for domain in sorted(leave_out)),
+            found=" ".join(f"--leave-out {domain}" for domain in start.get("leave_out", ())) or "no domain left out",
+            hint="start from a student that was trained without it",
         )
 
 

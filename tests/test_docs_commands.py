@@ -165,6 +165,13 @@ NOT_RUN = {
     ("docs/shards.md", "teachonce shard 's3://"): "needs a bucket: tests/stages/test_in_place.py",
     ("docs/streams.md", "# Lightning"): "shows lines of other programs' trainers",
     ("docs/students.md", "tensorboard --logdir"): "serves until it is stopped",
+    **{
+        ("docs/vl2v.md", words): "downloads models: tests/stages/protocols/test_vl2v.py does the same with small ones"
+        for words in (
+            "echo",
+            *(f"teachonce {name}" for name in ("benchmark", "shard", "vectors", "cache", "distill", "evaluate")),
+        )
+    },
 }
 
 

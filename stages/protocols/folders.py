@@ -19,7 +19,8 @@ SOURCE = "imagenet"
 #: The results, for programs and for people.
 RESULTS, PAGE = "results.json", "results.md"
 
-_KIND = "teachonce benchmark promptkd"
+#: What a benchmark's note says which one it is of.
+_KIND = "teachonce benchmark"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,17 +74,30 @@ class DatasetFolders:
         return "students-selected-on-test" if self.on_test else "students"
 
 
-def claim(root: Location, protocol: str, inputs: Iterable[object] = (), models: Iterable[str | None] = ()) -> None:
+def claim(
+    root: Location,
+    protocol: str,
+    inputs: Iterable[object] = (),
+    models: Iterable[str | None] = (),
+    *,
+    benchmark: str = "promptkd",
+) -> None:
     """Mark the folder as this protocol's; each has class vectors and students of its own.
+
+    Args:
+        root: the folder.
+        protocol: of the benchmark; `inputs` and `models` are what it reads.
+        benchmark: the name of its command.
 
     Raises:
         InputError: the folder holds something else, or an input.
         MismatchError: it is another protocol's.
     """
     hint, note = "give another --out", root / BENCHMARK_NOTE
-    check_output(root, "benchmark promptkd", inputs, names=models)
+    kind = f"{_KIND} {benchmark}"
+    check_output(root, f"benchmark {benchmark}", inputs, names=models)
     if not note.exists():
-        note.write_bytes(canonical_json({"kind": _KIND, "protocol": protocol}) + b"\n")
+        note.write_bytes(canonical_json({"kind": kind, "protocol": protocol}) + b"\n")
         return
     found = read_json(
         note.read_bytes(),
@@ -94,7 +108,7 @@ def claim(root: Location, protocol: str, inputs: Iterable[object] = (), models: 
         hint=hint,
     )
     other = found.get("protocol")
-    if (found.get("kind"), other) != (_KIND, protocol):
+    if (found.get("kind"), other) != (kind, protocol):
         raise MismatchError(
             "the folder holds another benchmark",
             code="benchmark-other",
@@ -103,3 +117,9 @@ def claim(root: Location, protocol: str, inputs: Iterable[object] = (), models: 
             found=f"{other} (the folder)",
             hint=hint,
         )
+
+
+def keep(location: Location, text: str) -> None:
+    """Write a file of results, unless it is there as it should be."""
+    if not location.exists() or location.read_bytes() != text.encode():
+        location.write_bytes(text.encode())

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...pipeline.ledger import Ledger
+from ...pipeline.storage import Location
 from ...storage_schemas.bundle import CONFIG, BundleConfig
 from ...storage_schemas.errors import DamagedError, IncompleteError
 from ...storage_schemas.fingerprint import Json, canonical_json
@@ -54,11 +55,12 @@ def measure_student(request: Request, dataset: str, student: Model, seed: int, s
     if receipt is None:
         raise IncompleteError("the student is not trained", code="student-unfinished", where=bundle)
     true_of = {"student": receipt.digest, "images": ShardSet.open(folders.test_shards).corpus.corpus_id}
-    measured = _kept(kept.read_bytes(), true_of) if kept.exists() else None
-    if measured is None:
+
+    def measure() -> Evaluation:
         show()
-        measured = evaluation_json(_evaluate(request, dataset, str(bundle)))
-        kept.write_bytes(canonical_json({**true_of, "measured": measured}) + b"\n")
+        return _evaluate(request, dataset, str(bundle))
+
+    measured = measured_once(kept, true_of, measure)
     config = BundleConfig.from_bytes((bundle / CONFIG).read_bytes(), where=bundle / CONFIG)
     best = config.origin.get("validation")
     return StudentRun(
@@ -68,6 +70,21 @@ def measure_student(request: Request, dataset: str, student: Model, seed: int, s
         figures=_figures(request, measured),
         selected=None if best is None else {"epoch": best["epoch"] + 1, "accuracy": best["accuracy"]},
     )
+
+
+def measured_once(kept: Location, true_of: Mapping[str, str], measure: Callable[[], Evaluation]) -> Json:
+    """What was measured, as `evaluate --json` has it: from the file that keeps it, or by measuring it.
+
+    Args:
+        kept: the file.
+        true_of: digests of what it holds for.
+        measure: measures.
+    """
+    found = _kept(kept.read_bytes(), true_of) if kept.exists() else None
+    if found is None:
+        found = evaluation_json(measure())
+        kept.write_bytes(canonical_json({**true_of, "measured": found}) + b"\n")
+    return found
 
 
 def _evaluate(request: Request, dataset: str, bundle: str) -> Evaluation:

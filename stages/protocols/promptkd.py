@@ -17,7 +17,7 @@ from ...storage_schemas.fingerprint import Json
 from ..students.registry import family_of
 from ..teachers import load_teacher
 from .costs import costs_of
-from .folders import PAGE, RESULTS, DatasetFolders, claim
+from .folders import PAGE, RESULTS, DatasetFolders, claim, keep
 from .measured import measure_student, measure_teacher
 from .request import Model, Request
 from .results import DatasetResults, Failure, StudentRun, facts_of
@@ -52,8 +52,8 @@ def run_promptkd(request: Request, runner: Runner) -> dict[str, Json]:
     work = _Work(request, runner)
     results = [work.dataset(dataset) for dataset in request.datasets]
     facts = facts_of(request, results, work.failures)
-    _keep(request.out / RESULTS, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
-    _keep(request.out / PAGE, page(facts))
+    keep(request.out / RESULTS, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+    keep(request.out / PAGE, page(facts))
     return facts
 
 
@@ -123,12 +123,6 @@ class _Work:
 def _do(commands: Iterable[Command], runner: Runner) -> None:
     for command in commands:
         runner.do(command)
-
-
-def _keep(location: Location, text: str) -> None:
-    """Write a file, unless it is there as it should be."""
-    if not location.exists() or location.read_bytes() != text.encode():
-        location.write_bytes(text.encode())
 
 
 def _check_student(request: Request, student: Model) -> None:

@@ -29,9 +29,14 @@ def page(facts: Mapping[str, Any]) -> str:
     """The same, as Markdown."""
     parts = [f"# {_title(facts)}\n", f"{facts['selection']}\n"]
     for title, head, rows, notes in _tables(facts):
-        lines = [_line(head), _line(["---"] * len(head)), *(_line(row) for row in rows)]
-        parts += [f"## {title}\n", "\n".join(lines) + "\n", *(f"{_plain(note)}\n" for note in notes)]
+        parts += [f"## {title}\n", markdown_table(head, rows), *(f"{_plain(note)}\n" for note in notes)]
     return "\n".join(parts)
+
+
+def markdown_table(head: Sequence[str], rows: Rows) -> str:
+    """A table as Markdown has them."""
+    lines = [_line(head), _line(["---"] * len(head)), *(_line(row) for row in rows)]
+    return "\n".join(lines) + "\n"
 
 
 def _plain(note: str) -> str:
@@ -72,7 +77,7 @@ def _accuracy(facts: Mapping[str, Any]) -> tuple[list[str], Rows]:
             [
                 name,
                 row["student"],
-                *(_spread(row[figure]) for figure in names),
+                *(spread(row[figure]) for figure in names),
                 *(_percent(row["published"][figure]) for figure in names),
                 *("—" if row["teacher"] is None else _percent(row["teacher"][figure]) for figure in names),
             ]
@@ -153,7 +158,8 @@ def _device(device: str) -> str:
     return "GPU-seconds" if device == "cuda" else f"{device.upper()} worker seconds"
 
 
-def _spread(figure: Mapping[str, float | None]) -> str:
+def spread(figure: Mapping[str, Any]) -> str:
+    """A mean with its deviation over seeds, shares of 1, in percent."""
     mean, std = figure["mean"], figure["std"]
     assert mean is not None
     return f"{_percent(mean)} ± {'—' if std is None else _percent(std)}"

@@ -64,6 +64,21 @@ class Recipe(Protocol):
     def reads_images(self) -> bool:
         """Whether its students read images. Those of others read the targets themselves, and no image is opened for them."""
 
+    def keeps_backbone(self, settings: Any) -> bool:
+        """Whether these settings leave the backbone's own weights as they are."""
+
+    def check_start(self, settings: Any, origin: Mapping[str, Any] | None, parts: Sequence[str]) -> None:
+        """Refuse a student to start from.
+
+        Args:
+            settings: its own.
+            origin: what a finished student's bundle records, where it starts from one; else None.
+            parts: beside the backbone, those that were taken from it.
+
+        Raises:
+            InputError: these settings need another start.
+        """
+
     def needs_all_labels(self, settings: Any) -> bool:
         """Whether every sample must have a label that is the name of a class, where `label` is among its targets."""
 
@@ -136,6 +151,12 @@ class BaseRecipe:
     def logit_scale(self, backbone: Backbone, vectors: ClassVectors) -> float:
         """The teacher's."""
         return vectors.logit_scale
+
+    def keeps_backbone(self, settings: Any) -> bool:
+        return self.frozen_backbone
+
+    def check_start(self, settings: Any, origin: Mapping[str, Any] | None, parts: Sequence[str]) -> None:
+        return None
 
     def needs_all_labels(self, settings: Any) -> bool:
         return False

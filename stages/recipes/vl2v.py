@@ -33,6 +33,28 @@ class Vl2v(BaseRecipe):
     frozen_backbone = True
     defaults = Vl2vSettings()
 
+    def keeps_backbone(self, settings: Vl2vSettings) -> bool:
+        return settings.stage == 1
+
+    def check_start(self, settings: Vl2vSettings, origin: Mapping[str, Any] | None, parts: Sequence[str]) -> None:
+        """Stage 2 starts from the student of stage 1, with its projection."""
+        if settings.stage == 1 or (origin is not None and origin.get("recipe") == self.name and "projector" in parts):
+            return
+        if origin is None:
+            found = "another start"
+        elif origin.get("recipe") != self.name:
+            found = f"a student of recipe {origin.get('recipe')}"
+        else:
+            found = "a projection to another width"
+        raise InputError(
+            "stage 2 starts from the student of stage 1",
+            code="stage-one-needed",
+            where="--stage 2",
+            expected="--student-pretrained BUNDLE, of --recipe vl2v --stage 1 with this teacher",
+            found=found,
+            hint="teachonce distill SHARDS STORE --recipe vl2v --stage 1 … --out BUNDLE",
+        )
+
     def needs_all_labels(self, settings: Vl2vSettings) -> bool:
         return True
 
@@ -40,7 +62,7 @@ class Vl2v(BaseRecipe):
         if _EMBEDDING not in {target.name for target in stored}:
             raise InputError(
                 "the store holds no embeddings",
-                code="store-without-embeddings",
+                code="target-not-in-store",
                 where="--recipe vl2v",
                 expected=_EMBEDDING,
                 found=", ".join(target.name for target in stored),

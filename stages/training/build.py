@@ -38,6 +38,7 @@ class BuiltStudent:
         logit_scale: factor from its embeddings to its logits; 1 where it has none.
         digest: of all weights at the start.
         additions: low-rank ones to its backbone, where these train.
+        start: what the bundle of a finished student records that it starts from; None where it starts from none.
     """
 
     student: BaseStudent
@@ -45,6 +46,7 @@ class BuiltStudent:
     logit_scale: float
     digest: str
     additions: Additions | None = None
+    start: Mapping[str, Any] | None = None
 
     def vectors(self, teacher: ClassVectors | None) -> ClassVectors | None:
         """Its class vectors: the teacher's with its own logit scale, or the rows of its own layer for the classes."""
@@ -103,7 +105,7 @@ def build_student(
     Raises:
         InputError: unknown model, unfitting weights, or a model that the recipe cannot use.
     """
-    if recipe.frozen_backbone:
+    if recipe.keeps_backbone(settings):
         _refuse_parts(recipe.name, settings)
     family = family_of(config.model)
     if recipe.frozen_backbone and config.pretrained is None and not family.implies_weights(config.model):
@@ -124,15 +126,19 @@ def build_student(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         student: BaseStudent
+        parts: tuple[str, ...] = ()
         if family.reads_images:
             student = Student(backbone.module, preprocess, head)
             if start is not None:
-                backbone = with_parts(backbone, start.fill(student))
+                parts = start.fill(student)
+                backbone = with_parts(backbone, parts)
         else:
             student = new_map_student(str(backbone.config["name"]), head)
         drawn = {"preprocess": preprocess.to_json(), "head": head.to_json(), "seed": seed}
         digest = backbone.known.beside(drawn, rehash=config.rehash).digest(student)
         additions = add_low_rank(student, settings) if settings.lora_rank else None
+    origin = None if start is None else start.loaded.config.origin
+    recipe.check_start(settings, origin, parts)
     student.fixed_averages = settings.batch_norm == "frozen"
     if settings.freeze:
         freeze_by_name(student, patterns_of(settings.freeze))
@@ -151,6 +157,7 @@ def build_student(
         logit_scale=1.0 if vectors is None else recipe.logit_scale(backbone, vectors),
         digest=digest,
         additions=additions,
+        start=origin,
     )
 
 

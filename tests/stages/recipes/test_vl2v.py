@@ -29,14 +29,18 @@ STEPS, EACH, LR = 10, 2, 1e-4
 
 @pytest.fixture
 def plan(domain_store, student_weights, tmp_path):
+    return plan_in(tmp_path, domain_store, student_weights)
+
+
+def plan_in(folder, domain_store, student_weights, recipe="vl2v"):
     def make(out="b", *, options=None, shards=None, store=None, pretrained=student_weights, **own):
         options = {"steps_per_epoch": 1, "per_domain": EACH, "epochs": STEPS, "lr": LR, **(options or {})}
         return plan_distill(
             str(shards or domain_store.shards.location),
             str(store or domain_store.location),
             StudentConfig(model="timm:test_resnet", size=32, pretrained=pretrained and str(pretrained)),
-            out=str(tmp_path / out),
-            recipe="vl2v",
+            out=str(folder / out),
+            recipe=recipe,
             options=options,
             settings=DistillSettings(**own),
             compute=CPU,
@@ -94,9 +98,9 @@ def published(student, known, stage, *, lr, weight):
             pixels = (batch.images_NCHW.float() / 255 - 0.5) / 0.5  # as this model was trained
             projected = projection(backbone(pixels))
             projected = projected / projected.norm(dim=1, keepdim=True)
-            loss = 0.0
+            loss = torch.zeros(())
             for row in range(len(rows)):
-                loss -= weight * projected[row] @ image[row] + (1 - weight) * projected[row] @ text[label[row]]
+                loss = loss - weight * projected[row] @ image[row] - (1 - weight) * projected[row] @ text[label[row]]
             loss = loss / len(rows)
             optimizer.zero_grad()
             loss.backward()
@@ -109,12 +113,24 @@ def class_vectors(known) -> np.ndarray:
     return np.asarray(zarr.open(known.location.path, mode="r")["class_vectors"])
 
 
+LAST = {"hold_out": 0.0, "select": "best"}  # the last weights are those that count
+
+
+@pytest.fixture(scope="module")
+def stage_one(tmp_path_factory, domain_store, student_weights):
+    """The bundle of a stage 1."""
+    stage = plan_in(tmp_path_factory.mktemp("one"), domain_store, student_weights)(options={**LAST, "epochs": 3})
+    run(stage)
+    return stage.out
+
+
 @pytest.mark.parametrize(("number", "weight"), [(1, 0.5), (2, 0.5), (2, 0.8)])
-def test_ten_steps_are_the_published_ones(plan, domain_store, number, weight):
-    stage = plan(options={"stage": number, "image_weight": weight, "hold_out": 0.0, "select": "best"})
-    start = copy.deepcopy(
-        plan(options={"stage": number, "hold_out": 0.0, "select": "best"}, out="c").built.take().student
-    )
+def test_ten_steps_are_the_published_ones(plan, domain_store, stage_one, student_weights, number, weight):
+    given = {
+        "options": {"stage": number, "image_weight": weight, **LAST},
+        "pretrained": student_weights if number == 1 else stage_one,
+    }
+    stage, start = plan(**given), plan(**given, out="c").built.take().student
     losses, backbone, projection = published(start, domain_store, number, lr=LR, weight=weight)
     assert run(stage) == pytest.approx(losses, abs=1e-5)
     found = load_student(stage.out).student
@@ -126,6 +142,35 @@ def test_ten_steps_are_the_published_ones(plan, domain_store, number, weight):
             torch.testing.assert_close(ours.state_dict()[name], value, rtol=1e-5, atol=1e-5)
         moved = any(not torch.equal(value, before.state_dict()[name]) for name, value in plain.state_dict().items())
         assert moved == (plain is (projection if number == 1 else backbone))
+
+
+def test_stage_two_goes_on_from_the_student_of_stage_one(plan, stage_one):
+    start = plan(options={"stage": 2, **LAST}, pretrained=stage_one).built.take().student
+    first = load_student(stage_one).student.state_dict()
+    assert all(torch.equal(value, first[name]) for name, value in start.state_dict().items())
+    assert {name.partition(".")[0] for name in start.trained()} == {"backbone"}
+
+
+def test_stage_two_needs_stage_one(plan, stage_one, domain_store, student_weights, tmp_path):
+    other = plan_in(tmp_path, domain_store, student_weights, recipe="kd")(out="kd", options={**LAST, "epochs": 1})
+    run(other)
+    for pretrained, found in ((student_weights, "another start"), (other.out, "a student of recipe kd")):
+        with pytest.raises(InputError) as error:
+            plan(options={"stage": 2}, pretrained=pretrained)
+        assert str(error.value) == (
+            "stage 2 starts from the student of stage 1: --stage 2: "
+            f"expected --student-pretrained BUNDLE, of --recipe vl2v --stage 1 with this teacher, found {found}. "
+            "Next: teachonce distill SHARDS STORE --recipe vl2v --stage 1 … --out BUNDLE"
+        )
+
+
+def test_a_domain_that_stage_one_has_seen_is_not_left_out(plan, stage_one):
+    with pytest.raises(InputError) as error:
+        plan(options={"stage": 2}, pretrained=stage_one, leave_out=("art",))
+    assert str(error.value) == (
+        "the student to start from has learned from a domain that is left out: --student-pretrained: "
+        "expected --leave-out art, found no domain left out. Next: start from a student that was trained without it"
+    )
 
 
 def test_a_student_tells_classes_by_cosine_times_the_teachers_scale(plan, domain_store):
