@@ -17,7 +17,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .order import Ints, permutation
+from .order import Ints, permutation, window_shards
+
+#: The windows of all groups together hold about this many rows: what a worker keeps in memory is twice as many rows of targets, at
+#: most. A corpus of no more is one window.
+BALANCED_ROWS = 65_536
+
+
+def balanced_window(rows_SG: Ints) -> int:
+    """Shards in a window of each group."""
+    rows_S = rows_SG.sum(axis=1)
+    if rows_S.sum() <= BALANCED_ROWS:
+        return len(rows_S)
+    return window_shards(rows_S, BALANCED_ROWS // rows_SG.shape[1])
 
 
 class _Window(NamedTuple):

@@ -14,7 +14,7 @@ from ...storage_schemas.fingerprint import Json
 from ...storage_schemas.near_names import did_you_mean
 from ...storage_schemas.target_store import OpenArrays, read_marks
 from ..corpora.shards import ShardSet
-from .balanced_order import BalancedOrder
+from .balanced_order import BalancedOrder, balanced_window
 from .manifest_labels import DOMAIN, ManifestLabels, domain_of
 from .order import EpochOrder, Ints, Order, window_shards
 from .store import StoreFacts, open_store
@@ -170,12 +170,15 @@ class TrainingRows:
     def order(self, seed: int) -> Order:
         """The order of the first epoch."""
         rule, rows_S = self.listing.rule, self.rows_SG.sum(axis=1)
-        window = window_shards(rows_S)
         if self.batch_size is None:
-            return EpochOrder(seed=seed, epoch=0, rows_per_shard=rows_S, window=window)
+            return EpochOrder(seed=seed, epoch=0, rows_per_shard=rows_S, window=window_shards(rows_S))
         steps = rule.steps or -(-self.num_samples // self.batch_size)
         return BalancedOrder(
-            seed=seed, epoch=0, rows_SG=self.rows_SG, num_samples=steps * self.batch_size, window=window
+            seed=seed,
+            epoch=0,
+            rows_SG=self.rows_SG,
+            num_samples=steps * self.batch_size,
+            window=balanced_window(self.rows_SG),
         )
 
     def note(self) -> str:

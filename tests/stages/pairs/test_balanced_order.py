@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from teachonce.stages.pairs.balanced_order import BalancedOrder
+from teachonce.stages.pairs.balanced_order import BalancedOrder, balanced_window
 from teachonce.stages.pairs.order import permutation
 
 
@@ -116,6 +116,15 @@ def test_ten_million_rows_cost_a_window_of_each_group():
     assert len(shards) == len(positions) == 96
     assert len(whole.open_shards(9_000_000, 9_000_096)) <= 4 * 16 * 2
     assert peak < 4 << 20
+
+
+@pytest.mark.parametrize(
+    ("shards", "rows", "groups", "window"),
+    [(10, 1000, 4, 10), (65, 1000, 4, 65), (66, 1000, 4, 16), (120, 5000, 5, 4), (586, 1000, 5, 13)],
+)
+def test_windows_of_all_groups_hold_a_bounded_number_of_rows(shards, rows, groups, window):
+    rows_SG = np.full((shards, groups), rows // groups, np.int64)
+    assert balanced_window(rows_SG) == window
 
 
 def test_a_place_changes_where_the_shards_that_come_do():
