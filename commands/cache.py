@@ -64,6 +64,7 @@ def cache(
     """
     began = time.perf_counter()
     from ..stages.cache import plan_cache
+    from ..stages.caching.call_costs import calls_text
     from ..stages.grow import plan_growth
     from ..stages.models.compute import teacher_compute
     from ..stages.teachers.registry import teacher_for_one_run
@@ -97,7 +98,11 @@ def cache(
             say("No logits: the store has no class vectors, or more classes than channels; keeping embeddings.")
         if executor.elsewhere:
             forget()
-        report(run_or_finish(stage, stage.store, executor), stage.store, as_json)
+        try:
+            report(run_or_finish(stage, stage.store, executor), stage.store, as_json)
+        finally:
+            if costs := calls_text(stage.store):
+                say(f"cache: {costs}")
 
 
 def _refuse_options_of_random_views(ctx: click.Context) -> None:

@@ -38,3 +38,8 @@ def plural(noun: str) -> str:
 def typed(value: object) -> str:
     """A path or a name as a person types it into a shell."""
     return shlex.quote(str(value))
+
+
+def brief(error: Exception) -> str:
+    """The message of another library's error, on one short line."""
+    return " ".join(str(error).split())[:160] or type(error).__name__

@@ -145,6 +145,7 @@ NOT_RUN = {
     ("docs/s3a.md", "pip install"): "downloads",
     ("docs/inspect.md", "teachonce inspect"): "all of it: tests/stages/pages, tests/stages/reports",
     ("docs/extending.md", '"""my_methods/teacher.py'): "modules of a package: tests/test_extending.py",
+    ("docs/teachers.md", '"""service_teacher.py'): "needs a service: tests/stages/teachers/test_function_teacher.py",
     ("docs/extending.md", '"""my_methods/recipe.py'): "modules of a package: tests/test_extending.py",
     ("docs/library.md", "python examples/serve.py"): "serves until it is stopped: tests/test_examples.py",
     ("docs/models.md", "pip install"): "downloads",

@@ -35,6 +35,7 @@ from ..samples.shard_views import ShardRows, ShardViews, tasks_of
 from ..teachers.offers import Answers
 from ..views.spec import ViewSpec
 from .batches import Batch, batches
+from .call_costs import note_calls
 
 #: What processes that make views import.
 VIEWS_MODULE = shard_views.__name__
@@ -101,6 +102,12 @@ class CacheWorker:
         return [slice(first, min(first + step, count)) for first in range(0, count, step)]
 
     def __call__(self, unit: Unit, timer: Timer) -> Receipt:
+        try:
+            return self._do(unit, timer)
+        finally:
+            note_calls(self.store, unit.key, self.answers.teacher)
+
+    def _do(self, unit: Unit, timer: Timer) -> Receipt:
         shard = unit.inputs["shard"]
         entries = self.shards.manifest().shard(shard)
         is_new = self.before is None or (self.copied and shard >= self.copied)

@@ -18,6 +18,9 @@ TIMM_PREFIX = "timm:"
 #: Prefix of names of transformers' image models: a folder, or a repository of the hub.
 TRANSFORMERS_PREFIX = "transformers:"
 
+#: Prefix of `--teacher` that names a function of the user's own: MODULE:FACTORY.
+PYTHON_PREFIX = "python:"
+
 #: Prefixes of open_clip's spelling for a model in a local folder, and for one on the hub.
 LOCAL_PREFIX, HUB_PREFIX = "local-dir:", "hf-hub:"
 
@@ -42,7 +45,7 @@ def unknown_name(what: str, name: str, known: Sequence[str], hint: str, *, code:
 def without_prefix_error(name: str, known: Sequence[str], hint: str, *, role: Role) -> InputError:
     """The error for a name that open_clip does not have: what stands before its colon may be misspelt."""
     before, colon, rest = name.partition(":")
-    own = [PROMPTS_PREFIX, BUNDLE_PREFIX, TRANSFORMERS_PREFIX] if role == "teacher" else [DECODER_PREFIX]
+    own = [PROMPTS_PREFIX, BUNDLE_PREFIX, TRANSFORMERS_PREFIX, PYTHON_PREFIX] if role == "teacher" else [DECODER_PREFIX]
     prefixes = [TIMM_PREFIX, LOCAL_PREFIX, HUB_PREFIX, *own]
     near = [f"{prefix}{rest}" for prefix in near_names(before + colon, prefixes)] if colon else []
     if near:

@@ -23,7 +23,7 @@ class TeacherConfig(PreprocessSettings):
 
     model: str = setting(
         option="",
-        help="open_clip model (ViT-L-14, hf-hub:…, local-dir:…), timm:NAME, transformers:FOLDER|ORG/REPO, teachonce:FOLDER for "
+        help="open_clip model (ViT-L-14, hf-hub:…, local-dir:…), timm:NAME, transformers:FOLDER|ORG/REPO, python:MODULE:FACTORY, teachonce:FOLDER for "
         "learned prompts, or bundle:FOLDER for a finished student.",
     )
     pretrained: str | None = setting(None, help="Pretrained tag, path to weights, or `random`.")

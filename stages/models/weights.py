@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ...pipeline.user_files import UserFile
 from ...storage_schemas.errors import InputError
+from ...storage_schemas.plain_text import brief as brief  # for all that read weights
 from .building import take_weights
 from .torchscript import TorchScript, is_torchscript, read_torchscript
 
@@ -405,11 +406,6 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
         data: Any = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         state.update(data)
     return state.hexdigest()
-
-
-def brief(error: Exception) -> str:
-    """The message of another library's error, on one short line."""
-    return " ".join(str(error).split())[:160] or type(error).__name__
 
 
 def looks_like_path(text: str) -> bool:

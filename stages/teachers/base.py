@@ -11,7 +11,7 @@ import torch
 from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Json
-from ..models.names import BUNDLE_PREFIX, PROMPTS_PREFIX, TIMM_PREFIX, TRANSFORMERS_PREFIX, loaded_text
+from ..models.names import BUNDLE_PREFIX, PROMPTS_PREFIX, PYTHON_PREFIX, TIMM_PREFIX, TRANSFORMERS_PREFIX, loaded_text
 from ..models.preprocess import Preprocess
 from ..models.teacher_config import TeacherConfig
 
@@ -21,7 +21,7 @@ class TeacherSpec:
     """A loaded teacher's identity.
 
     Attributes:
-        family: `open_clip`, `timm`, `transformers` or `prompted`.
+        family: `open_clip`, `timm`, `transformers`, `python` or `prompted`.
         model: its name; for `local-dir:` and `teachonce:` the last part of the path, since folders move.
         architecture: digest of the configuration that the weights are put into.
         weights_digest: blake2b-128 over names, types, shapes and bytes of all its tensors.
@@ -161,7 +161,7 @@ def require_open_clip(model: str, hint: str = "name the model without prompts") 
     Raises:
         InputError: naming it.
     """
-    if model.startswith((TIMM_PREFIX, PROMPTS_PREFIX, BUNDLE_PREFIX, TRANSFORMERS_PREFIX)):
+    if model.startswith((TIMM_PREFIX, PROMPTS_PREFIX, BUNDLE_PREFIX, TRANSFORMERS_PREFIX, PYTHON_PREFIX)):
         raise InputError(
             "only an open_clip model can be given prompts",
             code="prompts-need-open-clip",

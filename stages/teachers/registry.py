@@ -10,7 +10,7 @@ from typing import cast
 
 from ...pipeline.lean_imports import complete_open_clip
 from ...storage_schemas.errors import InputError
-from ..models.names import BUNDLE_PREFIX, PROMPTS_PREFIX, TIMM_PREFIX, TRANSFORMERS_PREFIX
+from ..models.names import BUNDLE_PREFIX, PROMPTS_PREFIX, PYTHON_PREFIX, TIMM_PREFIX, TRANSFORMERS_PREFIX
 from ..models.teacher_config import TeacherConfig
 from .base import Teacher
 
@@ -46,6 +46,10 @@ def load_teacher(config: TeacherConfig) -> Teacher:
         from .transformers import TransformersTeacher
 
         return TransformersTeacher.load(config)
+    if config.model.startswith(PYTHON_PREFIX):
+        from .function import FunctionTeacher
+
+        return FunctionTeacher.load(config)
     if config.model.startswith(PROMPTS_PREFIX):
         from .prompted import PromptedTeacher
 

@@ -51,11 +51,9 @@ def _recorded_model(description: StoreDescription, store: Location) -> str:
     family, model = str(description.teacher.get("family", "")), str(description.teacher.get("model", ""))
     if family == "transformers":
         model = f"{TRANSFORMERS_PREFIX}{model}"
-    if (
-        not model
-        or model.startswith((LOCAL_PREFIX, PROMPTS_PREFIX, BUNDLE_PREFIX))
-        or (family == "transformers" and "/" not in model)
-    ):
+    named = model and not model.startswith((LOCAL_PREFIX, PROMPTS_PREFIX, BUNDLE_PREFIX))
+    # A store names no code that is run: a function's module is for the user to type.
+    if not named or family == "python" or (family == "transformers" and "/" not in model):
         raise InputError(
             "the store does not say where its teacher is",
             code="teacher-place-unknown",

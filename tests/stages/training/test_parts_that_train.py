@@ -80,7 +80,7 @@ def train(built: BuiltStudent, folder: Any, **options: Any) -> list[float]:
     losses = []
     for step in range(STEPS):
         images, logits = batch(step)
-        losses.append(float(trainer.step(training.optimizer, images, {"logits": logits}, lr=0.05, step=step)))
+        losses.append(float(trainer.step(training, images, {"logits": logits}, lr=0.05, step=step)))
     return losses
 
 
