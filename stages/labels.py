@@ -32,7 +32,7 @@ from .inputs.classes import DEFAULT_TEMPLATES
 from .measures.stored import Stored
 from .models.compute import Compute
 from .models.teacher_config import TeacherConfig
-from .naming.accuracy import matched_accuracy
+from .naming.accuracy import LabelNumbers, matched_accuracy
 from .naming.clusters import cluster, in_blocks, too_few
 from .naming.embeddings import CentreEmbeddings, Floats, unit
 from .naming.prompts import CANDIDATES, Candidates, candidates_of, phrases_of, prompt_scores, read_prompts
@@ -392,11 +392,11 @@ def _matched(stage: LabelsStage, labels: OpenLabels) -> tuple[int, int]:
     stored = Stored.open(stage.embeddings.facts.store, generation=stage.embeddings.facts.generation)
     if stored.shards is None:
         return 0, 0
-    found, true = [], []
+    found, true, numbers = [], [], LabelNumbers()
     root = labels.open()
     for shard in range(stored.rows.num_shards):
         labels_N = labels.read(root, stored.rows.rows(shard))
         own = stored.labels(shard) or [None] * len(labels_N)
-        found.append(labels_N.astype(np.int64))
-        true += [label if one != NO_LABEL else None for label, one in zip(own, labels_N.tolist(), strict=True)]
-    return matched_accuracy(np.concatenate(found), true)
+        found.append(labels_N)
+        true.append(np.where(labels_N == NO_LABEL, -1, numbers.of(own)))
+    return matched_accuracy(np.concatenate(found), np.concatenate(true))

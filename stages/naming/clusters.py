@@ -102,7 +102,7 @@ def too_few(clusters: int, found: str) -> InputError:
     )
 
 
-def renumbered(partition_N: NDArray[np.int64]) -> NDArray[np.int64]:
+def renumbered(partition_N: NDArray[Any]) -> NDArray[np.int64]:
     """The same partition with numbers from 0 on, in their order, without gaps."""
     return np.unique(partition_N, return_inverse=True)[1].astype(np.int64)
 

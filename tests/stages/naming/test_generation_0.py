@@ -19,7 +19,7 @@ from teachonce.pipeline.storage import Location
 from teachonce.stages.labels import CANDIDATES_FILE, LabelsStage, plan_labels
 from teachonce.stages.models.compute import Compute
 from teachonce.stages.naming import clusters
-from teachonce.stages.naming.accuracy import matched_accuracy
+from teachonce.stages.naming.accuracy import LabelNumbers, matched_accuracy
 from teachonce.stages.naming.prompts import Phrase, candidates_of, phrases_of, prompt_scores, read_prompts
 from teachonce.stages.naming.votes import assign, rounds, vote
 from teachonce.stages.pairs.label_store import OpenLabels
@@ -246,9 +246,11 @@ def test_accuracy_gives_each_cluster_one_label() -> None:
             {3: "a", 7: "b", 9: "c"},
         )
     )
-    assert matched_accuracy(labels, true) == (best, 7) == (4, 7)
-    assert matched_accuracy(labels, ["a", "b", "c", "d", "e", "f", "g", "h"]) == (3, 8)  # more labels than clusters
-    assert matched_accuracy(labels, [None] * 8) == (0, 0)
+    numbers = LabelNumbers()
+    assert numbers.of(["x", None, "y", "x"]).tolist() == [0, -1, 1, 0]
+    assert matched_accuracy(labels, numbers.of(true)) == (best, 7) == (4, 7)
+    assert matched_accuracy(labels, np.arange(8)) == (3, 8)  # more labels than clusters
+    assert matched_accuracy(labels, np.full(8, -1)) == (0, 0)
 
 
 def test_the_command_says_what_it_found(centre_store, tmp_path) -> None:
@@ -263,7 +265,7 @@ def test_the_command_says_what_it_found(centre_store, tmp_path) -> None:
     found = OpenLabels.of(Location.of(tmp_path / "l")).all_rows()
     entries = [entry.label for entry in centre_store.shards.manifest()]
     right, known = matched_accuracy(
-        found[centre_store.valid], [entries[row] for row in np.flatnonzero(centre_store.valid)]
+        found[centre_store.valid], LabelNumbers().of(entries[row] for row in np.flatnonzero(centre_store.valid))
     )
     assert facts["matched_accuracy"] == {"right": right, "of": known}
     assert known == 45
