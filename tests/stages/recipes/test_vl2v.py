@@ -221,10 +221,24 @@ def test_a_domain_without_a_class_is_refused(plan, make_shards, domain_pictures,
     )
 
 
-def test_a_corpus_without_domains_or_labels_is_refused(plan, taught_store):
+def test_a_corpus_without_labels_is_refused(plan, taught_store):
     with pytest.raises(InputError) as error:
         plan(shards=taught_store.shards.location, store=taught_store.location)
-    assert error.value.code == "corpus-without-labels"
+    assert str(error.value) == (
+        f"no label of this corpus is the name of a class: {taught_store.shards.location}: expected names like 'a', "
+        "found 'Blue_Jay', 'house-cat', 'red fox'. "
+        "Next: shard folders that are named as the classes are, or choose a recipe that needs no labels"
+    )
+
+
+def test_a_corpus_without_domains_is_refused(plan, picture_shards, make_taught_store, tmp_path):
+    store = make_taught_store(picture_shards, tmp_path / "s.zarr")
+    with pytest.raises(InputError) as error:
+        plan(shards=picture_shards.location, store=store.location)
+    assert str(error.value) == (
+        f"this corpus has no domains: {picture_shards.location}: expected images at DOMAIN/CLASS/IMAGE, of 2 domains or more, "
+        "found Blue_Jay/01.jpg. Next: shard the folder that the domains' folders lie in"
+    )
 
 
 def test_a_teacher_without_text_is_refused(plan, domain_store, make_store, tmp_path):
