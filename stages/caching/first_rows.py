@@ -62,11 +62,10 @@ def choose_encodings(request: EncodingRequest, offers: Sequence[Offer], sample: 
     Raises:
         InputError: none keeps the budget; the teacher gave NaN or infinity.
     """
-    count = -(-request.views // sample.views.count)
-    found = first_rows(sample, [offer.name for offer in offers], count)
+    targets = [TargetSpec(name=o.name, axes=("sample", "view", *o.axes), shape=o.shape) for o in offers]
+    found = first_rows(sample, [offer.name for offer in offers], request.rows(targets, sample.views.count))
     choices = {}
-    for offer in offers:
-        target = TargetSpec(name=offer.name, axes=("sample", "view", *offer.axes), shape=offer.shape)
+    for offer, target in zip(offers, targets, strict=True):
         rows = Rows(target=target, values=found.targets[offer.name], keys=found.keys, vectors=sample.vectors)
         spelled = request.spelled[offer.name]
         choices[offer.name] = choose(rows, request.budget) if spelled is None else fit(rows, spelled)

@@ -1,4 +1,8 @@
-"""Owns fitting encodings to a teacher's outputs: principal components, and codebooks."""
+"""Owns fitting encodings to a teacher's outputs: principal components, and codebooks.
+
+Steps of components are in nats for logits and in the embedding's own unit; of maps, whose levels differ by far, in standard deviations of
+their values around the mean of each channel.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +28,9 @@ _POWER = 0.33
 #: A component is kept whose coefficient is not zero in so large a share of the rows.
 _LEAST_USED = 0.01
 
+#: Places of maps that are looked at.
+_MOST_PLACES = 32_768
+
 #: Rounds of k-means.
 _ROUNDS = 20
 
@@ -32,7 +39,8 @@ class Fits:
     """Encodings of one target, fitted to the same rows.
 
     Args:
-        rows_NC: finite values fp32 (row, class or channel), or None where no encoding that is fitted is wanted.
+        rows_NC: finite values fp32 (row, class or channel), of maps (row, channel, y, x); or None where no encoding that is fitted
+            is wanted.
     """
 
     def __init__(self, target: Target, rows_NC: Floats | None) -> None:
@@ -59,9 +67,12 @@ class Fits:
                     found=parts,
                 )
             return Pq(table=Table({"codebook": _codebook(self._rows_NC, parts)}))
+        is_map = self._rows_NC.ndim > 2
         if self._axes is None:
-            self._axes = _Axes(self._rows_NC, is_logits=self._target.name == LOGITS)
-        return self._axes.pca(spelled.numbers[0])
+            rows_NC = _places(self._rows_NC) if is_map else self._rows_NC
+            self._axes = _Axes(rows_NC, is_logits=self._target.name == LOGITS)
+        step = spelled.numbers[0]
+        return self._axes.pca(step * self._axes.deviation if is_map else step)
 
 
 class _Axes:
@@ -85,6 +96,7 @@ class _Axes:
             axes_KC = vectors.T[::-1]
         else:
             _, _, axes_KC = np.linalg.svd(centered, full_matrices=False)
+        self.deviation = float(np.sqrt(np.square(centered).mean()))
         self._weights, self._basis = weights32, axes_KC / weights32
         self._coefficients = centered @ axes_KC.T
 
@@ -97,6 +109,15 @@ class _Axes:
             {"mean": self._mean, "weights": self._weights, "basis": self._basis[:count].astype(np.float16)},
         )
         return Pca(step=step, dtype="int8" if largest <= 127 else "int16", table=table)
+
+
+def _places(maps_NCYX: Floats) -> Floats:
+    """Places of maps, (place, channel): as many as `_MOST_PLACES`, spread evenly over all of them."""
+    number, channels = maps_NCYX.shape[:2]
+    flat_NCP = maps_NCYX.reshape(number, channels, -1)
+    every = -(-number * flat_NCP.shape[2] // _MOST_PLACES)
+    picked = np.arange(0, number * flat_NCP.shape[2], every)
+    return np.ascontiguousarray(flat_NCP[picked // flat_NCP.shape[2], :, picked % flat_NCP.shape[2]])
 
 
 def _codebook(rows_ND: Floats, parts: int) -> NDArray[np.float32]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ...storage_schemas.encodings import ENCODINGS
+from ...storage_schemas.encodings import ENCODINGS, Target
 from ...storage_schemas.encodings.floats import FloatEncoding
 from ...storage_schemas.encodings.spelling import Spelled, SpellingError, parse
 from ...storage_schemas.errors import InputError
@@ -14,6 +15,9 @@ from .budget import LADDER, MEASURED_VIEWS, Budget
 
 #: Of a store for which nothing else was asked.
 DEFAULT = "fp16"
+
+#: Bytes of maps in fp32 that are looked at, and rows at least.
+MAPS_BYTES, _LEAST_ROWS = 1 << 28, 8
 
 #: Stands for the encoding of a target that a budget chose, where a store keeps what was asked.
 BY_BUDGET = "by budget"
@@ -83,6 +87,16 @@ class EncodingRequest:
         """The encoding of the whole store, where all targets have the same plain one."""
         names = {None if one is None else one.text for one in self.spelled.values()}
         return ENCODINGS.get(next(iter(names)) or "") if len(names) == 1 else None
+
+    def rows(self, targets: Sequence[Target], num_views: int) -> int:
+        """Rows to look at, of so many views each: few of large maps, so that they find room in memory.
+
+        Args:
+            targets: those whose encodings are looked for.
+        """
+        wanted = -(-self.views // num_views)
+        maps = sum(4 * math.prod(target.shape) for target in targets if len(target.shape) > 2)
+        return max(_LEAST_ROWS, min(wanted, MAPS_BYTES // (maps * num_views))) if maps else wanted
 
     @property
     def views(self) -> int:

@@ -106,16 +106,19 @@ def _choices(request: EncodingRequest, names: Sequence[str], taken: Taken) -> di
     if not names:
         return {}
     source, vectors = taken.source, None if taken.classes is None else taken.classes.vectors
-    keys, values = _first_rows(source, names, -(-request.views // len(source.views)))
+    targets = [_target(source, name) for name in names]
+    keys, values = _first_rows(source, names, request.rows(targets, len(source.views)))
     choices = {}
-    for name in names:
-        shape = source.width_of(name)
-        axes = next((t.axes for t in source.spec.targets if t.name == name), ("sample", "view", "class"))
-        target = TargetSpec(name=name, axes=axes, shape=shape)
+    for name, target in zip(names, targets, strict=True):
         rows = Rows(target=target, values=values[name], keys=keys, vectors=vectors)
         spelled = request.spelled[name]
         choices[name] = choose(rows, request.budget) if spelled is None else fit(rows, spelled)
     return choices
+
+
+def _target(source: Source, name: str) -> TargetSpec:
+    axes = next((t.axes for t in source.spec.targets if t.name == name), ("sample", "view", "class"))
+    return TargetSpec(name=name, axes=axes, shape=source.width_of(name))
 
 
 def _first_rows(source: Source, names: Sequence[str], count: int) -> tuple[list[str], dict[str, NDArray[np.float32]]]:

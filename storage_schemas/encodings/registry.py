@@ -12,11 +12,12 @@ from .adaptive import Adaptive
 from .encoding import Encoding
 from .floats import ENCODINGS
 from .int8 import Int8
+from .int8_channel import Int8Channel
 from .sampled import Sampled
 from .spelling import Spelled
 from .table import Table, TableOf
 
-_UNFITTED: dict[str, Any] = {"int8": Int8, "adaptive": Adaptive, "sampled": Sampled}
+_UNFITTED: dict[str, Any] = {"int8": Int8, "int8-channel": Int8Channel, "adaptive": Adaptive, "sampled": Sampled}
 
 
 def unfitted(spelled: Spelled) -> Encoding:

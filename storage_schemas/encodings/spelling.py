@@ -8,13 +8,17 @@ from dataclasses import dataclass, field
 
 LOGITS, EMBEDDING = "logits", "embedding"
 
+#: Stands for all maps of a teacher, whose names begin so.
+MAPS = "features.LAYER"
+_MAPS_PREFIX = "features."
+
 
 @dataclass(frozen=True, kw_only=True)
 class Known:
     """What may be written for one encoding.
 
     Attributes:
-        targets: that it is for; empty for all.
+        targets: that it is for, `MAPS` for all maps; empty for all.
         parameters: names of its numbers, which follow behind colons, with defaults; None where there is no default.
         ranges: least and largest value of each.
         whole: whether its numbers are whole.
@@ -27,12 +31,18 @@ class Known:
     whole: bool = False
     fitted: bool = False
 
+    def is_for(self, target: str) -> bool:
+        """Whether a target of this name may have it."""
+        as_map = MAPS if target.startswith(_MAPS_PREFIX) else target
+        return not self.targets or as_map in self.targets
+
 
 KNOWN: Mapping[str, Known] = {
     "fp32": Known(),
     "fp16": Known(),
     "int8": Known(),
-    "pca": Known(targets=(LOGITS, EMBEDDING), parameters={"step": None}, ranges=((1e-6, 1e3),), fitted=True),
+    "int8-channel": Known(targets=(MAPS,)),
+    "pca": Known(targets=(LOGITS, EMBEDDING, MAPS), parameters={"step": None}, ranges=((1e-6, 1e3),), fitted=True),
     "pq": Known(targets=(EMBEDDING,), parameters={"parts": None}, ranges=((1, 1 << 16),), whole=True, fitted=True),
     "adaptive": Known(targets=(LOGITS,), parameters={"mass": 0.95, "levels": 31}, ranges=((1e-3, 1 - 1e-6), (1, 255))),
     "sampled": Known(
@@ -137,7 +147,7 @@ def parse(text: str, targets: tuple[str, ...]) -> dict[str, Spelled]:
 
 def _checked(target: str, spelled: Spelled) -> Spelled:
     allowed = spelled.known.targets
-    if allowed and target not in allowed:
-        able = ", ".join(name for name, known in KNOWN.items() if not known.targets or target in known.targets)
+    if not spelled.known.is_for(target):
+        able = ", ".join(name for name, known in KNOWN.items() if known.is_for(target))
         raise SpellingError(f"{able} for {target} ({spelled.name} is for {' and '.join(allowed)})", spelled.text)
     return spelled

@@ -123,7 +123,10 @@ def test_the_most_exact_within_bytes_is_taken(cache):
             "--targets logits --encoding pq:4",
             "unknown encoding: --encoding: expected fp32, fp16, int8, pca, adaptive, sampled for logits",
         ),
-        ("--targets embedding --encoding int9", "unknown encoding: --encoding: expected fp32, fp16, int8, pca:STEP"),
+        (
+            "--targets embedding --encoding int9",
+            "unknown encoding: --encoding: expected fp32, fp16, int8, int8-channel, pca",
+        ),
         ("--targets logits --encoding logits=int8 --max-kl 1", "a budget, and no target whose encoding it may choose"),
         ("--targets embedding --encoding pq:99", "at most 16"),
     ],
