@@ -10,6 +10,7 @@ import click
 from ..pipeline.settings import option_name
 from ..pipeline.terminal import say, show
 from ..stages.models.settings import ComputeSettings
+from ..stages.protocols.defect_settings import DefectBenchmarkSettings
 from ..stages.protocols.domain_settings import DomainBenchmarkSettings
 from ..stages.protocols.settings import BenchmarkComputeSettings, BenchmarkSettings
 from ..storage_schemas.errors import InputError
@@ -110,13 +111,51 @@ def vl2v(
     ctx.exit(1 if facts["failed"] else 0)
 
 
+@benchmark.command("reverse-distillation", cls=Subcommand)
+@option(
+    "--out", default="reverse-distillation-run", show_default=True, type=click.Path(), help="Folder for everything."
+)
+@options_of("settings", DefectBenchmarkSettings)
+@json_option
+@options_of("compute", ComputeSettings)
+@options_of("executor", ExecutorSettings)
+@click.pass_context
+def reverse_distillation(
+    ctx: click.Context,
+    out: str,
+    settings: DefectBenchmarkSettings,
+    compute: ComputeSettings,
+    executor: ExecutorSettings,
+    as_json: bool,
+) -> None:
+    """Reproduce reverse distillation (RD4AD): maps of normal images, a decoder that learns them, anomaly maps, table.
+
+    Shows the command of each stage as it runs it, for one category after another, and ends with AUROC of images and pixels, AUPRO,
+    and the size of the stored maps. All is saved as results.json and results.md. Run again, it continues where it stopped.
+    --executor is for `shard`, `cache` and `anomalies`. See docs/reverse-distillation.md.
+
+    Exits with 1 if a category failed; the others are done.
+    """
+    from ..pipeline.storage import Location
+    from ..stages.protocols.reverse_distillation import DefectRequest, defect_table, run_reverse_distillation
+
+    more = {stage: _words(settings, f"{stage}_options") for stage in ("cache", "distill")}
+    request = DefectRequest.of(settings, Location.of(out), compute=_given(compute), more=more)
+    facts = run_reverse_distillation(request, make_runner(ctx, executor))
+    if as_json:
+        print_json(facts)
+    else:
+        show(defect_table(facts))
+    ctx.exit(1 if facts["failed"] else 0)
+
+
 def _given(compute: ComputeSettings) -> dict[str, str | int | None]:
     """What is not at its default, for the commands that are run: they show the options that were given."""
     values = {field.name: (getattr(compute, field.name), field.default) for field in fields(compute)}
     return {name: value for name, (value, default) in values.items() if value != default}
 
 
-def _words(settings: BenchmarkSettings | DomainBenchmarkSettings, field: str) -> tuple[str, ...]:
+def _words(settings: BenchmarkSettings | DefectBenchmarkSettings | DomainBenchmarkSettings, field: str) -> tuple[str, ...]:
     """Options that a user wrote in one text."""
     text = getattr(settings, field)
     try:

@@ -42,6 +42,7 @@ _NOTES = {
     "demo": DEMO_NOTE,
     "benchmark promptkd": BENCHMARK_NOTE,
     "benchmark vl2v": BENCHMARK_NOTE,
+    "benchmark reverse-distillation": BENCHMARK_NOTE,
     "distill --seeds": STUDENTS_NOTE,
     "distill --students": STUDENTS_NOTE,
     "export": EXPORT_NOTE,
@@ -68,6 +69,7 @@ _ENDINGS = {
     "demo": "demo",
     "benchmark promptkd": "benchmark",
     "benchmark vl2v": "benchmark",
+    "benchmark reverse-distillation": "benchmark",
 }
 
 

@@ -113,6 +113,10 @@ LESS_TEXT = {
 
 #: Commands, and first lines of Python, that are not run, and why. Commands of teachonce are parsed all the same.
 NOT_RUN = {
+    (
+        "docs/reverse-distillation.md",
+        "teachonce",
+    ): "needs WideResNet50-2's weights: tests/stages/protocols/test_reverse_distillation.py",
     ("README.md", "make"): "would run these tests",
     ("docs/buckets.md", "pip install"): "downloads",
     (
