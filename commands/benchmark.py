@@ -155,7 +155,9 @@ def _given(compute: ComputeSettings) -> dict[str, str | int | None]:
     return {name: value for name, (value, default) in values.items() if value != default}
 
 
-def _words(settings: BenchmarkSettings | DefectBenchmarkSettings | DomainBenchmarkSettings, field: str) -> tuple[str, ...]:
+def _words(
+    settings: BenchmarkSettings | DefectBenchmarkSettings | DomainBenchmarkSettings, field: str
+) -> tuple[str, ...]:
     """Options that a user wrote in one text."""
     text = getattr(settings, field)
     try:
