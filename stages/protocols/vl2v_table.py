@@ -53,7 +53,7 @@ def _tables(facts: Mapping[str, Any]) -> list[tuple[str, list[str], str, Rows, l
         )
     failed = [[failure["what"], failure["error"]] for failure in facts["failed"]]
     tables = [
-        ("Accuracy in percent", ["left out", "accuracy", "images", "SWAD's valleys, of stage 2"], "lrrl", rows, notes),
+        ("Accuracy in percent", ["left out", "accuracy", "images", "epochs that SWAD averages"], "lrrl", rows, notes),
         ("FAILED", ["student", "why"], "ll", failed, []),
     ]
     passes = facts["teacher_passes"]
@@ -88,6 +88,11 @@ def _passes(passes: Mapping[str, Any]) -> tuple[list[str], str, Rows, list[str]]
 
 
 def _valleys(row: Mapping[str, Any]) -> str:
-    """Of each seed: the measurements whose weights are averaged."""
-    found = [run["stages"][1]["swad"] for run in row["runs"]]
-    return ", ".join("—" if swad is None else f"{swad['first']} to {swad['last']}" for swad in found)
+    """Of each seed: the epochs whose weights are averaged."""
+    return ", ".join(map(_valley, (run["stages"][1]["swad"] for run in row["runs"])))
+
+
+def _valley(swad: Mapping[str, Any] | None) -> str:
+    if swad is None:
+        return "—"
+    return "the last" if swad["threshold"] is None else f"{swad['first']} to {swad['last']}"
