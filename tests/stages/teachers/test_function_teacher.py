@@ -159,7 +159,7 @@ def test_a_service_that_fails_and_limits_its_rate(module, service, picture_shard
         assert (int(told[1]), int(told[2] or 0)) == (running.asked, running.refused)
         assert float(told[4]) == pytest.approx(0.0002 * int(told[3]), rel=1e-5)
     assert running.refused > 2
-    np.testing.assert_array_equal(*stores)
+    np.testing.assert_array_equal(stores[0], stores[1])
     again = cache(picture_shards, "True.zarr")  # nothing is left to do, or to pay
     assert again.exit_code == 0, again.stderr
     assert f"cache: {told[1]} calls of the teacher so far" in again.stderr
@@ -189,7 +189,8 @@ class Clock:
     """Time that passes while somebody sleeps."""
 
     def __init__(self) -> None:
-        self.now, self.slept = 0.0, []
+        self.now = 0.0
+        self.slept: list[float] = []
 
     def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)

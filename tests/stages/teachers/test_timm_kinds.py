@@ -184,16 +184,15 @@ def test_logits_that_are_no_linear_map_are_the_embedding(photographs, pixels_for
     assert [offer.name for offer in choose_offers(teacher, vectors, "auto")] == ["logits"]
 
 
-def test_logits_that_are_not_one_number_a_class_are_refused():
-    for logits, found in (
-        (torch.zeros(2, 3, 4), r"\(2, 3, 4\)"),
-        ([torch.zeros(2, 3)], "list"),
-        (torch.zeros(2, 8193), "8193"),
+@pytest.mark.parametrize(
+    ("logits", "found"),
+    [(torch.zeros(2, 3, 4), r"\(2, 3, 4\)"), ([torch.zeros(2, 3)], "list"), (torch.zeros(2, 8193), "8193")],
+)
+def test_logits_that_are_not_one_number_a_class_are_refused(logits, found):
+    with pytest.raises(
+        InputError, match=f"this model gives no logits that can be stored as they are: timm:x: .*{found}"
     ):
-        with pytest.raises(
-            InputError, match=f"this model gives no logits that can be stored as they are: timm:x: .*{found}"
-        ):
-            AnyHead(logits, "x")
+        AnyHead(logits, "x")
 
 
 def test_a_model_without_a_classifier_teaches_features(photographs, pixels_for):
