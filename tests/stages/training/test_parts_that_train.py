@@ -312,6 +312,24 @@ def test_ten_steps_with_additions_are_those_of_plain_torch(tmp_path) -> None:
     assert (merged - weight).abs().max() > 1e-2
 
 
+def test_attention_of_torchs_own_gets_alpha_by_rank_times_the_product(tiny_clip) -> None:
+    built = build(f"local-dir:{tiny_clip}", lora_rank=2, lora_alpha=6.0, lora_targets="*.1.attn")
+    attention: Any = built.student.get_submodule("backbone.transformer.resblocks.1.attn")
+    additions = {
+        "in_proj_weight": (attention, attention.parametrizations.in_proj_weight[0]),
+        "out_proj.weight": (attention.out_proj, attention.out_proj.parametrizations.weight[0]),
+    }
+    expected = {}
+    for name, (module, added) in additions.items():
+        nn.init.normal_(added.lora_B)
+        before = module.parametrizations[name.rpartition(".")[2]].original.detach().clone()
+        expected[name] = before + 3 * (added.lora_B @ added.lora_A).detach()
+    built.finish()
+    assert type(attention) is nn.MultiheadAttention
+    for name, weight in expected.items():
+        torch.testing.assert_close(attention.get_parameter(name).detach(), weight, rtol=1e-6, atol=1e-6)
+
+
 def test_layers_that_cannot_have_additions_are_refused() -> None:
     with pytest.raises(InputError) as error:
         build(CONVNET, lora_rank=2, lora_targets="bn1")
