@@ -17,10 +17,14 @@ _SAME = "the bytes of an undisturbed run"
 
 def run_tests(room: Room, nodes: Sequence[str]) -> str:
     """Run tests by pytest's names of them."""
-    command = [sys.executable, "-m", "pytest", "-q", "-rs", "-n", "0", "-p", "no:cacheprovider", *nodes]
+    command = [sys.executable, "-m", "pytest", "-q", "-rfEs", "-n", "0", "-p", "no:cacheprovider", *nodes]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False, env={**os.environ})
     last = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr.strip()[-200:]
-    check(done.returncode in (0, 5), f"{last}: {' '.join(re.findall(r'^FAILED (.*)$', done.stdout, re.M))}")
+    failed = [
+        *re.findall(r"^(?:FAILED|ERROR) (.*)$", done.stdout, re.M),
+        *re.findall(r"^E  +(.*)$", done.stdout, re.M)[:3],
+    ]
+    check(done.returncode in (0, 5), f"{last}: {'; '.join(failed)}")
     passed = int((re.findall(r"(\d+) passed", last) or ["0"])[0])
     if not passed:
         raise Lacking(" ".join(re.findall(r"^SKIPPED .*?: (.*)$", done.stdout, re.M)) or last)
@@ -52,7 +56,7 @@ FAULTS = (
     _fault(
         _SIGNALS,
         "ranks of torchrun are stopped and killed",
-        "SIGUSR1 to one of two ranks, SIGTERM to torchrun, `kill -9` of a rank",
+        "SIGUSR1 to one of two ranks, SIGTERM to torchrun, `kill -9` of a rank and of torchrun",
         f"all ranks stop behind the same step, exit code 75; {_SAME}",
         "tests/stages/training/test_torchrun.py::test_stopped_killed_and_resumed_it_ends_with_the_bytes_of_undisturbed_ranks",
     ),
