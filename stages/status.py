@@ -34,13 +34,14 @@ _NOTES = {"wait": "for the next images"}
 _EXAMPLES = 3
 
 #: Stages in the order in which they follow each other.
-_ORDER = ("shard", "retry-failed", "import", "pretrain", "vectors", "cache", "distill")
+_ORDER = ("shard", "retry-failed", "import", "pretrain", "vectors", "cache", "labels", "distill")
 
 #: The stage that makes each kind of folder, and what comes after it.
 _MAKERS = {"shards": ("shard",), "target store": ("cache",)}
 _FOLLOW = {
     "shards": "teachonce cache {path} --teacher … --out STORE",
     "target store": "teachonce distill SHARDS {path} --student … --recipe … --out BUNDLE",
+    "labels": "teachonce distill SHARDS STORE --student … --recipe s3a --labels {path} --out BUNDLE",
     "student bundle": "teachonce evaluate {path} IMAGES",
     "folder of students": "teachonce evaluate {path}/NAME IMAGES",
     "prompts": "teachonce vectors --teacher teachonce:{path} --out STORE",
@@ -55,6 +56,7 @@ _MISSING = {
 _KINDS = {
     Kind.SHARDS: "shards",
     Kind.STORE: "target store",
+    Kind.LABELS: "labels",
     Kind.BUNDLE: "student bundle",
     Kind.PROMPTS: "prompts",
     Kind.STUDENTS: "folder of students",

@@ -24,6 +24,7 @@ from teachonce.stages.naming.prompts import Phrase, candidates_of, phrases_of, p
 from teachonce.stages.naming.votes import assign, rounds, vote
 from teachonce.stages.pairs.label_store import OpenLabels
 from teachonce.stages.settings.labels import LabelsSettings
+from teachonce.stages.status import folder_status
 from teachonce.stages.views.spec import ViewSpec
 from teachonce.storage_schemas.class_vectors import ClassVectors, write_class_vectors
 from teachonce.storage_schemas.errors import DamagedError, InputError, MismatchError
@@ -260,6 +261,12 @@ def test_the_command_says_what_it_found(centre_store, tmp_path) -> None:
     told = first.stderr.splitlines()
     assert told[0] == "labels: 6 clusters of 45 images, a vocabulary of 25 names"
     assert "no --prompts: names are not compared by descriptions" in told[1]
+    status = folder_status(tmp_path / "l")
+    assert (status["kind"], status["state"]) == ("labels", "complete")
+    assert (
+        status["next"]
+        == f"teachonce distill SHARDS STORE --student … --recipe s3a --labels {tmp_path / 'l'} --out BUNDLE"
+    )
     again = CliRunner().invoke(main, [*command, "--json"])
     facts = json.loads(again.stdout)
     found = OpenLabels.of(Location.of(tmp_path / "l")).all_rows()
