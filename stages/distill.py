@@ -53,12 +53,12 @@ from .training.build import BuiltStudent, StudentToTrain, build_student
 from .training.checkpoint import TrainState, discard
 from .training.loggers.registry import check_tracking
 from .training.loggers.tracked import Tracking
+from .training.mixture import TargetLogits
 from .training.one_pass import Ended, Stream, train_on_one_pass
-from .training.other_teachers import OtherTeachers
 from .training.ranks import Ranks
 from .training.standardize import Standardize
+from .training.stores_beside import StoresBeside
 from .training.targets import TrainingTargets, choose_targets
-from .training.teacher_logits import TeacherLogits
 from .training.trainer import Trainer
 from .training.validation import Validation
 from .views.anew import ViewAnew
@@ -194,7 +194,7 @@ class DistillStage:
             local_cache=self.local_cache,
         )
 
-    def _teacher_logits(self, device: torch.device) -> TeacherLogits | None:
+    def _teacher_logits(self, device: torch.device) -> TargetLogits | None:
         found = self.chosen.teacher_logits(float(getattr(self.settings, "temperature", 1.0)))
         return None if found is None else found.to(device)
 
@@ -464,7 +464,7 @@ def plan_distill(
     )
     shard_set, location = ShardSet.open(shards), Location.of(store)
     generation = settings.generation or _begun_on(Location.of(out), location)
-    others = OtherTeachers(
+    others = StoresBeside(
         stores=settings.also, mix=settings.mix, weights=settings.mix_weights or (), views=settings.views
     )
     chosen = choose_targets(shard_set, location, vectors, method, training, generation, others, settings.labels)

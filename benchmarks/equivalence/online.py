@@ -14,8 +14,10 @@ import torch
 from teachonce.stages.decoding.work import Pool
 from teachonce.stages.distill import DistillStage
 from teachonce.stages.models.compute import Compute
+from teachonce.stages.pairs.sources import TargetSource
 from teachonce.stages.pairs.stream import Batch, TargetStream
 from teachonce.stages.teachers import Teacher, TeacherConfig, load_teacher
+from teachonce.stages.training.mixture import LogitsOf, Mixture
 
 if TYPE_CHECKING:
     from teachonce.pipeline.storage import Location
@@ -41,13 +43,14 @@ class OnlineStage(DistillStage):
     @staticmethod
     def like(stage: DistillStage, *, out: Location, teacher: TeacherConfig, compute: Compute) -> OnlineStage:
         """The same training as `stage`, but with the teacher in the loop."""
+        formed = LogitsOf(target="embedding", vectors=stage.vectors)
         how = {"weights": load_teacher(teacher).spec.weights_digest, "compute": compute.to_json()}
         same = {field.name: getattr(stage, field.name) for field in fields(DistillStage)}
         return OnlineStage(
             **same
             | {
                 "out": out,
-                "chosen": replace(stage.chosen, names=("embedding",)),
+                "chosen": replace(stage.chosen, names=("embedding",), mixture=Mixture(teachers=(formed,))),
                 "identity": {**stage.identity, "teacher_in_the_loop": how},
                 "origin": {**stage.origin, "teacher_in_the_loop": how},
             },
@@ -55,7 +58,13 @@ class OnlineStage(DistillStage):
             teacher_compute=compute,
         )
 
-    def open_pairs(self, built: BuiltStudent, targets: Sequence[str], pool: Pool) -> Stream:
+    def open_pairs(
+        self,
+        built: BuiltStudent,
+        targets: Sequence[str],
+        pool: Pool,
+        sources: Sequence[TargetSource] | None = None,
+    ) -> Stream:
         pairs = super().open_pairs(built, (), pool)
         assert isinstance(pairs, TargetStream)
         teacher = load_teacher(self.teacher).to(torch.device(self.teacher_compute.device))

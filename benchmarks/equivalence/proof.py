@@ -22,6 +22,7 @@ from teachonce.stages.decoding.threads import Threads
 from teachonce.stages.decoding.work import Pool
 from teachonce.stages.distill import DistillStage
 from teachonce.stages.models.class_head import ClassHead
+from teachonce.stages.pairs.sources import TargetSource
 from teachonce.stages.pairs.store import open_store
 from teachonce.stages.pairs.stream import Batch
 from teachonce.stages.recipes.registry import recipe_named
@@ -51,8 +52,14 @@ class ChangedStage(DistillStage):
         same = {field.name: getattr(stage, field.name) for field in fields(DistillStage)}
         return ChangedStage(**same, change=change)
 
-    def open_pairs(self, built: BuiltStudent, targets: Sequence[str], pool: Pool) -> Stream:
-        return _ChangedStream(super().open_pairs(built, targets, pool), self.change)
+    def open_pairs(
+        self,
+        built: BuiltStudent,
+        targets: Sequence[str],
+        pool: Pool,
+        sources: Sequence[TargetSource] | None = None,
+    ) -> Stream:
+        return _ChangedStream(super().open_pairs(built, targets, pool, sources), self.change)
 
 
 class _ChangedStream:

@@ -2,5 +2,5 @@
 
 from __future__ import annotations
 
-#: The mean of their probabilities, or of their logits; see `teacher_logits.TeacherLogits`.
+#: The mean of their probabilities, or of their logits; see `mixture.TargetLogits`.
 MIXES = ("probabilities", "logits")

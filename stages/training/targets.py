@@ -20,8 +20,8 @@ from ..pairs.manifest_labels import DOMAIN, LABEL, ManifestLabels
 from ..pairs.sources import TargetSource, identities
 from ..pairs.store import open_store, read_description, read_vectors, vectors_if_any
 from ..recipes.recipe import Recipe
-from .other_teachers import OtherTeachers
-from .teacher_logits import LogitsOf, Mixture, TeacherLogits
+from .mixture import LogitsOf, Mixture, TargetLogits
+from .stores_beside import StoresBeside
 
 #: Targets that class vectors belong to.
 _ABOUT_CLASSES = {"logits", "embedding", LABEL, CLUSTER}
@@ -52,7 +52,7 @@ class TrainingTargets:
     preprocess: Preprocess | None = None
     mixture: Mixture | None = None
 
-    def teacher_logits(self, temperature: float) -> TeacherLogits | None:
+    def teacher_logits(self, temperature: float) -> TargetLogits | None:
         """What makes the teacher's logits of a batch; None where they are stored, or not needed.
 
         Args:
@@ -60,7 +60,7 @@ class TrainingTargets:
         """
         if self.mixture is None or self.mixture.is_stored:
             return None
-        return TeacherLogits(self.mixture, temperature)
+        return TargetLogits(self.mixture, temperature)
 
     @property
     def identity(self) -> dict[str, Json]:
@@ -81,7 +81,7 @@ def choose_targets(
     recipe: Recipe,
     settings: Any,
     generation: str | None = None,
-    others: OtherTeachers | None = None,
+    others: StoresBeside | None = None,
     labels: str | None = None,
 ) -> TrainingTargets:
     """Find the targets that the recipe needs, and the class vectors that go with them.
@@ -103,7 +103,7 @@ def choose_targets(
     root = open_store(store, generation)
     about = read_description(root, store)
     stored = {target.name: target for target in about.spec.targets}
-    others = others or OtherTeachers()
+    others = others or StoresBeside()
     beside = others.open(shards, store, generation)
     stored |= {spec.name: spec for one in beside for spec in one.specs}
     requested = recipe.targets(settings, tuple(stored.values()))

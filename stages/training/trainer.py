@@ -33,10 +33,10 @@ from .gradients import EagerGradients, Gradients
 from .graphed import CudaGraphs, GraphedGradients
 from .layer_decay import with_layer_decay
 from .loggers.tracked import Tracking
+from .mixture import TargetLogits
 from .ranks import Ranks
 from .standardize import Standardize
 from .swad import Swad
-from .teacher_logits import TeacherLogits
 from .validation import Validation
 
 MOMENTUM = 0.9
@@ -68,7 +68,7 @@ class Trainer:
     student: BaseStudent
     recipe: Recipe
     settings: TrainSettings
-    teacher_logits: TeacherLogits | None
+    teacher_logits: TargetLogits | None
     standardize: Standardize | None = None
     student_head: Classifier | None
     targets: tuple[str, ...]

@@ -155,7 +155,8 @@ def test_of_processes_that_torchrun_starts_the_first_alone_logs(rank, logs, tmp_
 
 
 def test_every_long_command_has_the_option_once():
-    long = {"anomalies", "shard", "vectors", "pretrain", "cache", "distill", "verify", "recode", "retry-failed"}
+    long = {"anomalies", "labels", "shard", "vectors", "pretrain", "cache", "distill"}
+    long |= {"verify", "recode", "retry-failed"}
     having = {
         name
         for name, command in main.commands.items()

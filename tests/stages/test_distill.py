@@ -309,7 +309,7 @@ def test_its_processes_end_with_it(plan, monkeypatch, tmp_path) -> None:
         (
             {"recipe": "magic"},
             InputError,
-            "unknown recipe: --recipe: expected kd or promptkd or features or reverse-distillation, found magic",
+            "unknown recipe: --recipe: expected kd or promptkd or features or vl2v or reverse-distillation or s3a, found magic",
         ),
         (
             {"options": {"batch_size": 46}},

@@ -22,8 +22,8 @@ from teachonce.stages.recipes.schedule import learning_rate
 from teachonce.stages.recipes.settings import TrainSettings
 from teachonce.stages.training.build import BuiltStudent, build_student
 from teachonce.stages.training.checkpoint import TrainState
+from teachonce.stages.training.mixture import LogitsOf, Mixture, TargetLogits
 from teachonce.stages.training.one_pass import train_on_one_pass
-from teachonce.stages.training.teacher_logits import LogitsOf, Mixture, TeacherLogits
 from teachonce.stages.training.trainer import Trainer, step_seed
 from teachonce.storage_schemas.class_vectors import ClassVectors
 from teachonce.storage_schemas.errors import InputError
@@ -83,9 +83,9 @@ class Memory:
         self.closed = True
 
 
-def formed(teacher: ClassVectors) -> TeacherLogits:
+def formed(teacher: ClassVectors) -> TargetLogits:
     """What makes the teacher's logits of its embeddings."""
-    return TeacherLogits(Mixture(teachers=(LogitsOf(target="embedding", vectors=teacher),)))
+    return TargetLogits(Mixture(teachers=(LogitsOf(target="embedding", vectors=teacher),)))
 
 
 def train(

@@ -78,7 +78,7 @@ def test_parquet_as_a_table(taught_store, listed, boxes, tmp_path):
     assert about["classes"]["names"] == list("abcdefg")
     assert (about["view_numbers"], about["views"]["chosen"]) == ([2, 0], [2, 0])
     assert about["recoded"]["store"] == Ledger(taught_store.location, "cache").plan().fingerprint.digest
-    assert about["targets"]["embedding"] == {"axes": ["embedding"], "shape": [6]}
+    assert about["targets"]["embedding"] == {"axes": ["channel"], "shape": [6]}
 
 
 def test_parquet_in_half_precision(taught_store, tmp_path):

@@ -96,7 +96,7 @@ def test_a_flipped_bit_in_any_array_is_found(store_of, plant, tmp_path):
 
 
 @pytest.mark.parametrize("encoding", ["logits=adaptive", "logits=pca:0.5", "logits=sampled:20"])
-def test_another_teachers_logits_are_found_in_a_lossy_encoding(picture_shards, plant, teacher, tmp_path, encoding):
+def test_anstores_beside_logits_are_found_in_a_lossy_encoding(picture_shards, plant, teacher, tmp_path, encoding):
     store = plant.make_store(picture_shards, tmp_path / "s.zarr", teacher, encoding=encoding, targets="logits")
     pair = plant.Pair(Path(picture_shards.location.path), store)
     pair.rewrite(1, plant.changed("logits", lambda values: values[:, :, ::-1] * 2))

@@ -63,7 +63,7 @@ class Mixture:
         return {"mixture": {"mix": self.mix, "teachers": mixed}}
 
 
-class TeacherLogits(nn.Module):
+class TargetLogits(nn.Module):
     """Targets of a batch to fp32 logits (N, C), on its device.
 
     Args:

@@ -86,7 +86,7 @@ def test_twice_the_same_teacher_is_one(plan, taught_store, mix):
         assert same[name].numpy() == pytest.approx(value.numpy(), abs=1e-5), name
 
 
-def test_another_teachers_logits_are_formed_and_mixed(plan, other):
+def test_anstores_beside_logits_are_formed_and_mixed(plan, other):
     stage = plan(also=(other(),), mix="logits", mix_weights=(1.0, 3.0))
     assert stage.targets == ("logits", "big:embedding")
     assert any(note.startswith("beside it ") and note.endswith(": big:embedding") for note in stage.notes)

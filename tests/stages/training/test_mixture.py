@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from teachonce.stages.training.teacher_logits import LogitsOf, Mixture, TeacherLogits
+from teachonce.stages.training.mixture import LogitsOf, Mixture, TargetLogits
 from teachonce.storage_schemas.class_vectors import ClassVectors
 
 
@@ -51,13 +51,13 @@ def each(targets: dict[str, torch.Tensor]) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("t", [1.0, 4.0])
 def test_the_mean_of_probabilities(targets, t):
-    mixed = TeacherLogits(Mixture(teachers=TEACHERS, mix="probabilities"), t)(targets)
+    mixed = TargetLogits(Mixture(teachers=TEACHERS, mix="probabilities"), t)(targets)
     expected = sum(w / 8 * softmax(x / t) for w, x in zip((2, 1, 5), each(targets), strict=True))
     assert softmax(mixed.double().numpy() / t) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_mean_of_logits(targets):
-    mixed = TeacherLogits(Mixture(teachers=TEACHERS, mix="logits"), 3.0)(targets)
+    mixed = TargetLogits(Mixture(teachers=TEACHERS, mix="logits"), 3.0)(targets)
     expected = sum(w / 8 * x for w, x in zip((2, 1, 5), each(targets), strict=True))
     assert mixed.numpy() == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
@@ -66,10 +66,10 @@ def test_one_teacher_is_as_it_is(targets):
     stored = Mixture(teachers=(LogitsOf(target="logits", weight=3.0),))
     assert stored.is_stored
     assert stored.to_json() == {}
-    assert TeacherLogits(stored, 2.0)(targets).equal(targets["logits"])
+    assert TargetLogits(stored, 2.0)(targets).equal(targets["logits"])
     formed = Mixture(teachers=TEACHERS[1:2])
     assert not formed.is_stored
-    assert TeacherLogits(formed)(targets).numpy() == pytest.approx(each(targets)[1], rel=1e-5, abs=1e-5)
+    assert TargetLogits(formed)(targets).numpy() == pytest.approx(each(targets)[1], rel=1e-5, abs=1e-5)
 
 
 def test_what_a_fingerprint_holds():

@@ -1,4 +1,4 @@
-"""Owns the other teachers of a training: which stores are read beside the first, and how their logits are mixed with its own."""
+"""Owns the stores that are read beside the first in a training, and how their teachers' logits are mixed with its own."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ..corpora.shards import ShardSet
 from ..pairs.other_store import OF, OtherStore
 from ..pairs.store import open_store, store_facts
 from .mixes import MIXES
-from .teacher_logits import LogitsOf, Mixture
+from .mixture import LogitsOf, Mixture
 
 
 @dataclass(frozen=True, kw_only=True)
-class OtherTeachers:
+class StoresBeside:
     """What a user says of them.
 
     Attributes:
