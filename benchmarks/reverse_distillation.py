@@ -36,6 +36,8 @@ from teachonce.stages.settings.cache import CacheSettings
 from teachonce.stages.settings.shard import ShardSettings
 from teachonce.stages.shard import plan_shard
 from teachonce.stages.students.decoder import DECODERS, Decoder
+from teachonce.stages.students.head import Head, Level
+from teachonce.stages.students.map_student import new_map_student
 from woven_textures import write
 
 LEVELS = ("features.layer1", "features.layer2", "features.layer3")
@@ -59,10 +61,14 @@ class Ours:
     def __init__(self, shards: Path, store: Path, batch: int, precision: str, seed: int) -> None:
         self._stream = TargetStream(shards, store, image_size=None, batch_size=batch, targets=LEVELS)
         self._batches: Iterator[dict[str, torch.Tensor]] = self._forever()
-        shapes = [target.shape for target in self._stream.store.spec.targets]
+        levels = tuple(
+            Level(target=t.name, layer=t.name, width=t.shape[0], shape=list(t.shape), projector="none")
+            for t in self._stream.store.spec.targets
+        )
         torch.manual_seed(seed)
-        self._decoder = Decoder(DECODERS["wide_resnet50_2"], shapes).train()
-        self._optimizer = torch.optim.Adam(self._decoder.parameters(), lr=0.005, betas=(0.5, 0.999))
+        head = Head(width=1, embed_dim=1, projector="none", normalized=False, levels=levels)
+        self._student = new_map_student("wide_resnet50_2", head).train()
+        self._optimizer = torch.optim.Adam(self._student.parameters(), lr=0.005, betas=(0.5, 0.999))
         self._recipe, self._bf16 = recipe_named("reverse-distillation"), precision == "bf16"
 
     def _forever(self) -> Iterator[dict[str, torch.Tensor]]:
@@ -75,8 +81,7 @@ class Ours:
     def step(self) -> None:
         maps = next(self._batches)
         with torch.autocast("cpu", torch.bfloat16, enabled=self._bf16):
-            found = self._decoder([maps[name] for name in LEVELS])
-        student = {name: values.float() for name, values in zip(LEVELS, found, strict=True)}
+            student = self._student.outputs(maps)
         loss = self._recipe.loss(LossInputs(student=student, teacher=maps), self._recipe.defaults)
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

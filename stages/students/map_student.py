@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from ...storage_schemas.errors import MismatchError
+from ..models.layout import use_channels_last
 from .base import BaseStudent
 from .decoder import DECODERS, Decoder
 from .head import Head
@@ -28,6 +30,7 @@ class MapStudent(BaseStudent):
         super().__init__()
         self.head, self.frozen = head, False
         self.backbone = backbone
+        self._channels_last = use_channels_last(backbone)
 
     def forward(self, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """See `outputs`."""
@@ -36,8 +39,11 @@ class MapStudent(BaseStudent):
     def outputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A map for each of the head's levels, under its target's name and in its shape; fp32."""
         names = [level.target for level in self.head.levels]
-        found = self.backbone([inputs[name] for name in names])
+        found = self.backbone([self._laid_out(inputs[name]) for name in names])
         return {name: map_NCYX.float() for name, map_NCYX in zip(names, found, strict=True)}
+
+    def _laid_out(self, map_NCYX: Tensor) -> Tensor:
+        return map_NCYX.contiguous(memory_format=torch.channels_last) if self._channels_last else map_NCYX
 
     def check(self, shapes: Mapping[str, tuple[int, ...]], *, where: object) -> None:
         """Refuse maps of other shapes than the student was made for.
