@@ -38,7 +38,7 @@ from .pairs.batches import IMAGE
 from .pairs.local_copies import DEFAULT_GB, LocalCache
 from .pairs.manifest_labels import LABEL
 from .pairs.order import check_batch
-from .pairs.other_store import OF, OtherStore
+from .pairs.other_store import OF, OtherStore, path_of
 from .pairs.sources import TargetSource
 from .pairs.store import generation_of
 from .pairs.stream import TargetStream
@@ -459,7 +459,7 @@ def plan_distill(
     check_output(
         Location.of(out),
         DistillStage.name,
-        inputs=(shards, store, vectors, validation, _place_of(settings.labels)),
+        inputs=(shards, store, vectors, validation, _place_of(settings.labels), *map(path_of, settings.also)),
         names=(config.model, config.pretrained),
     )
     shard_set, location = ShardSet.open(shards), Location.of(store)

@@ -133,6 +133,11 @@ class OtherStore:
         return {name: value for name, value in self.__dict__.items() if name != "_arrays"}
 
 
+def path_of(given: str) -> str | None:
+    """The store's path in NAME=PATH; None where there is none."""
+    return given.partition("=")[2] or None
+
+
 def _check_views(given: str, facts: StoreFacts, first: StoreFacts, num_views: int) -> None:
     """Both have the same views, but for their number and for the filter that each teacher's pixels were made with.
 

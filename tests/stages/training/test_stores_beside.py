@@ -154,6 +154,12 @@ def test_each_teachers_embedding_has_a_projector(plan, other, taught_store):
     assert "statistics" not in plan("plain", recipe="features", options={"feature_targets": "embedding"}).identity
 
 
+def test_a_store_that_is_read_is_no_output(plan, other, tmp_path):
+    with pytest.raises(InputError) as error:
+        plan(out="other.zarr", also=(other(),))
+    assert str(tmp_path / "other.zarr") in str(error.value)
+
+
 def test_two_stores_of_one_name(plan, other):
     given = other()
     with pytest.raises(InputError, match="two stores have the same name: --also: found big"):
