@@ -17,8 +17,9 @@ from teachonce.pipeline.storage import Location
 from teachonce.stages.corpora.shards import ShardSet
 from teachonce.stages.pairs.other_store import OtherStore
 from teachonce.stages.pairs.sources import TargetSource
-from teachonce.stages.pairs.store import store_facts
+from teachonce.stages.pairs.store import open_store, store_facts
 from teachonce.stages.pairs.stream import TargetStream
+from teachonce.storage_schemas.store_description import StoreDescription
 
 
 def main() -> None:
@@ -30,7 +31,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     shards, facts = ShardSet.open(options.shards), store_facts(Location.of(options.store))
-    other = OtherStore.named(f"other={options.other}", shards, facts, facts.spec.num_views)
+    about = StoreDescription.read(open_store(facts.store), facts.store)
+    other = OtherStore.named(f"other={options.other}", shards, facts.store, about, facts.spec.num_views)
     own = tuple(target.name for target in facts.spec.targets)
 
     def seconds(sources: Sequence[TargetSource]) -> float:

@@ -13,9 +13,10 @@ from ...pipeline.storage import Location
 from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import InputError, MismatchError
 from ...storage_schemas.plain_text import counted, typed
-from ...storage_schemas.store_description import TargetSpec
+from ...storage_schemas.store_description import StoreDescription, TargetSpec
 from ...storage_schemas.target_store import Arrays, OpenArrays, read_marks, read_params
 from ..corpora.shards import ShardSet
+from ..views.spec import ViewSpec
 from .join import as_made
 from .sources import ShardRows, Values
 from .store import StoreFacts, open_store, store_facts, vectors_if_any
@@ -42,12 +43,13 @@ class OtherStore:
     vectors: ClassVectors | None = field(compare=False, repr=False)
 
     @staticmethod
-    def named(given: str, shards: ShardSet, first: StoreFacts, num_views: int) -> OtherStore:
+    def named(given: str, shards: ShardSet, first: Location, about: StoreDescription, num_views: int) -> OtherStore:
         """The store that a user names NAME=PATH.
 
         Args:
             shards: the corpus, in any state.
-            first: the store that is trained from; so many of its views are read.
+            first: the store that is trained from.
+            about: what that is; so many of its views are read.
 
         Raises:
             InputError: not such a text, no store there, or one of other views.
@@ -66,16 +68,16 @@ class OtherStore:
         store = Location.of(path)
         facts = store_facts(store)
         as_made(shards, store, facts)
-        if facts.corpus_id != first.corpus_id:
+        if facts.corpus_id != about.corpus_id:
             raise MismatchError(
                 "two stores are of different states of the corpus",
                 code="stores-other-corpus",
                 where=f"--also {given}",
-                expected=f"corpus id {first.corpus_id} (as {first.store})",
+                expected=f"corpus id {about.corpus_id} (as {first})",
                 found=facts.corpus_id,
                 hint=f"teachonce cache {typed(shards.location)} --teacher … --out STORE --grow brings a store up to date",
             )
-        _check_views(given, facts, first, num_views)
+        _check_views(given, facts, first, about, num_views)
         return OtherStore(
             name=name, fingerprint=facts.fingerprint, facts=facts, vectors=vectors_if_any(open_store(store), store)
         )
@@ -138,20 +140,20 @@ def path_of(given: str) -> str | None:
     return given.partition("=")[2] or None
 
 
-def _check_views(given: str, facts: StoreFacts, first: StoreFacts, num_views: int) -> None:
+def _check_views(given: str, facts: StoreFacts, first: Location, about: StoreDescription, num_views: int) -> None:
     """Both have the same views, but for their number and for the filter that each teacher's pixels were made with.
 
     Raises:
         InputError: they differ; names a field.
     """
-    here, there = first.views.to_json(), facts.views.to_json()
+    here, there = ViewSpec.from_json(about.views, where=first).to_json(), facts.views.to_json()
     for name in sorted({*here, *there} - {"count", "interpolation"}):
         if here.get(name) != there.get(name):
             raise InputError(
                 "two stores are of different views of the images",
                 code="stores-other-views",
                 where=f"--also {given}: field 'views.{name}'",
-                expected=f"{here.get(name)} (as {first.store})",
+                expected=f"{here.get(name)} (as {first})",
                 found=there.get(name),
                 hint="cache both with the same options of views; a target belongs to the pixels that its teacher saw",
             )

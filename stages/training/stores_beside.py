@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from ...pipeline.storage import Location
@@ -12,7 +12,7 @@ from ...storage_schemas.plain_text import counted
 from ...storage_schemas.store_description import StoreDescription
 from ..corpora.shards import ShardSet
 from ..pairs.other_store import OF, OtherStore
-from ..pairs.store import open_store, store_facts
+from ..pairs.store import open_store
 from .mixes import MIXES
 from .mixture import LogitsOf, Mixture
 
@@ -33,34 +33,65 @@ class StoresBeside:
     weights: tuple[float, ...] = ()
     views: int | None = None
 
-    def open(self, shards: ShardSet, first: Location, generation: str | None) -> list[OtherStore]:
+    def open(self, shards: ShardSet, first: Location, about: StoreDescription) -> list[OtherStore]:
         """The stores, in their order.
 
         Args:
-            first: the store that is trained from, as of a generation.
+            first: the store that is trained from.
+            about: what it holds.
 
         Raises:
             InputError: two of one name, or a store that is none or has other views.
             IncompleteError, MismatchError: as in `OtherStore.named`.
         """
         if not self.stores:
-            for option, value in (("--mix", self.mix), ("--mix-weights", self.weights)):
-                if value:
-                    raise InputError(
-                        "there is one teacher, so nothing to mix",
-                        code="option-needs-another",
-                        where=option,
-                        hint="add --also NAME=STORE",
-                    )
+            self._refuse_mix()
             return []
-        facts = store_facts(first, generation)
-        views = self.views or facts.spec.num_views
-        found = [OtherStore.named(given, shards, facts, views) for given in self.stores]
+        views = self.views or about.spec.num_views
+        found = [OtherStore.named(given, shards, first, about, views) for given in self.stores]
         names = [one.name for one in found]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise InputError("two stores have the same name", code="given-twice", where="--also", found=twice)
         return found
+
+    def check_used(
+        self, beside: Sequence[OtherStore], names: Collection[str], mixture: Mixture | None, recipe: str
+    ) -> None:
+        """Refuse stores that nothing is read of, and a way to mix where nothing is mixed.
+
+        Args:
+            beside: the stores.
+            names: of all targets that are read.
+            mixture: the logits of all teachers; None where none are needed.
+            recipe: the method, for errors.
+
+        Raises:
+            InputError: there is one.
+        """
+        for given, one in zip(self.stores, beside, strict=True):
+            if not one.layouts.keys() & set(names):
+                raise InputError(
+                    f"recipe {recipe} uses nothing of another store",
+                    code="other-store-useless",
+                    where=f"--also {given}",
+                    expected="one of " + ", ".join(one.layouts),
+                    found=", ".join(names),
+                    hint="leave it out; recipe features learns from it by --feature-targets NAME:TARGET",
+                )
+        if mixture is None or len(mixture.teachers) == 1:
+            self._refuse_mix()
+
+    def _refuse_mix(self) -> None:
+        """Refuse a way to mix."""
+        for option, value in (("--mix", self.mix), ("--mix-weights", self.weights)):
+            if value:
+                raise InputError(
+                    "nothing is mixed: fewer than two teachers with logits",
+                    code="option-needs-another",
+                    where=option,
+                    hint="add --also NAME=STORE, for a recipe that learns logits",
+                )
 
     def mixture(self, own: LogitsOf, vectors: ClassVectors, mixed: Sequence[OtherStore]) -> Mixture:
         """The logits of all teachers.

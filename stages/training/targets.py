@@ -104,7 +104,7 @@ def choose_targets(
     about = read_description(root, store)
     stored = {target.name: target for target in about.spec.targets}
     others = others or StoresBeside()
-    beside = others.open(shards, store, generation)
+    beside = others.open(shards, store, about)
     stored |= {spec.name: spec for one in beside for spec in one.specs}
     requested = recipe.targets(settings, tuple(stored.values()))
     about_classes = bool(_ABOUT_CLASSES & set(requested))
@@ -138,7 +138,8 @@ def choose_targets(
         _check_width(stored, class_vectors, source)
     from_logits = [] if mixture is None else [one.target for one in mixture.teachers]
     names = tuple(dict.fromkeys(n for name in requested for n in (from_logits if name == "logits" else [name])))
-    sources: list[TargetSource] = [one for one in beside if set(one.layouts) & set(names)]
+    others.check_used(beside, names, mixture, recipe.name)
+    sources: list[TargetSource] = [*beside]
     _check_labels(labels, requested, recipe.name)
     if labels is not None:
         assert class_vectors is not None

@@ -8,14 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from teachonce.pipeline.storage import Location
 from teachonce.stages.pairs.other_store import OtherStore
-from teachonce.stages.pairs.store import store_facts
+from teachonce.stages.pairs.store import open_store, store_facts
 from teachonce.stages.pairs.stream import TargetStream
 from teachonce.stages.views.spec import ViewSpec
 from teachonce.storage_schemas.errors import InputError, MismatchError
+from teachonce.storage_schemas.store_description import StoreDescription
 
 VIEWS = {"kind": "random_resized_crop", "count": 3, "seed": 5}
+
+
+def about(known) -> StoreDescription:
+    return StoreDescription.read(open_store(known.location), known.location)
 
 
 @pytest.fixture
@@ -31,7 +35,7 @@ def second(picture_shards, make_store, tmp_path):
             widths=widths or {"embedding": 9},
         )
         given = f"big={store.location}"
-        return store, OtherStore.named(given, picture_shards, store_facts(first.location), num_views)
+        return store, OtherStore.named(given, picture_shards, first.location, about(first), num_views)
 
     return make
 
@@ -126,9 +130,9 @@ def test_rows_of_other_samples_or_boxes(known_store, second):
 @pytest.mark.parametrize("given", ["store.zarr", "=store.zarr", "big=", "b g=store.zarr", "a:b=store.zarr"])
 def test_a_store_is_given_with_a_name(known_store, given):
     with pytest.raises(InputError, match="another store is given with a name"):
-        OtherStore.named(given, known_store.shards, store_facts(known_store.location), 3)
+        OtherStore.named(given, known_store.shards, known_store.location, about(known_store), 3)
 
 
 def test_no_store_there(known_store, tmp_path):
     with pytest.raises(InputError, match="no target store here"):
-        OtherStore.named(f"a={tmp_path}", known_store.shards, store_facts(Location.of(known_store.location.path)), 3)
+        OtherStore.named(f"a={tmp_path}", known_store.shards, known_store.location, about(known_store), 3)

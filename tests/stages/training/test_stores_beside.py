@@ -127,9 +127,24 @@ def test_weights_that_cannot_be(plan, other, settings, message):
 
 @pytest.mark.parametrize("settings", [{"mix": "logits"}, {"mix_weights": (1.0,)}])
 def test_one_teacher_is_not_mixed(plan, settings):
-    with pytest.raises(InputError, match="there is one teacher, so nothing to mix") as error:
+    with pytest.raises(InputError, match="nothing is mixed: fewer than two teachers with logits") as error:
         plan(**settings)
     assert isinstance(error.value, TeachonceError)
+
+
+@pytest.mark.parametrize("targets", ["embedding", "embedding,big:embedding"])
+@pytest.mark.parametrize("settings", [{"mix": "logits"}, {"mix_weights": (1.0, 2.0)}])
+def test_features_are_not_mixed(plan, other, targets, settings):
+    with pytest.raises(InputError) as error:
+        plan(also=(other(),), recipe="features", options={"feature_targets": targets}, **settings)
+    assert error.value.code == ("other-store-useless" if targets == "embedding" else "option-needs-another")
+
+
+def test_a_store_that_nothing_is_read_of(plan, other):
+    with pytest.raises(InputError) as error:
+        plan(also=(other(),), recipe="features", options={"feature_targets": "embedding"})
+    assert str(error.value).startswith("recipe features uses nothing of another store: --also big=")
+    assert "expected one of big:embedding, found embedding. Next: leave it out" in str(error.value)
 
 
 def test_each_teachers_embedding_has_a_projector(plan, other, taught_store):
