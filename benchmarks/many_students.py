@@ -251,8 +251,8 @@ def _both_towers(online: Any) -> Any:
     from teachonce.stages.teachers import load_teacher
 
     class BothTowers(online):  # type: ignore[misc]
-        def open_pairs(self, built: Any, targets: Any, pool: Any, sources: Any = None) -> Any:
-            stream = super().open_pairs(built, targets, pool, sources)
+        def open_pairs(self, pairs: Any, built: Any, pool: Any) -> Any:
+            stream = super().open_pairs(pairs, built, pool)
             teacher, names = load_teacher(self.teacher), self.vectors.names
             ask = teacher.embed
 

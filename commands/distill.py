@@ -22,7 +22,7 @@ from .recipe_options import RecipeCommand
 from .student_options import StudentRequest, requests, student_options
 
 if TYPE_CHECKING:
-    from ..stages.distill import DistillStage
+    from ..stages.distilling.stage import DistillStage
 
 
 def _leads() -> bool:

@@ -10,7 +10,7 @@ from ..pipeline.contents import STUDENTS_NOTE
 from ..storage_schemas.errors import InputError
 from ..storage_schemas.fingerprint import canonical_json
 from ..storage_schemas.receipt import Receipt
-from .distill import DistillStage, OpenStudent, train_students
+from .distilling.stage import DistillStage, OpenStudent, train_students
 from .recipes.registry import recipe_named
 from .training.ranks import Ranks
 
@@ -77,13 +77,13 @@ def _common(stage: DistillStage) -> dict[str, object]:
         "--hold-out": stage.settings.hold_out,
         "--leave-out": ", ".join(sorted(stage.identity.get("leave_out", ()))) or "none",
         "--student-size": preprocess["size"],
-        "--views": stage.views,
-        "--order-seed": stage.order_seed,
-        "--accept-other-pixels": stage.accept_other_pixels,
+        "--views": stage.pairs.views,
+        "--order-seed": stage.pairs.order_seed,
+        "--accept-other-pixels": stage.pairs.accept_other_pixels,
         "--decode-workers": stage.compute.decode_workers,
         "--device": stage.compute.device,
         **_by_sources(stage),
-        **{f"view '{name}'": view for name, view in stage.anew.items()},
+        **{f"view '{name}'": view for name, view in stage.pairs.anew.items()},
         "--threads": stage.compute.threads,
     }
 
@@ -93,7 +93,7 @@ def _by_sources(stage: DistillStage) -> dict[str, object]:
     vectors = "" if stage.vectors is None else stage.vectors.digest
     return {
         f"target '{name}'": vectors if source.identity is None else source.identity
-        for source in stage.chosen.sources
+        for source in stage.pairs.sources
         for name in source.layouts
     }
 

@@ -5,16 +5,16 @@ The only place where a teacher runs while a student trains.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from itertools import repeat
 from typing import TYPE_CHECKING
 
 import torch
 from teachonce.stages.decoding.work import Pool
-from teachonce.stages.distill import DistillStage
+from teachonce.stages.distilling.pairs import TrainingPairs
+from teachonce.stages.distilling.stage import DistillStage
 from teachonce.stages.models.compute import Compute
-from teachonce.stages.pairs.sources import TargetSource
 from teachonce.stages.pairs.stream import Batch, TargetStream
 from teachonce.stages.teachers import Teacher, TeacherConfig, load_teacher
 from teachonce.stages.training.mixture import LogitsOf, Mixture
@@ -50,6 +50,7 @@ class OnlineStage(DistillStage):
             **same
             | {
                 "out": out,
+                "pairs": replace(stage.pairs, targets=("embedding",), sources=()),
                 "chosen": replace(stage.chosen, names=("embedding",), mixture=Mixture(teachers=(formed,))),
                 "identity": {**stage.identity, "teacher_in_the_loop": how},
                 "origin": {**stage.origin, "teacher_in_the_loop": how},
@@ -58,30 +59,15 @@ class OnlineStage(DistillStage):
             teacher_compute=compute,
         )
 
-    def open_pairs(
-        self,
-        built: BuiltStudent,
-        targets: Sequence[str],
-        pool: Pool,
-        sources: Sequence[TargetSource] | None = None,
-    ) -> Stream:
-        pairs = super().open_pairs(built, (), pool)
-        assert isinstance(pairs, TargetStream)
+    def open_pairs(self, pairs: TrainingPairs, built: BuiltStudent, pool: Pool) -> Stream:
+        images = replace(pairs, targets=())
+        stream = super().open_pairs(images, built, pool)
+        assert isinstance(stream, TargetStream)
         teacher = load_teacher(self.teacher).to(torch.device(self.teacher_compute.device))
         teacher_stream, size = None, teacher.spec.preprocess.size
         if size != built.backbone.preprocess.size:
-            teacher_stream = TargetStream(
-                self.shards,
-                self.store,
-                image_size=size,
-                batch_size=self.settings.batch_size,
-                seed=self.order_seed,
-                targets=(),
-                views=self.views,
-                drop_last=True,
-                pool=pool,
-            )
-        return OnlineStream(pairs, teacher_stream, teacher, self.teacher_compute)
+            teacher_stream = images.open(image_size=size, batch_size=self.settings.batch_size, pool=pool)
+        return OnlineStream(stream, teacher_stream, teacher, self.teacher_compute)
 
 
 class OnlineStream:

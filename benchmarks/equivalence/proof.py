@@ -20,7 +20,7 @@ from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.runner import run_stage
 from teachonce.stages.decoding.threads import Threads
 from teachonce.stages.decoding.work import Pool
-from teachonce.stages.distill import DistillStage
+from teachonce.stages.distilling.stage import DistillStage
 from teachonce.stages.models.class_head import ClassHead
 from teachonce.stages.pairs.sources import TargetSource
 from teachonce.stages.pairs.store import open_store

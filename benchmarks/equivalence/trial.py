@@ -19,7 +19,8 @@ from task import Task
 from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.runner import run_stage
 from teachonce.pipeline.storage import Location
-from teachonce.stages.distill import DistillStage, plan_distill
+from teachonce.stages.distill import plan_distill
+from teachonce.stages.distilling.stage import DistillStage
 from teachonce.stages.settings.distill import DistillSettings
 from teachonce.storage_schemas.fingerprint import Fingerprint, Json
 

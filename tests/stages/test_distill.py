@@ -22,7 +22,8 @@ from teachonce.cli import main
 from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.runner import run_stage
 from teachonce.pipeline.storage import Location
-from teachonce.stages.distill import DistillStage, plan_distill
+from teachonce.stages.distill import plan_distill
+from teachonce.stages.distilling.stage import DistillStage
 from teachonce.stages.models.compute import Compute, training_compute
 from teachonce.stages.models.settings import ComputeSettings
 from teachonce.stages.models.student_config import StudentConfig
@@ -207,7 +208,7 @@ def test_on_ray_it_writes_the_same_bytes(plan, tmp_path) -> None:
 def test_no_module_of_distill_imports_a_teacher() -> None:
     stages = CHECKOUT / "stages"
     files = [stages / "distill.py"]
-    for room in ("models", "students", "recipes", "training", "pairs"):
+    for room in ("models", "students", "recipes", "training", "pairs", "distilling"):
         files += stages.glob(f"{room}/*.py")
     assert len(files) > 14
     for file in files:
@@ -441,7 +442,7 @@ def other_vectors(store: Path, weights: str = "0123", width: int = 6) -> ClassVe
 def test_class_vectors_of_another_store(plan, tmp_path) -> None:
     vectors = other_vectors(tmp_path / "more")
     stage = plan(vectors=str(tmp_path / "more"))
-    assert stage.targets == ("embedding",)
+    assert stage.pairs.targets == ("embedding",)
     run(stage)
     assert load_student(stage.out).vectors.digest == vectors.digest
     other_vectors(tmp_path / "foreign", weights="4567")

@@ -67,7 +67,7 @@ def test_what_is_held_out_is_what_is_validated(plan, domain_store):
     stage = plan(options=DOMAINS)
     validation = stage._open_validation()
     rows = [picture.file for picture, _ in validation.labelled]
-    assert rows == [row for row, held in enumerate(stage.rows.held_out) if held]
+    assert rows == [row for row, held in enumerate(stage.pairs.rows.held_out) if held]
     assert plan(options=DOMAINS, seed=1).identity["validation"] != stage.identity["validation"]
     assert plan(options=DOMAINS, seed=1, order_seed=0).identity["validation"] == stage.identity["validation"]
 

@@ -16,7 +16,8 @@ import torch
 from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.runner import run_stage
 from teachonce.pipeline.storage import Location
-from teachonce.stages.distill import DistillStage, plan_distill
+from teachonce.stages.distill import plan_distill
+from teachonce.stages.distilling.stage import DistillStage
 from teachonce.stages.labels import plan_labels
 from teachonce.stages.models.class_head import ClassHead
 from teachonce.stages.models.compute import Compute
@@ -262,8 +263,8 @@ def test_the_start_is_the_teachers_own_predictions(plan, monkeypatch) -> None:
     assert built is not None
     assert built.logit_scale == 20
     assert not list(built.student.projector.parameters())
-    assert [view.to_json()["kind"] for view in stage.anew.values()] == ["strong", "weak"]
-    assert stage.anew[IMAGE] == StrongView(scale=(0.3, 1.0), augment="rand-m9-mstd0.5-inc1", fill=(102, 128, 153))
+    assert [view.to_json()["kind"] for view in stage.pairs.anew.values()] == ["strong", "weak"]
+    assert stage.pairs.anew[IMAGE] == StrongView(scale=(0.3, 1.0), augment="rand-m9-mstd0.5-inc1", fill=(102, 128, 153))
     assert set(stage.identity["anew"]["image"]) == {"kind", "scale", "augment", "fill", "interpolation", "flip", "timm"}
     assert stage.reuse is None
     assert stage.identity["sources"] == [{"labels": OpenLabels.of(Location.of(str(stage_labels(stage)))).digest}]

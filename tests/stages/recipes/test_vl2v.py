@@ -274,6 +274,6 @@ def test_a_store_without_embeddings_is_refused(plan, domain_store, make_store, t
 def test_images_to_validate_on_take_the_place_of_what_is_held_out(plan, domain_pictures, domain_store):
     stage = plan(validation=str(domain_pictures / "photo"))
     assert stage.settings.hold_out == 0
-    assert stage.rows is not None
-    assert stage.rows.num_samples == int(domain_store.valid.sum())
+    assert stage.pairs.rows is not None
+    assert stage.pairs.rows.num_samples == int(domain_store.valid.sum())
     assert stage.settings.select == "swad"

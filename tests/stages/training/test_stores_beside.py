@@ -11,7 +11,8 @@ import safetensors.torch
 import torch
 from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.runner import run_stage
-from teachonce.stages.distill import DistillStage, plan_distill
+from teachonce.stages.distill import plan_distill
+from teachonce.stages.distilling.stage import DistillStage
 from teachonce.stages.models.class_head import ClassHead
 from teachonce.stages.models.compute import Compute
 from teachonce.stages.models.student_config import StudentConfig
@@ -88,7 +89,7 @@ def test_twice_the_same_teacher_is_one(plan, taught_store, mix):
 
 def test_anstores_beside_logits_are_formed_and_mixed(plan, other):
     stage = plan(also=(other(),), mix="logits", mix_weights=(1.0, 3.0))
-    assert stage.targets == ("logits", "big:embedding")
+    assert stage.pairs.targets == ("logits", "big:embedding")
     assert any(note.startswith("beside it ") and note.endswith(": big:embedding") for note in stage.notes)
     found = stage.chosen.teacher_logits(1.0)
     vectors = stage.chosen.mixture.teachers[1].vectors
@@ -152,7 +153,7 @@ def test_each_teachers_embedding_has_a_projector(plan, other, taught_store):
     names = "embedding,big:embedding"
     options = {"feature_targets": names, "feature_loss": "mse", "standardize": True, "schedule": "constant", "lr": 0.01}
     stage = plan(also=(other(names=None),), recipe="features", options={**options, "epochs": 3})
-    assert stage.targets == ("embedding", "big:embedding")
+    assert stage.pairs.targets == ("embedding", "big:embedding")
     assert set(stage.identity["statistics"]) == {"embedding", "big:embedding"}
     own = taught_store.targets["embedding"][taught_store.valid].astype(np.float64).reshape(-1, 6)
     assert stage.statistics["embedding"].std_C == pytest.approx(own.std(axis=0), rel=1e-5)
