@@ -475,7 +475,7 @@ def test_a_class_list_that_changed_after_the_logits(
     root = open_root(str(copied_store), mode="a")
     before = read_class_vectors(root, where=copied_store)
     after = other_vectors(copied_store)
-    assert plan(store=str(copied_store)).targets == ("embedding",)  # any class list can be served
+    assert plan(store=str(copied_store)).pairs.targets == ("embedding",)  # any class list can be served
     keep_logits(root)
     with pytest.raises(MismatchError) as error:
         plan(store=str(copied_store))
@@ -489,7 +489,7 @@ def test_a_class_list_that_changed_after_the_logits(
 def test_embeddings_that_a_loss_needs_must_be_cached(plan, copied_store) -> None:
     root = open_root(str(copied_store), mode="a")
     keep_logits(root)
-    assert plan(store=str(copied_store)).targets == ("logits",)
+    assert plan(store=str(copied_store)).pairs.targets == ("logits",)
     with pytest.raises(InputError) as error:
         plan(store=str(copied_store), options={"embedding_loss": "cosine"})
     assert (error.value.code, error.value.what) == (

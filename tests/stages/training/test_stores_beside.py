@@ -80,7 +80,7 @@ def test_twice_the_same_teacher_is_one(plan, taught_store, mix):
     single = plan("one", options=sgd)
     assert "mixture" not in single.identity
     twice = plan("two", options=sgd, also=(f"again={taught_store.location}",), mix=mix, mix_weights=(1.0, 3.0))
-    assert twice.targets == ("logits", "again:logits")
+    assert twice.pairs.targets == ("logits", "again:logits")
     assert twice.identity["mixture"]["mix"] == mix
     weights, same = run(single), run(twice)
     for name, value in weights.items():
