@@ -19,7 +19,7 @@ from ..storage_schemas.target_store import array_names, table_names
 from .cache import GROWABLE, Asked, CacheStage, open_asked, target_of, vectors_for
 from .caching.first_rows import TeacherSample, choose_encodings
 from .corpora.shards import ShardSet
-from .encodings.budget import Budget, Rows, choose, fit
+from .encodings.budget import Budget, Rows, choices
 from .encodings.request import EncodingRequest
 from .growth.derived import DerivedStage
 from .growth.encodings import Added, asked_with, first_logits, growth_request
@@ -233,8 +233,7 @@ def _encodings(
         count = -(-request.views // current.spec.num_views)
         found = first_logits(asked.store, current, wanted.vectors, count)
         rows = Rows(target=new[0], values=found.logits, keys=found.keys, vectors=wanted.vectors)
-        spelled = request.spelled[LOGITS]
-        choices = {LOGITS: choose(rows, request.budget) if spelled is None else fit(rows, spelled)}
+        chosen = choices([rows], request.spelled, request.budget)
     else:
         sample = TeacherSample(
             shards=wanted.shards,
@@ -245,12 +244,12 @@ def _encodings(
             batch_size=wanted.batch_size,
         )
         offers = [Offer(name=target.name, axes=target.axes[2:], shape=target.shape) for target in new]
-        choices = choose_encodings(request, offers, sample)
+        chosen = choose_encodings(request, offers, sample)
     return Added(
-        of={name: choice.encoding for name, choice in choices.items()},
+        of={name: choice.encoding for name, choice in chosen.items()},
         asked=decided,
-        measured=measured | {name: choice.measured.to_json() for name, choice in choices.items()},
-        notes=tuple(choice.why for choice in choices.values() if choice.why),
+        measured=measured | {name: choice.measured.to_json() for name, choice in chosen.items()},
+        notes=tuple(choice.why for choice in chosen.values() if choice.why),
     )
 
 

@@ -211,8 +211,7 @@ def _dimension_names(array: EncodedArray, sizes: dict[str, int]) -> list[str]:
 
 
 def _create(root: zarr.Group, array: _RowArray) -> Any:
-    num_axes = len(array.shape)
-    last_first = (num_axes - 1, *range(1, num_axes - 1), 0)
+    own_first = (2, 1, 0, *range(3, len(array.shape)))
     return root.create_array(
         array.name,
         shape=array.shape,
@@ -220,7 +219,7 @@ def _create(root: zarr.Group, array: _RowArray) -> Any:
         dtype=array.dtype,
         dimension_names=array.axes,
         fill_value=array.fill,
-        filters=[TransposeCodec(order=last_first)] if array.transposed else "auto",
+        filters=[TransposeCodec(order=own_first)] if array.transposed else "auto",
         compressors=array.codecs,
         attributes=array.attributes,
         overwrite=True,

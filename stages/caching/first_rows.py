@@ -15,7 +15,7 @@ from ...storage_schemas.errors import InputError
 from ...storage_schemas.store_description import TargetSpec
 from ..corpora.shards import ShardSet
 from ..decoding.work import Made, in_order
-from ..encodings.budget import Choice, Rows, choose, fit
+from ..encodings.budget import Choice, Rows, choices
 from ..encodings.request import EncodingRequest
 from ..models.compute import Compute
 from ..models.forward import Forward, Parts
@@ -64,12 +64,11 @@ def choose_encodings(request: EncodingRequest, offers: Sequence[Offer], sample: 
     """
     targets = [TargetSpec(name=o.name, axes=("sample", "view", *o.axes), shape=o.shape) for o in offers]
     found = first_rows(sample, [offer.name for offer in offers], request.rows(targets, sample.views.count))
-    choices = {}
-    for offer, target in zip(offers, targets, strict=True):
-        rows = Rows(target=target, values=found.targets[offer.name], keys=found.keys, vectors=sample.vectors)
-        spelled = request.spelled[offer.name]
-        choices[offer.name] = choose(rows, request.budget) if spelled is None else fit(rows, spelled)
-    return choices
+    rows_of = [
+        Rows(target=target, values=found.targets[target.name], keys=found.keys, vectors=sample.vectors)
+        for target in targets
+    ]
+    return choices(rows_of, request.spelled, request.budget)
 
 
 def first_rows(sample: TeacherSample, names: Sequence[str], count: int) -> FirstRows:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.encodings import Encoding, Target
-from ...storage_schemas.encodings.spelling import EMBEDDING, LOGITS, Spelled, one
+from ...storage_schemas.encodings.spelling import EMBEDDING, LOGITS, MAPS, Spelled, is_map, one
 from ...storage_schemas.errors import InputError
 from .fitting import Fits
 from .measure import Measured, measure
@@ -23,7 +23,10 @@ MEASURED_VIEWS = 512
 
 _STEPS = (0.25, 0.35, 0.5, 0.7, 0.85, 1.0, 1.4, 2.0)
 
-#: Encodings of logits, most exact first. Those that are not of a distribution as a whole (sampled) have no place among them.
+#: Steps of maps, in standard deviations. From one to the next it is about 0.25 bits a number.
+_MAP_STEPS = (0.05, 0.06, 0.07, 0.08, 0.1, 0.12, 0.15, 0.18, 0.21, 0.25, 0.3, 0.35, 0.4, 0.5, 0.7, 1.0)
+
+#: Encodings by target, most exact first. Those that are not of a distribution as a whole (sampled) have no place among them.
 LADDER = {
     LOGITS: (
         "fp32",
@@ -33,18 +36,26 @@ LADDER = {
         *(f"adaptive:{m}" for m in (0.99, 0.95, 0.9)),
     ),
     EMBEDDING: ("fp32", "fp16", "int8"),
+    MAPS: ("fp32", "fp16", "int8-channel", "int8", *(f"pca:{step:g}" for step in _MAP_STEPS)),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What an encoding may cost: at most `max_kl` nats on average (T = 1), or at most `max_bytes` bytes a view."""
+    """What an encoding may cost: at most `max_kl` nats on average (T = 1), or at most `max_bytes` bytes a view.
+
+    Maps have no divergence, and share the bytes of a view.
+    """
 
     max_kl: float | None = None
     max_bytes: float | None = None
 
     def __bool__(self) -> bool:
         return self.max_kl is not None or self.max_bytes is not None
+
+    def chooses(self, target: str) -> bool:
+        """Whether it can choose the encoding of a target of this name."""
+        return self.max_bytes is not None if is_map(target) else target in LADDER and bool(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,48 +101,103 @@ def fit(rows: Rows, spelled: Spelled) -> Choice:
     return _tried(Fits(rows.target, _flat(to_fit)), to_measure, spelled)
 
 
-def choose(rows: Rows, budget: Budget) -> Choice:
-    """The encoding of a ladder that keeps a budget: of those within `max_kl` the one with the fewest bytes, of those within
-    `max_bytes` the one with the least divergence.
+def choices(rows_of: Sequence[Rows], spelled: Mapping[str, Spelled | None], budget: Budget) -> dict[str, Choice]:
+    """The encoding of each target, by name: the one that was named, or where that is None the one that keeps the budget.
+
+    Args:
+        rows_of: of each target.
+
+    Raises:
+        InputError: none keeps the budget.
+    """
+    found = {rows.target.name: fit(rows, one) for rows in rows_of if (one := spelled[rows.target.name]) is not None}
+    free = [rows for rows in rows_of if spelled[rows.target.name] is None]
+    for rows in free:
+        if not is_map(rows.target.name):
+            found |= _choose([rows], budget)
+    maps = [rows for rows in free if is_map(rows.target.name)]
+    found |= _choose(maps, budget) if maps else {}
+    return {rows.target.name: found[rows.target.name] for rows in rows_of}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tried:
+    """One encoding of some targets together.
+
+    Attributes:
+        nbytes: a view.
+        lost: mean divergence at T = 1, or where there is none distance, in the mean over the targets.
+    """
+
+    text: str
+    choices: Mapping[str, Choice]
+    nbytes: float
+    lost: float
+    unit: str
+
+    @staticmethod
+    def of(text: str, choices: Mapping[str, Choice]) -> _Tried:
+        measured = [choice.measured for choice in choices.values()]
+        return _Tried(
+            text=text,
+            choices=choices,
+            nbytes=sum(one.bytes_per_view for one in measured),
+            lost=float(np.mean([_kl(one) for one in measured])),
+            unit="nats" if measured[0].kl is not None else "of cosine",
+        )
+
+    def keeps(self, budget: Budget) -> bool:
+        by_kl = budget.max_kl is None or self.lost <= budget.max_kl
+        return by_kl and (budget.max_bytes is None or self.nbytes <= budget.max_bytes)
+
+    def __str__(self) -> str:
+        return f"{self.nbytes:.4g} bytes, {self.lost:.2g} {self.unit}"
+
+
+def _choose(rows_of: Sequence[Rows], budget: Budget) -> dict[str, Choice]:
+    """The encoding of a ladder that keeps a budget, the same for all of some targets: of those within `max_kl` the one with the fewest
+    bytes, of those within `max_bytes` the one that loses least.
 
     Raises:
         InputError: none keeps it; or there is nothing to measure a divergence of.
     """
-    target = rows.target
-    to_fit, to_measure = rows.split()
-    fits = Fits(target, _flat(to_fit))
-    tried = [(spelled.text, _tried(fits, to_measure, spelled)) for spelled in ladder(target)]
-    within = [(text, choice) for text, choice in tried if _within(choice.measured, budget)]
-    if not within:
-        asked = (
-            f"at most {budget.max_kl:g} nats"
-            if budget.max_kl is not None
-            else f"at most {budget.max_bytes:g} bytes a view"
+    parts = [rows.split() for rows in rows_of]
+    fits = [Fits(rows.target, _flat(to_fit)) for rows, (to_fit, _) in zip(rows_of, parts, strict=True)]
+    names = ", ".join(rows.target.name for rows in rows_of)
+    tried = [
+        _Tried.of(
+            spelled.text,
+            {own.target.name: _tried(own, rest, spelled) for own, (_, rest) in zip(fits, parts, strict=True)},
         )
-        by_kl = budget.max_kl is not None
-        closest = min(tried, key=lambda item: _kl(item[1].measured) if by_kl else item[1].measured.bytes_per_view)
+        for spelled in ladder(rows_of[0].target)
+    ]
+    within = [one for one in tried if one.keeps(budget)]
+    by_kl = budget.max_kl is not None
+    if not within:
+        closest = min(tried, key=lambda one: one.lost if by_kl else one.nbytes)
         raise InputError(
             "no encoding keeps the budget",
             code="encoding-budget-too-small",
-            where=f"{target.name}: {'--max-kl' if by_kl else '--max-bytes'}",
-            expected=asked,
-            found=f"{closest[0]}: {_text(closest[1].measured)}",
+            where=f"{names}: {'--max-kl' if by_kl else '--max-bytes'}",
+            expected=f"at most {budget.max_kl:g} nats" if by_kl else f"at most {budget.max_bytes:g} bytes a view",
+            found=f"{closest.text}: {closest}",
             hint="raise it, or give --encoding, such as logits=sampled:50 (docs/encodings.md)",
         )
     if budget.max_bytes is None:
-        text, best = min(within, key=lambda item: item[1].measured.bytes_per_view)
+        best = min(within, key=lambda one: one.nbytes)
         reason = f"the smallest of {len(within)} within {budget.max_kl:g} nats"
     else:
-        text, best = min(within, key=lambda item: (_kl(item[1].measured), item[1].measured.bytes_per_view))
+        best = min(within, key=lambda one: (one.lost, one.nbytes))
         reason = f"the closest of {len(within)} within {budget.max_bytes:g} bytes"
-    others = [f"{other} {_text(choice.measured)}" for other, choice in tried if other != text]
-    why = f"{target.name} in {text}: {_text(best.measured)}; {reason} of {len(tried)} that were measured ({'; '.join(others)})"
-    return Choice(encoding=best.encoding, measured=best.measured, why=why)
+    others = [f"{one.text} {one}" for one in tried if one is not best]
+    why = f"{names} in {best.text}: {best}; {reason} of {len(tried)} that were measured ({'; '.join(others)})"
+    first, *rest = best.choices.items()
+    return {first[0]: replace(first[1], why=why), **dict(rest)}
 
 
 def ladder(target: Target) -> list[Spelled]:
     """The encodings to choose from, for a target whose divergence can be measured."""
-    words = list(LADDER[target.name])
+    words = list(LADDER[MAPS if is_map(target.name) else target.name])
     if target.name == EMBEDDING:
         width = target.shape[0]
         words += [f"pq:{parts}" for parts in (width // 2, width // 4, width // 8) if parts]
@@ -150,19 +216,9 @@ def _flat(rows: Rows) -> Floats:
     return np.ascontiguousarray(rows.values.reshape(-1, *rows.values.shape[2:]))
 
 
-def _within(measured: Measured, budget: Budget) -> bool:
-    by_kl = budget.max_kl is None or _kl(measured) <= budget.max_kl
-    return by_kl and (budget.max_bytes is None or measured.bytes_per_view <= budget.max_bytes)
-
-
 def _kl(measured: Measured) -> float:
     """Mean divergence at T = 1; of embeddings without class vectors the mean distance."""
     if measured.kl is not None:
         return measured.kl[1].mean
     assert measured.distance is not None
     return measured.distance.mean
-
-
-def _text(measured: Measured) -> str:
-    what = "nats" if measured.kl is not None else "of cosine"
-    return f"{measured.bytes_per_view:.4g} bytes, {_kl(measured):.2g} {what}"

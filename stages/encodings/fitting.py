@@ -44,7 +44,7 @@ class Fits:
     """
 
     def __init__(self, target: Target, rows_NC: Floats | None) -> None:
-        self._target, self._rows_NC = target, rows_NC
+        self.target, self._rows_NC = target, rows_NC
         self._axes: _Axes | None = None
 
     def encoding(self, spelled: Spelled) -> Encoding:
@@ -62,7 +62,7 @@ class Fits:
                 raise InputError(
                     "more parts than channels",
                     code="encoding-unknown",
-                    where=f"--encoding {self._target.name}={spelled.text}",
+                    where=f"--encoding {self.target.name}={spelled.text}",
                     expected=f"at most {width}",
                     found=parts,
                 )
@@ -70,7 +70,7 @@ class Fits:
         is_map = self._rows_NC.ndim > 2
         if self._axes is None:
             rows_NC = _places(self._rows_NC) if is_map else self._rows_NC
-            self._axes = _Axes(rows_NC, is_logits=self._target.name == LOGITS)
+            self._axes = _Axes(rows_NC, is_logits=self.target.name == LOGITS)
         step = spelled.numbers[0]
         return self._axes.pca(step * self._axes.deviation if is_map else step)
 
@@ -103,12 +103,10 @@ class _Axes:
     def pca(self, step: float) -> Pca:
         used = (np.abs(self._coefficients) >= step / 2).mean(axis=0) >= _LEAST_USED
         count = int(np.flatnonzero(used).max(initial=0)) + 1
-        # Twice the largest coefficient of the sample should find room.
-        largest = 2 * np.abs(self._coefficients[:, :count]).max() / step
         table = Table(
             {"mean": self._mean, "weights": self._weights, "basis": self._basis[:count].astype(np.float16)},
         )
-        return Pca(step=step, dtype="int8" if largest <= 127 else "int16", table=table)
+        return Pca(step=step, table=table)
 
 
 def _places(maps_NCYX: Floats) -> Floats:

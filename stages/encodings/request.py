@@ -67,13 +67,13 @@ class EncodingRequest:
             ) from error
         explicit = {} if encoding is None else {n for n in named if "=" not in encoding or f"{n}=" in encoding}
         default = unnamed or parse(DEFAULT, tuple(targets))
-        free = [name for name in targets if budget and name not in explicit and name in LADDER]
+        free = [name for name in targets if name not in explicit and budget.chooses(name)]
         if budget and not free:
             raise InputError(
                 "a budget, and no target whose encoding it may choose",
                 code="option-needs-another",
                 where="--max-kl, --max-bytes",
-                expected=f"one of the targets {', '.join(LADDER)} that {option} does not name",
+                expected=f"one of the targets {', '.join(LADDER)} (maps with --max-bytes alone) that {option} does not name",
                 found=", ".join(targets),
                 hint=f"leave out {option}, or the budget",
             )

@@ -14,7 +14,7 @@ from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Json
 from ...storage_schemas.store_description import StoreSpec, TargetSpec
 from ...storage_schemas.target_store import TargetBlock
-from ..encodings.budget import Budget, Choice, Rows, choose, fit
+from ..encodings.budget import Budget, Choice, Rows, choices, fit
 from ..encodings.measure import Measured, Summary, measure
 from ..encodings.request import DEFAULT, EncodingRequest
 from ..settings.cache import CacheSettings
@@ -111,7 +111,6 @@ def choose_own(spec: StoreSpec, sample: SampledTargets, settings: CacheSettings)
     )
     if request.of_all is not None:
         return request.of_all.name, {}
-    own: dict[str, Choice] = {}
     for target in spec.targets:
         spelled = request.spelled[target.name]
         if sample.is_drawn(target) and (spelled is None or spelled.known.fitted):
@@ -123,9 +122,8 @@ def choose_own(spec: StoreSpec, sample: SampledTargets, settings: CacheSettings)
                 found="drawn numbers in their place",
                 hint="add --teacher and --classes, or choose another encoding",
             )
-        rows = sample.rows(target)
-        own[target.name] = choose(rows, request.budget) if spelled is None else fit(rows, spelled)
-    return DEFAULT, own
+    rows_of = [sample.rows(target) for target in spec.targets]
+    return DEFAULT, choices(rows_of, request.spelled, request.budget)
 
 
 def views_to_fit(settings: CacheSettings) -> int:

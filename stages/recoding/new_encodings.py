@@ -13,7 +13,7 @@ from ...storage_schemas.encodings.floats import FloatEncoding
 from ...storage_schemas.encodings.spelling import Spelled, one
 from ...storage_schemas.fingerprint import Json
 from ...storage_schemas.store_description import StoreDescription, TargetSpec
-from ..encodings.budget import Budget, Choice, Rows, choose, fit
+from ..encodings.budget import Budget, Choice, Rows, choices
 from ..encodings.request import DEFAULT, EncodingRequest
 from ..settings.recode import RecodeSettings
 from .source import LOGITS, Source
@@ -76,17 +76,17 @@ def new_encodings(taken: Taken, settings: RecodeSettings, begun: StoreDescriptio
     }
     known = {**stays, **there}
     left = [name for name in source.targets if name not in known]
-    choices = _choices(request, left, taken)
+    found = _choices(request, left, taken)
     measured = {name: cost for name, cost in (old.measured or {}).items() if name in stays}
     if begun is not None:
         measured |= begun.measured or {}
-    measured |= {name: choice.measured.to_json() for name, choice in choices.items()}
+    measured |= {name: choice.measured.to_json() for name, choice in found.items()}
     return NewEncodings(
         whole=None,
-        of={name: known[name] if name in known else choices[name].encoding for name in source.targets},
+        of={name: known[name] if name in known else found[name].encoding for name in source.targets},
         asked=request.to_json(),
         measured=measured,
-        notes=tuple(choice.why for choice in choices.values() if choice.why),
+        notes=tuple(choice.why for choice in found.values() if choice.why),
     )
 
 
@@ -108,12 +108,8 @@ def _choices(request: EncodingRequest, names: Sequence[str], taken: Taken) -> di
     source, vectors = taken.source, None if taken.classes is None else taken.classes.vectors
     targets = [_target(source, name) for name in names]
     keys, values = _first_rows(source, names, request.rows(targets, len(source.views)))
-    choices = {}
-    for name, target in zip(names, targets, strict=True):
-        rows = Rows(target=target, values=values[name], keys=keys, vectors=vectors)
-        spelled = request.spelled[name]
-        choices[name] = choose(rows, request.budget) if spelled is None else fit(rows, spelled)
-    return choices
+    rows_of = [Rows(target=target, values=values[target.name], keys=keys, vectors=vectors) for target in targets]
+    return choices(rows_of, request.spelled, request.budget)
 
 
 def _target(source: Source, name: str) -> TargetSpec:

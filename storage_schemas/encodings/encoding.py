@@ -53,7 +53,8 @@ class EncodedArray:
         fill: value of rows that are not there.
         codec: see `Codec`.
         meaning: the array's attribute of this name, for readers of plain Zarr; '' for none.
-        transposed: whether a chunk's last axis comes first in its bytes: numbers of one kind lie together, and compress better.
+        transposed: whether the first axis of its own comes first in a chunk's bytes, then view and sample: numbers of one kind lie together, and
+            compress better.
         beside: whether it is a small array beside the target's own: its chunks hold the rows of a shard, and all views.
     """
 

@@ -82,7 +82,7 @@ class _Fitted:
 @dataclass(frozen=True, kw_only=True)
 class _PcaFields(_Fitted):
     step: float
-    dtype: Literal["int8", "int16"]
+    dtype: Literal["int8", "int16", "uint16"]
 
 
 def _checked(table: Table, digest: str) -> Table:

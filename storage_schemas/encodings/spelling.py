@@ -13,6 +13,11 @@ MAPS = "features.LAYER"
 _MAPS_PREFIX = "features."
 
 
+def is_map(target: str) -> bool:
+    """Whether a target of this name is a map of an inner layer."""
+    return target.startswith(_MAPS_PREFIX)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Known:
     """What may be written for one encoding.
@@ -33,8 +38,7 @@ class Known:
 
     def is_for(self, target: str) -> bool:
         """Whether a target of this name may have it."""
-        as_map = MAPS if target.startswith(_MAPS_PREFIX) else target
-        return not self.targets or as_map in self.targets
+        return not self.targets or (MAPS if is_map(target) else target) in self.targets
 
 
 KNOWN: Mapping[str, Known] = {

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from teachonce.stages.encodings.budget import Budget, Rows, fit
+import zarr
+from teachonce.stages.encodings.budget import LADDER, Budget, Rows, choices, fit
 from teachonce.stages.encodings.fitting import Fits
 from teachonce.stages.encodings.request import MAPS_BYTES, EncodingRequest
 from teachonce.storage_schemas.encodings import ENCODINGS
 from teachonce.storage_schemas.encodings.registry import encoding_from_json
-from teachonce.storage_schemas.encodings.spelling import one
+from teachonce.storage_schemas.encodings.spelling import MAPS, one
+from teachonce.storage_schemas.errors import InputError
 from teachonce.storage_schemas.store_description import StoreDescription, StoreSpec, TargetSpec
 from teachonce.storage_schemas.target_store import TargetBlock, create_arrays, open_root, read_target, write_block
 from teachonce.storage_schemas.view_params import no_views
@@ -41,6 +45,18 @@ def back(encoding, arrays, views=2):
     return np.stack(decoded, axis=1)
 
 
+def in_full(coefficients, encoding):
+    """Maps (row, view, channel, y, x) by the formula of the formats page."""
+    mean, basis = encoding.table.arrays["mean"], encoding.table.arrays["basis"].astype(np.float64)
+    return np.einsum("rvkyx,kc->rvcyx", coefficients, basis) * encoding.step + mean[:, None, None]
+
+
+def whole_steps(values, encoding):
+    """Coefficients (row, view, component, y, x) in whole steps."""
+    mean, basis = encoding.table.arrays["mean"], encoding.table.arrays["basis"].astype(np.float64)
+    return np.rint(np.einsum("kc,rvcyx->rvkyx", basis, values - mean[:, None, None].astype(float)) / encoding.step)
+
+
 def test_int8_by_channel_is_off_by_half_a_step_of_its_channel():
     encoding, values = fitted("int8-channel"), drawn(2)
     arrays = encoding.encode(TARGET, values, keys=[], first_view=0)
@@ -60,12 +76,47 @@ def test_components_are_of_channels_and_steps_of_the_values_deviation(step):
     mean, basis = encoding.table.arrays["mean"], encoding.table.arrays["basis"].astype(np.float64)
     assert np.allclose(mean, places.mean(0), atol=1e-4)
     assert arrays[NAME].shape == (8, 2, len(basis), 6, 6)
-    plain = np.einsum("rvkyx,kc->rvcyx", arrays[NAME].astype(np.float64), basis) * encoding.step + mean[:, None, None]
+    plain = in_full(arrays[NAME].astype(np.float64) - 32896, encoding)
     decoded = back(encoding, arrays)
     assert np.allclose(decoded, plain, atol=1e-4)
     # Each coefficient is off by a twelfth of a squared step on average at most, so the values are too.
     assert np.square(decoded - values).mean() < 1.2 * encoding.step**2 / 12
     assert len(basis) <= 12
+
+
+def test_small_coefficients_share_their_upper_byte_and_none_is_too_large():
+    encoding, values = fitted("pca:0.3"), drawn(2)
+    codes = encoding.encode(TARGET, values, keys=[], first_view=0)[NAME]
+    coefficients = whole_steps(values, encoding)
+    assert codes.dtype == np.uint16
+    np.testing.assert_array_equal(codes.astype(int) - 32896, coefficients)
+    assert ((codes >> 8 == 128) == (np.abs(coefficients + 0.5) < 128)).all()
+    far = values.copy()
+    far[0, 0, :, 0, 0] *= 1e6
+    far[1, 0, :, 0, 0] *= -1e6
+    found = encoding.encode(TARGET, far, keys=[], first_view=0)[NAME]
+    assert found.min() == 0
+    assert found.max() == 0xFFFE, "the number beyond stands for rows that are not valid"
+    assert np.isfinite(back(encoding, {NAME: found})).all()
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int16"])
+def test_stores_of_earlier_versions_are_read(dtype):
+    """They have whole steps as they are, and the least number where a row is not valid, in rows of a chunk one after another."""
+    encoding, values = replace(fitted("pca:0.3"), dtype=dtype), drawn(2)
+    limits = np.iinfo(dtype)
+    codes = np.clip(whole_steps(values, encoding), limits.min + 1, limits.max).astype(dtype)
+    codes[2, 1] = limits.min
+    expected = in_full(codes.astype(np.float64), encoding)
+    expected[2, 1] = np.nan
+    np.testing.assert_allclose(back(encoding, {NAME: codes}), expected, atol=1e-4)
+    values[2, 1] = np.nan
+    np.testing.assert_array_equal(encoding.encode(TARGET, values, keys=[], first_view=0)[NAME], codes)
+    assert not encoding.arrays(TARGET)[0].transposed
+    facts = {"name": "pca", "step": encoding.step, "dtype": dtype, "table": encoding.table.digest}
+    assert encoding_from_json(facts, lambda _: encoding.table) == encoding
+    with pytest.raises(ValueError, match="pca"):
+        encoding_from_json(facts | {"dtype": "uint8"}, lambda _: encoding.table)
 
 
 def test_rarely_used_components_are_left_out():
@@ -105,6 +156,10 @@ def test_a_store_of_maps_opens_and_holds_what_was_encoded(tmp_path, text):
         write_block(root, spec, shard, block)
     again = open_root(str(tmp_path / "s"))
     assert StoreDescription.read(again, "s") == description
+    held = zarr.open_array(str(tmp_path / "s" / NAME), mode="r")
+    orders = [codec.order for codec in held.metadata.codecs if hasattr(codec, "order")]
+    assert orders == ([(2, 1, 0, 3, 4)] if text.startswith("pca") else []), "axes of a chunk's bytes"
+    np.testing.assert_array_equal(held[...], encoding.encode(TARGET, values, keys=keys, first_view=0)[NAME])
     expected = back(encoding, encoding.encode(TARGET, values, keys=keys, first_view=0))
     for shard in range(3):
         for view in range(2):
@@ -119,6 +174,48 @@ def test_components_take_a_fraction_of_the_bytes():
     by_text = {text: fit(rows, one(text)).measured.bytes_per_view for text in ("fp16", "int8-channel", "pca:0.3")}
     assert by_text["pca:0.3"] < 0.5 * by_text["fp16"]
     assert by_text["int8-channel"] < 0.7 * by_text["fp16"]
+
+
+def test_a_budget_of_bytes_is_shared_by_all_maps():
+    """The least distance of those encodings, the same for both maps, whose bytes together keep it; each measured on its own here."""
+    small = TargetSpec(name="features.layer2", axes=TARGET.axes, shape=(12, 3, 3))
+    keys = [str(row) for row in range(32)]
+    values = drawn(5, rows=32)
+    rows = [
+        Rows(target=TARGET, values=values, keys=keys),
+        Rows(target=small, values=np.ascontiguousarray(values[..., ::2, ::2]), keys=keys),
+    ]
+    free = {NAME: None, small.name: None}
+    most = 500.0
+    found = choices(rows, free, Budget(max_bytes=most))
+    assert list(found) == [NAME, small.name]
+    costs = {}
+    for text in LADDER[MAPS]:
+        own = [fit(one_of, one(text)).measured for one_of in rows]
+        costs[text] = (sum(m.bytes_per_view for m in own), np.mean([m.distance.mean for m in own]))
+    within = {text: lost for text, (nbytes, lost) in costs.items() if nbytes <= most}
+    best = min(within, key=lambda text: within[text])
+    assert best.startswith("pca:")
+    assert len(within) < len(costs)
+    expected = [fit(one_of, one(best)).encoding for one_of in rows]
+    assert [choice.encoding for choice in found.values()] == expected
+    assert f"{NAME}, {small.name} in {best}: " in found[NAME].why
+    assert not found[small.name].why
+    with pytest.raises(InputError) as error:
+        choices(rows, free, Budget(max_bytes=10))
+    assert error.value.fields["where"] == f"{NAME}, {small.name}: --max-bytes"
+    named = choices(rows, {NAME: one("int8"), small.name: None}, Budget(max_bytes=1e6))
+    assert [choice.encoding.text for choice in named.values()] == ["int8", "fp32"]
+
+
+def test_a_budget_in_nats_leaves_maps_as_they_are():
+    names = (NAME, "logits")
+    request = EncodingRequest.of(names, None, budget=Budget(max_kl=0.01), fit_views=64)
+    assert request.spelled == {NAME: one("fp16"), "logits": None}
+    request = EncodingRequest.of(names, None, budget=Budget(max_bytes=100), fit_views=64)
+    assert request.spelled == {NAME: None, "logits": None}
+    with pytest.raises(InputError, match="a budget, and no target"):
+        EncodingRequest.of((NAME,), None, budget=Budget(max_kl=0.01), fit_views=64)
 
 
 def test_few_large_maps_are_looked_at():

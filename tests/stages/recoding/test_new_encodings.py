@@ -198,7 +198,7 @@ def test_a_begun_store_keeps_what_it_was_fitted_to(taught_store, tmp_path, monke
         patched.setattr(Ledger, "commit", dies)
         with pytest.raises(KeyboardInterrupt):
             recode(taught_store.location, tmp_path / "out.zarr", **asked)
-    monkeypatch.setattr("teachonce.stages.recoding.new_encodings.fit", None)  # nothing is fitted again
+    monkeypatch.setattr("teachonce.stages.recoding.new_encodings.choices", None)  # nothing is fitted again
     recode(taught_store.location, tmp_path / "out.zarr", **asked)
     assert arrays(tmp_path / "out.zarr") == arrays(tmp_path / "whole.zarr")
     with pytest.raises(MismatchError, match="holds the output of another"):
