@@ -23,8 +23,8 @@ from ..samples.registry import kind_named
 from ..views.anew import ViewAnew
 from ..views.render import fill_planes
 from .join import JoinedShard
-from .local_copies import LocalCopies
 from .order import Order
+from .shard_copies import ShardCopies
 from .sources import TargetSource
 from .store import StoreFacts, open_store
 from .training_rows import RowListing
@@ -71,7 +71,7 @@ class Batches:
         listing: RowListing | None = None,
         anew: Mapping[str, ViewAnew] | None = None,
         seed: int = 0,
-        copies: LocalCopies | None = None,
+        copies: ShardCopies | None = None,
     ) -> None:
         self._copies, self._sources, self._listing = copies, sources, listing
         self._anew, self._seed = dict(anew or {}), seed

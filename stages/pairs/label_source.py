@@ -16,6 +16,7 @@ from ...storage_schemas.plain_text import counted
 from ...storage_schemas.store_description import StoreDescription
 from ..corpora.spelling import split_generation
 from .label_store import OpenLabels
+from .local_copies import LocalCache
 from .sources import ShardRows
 
 #: The target that labels are: int64 (sample,), the place of a name among the class vectors; -1 for none.
@@ -78,3 +79,6 @@ class ClusterLabels:
         start = rows.shard * self.labels.spec.shard_size
         labels_N = self.labels.read(self.labels.open(), slice(start, start + len(rows.valid_N)))
         return {CLUSTER: _Rows(labels_N=labels_N.astype(np.int64))}
+
+    def kept_in(self, cache: LocalCache, names: tuple[str, ...]) -> tuple[ClusterLabels, None]:
+        return self, None

@@ -14,6 +14,7 @@ from ...storage_schemas.errors import InputError
 from ...storage_schemas.plain_text import counted
 from ..corpora.shards import ShardSet
 from ..inputs.class_match import ClassMatcher
+from .local_copies import LocalCache
 from .sources import ShardRows
 
 #: Targets that the manifest gives, int64 (sample,): the class id of the sample's label, and the number of its domain.
@@ -104,6 +105,9 @@ class ManifestLabels:
             places = {domain: place for place, domain in enumerate(self.domains)}
             found[DOMAIN] = _numbers(places.get(domain_of(path), NONE) for path in manifest.paths_of(rows.shard))
         return found
+
+    def kept_in(self, cache: LocalCache, names: tuple[str, ...]) -> tuple[ManifestLabels, None]:
+        return self, None
 
     @cached_property
     def _ids(self) -> Mapping[Any, int]:

@@ -18,6 +18,7 @@ from ...storage_schemas.target_store import Arrays, OpenArrays, read_marks, read
 from ..corpora.shards import ShardSet
 from ..views.spec import ViewSpec
 from .join import as_made
+from .local_copies import LocalCache, StoreCopies
 from .sources import ShardRows, Values
 from .store import StoreFacts, open_store, store_facts, vectors_if_any
 from .target_rows import TargetRows
@@ -126,6 +127,10 @@ class OtherStore:
                 )
         own = {name: name.removeprefix(f"{self.name}{OF}") for name in names}
         return {name: TargetRows(arrays, spec, shard, target, rows.view) for name, target in own.items()}
+
+    def kept_in(self, cache: LocalCache, names: tuple[str, ...]) -> tuple[OtherStore, StoreCopies]:
+        copies = StoreCopies.of(cache, self.facts, tuple(name.removeprefix(f"{self.name}{OF}") for name in names))
+        return replace(self, facts=copies.facts), copies
 
     @cached_property
     def _arrays(self) -> Arrays:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ...storage_schemas.view_params import Views
 from ..corpora.shards import ShardSet
+from .local_copies import LocalCache, StoreCopies
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,6 +63,13 @@ class TargetSource(Protocol):
         Raises:
             MismatchError: it has not what the store has: other samples, or other views of them.
             DamagedError: bytes are damaged.
+        """
+
+    def kept_in(self, cache: LocalCache, names: tuple[str, ...]) -> tuple[TargetSource, StoreCopies | None]:
+        """The same source, read by way of copies on this machine, and these copies; itself and None where it reads no store.
+
+        Args:
+            names: its targets that are read.
         """
 
 

@@ -24,8 +24,9 @@ from ..views.anew import ViewAnew
 from .ahead import BatchesAhead
 from .batches import Batches
 from .join import check_pixels, check_views, open_pair, targets_to_read
-from .local_copies import ComingShards, LocalCache, LocalCopies
+from .local_copies import LocalCache
 from .order import EpochOrder, Order, Spans, check_batch, window_shards
+from .shard_copies import ComingShards, ShardCopies
 from .sources import TargetSource, identities, source_of
 from .store import StoreFacts, open_store, read_vectors
 from .training_rows import RowRule, TrainingRows
@@ -172,7 +173,9 @@ class TargetStream(IterableDataset[Batch]):
         copies = (
             None
             if local_cache is None
-            else LocalCopies.of(local_cache, shard_set, facts, read, with_images=image_size is not None)
+            else ShardCopies.of(
+                local_cache, shard_set, facts, read + elsewhere, sources, with_images=image_size is not None
+            )
         )
         self._coming = None if copies is None else ComingShards(copies, order)
         self._pairs = Batches(
@@ -182,7 +185,7 @@ class TargetStream(IterableDataset[Batch]):
             order=order,
             num_views=self.num_views,
             names=read + elsewhere,
-            sources=tuple(sources),
+            sources=tuple(sources) if copies is None else copies.sources,
             listing=None if self.rows is None else self.rows.listing,
             anew=anew,
             seed=seed,

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,8 @@ from teachonce.pipeline.places import copies as copies_module
 from teachonce.pipeline.storage import Copies, Location, s3_endpoint
 from teachonce.stages.corpora.shards import ShardSet
 from teachonce.stages.pairs.local_copies import LocalCache
+from teachonce.stages.pairs.other_store import OtherStore
+from teachonce.stages.pairs.store import store_facts
 from teachonce.stages.pairs.stream import TargetStream
 from teachonce.storage_schemas.errors import DamagedError, InputError
 
@@ -72,6 +71,36 @@ def test_the_same_pairs_and_no_object_is_asked_for_twice(num_workers, pair, far,
     # Another run finds all of it here.
     proxy.seen.clear()
     assert epochs(root, cache, num_workers=num_workers) == expected
+    assert data_requests(proxy) == []
+
+
+@pytest.mark.parametrize("num_workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_store_that_is_read_beside_has_copies_too(num_workers, pair, far, make_store, tmp_path):
+    proxy, root = far
+    second = make_store(
+        ShardSet.open(pair / "shards"), tmp_path / "second", widths={"embedding": 9, "logits": 4}
+    ).location
+    for name in second.entries(deep=True):
+        (root / "second" / name).write_bytes((second / name).read_bytes())
+
+    def read(root: Location, second: Location, cache: LocalCache | None = None) -> list[Any]:
+        shards = ShardSet.open(root / "shards")
+        other = OtherStore.named(f"big={second.address}", shards, store_facts(root / "store"), 1)
+        proxy.seen.clear()
+        names = ("logits", "big:embedding")
+        options = OPTIONS | {"targets": names, "sources": (other,), "num_workers": num_workers}
+        with TargetStream(root / "shards", root / "store", local_cache=cache, **options) as stream:
+            return [
+                (b.rows_N.tolist(), *(b.targets[name].tolist() for name in names)) for _ in range(2) for b in stream
+            ]
+
+    expected, cache = read(pair, second), LocalCache(folder=str(tmp_path / "cache"), gb=1)
+    assert read(root, root / "second", cache) == expected
+    chunks = [path for path in data_requests(proxy) if "/second/" in path]
+    assert len(chunks) == len(set(chunks))
+    assert sum("/second/embedding/c/" in path for path in chunks) >= 15
+    assert not [path for path in chunks if "/logits/" in path]
+    assert read(root, root / "second", cache) == expected  # and the next run finds all of it here
     assert data_requests(proxy) == []
 
 
@@ -155,15 +184,14 @@ with TargetStream(root + "/shards", root + "/store", local_cache=LocalCache(fold
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_it_fetches_only_what_is_not_there(pair, far, tmp_path):
+def test_killed_and_resumed_it_fetches_only_what_is_not_there(python, pair, far, tmp_path):
     proxy, root = far
-    words = [sys.executable, "-c", KILLED, root.address, str(tmp_path / "cache"), json.dumps(OPTIONS)]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    while process.stdout.readline() not in ("1\n", ""):
-        continue
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
+    process = python.start("-c", KILLED, root.address, tmp_path / "cache", json.dumps(OPTIONS))
+    while "1\n" not in process.stdout:
+        assert process.poll() is None, process.stderr
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
     there = {path.partition("?")[0] for path in data_requests(proxy)}
     done = len(copies_of(tmp_path / "cache"))
     assert 0 < done <= len(there)
@@ -174,11 +202,11 @@ def test_killed_and_resumed_it_fetches_only_what_is_not_there(pair, far, tmp_pat
 
 
 @pytest.mark.slow
-def test_two_processes_share_one_folder(pair, far, tmp_path):
+def test_two_processes_share_one_folder(python, pair, far, tmp_path):
     proxy, root = far
     proxy.seen.clear()
-    words = [sys.executable, "-c", KILLED, root.address, str(tmp_path / "cache"), json.dumps(OPTIONS)]
-    processes = [subprocess.Popen(words, stdout=subprocess.DEVNULL) for _ in range(2)]
+    words = ("-c", KILLED, root.address, tmp_path / "cache", json.dumps(OPTIONS))
+    processes = [python.start(*words) for _ in range(2)]
     assert [process.wait() for process in processes] == [0, 0]
     tars = [path for path in data_requests(proxy) if path.endswith(".tar")]
     assert len(tars) == len(set(tars)) >= 15

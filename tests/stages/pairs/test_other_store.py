@@ -107,11 +107,12 @@ def test_rows_of_other_samples_or_boxes(known_store, second):
     """What a hand-made store may hold: everything that describes it fits, and its rows do not."""
     store, _ = second(known_store, also_invalid=(5,))
     facts = store_facts(store.location)
+    row = int(np.flatnonzero(known_store.valid)[3])
     for array, what in (("keys", "other samples in the same row"), ("view_params", "other views of an image")):
         other = OtherStore(name="big", fingerprint="f", facts=facts, vectors=None)
         root = zarr.open_group(str(store.location), mode="r")
         arrays: dict[str, Any] = {name: root[name][:] for name in root.array_keys()}
-        arrays[array] = np.roll(arrays[array], 1, axis=0)
+        arrays[array][row] = arrays[array][row - 1] if array == "keys" else arrays[array][row] + [1, 0, 0, 0, 0]
         object.__setattr__(other, "_arrays", arrays)
         other.__dict__["_arrays"] = arrays
         options: dict[str, Any] = {
