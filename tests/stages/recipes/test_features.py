@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import safetensors.torch
+import timm
 import torch
+import zarr
 from click.testing import CliRunner
 from teachonce.cli import main
 from teachonce.pipeline.executors.serial import SerialExecutor
@@ -18,12 +21,14 @@ from teachonce.stages.cache import plan_cache
 from teachonce.stages.distill import plan_distill
 from teachonce.stages.models.compute import Compute
 from teachonce.stages.models.student_config import StudentConfig
+from teachonce.stages.pairs.stream import TargetStream
 from teachonce.stages.recipes.recipe import LossInputs
 from teachonce.stages.recipes.registry import recipe_named
 from teachonce.stages.settings.cache import CacheSettings
 from teachonce.stages.settings.distill import DistillSettings
 from teachonce.stages.students.bundle import load_student
 from teachonce.stages.teachers import TeacherConfig, load_teacher
+from teachonce.stages.training.trainer import Trainer
 from teachonce.stages.views.spec import ViewSpec
 from teachonce.storage_schemas.errors import IncompleteError, InputError, MismatchError
 
@@ -104,6 +109,103 @@ def test_the_loss_is_the_distance_at_each_place(kind):
         expected += distances(*sides, kind)  # type: ignore[arg-type,call-arg]
     found = float(recipe.loss(LossInputs(student=student, teacher=teacher), settings))
     assert found == pytest.approx(expected, rel=1e-5)
+
+
+def by_hand(built, shards, store, *, kind: str, epochs: int, lr: float) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """Steps on embedding, tokens and a map, from timm's own network, projectors as matrices, and the numbers in the store."""
+    start = {name: value.clone() for name, value in built.student.state_dict().items()}
+    net = timm.create_model("test_vit", num_classes=0, img_size=64).train()
+    net.load_state_dict({n.removeprefix("backbone."): v for n, v in start.items() if n.startswith("backbone.")})
+    matrices = [torch.nn.Parameter(start[f"{n}.weight"].flatten(1).clone()) for n in PROJECTORS_BY_TARGET.values()]
+    biases = [torch.nn.Parameter(start[f"{n}.bias"].clone()) for n in PROJECTORS_BY_TARGET.values()]
+    parameters = [*net.parameters(), *matrices, *biases]
+    decayed = {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 0.05}
+    optimizer = torch.optim.AdamW([decayed, {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}])
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (built.backbone.preprocess.mean, built.backbone.preprocess.std))
+    root = zarr.open_group(str(store), mode="r")
+    losses: list[float] = []
+    arrays = {name: root[name][:].astype(np.float32) for name in PROJECTORS_BY_TARGET}
+    with TargetStream(shards, str(store), image_size=64, batch_size=8, seed=1, targets=("embedding",)) as stream:
+        steps = epochs * len(stream)
+        for epoch in range(epochs):
+            for batch in stream.batches(epoch):
+                optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = (
+                    lr * (1 + math.cos(math.pi * len(losses) / steps)) / 2
+                )
+                x = (batch.images_NCHW / 255 - mean) / std
+                x = net.norm_pre(net._pos_embed(net.patch_embed(x)))
+                blocks = [x := block(x) for block in net.blocks]
+                last = net.norm(x)
+                places = (tokens[:, 1:].transpose(1, 2).unflatten(2, (4, 4)) for tokens in (last, blocks[3]))
+                grids = (net.pool(last)[:, :, None, None], *map(thirds, places))
+                loss = torch.zeros(())
+                for name, grid, matrix, bias in zip(arrays, grids, matrices, biases, strict=True):
+                    own = torch.einsum("oc,ncyx->nyxo", matrix, grid) + bias
+                    taught = torch.from_numpy(arrays[name][batch.rows_N.numpy(), epoch % 2])
+                    taught = taught.permute(0, 2, 3, 1) if taught.ndim == 4 else taught
+                    own = own.reshape(taught.shape)
+                    if kind == "cosine":
+                        dot = (own * taught).sum(-1)
+                        loss = loss + 1 - (dot / own.square().sum(-1).sqrt() / taught.square().sum(-1).sqrt()).mean()
+                    else:
+                        off = (own - taught).abs()
+                        loss = loss + torch.where(off < 1, off * off / 2, off - 0.5).mean()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                losses.append(loss.item())
+    ended = {f"backbone.{name}": value for name, value in net.state_dict().items()}
+    for name, matrix, bias in zip(PROJECTORS_BY_TARGET.values(), matrices, biases, strict=True):
+        ended[f"{name}.weight"] = matrix.detach().reshape(start[f"{name}.weight"].shape)
+        ended[f"{name}.bias"] = bias.detach()
+    return losses, ended
+
+
+#: The student's projectors, by the target that each is for.
+PROJECTORS_BY_TARGET = {
+    "embedding": "projector",
+    "tokens": "levels.0.project",
+    "features.blocks.1": "levels.1.project",
+}
+
+
+def thirds(map_NCYX: torch.Tensor) -> torch.Tensor:
+    """On a grid of 3 × 3: means over thirds of the sides, rounded outwards."""
+    side = map_NCYX.shape[2]
+    edges = [(i * side // 3, -(-(i + 1) * side // 3)) for i in range(3)]
+    rows = [torch.stack([map_NCYX[:, :, a:b, c:d].mean((2, 3)) for c, d in edges], -1) for a, b in edges]
+    return torch.stack(rows, -2)
+
+
+@pytest.mark.parametrize("kind", ["cosine", "smooth-l1"])
+def test_ten_steps_are_those_of_a_loop_by_hand(picture_shards, store, tmp_path, monkeypatch, kind):
+    """Losses and projectors, over both views."""
+    options = {
+        "feature_targets": ",".join(PROJECTORS_BY_TARGET),
+        "student_layers": "tokens,features.blocks.3",
+        "feature_loss": kind,
+        "epochs": 2,
+    }
+    config = replace(VIT, size=64)  # smooth, so that rounding stays small
+    start = planned(picture_shards, store, tmp_path / "start", config, **options).open().built
+    expected, ended = by_hand(start, picture_shards, store, kind=kind, epochs=2, lr=3e-3)
+    stage = planned(picture_shards, store, tmp_path / "out", config, **options)
+    found_losses, step = [], Trainer.step
+
+    def recorded(*args, **kwargs) -> torch.Tensor:
+        found_losses.append(step(*args, **kwargs))
+        return found_losses[-1]
+
+    monkeypatch.setattr(Trainer, "step", recorded)
+    run(stage, stage.out)
+    assert len(expected) >= 10
+    assert [float(loss) for loss in found_losses] == pytest.approx(expected, rel=1e-5)
+    assert expected[-1] < expected[0]
+    state = load_student(stage.out).student.state_dict()
+    assert set(state) == set(ended)
+    for name, value in ended.items():
+        if not name.startswith("backbone"):  # where a gradient is nothing but rounding, AdamW makes steps of it
+            torch.testing.assert_close(state[name], value, rtol=1e-3, atol=1e-4)
 
 
 @torch.no_grad()
