@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from dataclasses import fields
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,27 +22,59 @@ from .options import options_of
 from .output import json_option, print_json
 from .runner import make_runner
 
+if TYPE_CHECKING:
+    from ..pipeline.command_runner import Runner
+    from ..pipeline.storage import Location
+
+#: Options of compute that were given, by their fields.
+Given = dict[str, str | int | None]
+
+#: The results of a protocol: as JSON, and for people.
+Results = tuple[dict[str, Any], str]
+
 
 @click.group()
 def benchmark() -> None:
     """Run a published protocol from data to table, beside the published figures."""
 
 
-@benchmark.command(cls=Subcommand)
-@option("--out", default="promptkd-run", show_default=True, type=click.Path(), help="Folder for everything.")
-@options_of("settings", BenchmarkSettings)
-@json_option
-@options_of("compute", BenchmarkComputeSettings)
-@options_of("executor", ExecutorSettings)
-@click.pass_context
-def promptkd(
-    ctx: click.Context,
-    out: str,
-    settings: BenchmarkSettings,
-    compute: ComputeSettings,
-    executor: ExecutorSettings,
-    as_json: bool,
-) -> None:
+def _protocol(
+    name: str, settings_class: type, compute_class: type[ComputeSettings] = BenchmarkComputeSettings
+) -> Callable[[Callable[[Location, Any, Given, Runner], Results]], click.Command]:
+    """Make a command of a protocol: what all have in common, from the folder to the exit code."""
+
+    def make(run: Callable[[Location, Any, Given, Runner], Results]) -> click.Command:
+        @benchmark.command(name, cls=Subcommand, help=run.__doc__)
+        @option("--out", default=f"{name}-run", show_default=True, type=click.Path(), help="Folder for everything.")
+        @options_of("settings", settings_class)
+        @json_option
+        @options_of("compute", compute_class)
+        @options_of("executor", ExecutorSettings)
+        @click.pass_context
+        def command(
+            ctx: click.Context,
+            out: str,
+            settings: Any,
+            compute: ComputeSettings,
+            executor: ExecutorSettings,
+            as_json: bool,
+        ) -> None:
+            from ..pipeline.storage import Location
+
+            facts, text = run(Location.of(out), settings, _given(compute), make_runner(ctx, executor))
+            if as_json:
+                print_json(facts)
+            else:
+                show(text)
+            ctx.exit(1 if facts["failed"] else 0)
+
+        return command
+
+    return make
+
+
+@_protocol("promptkd", BenchmarkSettings)
+def promptkd(out: Location, settings: BenchmarkSettings, compute: Given, runner: Runner) -> Results:
     """Reproduce PromptKD: prompts, one teacher's outputs for all students and seeds, students, table.
 
     Shows the command of each stage as it runs it, and ends with accuracies (mean and standard deviation over seeds)
@@ -49,41 +83,17 @@ def promptkd(
 
     Exits with 1 if a data set or a student failed; the others are done.
     """
-    from ..pipeline.storage import Location
     from ..stages.protocols.promptkd import run_promptkd
     from ..stages.protocols.request import Request
     from ..stages.protocols.table import facts_text
 
-    request = Request.of(
-        settings,
-        Location.of(out),
-        compute=_given(compute),
-        say=say,
-        more={stage: _words(settings, f"{stage}_options") for stage in ("pretrain", "cache", "distill")},
-    )
-    facts = run_promptkd(request, make_runner(ctx, executor))
-    if as_json:
-        print_json(facts)
-    else:
-        show(facts_text(facts))
-    ctx.exit(1 if facts["failed"] else 0)
+    more = _more(settings, "pretrain", "cache", "distill")
+    facts = run_promptkd(Request.of(settings, out, compute=compute, say=say, more=more), runner)
+    return facts, facts_text(facts)
 
 
-@benchmark.command(cls=Subcommand)
-@option("--out", default="vl2v-run", show_default=True, type=click.Path(), help="Folder for everything.")
-@options_of("settings", DomainBenchmarkSettings)
-@json_option
-@options_of("compute", BenchmarkComputeSettings)
-@options_of("executor", ExecutorSettings)
-@click.pass_context
-def vl2v(
-    ctx: click.Context,
-    out: str,
-    settings: DomainBenchmarkSettings,
-    compute: ComputeSettings,
-    executor: ExecutorSettings,
-    as_json: bool,
-) -> None:
+@_protocol("vl2v", DomainBenchmarkSettings)
+def vl2v(out: Location, settings: DomainBenchmarkSettings, compute: Given, runner: Runner) -> Results:
     """VL2V-ADiP: leave one domain out, train on the others in two stages, measure on it; each domain in turn, for each seed.
 
     Shows the command of each stage as it runs it, and ends with accuracies (mean and standard deviation over seeds), and with what
@@ -92,42 +102,17 @@ def vl2v(
 
     Exits with 1 if a student failed; the others are done.
     """
-    from ..pipeline.storage import Location
     from ..stages.protocols.domain_request import DomainRequest
     from ..stages.protocols.vl2v import run_vl2v
     from ..stages.protocols.vl2v_table import vl2v_text
 
-    request = DomainRequest.of(
-        settings,
-        Location.of(out),
-        compute=_given(compute),
-        more={stage: _words(settings, f"{stage}_options") for stage in ("cache", "distill")},
-    )
-    facts = run_vl2v(request, make_runner(ctx, executor))
-    if as_json:
-        print_json(facts)
-    else:
-        show(vl2v_text(facts))
-    ctx.exit(1 if facts["failed"] else 0)
+    request = DomainRequest.of(settings, out, compute=compute, more=_more(settings, "cache", "distill"))
+    facts = run_vl2v(request, runner)
+    return facts, vl2v_text(facts)
 
 
-@benchmark.command("reverse-distillation", cls=Subcommand)
-@option(
-    "--out", default="reverse-distillation-run", show_default=True, type=click.Path(), help="Folder for everything."
-)
-@options_of("settings", DefectBenchmarkSettings)
-@json_option
-@options_of("compute", ComputeSettings)
-@options_of("executor", ExecutorSettings)
-@click.pass_context
-def reverse_distillation(
-    ctx: click.Context,
-    out: str,
-    settings: DefectBenchmarkSettings,
-    compute: ComputeSettings,
-    executor: ExecutorSettings,
-    as_json: bool,
-) -> None:
+@_protocol("reverse-distillation", DefectBenchmarkSettings, ComputeSettings)
+def reverse_distillation(out: Location, settings: DefectBenchmarkSettings, compute: Given, runner: Runner) -> Results:
     """Reproduce reverse distillation (RD4AD): maps of normal images, a decoder that learns them, anomaly maps, table.
 
     Shows the command of each stage as it runs it, for one category after another, and ends with AUROC of images and pixels, AUPRO,
@@ -136,30 +121,29 @@ def reverse_distillation(
 
     Exits with 1 if a category failed; the others are done.
     """
-    from ..pipeline.storage import Location
     from ..stages.protocols.reverse_distillation import DefectRequest, defect_table, run_reverse_distillation
 
-    more = {stage: _words(settings, f"{stage}_options") for stage in ("cache", "distill")}
-    request = DefectRequest.of(settings, Location.of(out), compute=_given(compute), more=more)
-    facts = run_reverse_distillation(request, make_runner(ctx, executor))
-    if as_json:
-        print_json(facts)
-    else:
-        show(defect_table(facts))
-    ctx.exit(1 if facts["failed"] else 0)
+    request = DefectRequest.of(settings, out, compute=compute, more=_more(settings, "cache", "distill"))
+    facts = run_reverse_distillation(request, runner)
+    return facts, defect_table(facts)
 
 
-def _given(compute: ComputeSettings) -> dict[str, str | int | None]:
+def _given(compute: ComputeSettings) -> Given:
     """What is not at its default, for the commands that are run: they show the options that were given."""
     values = {field.name: (getattr(compute, field.name), field.default) for field in fields(compute)}
     return {name: value for name, (value, default) in values.items() if value != default}
 
 
-def _words(
-    settings: BenchmarkSettings | DefectBenchmarkSettings | DomainBenchmarkSettings, field: str
-) -> tuple[str, ...]:
-    """Options that a user wrote in one text."""
-    text = getattr(settings, field)
+def _more(settings: object, *stages: str) -> dict[str, tuple[str, ...]]:
+    """Options to append to the commands of these stages, each written in one text.
+
+    Raises:
+        InputError: a text that is no list of options.
+    """
+    return {stage: _words(f"{stage}_options", getattr(settings, f"{stage}_options")) for stage in stages}
+
+
+def _words(field: str, text: str | None) -> tuple[str, ...]:
     try:
         return tuple(shlex.split(text or ""))
     except ValueError as error:
