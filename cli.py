@@ -11,6 +11,7 @@ from . import __version__
 from .commands.anomalies import anomalies
 from .commands.benchmark import benchmark
 from .commands.cache import cache
+from .commands.captions import captions
 from .commands.command import Subcommand
 from .commands.datasets import datasets
 from .commands.demo import demo
@@ -46,6 +47,7 @@ COMMANDS = (
     pretrain,
     vectors,
     cache,
+    captions,
     recode,
     import_checkpoint,
     labels,

@@ -24,10 +24,11 @@ _MADE = {
     "bundle": Kind.BUNDLE,
     "against": Kind.BUNDLE,
     "labels": Kind.LABELS,
+    "captions": Kind.CAPTIONS,
 }
 
 #: Images in any form; lists of names, each with the values that are no file; models, and files of their weights.
-_IMAGES = {"corpus", "images", "validation", "check", "masks"}
+_IMAGES = {"from", "corpus", "images", "validation", "check", "masks"}
 _LISTS = {"classes": ("imagenet",), "templates": ("openai-imagenet", "simple-imagenet")}
 _NAMES = {"base_classes"}
 _NAMED_STORES = {"also"}
@@ -44,6 +45,7 @@ _COMMANDS = {
     Kind.STORE: "teachonce cache SHARDS --teacher …",
     Kind.BUNDLE: "teachonce distill SHARDS STORE --student …",
     Kind.LABELS: "teachonce labels STORE --classes N",
+    Kind.CAPTIONS: "teachonce captions SHARDS --from TABLE --teacher …",
 }
 
 

@@ -45,6 +45,7 @@ class Kind(StrEnum):
     PROMPTS = "a folder of prompts"
     BUNDLE = "a student bundle"
     LABELS = "labels of `teachonce labels`"
+    CAPTIONS = "captions of `teachonce captions`"
     DEMO = "a folder of `teachonce demo`"
     BENCHMARK = "a folder of `teachonce benchmark`"
     STUDENTS = "a folder of students"
@@ -63,6 +64,7 @@ _MADE_BY = {
     "cache": Kind.STORE,
     "vectors": Kind.STORE,
     "labels": Kind.LABELS,
+    "captions": Kind.CAPTIONS,
     "distill": Kind.BUNDLE,
     "anomalies": Kind.ANOMALIES,
     "pretrain": Kind.PROMPTS,
@@ -172,8 +174,8 @@ def _marked(folder: Location) -> Kind | None:
         return Kind.SHARDS
     if is_target_store(folder):
         return Kind.STORE
-    if _zarr_kind(folder) == "labels":
-        return Kind.LABELS
+    if (own := {"labels": Kind.LABELS, "captions": Kind.CAPTIONS}.get(str(_zarr_kind(folder)))) is not None:
+        return own
     config = _read_object(folder / "config.json")
     if config.get("kind") == "student bundle":
         return Kind.BUNDLE

@@ -60,6 +60,7 @@ _ENDINGS = {
     "recode STORE": "store",
     "pretrain": "prompts",
     "labels": "labels",
+    "captions": "captions",
     "distill": "student",
     "distill --seeds": "students",
     "distill --students": "students",

@@ -18,7 +18,7 @@ from ..storage_schemas.growth import FIRST
 from .corpora.shards import ShardSet
 from .corpora.spelling import split_generation
 from .distilling.checks import check_cuda_graphs, refuse_both, refuse_one_class, refuse_seen_domains, with_batch
-from .distilling.notes import note_on_reuse, notes_before, notes_on_draws
+from .distilling.notes import note_on_reuse, notes_before, notes_on_draws, notes_on_parts
 from .distilling.pairs import TrainingPairs
 from .distilling.stage import DistillStage
 from .distilling.validation_images import open_validation, refuse_missing
@@ -88,7 +88,15 @@ def plan_distill(
     check_output(
         Location.of(out),
         DistillStage.name,
-        inputs=(shards, store, vectors, validation, _place_of(settings.labels), *map(path_of, settings.also)),
+        inputs=(
+            shards,
+            store,
+            vectors,
+            validation,
+            _place_of(settings.labels),
+            settings.captions,
+            *map(path_of, settings.also),
+        ),
         names=(config.model, config.pretrained),
     )
     shard_set, location = ShardSet.open(shards), Location.of(store)
@@ -96,7 +104,9 @@ def plan_distill(
     others = StoresBeside(
         stores=settings.also, mix=settings.mix, weights=settings.mix_weights or (), views=settings.views
     )
-    chosen = choose_targets(shard_set, location, vectors, method, training, generation, others, settings.labels)
+    chosen = choose_targets(
+        shard_set, location, vectors, method, training, generation, others, settings.labels, settings.captions
+    )
     refuse_one_class(chosen, training, where=vectors or store)
     built = build_student(
         config, method, training, chosen.vectors, chosen.specs, seed=settings.seed, teacher=chosen.preprocess
@@ -134,7 +144,8 @@ def plan_distill(
     refuse_seen_domains(built, shard_set, settings.leave_out)
     if training.per_domain:
         training = with_batch(training, stream, options.get("batch_size"))
-    check_batch(stream.samples_per_epoch, training.batch_size, drop_last=True, world_size=workers * training.accumulate)
+    parts = workers * training.accumulate
+    check_batch(stream.samples_per_epoch, training.batch_size, drop_last=True, world_size=parts)
     checking = open_validation(validation, settings.validation_by, chosen.vectors, pairs)
     refuse_missing(training, checking)
     statistics = pairs.statistics(method.standardized(training, chosen.names), stream)
@@ -199,7 +210,8 @@ def plan_distill(
         cuda_graphs=settings.cuda_graphs,
         notes=notes_before(built, stream, training, recipe, config, checking)
         + tuple(source.note for source in chosen.sources if source.note)
-        + notes_on_draws(chosen, training),
+        + notes_on_draws(chosen, training)
+        + notes_on_parts(method, training, parts),
         reuse=None if settings.reuse_views or pairs.anew else note_on_reuse(stream, training),
         checkpoint_every=settings.checkpoint_every,
         show_progress=show_progress,

@@ -34,7 +34,7 @@ _NOTES = {"wait": "for the next images"}
 _EXAMPLES = 3
 
 #: Stages in the order in which they follow each other.
-_ORDER = ("shard", "retry-failed", "import", "pretrain", "vectors", "cache", "labels", "distill")
+_ORDER = ("shard", "retry-failed", "import", "pretrain", "vectors", "cache", "labels", "captions", "distill")
 
 #: The stage that makes each kind of folder, and what comes after it.
 _MAKERS = {"shards": ("shard",), "target store": ("cache",)}
@@ -42,6 +42,7 @@ _FOLLOW = {
     "shards": "teachonce cache {path} --teacher … --out STORE",
     "target store": "teachonce distill SHARDS {path} --student … --recipe … --out BUNDLE",
     "labels": "teachonce distill SHARDS STORE --student … --recipe s3a --labels {path} --out BUNDLE",
+    "captions": "teachonce distill SHARDS STORE --student … --recipe affinity --captions {path} --out BUNDLE",
     "student bundle": "teachonce evaluate {path} IMAGES",
     "folder of students": "teachonce evaluate {path}/NAME IMAGES",
     "prompts": "teachonce vectors --teacher teachonce:{path} --out STORE",
@@ -57,6 +58,7 @@ _KINDS = {
     Kind.SHARDS: "shards",
     Kind.STORE: "target store",
     Kind.LABELS: "labels",
+    Kind.CAPTIONS: "captions",
     Kind.BUNDLE: "student bundle",
     Kind.PROMPTS: "prompts",
     Kind.STUDENTS: "folder of students",

@@ -74,3 +74,6 @@ BUNDLE = Format(name="a student bundle", kind="student bundle", version=2)
 
 #: Labels of a corpus' rows, as often as they were made.
 LABELS = Format(name="labels", kind="labels")
+
+#: Embeddings of a corpus' captions.
+CAPTIONS = Format(name="captions", kind="captions")

@@ -40,6 +40,7 @@ LANGUAGES = ("sh", "python", "yaml", "text")
 #: commands made (`made`).
 RUN = {
     "README.md": ["photos", "test-photos", "classes.txt", "new.jpg"],
+    "docs/captions.md": ["shards", "classes.txt", "captions.csv"],
     "docs/checkpoints.md": ["teacher_model", "output", "DATA", "shards"],
     "docs/datasets.md": ["DATA"],
     "docs/failed-images.md": ["shards", "targets.zarr", "photos"],
@@ -385,6 +386,8 @@ def stock(
     (folder / "classes.txt").write_text("".join(f"{name}\n" for name in classes))
     (folder / "students.yaml").write_text("cosine: {embedding-loss: none}\nother: {seed: 7}\n")
     photographs = sorted((folder / "photos").rglob("*.png"))
+    texts = [f"{path.relative_to(folder / 'photos')},a drawing of {path.parent.name}" for path in photographs]
+    (folder / "captions.csv").write_text("\n".join(["path,caption", *texts]) + "\n")
 
     def draw(name: str, number: int) -> Any:
         from PIL import Image

@@ -7,6 +7,7 @@ from ...storage_schemas.plain_text import counted
 from ..models.names import RANDOM
 from ..models.student_config import StudentConfig
 from ..pairs.stream import TargetStream
+from ..recipes.recipe import Recipe
 from ..recipes.settings import TrainSettings
 from ..training.build import BuiltStudent
 from ..training.targets import TrainingTargets
@@ -58,6 +59,20 @@ def notes_on_draws(chosen: TrainingTargets, settings: TrainSettings) -> tuple[st
     return (
         f"{', '.join(drawn)} are draws from the teacher's distribution: at temperature {temperature:g} their gradients are biased; "
         "use --temperature 1, or a store in another encoding",
+    )
+
+
+def notes_on_parts(recipe: Recipe, settings: TrainSettings, parts: int) -> tuple[str, ...]:
+    """A word where a loss that compares samples does not see a whole batch at once.
+
+    Args:
+        parts: of a batch: processes, each with those of `--accumulate`.
+    """
+    if parts == 1 or not recipe.compares_samples:
+        return ()
+    return (
+        f"recipe {recipe.name} compares samples of a batch, and each of {parts} parts sees {settings.batch_size // parts} of the "
+        f"{settings.batch_size} alone: this trains another student than the whole batch would",
     )
 
 

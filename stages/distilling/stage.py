@@ -240,6 +240,7 @@ class OpenStudent:
             settings=stage.settings,
             teacher_logits=stage._teacher_logits(device),
             standardize=Standardize(stage.statistics).to(device) if stage.statistics else None,
+            text_scale=stage.chosen.text_scale,
             student_head=self.built.student.classes or stage._head(device, self.built.logit_scale),
             targets=stage.pairs.targets,
             views=tuple(name for name in stage.pairs.anew if name != IMAGE),

@@ -32,6 +32,7 @@ class LossInputs:
         class_vectors_CD: the class vectors, fp32; None where there are none.
         average: outputs of the moving average of the student's weights, without gradients, for the view that `average_sees` names;
             as `student`, without levels. Empty where it names none.
+        text_scale: the teacher's factor from cosines of image and text to logits; None where no captions are read.
         weights_N: what `average_weights` gave, divided by its mean over the whole batch; None where it gave nothing.
     """
 
@@ -40,6 +41,7 @@ class LossInputs:
     class_vectors_CD: Tensor | None = None
     average: Mapping[str, Tensor] = field(default_factory=dict)
     weights_N: Tensor | None = None
+    text_scale: float | None = None
 
 
 class Recipe(Protocol):
@@ -63,6 +65,10 @@ class Recipe(Protocol):
     @property
     def reads_images(self) -> bool:
         """Whether its students read images. Those of others read the targets themselves, and no image is opened for them."""
+
+    @property
+    def compares_samples(self) -> bool:
+        """Whether its loss compares samples of a batch with each other: then parts of a batch do not give what the whole gives."""
 
     def keeps_backbone(self, settings: Any) -> bool:
         """Whether these settings leave the backbone's own weights as they are."""
@@ -91,7 +97,8 @@ class Recipe(Protocol):
 
         `logits` needs class vectors, and is there wherever logits or embeddings are stored. `label` (the class id of the sample's
         label, int64) needs class vectors and a corpus with labels, `domain` (a number, int64) one whose images lie at
-        DOMAIN/CLASS/IMAGE, `cluster` (the place of a name among the class vectors, int64) `--labels`; no store holds these. Other names must be stored.
+        DOMAIN/CLASS/IMAGE, `cluster` (the place of a name among the class vectors, int64) `--labels`, `caption` (its captions' embeddings, fp32 (caption,
+        channel)) and `caption_count` (int64; 0: it has none) `--captions`; no store holds these. Other names must be stored.
 
         Args:
             settings: its own.
@@ -147,6 +154,7 @@ class BaseRecipe:
 
     frozen_backbone = False
     reads_images = True
+    compares_samples = False
 
     def logit_scale(self, backbone: Backbone, vectors: ClassVectors) -> float:
         """The teacher's."""

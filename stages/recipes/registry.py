@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.near_names import did_you_mean
+from .affinity_settings import AffinitySettings
 from .features_settings import FeaturesSettings
 from .kd_settings import KdSettings
 from .promptkd_settings import PromptKdSettings
@@ -34,6 +35,7 @@ _OWN: dict[str, tuple[type[TrainSettings], str]] = {
     "vl2v": (Vl2vSettings, "vl2v:Vl2v"),
     "reverse-distillation": (ReverseDistillationSettings, "reverse_distillation:ReverseDistillation"),
     "s3a": (S3aSettings, "s3a:S3a"),
+    "affinity": (AffinitySettings, "affinity:Affinity"),
 }
 
 

@@ -24,6 +24,7 @@ class DistillSettings(CheckpointSettings):
         vectors: another store whose class vectors are used.
         views: None for all of the store's.
         labels: see `pairs.label_source.ClusterLabels.of`.
+        captions: see `pairs.caption_source.Captions.of`.
         generation: None for the one that the run was begun on, or the current one.
         compiled, cuda_graphs: decide low bits.
         local_cache, local_cache_gb: decide no bytes.
@@ -102,6 +103,12 @@ class DistillSettings(CheckpointSettings):
         unit="LABELS[@N]",
         group=TARGETS,
         help="Labels that `teachonce labels` wrote, for recipe s3a: the last generation, or generation N.",
+    )
+    captions: str | None = setting(
+        None,
+        unit="CAPTIONS",
+        group=TARGETS,
+        help="Captions that `teachonce captions` embedded, for recipe affinity.",
     )
     reuse_views: bool = setting(
         False, group=TARGETS, help="Fewer views than epochs are intended: print no note on it at the end."

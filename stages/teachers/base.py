@@ -14,6 +14,7 @@ from ...storage_schemas.fingerprint import Json
 from ..models.names import BUNDLE_PREFIX, PROMPTS_PREFIX, PYTHON_PREFIX, TIMM_PREFIX, TRANSFORMERS_PREFIX, loaded_text
 from ..models.preprocess import Preprocess
 from ..models.teacher_config import TeacherConfig
+from .text_tower import TextTower
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +99,13 @@ class Teacher(Protocol):
     def name_notes(self, names: Sequence[str], templates: Sequence[str]) -> tuple[str, ...]:
         """Notes for people on these class names: those that its tokenizer cuts, or cannot distinguish."""
 
+    def text_tower(self) -> TextTower:
+        """What embeds any text into the space of its image embeddings.
+
+        Raises:
+            InputError: it reads no text but class names, or none.
+        """
+
     def plain(self, names: Sequence[str]) -> list[tuple[Teacher, ClassVectors]]:
         """The same model without what it has learned, and its class vectors; empty where it has learned nothing more."""
 
@@ -121,6 +129,16 @@ class BaseTeacher:
 
     def name_notes(self, names: Sequence[str], templates: Sequence[str]) -> tuple[str, ...]:
         return ()
+
+    def text_tower(self) -> TextTower:
+        raise InputError(
+            "this teacher embeds no captions",
+            code="teacher-without-text",
+            where=self.spec.model,
+            expected="a model of images and text, without learned prompts",
+            found=f"a teacher of the family {self.spec.family}",
+            hint="name an open_clip model, or transformers:… with a text tower",
+        )
 
     def plain(self, names: Sequence[str]) -> list[tuple[Teacher, ClassVectors]]:
         return []

@@ -26,6 +26,7 @@ from ..models.tokenizer import Tokenizer, load_tokenizer, name_notes
 from .base import BaseTeacher, Offer, TeacherSpec, freeze
 from .contract import check_contract
 from .offers import offers_with_maps, outputs_with_maps
+from .text_tower import TextTower
 
 
 class OpenClipTeacher(BaseTeacher):
@@ -170,6 +171,14 @@ class OpenClipTeacher(BaseTeacher):
             bias_C=None if bias is None else np.full(len(names), float(bias), np.float32),
             logit_scale=float(self.model.logit_scale.float().exp()),
             normalized=True,
+        )
+
+    def text_tower(self) -> TextTower:
+        device = next(self.model.parameters()).device
+        return TextTower(
+            encode=lambda ids_TL: _unit(self.model.encode_text(ids_TL.to(device))),
+            tokenizer=self.tokenizer,
+            logit_scale=float(self.model.logit_scale.float().exp()),
         )
 
     def name_notes(self, names: Sequence[str], templates: Sequence[str]) -> tuple[str, ...]:

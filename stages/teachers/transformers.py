@@ -25,6 +25,7 @@ from ..models.tokenizer import name_notes
 from ..models.transformers_models import TransformersModel, load_transformers
 from .base import BaseTeacher, Offer, TeacherSpec, freeze
 from .contract import check_contract, check_features
+from .text_tower import TextTower
 
 #: Tokens of a text at most, where a model could take more.
 _MOST_TOKENS = 77
@@ -140,6 +141,12 @@ class TransformersTeacher(BaseTeacher):
             texts = [template.replace("{}", name.replace("_", " ")) for template in templates]
             features.append(F.normalize(self._text_features(self._tokenizer(texts)).mean(dim=0), dim=0))
         return self._vectors_of(names, torch.stack(features))
+
+    def text_tower(self) -> TextTower:
+        if not self._has_text:
+            return super().text_tower()
+        scale = float(self._module.logit_scale.detach().float().exp())
+        return TextTower(encode=self._text_features, tokenizer=self._tokenizer, logit_scale=scale)
 
     def name_notes(self, names: Sequence[str], templates: Sequence[str]) -> tuple[str, ...]:
         if not self._has_text:

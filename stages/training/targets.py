@@ -14,6 +14,7 @@ from ...storage_schemas.plain_text import typed
 from ...storage_schemas.store_description import StoreDescription, TargetSpec
 from ..corpora.shards import ShardSet
 from ..models.preprocess import Preprocess
+from ..pairs.caption_source import CAPTION, Captions
 from ..pairs.join import as_made
 from ..pairs.label_source import CLUSTER, ClusterLabels
 from ..pairs.manifest_labels import DOMAIN, LABEL, ManifestLabels
@@ -69,6 +70,11 @@ class TrainingTargets:
         return {"targets": list(self.names), **identities(self.sources), **mixture}
 
     @property
+    def text_scale(self) -> float | None:
+        """The teacher's factor from cosines of image and text to logits; None where no captions are read."""
+        return next((source.logit_scale for source in self.sources if isinstance(source, Captions)), None)
+
+    @property
     def class_ids(self) -> tuple[tuple[str, int], ...]:
         """Labels that are classes, with their ids, where the recipe looks at labels."""
         return next((source.class_ids for source in self.sources if isinstance(source, ManifestLabels)), ())
@@ -83,6 +89,7 @@ def choose_targets(
     generation: str | None = None,
     others: StoresBeside | None = None,
     labels: str | None = None,
+    captions: str | None = None,
 ) -> TrainingTargets:
     """Find the targets that the recipe needs, and the class vectors that go with them.
 
@@ -94,6 +101,7 @@ def choose_targets(
         generation: of the store; None for the current one.
         others: stores that are read beside it; None for none.
         labels: names of clusters, as in `ClusterLabels.of`; None for none.
+        captions: where captions are, as in `Captions.of`; None for none.
 
     Raises:
         InputError: no store there, or one without what the recipe needs; or a corpus without labels or domains that it needs.
@@ -144,6 +152,9 @@ def choose_targets(
     if labels is not None:
         assert class_vectors is not None
         sources.append(ClusterLabels.of(labels, about, class_vectors))
+    _check_captions(captions, requested, recipe.name)
+    if captions is not None:
+        sources.append(Captions.of(captions, about))
     if {LABEL, DOMAIN} & set(requested):
         class_names = None if class_vectors is None else class_vectors.names
         manifest = ManifestLabels.of(as_made(shards, store, about), requested, class_names)
@@ -186,6 +197,28 @@ def _check_labels(labels: str | None, requested: Sequence[str], recipe: str) -> 
         expected="--labels LABELS",
         found="nothing",
         hint="teachonce labels STORE --classes N --out LABELS, then add --labels LABELS",
+    )
+
+
+def _check_captions(captions: str | None, requested: Sequence[str], recipe: str) -> None:
+    if (captions is not None) == (CAPTION in requested):
+        return
+    if captions is not None:
+        raise InputError(
+            f"recipe {recipe} learns no captions",
+            code="captions-useless",
+            where=f"--captions {captions}",
+            expected=f"`{CAPTION}` among its targets",
+            found=", ".join(requested),
+            hint="leave out --captions, or use --recipe affinity",
+        )
+    raise InputError(
+        f"recipe {recipe} learns captions",
+        code="option-needs-another",
+        where="--recipe",
+        expected="--captions CAPTIONS",
+        found="nothing",
+        hint="teachonce captions SHARDS --from TABLE --teacher … --out CAPTIONS, then add --captions CAPTIONS",
     )
 
 

@@ -60,6 +60,7 @@ class Trainer:
         pool: where these are decoded; None for threads.
         ranks: the processes that train this student together; only the first writes.
         compiled: whether `torch.compile` makes the student's forward and backward pass.
+        text_scale: see `LossInputs`.
         cuda_graphs: whether both are recorded as CUDA graphs; for one rank, on a GPU, not compiled.
         checkpoint_every: steps between checkpoints beside those at the end of each epoch; None for no others.
         tracking: which programs show its figures, beside TensorBoard.
@@ -86,6 +87,7 @@ class Trainer:
     checkpoint_every: int | None = None
     tracking: Tracking = field(default_factory=Tracking)
     views: tuple[str, ...] = ()
+    text_scale: float | None = None
 
     def __post_init__(self) -> None:
         self._device = torch.device(self.compute.device)
@@ -179,6 +181,7 @@ class Trainer:
                 class_vectors_CD=vectors_CD,
                 average=found.outputs,
                 weights_N=found.weights_N,
+                text_scale=self.text_scale,
             ),
             self.settings,
         )

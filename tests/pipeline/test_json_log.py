@@ -155,7 +155,7 @@ def test_of_processes_that_torchrun_starts_the_first_alone_logs(rank, logs, tmp_
 
 
 def test_every_long_command_has_the_option_once():
-    long = {"anomalies", "labels", "shard", "vectors", "pretrain", "cache", "distill"}
+    long = {"anomalies", "labels", "shard", "vectors", "pretrain", "cache", "captions", "distill"}
     long |= {"verify", "recode", "retry-failed"}
     having = {
         name

@@ -310,7 +310,7 @@ def test_its_processes_end_with_it(plan, monkeypatch, tmp_path) -> None:
         (
             {"recipe": "magic"},
             InputError,
-            "unknown recipe: --recipe: expected kd or promptkd or features or vl2v or reverse-distillation or s3a, found magic",
+            "unknown recipe: --recipe: expected kd or promptkd or features or vl2v or reverse-distillation or s3a or affinity, found magic",
         ),
         (
             {"options": {"batch_size": 46}},

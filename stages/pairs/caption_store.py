@@ -1,0 +1,101 @@
+"""Owns opening a caption store for reading: a finished one, whose chunks are compared with the receipts of its shards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from ...pipeline.contents import Kind, how_to_make, kind_of
+from ...pipeline.ledger import Ledger
+from ...pipeline.storage import Location
+from ...storage_schemas.caption_store import CaptionSpec, read_caption_spec, read_captions
+from ...storage_schemas.errors import DamagedError, InputError
+from ...storage_schemas.receipt import Output
+from ...storage_schemas.samples import shard_name
+from ...storage_schemas.verified_store import VerifiedStore
+
+#: The stage that makes captions.
+CAPTIONS = "captions"
+
+#: The texts, below the store.
+TEXTS_FILE = "texts/captions.parquet"
+
+
+def open_caption_root(location: Location, *, mode: Literal["r", "a"] = "r") -> zarr.Group:
+    """The root group, as it lies there."""
+    return zarr.open_group(location.zarr_store(read_only=mode == "r"), mode=mode, zarr_format=3)
+
+
+@dataclass(frozen=True)
+class _Receipts:
+    """What `VerifiedStore` asks: a chunk holds the rows of a shard, as its receipt has them."""
+
+    where: Location
+
+    def shard_of(self, array: str, chunk: int) -> int:
+        return chunk
+
+    def outputs(self, shard: int) -> Mapping[str, Output]:
+        receipt = Ledger(self.where, CAPTIONS).receipt(shard_name(shard))
+        return {} if receipt is None else {output.path: output for output in receipt.outputs}
+
+    def damaged(self, path: str, shard: int, found: str) -> DamagedError:
+        output = self.outputs(shard).get(path)
+        return DamagedError(
+            "captions are not those that `teachonce captions` wrote",
+            code="captions-damaged",
+            where=self.where / path,
+            expected="none" if output is None else f"sha256 {output.sha256}",
+            found=found,
+            hint=f"restore them from a copy, or {Ledger(self.where, CAPTIONS).redo_hint(shard_name(shard))}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenCaptions:
+    """Captions of a corpus. Picklable: each process opens the arrays for itself.
+
+    Attributes:
+        location: of the store.
+        spec: what is in it.
+        fingerprint: digest of everything that decided its bytes.
+    """
+
+    location: Location
+    spec: CaptionSpec
+    fingerprint: str
+
+    @staticmethod
+    def of(location: Location) -> OpenCaptions:
+        """
+        Raises:
+            InputError: no captions here.
+            IncompleteError: `teachonce captions` has not finished.
+            DamagedError, MismatchError: see `read_caption_spec`.
+        """
+        if not (location / "zarr.json").exists() or kind_of(location) != Kind.CAPTIONS:
+            raise InputError(
+                "no captions here",
+                code="captions-missing",
+                where=location,
+                expected=Kind.CAPTIONS,
+                found=kind_of(location),
+                hint=how_to_make(location, "teachonce captions SHARDS --from TABLE --teacher …"),
+            )
+        plan = Ledger(location, CAPTIONS).require_complete("run the same `teachonce captions` command again")
+        spec = read_caption_spec(open_caption_root(location), location)
+        return OpenCaptions(location=location, spec=spec, fingerprint=plan.fingerprint.digest)
+
+    def open(self) -> zarr.Group:
+        """The root group; every chunk is compared with its shard's receipt."""
+        plain = self.location.zarr_store(read_only=True)
+        return zarr.open_group(VerifiedStore(plain, _Receipts(self.location)), mode="r", zarr_format=3)
+
+    def read(self, root: Any, shard: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """See `read_captions`."""
+        return read_captions(root, self.spec, shard, f"{self.location}, shard {shard}")

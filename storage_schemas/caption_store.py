@@ -1,0 +1,188 @@
+"""Owns the caption store: a small Zarr group with a teacher's embeddings of the captions of each row of a corpus, and its receipts' digest."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import Crc32cCodec, ZstdCodec
+
+from .errors import MismatchError
+from .fingerprint import Json
+from .formats import CAPTIONS
+from .json_file import Count, Positive, as_schema, seal, unseal
+from .zarr_damage import readable
+
+#: The attribute of the root group that describes it, and its arrays.
+ATTRIBUTE, EMBEDDING, COUNT = "captions", "embedding", "count"
+
+#: Types of the stored embeddings, by the names that users know.
+DTYPES = {"fp16": "float16", "fp32": "float32"}
+
+_HINT = "restore the captions from a copy, or make them again with another --out"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionCounts:
+    """What became of the entries of the tables.
+
+    Attributes:
+        samples: of the corpus that have a caption; `without`: that have none.
+        captions: that were embedded.
+        beyond: that were left out, since a sample had more than `CaptionSpec.captions`.
+        unknown: whose path is none of the corpus.
+        blank: without text.
+    """
+
+    samples: Count
+    without: Count
+    captions: Count
+    beyond: Count = 0
+    unknown: Count = 0
+    blank: Count = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionSpec:
+    """What the embeddings are of.
+
+    Attributes:
+        corpus_id: of the samples.
+        num_rows, shard_size: row = shard * shard_size + offset, as in target stores of this corpus.
+        captions: places of a row; the first `count` of them are taken.
+        embed_dim: channels.
+        encoding: a name in `DTYPES`.
+        texts: blake2b-128 (hexadecimal) over rows and texts.
+        logit_scale: the teacher's factor from cosines to logits.
+        teacher: its identity; `weights_digest` and `embed_dim` among it.
+        tokenizer: its context length, and a digest of what it makes of some texts.
+        counts: what became of the entries of the tables.
+    """
+
+    corpus_id: str
+    num_rows: Positive
+    shard_size: Positive
+    captions: Positive
+    embed_dim: Positive
+    encoding: Literal["fp16", "fp32"]
+    texts: str
+    logit_scale: float
+    teacher: dict[str, Any]
+    tokenizer: dict[str, Any]
+    counts: CaptionCounts
+
+    def rows(self, shard: int) -> slice:
+        """Rows of the chunk that a shard has, whether there are samples or not."""
+        start = shard * self.shard_size
+        return slice(start, min(start + self.shard_size, self.num_rows))
+
+
+def create_caption_store(root: zarr.Group, spec: CaptionSpec) -> None:
+    """Describe an empty group and make its arrays. Written before any rows."""
+    root.require_group("ledger")  # Zarr's listing warns of files that are no nodes
+    root.require_group("texts")
+    common: dict[str, Any] = {"compressors": [ZstdCodec(level=1), Crc32cCodec()], "overwrite": True}
+    root.create_array(
+        EMBEDDING,
+        shape=(spec.num_rows, spec.captions, spec.embed_dim),
+        chunks=(spec.shard_size, 1, spec.embed_dim),
+        dtype=DTYPES[spec.encoding],
+        dimension_names=("sample", "caption", "channel"),
+        fill_value=np.nan,
+        config={"write_empty_chunks": True},
+        **common,
+    )
+    root.create_array(
+        COUNT,
+        shape=(spec.num_rows,),
+        chunks=(spec.shard_size,),
+        dtype="int32",
+        dimension_names=("sample",),
+        fill_value=0,
+        config={"write_empty_chunks": True},
+        **common,
+    )
+    root.attrs.update(
+        {"teachonce": {"kind": CAPTIONS.kind, "schema_version": CAPTIONS.version}, ATTRIBUTE: seal(asdict(spec))}
+    )
+
+
+def read_caption_spec(root: zarr.Group, where: object) -> CaptionSpec:
+    """
+    Raises:
+        MismatchError: no captions, or those of a later version.
+        DamagedError: the description cannot be read, or changed since.
+    """
+    found: Any = root.attrs.asdict().get("teachonce")
+    if not isinstance(found, dict) or found.get("kind") != CAPTIONS.kind:
+        raise MismatchError(
+            "these are no captions",
+            code="captions-other-kind",
+            where=where,
+            expected="captions of `teachonce captions`",
+            found=f"a {found['kind']}" if isinstance(found, dict) and "kind" in found else "another Zarr group",
+        )
+    CAPTIONS.check(found.get("schema_version"), where=where, hint=_HINT)
+    fields: Any = root.attrs.asdict().get(ATTRIBUTE)
+    where = f"{where}: attribute '{ATTRIBUTE}'"
+    return as_schema(
+        unseal(fields if isinstance(fields, dict) else {}, where=where, hint=_HINT),
+        CaptionSpec,
+        what="not a description of captions",
+        code="captions-damaged",
+        where=where,
+        hint=_HINT,
+    )
+
+
+def write_captions(
+    root: zarr.Group, spec: CaptionSpec, shard: int, embedding_NKD: NDArray[np.float32], count_N: NDArray[np.int32]
+) -> tuple[list[str], str]:
+    """Write the rows of a shard; what is behind a row's count becomes NaN.
+
+    Args:
+        embedding_NKD: fp32 (sample, caption, channel), at length 1.
+        count_N: captions of each sample, int32.
+
+    Returns:
+        The paths of the files, and the digest (blake2b-128, hexadecimal) of what was written.
+    """
+    here = spec.rows(shard)
+    rows = here.stop - here.start
+    whole_RKD = np.full((rows, spec.captions, spec.embed_dim), np.nan, DTYPES[spec.encoding])
+    whole_R = np.zeros(rows, np.int32)
+    taken_NK = np.arange(spec.captions) < count_N[:, None]
+    whole_RKD[: len(count_N)][taken_NK] = embedding_NKD[taken_NK]
+    whole_R[: len(count_N)] = count_N
+    array: Any = root[EMBEDDING]
+    array[here] = whole_RKD
+    counts: Any = root[COUNT]
+    counts[here] = whole_R
+    digest = hashlib.blake2b(whole_R.astype("<i4").tobytes(), digest_size=16)
+    digest.update(whole_RKD.astype(whole_RKD.dtype.newbyteorder("<")).tobytes())
+    paths = [f"{EMBEDDING}/c/{shard}/{place}/0" for place in range(spec.captions)]
+    return [*paths, f"{COUNT}/c/{shard}"], digest.hexdigest()
+
+
+def read_captions(
+    root: Any, spec: CaptionSpec, shard: int, where: object
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """All rows of a shard's chunk: embeddings, fp32 (sample, caption, channel), NaN behind a row's count; and counts, int64 (sample,).
+
+    Raises:
+        DamagedError: a chunk is not the one that was written.
+    """
+    with readable("captions cannot be read", code="captions-damaged", where=where, hint=_HINT):
+        here = spec.rows(shard)
+        return np.asarray(root[EMBEDDING][here], np.float32), np.asarray(root[COUNT][here], np.int64)
+
+
+def identity_of(spec: CaptionSpec) -> Json:
+    """What of it enters the fingerprint of what makes it, beside how it is computed."""
+    fields = asdict(spec)
+    teacher = {name: spec.teacher[name] for name in ("model", "architecture", "weights_digest")}
+    return {**{name: fields[name] for name in fields if name not in ("counts", "teacher")}, "teacher": teacher}
