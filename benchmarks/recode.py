@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,10 @@ def make_numbers(out: Path) -> None:
 
 
 def read_and_write(store: Path, out: Path, like: Path, views: range, dtype: str) -> None:
-    """Every array of rows, a shard at a time, into arrays with the chunks and codecs of those that `recode` wrote."""
+    """Every array of rows, a shard at a time, into arrays with the chunks and codecs of those that `recode` wrote.
+
+    Views that are not kept are not read. Files are flushed to the disk as `recode` flushes its own.
+    """
     import zarr
 
     source, model = zarr.open_group(str(store), mode="r"), zarr.open_group(str(like), mode="r")
@@ -124,6 +128,15 @@ def read_and_write(store: Path, out: Path, like: Path, views: range, dtype: str)
         )
         for start in range(0, ROWS, SHARD_SIZE):
             rows = slice(start, start + SHARD_SIZE)
-            values = np.asarray(source[name][rows])  # type: ignore[index]
-            values = values[:, views.start : views.stop] if values.ndim > 2 else values
+            of_views = (slice(views.start, views.stop),) if array.ndim > 2 else ()
+            values = np.asarray(source[name][(rows, *of_views)])  # type: ignore[index]
             copy[rows] = values.astype(dtype) if name in ("logits", "embedding") else values
+            for file in (out / name / "c" / str(start // SHARD_SIZE)).rglob("*"):
+                flush(file)
+
+
+def flush(file: Path) -> None:
+    """Wait until a file, or a folder's names, are on the disk."""
+    descriptor = os.open(file, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)

@@ -236,8 +236,12 @@ def write_manifest(file: BinaryIO, shards: Iterable[list[Entry]]) -> tuple[str, 
 
 def add_to_digest(digest: hashlib.blake2b, entries: Iterable[Entry]) -> None:
     """Let entries, in row order, enter the digest over all of them: a line of JSON each."""
-    for e in entries:
-        digest.update(msgspec.json.encode([e.path, e.size, e.digest, e.label]) + b"\n")
+    add_rows_to_digest(digest, ([e.path, e.size, e.digest, e.label] for e in entries))
+
+
+def add_rows_to_digest(digest: hashlib.blake2b, rows: Iterable[Sequence[str | int | None]]) -> None:
+    """`add_to_digest` of their paths, sizes, digests and labels."""
+    digest.update(msgspec.json.Encoder().encode_lines(list(rows)))
 
 
 def entries_of(columns: Mapping[str, list[Any]]) -> list[Entry]:
@@ -324,6 +328,11 @@ class ManifestReader:
     def _columns(self, shard: int, columns: list[str] | None = None) -> dict[str, list[Any]]:
         with self._readable():
             return self._file.read_row_group(shard, columns=columns).to_pydict()  # type: ignore[no-any-return]
+
+    def columns(self, shard: int, names: list[str]) -> tuple[list[Any], ...]:
+        """Some columns of one shard, in row order, without reading the others."""
+        found = self._columns(shard, names)
+        return tuple(found[name] for name in names)
 
     def shard(self, shard: int) -> list[Entry]:
         """The entries of one shard, in row order."""

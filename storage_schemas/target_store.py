@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -385,6 +385,7 @@ class BlockWriter:
         arrays: the store's.
         keys: of all rows of the shard, in their order.
         part: what of the block is written.
+        elsewhere: arrays whose files somebody else writes.
 
     Attributes:
         shard: its number.
@@ -392,7 +393,14 @@ class BlockWriter:
     """
 
     def __init__(
-        self, arrays: Arrays, spec: StoreSpec, shard: int, keys: Sequence[str], part: BlockPart = WHOLE
+        self,
+        arrays: Arrays,
+        spec: StoreSpec,
+        shard: int,
+        keys: Sequence[str],
+        part: BlockPart = WHOLE,
+        *,
+        elsewhere: Collection[str] = (),
     ) -> None:
         self._arrays, self._spec, self.shard, self._keys, self._part = arrays, spec, shard, keys, part
         self._valid = np.zeros(len(keys), np.bool_)
@@ -402,6 +410,7 @@ class BlockWriter:
         self._parts: dict[str, _Whole | _Streamed] = {
             target.name: (_Streamed if spec.is_streamed(target) else _Whole)(self, target) for target in targets
         }
+        self._elsewhere = elsewhere
         self.nonfinite: dict[str, int] = {}
 
     @property
@@ -506,7 +515,9 @@ class BlockWriter:
         return written
 
     def write(self, name: str, values: NDArray[Any], offset: int) -> list[str]:
-        """Write whole chunks of an array, from a row of the shard on. Returns the paths of their files."""
+        """Write whole chunks of an array, from a row of the shard on. Returns the paths of their files; none of what is written elsewhere."""
+        if name in self._elsewhere:
+            return []
         # A chunk that equals the fill value would otherwise not be written; its absence must never mean anything.
         # Set for this array: Zarr's own setting is global, and another thread's would end in the middle of ours.
         array: Any = self._arrays[name].with_config({"write_empty_chunks": True})

@@ -273,7 +273,7 @@ class ShardReader:
         self._bytes = self._tar.open_ranges("" if found is None else found.version)
         if in_order and self._tar.local_path() is None:
             self._bytes = RangesInBlocks(self._bytes)
-        self._position = {int(row): i for i, row in enumerate(self.index["row"])}
+        self._position = {row: i for i, row in enumerate(self.index["row"].tolist())}
 
     def key(self, row: int) -> str:
         """The key of a row that has an image."""

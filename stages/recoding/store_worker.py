@@ -15,8 +15,8 @@ from ...storage_schemas.encodings import is_exact
 from ...storage_schemas.errors import DamagedError
 from ...storage_schemas.receipt import Output, Receipt
 from ...storage_schemas.store_description import StoreSpec
-from ...storage_schemas.target_store import BlockWriter, decode_views
-from .chunk_copy import ChunkCopy
+from ...storage_schemas.target_store import BlockWriter, chunk_paths, decode_views
+from .chunk_copy import ChunkCopy, TargetCopy
 from .source import LOGITS, SourceReader, SourceShard
 
 
@@ -45,7 +45,7 @@ class StoreWorker:
         known = shard.receipt.digest if self._has_content_of(shard, as_stored) else None
         if known and len(as_stored) == len(self.reader.source.targets) and self._copy.is_possible:
             with timer("write"):
-                outputs, digest = self._copy.shard(number), known
+                outputs, digest = self._copy.shard(number).all(), known
             timer.advance(len(shard))
         else:
             outputs, digest = self._write(shard, as_stored, known, timer)
@@ -71,7 +71,9 @@ class StoreWorker:
             as_stored: targets whose arrays stay as they are.
             known: the digest, where the values are those of the old store.
         """
-        writer = BlockWriter(self.root, self.spec, shard.number, shard.keys)
+        copies = self._copies(shard, as_stored)
+        elsewhere = {array for copy in copies.values() for array in copy.arrays}
+        writer = BlockWriter(self.root, self.spec, shard.number, shard.keys, elsewhere=elsewhere)
         taken_N = np.zeros(len(shard), np.bool_)
         taken_N[shard.taken] = True
         with timer("read"):
@@ -80,7 +82,10 @@ class StoreWorker:
             sizes = None if sizes_N2 is None else sizes_N2[part]
             left_N = ~taken_N[part]
             with timer("read"):
-                stored = {name: shard.stored(name, part) for name in as_stored}
+                stored = {
+                    name: copies[name].stored(part) if name in copies else shard.stored(name, part)
+                    for name in as_stored
+                }
                 targets = {} if known else {n: decode_views(self.reader.source.spec, n, s) for n, s in stored.items()}
                 targets |= {n: shard.target(n, part) for n in self.reader.source.targets if n not in stored}
             with timer("write"):
@@ -94,7 +99,20 @@ class StoreWorker:
         self._refuse_nonfinite(writer)
         with timer("write"):
             paths, digest = writer.finish(known)
-            return record_outputs(self.out, paths), digest
+            written = [
+                *record_outputs(self.out, paths),
+                *(output for copy in copies.values() for output in copy.outputs),
+            ]
+        by_path = {output.path: output for output in written}
+        return tuple(by_path[path] for path in chunk_paths(self.spec, shard.number)), digest
+
+    def _copies(self, shard: SourceShard, as_stored: list[str]) -> dict[str, TargetCopy]:
+        """Targets some of whose files are the same in both stores: where all rows are taken, those of views that share their chunks."""
+        if shard.invalid != shard.receipt.invalid_rows:
+            return {}
+        copied = self._copy.shard(shard.number)
+        copies = {name: copied.target(name) for name in as_stored}
+        return {name: copy for name, copy in copies.items() if copy.arrays}
 
     def _stays(self, name: str) -> bool:
         """Whether a target's arrays are written as they are: encoded anew, what was rounded or drawn once would be so again."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from operator import lt
 
 from ...storage_schemas.errors import MismatchError, TeachonceError
-from ...storage_schemas.manifest import Corpus, Entry, ManifestReader, add_to_digest
+from ...storage_schemas.manifest import Corpus, add_rows_to_digest
 from ...storage_schemas.samples import sample_key
 from ..corpora.corpus import corpus_id
 from ..corpora.shards import ShardSet
@@ -33,22 +34,23 @@ def manifest_errors(shards: ShardSet) -> Iterator[TeachonceError]:
         return
     digest, last, row = hashlib.blake2b(digest_size=16), "", 0
     begins = {state.num_shards for state in corpus.states}
-    for shard, entries in enumerate(_by_shard(manifest)):
-        add_to_digest(digest, entries)
+    for shard in range(manifest.num_shards):
+        keys, paths, *others = manifest.columns(shard, ["key", "path", "size", "digest", "label"])
+        add_rows_to_digest(digest, zip(paths, *others, strict=True))
         last = "" if shard in begins else last  # what came later is ordered among itself
-        for entry in entries:
-            wrong = _wrong_key(corpus, entry, last)
-            if wrong:
-                yield MismatchError(
-                    "the manifest's keys are not those of its rows",
-                    code="manifest-keys-differ",
-                    where=f"{where}, row {row}, {entry.path}",
-                    expected=wrong,
-                    found=entry.key,
-                    hint=hint,
-                )
-                return
-            last, row = entry.key, row + 1
+        wrong = _first_wrong(corpus, keys, paths, last)
+        if wrong is not None:
+            at, expected = wrong
+            yield MismatchError(
+                "the manifest's keys are not those of its rows",
+                code="manifest-keys-differ",
+                where=f"{where}, row {row + at}, {paths[at]}",
+                expected=expected,
+                found=keys[at],
+                hint=hint,
+            )
+            return
+        last, row = keys[-1] if keys else last, row + len(keys)
     found = corpus_id(corpus.name, corpus.layout, digest.hexdigest(), corpus.order, corpus.sample_kind)
     if (row, found) != (corpus.num_samples, corpus.corpus_id):
         yield MismatchError(
@@ -61,14 +63,16 @@ def manifest_errors(shards: ShardSet) -> Iterator[TeachonceError]:
         )
 
 
-def _by_shard(manifest: ManifestReader) -> Iterator[list[Entry]]:
-    for shard in range(manifest.num_shards):
-        yield manifest.shard(shard)
-
-
-def _wrong_key(corpus: Corpus, entry: Entry, last: str) -> str:
-    """What the key should be; '' where it is right."""
-    key = sample_key(corpus.name, entry.path)
-    if key != entry.key:
-        return key
-    return f"more than {last}" if corpus.order == "hash" and key <= last else ""
+def _first_wrong(corpus: Corpus, keys: Sequence[str], paths: Sequence[str], last: str) -> tuple[int, str] | None:
+    """The place of the first wrong key, and what it should be; None where all are right. `last` is the key before them."""
+    expected = [sample_key(corpus.name, path) for path in paths]
+    is_sorted = corpus.order != "hash" or all(map(lt, [last, *keys], keys))
+    if is_sorted and expected == keys:
+        return None
+    before = [last, *keys]
+    for at, key in enumerate(keys):
+        if key != expected[at]:
+            return at, expected[at]
+        if corpus.order == "hash" and key <= before[at]:
+            return at, f"more than {before[at]}"
+    return None

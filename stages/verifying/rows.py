@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...storage_schemas.errors import DamagedError, MismatchError, TeachonceError
-from ...storage_schemas.manifest import Entry
 from ...storage_schemas.plain_text import counted
 from ...storage_schemas.receipt import Receipt
 from ...storage_schemas.view_params import BOX, Views
 from ..corpora.shards import ShardSet
 from ..views.spec import ViewSpec
+from .shard_rows import ShardRows
 
 #: Seeds that are tried where a store's boxes are not those of its own.
 _SEEDS = 1000
@@ -26,21 +26,19 @@ class RowsCheck:
 
     Attributes:
         where: the store and the shard, for errors.
-        entries: of the manifest, in row order.
-        first_row: of the shard.
+        rows: of the shard, in the manifest.
         unusable: rows that the store's receipt has as such.
         hint: what to do where the store is wrong.
     """
 
     where: str
-    entries: Sequence[Entry]
-    first_row: int
+    rows: ShardRows
     unusable: frozenset[int]
     hint: str
 
     def keys(self, keys_N: NDArray[np.bytes_], shards: ShardSet, shard: int) -> Iterator[TeachonceError]:
         """Keys `S32` (sample,) must be the manifest's, row by row."""
-        expected_N = np.array([entry.key.encode() for entry in self.entries], keys_N.dtype)
+        expected_N = self.rows.keys_N
         wrong = np.flatnonzero(keys_N != expected_N)
         if not len(wrong):
             return
@@ -51,7 +49,7 @@ class RowsCheck:
                 f"the store's rows are shifted by {counted(abs(shift), 'row')} within the shard",
                 code="rows-shifted",
                 where=self.where,
-                expected=f"key {self.entries[first].key} in row {self.first_row + first}",
+                expected=f"key {self.rows.keys[first]} in row {self.rows.first_row + first}",
                 found=keys_N[first].decode("ascii", "replace"),
                 hint=self.hint,
             )
@@ -69,7 +67,7 @@ class RowsCheck:
             return
         known = set(expected_N.tolist())
         where, found = (
-            f"{self.where}, row {self.first_row + first}",
+            f"{self.where}, row {self.rows.first_row + first}",
             keys_N[first].decode("ascii", "replace") or "no key",
         )
         if set(keys_N.tolist()) == known:
@@ -77,7 +75,7 @@ class RowsCheck:
                 "the store's rows are in another order than the shard's",
                 code="rows-in-another-order",
                 where=where,
-                expected=self.entries[first].key,
+                expected=self.rows.keys[first],
                 found=found,
                 hint=self.hint,
             )
@@ -86,20 +84,21 @@ class RowsCheck:
             f"the key in the store is not the key in the manifest, at {counted(len(wrong), 'row')}",
             code="keys-differ",
             where=where,
-            expected=self.entries[first].key,
+            expected=self.rows.keys[first],
             found=found,
             hint=self.hint,
         )
 
     def usable(self, valid_N: NDArray[np.bool_]) -> Iterator[TeachonceError]:
         """Rows with targets must be those that the receipt does not list."""
-        expected_N = np.array([self.first_row + i not in self.unusable for i in range(len(valid_N))])
+        rows_N = np.arange(self.rows.first_row, self.rows.first_row + len(valid_N))
+        expected_N = ~np.isin(rows_N, list(self.unusable))
         wrong = np.flatnonzero(valid_N != expected_N)
         if len(wrong):
             yield DamagedError(
                 "the store's valid rows are not those of its receipt",
                 code="rows-not-of-receipt",
-                where=f"{self.where}, row {self.first_row + int(wrong[0])}",
+                where=f"{self.where}, row {self.rows.first_row + int(wrong[0])}",
                 expected=f"{int(expected_N.sum())} valid rows",
                 found=f"{int(valid_N.sum())}, {counted(len(wrong), 'row')} other than in the receipt",
                 hint=self.hint,
@@ -109,7 +108,7 @@ class RowsCheck:
         """Rows with targets, and no others, have views. `params`: VIEW (sample,)."""
         has_view_N = params["height"] > 0
         if (has_view_N != valid_N).any():
-            row = self.first_row + int(np.flatnonzero(has_view_N != valid_N)[0])
+            row = self.rows.first_row + int(np.flatnonzero(has_view_N != valid_N)[0])
             yield DamagedError(
                 "valid rows and rows with views differ",
                 code="views-not-of-rows",
@@ -208,7 +207,7 @@ def _owner(keys_N: NDArray[np.bytes_], shards: ShardSet, shard: int) -> int | No
     for other in range(shards.corpus.num_shards):
         if other == shard:
             continue
-        theirs = {entry.key.encode() for entry in manifest.shard(other)}
+        theirs = {key.encode() for key in manifest.columns(other, ["key"])[0]}
         if len(found & theirs) > len(found) / 2:
             return other
     return None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -11,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...pipeline.cores import usable_cores
 from ...storage_schemas.errors import DamagedError, TeachonceError
 from ...storage_schemas.held_store import HeldStore
-from ...storage_schemas.manifest import Entry
 from ...storage_schemas.receipt import Receipt
 from ...storage_schemas.samples import shard_name
 from ...storage_schemas.store_description import StoreSpec, TargetSpec
@@ -37,6 +39,7 @@ from .chunks import ChunkCheck, ChunksRead
 from .finding import Finding
 from .receipts import checked_receipt, checked_store_receipt, other_files
 from .rows import RowsCheck, unusable_rows_error, views_error
+from .shard_rows import ShardRows
 from .stored_loss import is_exact, is_fine, is_plain
 from .tars import TarCheck
 from .values import ValuesSeen
@@ -83,22 +86,43 @@ class ShardCheck:
         self._held = HeldStore(shown_store(whole.store, whole.generation)[0])
         self._root = OpenArrays(open_root(self._held, where=whole.store))
         self._hashing = ThreadPoolExecutor(thread_name_prefix="sha256")
+        self._num_now, self._counting = 0, threading.Lock()
 
     def close(self) -> None:
         self._hashing.shutdown()
 
     def look_at(self, shard: int) -> ShardSeen:
         """Everything that is wrong with one shard. What is wrong is returned, never raised."""
+        with self._one_more():
+            return self._look_at(shard)
+
+    @contextmanager
+    def _one_more(self) -> Iterator[None]:
+        """Inside, a shard more is looked at."""
+        with self._counting:
+            self._num_now += 1
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._num_now -= 1
+
+    @property
+    def _idle_threads(self) -> ThreadPoolExecutor | None:
+        """Threads that hash, while there are more cores than shards that are looked at: handing over to them costs time too."""
+        return self._hashing if self._num_now < usable_cores() else None
+
+    def _look_at(self, shard: int) -> ShardSeen:
         seen, findings = ShardSeen(shard), Findings()
-        entries: list[Entry] | None = None
+        known: ShardRows | None = None
         tar_receipt: Receipt | None = None
         try:
-            entries = self._entries(shard)
-            tar_receipt = self._shard_side(shard, entries, seen, findings)
+            known = self._rows(shard)
+            tar_receipt = self._shard_side(shard, known, seen, findings)
         except TeachonceError as error:
             findings.note(error, shard=shard)
         try:
-            self._store_side(shard, tar_receipt, entries, seen, findings, is_tar_right=not findings)
+            self._store_side(shard, tar_receipt, known, seen, findings, is_tar_right=not findings)
         except TeachonceError as error:
             findings.note(error, shard=shard, mendable=isinstance(error, DamagedError))
         seen.findings = list(findings)
@@ -113,7 +137,7 @@ class ShardCheck:
 
     # The folder of shards.
 
-    def _shard_side(self, shard: int, entries: Sequence[Entry], seen: ShardSeen, findings: Findings) -> Receipt:
+    def _shard_side(self, shard: int, known: ShardRows, seen: ShardSeen, findings: Findings) -> Receipt:
         shards, name = self.whole.shards, shard_name(shard)
         rows = shards.corpus.rows(shard)
         receipt = checked_receipt(shards.ledger_of(shard), shard, rows, [f"{name}.tar", f"{name}.index.npy"])
@@ -128,30 +152,30 @@ class ShardCheck:
         }
         wrong = [error for file in files.values() if (error := file.size_error()) is not None]
         if self.full and not any(error.code == "file-missing" for error in wrong):
-            self._read_tar(shard, entries, files, seen, findings)
+            self._read_tar(shard, known, files, seen, findings)
             return receipt
         for error in wrong:
             findings.note(error, shard=shard)
         return receipt
 
-    def _entries(self, shard: int) -> list[Entry]:
-        entries = self.whole.shards.manifest().shard(shard)
+    def _rows(self, shard: int) -> ShardRows:
         rows = self.whole.shards.corpus.rows(shard)
-        if len(entries) != len(rows):
+        known = ShardRows.of(self.whole.shards.manifest(), shard, rows.start)
+        if len(known) != len(rows):
             raise DamagedError(
                 "the manifest has another number of rows for a shard",
                 code="manifest-other-rows",
                 where=f"{self.whole.shards.location}/manifest.parquet, shard {shard}",
                 expected=len(rows),
-                found=len(entries),
+                found=len(known),
                 hint="restore it from a copy",
             )
-        return entries
+        return known
 
     def _read_tar(
         self,
         shard: int,
-        entries: Sequence[Entry],
+        known: ShardRows,
         files: dict[str, VouchedFile],
         seen: ShardSeen,
         findings: Findings,
@@ -171,14 +195,13 @@ class ShardCheck:
         check = TarCheck(
             tar=tar.place,
             index=index,
-            entries=entries,
+            rows=known,
             sha256=tar.output.sha256,
-            first_row=shards.corpus.rows(shard).start,
             reduced=shards.corpus.resize is not None,
             hint=tar.hint,
             in_place=bool(tar.output.place),
         )
-        read = check.read(self._hashing)
+        read = check.read(self._idle_threads)
         seen.num_bytes += read.num_bytes
         for path, file in files.items():
             if path.endswith(".tar"):
@@ -203,7 +226,7 @@ class ShardCheck:
         self,
         shard: int,
         tar_receipt: Receipt | None,
-        entries: Sequence[Entry] | None,
+        known: ShardRows | None,
         seen: ShardSeen,
         findings: Findings,
         *,
@@ -237,7 +260,7 @@ class ShardCheck:
             valid_N: NDArray[np.bool_] | None = None
             if not read.damage:
                 marks = keys_N, valid_N = read_marks(self._root, spec, shard)
-                check_rows = self._rows_check(entries, receipt, rows.start, where)
+                check_rows = self._rows_check(known, receipt, where)
                 if check_rows is not None:
                     wrong += [*check_rows.keys(keys_N, whole.shards, shard), *check_rows.usable(valid_N)]
                 if wrong and spec.drawing is not None:
@@ -272,16 +295,13 @@ class ShardCheck:
                 mendable=True,
             )
 
-    def _rows_check(
-        self, entries: Sequence[Entry] | None, receipt: Receipt, first_row: int, where: str
-    ) -> RowsCheck | None:
+    def _rows_check(self, known: ShardRows | None, receipt: Receipt, where: str) -> RowsCheck | None:
         """None where the manifest does not say what the rows are."""
-        if entries is None:
+        if known is None:
             return None
         return RowsCheck(
             where=where,
-            entries=entries,
-            first_row=first_row,
+            rows=known,
             unusable=frozenset(bad.row for bad in receipt.invalid_rows),
             hint=self._mend,
         )
@@ -297,7 +317,7 @@ class ShardCheck:
         reader = ShardReader(self.whole.shards, shard)
         try:
             for offset in np.flatnonzero(valid_N)[:_DRAWN].tolist():
-                row = check.first_row + offset
+                row = check.rows.first_row + offset
                 error = self._views_error(reader, shard, row, params_NV[offset], check.where)
                 if error is not None:
                     yield error

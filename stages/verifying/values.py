@@ -19,6 +19,9 @@ _LEAST_ROWS = 3
 #: How far the median length of embeddings of length 1 may be from it, whatever the encoding.
 _LENGTH = 0.05
 
+#: Rows whose lengths are computed at a time.
+_ROWS = 64
+
 
 @dataclass
 class ValuesSeen:
@@ -68,16 +71,15 @@ class ValuesSeen:
         suspects = kept[(flat[kept, :, 0] == flat[kept, :, -1]).all(axis=1)] if flat.shape[-1] > 1 else kept[:0]
         self.flat += [int(rows[i]) for i in suspects if (flat[i] == flat[i, :, :1]).all()]
         if self.unit and len(kept):
-            whole = flat if len(kept) == len(flat) else flat[kept]
-            whole = whole.astype(np.float32, copy=False)
-            self.lengths.append(float(np.median(np.sqrt(np.einsum("nvc,nvc->nv", whole, whole)))))
+            self.lengths.append(float(np.median(_lengths(flat)[kept])))
+        bytes_of_row = flat[:1].nbytes
+        half, data = bytes_of_row // 2, np.ascontiguousarray(flat).reshape(-1).view(np.uint8).data
+        starts = [0] * len(flat) if beside is None else [zlib.crc32(row.tobytes()) for row in beside]
         for i in kept.tolist():
-            data = np.ascontiguousarray(flat[i]).reshape(-1).view(np.uint8).data
-            half = len(data) // 2
-            start = 0 if beside is None else zlib.crc32(beside[i].tobytes())
-            self.by_digest.setdefault((zlib.crc32(data[:half], start), zlib.crc32(data[half:])), []).append(
-                int(rows[i])
-            )
+            begin = i * bytes_of_row
+            middle, end = begin + half, begin + bytes_of_row
+            digest = zlib.crc32(data[begin:middle], starts[i]), zlib.crc32(data[middle:end])
+            self.by_digest.setdefault(digest, []).append(first + i)
 
     @property
     def repeated(self) -> list[list[int]]:
@@ -134,6 +136,13 @@ class ValuesSeen:
     def _rows(self, rows: Sequence[int]) -> str:
         more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
         return f"row {self.first_row + rows[0]}{more}"
+
+
+def _lengths(flat: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    """Of vectors (row, view, number): (row, view). Some rows at a time, so that what lies in between stays small."""
+    parts = (flat[start : start + _ROWS].astype(np.float32, copy=False) for start in range(0, len(flat), _ROWS))
+    squares_NV: NDArray[np.float32] = np.concatenate([np.einsum("nvc,nvc->nv", part, part) for part in parts])
+    return np.sqrt(squares_NV)
 
 
 def _finite(flat: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:

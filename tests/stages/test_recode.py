@@ -22,6 +22,7 @@ from teachonce.stages.measures.stored import Stored
 from teachonce.stages.pairs.join import check_pixels, open_pair
 from teachonce.stages.pairs.stream import TargetStream
 from teachonce.stages.recode import plan_recode
+from teachonce.stages.recoding.chunk_copy import same_chunks
 from teachonce.stages.settings.recode import RecodeSettings
 from teachonce.stages.views.spec import ViewSpec
 from teachonce.storage_schemas.class_vectors import ClassVectors, write_class_vectors
@@ -31,8 +32,8 @@ from teachonce.storage_schemas.fingerprint import Fingerprint
 from teachonce.storage_schemas.receipt import InvalidRow, Receipt
 from teachonce.storage_schemas.samples import shard_name
 from teachonce.storage_schemas.store_description import StoreDescription, StoreSpec, TargetSpec
-from teachonce.storage_schemas.target_store import BlockWriter, TargetBlock, create_arrays, open_root
-from teachonce.storage_schemas.view_params import NO_VIEW, VIEW
+from teachonce.storage_schemas.target_store import BlockWriter, create_arrays, open_root
+from teachonce.storage_schemas.view_params import COLOR_CHOICES, COLOR_FACTORS, NO_COLOR, NO_VIEW, VIEW
 
 CHUNKED = ("keys", "valid", "view_params", "logits", "logits_max", "embedding")
 
@@ -120,34 +121,39 @@ def test_what_is_encoded_already_is_not_encoded_again(taught_store, tmp_path):
         assert np.isnan(some[:13]).all()
 
 
-@pytest.mark.parametrize("chunk", [(1, 1, 4, 3), (13, 1, 2, 3)])
-@pytest.mark.parametrize("encoding", ["fp32", "fp16"])
-def test_large_targets_are_copied_chunk_by_chunk(tmp_path, chunk, encoding):
-    """Tokens whose chunks hold one row, or all rows of a shard: as plain Zarr reads them."""
-    target = TargetSpec(name="tokens", axes=("sample", "view", "token", "channel"), shape=(4, 3), chunk=chunk)
-    spec = StoreSpec(num_samples=30, shard_size=13, num_views=2, targets=(target,), encoding=ENCODINGS["fp32"])
+def uncolored(num_views: int) -> np.ndarray:
+    """VIEW (view,) without colours, of empty boxes."""
+    found = np.zeros(num_views, VIEW)
+    for name, value in zip((*COLOR_CHOICES, *COLOR_FACTORS), NO_COLOR, strict=True):
+        found[name] = value
+    return found
+
+
+def write_store(out: Path, target: TargetSpec, known: np.ndarray, *, encoding: str = "fp32") -> None:
+    """A finished store of one target in shards of 13 rows; the rows of `known` that are NaN have no image."""
+    num_rows, num_views = known.shape[:2]
+    spec = StoreSpec(
+        num_samples=num_rows, shard_size=13, num_views=num_views, targets=(target,), encoding=ENCODINGS[encoding]
+    )
     fingerprint = Fingerprint(fields={"corpus_id": "c", "teacher": {"model": "T", "weights": "0"}})
-    views = ViewSpec(kind="random_resized_crop", count=2).to_json()
-    root, location = open_root(str(tmp_path / "s.zarr"), mode="a"), Location.of(tmp_path / "s.zarr")
+    views = ViewSpec(kind="random_resized_crop", count=num_views).to_json()
+    root, location = open_root(str(out), mode="a"), Location.of(out)
     create_arrays(
         root, StoreDescription(spec=spec, fingerprint=fingerprint.fields, views=views, teacher={}, shards="/no")
     )
     ledger = Ledger(location, "cache")
-    ledger.begin(Plan(stage="cache", fingerprint=fingerprint, units=3, rows=30), hint="")
-    known = np.random.default_rng(0).normal(size=(30, 2, 4, 3)).astype(np.float32)
-    known[4] = np.nan
-    for shard in range(3):
+    ledger.begin(Plan(stage="cache", fingerprint=fingerprint, units=spec.num_shards, rows=num_rows), hint="")
+    for shard in range(spec.num_shards):
         rows = spec.rows(shard)
-        valid: Any = np.isfinite(known[rows]).all(axis=(1, 2, 3))
-        params = np.full((len(valid), 2), NO_VIEW)
-        params[valid] = np.zeros(2, VIEW)
+        valid: Any = np.isfinite(known[rows]).reshape(rows.stop - rows.start, -1).all(axis=1)
+        params = np.full((len(valid), num_views), NO_VIEW)
+        params[valid] = uncolored(num_views)
         keys = [f"{row:032x}" for row in range(rows.start, rows.stop)]
-        block = TargetBlock(keys=keys, valid=valid, view_params=params, targets={"tokens": known[rows]})
         writer = BlockWriter(root, spec, shard, keys)
         for offset in np.flatnonzero(valid).tolist():
-            writer.put(offset, params[offset], {"tokens": known[rows][offset]})
+            writer.put(offset, params[offset], {target.name: known[rows][offset]})
         paths, digest = writer.finish()
-        bad = tuple(InvalidRow(row=rows.start + i, path="", reason="no") for i in np.flatnonzero(~block.valid).tolist())
+        bad = tuple(InvalidRow(row=rows.start + i, path="", reason="no") for i in np.flatnonzero(~valid).tolist())
         receipt = Receipt(
             key=shard_name(shard),
             outputs=record_outputs(location, paths),
@@ -157,11 +163,73 @@ def test_large_targets_are_copied_chunk_by_chunk(tmp_path, chunk, encoding):
             fingerprint=fingerprint.digest,
         )
         ledger.commit(receipt, {})
+
+
+@pytest.mark.parametrize("chunk", [(1, 1, 4, 3), (13, 1, 2, 3)])
+@pytest.mark.parametrize("encoding", ["fp32", "fp16"])
+def test_large_targets_are_copied_chunk_by_chunk(tmp_path, chunk, encoding):
+    """Tokens whose chunks hold one row, or all rows of a shard: as plain Zarr reads them."""
+    target = TargetSpec(name="tokens", axes=("sample", "view", "token", "channel"), shape=(4, 3), chunk=chunk)
+    known = np.random.default_rng(0).normal(size=(30, 2, 4, 3)).astype(np.float32)
+    known[4] = np.nan
+    write_store(tmp_path / "s.zarr", target, known)
     recode(tmp_path / "s.zarr", tmp_path / "out.zarr", encoding=encoding, views="1,0")
     expected = known[:, [1, 0]].astype(np.float16 if encoding == "fp16" else np.float32)
     np.testing.assert_array_equal(values(tmp_path / "out.zarr", "tokens"), expected)
     recode(tmp_path / "s.zarr", tmp_path / "same.zarr")
     assert files(tmp_path / "same.zarr", "tokens") == files(tmp_path / "s.zarr", "tokens")
+
+
+@pytest.mark.parametrize(
+    ("views", "places", "chunks"), [("2", [0, 1], {0: 0}), ("2,3", [2, 3], {1: 0}), ("1,2", [1, 2], None)]
+)
+@pytest.mark.parametrize(("encoding", "width"), [("fp32", 40_000), ("fp16", 80_000)])
+def test_chunks_of_kept_views_keep_their_bytes(tmp_path, views, places, chunks, encoding, width):
+    """Logits with two views a chunk: the new store has the files of the old one, and the receipts of one that is written at once."""
+    known = np.random.default_rng(0).normal(size=(15, 4, width)).astype(np.float32)
+    known[4] = np.nan
+    old, new, at_once = (tmp_path / f"{name}.zarr" for name in ("old", "new", "at-once"))
+
+    def target(num_views: int) -> TargetSpec:
+        sizes = {"shard_size": 13, "num_rows": 15, "num_views": num_views}
+        return TargetSpec.of("logits", ("class",), (width,), encoding=ENCODINGS[encoding], **sizes)
+
+    write_store(old, target(4), known, encoding=encoding)
+    recode(old, new, views=views)
+    write_store(at_once, target(2), known[:, places], encoding=encoding)
+    arrays = ("logits", "logits_max") if encoding == "fp16" else ("logits",)
+    for name in arrays:
+        np.testing.assert_array_equal(values(new, name), values(old, name)[:, places])
+    assert files(new, *arrays) == files(at_once, *arrays)
+
+    def facts(out: Path) -> list[Any]:
+        return [(r.outputs, r.invalid_rows) for r in Ledger(Location.of(out), "cache").receipts()]
+
+    assert facts(new) == facts(at_once)
+    if encoding == "fp32":  # digests are of the values: fp16 has lost some of these
+        digests = [[r.digest for r in Ledger(Location.of(out), "cache").receipts()] for out in (new, at_once)]
+        assert digests[0] == digests[1]
+    assert same_chunks(places, 4, 2) == chunks
+
+
+def test_a_file_that_is_copied_must_be_its_receipt_s(tmp_path):
+    known = np.random.default_rng(0).normal(size=(15, 4, 40_000)).astype(np.float32)
+    sizes = {"shard_size": 13, "num_rows": 15, "num_views": 4}
+    target = TargetSpec.of("logits", ("class",), (40_000,), encoding=ENCODINGS["fp32"], **sizes)
+    write_store(tmp_path / "s.zarr", target, known)
+    chunk = tmp_path / "s.zarr" / "logits" / "c" / "1" / "0" / "0"
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+    with pytest.raises(UnitsFailed, match=r"not the one that the receipt of shard 1 vouches for.* sha256 "):
+        recode(tmp_path / "s.zarr", tmp_path / "out.zarr", views="2")
+    recode(tmp_path / "s.zarr", tmp_path / "others.zarr", views="2,3")  # other chunks
+
+
+def test_chunks_of_other_views_are_not_the_same():
+    assert same_chunks((0, 1, 2), 3, 2) == {0: 0, 1: 1}
+    assert same_chunks((2, 3, 0, 1), 4, 2) == {1: 0, 0: 1}
+    assert same_chunks((2,), 3, 2) == {1: 0}
+    for views in ((0,), (1, 0), (0, 2), (0, 1, 2)):
+        assert same_chunks(views, 4, 2) is None
 
 
 def test_it_says_what_it_was_made_of(taught_store, tmp_path):
