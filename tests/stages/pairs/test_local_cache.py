@@ -13,7 +13,7 @@ from teachonce.pipeline.storage import Copies, Location, s3_endpoint
 from teachonce.stages.corpora.shards import ShardSet
 from teachonce.stages.pairs.local_copies import LocalCache
 from teachonce.stages.pairs.other_store import OtherStore
-from teachonce.stages.pairs.store import store_facts
+from teachonce.stages.pairs.store import open_store, read_description
 from teachonce.stages.pairs.stream import TargetStream
 from teachonce.storage_schemas.errors import DamagedError, InputError
 
@@ -85,7 +85,9 @@ def test_a_store_that_is_read_beside_has_copies_too(num_workers, pair, far, make
 
     def read(root: Location, second: Location, cache: LocalCache | None = None) -> list[Any]:
         shards = ShardSet.open(root / "shards")
-        other = OtherStore.named(f"big={second.address}", shards, store_facts(root / "store"), 1)
+        first = root / "store"
+        about = read_description(open_store(first), first)
+        other = OtherStore.named(f"big={second.address}", shards, first, about, 1)
         proxy.seen.clear()
         names = ("logits", "big:embedding")
         options = OPTIONS | {"targets": names, "sources": (other,), "num_workers": num_workers}
