@@ -224,6 +224,14 @@ def bucket(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture(scope="session")
+def listening() -> ModuleType:
+    """The module listening.py: `listening.check_loopback_only(driver, mark, workers)`. It reads /proc, as Linux has it."""
+    if sys.platform != "linux":
+        pytest.skip("reads /proc")
+    return _load("listening", HERE / "listening.py")
+
+
+@pytest.fixture(scope="session")
 def object_proxy() -> ModuleType:
     """The module object_proxy.py: `with object_proxy.Proxy(endpoint, share=0.1).running() as proxy: …`."""
     return _load("object_proxy", HERE / "object_proxy.py")

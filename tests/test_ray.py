@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -114,6 +115,36 @@ def test_a_killed_worker_is_replaced_and_a_killed_driver_resumed(corpus, start, 
         os.kill(worker, signal.SIGKILL)
     assert driver.wait() == 0, driver.stderr[-2000:]
     assert tree(tmp_path / "calm") == tree(tmp_path / "killed")
+
+
+#: A teacher that no library knows, in the folder that the command is started in.
+FUNCTION = """
+from teachonce.stages.models.black_box import BlackBox
+
+def make():
+    return BlackBox(name="colours", version="1", embedding=3, answer=colours, size=32, batch_size=8)
+
+def colours(images_NHWC):
+    return {"embedding": images_NHWC.mean(axis=(1, 2)) / 255}
+"""
+
+
+def test_a_teacher_that_is_a_function_works_on_a_cluster(corpus, start, tmp_path):
+    (tmp_path / "my_teacher.py").write_text(FUNCTION)
+    serial, ray = ("--executor", "serial"), ("--executor", "ray", "--workers", 1)
+    words = shard(corpus, tmp_path / "s", *serial)
+    assert start(*words).wait() == 0
+    for name, where in (("here", serial), ("there", ray)):
+        teacher = ("--teacher", "python:my_teacher:make", "--views", 2, "--threads", 1)
+        process = start("cache", tmp_path / "s", *teacher, "--out", tmp_path / name, *where, cwd=tmp_path)
+        assert process.wait() == 0, process.stderr
+    here, there = (
+        {n: data for n, data in tree(tmp_path / name).items() if "/costs/" not in n} for name in ("here", "there")
+    )
+    assert there == here
+    for name in ("here", "there"):  # what a call is noted with depends on which shards are at hand, their sum does not
+        notes = [json.loads(file.read_bytes()) for file in (tmp_path / name / "ledger/cache/costs").glob("*.json")]
+        assert (sum(note["calls"] for note in notes), sum(note["images"] for note in notes)) == (24, 180)
 
 
 def test_no_cluster_at_the_address_is_one_clear_line(corpus, python, tmp_path):

@@ -99,12 +99,9 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def test_three_nodes_make_the_same_bytes_as_one_process(start, serial, corpus, tmp_path):
-    for words, name in (
-        (shard(corpus, tmp_path / "shards"), "shards"),
-        (cache(serial / "shards", tmp_path / "t"), "t"),
-    ):
-        assert start(words).wait() == 0, (tmp_path / "errors").read_text()
-        assert tree(tmp_path / name) == tree(serial / ("shards" if name == "shards" else "targets"))
+    """Shards; that targets are the same too shows below, whatever happens to a node."""
+    assert start(shard(corpus, tmp_path / "shards")).wait() == 0, (tmp_path / "errors").read_text()
+    assert tree(tmp_path / "shards") == tree(serial / "shards")
 
 
 @pytest.mark.parametrize("fault", ["killed", "cut off"])

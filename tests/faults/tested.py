@@ -87,7 +87,7 @@ FAULTS = (
     _fault(
         _BUCKETS,
         "a bucket refuses in the middle of a run",
-        "credentials expire, or permission goes, while `cache` works",
+        "credentials expire, permission goes, the store is full or busy, while `shard`, `cache` and `distill` work, one after another",
         SAME_BYTES,
         "tests/stages/test_bucket_way.py::test_what_ends_a_run_in_its_middle",
     ),

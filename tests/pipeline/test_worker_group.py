@@ -1,10 +1,12 @@
-"""What workers on a real Ray report: samples within a unit, also of one that was begun anew; their warnings; nothing of Ray's own."""
+"""Workers on a Ray that starts with the command: what it listens on, and what they report of units, warnings and their own ends."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+import time
+import uuid
 
 import pytest
 
@@ -39,6 +41,9 @@ class Slow:
         print("a line of a library", file=sys.stderr)
         for sample in range(1, SAMPLES + 1):
             timer.advance(1)
+            while sample == 1 and not (self.folder / "seen").exists():
+                (self.folder / f"here-{unit.key}").write_text(str(os.getpid()))
+                time.sleep(0.02)
             while not (self.folder / f"heard-{unit.key}-{sample}").exists():
                 time.sleep(0.02)
             if unit.key == "killed" and sample == 2 and not (self.folder / "died").exists():
@@ -68,18 +73,26 @@ if __name__ == "__main__":
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_samples_and_warnings_of_workers_reach_the_driver(tmp_path):
+def test_a_ray_of_our_own_listens_on_loopback_only_and_its_workers_report(listening, tmp_path):
     (tmp_path / "slow_stage.py").write_text(STAGE)
-    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
-    done = subprocess.run(
-        [sys.executable, "slow_stage.py", str(tmp_path)],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stdout == "8\n", done.stderr
+    mark = {"TEACHONCE_TEST": uuid.uuid4().hex}
+    environment = os.environ | mark | {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    environment.pop("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", None)  # of a Ray that this process may have joined
+    words = [sys.executable, "slow_stage.py", str(tmp_path)]
+    with subprocess.Popen(
+        words, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as driver:
+        try:
+            while len(here := [file for file in tmp_path.glob("here-*") if file.read_text()]) < 2:
+                assert driver.poll() is None, driver.communicate()
+                time.sleep(0.05)
+            workers = {int(file.read_text()) for file in here}
+            assert len(workers) == 2
+            listening.check_loopback_only(driver.pid, "=".join(*mark.items()), workers)
+        finally:
+            (tmp_path / "seen").touch()
+            stdout, stderr = driver.communicate()
+    assert stdout == "8\n", stderr
     told = [line.split() for line in (tmp_path / "told").read_text().splitlines()]
     seen = {key: [int(n) for k, n, _ in told if k == key] for key in ("calm", "killed")}
     assert set(range(1, 5)) <= set(seen["calm"])
@@ -87,9 +100,9 @@ def test_samples_and_warnings_of_workers_reach_the_driver(tmp_path):
     assert 2 in seen["killed"]
     assert max(seen["killed"]) == 4
     assert all(0 <= int(total) <= 8 for _, _, total in told)
-    lines = done.stderr.splitlines()
+    lines = stderr.splitlines()
     begun = [line for line in lines if line.startswith("slow: a worker ended unforeseen (process ")]
-    assert len(begun) == 1, done.stderr
+    assert len(begun) == 1, stderr
     assert begun[0].endswith("; its work was begun anew")
     lines.remove(begun[0])
     # Where it takes long, also what starts, and counts.

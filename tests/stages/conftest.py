@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,39 @@ def draw_picture(path: Path, seed: int) -> None:
     coarse = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8))
     path.parent.mkdir(parents=True, exist_ok=True)
     coarse.resize((width, height), Image.Resampling.BICUBIC).save(path)
+
+
+@pytest.fixture(scope="session")
+def start(python) -> Callable[..., Any]:
+    """`start("shard", …)`: a command in a process of its own, which runs. Ray's processes bring warnings along."""
+    return lambda *words: python.start("-W", "ignore", "-m", "teachonce", *words)
+
+
+@pytest.fixture(scope="session")
+def run(start) -> Callable[..., str]:
+    """`run("shard", …)`: a command in a process of its own to its end, without an error: what it printed."""
+
+    def one(*words: object) -> str:
+        process = start(*words)
+        assert process.wait() == 0, process.stderr
+        return str(process.stdout)
+
+    return one
+
+
+@pytest.fixture
+def seen(monkeypatch) -> list[int]:
+    """How many images meet an open_clip teacher from now on, a number for each time."""
+    from teachonce.stages.teachers.open_clip import OpenClipTeacher
+
+    counted, outputs = [], OpenClipTeacher.outputs
+
+    def counting(self, images_NCHW, names):
+        counted.append(len(images_NCHW))
+        return outputs(self, images_NCHW, names)
+
+    monkeypatch.setattr(OpenClipTeacher, "outputs", counting)
+    return counted
 
 
 @pytest.fixture(scope="session")

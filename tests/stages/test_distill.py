@@ -189,13 +189,13 @@ def test_prompts_of_length_zero_train_the_projector_alone(plan) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_on_ray_it_writes_the_same_bytes(plan, tmp_path) -> None:
+def test_on_ray_it_writes_the_same_bytes(plan, cluster, tmp_path) -> None:
     from teachonce.pipeline.executors.ray import RayExecutor, disconnect
 
     here, there = plan(out=str(tmp_path / "here")), plan(out=str(tmp_path / "there"))
     run(here)
     try:
-        run_stage(there, there.out, RayExecutor(workers=1), progress=False)
+        run_stage(there, there.out, RayExecutor(workers=1, address=cluster.address), progress=False)
     finally:
         disconnect()
     for name in ("config.json", "model.safetensors", "class_vectors.safetensors"):

@@ -24,7 +24,6 @@ from teachonce.stages.settings.shard import ShardSettings
 from teachonce.stages.settings.vectors import VectorsSettings
 from teachonce.stages.shard import plan_shard
 from teachonce.stages.teachers import TeacherConfig
-from teachonce.stages.teachers.open_clip import OpenClipTeacher
 from teachonce.stages.vectors import plan_vectors
 from teachonce.stages.views.spec import ViewSpec
 from teachonce.storage_schemas.encodings.sampled import Sampled
@@ -47,20 +46,6 @@ ENCODINGS: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def teacher(tiny_clip_teacher) -> TeacherConfig:
     return TeacherConfig(model=f"local-dir:{tiny_clip_teacher}")
-
-
-@pytest.fixture
-def seen(monkeypatch) -> list[int]:
-    """How many images met the teacher, a number for each time."""
-    counted = []
-    outputs = OpenClipTeacher.outputs
-
-    def counting(self, images_NCHW, names):
-        counted.append(len(images_NCHW))
-        return outputs(self, images_NCHW, names)
-
-    monkeypatch.setattr(OpenClipTeacher, "outputs", counting)
-    return counted
 
 
 def finish(stage: Any, executor: Any = None) -> Location:

@@ -33,7 +33,6 @@ from teachonce.stages.settings.store_teacher import StoreTeacherSettings
 from teachonce.stages.shard import plan_shard
 from teachonce.stages.status import folder_status, status_text
 from teachonce.stages.teachers import TeacherConfig
-from teachonce.stages.teachers.open_clip import OpenClipTeacher
 from teachonce.stages.views.spec import ViewSpec
 from teachonce.storage_schemas.errors import InputError
 from teachonce.storage_schemas.target_store import read_block
@@ -52,20 +51,6 @@ def folder(pictures, tmp_path) -> Path:
 @pytest.fixture
 def teacher(tiny_clip_teacher) -> TeacherConfig:
     return TeacherConfig(model=f"local-dir:{tiny_clip_teacher}")
-
-
-@pytest.fixture
-def seen(monkeypatch) -> list[int]:
-    """How many images met the teacher, a number for each time."""
-    counted = []
-    outputs = OpenClipTeacher.outputs
-
-    def counting(self, images_NCHW, names):
-        counted.append(len(images_NCHW))
-        return outputs(self, images_NCHW, names)
-
-    monkeypatch.setattr(OpenClipTeacher, "outputs", counting)
-    return counted
 
 
 def shard(folder, out, **options) -> ShardSet:

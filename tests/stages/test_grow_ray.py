@@ -35,23 +35,6 @@ def tree(folder: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.fixture
-def start(python):
-    """A command that runs, in a process of its own."""
-    return lambda *words: python.start("-W", "ignore", "-m", "teachonce", *words)
-
-
-@pytest.fixture
-def run(start):
-    """A command to its end."""
-
-    def one(*words: object) -> None:
-        process = start(*words)
-        assert process.wait() == 0, process.stderr
-
-    return one
-
-
 def test_whatever_grows_has_the_bytes_of_one_process(run, cluster, tiny_clip_teacher, tmp_path):
     teacher = ("--teacher", f"local-dir:{tiny_clip_teacher}")
     (tmp_path / "classes.txt").write_text("red fox\nBlue_Jay\nhouse-cat\n")

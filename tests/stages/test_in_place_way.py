@@ -7,7 +7,6 @@ import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -39,21 +38,6 @@ def root(tmp_path_factory) -> Path:
                     info.size = len(data)
                     tar.addfile(info, io.BytesIO(data))
     return root
-
-
-@pytest.fixture(scope="module")
-def start(python) -> Callable[..., Any]:
-    return lambda *words: python.start("-W", "ignore", "-m", "teachonce", *words)
-
-
-@pytest.fixture(scope="module")
-def run(start) -> Callable[..., str]:
-    def one(*words: object) -> str:
-        process = start(*words)
-        assert process.wait() == 0, process.stderr
-        return str(process.stdout)
-
-    return one
 
 
 def both(run: Callable[..., str], corpus: object, to: str, where: tuple[object, ...]) -> None:

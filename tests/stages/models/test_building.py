@@ -218,8 +218,10 @@ def apart(function, *arguments):
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
 
-apart(write, 1024, "large")
-write(64, "small")
+if keep == "write":
+    apart(write, 1024, "large")
+    apart(write, 64, "small")
+    sys.exit()
 for path in sorted(glob.glob(f"{folder}/small-*")):
     measure(64, path)
 for path in sorted(glob.glob(f"{folder}/large-*")):
@@ -227,10 +229,19 @@ for path in sorted(glob.glob(f"{folder}/large-*")):
 """
 
 
+@pytest.fixture(scope="module")
+def weights_files(python, tmp_path_factory) -> Path:
+    """A folder with weights of a large model and of a small one, in each form."""
+    folder = tmp_path_factory.mktemp("weights")
+    done = python.run("-W", "ignore", "-c", _MEASURE, folder, "write")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("keep", ["free", "keep"])
-def test_opening_a_model_takes_little_more_than_its_weights(keep: str, python, tmp_path: Path) -> None:
-    done = python.run("-W", "ignore", "-c", _MEASURE, tmp_path, keep)
+def test_opening_a_model_takes_little_more_than_its_weights(keep: str, python, weights_files: Path) -> None:
+    done = python.run("-W", "ignore", "-c", _MEASURE, weights_files, keep)
     assert done.returncode == 0, done.stderr
     measured = [line.split() for line in done.stdout.splitlines() if line]
     assert [name for name, *_ in measured] == ["fp16.pt", "fp32.pt", "fp32.safetensors"]

@@ -1,4 +1,4 @@
-"""`distill --workers 2` on a real local Ray: an error on one worker, a worker killed with SIGKILL, and what is left behind."""
+"""`distill --workers 2` on a real local Ray: what it listens on, an error on one worker, a worker that is killed, and what is left behind."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from teachonce.pipeline.board import Board
@@ -20,6 +20,9 @@ from teachonce.stages.corpora.shards import ShardSet
 from teachonce.storage_schemas.errors import InputError, MissingDependency
 
 EPOCHS = 30
+
+#: One that needs open_clip neither here nor in the workers.
+STUDENT: dict[str, Any] = {"model": "timm:test_vit", "size": 32}
 
 #: The same command twice, on one Ray: with a damaged tar, and with the whole one.
 TWICE = """
@@ -40,60 +43,37 @@ main(command, standalone_mode=False)
 @pytest.mark.ray
 @pytest.mark.slow
 def test_an_error_is_told_at_once_and_a_killed_worker_changes_nothing(
-    together, taught_store, tiny_clip, tmp_path
+    python, listening, together, taught_store, tmp_path
 ) -> None:
+    """On a Ray that starts with the command, which listens on loopback alone."""
     shards, out, home = tmp_path / "shards", tmp_path / "out", tmp_path / "home"
     shutil.copytree(taught_store.shards.location.path, shards)
     home.mkdir()
     damage(shards, tmp_path / "whole.tar")
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-c",
-        TWICE,
-        tmp_path / "whole.tar",
-        shards / "000002.tar",
-        "distill",
-        shards,
-        taught_store.location.path,
-        "--out",
-        out,
-        "--student",
-        f"local-dir:{tiny_clip}",
-        "--recipe",
-        "kd",
-        "--projector",
-        "mlp",
-        "--epochs",
-        EPOCHS,
-        "--batch-size",
-        8,
-        "--seed",
-        3,
-        "--threads",
-        1,
-        "--decode-workers",
-        0,
-        "--checkpoint-every",
-        7,
-        "--workers",
-        2,
-    ]
-    with (tmp_path / "stderr").open("w") as stderr:
-        running = subprocess.Popen(
-            list(map(str, command)), stdout=stderr, stderr=stderr, env={**os.environ, "HOME": str(home)}
-        )
+    command = ["distill", shards, taught_store.location.path, "--out", out, "--recipe", "kd", "--epochs", EPOCHS]
+    command += ["--student", STUDENT["model"], "--student-size", STUDENT["size"], "--projector", "mlp", "--seed", 3]
+    command += ["--batch-size", 8, "--threads", 1, "--decode-workers", 0, "--checkpoint-every", 7, "--workers", 2]
+    environment = {**os.environ, "HOME": str(home)}
+    environment.pop("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", None)  # of a Ray that this process may have joined
+    tars = (tmp_path / "whole.tar", shards / "000002.tar")
+    running = python.start("-W", "ignore", "-c", TWICE, *tars, *command, env=environment)
     try:
         while last_step(out) < 20:  # the damaged tar stops it in the second epoch, before step 10
-            assert running.poll() is None, (tmp_path / "stderr").read_text()
+            assert running.poll() is None, running.stderr
             time.sleep(0.02)
-        os.kill(worker_of(home), signal.SIGKILL)
-        assert running.wait(400) == 0, (tmp_path / "stderr").read_text()
+        workers = workers_of(home)
+        for worker in workers:
+            os.kill(worker, signal.SIGSTOP)  # while they are looked at
+        assert len(workers) == 2
+        listening.check_loopback_only(running.pid, f"HOME={home}", workers)
+        for worker in workers:
+            os.kill(worker, signal.SIGCONT)
+        os.kill(min(workers), signal.SIGKILL)
+        assert running.wait(400) == 0, running.stderr
     finally:
         running.kill()
         running.wait()
-    stderr_file = (tmp_path / "stderr").read_text()
+    stderr_file = running.stderr
     before, error, after = stderr_file.partition(
         "Error: 1 of 1 unit of distill failed, the first is student: an image in a tar changed: "
     )
@@ -108,7 +88,7 @@ def test_an_error_is_told_at_once_and_a_killed_worker_changes_nothing(
     chosen = {
         "shards": str(shards),
         "store": str(taught_store.location),
-        "student": {"model": f"local-dir:{tiny_clip}"},
+        "student": STUDENT,
         "recipe": "kd",
         "options": {"projector": "mlp", "epochs": EPOCHS, "batch_size": 8},
         "seed": 3,
@@ -144,16 +124,17 @@ def last_step(out: Path) -> int:
     return max((json.loads(line)["step"] for line in lines if line.endswith("\n")), default=0)
 
 
-def worker_of(home: Path) -> int:
-    """Process id of one of the training processes that were started with this home."""
+def workers_of(home: Path) -> set[int]:
+    """Process ids of the training processes that were started with this home."""
+    found = set()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             name, environment = (folder / "cmdline").read_bytes(), (folder / "environ").read_bytes()
         except OSError:
             continue
         if b"RayTrainWorker" in name and f"HOME={home}\0".encode() in environment:
-            return int(folder.name)
-    raise AssertionError("no training process")
+            found.add(int(folder.name))
+    return found
 
 
 class ActorDied(Exception):
@@ -213,3 +194,13 @@ def test_without_ray_trains_own_dependencies(monkeypatch) -> None:
     with pytest.raises(MissingDependency) as error:
         ray_train._require_ray_train()
     assert str(error.value) == ("training on several workers needs Ray Train. Next: pip install 'teachonce[train]'")
+
+
+def test_processes_of_a_cluster_meet_where_ray_train_says():
+    pytest.importorskip("ray.train.torch")
+    from ray.train.torch import TorchConfig
+
+    config, kept = ray_train._process_group("auto", gpus=False)
+    assert isinstance(config, TorchConfig)
+    assert (config.timeout_s, kept) == (ray_train.WAIT_SECONDS, None)
+    assert issubclass(config.backend_cls, TorchConfig().backend_cls)  # whose first rank opens the store

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors
@@ -24,30 +22,46 @@ from teachonce.storage_schemas.errors import InputError
 
 EPOCHS = 30
 
-Start = Callable[..., "subprocess.Popen[str]"]
+#: One that needs no open_clip: each rank of each start imports what its student needs.
+STUDENT: dict[str, Any] = {"model": "timm:test_vit", "size": 32}
+
+Start = Callable[..., Any]
 
 LAUNCHED = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
 
 
 @pytest.fixture
-def start(taught_store, tiny_clip, tmp_path) -> Iterator[Start]:
-    """`start(*options)`: two ranks on loopback that train to tmp_path/out; stdout and stderr in files of these names."""
-    running: list[subprocess.Popen[str]] = []
+def start(python, taught_store, tmp_path) -> Iterator[Start]:
+    """`start(*options)`: two ranks on loopback that train to tmp_path/out; stdout and stderr in files of these names.
 
-    def begin(*more: object, shards: object = taught_store.shards.location.path) -> subprocess.Popen[str]:
-        launcher = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--nproc-per-node", 2]
+    The ranks are new interpreters, as torchrun starts them; torchrun itself comes with its libraries.
+    """
+    running: list[Any] = []
+
+    def begin(*more: object, shards: object = taught_store.shards.location.path) -> Any:
+        launcher = ["-W", "ignore", "-m", "torch.distributed.run", "--nproc-per-node", 2]
         command = ["distill", shards, taught_store.location.path, "--out", tmp_path / "out", "--recipe", "kd"]
-        command += ["--student", f"local-dir:{tiny_clip}", "--projector", "mlp", "--epochs", EPOCHS, "--seed", 3]
+        command += [
+            "--student",
+            STUDENT["model"],
+            "--student-size",
+            STUDENT["size"],
+            "--projector",
+            "mlp",
+            "--epochs",
+            EPOCHS,
+            "--seed",
+            3,
+        ]
         command += ["--batch-size", 8, "--threads", 1, "--decode-workers", 0, "--grace", 600, *more]
         words = [*launcher, f"--master-port={free_port()}", "-m", "teachonce", *command]
         with (tmp_path / "stdout").open("w") as stdout, (tmp_path / "stderr").open("w") as stderr:
-            running.append(subprocess.Popen(list(map(str, words)), stdout=stdout, stderr=stderr, text=True))
+            running.append(python.start(*words, stdout=stdout.fileno(), stderr=stderr.fileno()))
         return running[-1]
 
     yield begin
     for process in running:
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
+        process.send_signal(signal.SIGTERM)
         process.wait(60)
 
 
@@ -58,7 +72,7 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def ranks_of(launcher: subprocess.Popen[str]) -> list[int]:
+def ranks_of(launcher: Any) -> list[int]:
     """Process ids, by rank."""
     found: dict[int, int] = {}
     for pid in Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split():
@@ -84,7 +98,7 @@ def last_step(out: Path) -> int:
     return max((json.loads(line)["step"] for line in lines if line.endswith("\n")), default=0)
 
 
-def wait_for(process: subprocess.Popen[str], out: Path, step: int) -> None:
+def wait_for(process: Any, out: Path, step: int) -> None:
     while last_step(out) < step:
         assert process.poll() is None, (out.parent / "stderr").read_text()
         time.sleep(0.02)
@@ -106,7 +120,7 @@ def said(folder: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_stopped_killed_and_resumed_it_ends_with_the_bytes_of_undisturbed_ranks(
-    start, together, taught_store, tiny_clip, tmp_path
+    start, together, taught_store, tmp_path
 ) -> None:
     out = tmp_path / "out"
     process = start()
@@ -146,7 +160,7 @@ def test_stopped_killed_and_resumed_it_ends_with_the_bytes_of_undisturbed_ranks(
     chosen = {
         "shards": str(taught_store.shards.location),
         "store": str(taught_store.location),
-        "student": {"model": f"local-dir:{tiny_clip}"},
+        "student": STUDENT,
         "recipe": "kd",
         "options": {"projector": "mlp", "epochs": EPOCHS, "batch_size": 8},
         "seed": 3,
