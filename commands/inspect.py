@@ -91,8 +91,11 @@ def inspect(
     With --html FILE it writes a page to look at. STORE may then be a student bundle too, or the output of a training that
     has begun: curves, settings and provenance, with --against beside those of another one.
 
+    STORE may also be what `teachonce captions` made: how many images have how many captions, of which teacher; every chunk is checked.
+
     Exits with 1 if the store has problems, such as NaN in a valid row.
     """
+    from ..pipeline.contents import Kind, kind_of
     from ..pipeline.storage import Location
     from ..stages.inspect import inspect_store, write_page, write_run_page
     from ..stages.measures.sample_table import SampleTable
@@ -136,6 +139,15 @@ def inspect(
         write_run_page([store] if against is None else [store, against], html, images=images)
         say(f"inspect: wrote {html}")
         return
+    if kind_of(Location.of(store)) == Kind.CAPTIONS and not (keys or samples or html or export):
+        from ..stages.reports.captions_text import captions_facts, captions_text
+
+        about = captions_facts(Location.of(store))
+        if as_json:
+            print_json(about)
+        else:
+            show(captions_text(about, store))
+        click.get_current_context().exit(1 if about["problems"] else 0)
     stored = Stored.open(store, shards, generation)
     if keys:
         found = [inspect_sample(stored, key, top=top) for key in keys]

@@ -93,7 +93,6 @@ def create_caption_store(root: zarr.Group, spec: CaptionSpec) -> None:
         dtype=DTYPES[spec.encoding],
         dimension_names=("sample", "caption", "channel"),
         fill_value=np.nan,
-        config={"write_empty_chunks": True},
         **common,
     )
     root.create_array(
@@ -103,7 +102,6 @@ def create_caption_store(root: zarr.Group, spec: CaptionSpec) -> None:
         dtype="int32",
         dimension_names=("sample",),
         fill_value=0,
-        config={"write_empty_chunks": True},
         **common,
     )
     root.attrs.update(
@@ -158,10 +156,9 @@ def write_captions(
     taken_NK = np.arange(spec.captions) < count_N[:, None]
     whole_RKD[: len(count_N)][taken_NK] = embedding_NKD[taken_NK]
     whole_R[: len(count_N)] = count_N
-    array: Any = root[EMBEDDING]
-    array[here] = whole_RKD
-    counts: Any = root[COUNT]
-    counts[here] = whole_R
+    for name, values in ((EMBEDDING, whole_RKD), (COUNT, whole_R)):
+        array: Any = root[name]
+        array.with_config({"write_empty_chunks": True})[here] = values  # it is no part of what an array keeps
     digest = hashlib.blake2b(whole_R.astype("<i4").tobytes(), digest_size=16)
     digest.update(whole_RKD.astype(whole_RKD.dtype.newbyteorder("<")).tobytes())
     paths = [f"{EMBEDDING}/c/{shard}/{place}/0" for place in range(spec.captions)]

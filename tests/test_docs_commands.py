@@ -175,6 +175,7 @@ NOT_RUN = {
         ("docs/vl2v.md", words): "downloads models: tests/stages/protocols/test_vl2v.py does the same with small ones"
         for words in (f"teachonce {name}" for name in ("benchmark", "shard", "vectors", "cache", "distill", "evaluate"))
     },
+    ("docs/captions.md", "python benchmarks/captions.py"): "draws from photographs that are not in the checkout",
     ("docs/vl2v.md", "python benchmarks/drawn_domains.py"): "draws from photographs that are not in the checkout",
 }
 

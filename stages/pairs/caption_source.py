@@ -15,6 +15,7 @@ from ...storage_schemas.errors import MismatchError
 from ...storage_schemas.plain_text import counted, typed
 from ...storage_schemas.store_description import StoreDescription
 from .caption_store import OpenCaptions
+from .local_copies import LocalCache
 from .sources import ShardRows
 
 #: Targets: embeddings at length 1, fp32 (sample, caption, channel); and how many captions a sample has, int64 (sample,).
@@ -111,6 +112,9 @@ class Captions:
         found_NKD = np.take_along_axis(embedding_NKD, place_NK[:, :, None], axis=1)
         found_NKD[count_N == 0] = 0
         return {CAPTION: found_NKD, CAPTION_COUNT: count_N}
+
+    def kept_in(self, cache: LocalCache, names: tuple[str, ...]) -> tuple[Captions, None]:
+        return self, None
 
     @cached_property
     def _root(self) -> Any:

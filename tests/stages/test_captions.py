@@ -217,6 +217,31 @@ def test_captions_come_from_the_original_tars(plan, pictures, tmp_path) -> None:
     assert found == {0: ["text 0 é"], 1: ["json 0"], 2: ["text 1 é"], 3: ["json 1"]}
 
 
+def test_a_shard_without_any_caption(plan, rows, picture_shards, tmp_path) -> None:
+    """Its rows have counts of 0, and nothing goes through the text tower for it."""
+    first = set(paths_of(picture_shards)[:13])
+    found = run(plan(write([row for row in rows if row[0] in first], tmp_path / "t.csv")))
+    root = found.open()
+    assert [int(found.read(root, shard)[1].sum()) > 0 for shard in range(4)] == [True, False, False, False]
+    assert np.isnan(found.read(root, 3)[0]).all()
+
+
+def test_inspect_counts_and_checks_them(plan, rows, expected, tmp_path) -> None:
+    found = run(plan(write(rows, tmp_path / "t.csv")))
+    shown = CliRunner().invoke(main, ["inspect", str(found.location)])
+    assert shown.exit_code == 0, shown.output
+    assert f"Captions in {found.location}" in shown.stdout
+    assert "logit scale 20" in shown.stdout
+    facts = json.loads(CliRunner().invoke(main, ["inspect", str(found.location), "--json"]).stdout)
+    assert facts["images_by_captions"] == {"0": 12, "1": 12, "2": 12, "3": 12}
+    assert facts["counts"]["captions"] == sum(map(len, expected.values()))
+    chunk = found.location.path / "embedding/c/2/1/0"
+    shutil.copyfile(found.location.path / "embedding/c/1/1/0", chunk)
+    broken = CliRunner().invoke(main, ["inspect", str(found.location)])
+    assert broken.exit_code == 1
+    assert "captions-damaged" in broken.output
+
+
 @pytest.mark.slow
 def test_killed_runs_end_with_the_same_bytes(python, picture_shards, rows, tiny_clip_teacher, tmp_path) -> None:
     table = write(rows, tmp_path / "t.csv")
