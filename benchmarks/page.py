@@ -177,9 +177,11 @@ def draws(store: Path, shards: str | None = None, seed: int = 0) -> None:
 
 
 def _vectors(stored):
-    """(rows, their mean directions, those of each view, their entries)."""
+    """(rows, their mean directions, those of each view, their entries); by embeddings, or by logits where the store has no others."""
     total, views = stored.rows.num_samples, stored.rows.num_views
-    mean, by_view = FeatureSample(total, total, "embedding"), FeatureSample(total, total, "embedding", views)
+    targets = [target.name for target in stored.description.spec.targets]
+    target = "embedding" if "embedding" in targets else "logits"
+    mean, by_view = FeatureSample(total, total, target), FeatureSample(total, total, target, views)
     inspect_store(stored, watchers=[mean, by_view])
     rows, vectors = mean.take()
     entries = [entry for row in rows.tolist() if (entry := stored.entry(row)) is not None]
