@@ -36,7 +36,7 @@ from .planning.corpus import PlannedCorpus, look_at_shards, look_at_sources
 from .planning.drawn import drawn_corpus
 from .planning.figures import Basis, Figure
 from .planning.plan import CachePlan, Left
-from .planning.planned_encodings import SampledTargets, choose_own, tell_encodings, views_to_fit
+from .planning.planned_encodings import SampledTargets, choose_own, rows_to_fit, tell_encodings, views_to_fit
 from .planning.sampled_shards import freeze_sample
 from .planning.scratch import begin, cores_of_a_worker, folder_bytes, run_here
 from .planning.shard_sizes import ShardSizes, finished_sizes, shard_sizes
@@ -296,7 +296,7 @@ def _with_teacher(
         view_interpolation=request.view_interpolation,
     )
     clock.lap("loading")
-    least = min(_rows_to_fit(request), len(sampled.entries))
+    least = min(_rows_to_fit(request), rows_to_fit(small.spec, request.settings), len(sampled.entries))
     tried = _timed(small, request.planning, clock, request.hours.on_ray, least)
     whole = replace(small.spec, num_samples=corpus.rows, shard_size=corpus.shard_size, parts=corpus.parts)
     tried.vectors = vectors

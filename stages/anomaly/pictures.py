@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from ..samples.images import IMAGES
 from .results import AnomalyResults, Scored
 from .shard_maps import ShardMaps
 from .stage import AnomalyStage
-from .truth import MaskReader
+from .truth import MaskReader, has_defect
 
 #: Colours of a map from its lowest value to the highest: red, green and blue at these places.
 _PLACES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -25,6 +25,12 @@ _COLOURS = np.array([(0, 0, 96), (0, 128, 255), (64, 224, 128), (255, 208, 0), (
 
 #: How much of the image shows through the map.
 _IMAGE_SHARE = 0.5
+
+#: White columns between the parts of a picture.
+GAP = 4
+
+#: In place of a mask where it is not known whether and where there is a defect.
+UNKNOWN = 128
 
 
 def write_pictures(stage: AnomalyStage, results: AnomalyResults, count: int) -> list[str]:
@@ -78,10 +84,23 @@ def _drawn(
             parts = [picture, (_IMAGE_SHARE * picture + (1 - _IMAGE_SHARE) * colours).astype(np.uint8)]
             if reader is not None:
                 mask_YX = reader.mask(image.path, params, size, views)
-                light = np.zeros((size, size), np.uint8) if mask_YX is None else np.where(mask_YX, 255, 0)
-                parts.append(np.repeat(light[..., None], 3, axis=2).astype(np.uint8))
-            yield image, np.concatenate(parts, axis=1)
+                parts.append(_in_grey(mask_YX, image.label, size))
+            yield image, _side_by_side(parts)
         joined.close()
+
+
+def _in_grey(mask_YX: NDArray[np.bool_] | None, label: str | None, size: int) -> NDArray[np.uint8]:
+    """A mask, uint8 (Y, X, 3): a defect is white, what is faultless black."""
+    if mask_YX is None:
+        return np.full((size, size, 3), 0 if has_defect(label) is False else UNKNOWN, np.uint8)
+    return np.repeat(np.where(mask_YX, 255, 0).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def _side_by_side(parts: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Parts (Y, X, 3) in one row."""
+    gap = np.full((len(parts[0]), GAP, 3), 255, np.uint8)
+    row = [array for part in parts for array in (gap, part)][1:]
+    return np.concatenate(row, axis=1)
 
 
 def _name(rank: int, image: Scored) -> str:

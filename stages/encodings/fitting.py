@@ -71,8 +71,7 @@ class Fits:
         if self._axes is None:
             rows_NC = _places(self._rows_NC) if is_map else self._rows_NC
             self._axes = _Axes(rows_NC, is_logits=self.target.name == LOGITS)
-        step = spelled.numbers[0]
-        return self._axes.pca(step * self._axes.deviation if is_map else step)
+        return self._axes.pca(spelled.numbers[0], self._axes.deviation if is_map else 1.0)
 
 
 class _Axes:
@@ -100,13 +99,14 @@ class _Axes:
         self._weights, self._basis = weights32, axes_KC / weights32
         self._coefficients = centered @ axes_KC.T
 
-    def pca(self, step: float) -> Pca:
+    def pca(self, step_in_units: float, unit: float) -> Pca:
+        step = step_in_units * unit
         used = (np.abs(self._coefficients) >= step / 2).mean(axis=0) >= _LEAST_USED
         count = int(np.flatnonzero(used).max(initial=0)) + 1
         table = Table(
             {"mean": self._mean, "weights": self._weights, "basis": self._basis[:count].astype(np.float16)},
         )
-        return Pca(step=step, table=table)
+        return Pca(step=step, unit=unit, table=table)
 
 
 def _places(maps_NCYX: Floats) -> Floats:

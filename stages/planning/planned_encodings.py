@@ -9,7 +9,7 @@ import numpy as np
 
 from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.encodings import Encoding
-from ...storage_schemas.encodings.spelling import EMBEDDING, KNOWN, LOGITS, one
+from ...storage_schemas.encodings.spelling import EMBEDDING, KNOWN, LOGITS, MAPS, is_map, one
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.fingerprint import Json
 from ...storage_schemas.store_description import StoreSpec, TargetSpec
@@ -21,7 +21,11 @@ from ..settings.cache import CacheSettings
 from .figures import Basis, Figure
 
 #: What a plan tells of a target beside what it is asked for.
-_OTHERS = {LOGITS: ("fp16", "int8", "pca:0.7", "adaptive:0.95", "sampled:50"), EMBEDDING: ("fp16", "int8")}
+_OTHERS = {
+    LOGITS: ("fp16", "int8", "pca:0.7", "adaptive:0.95", "sampled:50"),
+    EMBEDDING: ("fp16", "int8"),
+    MAPS: ("fp16", "int8-channel", "pca:0.15", "pca:0.3"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,12 +107,7 @@ def choose_own(spec: StoreSpec, sample: SampledTargets, settings: CacheSettings)
     Raises:
         InputError: not an encoding; none keeps the budget; one that is fitted to a teacher's outputs, where none runs.
     """
-    request = EncodingRequest.of(
-        [target.name for target in spec.targets],
-        settings.encoding,
-        budget=Budget(max_kl=settings.max_kl, max_bytes=settings.max_bytes),
-        fit_views=settings.fit_views,
-    )
+    request = _request(spec, settings)
     if request.of_all is not None:
         return request.of_all.name, {}
     for target in spec.targets:
@@ -126,8 +125,26 @@ def choose_own(spec: StoreSpec, sample: SampledTargets, settings: CacheSettings)
     return DEFAULT, choices(rows_of, request.spelled, request.budget)
 
 
+def _request(spec: StoreSpec, settings: CacheSettings) -> EncodingRequest:
+    return EncodingRequest.of(
+        [target.name for target in spec.targets],
+        settings.encoding,
+        budget=Budget(max_kl=settings.max_kl, max_bytes=settings.max_bytes),
+        fit_views=settings.fit_views,
+    )
+
+
+def rows_to_fit(spec: StoreSpec, settings: CacheSettings) -> int:
+    """Rows that encodings are fitted to and chosen by, as `cache` has them: few of large maps.
+
+    Raises:
+        InputError: not an encoding.
+    """
+    return _request(spec, settings).rows(spec.targets, spec.num_views)
+
+
 def views_to_fit(settings: CacheSettings) -> int:
-    """Views that encodings are fitted to and chosen by, as `cache` has them; 0 where no encoding depends on any."""
+    """Views that encodings are fitted to and chosen by, before their size is known; 0 where no encoding depends on any."""
     words = (settings.encoding or "").split(",")
     names = {word.rpartition("=")[2].partition(":")[0] for word in words}
     has_budget = settings.max_kl is not None or settings.max_bytes is not None
@@ -141,7 +158,7 @@ def tell_encodings(spec: StoreSpec, sample: SampledTargets, notes: tuple[str, ..
         rows, encoding = sample.rows(target), spec.encoding_of(target)
         basis = Basis.TABLE if sample.is_drawn(target) else Basis.MEASURED
         found = {encoding.text: _measured(encoding, rows)}
-        for other in _OTHERS.get(target.name, ()):
+        for other in _OTHERS.get(MAPS if is_map(target.name) else target.name, ()):
             if sample.is_drawn(target) and one(other).known.fitted:
                 continue
             choice = fit(rows, one(other))

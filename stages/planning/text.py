@@ -71,7 +71,7 @@ def _bytes(plan: CachePlan) -> str:
 def _arrays(plan: CachePlan) -> str:
     rows: Rows = [
         (
-            clip(array.name, 16),
+            clip(array.name, 36),
             "×".join(map(str, array.chunks)),
             ", ".join([array.dtype, *(codec for codec in array.codecs if codec not in _EVERYWHERE)]),
             f"{array.objects:,}",
@@ -98,7 +98,7 @@ def _encodings(plan: CachePlan) -> str:
         budget = plan.budgets.get(name)
         rows.append(
             (
-                clip(name, 20) + (" (planned)" if name == plan.encoding else ""),
+                clip(name, 60) + (" (planned)" if name == plan.encoding else ""),
                 f"{a_view:,.1f}",
                 bytes_text(sizes.chunk_bytes.value),
                 f"{sizes.chunk_objects:,}",
@@ -117,7 +117,7 @@ def _targets(plan: CachePlan) -> str:
         for text, cost in costs.items():
             size, kl, distance = cost.bytes_per_view, cost.kl, cost.cosine_distance
             lost = f"{kl.value:.2g} nats" if kl else f"{distance.value:.2g} of cosine" if distance else ""
-            rows.append((clip(target, 16), clip(text, 20), f"{size.value:,.1f}", lost, size.basis.word))
+            rows.append((clip(target, 28), clip(text, 20), f"{size.value:,.1f}", lost, size.basis.word))
     head = ("target", "encoding", "bytes a view", "lost in the mean", "from")
     lines = [table(rows, head=head, align="llrrr")]
     return section("Targets by encoding, on the sample", *lines, *map(_wrapped, plan.notes)) if rows else ""

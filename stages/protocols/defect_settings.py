@@ -45,7 +45,7 @@ class DefectBenchmarkSettings:
         "fp16",
         unit="NAME",
         group=TEACHER_GROUP,
-        help="How maps are stored; pca:0.3 takes about a quarter of fp16's bytes.",
+        help="How maps are stored; pca:0.15 takes about a quarter of fp16's bytes.",
     )
     student: str = setting("decoder:wide_resnet50_2", group=STUDENT_GROUP, help="The decoder.")
     cache_options: str | None = setting(None, group=MORE, help="For every `teachonce cache`.")

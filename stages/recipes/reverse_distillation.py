@@ -82,6 +82,14 @@ class ReverseDistillation(BaseRecipe):
         """The sum over levels of the mean over samples of 1 - cosine of the two maps, each flattened to one vector."""
         terms = []
         for name, teacher_NCYX in outputs.teacher.items():
-            student_NCYX = outputs.student[name]
-            terms.append((1 - F.cosine_similarity(student_NCYX.flatten(1), teacher_NCYX.flatten(1), dim=1)).mean())
+            terms.append((1 - _cosines(outputs.student[name], teacher_NCYX)).mean())
         return torch.stack(terms).sum()
+
+
+def _cosines(student_NCYX: Tensor, teacher_NCYX: Tensor) -> Tensor:
+    """Of each sample's two maps as vectors (N,), in the order in which the student's lie in memory: another order would copy the largest
+    tensors of a step, forward and backward."""
+    if student_NCYX.is_contiguous(memory_format=torch.channels_last):
+        teacher_NCYX = teacher_NCYX.contiguous(memory_format=torch.channels_last)
+        student_NCYX, teacher_NCYX = (maps.permute(0, 2, 3, 1) for maps in (student_NCYX, teacher_NCYX))
+    return F.cosine_similarity(student_NCYX.flatten(1), teacher_NCYX.flatten(1), dim=1)

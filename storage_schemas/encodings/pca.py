@@ -42,22 +42,25 @@ class Pca:
 
     Attributes:
         step: between neighbouring coefficients: nats for logits, before weighting; in the values' own unit for others.
+        unit: of the step as a user writes it: of maps the standard deviation of the values that it was fitted to. It decides no bytes.
         dtype: of the stored numbers, one of `OFFSETS`.
         table: `mean` and `weights` float32 (class), `basis` float16 (component, class); channels in place of classes for embeddings.
     """
 
     step: float
     table: Table
+    unit: float = 1.0
     dtype: str = "uint16"
     name: str = "pca"
     kl_budget: None = None
 
     @property
     def text(self) -> str:
-        return f"pca:{self.step:.10g}"
+        return f"pca:{self.step / self.unit:.10g}"
 
     def to_json(self) -> Any:
-        return {"name": self.name, "step": self.step, "dtype": self.dtype, "table": self.table.digest}
+        unit = {} if self.unit == 1 else {"unit": self.unit}
+        return {"name": self.name, "step": self.step, **unit, "dtype": self.dtype, "table": self.table.digest}
 
     def arrays(self, target: Target) -> tuple[EncodedArray, ...]:
         number = f"(this - {self._offset})" if self._offset else "this"

@@ -64,7 +64,8 @@ def encoding_from_json(found: Any, table_of: TableOf) -> Encoding:
             return encoding
         if name == "pca":
             about = msgspec.convert(fields, _PcaFields)
-            return pca.Pca(step=about.step, dtype=about.dtype, table=_checked(table_of(pca.PARTS), about.table))
+            table = _checked(table_of(pca.PARTS), about.table)
+            return pca.Pca(step=about.step, unit=about.unit, dtype=about.dtype, table=table)
         if name == "pq":
             return pq.Pq(table=_checked(table_of(pq.PARTS), msgspec.convert(fields, _Fitted).table))
     except msgspec.ValidationError as error:
@@ -83,6 +84,7 @@ class _Fitted:
 class _PcaFields(_Fitted):
     step: float
     dtype: Literal["int8", "int16", "uint16"]
+    unit: float = 1.0
 
 
 def _checked(table: Table, digest: str) -> Table:

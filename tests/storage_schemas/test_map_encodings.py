@@ -72,6 +72,7 @@ def test_components_are_of_channels_and_steps_of_the_values_deviation(step):
     places = np.moveaxis(fitted_to, 2, -1).reshape(-1, 12).astype(np.float64)
     deviation = np.sqrt(np.square(places - places.mean(0)).mean())
     assert encoding.step == pytest.approx(step * deviation, rel=1e-5)
+    assert encoding.text == f"pca:{step}", "as it was asked for: in deviations"
     arrays = encoding.encode(TARGET, values, keys=[], first_view=0)
     mean, basis = encoding.table.arrays["mean"], encoding.table.arrays["basis"].astype(np.float64)
     assert np.allclose(mean, places.mean(0), atol=1e-4)
@@ -114,7 +115,7 @@ def test_stores_of_earlier_versions_are_read(dtype):
     np.testing.assert_array_equal(encoding.encode(TARGET, values, keys=[], first_view=0)[NAME], codes)
     assert not encoding.arrays(TARGET)[0].transposed
     facts = {"name": "pca", "step": encoding.step, "dtype": dtype, "table": encoding.table.digest}
-    assert encoding_from_json(facts, lambda _: encoding.table) == encoding
+    assert encoding_from_json(facts, lambda _: encoding.table) == replace(encoding, unit=1.0)
     with pytest.raises(ValueError, match="pca"):
         encoding_from_json(facts | {"dtype": "uint8"}, lambda _: encoding.table)
 

@@ -19,7 +19,7 @@ from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.runner import run_stage
 from teachonce.pipeline.storage import Location
 from teachonce.stages.anomalies import finish_anomalies, plan_anomalies
-from teachonce.stages.anomaly.pictures import heat
+from teachonce.stages.anomaly.pictures import GAP, heat
 from teachonce.stages.anomaly.shard_maps import ShardMaps
 from teachonce.stages.cache import plan_cache
 from teachonce.stages.corpora.shards import ShardSet
@@ -153,7 +153,7 @@ def done(tested, student, category, tmp_path_factory):
     masks = f"mvtec:stripes/test={category.parent}"
     stage = planned(tested, student, out, masks=masks)
     run(stage, stage.out)
-    return out, finish_anomalies(stage, AnomalySettings(masks=masks, pictures=3))
+    return out, finish_anomalies(stage, AnomalySettings(masks=masks, pictures=8))
 
 
 def test_maps_and_scores_are_those_of_the_published_code(done, expected):
@@ -186,14 +186,17 @@ def test_figures_are_scikit_learns(done, expected):
 def test_pictures_show_the_highest_scores(done, expected):
     out, _ = done
     names = sorted(file.name for file in (out / "pictures").iterdir())
-    best = sorted(expected, key=lambda found: -found[2].max())[:3]
+    best = sorted(expected, key=lambda found: -found[2].max())[:8]
     assert names == [
         f"{rank:04d}-{path.replace('/', '-').removesuffix('.png')}.png" for rank, (path, *_) in enumerate(best, 1)
     ]
-    picture = np.asarray(Image.open(out / "pictures" / names[0]))
-    assert picture.shape == (SIZE, 3 * SIZE, 3)
-    if best[0][3] is not None:
-        assert np.array_equal(picture[:, 2 * SIZE :, 0] > 0, best[0][3])
+    for name, (_, label, _, mask) in zip(names, best, strict=True):
+        picture = np.asarray(Image.open(out / "pictures" / name))
+        assert picture.shape == (SIZE, 3 * SIZE + 2 * GAP, 3)
+        assert (picture[:, SIZE : SIZE + GAP] == 255).all()
+        wanted = np.full((SIZE, SIZE), 0 if label == "good" else 128) if mask is None else np.where(mask, 255, 0)
+        assert np.array_equal(picture[:, 2 * (SIZE + GAP) :, 1], wanted), label
+    assert {label for _, label, _, _ in best} > {"spot"}, "one without a mask is among them"
     colours = heat(np.array([[0.0, 1.0, 3.0]]), 1.0, 3.0)
     assert colours.tolist() == [[[0, 0, 96], [0, 0, 96], [224, 0, 0]]]
 
@@ -207,7 +210,7 @@ def test_a_run_that_was_begun_is_finished_with_the_same_bytes(done, tested, stud
         lost.unlink()
     stage = planned(tested, student, copy, masks=masks)
     run(stage, stage.out)
-    assert finish_anomalies(stage, AnomalySettings(masks=masks, pictures=3)) == facts
+    assert finish_anomalies(stage, AnomalySettings(masks=masks, pictures=8)) == facts
     for name in ("maps/000000.safetensors", "maps/000001.safetensors", "scores.csv", "results.json"):
         assert (copy / name).read_bytes() == (first / name).read_bytes()
 
