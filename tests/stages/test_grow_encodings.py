@@ -39,7 +39,7 @@ ENCODINGS: dict[str, dict[str, Any]] = {
     "codebook": {"encoding": "embedding=pq:4,logits=adaptive:0.9:15"},
     "draws": {"encoding": "embedding=int8,logits=sampled:9"},
     "within nats": {"encoding": "embedding=int8", "max_kl": 0.05},
-    "within bytes": {"encoding": "embedding=fp32", "max_bytes": 120},
+    "within bytes": {"encoding": "embedding=fp32", "max_bytes": 128},
 }
 
 

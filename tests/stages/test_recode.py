@@ -191,7 +191,7 @@ def test_chunks_of_kept_views_keep_their_bytes(tmp_path, views, places, chunks, 
     old, new, at_once = (tmp_path / f"{name}.zarr" for name in ("old", "new", "at-once"))
 
     def target(num_views: int) -> TargetSpec:
-        sizes = {"shard_size": 13, "num_rows": 15, "num_views": num_views}
+        sizes: dict[str, Any] = {"shard_size": 13, "num_rows": 15, "num_views": num_views}
         return TargetSpec.of("logits", ("class",), (width,), encoding=ENCODINGS[encoding], **sizes)
 
     write_store(old, target(4), known, encoding=encoding)
@@ -214,7 +214,7 @@ def test_chunks_of_kept_views_keep_their_bytes(tmp_path, views, places, chunks, 
 
 def test_a_file_that_is_copied_must_be_its_receipt_s(tmp_path):
     known = np.random.default_rng(0).normal(size=(15, 4, 40_000)).astype(np.float32)
-    sizes = {"shard_size": 13, "num_rows": 15, "num_views": 4}
+    sizes: dict[str, Any] = {"shard_size": 13, "num_rows": 15, "num_views": 4}
     target = TargetSpec.of("logits", ("class",), (40_000,), encoding=ENCODINGS["fp32"], **sizes)
     write_store(tmp_path / "s.zarr", target, known)
     chunk = tmp_path / "s.zarr" / "logits" / "c" / "1" / "0" / "0"
