@@ -119,7 +119,7 @@ def test_a_teacher_of_another_size_sees_the_same_boxes(bench: Any, task: Any, tm
     )
     built = build_student(student, recipe_named("kd"), stage.settings, stage.vectors, seed=1)
     stored_NVC = bench.proof.stored_logits(stage)
-    stream = online.open_pairs(built, (), Threads(0))
+    stream = online.open_pairs(online.pairs, built, Threads(0))
     batches = list(stream.batches(2, first_sample=BATCH))
     stream.close()
     assert len(batches) == IMAGES // BATCH - 1

@@ -20,9 +20,9 @@ from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.runner import run_stage
 from teachonce.stages.decoding.threads import Threads
 from teachonce.stages.decoding.work import Pool
+from teachonce.stages.distilling.pairs import TrainingPairs
 from teachonce.stages.distilling.stage import DistillStage
 from teachonce.stages.models.class_head import ClassHead
-from teachonce.stages.pairs.sources import TargetSource
 from teachonce.stages.pairs.store import open_store
 from teachonce.stages.pairs.stream import Batch
 from teachonce.stages.recipes.registry import recipe_named
@@ -52,14 +52,8 @@ class ChangedStage(DistillStage):
         same = {field.name: getattr(stage, field.name) for field in fields(DistillStage)}
         return ChangedStage(**same, change=change)
 
-    def open_pairs(
-        self,
-        built: BuiltStudent,
-        targets: Sequence[str],
-        pool: Pool,
-        sources: Sequence[TargetSource] | None = None,
-    ) -> Stream:
-        return _ChangedStream(super().open_pairs(built, targets, pool, sources), self.change)
+    def open_pairs(self, pairs: TrainingPairs, built: BuiltStudent, pool: Pool) -> Stream:
+        return _ChangedStream(super().open_pairs(pairs, built, pool), self.change)
 
 
 class _ChangedStream:
@@ -95,8 +89,8 @@ def next_view(stage: DistillStage) -> Change:
 
 def stored_logits(stage: DistillStage) -> torch.Tensor:
     """All logits of the store that a stage reads, decoded: fp32 (sample, view, class)."""
-    root = open_store(stage.store)
-    spec = StoreDescription.read(root, where=stage.store).spec
+    root = open_store(stage.pairs.store)
+    spec = StoreDescription.read(root, where=stage.pairs.store).spec
     shards = [
         np.stack([read_target(root, spec, shard, "logits", view) for view in range(spec.num_views)], axis=1)
         for shard in range(spec.num_shards)
@@ -163,7 +157,7 @@ def target_difference(online: OnlineStage) -> float:
     on which images it sees together."""
     built = build_student(online.config, recipe_named(online.recipe), online.settings, online.vectors, seed=online.seed)
     stored_NVC, head, largest = stored_logits(online), ClassHead(online.vectors), 0.0
-    stream = online.open_pairs(built, (), Threads(0))
+    stream = online.open_pairs(online.pairs, built, Threads(0))
     for batch in stream.batches(0):
         asked_NC = head(batch.targets["embedding"])
         largest = max(largest, float((asked_NC - stored_NVC[batch.rows_N, 0]).abs().max()))
