@@ -27,6 +27,10 @@ _happened = False
 _printed = False
 _lost = False
 
+#: In a block of `later`, and whether Ctrl-C has come there.
+_later = False
+_put_off = False
+
 #: After a Ctrl-C that could not be raised; what it fell into must be over.
 _SECONDS_UNTIL_AGAIN = 0.05
 
@@ -53,11 +57,32 @@ def work() -> Iterator[None]:
         _working = False
 
 
+@contextlib.contextmanager
+def later() -> Iterator[None]:
+    """Inside, a first Ctrl-C waits for the end of the block, and is raised there. Blocks are short, and not nested.
+
+    For calls that start threads or wait for their end: raised within them it can leave a lock taken that the threads need. Nothing outside
+    the main thread, where no signal is handled.
+    """
+    global _later, _put_off
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _later = True
+    try:
+        yield
+    finally:
+        _later = False
+        if _put_off:
+            _put_off = False
+            raise KeyboardInterrupt
+
+
 def now(exit_code: int, line: str) -> None:
     """As Ctrl-C does, with another line and exit code. For handlers of other signals, in the main thread.
 
     Raises:
-        KeyboardInterrupt: while a command works.
+        KeyboardInterrupt: while a command works, outside `later`.
     """
     global _ends_as
     _ends_as = (exit_code, line)
@@ -100,9 +125,12 @@ def leave() -> None:
 
 
 def _on_signal(number: int, frame: object) -> None:
-    global _happened, _lost
+    global _happened, _lost, _put_off
     if _working and (_lost or not _happened):
         _happened, _lost = True, False
+        if _later:
+            _put_off = True
+            return
         raise KeyboardInterrupt
     _print_line()
     os._exit(exit_code())

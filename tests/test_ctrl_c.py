@@ -131,6 +131,65 @@ def test_a_unit_in_a_thread_ends_at_its_next_samples():
         list(SerialExecutor().map(Endless(), None, units(), Board()))  # type: ignore[arg-type]
 
 
+def test_wherever_it_meets_the_wait_for_units_in_threads_that_wait_ends():
+    """Sent at each line that the main thread goes through in turn: of the executor, and of the libraries that it calls there."""
+    program = """
+import faulthandler, os, signal, sys
+from teachonce.pipeline import interrupt
+from teachonce.pipeline.executors import serial
+from teachonce.pipeline.types import Resources, Seen, Unit
+interrupt.install()
+
+class Quick:
+    name, resources = "quick", Resources(units_at_once=2)
+    def open(self):
+        def run(unit, timer):
+            timer.advance(1)
+            return Seen(key=unit.key, rows=1, content=None)
+        return run
+
+class Board:
+    def starting(self, what): pass
+    def at(self, key, samples): pass
+
+def hit(number):
+    seen = 0
+    def line(frame, event, _):
+        nonlocal seen
+        if event == "line":
+            seen += 1
+            if seen == number:
+                sys.settrace(None)
+                os.kill(os.getpid(), signal.SIGINT)
+        return line
+    def call(frame, event, _):
+        file = frame.f_code.co_filename
+        if file == serial.__file__ or "/concurrent/" in file or file.endswith(("/threading.py", "/queue.py")):
+            return line
+    sys.settrace(call)
+    try:
+        list(serial.SerialExecutor().map(Quick(), None, [Unit(key=str(i)) for i in range(4)], Board()))
+    except KeyboardInterrupt:
+        assert interrupt.happened()
+    finally:
+        sys.settrace(None)
+    return seen >= number
+
+number = 1
+while True:
+    faulthandler.dump_traceback_later(60, exit=True)  # a wait without end
+    with interrupt.work():
+        if not hit(number):
+            break
+    interrupt._happened = False  # the next one is the first again
+    number += 1
+print(number)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 50
+
+
 @pytest.mark.slow
 @pytest.mark.ray
 def test_while_ray_works(corpus, start, tmp_path):

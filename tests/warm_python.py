@@ -44,6 +44,9 @@ PRELOAD = (
 
 _LARGEST_REQUEST = 1 << 20
 
+#: Seconds. What takes longer on the slowest machine does not end at all, and is better a failure than a suite that hangs.
+_LONGEST = 1800.0
+
 
 class Process:
     """A program that runs: of `subprocess.Popen` what tests need. Its stdout and stderr are files, so it never waits for a reader.
@@ -66,7 +69,7 @@ class Process:
             self.wait(0)
         return self.returncode
 
-    def wait(self, timeout: float | None = None) -> int:
+    def wait(self, timeout: float = _LONGEST) -> int:
         """Its exit code.
 
         Raises:
@@ -91,7 +94,7 @@ class Process:
     # A test that failed waits no more for what it started. Left open, its files would be warned about in another test.
     __del__ = _close
 
-    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+    def communicate(self, timeout: float = _LONGEST) -> tuple[str, str]:
         """All of its stdout and stderr, once it has ended."""
         self.wait(timeout)
         return self.stdout, self.stderr

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from queue import SimpleQueue
 
+from .. import interrupt
 from ..board import Board
 from ..ledger import Ledger
 from ..types import Stage, Unit
@@ -33,16 +35,37 @@ class SerialExecutor:
             board.at(key, samples)
 
         worker = Worker(stage, ledger, at)
-        in_flight: set[Future[Outcome]] = set()
-        with ThreadPoolExecutor(stage.resources.units_at_once) as threads:
+        # A queue, not futures: waiting for those takes locks, which Ctrl-C would leave taken.
+        ended: SimpleQueue[Outcome | BaseException] = SimpleQueue()
+
+        def run(unit: Unit) -> None:
             try:
-                for unit in units:
-                    in_flight.add(threads.submit(worker.run, unit))
-                    if len(in_flight) >= stage.resources.units_at_once:
-                        done, in_flight = wait(in_flight, return_when=FIRST_COMPLETED)
-                        yield from (future.result() for future in done)
-                yield from (future.result() for future in in_flight)
-            finally:
+                ended.put(worker.run(unit))
+            except BaseException as error:
+                ended.put(error)
+
+        in_flight = 0
+        threads = ThreadPoolExecutor(stage.resources.units_at_once)
+        try:
+            for unit in units:
+                with interrupt.later():
+                    threads.submit(run, unit)
+                in_flight += 1
+                if in_flight >= stage.resources.units_at_once:
+                    yield _outcome(ended)
+                    in_flight -= 1
+            for _ in range(in_flight):
+                yield _outcome(ended)
+        finally:
+            with interrupt.later():
                 over.set()
-                threads.shutdown(wait=True, cancel_futures=True)
+                threads.shutdown()
                 worker.close()
+
+
+def _outcome(ended: SimpleQueue[Outcome | BaseException]) -> Outcome:
+    """Of the next unit that ends. Raises what the unit raised."""
+    found = ended.get()
+    if isinstance(found, BaseException):
+        raise found
+    return found

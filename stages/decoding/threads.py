@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+import contextlib
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,9 @@ class _InThreads:
         return future
 
     def close(self) -> None:
-        wait(tuple(self._at_hand))
+        for future in tuple(self._at_hand):
+            with contextlib.suppress(CancelledError):
+                future.exception()  # not `futures.wait`, which keeps locks where Ctrl-C is raised in it
         self._work.close()
 
     def _make(self, task: Any) -> Made:
