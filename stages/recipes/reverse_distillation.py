@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import InputError
@@ -26,6 +25,9 @@ from .reverse_distillation_settings import ReverseDistillationSettings
 
 #: Axes of a map, beside sample and view.
 _MAP = ("channel", "y", "x")
+
+#: So that a map of zeros has a cosine: the `eps` of torch's `CosineSimilarity`.
+_SMALLEST_NORM = 1e-8
 
 
 class ReverseDistillation(BaseRecipe):
@@ -87,9 +89,20 @@ class ReverseDistillation(BaseRecipe):
 
 
 def _cosines(student_NCYX: Tensor, teacher_NCYX: Tensor) -> Tensor:
-    """Of each sample's two maps as vectors (N,), in the order in which the student's lie in memory: another order would copy the largest
-    tensors of a step, forward and backward."""
+    """Of each sample's two maps as vectors (N,), as torch's `CosineSimilarity` has it.
+
+    As one product and two norms, in the order in which the student's maps lie in memory: these are the largest tensors of a step, and
+    torch's own writes several more of that size, forward and backward.
+    """
     if student_NCYX.is_contiguous(memory_format=torch.channels_last):
         teacher_NCYX = teacher_NCYX.contiguous(memory_format=torch.channels_last)
         student_NCYX, teacher_NCYX = (maps.permute(0, 2, 3, 1) for maps in (student_NCYX, teacher_NCYX))
-    return F.cosine_similarity(student_NCYX.flatten(1), teacher_NCYX.flatten(1), dim=1)
+    student_ND, teacher_ND = student_NCYX.flatten(1), teacher_NCYX.flatten(1)
+    product_N = torch.bmm(student_ND[:, None], teacher_ND[:, :, None]).flatten()
+    cosine_N: Tensor = product_N / (_norms(student_ND) * _norms(teacher_ND))
+    return cosine_N
+
+
+def _norms(maps_ND: Tensor) -> Tensor:
+    norms_N: Tensor = torch.linalg.vector_norm(maps_ND, dim=1).clamp(min=_SMALLEST_NORM)
+    return norms_N
