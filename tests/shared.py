@@ -21,6 +21,9 @@ HERE = "TEACHONCE_TESTS_SHARE"
 #: Runs "$@" until stdin ends, and leaves it a moment to end.
 _UNTIL_STDIN_ENDS = 'exec 3<&0; "$@" </dev/null & cat <&3 >/dev/null; kill $!; wait'
 
+#: Seconds for a start. What takes longer on the slowest machine does not start at all.
+_LONGEST = 900
+
 
 class Owner:
     """The folder, in the process that the run began with. Its path is short: sockets lie there."""
@@ -68,6 +71,11 @@ def share(name: str, command: Sequence[str | Path], *, ready: str = "") -> Path:
                     check=True,
                     pass_fds=[lock.fileno()],
                 )
+        failed = folder / "failed"
+        began = time.monotonic()
         while ready not in printed.read_text():
+            if failed.exists() or time.monotonic() - began > _LONGEST:
+                failed.touch()  # the other tests need not wait for it as long
+                raise TimeoutError(f"{name} did not start: {printed.read_text()}")
             time.sleep(0.02)
     return folder

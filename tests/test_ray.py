@@ -153,6 +153,17 @@ def test_no_cluster_at_the_address_is_one_clear_line(corpus, python, tmp_path):
     assert run.stderr.splitlines()[-1].startswith("Error: no Ray cluster answers: 127.0.0.1:1")
 
 
+def test_a_ray_that_does_not_start_is_one_clear_line(corpus, python, tmp_path):
+    """As on a machine that is too busy for the time that Ray gives its processes."""
+    env = {**os.environ, "RAY_gcs_server_port_wait_time_s": "0"}
+    run = python.run("-m", "teachonce", *shard(corpus, tmp_path / "s"), "--executor", "ray", env=env)
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[-1].startswith("Error: Ray cannot start on this machine: ")
+    assert "Next: if the machine is busy, run the same command again later; --executor serial" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert not list(tmp_path.rglob("*.tar"))
+
+
 def _wait_for(condition, process) -> None:
     while not condition():
         assert process.poll() is None, process.stderr[-2000:]

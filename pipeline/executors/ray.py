@@ -38,7 +38,9 @@ _SETTINGS = {
     # With `uv run`, Ray would upload the working directory, and start workers by `uv run` in that copy.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # workers without a GPU of their own see them all
-    "RAY_worker_register_timeout_seconds": "600",  # of a Ray that starts here: busy cores, and libraries on a network mount, are slow
+    # Of a Ray that starts here: busy cores, and libraries on a network mount, are slow.
+    "RAY_worker_register_timeout_seconds": "600",
+    "RAY_gcs_server_port_wait_time_s": "300",
 }
 for _name, _value in _SETTINGS.items():
     os.environ.setdefault(_name, _value)
@@ -73,14 +75,24 @@ def connect(address: str | None) -> None:
     if address is None:
         # A Ray of our own sends no usage statistics.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        with _loopback_only():
-            ray.init(
-                address="local",
-                include_dashboard=False,
-                logging_level="error",
-                log_to_driver=False,
-                _temp_dir=_session_folder(),
-            )
+        folder = _session_folder()
+        try:
+            with _loopback_only():
+                ray.init(
+                    address="local",
+                    include_dashboard=False,
+                    logging_level="error",
+                    log_to_driver=False,
+                    _temp_dir=folder,
+                )
+        except Exception as error:  # Ray gives its processes half a minute, and raises a plain Exception
+            raise InputError(
+                "Ray cannot start on this machine",
+                code="ray-start-failed",
+                where=folder or "/tmp/ray",
+                found=str(error) or type(error).__name__,
+                hint="if the machine is busy, run the same command again later; --executor serial works without Ray",
+            ) from error
         return
     host = address.removeprefix("ray://")
     if host.rpartition(":")[2].isdecimal() and not is_reachable(host, seconds=10):
