@@ -377,7 +377,7 @@ def _map(stored: Stored, survey: Survey, rows: Sequence[int], places_N2: Any, kn
     what = "labels" if any(one.label is not None for one in known.values()) else "first classes"
     chart = Chart(
         id="map",
-        title=f"Map of the {survey.target}s",
+        title=f"Map of the {survey.target.removesuffix('s')}s",
         caption=f"{_of_rows(survey.total, ON_MAP).capitalize()}, by t-SNE: near points are alike; colours and names are "
         f"{what}. Point at one for its picture, click for its details, drag to move, scroll with Shift to zoom.",
         spec=spec,
