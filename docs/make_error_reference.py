@@ -24,6 +24,7 @@ MAKERS = {
     "_damaged": "DamagedError",
     "check": "MismatchError",
     "one_line": "InputError",
+    "_check_read": "InputError",
     "unknown_name": "InputError",
     "_Refusal": "StorageError",
     "Cause": "MismatchError",

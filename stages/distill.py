@@ -16,7 +16,6 @@ from ..storage_schemas.errors import InputError
 from ..storage_schemas.fingerprint import Json
 from ..storage_schemas.growth import FIRST
 from .corpora.shards import ShardSet
-from .corpora.spelling import split_generation
 from .distilling.checks import check_cuda_graphs, refuse_both, refuse_one_class, refuse_seen_domains, with_batch
 from .distilling.notes import note_on_reuse, notes_before, notes_on_draws, notes_on_parts
 from .distilling.pairs import TrainingPairs
@@ -26,7 +25,6 @@ from .models.compute import Compute
 from .models.student_config import StudentConfig
 from .pairs.local_copies import DEFAULT_GB, LocalCache
 from .pairs.order import check_batch
-from .pairs.other_store import path_of
 from .pairs.store import generation_of
 from .pairs.training_rows import RowRule
 from .recipes.registry import recipe_named
@@ -35,8 +33,8 @@ from .settings.distill import DistillSettings
 from .training.build import BuiltStudent, StudentToTrain, build_student
 from .training.loggers.registry import check_tracking
 from .training.loggers.tracked import Tracking
+from .training.named_sources import NamedSources
 from .training.ranks import Ranks
-from .training.stores_beside import StoresBeside
 from .training.targets import choose_targets
 
 
@@ -79,7 +77,16 @@ def plan_distill(
         check_cuda_graphs(settings, compute, max(workers, Ranks.here().world_size))
     order_seed = settings.seed if settings.order_seed is None else settings.order_seed
     check(config, "student")
-    vectors, validation = settings.vectors, settings.validation
+    validation = settings.validation
+    named = NamedSources(
+        vectors=settings.vectors,
+        stores=settings.also,
+        mix=settings.mix,
+        weights=settings.mix_weights or (),
+        views=settings.views,
+        labels=settings.labels,
+        captions=settings.captions,
+    )
     training = method.defaults.override(recipe, options)
     if validation is not None and training.hold_out:
         refuse_both(options.get("hold_out"))
@@ -88,26 +95,13 @@ def plan_distill(
     check_output(
         Location.of(out),
         DistillStage.name,
-        inputs=(
-            shards,
-            store,
-            vectors,
-            validation,
-            _place_of(settings.labels),
-            settings.captions,
-            *map(path_of, settings.also),
-        ),
+        inputs=(shards, store, validation, *named.paths),
         names=(config.model, config.pretrained),
     )
     shard_set, location = ShardSet.open(shards), Location.of(store)
     generation = settings.generation or _begun_on(Location.of(out), location)
-    others = StoresBeside(
-        stores=settings.also, mix=settings.mix, weights=settings.mix_weights or (), views=settings.views
-    )
-    chosen = choose_targets(
-        shard_set, location, vectors, method, training, generation, others, settings.labels, settings.captions
-    )
-    refuse_one_class(chosen, training, where=vectors or store)
+    chosen = choose_targets(shard_set, location, named, method, training, generation)
+    refuse_one_class(chosen, training, where=named.vectors or store)
     built = build_student(
         config, method, training, chosen.vectors, chosen.specs, seed=settings.seed, teacher=chosen.preprocess
     )
@@ -225,10 +219,6 @@ def plan_distill(
         statistics=statistics,
         built=StudentToTrain(built),
     )
-
-
-def _place_of(labels: str | None) -> str | None:
-    return None if labels is None else split_generation(labels)[0]
 
 
 def _local_cache(settings: DistillSettings) -> LocalCache | None:

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ...pipeline.storage import Location
 from ...storage_schemas.class_vectors import ClassVectors, origin_model
-from ...storage_schemas.errors import InputError, MismatchError
+from ...storage_schemas.errors import MismatchError
 from ...storage_schemas.fingerprint import Json
 from ...storage_schemas.plain_text import typed
 from ...storage_schemas.store_description import StoreDescription, TargetSpec
 from ..corpora.shards import ShardSet
 from ..models.preprocess import Preprocess
-from ..pairs.caption_source import CAPTION, Captions
+from ..pairs.caption_source import Captions
 from ..pairs.join import as_made
-from ..pairs.label_source import CLUSTER, ClusterLabels
+from ..pairs.label_source import CLUSTER
 from ..pairs.manifest_labels import DOMAIN, LABEL, ManifestLabels
 from ..pairs.sources import TargetSource, identities
 from ..pairs.store import open_store, read_description, read_vectors, vectors_if_any
 from ..recipes.recipe import Recipe
 from .mixture import LogitsOf, Mixture, TargetLogits
-from .stores_beside import StoresBeside
-
-#: Targets that class vectors belong to.
-_ABOUT_CLASSES = {"logits", "embedding", LABEL, CLUSTER}
+from .named_sources import ABOUT_CLASSES, NamedSources
+from .stores_beside import mixture_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,25 +81,19 @@ class TrainingTargets:
 def choose_targets(
     shards: ShardSet,
     store: Location,
-    vectors: Location | str | None,
+    named: NamedSources,
     recipe: Recipe,
     settings: Any,
     generation: str | None = None,
-    others: StoresBeside | None = None,
-    labels: str | None = None,
-    captions: str | None = None,
 ) -> TrainingTargets:
     """Find the targets that the recipe needs, and the class vectors that go with them.
 
     Args:
         shards: the corpus, in any state.
         store: the store with the targets.
-        vectors: another store whose class vectors are to be used, or None for its own.
+        named: what is read beside it.
         recipe, settings: the method.
         generation: of the store; None for the current one.
-        others: stores that are read beside it; None for none.
-        labels: names of clusters, as in `ClusterLabels.of`; None for none.
-        captions: where captions are, as in `Captions.of`; None for none.
 
     Raises:
         InputError: no store there, or one without what the recipe needs; or a corpus without labels or domains that it needs.
@@ -111,25 +103,15 @@ def choose_targets(
     root = open_store(store, generation)
     about = read_description(root, store)
     stored = {target.name: target for target in about.spec.targets}
-    others = others or StoresBeside()
-    beside = others.open(shards, store, about)
+    beside = named.open_stores(shards, store, about)
     stored |= {spec.name: spec for one in beside for spec in one.specs}
     requested = recipe.targets(settings, tuple(stored.values()))
-    about_classes = bool(_ABOUT_CLASSES & set(requested))
-    if vectors is not None and not about_classes:
-        raise InputError(
-            "this recipe learns no embedding, so it cannot use class vectors",
-            code="vectors-useless",
-            where=f"--vectors {vectors}",
-            expected="`embedding` among its targets",
-            found=", ".join(requested),
-            hint="leave out --vectors",
-        )
+    about_classes = bool(ABOUT_CLASSES & set(requested))
     class_vectors: ClassVectors | None = None
-    source = store if vectors is None else Location.of(vectors)
+    source = store if named.vectors is None else Location.of(named.vectors)
     if about_classes:
-        other = root if vectors is None else open_store(source)
-        needed = vectors is not None or bool({"logits", LABEL, CLUSTER} & set(requested))
+        other = root if named.vectors is None else open_store(source)
+        needed = named.vectors is not None or bool({"logits", LABEL, CLUSTER} & set(requested))
         class_vectors = read_vectors(other, source) if needed else vectors_if_any(other, source)
         if class_vectors is not None:
             _check_teacher(about, other, source)
@@ -141,20 +123,13 @@ def choose_targets(
         if "logits" not in stored or about.decided_by.class_vectors != class_vectors.digest:
             _check_forming(about, stored, class_vectors, source)
             own = LogitsOf(target="embedding", vectors=class_vectors)
-        mixture = others.mixture(own, class_vectors, mixed)
+        mixture = mixture_of(own, class_vectors, mixed, named.mix, named.weights)
     elif class_vectors is not None:
         _check_width(stored, class_vectors, source)
     from_logits = [] if mixture is None else [one.target for one in mixture.teachers]
     names = tuple(dict.fromkeys(n for name in requested for n in (from_logits if name == "logits" else [name])))
-    others.check_used(beside, names, mixture, recipe.name)
-    sources: list[TargetSource] = [*beside]
-    _check_labels(labels, requested, recipe.name)
-    if labels is not None:
-        assert class_vectors is not None
-        sources.append(ClusterLabels.of(labels, about, class_vectors))
-    _check_captions(captions, requested, recipe.name)
-    if captions is not None:
-        sources.append(Captions.of(captions, about))
+    named.check_used(recipe.name, requested, names, beside, mixture)
+    sources = [*beside, *named.open(about, class_vectors)]
     if {LABEL, DOMAIN} & set(requested):
         class_names = None if class_vectors is None else class_vectors.names
         manifest = ManifestLabels.of(as_made(shards, store, about), requested, class_names)
@@ -176,50 +151,6 @@ def choose_targets(
 def _preprocess(about: StoreDescription, store: Location) -> Preprocess | None:
     fields = about.teacher.get("preprocess")
     return None if fields is None else Preprocess.from_json(fields, store)
-
-
-def _check_labels(labels: str | None, requested: Sequence[str], recipe: str) -> None:
-    if (labels is not None) == (CLUSTER in requested):
-        return
-    if labels is not None:
-        raise InputError(
-            f"recipe {recipe} learns no names of clusters",
-            code="labels-useless",
-            where=f"--labels {labels}",
-            expected=f"`{CLUSTER}` among its targets",
-            found=", ".join(requested),
-            hint="leave out --labels, or use --recipe s3a",
-        )
-    raise InputError(
-        f"recipe {recipe} learns the names of clusters",
-        code="option-needs-another",
-        where="--recipe",
-        expected="--labels LABELS",
-        found="nothing",
-        hint="teachonce labels STORE --classes N --out LABELS, then add --labels LABELS",
-    )
-
-
-def _check_captions(captions: str | None, requested: Sequence[str], recipe: str) -> None:
-    if (captions is not None) == (CAPTION in requested):
-        return
-    if captions is not None:
-        raise InputError(
-            f"recipe {recipe} learns no captions",
-            code="captions-useless",
-            where=f"--captions {captions}",
-            expected=f"`{CAPTION}` among its targets",
-            found=", ".join(requested),
-            hint="leave out --captions, or use --recipe affinity",
-        )
-    raise InputError(
-        f"recipe {recipe} learns captions",
-        code="option-needs-another",
-        where="--recipe",
-        expected="--captions CAPTIONS",
-        found="nothing",
-        hint="teachonce captions SHARDS --from TABLE --teacher … --out CAPTIONS, then add --captions CAPTIONS",
-    )
 
 
 def _check_teacher(about: StoreDescription, other: Any, source: Location) -> None:

@@ -1,4 +1,4 @@
-"""A student of two teachers: the same bytes as of one where both say the same, and what cannot be mixed."""
+"""A student of two teachers: the same bytes as of one where both say the same, and what cannot be mixed, or is not read."""
 
 from __future__ import annotations
 
@@ -180,3 +180,17 @@ def test_two_stores_of_one_name(plan, other):
     given = other()
     with pytest.raises(InputError, match="two stores have the same name: --also: found big"):
         plan(also=(given, given))
+
+
+def test_class_vectors_that_nothing_is_read_of(plan, other, taught_store):
+    with pytest.raises(InputError) as error:
+        plan(
+            vectors=str(taught_store.location),
+            also=(other(),),
+            recipe="features",
+            options={"feature_targets": "big:embedding"},
+        )
+    assert str(error.value) == (
+        f"this recipe learns no embedding, so it cannot use class vectors: --vectors {taught_store.location}: "
+        "expected `embedding` among its targets, found big:embedding. Next: leave out --vectors"
+    )
