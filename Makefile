@@ -35,6 +35,7 @@ lint-format: $(VENV)/.lint
 lint-types: $(VENV)/.lint $(VENV)/typing/teachonce
 	$(BIN)/mypy
 	$(BIN)/mypy --config-file tests/mypy.ini
+	$(BIN)/mypy --config-file benchmarks/mypy.ini
 
 ## format: rewrite the sources as `make lint` wants them
 format: $(VENV)/.lint

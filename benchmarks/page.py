@@ -419,7 +419,8 @@ if __name__ == "__main__":
     if what == "faults":
         faults(*map(Path, arguments[:3]), *map(int, arguments[3:]))
     elif what == "copies":
-        copies(*map(Path, arguments[:3]), list(map(int, arguments[3:])))
+        images, weights, folder = map(Path, arguments[:3])
+        copies(images, weights, folder, list(map(int, arguments[3:])))
     elif what == "draws":
         draws(Path(arguments[0]), *arguments[1:2], *map(int, arguments[2:]))
     elif what == "paint":

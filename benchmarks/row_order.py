@@ -36,7 +36,8 @@ def run(bench: Bench) -> Iterator[Line]:
         for path in sorted(folder.rglob("*.jpg")):
             file.add(path, path.relative_to(folder))
     for what, images in (("a folder", folder), ("a tar", tar)):
-        found = pairs(*(_writer(images, bench.scratch / order, order) for order in ORDERS), bench.repeats)
+        hashed_tars, source_tars = (_writer(images, bench.scratch / order, order) for order in ORDERS)
+        found = pairs(hashed_tars, source_tars, bench.repeats)
         wall, cpu = slownesses(found)
         rates = (rate(IMAGES_READ, [pair[i] for pair in found]) for i in range(2))
         yield Line(

@@ -138,6 +138,7 @@ def start_cluster(name: str) -> Cluster:
         "RAY_USAGE_STATS_ENABLED=0",
         "RAY_memory_monitor_refresh_ms=0",  # else it ends workers once the tests, or anyone beside them, fill 95 % of the memory
         "RAY_worker_register_timeout_seconds=600",  # else a worker that takes longer to start is given up, as on busy cores
+        "RAY_gcs_server_port_wait_time_s=600",
         Path(sys.executable).with_name("ray"),
         "start",
         "--head",

@@ -81,7 +81,7 @@ def table(found: Sequence[Row]) -> Iterator[str]:
 
 
 def _compared(book: TrialBook, line: dict[str, Any], online: dict[str, Any] | None) -> dict[str, float]:
-    figures = {
+    figures: dict[str, float] = {
         name: line[name]
         for name in ("accuracy", "harmonic_mean", "agreement", "kl", "loss", "cpu_seconds", "seconds")
         if name in line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import torch
 from teachonce.stages.models.preprocess import Preprocess
@@ -25,7 +26,7 @@ class StandIn(BaseTeacher):
     def offers(self) -> tuple[Offer, ...]:
         return (Offer(name="embedding", axes=("channel",), shape=(3,)),)
 
-    def outputs(self, images_NCHW: torch.Tensor, names: tuple[str, ...]) -> dict[str, torch.Tensor]:
+    def outputs(self, images_NCHW: torch.Tensor, names: Sequence[str]) -> dict[str, torch.Tensor]:
         time.sleep(self._seconds)
         return {name: images_NCHW.float().mean((2, 3)) for name in names}
 
