@@ -59,21 +59,21 @@ def work() -> Iterator[None]:
 
 @contextlib.contextmanager
 def later() -> Iterator[None]:
-    """Inside, a first Ctrl-C waits for the end of the block, and is raised there. Blocks are short, and not nested.
+    """Inside, a first Ctrl-C waits for the end of the outermost such block, and is raised there. Blocks are short.
 
-    For calls that start threads or wait for their end: raised within them it can leave a lock taken that the threads need. Nothing outside
-    the main thread, where no signal is handled.
+    For calls that hand work to threads or take it from them: raised within those it can leave a lock taken that the threads need. Nothing
+    outside the main thread, where no signal is handled.
     """
     global _later, _put_off
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    _later = True
+    before, _later = _later, True
     try:
         yield
     finally:
-        _later = False
-        if _put_off:
+        _later = before
+        if _put_off and not before:
             _put_off = False
             raise KeyboardInterrupt
 

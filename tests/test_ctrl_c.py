@@ -131,26 +131,11 @@ def test_a_unit_in_a_thread_ends_at_its_next_samples():
         list(SerialExecutor().map(Endless(), None, units(), Board()))  # type: ignore[arg-type]
 
 
-def test_wherever_it_meets_the_wait_for_units_in_threads_that_wait_ends():
-    """Sent at each line that the main thread goes through in turn: of the executor, and of the libraries that it calls there."""
-    program = """
+#: Sends Ctrl-C at each line that the main thread goes through in `do`, turn by turn: of ours, and of the libraries that it calls there.
+AT_EACH_LINE = """
 import faulthandler, os, signal, sys
 from teachonce.pipeline import interrupt
-from teachonce.pipeline.executors import serial
-from teachonce.pipeline.types import Resources, Seen, Unit
 interrupt.install()
-
-class Quick:
-    name, resources = "quick", Resources(units_at_once=2)
-    def open(self):
-        def run(unit, timer):
-            timer.advance(1)
-            return Seen(key=unit.key, rows=1, content=None)
-        return run
-
-class Board:
-    def starting(self, what): pass
-    def at(self, key, samples): pass
 
 def hit(number):
     seen = 0
@@ -164,11 +149,11 @@ def hit(number):
         return line
     def call(frame, event, _):
         file = frame.f_code.co_filename
-        if file == serial.__file__ or "/concurrent/" in file or file.endswith(("/threading.py", "/queue.py")):
+        if "/concurrent/" in file or file.endswith(("/threading.py", "/queue.py", "/executors/serial.py")) or "/decoding/" in file:
             return line
     sys.settrace(call)
     try:
-        list(serial.SerialExecutor().map(Quick(), None, [Unit(key=str(i)) for i in range(4)], Board()))
+        do()
     except KeyboardInterrupt:
         assert interrupt.happened()
     finally:
@@ -185,7 +170,49 @@ while True:
     number += 1
 print(number)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+UNITS = """
+from teachonce.pipeline.executors.serial import SerialExecutor
+from teachonce.pipeline.types import Resources, Seen, Unit
+
+class Quick:
+    name, resources = "quick", Resources(units_at_once=2)
+    def open(self):
+        def run(unit, timer):
+            timer.advance(1)
+            return Seen(key=unit.key, rows=1, content=None)
+        return run
+
+class Board:
+    def starting(self, what): pass
+    def at(self, key, samples): pass
+
+def do():
+    list(SerialExecutor().map(Quick(), None, [Unit(key=str(i)) for i in range(4)], Board()))
+"""
+
+IMAGES = """
+import contextlib
+import numpy as np
+from teachonce.stages.decoding.threads import Threads
+from teachonce.stages.decoding.work import in_order
+
+class Quick:
+    def layout(self, task): return [(np.dtype("u1"), (4,))]
+    def make(self, task, arrays): arrays[0][:] = task
+    def close(self): pass
+
+def do():
+    pool = Threads(2)
+    with contextlib.closing(pool), contextlib.closing(pool.open(Quick())) as opened:
+        for task, made in in_order(opened, range(6), 3):
+            assert made.arrays[0].tolist() == [task] * 4
+"""
+
+
+@pytest.mark.parametrize("do", [UNITS, IMAGES], ids=["units in threads", "images in threads"])
+def test_wherever_it_meets_a_wait_for_threads_it_ends(do):
+    done = subprocess.run([sys.executable, "-c", do + AT_EACH_LINE], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 50
 

@@ -23,6 +23,7 @@ OPEN_TO_STAGES = tuple(
     f"pipeline.{name}"
     for name in (
         "types",
+        "interrupt",
         "storage",
         "user_files",
         "ledger",

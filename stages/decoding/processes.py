@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
+from ...pipeline import interrupt
 from ...storage_schemas.errors import TeachonceError, WorkerLost
 from . import worker
 from .layout import carve, num_bytes
@@ -73,11 +74,12 @@ class Processes:
         return _InProcesses(self, number, work, bytes(ForkingPickler.dumps(work)), Slabs(_HELD * self._count + 8))
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # closed before
-            self._wake.shutdown(socket.SHUT_RDWR)
-        self._wake.close()
-        if threading.current_thread() not in (self._receiver, self._sender):  # the collector may call from anywhere
-            self._receiver.join()
+        with interrupt.later():
+            with contextlib.suppress(OSError):  # closed before
+                self._wake.shutdown(socket.SHUT_RDWR)
+            self._wake.close()
+            if threading.current_thread() not in (self._receiver, self._sender):  # the collector may call from anywhere
+                self._receiver.join()
 
     def submit(self, item: _Item) -> None:
         """Hand a task on, as soon as a process has room."""
@@ -93,7 +95,7 @@ class Processes:
 
     def close_work(self, number: int) -> None:
         """Tell the processes that a work is over, once all of its tasks are done."""
-        with self._changed:
+        with interrupt.later(), self._changed:
             if not self._closed:
                 self._pending.append(_Over(number))
                 self._changed.notify()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
 
+from ...pipeline import interrupt
 from .work import Made, Opened, Work
 
 
@@ -26,7 +26,8 @@ class Threads:
 
     def close(self) -> None:
         if self._threads is not None:
-            self._threads.shutdown(cancel_futures=True)
+            with interrupt.later():
+                self._threads.shutdown(cancel_futures=True)
 
 
 class _InThreads:
@@ -52,9 +53,8 @@ class _InThreads:
         return future
 
     def close(self) -> None:
-        for future in tuple(self._at_hand):
-            with contextlib.suppress(CancelledError):
-                future.exception()  # not `futures.wait`, which keeps locks where Ctrl-C is raised in it
+        with interrupt.later():
+            wait(tuple(self._at_hand))
         self._work.close()
 
     def _make(self, task: Any) -> Made:

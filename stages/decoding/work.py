@@ -6,10 +6,12 @@ from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
 from numpy.typing import NDArray
 
+from ...pipeline import interrupt
 from .layout import ArrayLayout
 
 Task = TypeVar("Task")
@@ -89,19 +91,26 @@ def in_order(opened: Opened, tasks: Iterable[Task], ahead: int) -> Generator[tup
     waiting: deque[tuple[Task, Future[Made]]] = deque()
     try:
         for task in tasks:
-            waiting.append((task, opened.submit(task)))
+            with interrupt.later():
+                waiting.append((task, opened.submit(task)))
             if len(waiting) > ahead:
                 yield _settle(waiting)
         while waiting:
             yield _settle(waiting)
     finally:
-        for _, future in waiting:
-            future.cancel()
+        with interrupt.later():
+            for _, future in waiting:
+                future.cancel()
 
 
 def _settle(waiting: deque[tuple[Task, Future[Made]]]) -> tuple[Task, Made]:
     task, future = waiting.popleft()
+    done: SimpleQueue[Future[Made]] = SimpleQueue()
+    with interrupt.later():
+        future.add_done_callback(done.put)
+    future = done.get()  # not `result`, in whose wait Ctrl-C could leave a lock taken
     try:
-        return task, future.result()
+        with interrupt.later():
+            return task, future.result()
     finally:
         del future  # a result kept alive by its future would keep its memory
