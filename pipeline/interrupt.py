@@ -27,8 +27,8 @@ _happened = False
 _printed = False
 _lost = False
 
-#: In a block of `later`, and whether Ctrl-C has come there.
-_later = False
+#: In how many blocks of `later`, and whether Ctrl-C has come there.
+_later = 0
 _put_off = False
 
 #: After a Ctrl-C that could not be raised; what it fell into must be over.
@@ -57,25 +57,27 @@ def work() -> Iterator[None]:
         _working = False
 
 
-@contextlib.contextmanager
-def later() -> Iterator[None]:
+class later:  # a class for speed: it is entered for each image
     """Inside, a first Ctrl-C waits for the end of the outermost such block, and is raised there. Blocks are short.
 
     For calls that hand work to threads or take it from them: raised within those it can leave a lock taken that the threads need. Nothing
     outside the main thread, where no signal is handled.
     """
-    global _later, _put_off
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before, _later = _later, True
-    try:
-        yield
-    finally:
-        _later = before
-        if _put_off and not before:
-            _put_off = False
-            raise KeyboardInterrupt
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        global _later
+        if threading.get_ident() == threading.main_thread().ident:
+            _later += 1
+
+    def __exit__(self, *_: object) -> None:
+        global _later, _put_off
+        if threading.get_ident() == threading.main_thread().ident:
+            _later -= 1
+            if _put_off and not _later:
+                _put_off = False
+                raise KeyboardInterrupt
 
 
 def now(exit_code: int, line: str) -> None:

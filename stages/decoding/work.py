@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from numpy.typing import NDArray
 
@@ -88,29 +88,34 @@ def in_order(opened: Opened, tasks: Iterable[Task], ahead: int) -> Generator[tup
     Raises:
         Exception: whatever `Work.make` raised.
     """
-    waiting: deque[tuple[Task, Future[Made]]] = deque()
+    waiting: deque[_Waiting[Task]] = deque()
     try:
         for task in tasks:
             with interrupt.later():
-                waiting.append((task, opened.submit(task)))
+                waiting.append(_Waiting(task, opened.submit(task)))
             if len(waiting) > ahead:
-                yield _settle(waiting)
+                yield waiting.popleft().settle()
         while waiting:
-            yield _settle(waiting)
+            yield waiting.popleft().settle()
     finally:
         with interrupt.later():
-            for _, future in waiting:
-                future.cancel()
+            for each in waiting:
+                each.future.cancel()
 
 
-def _settle(waiting: deque[tuple[Task, Future[Made]]]) -> tuple[Task, Made]:
-    task, future = waiting.popleft()
-    done: SimpleQueue[Future[Made]] = SimpleQueue()
-    with interrupt.later():
-        future.add_done_callback(done.put)
-    future = done.get()  # not `result`, in whose wait Ctrl-C could leave a lock taken
-    try:
+class _Waiting(Generic[Task]):
+    """A task that is submitted. To be made within `interrupt.later`."""
+
+    __slots__ = ("_done", "future", "task")
+
+    def __init__(self, task: Task, future: Future[Made]) -> None:
+        self.task, self.future = task, future
+        self._done: SimpleQueue[object] = (
+            SimpleQueue()
+        )  # its wait takes no lock that Ctrl-C could leave taken, as the future's may
+        future.add_done_callback(self._done.put)
+
+    def settle(self) -> tuple[Task, Made]:
+        self._done.get()
         with interrupt.later():
-            return task, future.result()
-    finally:
-        del future  # a result kept alive by its future would keep its memory
+            return self.task, self.future.result()
