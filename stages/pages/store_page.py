@@ -272,7 +272,7 @@ def _classes(stored: Stored, soft: SoftLabels, survey: Survey) -> Section:
             title="Similarity of class vectors",
             caption=f"Cosines between the {len(ids)} most frequent classes, like ones beside each other.",
             spec=charts.heatmap(names, cosines.tolist(), "cosine"),
-            height=560,
+            height=110 + 10 * len(names),
         )
         near = nearest_classes(vectors_CD, _PAIRS)
         nearest = Chart(

@@ -199,7 +199,7 @@ def _sections(found: Comparison) -> list[Section]:
             caption="The classes in which they differ most.",
             spec=charts.pairs(values, found.names, "accuracy"),
             wide=True,
-            height=420,
+            height=70 + 9 * len(values),
         )
         table = [[name, f"{n:,}", f"{a:.1%}", f"{b:.1%}", f"{100 * (a - b):+.1f}"] for name, a, b, n in rows]
         head = [
