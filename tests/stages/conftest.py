@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,14 @@ def run(start) -> Callable[..., str]:
         return str(process.stdout)
 
     return one
+
+
+@pytest.fixture(scope="module")
+def distill_job(python) -> Iterator[Callable[[dict[str, Any]], int]]:
+    """`distill_job(job)`: does one of distill_runs.py in a process of its own; its exit code, -9 when it was killed."""
+    jobs = python.jobs(Path(__file__).parent / "distill_runs.py")
+    yield jobs.do
+    jobs.close()
 
 
 @pytest.fixture

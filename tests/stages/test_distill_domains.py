@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -22,7 +20,6 @@ from teachonce.stages.training.swad import Swad
 from teachonce.stages.training.trainer import make_optimizer
 from teachonce.storage_schemas.errors import InputError
 
-RUNS = Path(__file__).parent / "distill_runs.py"
 NOTE = "samples to train on: 2 of each a step: art (8), sketch (5); left out: photo; 4 held out"
 CPU = Compute(device="cpu", precision="fp32", threads=1)
 DOMAINS = {"per_domain": 2, "steps_per_epoch": 3, "hold_out": 0.2}
@@ -192,19 +189,12 @@ def test_students_of_one_pass_agree_in_what_trains(plan):
     check_common({"a": plan(options=DOMAINS), "b": plan(options=SWAD, out="c")})
 
 
-@pytest.fixture(scope="module")
-def server(python) -> Iterator[Callable[[dict[str, Any]], int]]:
-    jobs = python.jobs(RUNS)
-    yield jobs.do
-    jobs.close()
-
-
 @pytest.mark.slow
-def test_killed_at_any_step_it_ends_with_the_same_bytes(server, domain_store, tmp_path):
+def test_killed_at_any_step_it_ends_with_the_same_bytes(distill_job, domain_store, tmp_path):
     """With SWAD, hold-out and even domains: the averages of a segment, of those that wait, and of the valley come back."""
 
     def one(out: Path, kill: tuple[str, int] | None = None) -> int:
-        return server(
+        return distill_job(
             {
                 "shards": str(domain_store.shards.location),
                 "store": str(domain_store.location),

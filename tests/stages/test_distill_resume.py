@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +12,11 @@ import pytest
 import safetensors
 from PIL import Image
 
-RUNS = Path(__file__).parent / "distill_runs.py"
 Run = Callable[..., int]
 
 
 @pytest.fixture(scope="module")
-def server(python) -> Iterator[Callable[[dict[str, Any]], int]]:
-    """Does one job of distill_runs.py in a process of its own; its exit code, -9 when it was killed."""
-    jobs = python.jobs(RUNS)
-    yield jobs.do
-    jobs.close()
-
-
-@pytest.fixture(scope="module")
-def run(server, taught_store, dropping_clip) -> Run:
+def run(distill_job, taught_store, dropping_clip) -> Run:
     """`run(out, kill=…, …)`: one `distill`."""
 
     def one(out: Path, *, kill: tuple[str, int] | None = None, options: dict | None = None, **changes: Any) -> int:
@@ -41,7 +32,7 @@ def run(server, taught_store, dropping_clip) -> Run:
             "options": {"epochs": 3, "batch_size": 8, **(options or {})},
             "kill": kill,
         }
-        return server(job | changes)
+        return distill_job(job | changes)
 
     return one
 
@@ -168,7 +159,7 @@ def test_the_log_tells_each_step_once(run, undisturbed, tmp_path) -> None:
     assert list((out / "run" / "tensorboard").glob("events.*"))
 
 
-def test_no_teacher_is_loaded(server, taught_store, tiny_clip, tmp_path) -> None:
+def test_no_teacher_is_loaded(distill_job, taught_store, tiny_clip, tmp_path) -> None:
     """The store's teacher never existed: its name is all there is."""
     shards, store = str(taught_store.shards.location), str(taught_store.location)
     options = ["--recipe", "promptkd", "--epochs", "1", "--decode-workers", "0", "--threads", "1"]
@@ -177,7 +168,7 @@ def test_no_teacher_is_loaded(server, taught_store, tiny_clip, tmp_path) -> None
         "command": ["distill", shards, store, *student, *options, *out],
         "report": str(tmp_path / "report"),
     }
-    assert server(job) == 0
+    assert distill_job(job) == 0
     found = json.loads((tmp_path / "report").read_text())
     assert found["teachers"] == []
     ours = (str(tmp_path), str(tiny_clip), shards)

@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,6 @@ from teachonce.pipeline.storage import Location
 from teachonce.stages.pairs.stream import TargetStream
 from teachonce.stages.status import exit_code, folder_status
 from teachonce.stages.training.trainer import Trainer
-
-RUNS = Path(__file__).parent / "distill_runs.py"
 
 FACTS = (
     "config.json",
@@ -365,14 +363,7 @@ def test_a_folder_is_of_one_student_or_of_several(distill) -> None:
 
 
 @pytest.fixture(scope="module")
-def server(python) -> Iterator[Callable[[dict[str, Any]], int]]:
-    jobs = python.jobs(RUNS)
-    yield jobs.do
-    jobs.close()
-
-
-@pytest.fixture(scope="module")
-def run(server, taught_store, dropping_clip) -> Callable[..., int]:
+def run(distill_job, taught_store, dropping_clip) -> Callable[..., int]:
     """`run(out, kill=…)`: three students on one pass, or one with `students=None`; the exit code."""
     students = {
         "one": {"seed": 1, "order_seed": 0},
@@ -392,7 +383,7 @@ def run(server, taught_store, dropping_clip) -> Callable[..., int]:
             "options": {"epochs": 2, "batch_size": 8},
             "kill": kill,
         }
-        return server({**job, **students[only]} if only else {**job, "students": students})
+        return distill_job({**job, **students[only]} if only else {**job, "students": students})
 
     return go
 

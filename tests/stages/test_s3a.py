@@ -40,7 +40,6 @@ from teachonce.stages.training.trainer import Trainer
 from teachonce.stages.views.anew import StrongView, ViewAnew, WeakView
 from teachonce.storage_schemas.errors import InputError, MismatchError
 
-RUNS = Path(__file__).parent / "distill_runs.py"
 CPU = Compute(device="cpu", precision="fp32", threads=1)
 CLASSES = 6
 
@@ -278,10 +277,8 @@ def stage_labels(stage: DistillStage) -> Location:
 
 @pytest.mark.slow
 def test_killed_and_resumed_it_ends_with_the_same_bytes(
-    python, centre_store, dropping_clip, vocabulary, labels, tmp_path
+    distill_job, centre_store, dropping_clip, vocabulary, labels, tmp_path
 ) -> None:
-    jobs = python.jobs(RUNS)
-
     def one(out: str, **changes: Any) -> int:
         job = {
             "shards": str(centre_store.shards.location),
@@ -295,12 +292,11 @@ def test_killed_and_resumed_it_ends_with_the_same_bytes(
             "options": {"epochs": 2, "batch_size": 8, "ema_steps": 7, "ema_start": 0.5, "lr": 1e-3},
             "kill": None,
         }
-        return jobs.do(job | changes)
+        return distill_job(job | changes)
 
     assert one("a") == 0
     assert one("b", kill=("step", 3), decode_workers=1) == -9
     assert one("b") == 0
-    jobs.close()
     names = ("config.json", "model.safetensors", "class_vectors.safetensors", "ledger/distill/receipts/student.json")
     assert [(tmp_path / "b" / name).read_bytes() for name in names] == [
         (tmp_path / "a" / name).read_bytes() for name in names
