@@ -211,10 +211,10 @@ def plan_captions(
     )
     if write:
         claim_output(place, STAGE)
-        if Ledger(place, STAGE).plan() is None:
+        begun = Ledger(place, STAGE).plan()
+        if begun is None:
             create_caption_store(open_caption_root(place, mode="a"), spec)
-            _keep_texts(place / TEXTS_FILE, captions, spec)
-        elif dict(stage.fingerprint.fields) == dict(Ledger(place, STAGE).plan().fingerprint.fields):  # type: ignore[union-attr]
+        if begun is None or begun.fingerprint == stage.fingerprint:
             _keep_texts(place / TEXTS_FILE, captions, spec)
     return stage
 
