@@ -9,12 +9,12 @@ from typing import Any, Literal
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from .errors import MismatchError
 from .fingerprint import Json
 from .formats import CAPTIONS
 from .json_file import Count, Positive, as_schema, seal, unseal
+from .row_array import RowArray
 from .zarr_damage import readable
 
 #: The attribute of the root group that describes it, and its arrays.
@@ -85,25 +85,16 @@ def create_caption_store(root: zarr.Group, spec: CaptionSpec) -> None:
     """Describe an empty group and make its arrays. Written before any rows."""
     root.require_group("ledger")  # Zarr's listing warns of files that are no nodes
     root.require_group("texts")
-    common: dict[str, Any] = {"compressors": [ZstdCodec(level=1), Crc32cCodec()], "overwrite": True}
-    root.create_array(
-        EMBEDDING,
-        shape=(spec.num_rows, spec.captions, spec.embed_dim),
-        chunks=(spec.shard_size, 1, spec.embed_dim),
+    rows, shard = spec.num_rows, spec.shard_size
+    RowArray(
+        name=EMBEDDING,
+        shape=(rows, spec.captions, spec.embed_dim),
+        chunks=(shard, 1, spec.embed_dim),
         dtype=DTYPES[spec.encoding],
-        dimension_names=("sample", "caption", "channel"),
-        fill_value=np.nan,
-        **common,
-    )
-    root.create_array(
-        COUNT,
-        shape=(spec.num_rows,),
-        chunks=(spec.shard_size,),
-        dtype="int32",
-        dimension_names=("sample",),
-        fill_value=0,
-        **common,
-    )
+        axes=("sample", "caption", "channel"),
+        fill=np.nan,
+    ).create(root)
+    RowArray(name=COUNT, shape=(rows,), chunks=(shard,), dtype="int32", axes=("sample",), fill=0).create(root)
     root.attrs.update(
         {"teachonce": {"kind": CAPTIONS.kind, "schema_version": CAPTIONS.version}, ATTRIBUTE: seal(asdict(spec))}
     )

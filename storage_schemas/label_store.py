@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from .errors import MismatchError
 from .fingerprint import Json
 from .formats import LABELS
 from .json_file import Count, Positive, Schema, as_schema, seal, unseal
+from .row_array import RowArray
 from .zarr_damage import readable
 
 #: Attributes of the root group, and of the array of a generation.
@@ -108,18 +108,15 @@ def write_generation(
 ) -> list[str]:
     """Write the labels of all rows, int32 (sample,). Returns the paths of the files."""
     name = array_name(generation)
-    array = root.create_array(
-        name,
+    array = RowArray(
+        name=name,
         shape=(spec.num_rows,),
         chunks=(spec.shard_size,),
         dtype="int32",
-        dimension_names=("sample",),
-        fill_value=NO_LABEL,
-        compressors=[ZstdCodec(level=1), Crc32cCodec()],
-        overwrite=True,
+        axes=("sample",),
+        fill=NO_LABEL,
         attributes={GENERATION: seal({"names": [list(one) for one in about.names], "origin": about.origin})},
-        config={"write_empty_chunks": True},
-    )
+    ).create(root)
     array[:] = labels_R
     return [f"{name}/zarr.json", *(f"{name}/c/{chunk}" for chunk in range(-(-spec.num_rows // spec.shard_size)))]
 

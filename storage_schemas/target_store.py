@@ -15,17 +15,16 @@ import zarr
 import zarr.errors
 from numpy.typing import ArrayLike, NDArray
 from zarr.abc.store import Store
-from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
 from .block_part import WHOLE, BlockPart
-from .encodings.encoding import Codec, EncodedArray, Encoding, NoRoomError, Target
+from .encodings.encoding import EncodedArray, Encoding, NoRoomError, Target
 from .encodings.floats import FloatEncoding
 from .encodings.table import array_name
 from .errors import DamagedError, InputError, MismatchError
-from .fingerprint import Json
 from .formats import TARGET_STORE
 from .kept_views import BY_SHARD, SIZES, ViewArray, from_arrays, no_sizes, to_arrays, view_arrays
+from .row_array import RowArray, codecs_of
 from .samples import KEY_LENGTH
 from .store_description import StoreDescription, StoreSpec, TargetSpec, bytes_of_row, views_at_once
 from .view_params import Views, no_views
@@ -118,79 +117,45 @@ def check_version(root: zarr.Group, where: object) -> None:
     TARGET_STORE.check(found.get("schema_version"), where=f"{where}/zarr.json", hint=hint)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _RowArray:
-    """One array of the store, whose first axis is `sample`, or `BY_SHARD`."""
-
-    name: str
-    shape: tuple[int, ...]
-    chunks: tuple[int, ...]
-    dtype: str
-    axes: tuple[str, ...]
-    fill: Any
-    codecs: list[Any]
-    attributes: dict[str, Json] | None = None
-    transposed: bool = False
-
-
-def _codecs(codec: Codec) -> list[Any]:
-    compressors: dict[Codec, list[Any]] = {
-        "plain": [],
-        "shuffled": [BloscCodec(cname="lz4", shuffle="bitshuffle")],
-        "small": [ZstdCodec(level=1)],
-        "dense": [BloscCodec(cname="zstd", clevel=9, shuffle="noshuffle", blocksize=_DENSE_BLOCK)],
-        "dense-shuffled": [BloscCodec(cname="zstd", clevel=9, shuffle="shuffle", blocksize=_DENSE_BLOCK)],
-    }
-    return [*compressors[codec], Crc32cCodec()]
-
-
-#: Bytes that share a table of frequencies. Smaller blocks have larger tables in all, larger ones mix what differs.
-_DENSE_BLOCK = 1 << 15
-
-
-def _row_arrays(spec: StoreSpec) -> Iterator[_RowArray]:
+def _row_arrays(spec: StoreSpec) -> Iterator[RowArray]:
     """Every row array of a store."""
     rows, shard = spec.num_rows, spec.shard_rows
-    small = _codecs("small")
-    yield _RowArray(
+    yield RowArray(
         name="keys",
         shape=(rows, KEY_LENGTH),
         chunks=(shard, KEY_LENGTH),
         dtype="uint8",
         axes=("sample", "key_character"),
         fill=0,
-        codecs=small,
         attributes={"meaning": "sample key in ASCII"},
     )
-    yield _RowArray(
-        name="valid", shape=(rows,), chunks=(shard,), dtype="bool", axes=("sample",), fill=False, codecs=small
-    )
+    yield RowArray(name="valid", shape=(rows,), chunks=(shard,), dtype="bool", axes=("sample",), fill=False)
 
     for kept in view_arrays(spec):
         first = (spec.num_shards, 1) if kept.axes[0] == BY_SHARD else (rows, shard)
         by_view = [(spec.num_views, spec.views_together)] if "view" in kept.axes else []
         shape, chunks = zip(first, *by_view, (kept.width, kept.width), strict=True)
-        yield _RowArray(
+        yield RowArray(
             name=kept.name,
             shape=shape,
             chunks=chunks,
             dtype=kept.dtype,
             axes=kept.axes,
             fill=kept.fill,
-            codecs=_codecs(kept.codec),
+            codec=kept.codec,
             attributes=None if isinstance(kept.columns, int) else {"columns": list(kept.columns)},
         )
     dimensions: dict[str, int] = {}
     for target in spec.targets:
         for array in spec.encoding_of(target).arrays(target):
-            yield _RowArray(
+            yield RowArray(
                 name=array.name,
                 shape=(rows, spec.num_views, *array.shape),
                 chunks=(shard, spec.views_together, *array.shape) if array.beside else _chunks(spec, target),
                 dtype=array.dtype,
                 axes=("sample", "view", *_dimension_names(array, dimensions)),
                 fill=array.fill,
-                codecs=_codecs(array.codec),
+                codec=array.codec,
                 attributes={"meaning": array.meaning} if array.meaning else None,
                 transposed=array.transposed,
             )
@@ -210,26 +175,10 @@ def _dimension_names(array: EncodedArray, sizes: dict[str, int]) -> list[str]:
     ]
 
 
-def _create(root: zarr.Group, array: _RowArray) -> Any:
-    own_first = (2, 1, 0, *range(3, len(array.shape)))
-    return root.create_array(
-        array.name,
-        shape=array.shape,
-        chunks=array.chunks,
-        dtype=array.dtype,
-        dimension_names=array.axes,
-        fill_value=array.fill,
-        filters=[TransposeCodec(order=own_first)] if array.transposed else "auto",
-        compressors=array.codecs,
-        attributes=array.attributes,
-        overwrite=True,
-    )
-
-
 def create_arrays(root: zarr.Group, description: StoreDescription) -> None:
     """Create every row array and write the tables of encodings, then the description, whose presence means that they are all there."""
     for array in _row_arrays(description.spec):
-        _create(root, array)
+        array.create(root)
     for target in description.spec.targets:
         write_table(root, target)
     root.attrs["teachonce"] = {"kind": TARGET_STORE.kind, "schema_version": description.spec.version}
@@ -240,7 +189,7 @@ def create_named_arrays(group: zarr.Group, spec: StoreSpec, names: Sequence[str]
     """Create some of a store's row arrays in a group."""
     for array in _row_arrays(spec):
         if array.name in names:
-            _create(group, array)
+            array.create(group)
 
 
 def array_names(spec: StoreSpec, targets: Sequence[str] | None = None) -> list[str]:
@@ -266,7 +215,7 @@ def write_table(root: zarr.Group, target: TargetSpec) -> None:
             chunks=values.shape,
             dtype=values.dtype,
             dimension_names=[f"{array_name(target.name, part)}_{axis}" for axis in range(values.ndim)],
-            compressors=_codecs("small"),
+            compressors=codecs_of("small"),
             overwrite=True,
         )
         array[...] = values
@@ -282,17 +231,17 @@ def stored_bytes(encoding: Encoding, target: Target, arrays: Mapping[str, NDArra
     total = 0
     for array in encoding.arrays(target):
         values = arrays[array.name]
-        row_array = _RowArray(
+        row_array = RowArray(
             name=array.name,
             shape=values.shape,
             chunks=values.shape,
             dtype=array.dtype,
             axes=("sample", "view", *array.axes),
             fill=array.fill,
-            codecs=_codecs(array.codec),
+            codec=array.codec,
             transposed=array.transposed,
         )
-        stored = _create(root, row_array).with_config({"write_empty_chunks": True})
+        stored = row_array.create(root)
         stored[...] = values
         total += stored.nbytes_stored()
     return total
