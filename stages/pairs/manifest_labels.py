@@ -155,16 +155,27 @@ def _class_ids(shards: ShardSet, class_names: Sequence[str]) -> tuple[dict[str, 
     return ids, unlabelled, example, found
 
 
-def _domains(shards: ShardSet) -> tuple[str, ...]:
-    manifest = shards.manifest()
-    found = {domain_of(path) for shard in range(manifest.num_shards) for path in manifest.paths_of(shard)} - {""}
-    if len(found) < 2:
+def sorted_domains(shards: ShardSet, met: Iterable[str]) -> tuple[str, ...]:
+    """The domains of a corpus in bytewise order, of what `domain_of` gave for its paths.
+
+    Raises:
+        InputError: fewer than two.
+    """
+    domains = set(met) - {""}
+    if len(domains) < 2:
         raise InputError(
-            "this corpus has no domains" if not found else "this corpus has one domain",
+            "this corpus has no domains" if not domains else "this corpus has one domain",
             code="corpus-without-domains",
             where=shards.location,
             expected="images at DOMAIN/CLASS/IMAGE, of 2 domains or more",
-            found=", ".join(found) or next(iter(manifest.paths_of(0)), "no image"),
+            found=", ".join(domains) or next(iter(shards.manifest().paths_of(0)), "no image"),
             hint="shard the folder that the domains' folders lie in",
         )
-    return tuple(sorted(found, key=str.encode))
+    return tuple(sorted(domains, key=str.encode))
+
+
+def _domains(shards: ShardSet) -> tuple[str, ...]:
+    manifest = shards.manifest()
+    return sorted_domains(
+        shards, {domain_of(path) for shard in range(manifest.num_shards) for path in manifest.paths_of(shard)}
+    )

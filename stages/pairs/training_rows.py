@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +17,7 @@ from ...storage_schemas.near_names import did_you_mean
 from ...storage_schemas.target_store import OpenArrays, read_marks
 from ..corpora.shards import ShardSet
 from .balanced_order import BalancedOrder, balanced_window
-from .manifest_labels import DOMAIN, ManifestLabels, domain_of
+from .manifest_labels import domain_of, sorted_domains
 from .order import EpochOrder, Ints, Order, window_shards
 from .store import StoreFacts, open_store
 
@@ -49,6 +51,12 @@ class RowRule:
         """Whether rows are told apart by their domains."""
         return bool(self.leave_out or self.per_domain)
 
+    def holds_out(self, keys_N: NDArray[np.bytes_]) -> NDArray[np.bool_]:
+        """bool (sample,): which samples are held out where they would train otherwise."""
+        if not self.hold_out:
+            return np.zeros(len(keys_N), np.bool_)
+        return np.fromiter((_is_held_out(key, self) for key in keys_N.tolist()), np.bool_)
+
     def to_json(self) -> dict[str, Json]:
         """For fingerprints: nothing where it decides nothing."""
         if not self.chooses:
@@ -76,41 +84,16 @@ class RowListing:
     rule: RowRule
     domains: tuple[str, ...]
 
-    def groups(self, shards: ShardSet, shard: int, keys_N: NDArray[np.bytes_]) -> tuple[Ints, NDArray[np.bool_]]:
-        """Of a shard's rows, usable or not: the number of the domain, -1 where it does not train; and whether they are held out.
-
-        Raises:
-            InputError: an image that lies in no domain.
-        """
+    def positions(self, shards: ShardSet, shard: int, keys_N: NDArray[np.bytes_], valid_N: NDArray[np.bool_]) -> Ints:
+        """Positions among the usable rows of a shard of those that train, domain after domain, int64 (row,)."""
         domains_N = np.zeros(len(keys_N), np.int64)
         if self.domains:
             places = {domain: place for place, domain in enumerate(self.domains)}
             paths = shards.manifest().paths_of(shard)[: len(keys_N)]
-            domains_N = np.fromiter((places.get(self._domain(path, shards), -1) for path in paths), np.int64)
-        if not self.rule.hold_out:
-            return domains_N, np.zeros(len(keys_N), np.bool_)
-        held = (_is_held_out(key, self.rule) for key in keys_N.tolist())
-        return domains_N, np.fromiter(held, np.bool_) & (domains_N >= 0)
-
-    def positions(self, shards: ShardSet, shard: int, keys_N: NDArray[np.bytes_], valid_N: NDArray[np.bool_]) -> Ints:
-        """Positions among the usable rows of a shard of those that train, domain after domain, int64 (row,)."""
-        domains_N, held_N = self.groups(shards, shard, keys_N)
-        groups_N = np.where(held_N, -1, domains_N)[valid_N]
+            domains_N = np.fromiter((places.get(domain_of(path), -1) for path in paths), np.int64)
+        groups_N = np.where(self.rule.holds_out(keys_N), -1, domains_N)[valid_N]
         order = np.argsort(groups_N, kind="stable")
         return order[groups_N[order] >= 0]
-
-    def _domain(self, path: str, shards: ShardSet) -> str:
-        domain = domain_of(path)
-        if not domain:
-            raise InputError(
-                "an image lies in no domain",
-                code="domain-missing",
-                where=shards.location,
-                expected="DOMAIN/CLASS/IMAGE",
-                found=path,
-                hint="shard the folder that the domains' folders lie in, and nothing beside them",
-            )
-        return domain
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -134,22 +117,31 @@ class TrainingRows:
         Raises:
             InputError: no domains, no such domain, one without a class or without a row that trains; or nothing is left or held out.
         """
-        listing = RowListing(rule=rule, domains=_domains(shards, rule) if rule.by_domain else ())
         root, spec, ids = OpenArrays(open_store(facts.store, facts.generation)), facts.spec, dict(rule.complete)
-        groups = max(1, len(listing.domains))
-        rows_SG = np.zeros((spec.num_shards, groups), np.int64)
+        manifest, met = shards.manifest(), set[str]()
+        counts: list[Counter[str]] = []
+        seen: defaultdict[str, set[int]] = defaultdict(set)
         held = np.zeros(spec.rows(spec.num_shards - 1).stop, np.bool_)
-        seen: list[set[int]] = [set() for _ in range(groups)]
         for shard in range(spec.num_shards):
             keys_N, valid_N = read_marks(root, spec, shard)
-            domains_N, held_N = listing.groups(shards, shard, keys_N)
-            held[spec.rows(shard)] = held_N & valid_N
-            training_N = domains_N[valid_N & ~held_N]
-            rows_SG[shard] = np.bincount(training_N[training_N >= 0], minlength=groups)
-            if ids and listing.domains:
-                _note_classes(seen, domains_N, shards.manifest().labels_of(shard), ids)
-        rows = TrainingRows(listing=listing, rows_SG=rows_SG, held=np.packbits(held).tobytes())
-        rows._check(shards, seen, ids)
+            names = [""] * len(keys_N)
+            if rule.by_domain:
+                names = [domain_of(path) for path in manifest.paths_of(shard)[: len(keys_N)]]
+            train_N = np.fromiter((name not in rule.leave_out for name in names), np.bool_)
+            held_N = held[spec.rows(shard)] = rule.holds_out(keys_N) & valid_N & train_N
+            counts.append(Counter(compress(names, (valid_N & ~held_N).tolist())))
+            met |= set(names)
+            if ids and rule.by_domain:
+                for name, label in set(zip(names, manifest.labels_of(shard), strict=False)):
+                    if label in ids:
+                        seen[name].add(ids[label])
+        domains = _training_domains(shards, rule, met) if rule.by_domain else ()
+        rows = TrainingRows(
+            listing=RowListing(rule=rule, domains=domains),
+            rows_SG=np.array([[count[name] for name in domains or ("",)] for count in counts], np.int64),
+            held=np.packbits(held).tobytes(),
+        )
+        rows._check(shards, [seen[name] for name in domains], ids)
         return rows
 
     @property
@@ -227,9 +219,9 @@ class TrainingRows:
             )
 
 
-def _domains(shards: ShardSet, rule: RowRule) -> tuple[str, ...]:
-    """The domains that train."""
-    found = ManifestLabels.of(shards, (DOMAIN,), None).domains
+def _training_domains(shards: ShardSet, rule: RowRule, met: Collection[str]) -> tuple[str, ...]:
+    """The domains that train, of those that were met; '' among them is an image in none."""
+    found = sorted_domains(shards, met)
     for domain in rule.leave_out:
         if domain not in found:
             raise InputError(
@@ -249,17 +241,20 @@ def _domains(shards: ShardSet, rule: RowRule) -> tuple[str, ...]:
             found=", ".join(found),
             hint="leave out fewer",
         )
+    if "" in met:
+        manifest = shards.manifest()
+        paths = (path for shard in range(manifest.num_shards) for path in manifest.paths_of(shard))
+        raise InputError(
+            "an image lies in no domain",
+            code="domain-missing",
+            where=shards.location,
+            expected="DOMAIN/CLASS/IMAGE",
+            found=next(path for path in paths if not domain_of(path)),
+            hint="shard the folder that the domains' folders lie in, and nothing beside them",
+        )
     return left
 
 
 def _is_held_out(key: bytes, rule: RowRule) -> bool:
     digest = hashlib.blake2b(f"hold out/{rule.seed}/".encode() + key, digest_size=8).digest()
     return int.from_bytes(digest, "little") < int(rule.hold_out * 2**64)
-
-
-def _note_classes(
-    seen: Sequence[set[int]], domains_N: Ints, labels: Iterable[str | None], ids: Mapping[str, int]
-) -> None:
-    for domain, label in zip(domains_N.tolist(), labels, strict=False):
-        if domain >= 0 and label is not None and label in ids:
-            seen[domain].add(ids[label])

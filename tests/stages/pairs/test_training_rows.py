@@ -14,6 +14,7 @@ from teachonce.stages.pairs.join import open_pair
 from teachonce.stages.pairs.stream import TargetStream
 from teachonce.stages.pairs.training_rows import RowRule, TrainingRows
 from teachonce.storage_schemas.errors import InputError, MismatchError
+from teachonce.storage_schemas.manifest import ManifestReader
 
 COUNTS = {"art": 11, "photo": 21, "sketch": 6}  # usable ones
 
@@ -52,6 +53,13 @@ def test_each_step_has_so_many_of_each_domain_that_trains(domain_store):
 
 def test_an_epoch_is_as_many_steps_as_draw_all_samples(domain_store):
     assert open_stream(domain_store, RowRule(per_domain=2)).steps_per_epoch == 7  # 38 samples, 6 a step
+
+
+def test_the_manifest_is_read_once(domain_store, monkeypatch):
+    shards, paths_of = [], ManifestReader.paths_of
+    monkeypatch.setattr(ManifestReader, "paths_of", lambda self, shard: shards.append(shard) or paths_of(self, shard))
+    training_rows(domain_store, per_domain=2, hold_out=0.2, leave_out=("art",))
+    assert shards == list(range(domain_store.shards.corpus.num_shards))
 
 
 @pytest.mark.parametrize("per_domain", [0, 2])
