@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,12 @@ from .output import json_option, print_json
 from .steps import refuse_slices
 
 if TYPE_CHECKING:
+    from ..pipeline.types import Stage
+    from ..stages.cache import CacheStage
+    from ..stages.models.teacher_config import TeacherConfig
     from ..stages.verify import VerifyStage
     from ..stages.verifying.report import Report
+    from ..stages.verifying.whole import Whole
 
 
 @command()
@@ -40,9 +45,9 @@ def verify(
     executor: SlicedSerialByDefault,
     as_json: bool,
 ) -> None:
-    """Check that shards and a target store are whole, belong together, and hold what the teacher gives.
+    """Check that shards and a store are whole, belong together, and hold what the teacher gives.
 
-    SHARDS is a folder that `teachonce shard` wrote, STORE what `teachonce cache` made of it. Each finding names its cause and
+    SHARDS is a folder that `teachonce shard` wrote, STORE what `teachonce cache` or `teachonce captions` made of it. Each finding names its cause and
     what to type next. Nothing is written without --repair.
 
     Exits with 0 where nothing is wrong, 3 where something is damaged, 4 where things do not belong together, and 5
@@ -54,7 +59,8 @@ def verify(
     from ..stages.verifying.report import Report, report_text
 
     starting("verify: looking at what describes them")
-    refuse_swapped("verify", shards, store, is_first=Kind.SHARDS, is_second=Kind.STORE)
+    for kind in (Kind.STORE, Kind.CAPTIONS):
+        refuse_swapped("verify", shards, store, is_first=Kind.SHARDS, is_second=kind)
     stage, findings = plan_verify(
         shards, store, settings=settings, teacher=teacher, compute=compute, elsewhere=executor.elsewhere
     )
@@ -80,15 +86,15 @@ def verify(
 
 
 def _repair(stage: VerifyStage, report: Report, teacher: VerifyTeacherSettings, executor: ExecutorSettings) -> None:
-    """Cache the shards again that are wrong, and look at them once more."""
+    """Make the shards of the store again that are wrong, and look at them once more."""
     from ..pipeline.driver import only_driver
     from ..pipeline.looking import look
     from ..pipeline.runner import run_stage
-    from ..stages.cache import plan_cache
-    from ..stages.settings.cache import CacheSettings
+    from ..stages.captions import captions_again
     from ..stages.teachers.registry import teacher_for_one_run
     from ..stages.verify import config_of
-    from ..stages.verifying.repair import cache_again, check_same_run, damage_of, refuse_grown, set_aside
+    from ..stages.verifying.captions_whole import CaptionsWhole
+    from ..stages.verifying.repair import damage_of, set_aside
 
     whole, damage = stage.whole, damage_of(report.findings)
     # Also for nothing: a repair that was killed at its very end has left its lock.
@@ -96,34 +102,52 @@ def _repair(stage: VerifyStage, report: Report, teacher: VerifyTeacherSettings, 
         if not damage.shards:
             say("verify: nothing here can be repaired from the tars" if damage.beyond else "verify: nothing to repair")
             return
-        refuse_grown(whole, damage.shards)
-        again = cache_again(whole, config_of(whole, teacher))
-        cache = plan_cache(
-            whole.shards.location,
-            again.config,
-            out=whole.store,
-            views=again.views,
-            view_interpolation=again.interpolation,
-            settings=CacheSettings(
-                targets=again.targets,
-                encoding=again.encoding,
-                max_kl=again.max_kl,
-                max_bytes=again.max_bytes,
-                chunk_views=again.chunk_views,
-                batch_size=again.batch_size,
-                **({} if again.fit_views is None else {"fit_views": again.fit_views}),
-                view_params=again.view_params,
-            ),
-            compute=again.compute,
-            dry_run=True,
-        )
-        check_same_run(whole, cache.fingerprint)
+        config, again = config_of(whole, teacher), counted(len(damage.shards), "shard")
+        made: Stage
+        if isinstance(whole, CaptionsWhole):
+            made, doing = captions_again(whole, config), f"embedding the captions of {again} again"
+            report.repaired_by = "embedded"
+        else:
+            made, doing = _cache_again(whole, config, damage.shards), f"caching {again} again"
         kept = set_aside(whole.store_ledger, damage.shards)
-        say(
-            f"verify: caching {counted(len(damage.shards), 'shard')} again; {counted(len(kept), 'old receipt')} kept as *.old"
-        )
-        run_stage(cache, whole.store, executor.make())
+        say(f"verify: {doing}; {counted(len(kept), 'old receipt')} kept as *.old")
+        run_stage(made, whole.store, executor.make())
     report.findings = list(damage.beyond)
     report.repaired = damage.shards
     for outcome in look(replace(stage, only=damage.shards), executor.make(), whole.store):
         report.add(outcome.seen)
+
+
+def _cache_again(whole: Whole, config: TeacherConfig, shards: Sequence[int]) -> CacheStage:
+    """The stage by which a target store was made.
+
+    Raises:
+        InputError, MismatchError: it cannot be had here.
+    """
+    from ..stages.cache import plan_cache
+    from ..stages.settings.cache import CacheSettings
+    from ..stages.verifying.repair import cache_again, check_same_run, refuse_grown
+
+    refuse_grown(whole, shards)
+    again = cache_again(whole, config)
+    cache = plan_cache(
+        whole.shards.location,
+        again.config,
+        out=whole.store,
+        views=again.views,
+        view_interpolation=again.interpolation,
+        settings=CacheSettings(
+            targets=again.targets,
+            encoding=again.encoding,
+            max_kl=again.max_kl,
+            max_bytes=again.max_bytes,
+            chunk_views=again.chunk_views,
+            batch_size=again.batch_size,
+            **({} if again.fit_views is None else {"fit_views": again.fit_views}),
+            view_params=again.view_params,
+        ),
+        compute=again.compute,
+        dry_run=True,
+    )
+    check_same_run(whole.store, whole.description.fingerprint, cache.fingerprint)
+    return cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,8 @@ from .pairs.caption_store import TEXTS_FILE, open_caption_root
 from .settings.captions import CaptionSettings
 from .teachers import Teacher, load_teacher
 from .teachers.text_tower import TextTower
+from .verifying.captions_whole import CaptionsWhole, check_texts, texts_of
+from .verifying.repair import check_same_run, compute_again
 
 #: Captions that are looked at for a note on those that the text tower cuts.
 _LOOKED_AT = 1000
@@ -216,6 +218,44 @@ def plan_captions(
             create_caption_store(open_caption_root(place, mode="a"), spec)
         if begun is None or begun.fingerprint == stage.fingerprint:
             _keep_texts(place / TEXTS_FILE, captions, spec)
+    return stage
+
+
+def captions_again(whole: CaptionsWhole, config: TeacherConfig) -> CaptionsStage:
+    """The stage by which a caption store was made, for `verify --repair`; the texts are those that the store keeps.
+
+    Args:
+        config: of its teacher.
+
+    Raises:
+        InputError: the teacher cannot be loaded; or it ran on a device that this machine does not have.
+        MismatchError: it is not the store's.
+        DamagedError: the texts are gone, or not those that were embedded.
+    """
+    place = whole.store
+    check_texts(texts_of(place), whole.spec)
+    plan = Ledger(place, STAGE).plan()
+    recorded = {} if plan is None else plan.fingerprint.fields
+    compute = recorded.get("compute")
+    teacher = load_teacher(config)
+    tower = teacher.text_tower()
+    spec = replace(
+        whole.spec,
+        embed_dim=teacher.spec.embed_dim,
+        logit_scale=tower.logit_scale,
+        teacher=_identity(teacher),
+        tokenizer=tower.facts(),
+    )
+    stage = CaptionsStage(
+        out=place,
+        shards=whole.shards,
+        config=config,
+        spec=spec,
+        compute=compute_again(compute if isinstance(compute, dict) else {}, place),
+        batch_size=int(recorded.get("batch_size", 1)),
+        notes=(),
+    )
+    check_same_run(place, recorded, stage.fingerprint)
     return stage
 
 

@@ -1,30 +1,37 @@
-"""`teachonce verify`: whether shards and a target store are whole, belong together, and hold what the teacher gives."""
+"""`teachonce verify`: whether shards and a store of targets or captions are whole, belong together, and hold what the teacher gives."""
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
+from ..pipeline.contents import Kind, kind_of
 from ..pipeline.cores import usable_cores
 from ..pipeline.settings import check
 from ..pipeline.storage import Location
 from ..pipeline.types import Resources, RunUnit, Seen, Timer, Unit
-from ..storage_schemas.errors import DamagedError, TeachonceError
+from ..storage_schemas.errors import InputError, TeachonceError
 from ..storage_schemas.fingerprint import Fingerprint
 from ..storage_schemas.samples import shard_name
 from .models.settings import ComputeSettings
 from .models.teacher_config import TeacherConfig
-from .samples.pixel_sample import PixelSample
+from .pairs.caption_store import CAPTIONS
 from .settings.verify import VerifyComputeSettings, VerifySettings, VerifyTeacherSettings
+from .verifying.caption_check import CaptionCheck
+from .verifying.captions_whole import CaptionsWhole, look_at_captions
+from .verifying.finding import Findings
 from .verifying.manifest_check import manifest_errors
-from .verifying.shard_check import ShardCheck, ShardSeen
-from .verifying.whole import Findings, Whole, look_at_whole
+from .verifying.measured import Measured
+from .verifying.shard_check import ShardCheck
+from .verifying.shard_seen import ShardSeen
+from .verifying.whole import Whole, look_at_whole
 
 if TYPE_CHECKING:
-    from .verifying.teacher_check import TeacherCheck, TeacherPlan
+    from .models.compute import Compute
+    from .verifying.caption_teacher import SettledCaptions
+    from .verifying.teacher_plan import Settled
 
 #: The unit that is no shard: the manifest as a whole.
 _MANIFEST = "manifest"
@@ -44,11 +51,11 @@ class VerifyStage:
         only: shards to look at; None for all of them.
     """
 
-    whole: Whole
+    whole: Whole | CaptionsWhole
     full: bool
     renders: bool = True
     units_at_once: int = 1
-    teacher: TeacherPlan | None = None
+    teacher: AgainPlan | None = None
     notes: tuple[str, ...] = ()
     only: tuple[int, ...] | None = None
 
@@ -72,48 +79,68 @@ class VerifyStage:
     def plan(self) -> Iterator[Unit]:
         if self.full and self.only is None:
             yield Unit(key=_MANIFEST, rows=0)
-        for shard in range(self.whole.description.spec.num_shards) if self.only is None else self.only:
-            rows = self.whole.description.spec.rows(shard)
-            yield Unit(key=shard_name(shard), rows=rows.stop - rows.start, inputs={"shard": shard})
+        for shard in range(self.whole.num_shards) if self.only is None else self.only:
+            yield Unit(key=shard_name(shard), rows=len(self.whole.rows(shard)), inputs={"shard": shard})
 
     def open(self) -> RunUnit:
         return _Looking(self)
+
+
+class Check(Protocol):
+    """Looks at one shard after another, beside a store of one kind."""
+
+    def look_at(self, shard: int) -> ShardSeen:
+        """Everything that is wrong with one shard; nothing is raised."""
+
+    def of_whole(self) -> Iterator[TeachonceError]:
+        """What is wrong with that of which each byte is read once for all shards."""
+
+    def close(self) -> None:
+        """End its threads."""
+
+
+class Again(Protocol):
+    """A loaded teacher that runs again."""
+
+    def look_at(self, shard: int, findings: Findings) -> Measured:
+        """What differs in one shard is noted in `findings`."""
+
+
+class AgainPlan(Protocol):
+    """Which teacher runs again; small, and picklable."""
+
+    @property
+    def compute(self) -> Compute:
+        """How."""
+
+    def open(self, whole: Any) -> Again:
+        """Loads the teacher. Nothing else imports its library."""
 
 
 class _Looking:
     """Looks at one unit after another."""
 
     def __init__(self, stage: VerifyStage) -> None:
-        self._whole, self._renders = stage.whole, stage.renders
-        self._shards = ShardCheck(whole=stage.whole, full=stage.full)
-        self._teacher = _teacher_check(stage)
+        whole, self._check = stage.whole, _check(stage)
+        self._shards = whole.shards
+        self._teacher = None if stage.teacher is None else stage.teacher.open(whole)
         self._in_model = threading.Lock()
 
     def __call__(self, unit: Unit, timer: Timer) -> Seen:
         if unit.key != _MANIFEST:
             with timer("check"):
-                seen = self._shards.look_at(unit.inputs["shard"])
+                seen = self._check.look_at(unit.inputs["shard"])
             if self._teacher is not None and not seen.findings:
                 self._ask_teacher(seen, timer)
             timer.advance(unit.rows)
             return Seen(key=unit.key, rows=unit.rows, content=seen)
         findings = Findings()
         try:
-            findings.note_all(manifest_errors(self._whole.shards))
-            if self._renders:
-                self._check_pixels()
+            findings.note_all(manifest_errors(self._shards))
+            findings.note_all(self._check.of_whole())
         except TeachonceError as error:
             findings.note(error)
         return Seen(key=unit.key, rows=0, content=ShardSeen(-1, list(findings)))
-
-    def _check_pixels(self) -> None:
-        """This machine must render the views that the store keeps digests of as the teacher saw them."""
-        whole = self._whole
-        sample = PixelSample.of_store(whole.description, whole.store)
-        if sample is not None:
-            hint = "look at it where it was made; or cache again into a new store"
-            with contextlib.suppress(DamagedError):  # whatever is wrong with a tar is found with its shard
-                sample.check(whole.shards, whole.views, where=whole.store, hint=hint)
 
     def _ask_teacher(self, seen: ShardSeen, timer: Timer) -> None:
         """Compare a shard in which nothing else is wrong with what the teacher gives."""
@@ -127,16 +154,14 @@ class _Looking:
         seen.findings += findings
 
     def close(self) -> None:
-        self._shards.close()
+        self._check.close()
 
 
-def _teacher_check(stage: VerifyStage) -> TeacherCheck | None:
-    """Loads the teacher, if it is to run again. Nothing else imports its library."""
-    if stage.teacher is None:
-        return None
-    from .verifying.teacher_check import TeacherCheck
-
-    return TeacherCheck(stage.whole, stage.teacher)
+def _check(stage: VerifyStage) -> Check:
+    whole = stage.whole
+    if isinstance(whole, CaptionsWhole):
+        return CaptionCheck(whole=whole, full=stage.full)
+    return ShardCheck(whole=whole, full=stage.full, renders=stage.renders)
 
 
 def plan_verify(
@@ -152,7 +177,7 @@ def plan_verify(
 
     Args:
         shards: folder of shards.
-        store: target store.
+        store: target store, or caption store.
         settings: None for the defaults.
         teacher: whether it runs again, and its name; None for not.
         compute: how it does; None for as the store records.
@@ -165,7 +190,7 @@ def plan_verify(
     check(settings)
     check(teacher, "teacher")
     full = settings.is_full(with_teacher=teacher.rows is not None)
-    whole, findings = look_at_whole(shards, store, settings.generation)
+    whole, findings = _looked_at(shards, Location.of(store), settings.generation)
     if whole is None:
         return None, findings
     at_once = 1 if elsewhere else usable_cores()
@@ -173,28 +198,58 @@ def plan_verify(
     stage = VerifyStage(whole=whole, full=full, renders=renders, units_at_once=at_once)
     if teacher.rows is None:
         return stage, findings
-    from .verifying.teacher_plan import settle_teacher
-
-    settled = settle_teacher(
-        whole,
-        config_of(whole, teacher),
-        findings,
-        rows=teacher.rows,
-        seed=teacher.seed,
-        compute=compute or VerifyComputeSettings(),
-        elsewhere=elsewhere,
-    )
+    settled = _settled(whole, teacher, findings, compute or VerifyComputeSettings(), elsewhere)
     return replace(stage, teacher=settled.plan, notes=settled.notes), findings
 
 
-def config_of(whole: Whole, teacher: VerifyTeacherSettings) -> TeacherConfig:
-    """The store's teacher as `cache` would be given it.
+def _looked_at(
+    shards: Location | str, store: Location, generation: str | None
+) -> tuple[Whole | CaptionsWhole | None, Findings]:
+    if kind_of(store) != Kind.CAPTIONS:
+        return look_at_whole(shards, store, generation)
+    if generation is not None:
+        raise InputError(
+            "captions have no generations",
+            code="captions-without-generations",
+            where=f"--generation {generation}",
+            expected=Kind.STORE,
+            found=f"{Kind.CAPTIONS} ({store})",
+            hint="leave out --generation",
+        )
+    return look_at_captions(shards, store)
+
+
+def _settled(
+    whole: Whole | CaptionsWhole,
+    teacher: VerifyTeacherSettings,
+    findings: Findings,
+    compute: ComputeSettings,
+    elsewhere: bool,
+) -> Settled | SettledCaptions:
+    """The teacher, loaded: nothing else imports its library."""
+    assert teacher.rows is not None
+    config = config_of(whole, teacher)
+    more: Any = {"rows": teacher.rows, "seed": teacher.seed, "compute": compute, "elsewhere": elsewhere}
+    if isinstance(whole, CaptionsWhole):
+        from .verifying.caption_teacher import settle_caption_teacher
+
+        return settle_caption_teacher(whole, config, findings, **more)
+    from .verifying.teacher_plan import settle_teacher
+
+    return settle_teacher(whole, config, findings, **more)
+
+
+def config_of(whole: Whole | CaptionsWhole, teacher: VerifyTeacherSettings) -> TeacherConfig:
+    """The store's teacher as the command that made the store would be given it.
 
     Raises:
         InputError: the store does not say where it is, and no option does.
     """
-    from .verifying.teacher_name import teacher_config
+    from .verifying.teacher_name import recorded_model, teacher_config
 
+    if isinstance(whole, CaptionsWhole):
+        model = teacher.model or recorded_model(whole.spec.teacher, whole.store, CAPTIONS)
+        return TeacherConfig.of(model, teacher.pretrained, backbone=teacher.backbone, rehash=teacher.rehash)
     return teacher_config(
         whole.description,
         whole.store,

@@ -10,7 +10,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from .errors import MismatchError
+from .errors import DamagedError, MismatchError
 from .fingerprint import Json
 from .formats import CAPTIONS
 from .json_file import Count, Positive, as_schema, seal, unseal
@@ -150,10 +150,56 @@ def write_captions(
     for name, values in ((EMBEDDING, whole_RKD), (COUNT, whole_R)):
         array: Any = root[name]
         array.with_config({"write_empty_chunks": True})[here] = values  # it is no part of what an array keeps
-    digest = hashlib.blake2b(whole_R.astype("<i4").tobytes(), digest_size=16)
-    digest.update(whole_RKD.astype(whole_RKD.dtype.newbyteorder("<")).tobytes())
-    paths = [f"{EMBEDDING}/c/{shard}/{place}/0" for place in range(spec.captions)]
-    return [*paths, f"{COUNT}/c/{shard}"], digest.hexdigest()
+    return caption_chunks(spec, shard), captions_digest(whole_RKD, whole_R)
+
+
+def caption_chunks(spec: CaptionSpec, shard: int) -> list[str]:
+    """The paths of the files that hold a shard's rows."""
+    return [*(f"{EMBEDDING}/c/{shard}/{place}/0" for place in range(spec.captions)), f"{COUNT}/c/{shard}"]
+
+
+def captions_digest(embedding_RKD: NDArray[np.floating[Any]], count_R: NDArray[np.int32]) -> str:
+    """blake2b-128 (hexadecimal) of the rows of a shard's chunk as they are stored; it stands in the shard's receipt."""
+    digest = hashlib.blake2b(count_R.astype("<i4").tobytes(), digest_size=16)
+    digest.update(embedding_RKD.astype(embedding_RKD.dtype.newbyteorder("<")).tobytes())
+    return digest.hexdigest()
+
+
+def check_caption_arrays(root: zarr.Group, spec: CaptionSpec, where: object) -> None:
+    """
+    Raises:
+        DamagedError: an array is missing, or is of another shape, type or chunk than its description has it.
+    """
+    expected = {
+        EMBEDDING: ((spec.num_rows, spec.captions, spec.embed_dim), DTYPES[spec.encoding], spec.shard_size),
+        COUNT: ((spec.num_rows,), "int32", spec.shard_size),
+    }
+    with readable("captions cannot be read", code="captions-damaged", where=where, hint=_HINT):
+        arrays: dict[str, Any] = {name: root[name] for name in expected}
+        found = {name: (array.shape, str(array.dtype), array.chunks[0]) for name, array in arrays.items()}
+    for name, facts in expected.items():
+        if found[name] != facts:
+            raise DamagedError(
+                "an array of captions is not as their description has it",
+                code="captions-damaged",
+                where=f"{where}/{name}/zarr.json",
+                expected=_array_text(*facts),
+                found=_array_text(*found[name]),
+                hint=_HINT,
+            )
+
+
+def _array_text(shape: tuple[int, ...], dtype: str, rows: int) -> str:
+    return f"{dtype} {shape}, chunks of {rows} rows"
+
+
+def stored_captions(
+    root: Any, spec: CaptionSpec, shard: int, where: object
+) -> tuple[NDArray[np.floating[Any]], NDArray[np.int32]]:
+    """All rows of a shard's chunk in the types that they are stored in; see `read_captions`."""
+    with readable("captions cannot be read", code="captions-damaged", where=where, hint=_HINT):
+        here = spec.rows(shard)
+        return np.asarray(root[EMBEDDING][here]), np.asarray(root[COUNT][here])
 
 
 def read_captions(
@@ -164,9 +210,8 @@ def read_captions(
     Raises:
         DamagedError: a chunk is not the one that was written.
     """
-    with readable("captions cannot be read", code="captions-damaged", where=where, hint=_HINT):
-        here = spec.rows(shard)
-        return np.asarray(root[EMBEDDING][here], np.float32), np.asarray(root[COUNT][here], np.int64)
+    embedding_RKD, count_R = stored_captions(root, spec, shard, where)
+    return embedding_RKD.astype(np.float32), count_R.astype(np.int64)
 
 
 def identity_of(spec: CaptionSpec) -> Json:

@@ -66,9 +66,9 @@ class TextsReader:
         try:
             self._file = pq.ParquetFile(file, page_checksum_verification=True)
         except (pa.ArrowException, OSError) as error:
-            raise self._damaged(error) from error
+            raise self.damaged(error) from error
         if not self._file.schema_arrow.equals(SCHEMA):
-            raise self._damaged("other columns")
+            raise self.damaged("other columns")
 
     @property
     def num_shards(self) -> int:
@@ -81,12 +81,13 @@ class TextsReader:
             texts: list[Any] = table["caption"].to_pylist()
             return ShardTexts(rows_T=table["row"].to_numpy(), texts=texts)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise self._damaged(error) from error
+            raise self.damaged(error) from error
 
     def __iter__(self) -> Iterator[ShardTexts]:
         return (self.shard(shard) for shard in range(self.num_shards))
 
-    def _damaged(self, found: object) -> DamagedError:
+    def damaged(self, found: object) -> DamagedError:
+        """The error for texts in which this was found."""
         return DamagedError(
             "the texts of the captions are damaged",
             code="caption-texts-damaged",

@@ -74,6 +74,9 @@ STAND_INS = {
 
 #: The same for single pages. The authors' checkpoints need a tokenizer of 77 positions, and random weights know no class.
 PAGE_STAND_INS = {
+    "docs/captions.md": {
+        "--teacher 64 --teacher-pretrained openai": "--teacher 64 --teacher-model local-dir:{demo}/teacher --threads 1"
+    },
     "docs/checkpoints.md": {
         "--teacher ViT-L-14 --teacher-pretrained openai": "--teacher local-dir:{stock}/tiny",
         "--student ViT-B-16 --student-pretrained openai": "--student local-dir:{stock}/tiny",

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.abc.store import Store
 
 from ...pipeline.contents import Kind, how_to_make, kind_of
 from ...pipeline.ledger import Ledger
@@ -18,6 +19,7 @@ from ...storage_schemas.errors import DamagedError, InputError
 from ...storage_schemas.receipt import Output
 from ...storage_schemas.samples import shard_name
 from ...storage_schemas.verified_store import VerifiedStore
+from ...storage_schemas.zarr_damage import readable
 
 #: The stage that makes captions.
 CAPTIONS = "captions"
@@ -27,8 +29,19 @@ TEXTS_FILE = "texts/captions.parquet"
 
 
 def open_caption_root(location: Location, *, mode: Literal["r", "a"] = "r") -> zarr.Group:
-    """The root group, as it lies there."""
-    return zarr.open_group(location.zarr_store(read_only=mode == "r"), mode=mode, zarr_format=3)
+    """The root group, as it lies there.
+
+    Raises:
+        DamagedError: its zarr.json is lost or cannot be read.
+    """
+    return open_captions(location.zarr_store(read_only=mode == "r"), location, mode)
+
+
+def open_captions(store: Store, location: Location, mode: Literal["r", "a"] = "r") -> zarr.Group:
+    """The root group as `store` gives it; `location` names it in errors, which are those of `open_caption_root`."""
+    hint = "restore zarr.json from a copy"
+    with readable("the captions' zarr.json cannot be read", code="captions-damaged", where=location, hint=hint):
+        return zarr.open_group(store, mode=mode, zarr_format=3)
 
 
 @dataclass(frozen=True)
@@ -94,7 +107,7 @@ class OpenCaptions:
     def open(self) -> zarr.Group:
         """The root group; every chunk is compared with its shard's receipt."""
         plain = self.location.zarr_store(read_only=True)
-        return zarr.open_group(VerifiedStore(plain, _Receipts(self.location)), mode="r", zarr_format=3)
+        return open_captions(VerifiedStore(plain, _Receipts(self.location)), self.location)
 
     def read(self, root: Any, shard: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """See `read_captions`."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from ...storage_schemas.fingerprint import Json
 from ...storage_schemas.plain_text import counted
+from .measured import Measured
 
 
 @dataclass
@@ -26,8 +26,8 @@ class Asked:
     far: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     allowed: dict[str, dict[str, float]] = field(default_factory=dict)
 
-    def add(self, measured: Any) -> None:
-        """What one shard gave, a `teacher_check.Measured`."""
+    def add(self, measured: Measured) -> None:
+        """What one shard gave."""
         self.rows += measured.rows
         for name, found in measured.by_target.items():
             allowed = measured.allowed[name]

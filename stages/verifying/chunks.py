@@ -67,8 +67,7 @@ class ChunkCheck:
         return right
 
     def _error(self, path: str, output: Output, data: bytes | None, sha256: str) -> DamagedError:
-        array = path.partition("/")[0]
-        file = VouchedFile(noun=f"chunk of '{array}'", place=self.store / output.path, output=output, hint=self.hint)
+        file = _file(path, self.store / output.path, output, self.hint)
         others: dict[str, str] = {}
         if data:
             for ledger in self.ledgers:
@@ -102,6 +101,22 @@ class ChunkCheck:
             where=self.ledgers[-1].folder / "receipts" / f"{shard_name(int(self.receipt.key))}.json",
             hint=self.hint,
         )
+
+
+def wrong_sizes(store: Location, outputs: Mapping[str, Output], hint: str) -> Iterator[DamagedError]:
+    """Chunk files that are missing or of another size, by a look at their names alone.
+
+    Args:
+        outputs: the files, as in `ChunkCheck`.
+    """
+    for path, output in outputs.items():
+        error = _file(path, store / output.path, output, hint).size_error()
+        if error is not None:
+            yield error
+
+
+def _file(path: str, place: Location, output: Output, hint: str) -> VouchedFile:
+    return VouchedFile(noun=f"chunk of '{path.partition('/')[0]}'", place=place, output=output, hint=hint)
 
 
 def flipped_text(chunk: bytes) -> str:

@@ -71,6 +71,18 @@ class Finding:
         return fields | ({"facts": dict(self.facts)} if self.facts else {})
 
 
+class Findings(list[Finding]):
+    """What was found so far."""
+
+    def note(self, error: TeachonceError, *, shard: int | None = None, mendable: bool = False) -> None:
+        self.append(Finding(error=error, shard=shard, mendable=mendable))
+
+    def note_all(self, errors: Iterable[TeachonceError]) -> None:
+        """Things that concern the whole."""
+        for error in errors:
+            self.note(error)
+
+
 def verdict_of(findings: Iterable[Finding]) -> Verdict:
     """The worst of all findings; clean where there is none."""
     found = {finding.verdict for finding in findings}

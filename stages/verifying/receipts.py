@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 
 from ...pipeline.ledger import Ledger
 from ...storage_schemas.errors import DamagedError, IncompleteError
@@ -23,16 +24,28 @@ def checked_store_receipt(
     Raises:
         IncompleteError, DamagedError: as `checked_receipt`; DamagedError also where a repair has set the receipt aside.
     """
-    *older, newest = receipts.ledgers_of(shard)
-    try:
+    ledgers = list(receipts.ledgers_of(shard))
+    *older, newest = ledgers
+    with set_aside_told(ledgers, shard, mend=mend):
         for ledger in older:
             checked_receipt(ledger, shard, rows, paths, named=lambda _: paths)
         return checked_receipt(newest, shard, rows, paths, named=lambda _: receipts.outputs(shard))
+
+
+@contextmanager
+def set_aside_told(ledgers: Sequence[Ledger], shard: int, *, mend: str) -> Iterator[None]:
+    """Inside, receipts of a shard are read. One that a repair has set aside is damage, and nothing that is left to do.
+
+    Args:
+        mend: what to type to have the shard made again.
+    """
+    try:
+        yield
     except IncompleteError as error:
-        if all(shard_name(shard) not in set_aside_keys(ledger) for ledger in receipts.ledgers_of(shard)):
+        if all(shard_name(shard) not in set_aside_keys(ledger) for ledger in ledgers):
             raise
         raise DamagedError(
-            "a shard's receipt was set aside, and it has not been cached again",
+            "a shard's receipt was set aside, and it has not been made again",
             code="repair-unfinished",
             where=error.where,
             hint=mend,

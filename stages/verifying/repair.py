@@ -1,14 +1,15 @@
-"""Owns mending a store: which shards are cached again and by which command, and setting their receipts aside."""
+"""Owns mending a store: which shards are made again and how, and setting their receipts aside."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ...pipeline.ledger import Ledger
+from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError
-from ...storage_schemas.fingerprint import Fingerprint
+from ...storage_schemas.fingerprint import Fingerprint, Json
 from ...storage_schemas.generations import asked_encodings
 from ...storage_schemas.params_form import STORED
 from ...storage_schemas.samples import shard_name
@@ -31,7 +32,7 @@ class Damage:
     """What can be mended by the teacher, and what cannot.
 
     Attributes:
-        shards: of the store that `cache` can do again.
+        shards: of the store that the command that made it can do again.
         beyond: findings in the way, or that another command has to mend.
     """
 
@@ -91,13 +92,6 @@ def cache_again(whole: Whole, config: TeacherConfig) -> CacheAgain:
     plain = replace(config, **nothing)
     own = load_teacher(plain).spec.preprocess
     given = {name: getattr(recorded, name) for name in _OVERRIDES if getattr(recorded, name) != getattr(own, name)}
-    if said.get("device") == "cuda" and not _has_cuda():
-        raise InputError(
-            "the store was made on a GPU, and its shards can only be made again on one",
-            code="cuda-missing",
-            where=whole.store,
-            hint="repair it on a machine with a GPU",
-        )
     return CacheAgain(
         config=replace(plain, **given),
         views=whole.views if whole.views.is_random else None,
@@ -107,11 +101,30 @@ def cache_again(whole: Whole, config: TeacherConfig) -> CacheAgain:
         chunk_views=description.spec.chunk_views,
         batch_size=said.get("batch_size"),
         view_params=description.spec.view_params,
-        compute=Compute(
-            device=str(said.get("device", "cpu")),
-            precision=str(said.get("precision", "fp32")),
-            threads=int(said.get("threads", 1)),
-        ),
+        compute=compute_again(said, whole.store),
+    )
+
+
+def compute_again(recorded: Mapping[str, Any], store: Location) -> Compute:
+    """How a store's teacher computed.
+
+    Args:
+        recorded: the field `compute` of the fingerprint.
+
+    Raises:
+        InputError: on a device that this machine does not have.
+    """
+    if recorded.get("device") == "cuda" and not _has_cuda():
+        raise InputError(
+            "the store was made on a GPU, and its shards can only be made again on one",
+            code="cuda-missing",
+            where=store,
+            hint="repair it on a machine with a GPU",
+        )
+    return Compute(
+        device=str(recorded.get("device", "cpu")),
+        precision=str(recorded.get("precision", "fp32")),
+        threads=int(recorded.get("threads", 1)),
     )
 
 
@@ -121,17 +134,21 @@ def _has_cuda() -> bool:
     return bool(torch.cuda.is_available())
 
 
-def check_same_run(whole: Whole, planned: Fingerprint) -> None:
+def check_same_run(store: Location, recorded: Mapping[str, Json], planned: Fingerprint) -> None:
     """Refuse to mend a store with anything but what made it; before anything is set aside.
+
+    Args:
+        recorded: the fingerprint of the store.
+        planned: of the stage that is to mend it.
 
     Raises:
         MismatchError: naming the field.
     """
     planned.check(
-        whole.description.fingerprint,
+        recorded,
         what="the teacher, or what runs it, is not what the store was made with",
         code="repair-other-run",
-        where=whole.store,
+        where=store,
         hint="name the store's own teacher with --teacher-model and --teacher-pretrained, and repair where it was made",
         whose=("this command", "the store"),
     )

@@ -13,7 +13,7 @@ from ...storage_schemas.plain_text import counted
 from .asked import Asked
 from .finding import Finding, Verdict, verdict_of
 from .one_way import in_one_way
-from .shard_check import ShardSeen
+from .shard_seen import ShardSeen
 
 #: Findings of one cause that are printed; `--json` has all.
 _SHOWN = 3
@@ -35,7 +35,7 @@ class Report:
         part: the slice of the shards, as `I/N`; None for all.
         rows, num_shards: that were looked at.
         num_bytes: that were read.
-        repaired: shards that were cached again.
+        repaired: shards that were made again, and `repaired_by` what was done to them.
         asked: what the teacher gave, where it ran again.
         asked_shards: on which it did.
     """
@@ -49,6 +49,7 @@ class Report:
     num_shards: int = 0
     num_bytes: int = 0
     repaired: tuple[int, ...] = ()
+    repaired_by: str = "cached"
     asked: Asked = field(default_factory=lambda: Asked())
     asked_shards: set[int] = field(default_factory=set)
 
@@ -111,7 +112,7 @@ def report_text(report: Report) -> str:
     count = f": {counted(len(report.findings), 'finding')}" if report.findings else ""
     lines += report.asked.lines()
     if report.repaired:
-        lines.append(f"cached again: shards {', '.join(map(str, report.repaired))}")
+        lines.append(f"{report.repaired_by} again: shards {', '.join(map(str, report.repaired))}")
     level = report.level if report.part is None else f"{report.level}, slice {report.part}"
     lines.append(f"{report.store}: {_WORDS[report.verdict]}{count} ({level}; {what}{read})")
     return "\n".join(lines)

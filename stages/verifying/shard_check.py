@@ -1,23 +1,17 @@
-"""Owns the check of one shard on both sides: receipts and sizes; with every byte: its tar, its chunks, its rows and its values."""
+"""Owns the check of one shard beside a target store: receipts and sizes; with every byte: its tar, its chunks, its rows and its values."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...pipeline.cores import usable_cores
 from ...storage_schemas.errors import DamagedError, TeachonceError
 from ...storage_schemas.held_store import HeldStore
 from ...storage_schemas.receipt import Receipt
-from ...storage_schemas.samples import shard_name
 from ...storage_schemas.store_description import StoreSpec, TargetSpec
 from ...storage_schemas.target_store import (
     OpenArrays,
@@ -33,39 +27,26 @@ from ..corpora.images import BadImage
 from ..corpora.shards import ShardReader
 from ..pairs.store import shown_store
 from ..samples.kind import draw_views
+from ..samples.pixel_sample import PixelSample
 from ..samples.registry import kind_named
 from .block_digest import BlockDigest
-from .chunks import ChunkCheck, ChunksRead
-from .finding import Finding
-from .receipts import checked_receipt, checked_store_receipt, other_files
+from .chunks import ChunkCheck, ChunksRead, wrong_sizes
+from .finding import Findings
+from .receipts import checked_store_receipt
+from .repair_hint import repair_command
 from .rows import RowsCheck, unusable_rows_error, views_error
 from .shard_rows import ShardRows
+from .shard_seen import ShardSeen
 from .stored_loss import is_exact, is_fine, is_plain
-from .tars import TarCheck
+from .tar_side import TarSide
 from .values import ValuesSeen
-from .vouched_file import VouchedFile
-from .whole import Findings, Whole, repair_command
+from .whole import Whole
 
 #: Rows of a shard whose stored views are drawn again.
 _DRAWN = 1
 
 #: Groups of rows with the same values whose images are looked at.
 _GROUPS = 3
-
-
-@dataclass
-class ShardSeen:
-    """What a unit found.
-
-    Attributes:
-        num_bytes: that were read.
-        measured: what the teacher gave beside what is stored, a `teacher_check.Measured`; None where it did not run.
-    """
-
-    shard: int
-    findings: list[Finding] = field(default_factory=list)
-    num_bytes: int = 0
-    measured: Any = None
 
 
 @dataclass(kw_only=True)
@@ -75,52 +56,44 @@ class ShardCheck:
     Attributes:
         whole: what belongs together.
         full: whether every byte is read.
+        renders: whether this machine's rendering of views is compared with the store's.
     """
 
     whole: Whole
     full: bool
+    renders: bool = True
 
     def __post_init__(self) -> None:
         whole = self.whole
         self._kind = kind_named(whole.description.sample_kind, where=whole.store)
         self._held = HeldStore(shown_store(whole.store, whole.generation)[0])
         self._root = OpenArrays(open_root(self._held, where=whole.store))
-        self._hashing = ThreadPoolExecutor(thread_name_prefix="sha256")
-        self._num_now, self._counting = 0, threading.Lock()
+        self._tars = TarSide(shards=whole.shards, full=self.full)
 
     def close(self) -> None:
-        self._hashing.shutdown()
+        self._tars.close()
 
     def look_at(self, shard: int) -> ShardSeen:
         """Everything that is wrong with one shard. What is wrong is returned, never raised."""
-        with self._one_more():
+        with self._tars.one_more():
             return self._look_at(shard)
 
-    @contextmanager
-    def _one_more(self) -> Iterator[None]:
-        """Inside, a shard more is looked at."""
-        with self._counting:
-            self._num_now += 1
-        try:
-            yield
-        finally:
-            with self._counting:
-                self._num_now -= 1
-
-    @property
-    def _idle_threads(self) -> ThreadPoolExecutor | None:
-        """Threads that hash, while there are more cores than shards that are looked at: handing over to them costs time too."""
-        return self._hashing if self._num_now < usable_cores() else None
+    def of_whole(self) -> Iterator[TeachonceError]:
+        """This machine must render the views that the store keeps digests of as the teacher saw them."""
+        whole = self.whole
+        sample = PixelSample.of_store(whole.description, whole.store) if self.renders else None
+        if sample is not None:
+            hint = "look at it where it was made; or cache again into a new store"
+            try:
+                sample.check(whole.shards, whole.views, where=whole.store, hint=hint)
+            except DamagedError:
+                pass  # whatever is wrong with a tar is found with its shard
+            except TeachonceError as error:
+                yield error
 
     def _look_at(self, shard: int) -> ShardSeen:
         seen, findings = ShardSeen(shard), Findings()
-        known: ShardRows | None = None
-        tar_receipt: Receipt | None = None
-        try:
-            known = self._rows(shard)
-            tar_receipt = self._shard_side(shard, known, seen, findings)
-        except TeachonceError as error:
-            findings.note(error, shard=shard)
+        known, tar_receipt = self._tars.look_at(shard, seen, findings)
         try:
             self._store_side(shard, tar_receipt, known, seen, findings, is_tar_right=not findings)
         except TeachonceError as error:
@@ -133,92 +106,7 @@ class ShardCheck:
         """What to do about a wrong shard of the store; the teacher's name is added where the store does not hold it."""
         if self.whole.receipts.growths:
             return "restore it from a copy"
-        return f"restore it from a copy, or {repair_command(self.whole)}"
-
-    # The folder of shards.
-
-    def _shard_side(self, shard: int, known: ShardRows, seen: ShardSeen, findings: Findings) -> Receipt:
-        shards, name = self.whole.shards, shard_name(shard)
-        rows = shards.corpus.rows(shard)
-        receipt = checked_receipt(shards.ledger_of(shard), shard, rows, [f"{name}.tar", f"{name}.index.npy"])
-        files = {
-            output.path: VouchedFile(
-                noun="tar" if output.path.endswith(".tar") else "offset index",
-                place=shards.file(shard, output),
-                output=output,
-                hint=shards.redo_hint(shard, output),
-            )
-            for output in receipt.outputs
-        }
-        wrong = [error for file in files.values() if (error := file.size_error()) is not None]
-        if self.full and not any(error.code == "file-missing" for error in wrong):
-            self._read_tar(shard, known, files, seen, findings)
-            return receipt
-        for error in wrong:
-            findings.note(error, shard=shard)
-        return receipt
-
-    def _rows(self, shard: int) -> ShardRows:
-        rows = self.whole.shards.corpus.rows(shard)
-        known = ShardRows.of(self.whole.shards.manifest(), shard, rows.start)
-        if len(known) != len(rows):
-            raise DamagedError(
-                "the manifest has another number of rows for a shard",
-                code="manifest-other-rows",
-                where=f"{self.whole.shards.location}/manifest.parquet, shard {shard}",
-                expected=len(rows),
-                found=len(known),
-                hint="restore it from a copy",
-            )
-        return known
-
-    def _read_tar(
-        self,
-        shard: int,
-        known: ShardRows,
-        files: dict[str, VouchedFile],
-        seen: ShardSeen,
-        findings: Findings,
-    ) -> None:
-        """Every byte of the tar and its index."""
-        shards, name = self.whole.shards, shard_name(shard)
-        tar = files[f"{name}.tar"]
-        index: NDArray[np.void] | None = None
-        try:
-            reader = ShardReader(shards, shard)
-            index = reader.index
-            reader.close()
-            seen.num_bytes += files[f"{name}.index.npy"].output.bytes
-        except DamagedError as error:
-            if error.code not in ("shard-file-changed", "tar-in-place-changed"):
-                findings.note(error, shard=shard)
-        check = TarCheck(
-            tar=tar.place,
-            index=index,
-            rows=known,
-            sha256=tar.output.sha256,
-            reduced=shards.corpus.resize is not None,
-            hint=tar.hint,
-            in_place=bool(tar.output.place),
-        )
-        read = check.read(self._idle_threads)
-        seen.num_bytes += read.num_bytes
-        for path, file in files.items():
-            if path.endswith(".tar"):
-                found = file.error(
-                    found_bytes=read.num_bytes,
-                    found_sha256=read.sha256,
-                    others=_Others(shards.ledger_of(shard), shard, ".tar"),
-                    flipped=read.flipped if read.num_wrong == 1 else "",
-                )
-            else:
-                found = file.size_error()
-            if found is not None:
-                findings.note(found, shard=shard)
-                if found.code in ("file-bit-flipped", "file-of-another-shard"):
-                    read.wrong.clear()  # that is the cause
-        for wrong in read.wrong:
-            findings.note(wrong, shard=shard)
+        return f"restore it from a copy, or {repair_command(self.whole.shards, self.whole.store)}"
 
     # The store.
 
@@ -239,14 +127,11 @@ class ShardCheck:
         receipt = checked_store_receipt(receipts, shard, range(rows.start, rows.stop), paths, mend=self._mend)
         outputs, ledgers = receipts.outputs(shard), list(receipts.ledgers_of(shard))
         where = f"{whole.store}, shard {shard}"
-        if tar_receipt is not None and (error := unusable_rows_error(tar_receipt, receipt, where, self._mend)):
-            findings.note(error, shard=shard, mendable=True)
+        if tar_receipt is not None and (other := unusable_rows_error(tar_receipt, receipt, where, self._mend)):
+            findings.note(other, shard=shard, mendable=True)
         if not self.full:
-            for path, output in outputs.items():
-                noun = f"chunk of '{path.partition('/')[0]}'"
-                file = VouchedFile(noun=noun, place=whole.store / output.path, output=output, hint=self._mend)
-                if (error := file.size_error()) is not None:
-                    findings.note(error, shard=shard, mendable=True)
+            for size_error in wrong_sizes(whole.store, outputs, self._mend):
+                findings.note(size_error, shard=shard, mendable=True)
             return
         check = ChunkCheck(store=whole.store, ledgers=ledgers, receipt=receipt, outputs=outputs, hint=self._mend)
         read = ChunksRead()
@@ -426,17 +311,3 @@ class ShardCheck:
 def _large_arrays(spec: StoreSpec, target: TargetSpec) -> set[str]:
     """The arrays that hold a target's values row by row; what lies beside them is small, and a shard's is one chunk."""
     return {array.name for array in spec.encoding_of(target).arrays(target) if not array.beside}
-
-
-class _Others(dict[str, str]):
-    """The sha256 of other shards' files, read when the first one is asked for."""
-
-    def __init__(self, *about: Any) -> None:
-        super().__init__()
-        self._about: Any = about
-
-    def get(self, key: str, default: Any = None) -> Any:
-        if self._about is not None:
-            self.update(other_files(*self._about))
-            self._about = None
-        return super().get(key, default)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +19,15 @@ from ..teachers import load_teacher
 from .cause import Cause, Hypothesis
 from .differences import Apart, all_apart, apart
 from .explain import Explained, explain
-from .finding import Finding
+from .finding import Finding, Findings
+from .measured import Measured
+from .repair_hint import repair_command
 from .rerun import Rerun, Values
 from .sampled_rows import RowSampler, SampledRows
 from .stored_loss import LostBefore, is_relative, lost_before, stored_and_read
 from .tolerance import Tolerance, rounding_share, tolerances
 from .value_causes import Evidence
-from .whole import Findings, Whole, repair_command
+from .whole import Whole
 
 #: Rows by which a cause is told: more than were drawn of a shard, if need be.
 _ROWS_TO_EXPLAIN = 8
@@ -58,14 +60,9 @@ class TeacherPlan:
     rows: tuple[int, ...]
     seed: int
 
-
-@dataclass
-class Measured:
-    """How far a shard's values lie from the teacher's, by target: 1 - cosine and KL of each view, and what is allowed."""
-
-    rows: int = 0
-    by_target: dict[str, Apart] = field(default_factory=dict)
-    allowed: dict[str, Tolerance] = field(default_factory=dict)
+    def open(self, whole: Whole) -> TeacherCheck:
+        """Loads the teacher."""
+        return TeacherCheck(whole, self)
 
 
 class TeacherCheck:
@@ -227,7 +224,7 @@ class TeacherCheck:
 
     def _hint(self, cause: Cause) -> str:
         if cause.of_shard:
-            return f"restore it from a copy, or {repair_command(self._whole)} with the same options"
+            return f"restore it from a copy, or {repair_command(self._whole.shards, self._whole.store)} with the same options"
         return cause.hint
 
 

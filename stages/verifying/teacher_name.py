@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError
@@ -32,10 +34,7 @@ def teacher_config(
     """
     recorded = Preprocess.from_json(description.teacher.get("preprocess"), where=store)
     config = TeacherConfig.of(
-        model or _recorded_model(description, store),
-        pretrained,
-        backbone=backbone,
-        rehash=rehash,
+        model or recorded_model(description.teacher, store, "cache"), pretrained, backbone=backbone, rehash=rehash
     )
     return replace(
         config,
@@ -47,8 +46,17 @@ def teacher_config(
     )
 
 
-def _recorded_model(description: StoreDescription, store: Location) -> str:
-    family, model = str(description.teacher.get("family", "")), str(description.teacher.get("model", ""))
+def recorded_model(teacher: Mapping[str, Any], store: Location, command: str) -> str:
+    """The name of a store's teacher, as a user types it.
+
+    Args:
+        teacher: what the store says of it.
+        command: that made the store.
+
+    Raises:
+        InputError: it names a folder without its place, or a function.
+    """
+    family, model = str(teacher.get("family", "")), str(teacher.get("model", ""))
     if family == "transformers":
         model = f"{TRANSFORMERS_PREFIX}{model}"
     named = model and not model.startswith((LOCAL_PREFIX, PROMPTS_PREFIX, BUNDLE_PREFIX))
@@ -60,6 +68,6 @@ def _recorded_model(description: StoreDescription, store: Location) -> str:
             where=store,
             expected="--teacher-model",
             found=model or "no model's name",
-            hint=f"add --teacher-model {model.partition(':')[0] + ':FOLDER' if model else 'MODEL'}, as `cache` was given it",
+            hint=f"add --teacher-model {model.partition(':')[0] + ':FOLDER' if model else 'MODEL'}, as `{command}` was given it",
         )
     return f"{TIMM_PREFIX}{model}" if family == "timm" else model

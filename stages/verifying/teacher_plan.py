@@ -16,10 +16,11 @@ from ..models.teacher_config import TeacherConfig
 from ..pairs.store import open_store
 from ..teachers import Teacher, load_teacher
 from ..teachers.placing import settle_precision
+from .finding import Findings
 from .sampled_rows import rows_per_shard
 from .teacher_check import TeacherPlan
 from .vectors_check import cannot_check, vectors_errors
-from .whole import Findings, Whole
+from .whole import Whole
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ...pipeline.ledger import Ledger
@@ -19,8 +19,9 @@ from ..pairs.receipts import VECTORS_UNIT, StoreReceipts
 from ..pairs.store import open_store, read_description, read_vectors, store_receipts, vectors_ledger
 from ..samples.pixel_sample import PixelSample
 from ..views.spec import ViewSpec
-from .finding import Finding
-from .receipts import set_aside_keys
+from .finding import Findings
+from .ledgers import strangers, unfinished
+from .shard_folder import described_shards, shard_strangers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,26 +46,19 @@ class Whole:
         return self.description.generation
 
     @property
+    def num_shards(self) -> int:
+        """Of the store."""
+        return self.description.spec.num_shards
+
+    def rows(self, shard: int) -> range:
+        """The rows of a shard."""
+        here = self.description.spec.rows(shard)
+        return range(here.start, here.stop)
+
+    @property
     def store_ledger(self) -> Ledger:
         """Of the first generation."""
         return self.receipts.ledgers[0]
-
-
-def repair_command(whole: Whole) -> str:
-    """What to type so that the shards of the store that are wrong are cached again."""
-    return f"teachonce verify {typed(whole.shards.location)} {typed(whole.store)} --repair"
-
-
-class Findings(list[Finding]):
-    """What was found so far."""
-
-    def note(self, error: TeachonceError, *, shard: int | None = None, mendable: bool = False) -> None:
-        self.append(Finding(error=error, shard=shard, mendable=mendable))
-
-    def note_all(self, errors: Iterable[TeachonceError]) -> None:
-        """Things that concern the whole."""
-        for error in errors:
-            self.note(error)
 
 
 def look_at_whole(
@@ -79,7 +73,7 @@ def look_at_whole(
         InputError: no shards, or no store there; no such generation.
     """
     findings, location = Findings(), Location.of(store)
-    shard_set = _shards(shards, findings)
+    shard_set = described_shards(shards, findings)
     try:
         root = open_store(location, generation)
         description = read_description(root, location)
@@ -114,48 +108,6 @@ def look_at_whole(
     return whole, findings
 
 
-def _shards(given: Location | str, findings: Findings) -> ShardSet | None:
-    """Shards whose corpus and manifest can be read."""
-    try:
-        shards = ShardSet.open(given)
-    except IncompleteError as error:
-        findings.note(error)
-        shards = ShardSet(Location.of(given))
-    except InputError:
-        raise
-    except TeachonceError as error:
-        findings.note(error)
-        return None
-    try:
-        corpus, plan = shards.corpus, shards.ledger.plan()
-        shards.manifest()
-    except FileNotFoundError:
-        findings.note(
-            DamagedError(
-                "the manifest is missing",
-                code="manifest-missing",
-                where=shards.location,
-                hint="restore manifest.parquet from a copy",
-            )
-        )
-        return None
-    except TeachonceError as error:
-        findings.note(error)
-        return None
-    if plan is not None and plan.fingerprint.fields.get("corpus_id") != corpus.states[0].corpus_id:
-        findings.note(
-            MismatchError(
-                "corpus.json is of another corpus than the ledger of its shards",
-                code="corpus-other-run",
-                where=f"{shards.location}/corpus.json: field 'corpus_id'",
-                expected=f"{plan.fingerprint.fields.get('corpus_id')} (the ledger)",
-                found=corpus.corpus_id,
-                hint="restore corpus.json and manifest.parquet from a copy",
-            )
-        )
-    return shards
-
-
 def _contradictions(description: StoreDescription, store: Location) -> Iterator[TeachonceError]:
     """What the store says of itself twice must be the same; the fingerprint is what readers and resumed runs compare."""
     fingerprint, teacher, spec = description.fingerprint, description.teacher, description.spec
@@ -182,12 +134,25 @@ def _contradictions(description: StoreDescription, store: Location) -> Iterator[
         names = {name for name in recorded["teacher"] if said["teacher"].get(name) is not None}
         recorded["teacher"] = {name: recorded["teacher"][name] for name in names}
         said["teacher"] = {name: said["teacher"][name] for name in names}
+    yield from contradiction(recorded, said, where=store)
+
+
+def contradiction(
+    recorded: Mapping[str, Json], said: Mapping[str, Json], *, where: Location
+) -> Iterator[MismatchError]:
+    """What differs between a fingerprint and the description beside it.
+
+    Args:
+        recorded: fields of the fingerprint.
+        said: the same as the description has them.
+        where: the store.
+    """
     try:
         Fingerprint(fields=recorded).check(
             said,
             what="the store's description contradicts its fingerprint",
             code="description-contradicts-fingerprint",
-            where=f"{store}/zarr.json",
+            where=f"{where}/zarr.json",
             hint="restore zarr.json from a copy",
             whose=("the fingerprint", "the description"),
         )
@@ -278,29 +243,9 @@ def _of_ledgers(
             hint=f"teachonce cache {typed(shards.location)} --teacher … --out {typed(store)}",
         )
     for each in receipts.ledgers:
-        done = sum(key in names[each.stage] for key in each.done_keys())
-        # Shards that a killed repair has set aside are told of one by one.
-        left = len(names[each.stage] - set(each.done_keys()) - set_aside_keys(each))
-        if (plan is not None or each != ledger) and left:
-            yield IncompleteError(
-                "cache has not finished",
-                code="stage-unfinished",
-                where=store,
-                found=f"{done} of {counted(len(names[each.stage]), 'unit')}",
-                hint=each.again if receipts.growths else "run the same `teachonce cache` command again",
-            )
-    count = shards.corpus.states[0].num_shards
-    owners = [(shards.ledger, {shard_name(shard) for shard in range(count)})]
-    owners += [(each, names[each.stage]) for each in receipts.ledgers]
-    for own, known in owners:
-        count = len(known)
-        strangers = [key for key in own.done_keys() if key not in known and key != VECTORS_UNIT]
-        if strangers:
-            yield MismatchError(
-                "a receipt of a shard that there is not",
-                code="receipt-of-no-shard",
-                where=own.folder / "receipts" / f"{strangers[0]}.json",
-                expected=f"shards 0 to {count - 1}",
-                found=strangers[0],
-                hint="move it away",
-            )
+        if plan is not None or each != ledger:
+            again = each.again if receipts.growths else "run the same `teachonce cache` command again"
+            yield from unfinished(each, names[each.stage], where=store, command="cache", hint=again)
+    yield from shard_strangers(shards)
+    for each in receipts.ledgers:
+        yield from strangers(each, names[each.stage], beside=(VECTORS_UNIT,))

@@ -83,8 +83,6 @@ def test_another_teacher_mends_nothing(pair, teacher):
 
 
 def test_a_store_is_repaired_by_what_made_it(made, teacher):
-    from dataclasses import replace
-
     from teachonce.stages.verifying.repair import check_same_run
     from teachonce.stages.verifying.whole import look_at_whole
     from teachonce.storage_schemas.errors import MismatchError
@@ -93,10 +91,10 @@ def test_a_store_is_repaired_by_what_made_it(made, teacher):
     whole, _ = look_at_whole(str(made.shards), str(made.store))
     assert whole is not None
     fields = dict(whole.description.fingerprint)
-    check_same_run(whole, Fingerprint(fields=fields))
+    check_same_run(whole.store, fields, Fingerprint(fields=fields))
     other = Fingerprint(fields={**fields, "compute": {**fields["compute"], "threads": 9}})
     with pytest.raises(MismatchError, match="is not what the store was made with") as error:
-        check_same_run(replace(whole), other)
+        check_same_run(whole.store, fields, other)
     assert "field 'compute.threads'" in str(error.value)
 
 
