@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,7 @@ from ...pipeline.storage import Location
 from ...storage_schemas.errors import MismatchError
 from ...storage_schemas.plain_text import counted, typed
 from ...storage_schemas.store_description import StoreDescription
+from .caption_copies import CaptionCopies
 from .caption_store import OpenCaptions
 from .local_copies import LocalCache
 from .sources import ShardRows
@@ -113,8 +114,11 @@ class Captions:
         found_NKD[count_N == 0] = 0
         return {CAPTION: found_NKD, CAPTION_COUNT: count_N}
 
-    def kept_in(self, cache: LocalCache, names: tuple[str, ...]) -> tuple[Captions, None]:
-        return self, None
+    def kept_in(self, cache: LocalCache, names: tuple[str, ...]) -> tuple[Captions, CaptionCopies | None]:
+        if not names:
+            return self, None
+        copies = CaptionCopies.of(cache, self.captions)
+        return replace(self, captions=copies.captions), copies
 
     @cached_property
     def _root(self) -> Any:

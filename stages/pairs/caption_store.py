@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -12,14 +14,15 @@ from numpy.typing import NDArray
 from zarr.abc.store import Store
 
 from ...pipeline.contents import Kind, how_to_make, kind_of
-from ...pipeline.ledger import Ledger
-from ...pipeline.storage import Location
+from ...pipeline.ledger import Ledger, Plan
+from ...pipeline.storage import Copies, Location
 from ...storage_schemas.caption_store import CaptionSpec, read_caption_spec, read_captions
 from ...storage_schemas.errors import DamagedError, InputError
 from ...storage_schemas.receipt import Output
 from ...storage_schemas.samples import shard_name
 from ...storage_schemas.verified_store import VerifiedStore
 from ...storage_schemas.zarr_damage import readable
+from .receipts import keep_receipt
 
 #: The stage that makes captions.
 CAPTIONS = "captions"
@@ -45,17 +48,32 @@ def open_captions(store: Store, location: Location, mode: Literal["r", "a"] = "r
 
 
 @dataclass(frozen=True)
-class _Receipts:
-    """What `VerifiedStore` asks: a chunk holds the rows of a shard, as its receipt has them."""
+class CaptionReceipts:
+    """What `VerifiedStore` asks: a chunk holds the rows of a shard, as its receipt has them.
+
+    Attributes:
+        where: the captions.
+        copies: where receipts are kept on this machine as they are read; `where` is then read by way of them.
+    """
 
     where: Location
+    copies: Copies | None = None
 
     def shard_of(self, array: str, chunk: int) -> int:
         return chunk
 
     def outputs(self, shard: int) -> Mapping[str, Output]:
-        receipt = Ledger(self.where, CAPTIONS).receipt(shard_name(shard))
+        ledger = Ledger(self.where, CAPTIONS)
+        if self.copies is not None:
+            with contextlib.suppress(FileNotFoundError):
+                keep_receipt(ledger, shard, self.copies)
+        receipt = ledger.receipt(shard_name(shard), self._plan)
         return {} if receipt is None else {output.path: output for output in receipt.outputs}
+
+    @cached_property
+    def _plan(self) -> Plan | None:
+        """It does not change once it is there."""
+        return Ledger(self.where, CAPTIONS).plan()
 
     def damaged(self, path: str, shard: int, found: str) -> DamagedError:
         output = self.outputs(shard).get(path)
@@ -77,11 +95,13 @@ class OpenCaptions:
         location: of the store.
         spec: what is in it.
         fingerprint: digest of everything that decided its bytes.
+        copies: what it is read by way of, on this machine; None for as it lies there.
     """
 
     location: Location
     spec: CaptionSpec
     fingerprint: str
+    copies: Copies | None = None
 
     @staticmethod
     def of(location: Location) -> OpenCaptions:
@@ -107,7 +127,15 @@ class OpenCaptions:
     def open(self) -> zarr.Group:
         """The root group; every chunk is compared with its shard's receipt."""
         plain = self.location.zarr_store(read_only=True)
-        return open_captions(VerifiedStore(plain, _Receipts(self.location)), self.location)
+        return open_captions(VerifiedStore(plain, self.receipts), self.location)
+
+    @property
+    def receipts(self) -> CaptionReceipts:
+        return CaptionReceipts(self.location, self.copies)
+
+    def kept_in(self, copies: Copies) -> OpenCaptions:
+        """The same, read by way of copies."""
+        return replace(self, location=self.location.copied(copies), copies=copies)
 
     def read(self, root: Any, shard: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """See `read_captions`."""

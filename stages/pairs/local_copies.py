@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Protocol
 
 from ...pipeline.storage import Copies, Location
 from ...storage_schemas.errors import InputError
@@ -47,6 +48,13 @@ class LocalCache:
             )
         of = digest_json({"corpus_id": corpus_id, "store": fingerprint})
         return Copies(folder.full_name, int(self.gb * GB), of)
+
+
+class SourceCopies(Protocol):
+    """Copies of what a source of targets reads. Small and picklable."""
+
+    def keep(self, shard: int, *, verify: bool = False) -> None:
+        """Fetch what a shard has of it and what has no copy yet; see `ShardCopies.keep`."""
 
 
 @dataclass(frozen=True)

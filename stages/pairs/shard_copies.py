@@ -10,7 +10,7 @@ from ...pipeline.storage import Copies
 from ...storage_schemas.errors import TeachonceError
 from ..corpora.generations import SHARD_FILES
 from ..corpora.shards import ShardSet
-from .local_copies import LocalCache, StoreCopies
+from .local_copies import LocalCache, SourceCopies, StoreCopies
 from .order import Order
 from .receipts import keep_receipt
 from .sources import TargetSource
@@ -23,14 +23,16 @@ class ShardCopies:
 
     Attributes:
         shards, sources: read by way of the copies.
-        stores: copies of the first store, and of those that sources read.
+        first: copies of the first store.
+        beside: of what sources read.
         with_images: whether tars are read.
     """
 
     copies: Copies
     shards: ShardSet
     sources: tuple[TargetSource, ...]
-    stores: tuple[StoreCopies, ...]
+    first: StoreCopies
+    beside: tuple[SourceCopies, ...]
     with_images: bool = True
 
     @staticmethod
@@ -53,14 +55,15 @@ class ShardCopies:
             first.copies,
             ShardSet(shards.location.copied(first.copies), shards.corpus_id),
             tuple(source for source, _ in pairs),
-            (first, *(copies for _, copies in pairs if copies is not None)),
+            first,
+            tuple(copies for _, copies in pairs if copies is not None),
             with_images,
         )
 
     @property
     def facts(self) -> StoreFacts:
         """Of the first store, read by way of its copies."""
-        return self.stores[0].facts
+        return self.first.facts
 
     def keep(self, shard: int, *, verify: bool = False) -> None:
         """Fetch the files of a shard that have no copy yet.
@@ -77,8 +80,8 @@ class ShardCopies:
                 continue
             file = self.shards.file(shard, output)
             file.keep_copy(self.copies, sha256=output.sha256, size=output.bytes, verify=verify)
-        for store in self.stores:
-            store.keep(shard, verify=verify)
+        for source in (self.first, *self.beside):
+            source.keep(shard, verify=verify)
 
 
 class ComingShards:

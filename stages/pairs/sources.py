@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ...storage_schemas.view_params import Views
 from ..corpora.shards import ShardSet
-from .local_copies import LocalCache, StoreCopies
+from .local_copies import LocalCache, SourceCopies
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,7 +65,7 @@ class TargetSource(Protocol):
             DamagedError: bytes are damaged.
         """
 
-    def kept_in(self, cache: LocalCache, names: tuple[str, ...]) -> tuple[TargetSource, StoreCopies | None]:
+    def kept_in(self, cache: LocalCache, names: tuple[str, ...]) -> tuple[TargetSource, SourceCopies | None]:
         """The same source, read by way of copies on this machine, and these copies; itself and None where it reads no store.
 
         Args:

@@ -7,15 +7,25 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from teachonce.pipeline.ledger import Ledger, Plan, record_outputs
+from teachonce.pipeline.output import claim_output
 from teachonce.pipeline.places import copies as copies_module
 from teachonce.pipeline.storage import Copies, Location, s3_endpoint
 from teachonce.stages.corpora.shards import ShardSet
+from teachonce.stages.pairs.caption_copies import CaptionCopies
+from teachonce.stages.pairs.caption_source import Captions
+from teachonce.stages.pairs.caption_store import open_caption_root
 from teachonce.stages.pairs.local_copies import LocalCache
 from teachonce.stages.pairs.other_store import OtherStore
 from teachonce.stages.pairs.store import open_store, read_description
 from teachonce.stages.pairs.stream import TargetStream
+from teachonce.storage_schemas.caption_store import CaptionCounts, CaptionSpec, create_caption_store, write_captions
 from teachonce.storage_schemas.errors import DamagedError, InputError
+from teachonce.storage_schemas.fingerprint import Fingerprint
+from teachonce.storage_schemas.receipt import Receipt
+from teachonce.storage_schemas.samples import shard_name
 
 OPTIONS: dict[str, Any] = {"image_size": 16, "batch_size": 8, "seed": 3, "targets": ["logits"], "drop_last": False}
 
@@ -104,6 +114,80 @@ def test_a_store_that_is_read_beside_has_copies_too(num_workers, pair, far, make
     assert not [path for path in chunks if "/logits/" in path]
     assert read(root, root / "second", cache) == expected  # and the next run finds all of it here
     assert data_requests(proxy) == []
+
+
+def captions_of(root: Location, out: Location) -> Location:
+    """Up to two captions of each picture, as `teachonce captions` stores them, of a teacher with the store's weights."""
+    shards = ShardSet.open(root / "shards")
+    about = read_description(open_store(root / "store"), root / "store")
+    spec = CaptionSpec(
+        corpus_id=shards.corpus.corpus_id, num_rows=shards.corpus.num_rows, shard_size=3, captions=2, embed_dim=4,
+        encoding="fp16", texts="0" * 32, logit_scale=20.0, tokenizer={}, counts=CaptionCounts(samples=9, without=9, captions=9),
+        teacher={"model": "m", "architecture": "a", "weights_digest": about.decided_by.teacher.weights, "embed_dim": 4},
+    )  # fmt: skip
+    claim_output(out, "captions")
+    group = open_caption_root(out, mode="a")
+    create_caption_store(group, spec)
+    ledger, draw = Ledger(out, "captions"), np.random.default_rng(0)
+    fingerprint = Fingerprint(fields={"texts": spec.texts})
+    units = shards.corpus.num_shards
+    ledger.begin(Plan(stage="captions", fingerprint=fingerprint, units=units, rows=spec.num_rows), "")
+    for shard in range(units):
+        rows = shards.corpus.rows(shard)
+        count_N = (np.array(rows) % 3).astype(np.int32)
+        values = draw.normal(size=(len(rows), 2, 4)).astype(np.float32)
+        paths, digest = write_captions(group, spec, shard, values, count_N)
+        outputs = record_outputs(out, paths)
+        receipt = Receipt(
+            key=shard_name(shard), outputs=outputs, rows=len(rows), invalid_rows=(), digest=digest,
+            fingerprint=fingerprint.digest,
+        )  # fmt: skip
+        ledger.commit(receipt, {})
+    return out
+
+
+@pytest.mark.parametrize("num_workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_captions_have_copies_too(num_workers, pair, far, tmp_path):
+    proxy, root = far
+    near = captions_of(pair, Location.of(tmp_path / "captions"))
+    for name in near.entries(deep=True):
+        (root / "captions" / name).write_bytes((near / name).read_bytes())
+
+    def read(root: Location, captions: Location, cache: LocalCache | None = None) -> list[Any]:
+        about = read_description(open_store(root / "store"), root / "store")
+        source = Captions.of(captions.address, about)
+        proxy.seen.clear()
+        names = ("logits", "caption", "caption_count")
+        options = OPTIONS | {"targets": names, "sources": (source,), "num_workers": num_workers}
+        with TargetStream(root / "shards", root / "store", local_cache=cache, **options) as stream:
+            return [
+                (b.rows_N.tolist(), *(b.targets[name].tolist() for name in names)) for _ in range(2) for b in stream
+            ]
+
+    expected, folder = read(pair, near), tmp_path / "cache"
+    cache = LocalCache(folder=str(folder), gb=1)
+    assert read(root, root / "captions", cache) == expected
+    asked = [path for path in data_requests(proxy) if "/captions/" in path]
+    assert len(asked) == len(set(asked))
+    shards = ShardSet.open(pair / "shards").corpus.num_shards
+    assert sum("/captions/embedding/c/" in path for path in asked) == 2 * shards
+    assert read(root, root / "captions", cache) == expected  # and the next run finds all of it here
+    assert data_requests(proxy) == []
+    # A copy that changed is fetched again.
+    chunk = (near / "embedding/c/0/0/0").read_bytes()
+    (copy,) = [path for path in copies_of(folder) if path.read_bytes() == chunk]
+    copy.write_bytes(chunk[:-1] + bytes([chunk[-1] ^ 1]))
+    copies_module._verified.clear()
+    about = read_description(open_store(pair / "store"), pair / "store")
+    far_source = Captions.of((root / "captions").address, about)
+    copies = CaptionCopies.of(cache, far_source.captions)
+    copies.keep(0, verify=True)  # as the thread does before the trainer comes there
+    assert read(root, root / "captions", cache) == expected
+    # What changed there is not kept.
+    (root / "captions/embedding/c/0/0/0").write_bytes(chunk[:-1] + bytes([chunk[-1] ^ 1]))
+    with pytest.raises(DamagedError) as error:
+        read(root, root / "captions", LocalCache(folder=str(tmp_path / "another"), gb=1))
+    assert (error.value.code, str(error.value.where)) == ("far-file-changed", str(root / "captions/embedding/c/0/0/0"))
 
 
 def test_the_folder_holds_no_more_than_it_may(pair, far, tmp_path):
