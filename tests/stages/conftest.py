@@ -72,6 +72,19 @@ def distill_job(python) -> Iterator[Callable[[dict[str, Any]], int]]:
     jobs.close()
 
 
+@pytest.fixture(scope="session")
+def together(python) -> Iterator[Callable[..., list[int]]]:
+    """`together(do, folder, …)`: a job of rank_jobs.py on two ranks; their exit codes."""
+    jobs = python.jobs("-W", "ignore", Path(__file__).parent / "training" / "rank_jobs.py")
+
+    def do(name: str, folder: Path, **options: Any) -> list[int]:
+        folder.mkdir(exist_ok=True)
+        return list(jobs.do({"do": name, "folder": str(folder), **options}))
+
+    yield do
+    jobs.close()
+
+
 @pytest.fixture
 def seen(monkeypatch) -> list[int]:
     """How many images meet an open_clip teacher from now on, a number for each time."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from safetensors.torch import load_file
 from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.runner import run_stage
 from teachonce.stages.captions import plan_captions
@@ -333,6 +335,79 @@ def test_parts_of_a_batch_are_compared_alone_and_it_says_so(plan) -> None:
 
 
 # --- what is refused
+
+
+@pytest.fixture
+def job(store, captions) -> Callable[..., dict[str, Any]]:
+    """The arguments of a small `distill`; with changes."""
+
+    def make(**changes: Any) -> dict[str, Any]:
+        options = {"epochs": 2, "batch_size": 8, "lr": 1e-3, **changes.pop("options", {})}
+        return {
+            "shards": str(store.shards.location),
+            "store": str(store.location),
+            "recipe": "affinity",
+            "captions": str(captions.location),
+            "options": options,
+            **changes,
+        }
+
+    return make
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_it_ends_with_the_same_bytes(distill_job, job, tiny_clip, tmp_path) -> None:
+    def one(out: str, **changes: Any) -> int:
+        more = {"student": f"local-dir:{tiny_clip}", "precision": "fp32", "checkpoint_every": 2, "kill": None}
+        return int(distill_job(job(out=str(tmp_path / out), **more | changes)))
+
+    assert one("a") == 0
+    assert one("b", kill=("step", 3), decode_workers=1) == -9
+    assert one("b", kill=("step", 5)) == -9
+    assert one("b") == 0
+    names = ("config.json", "model.safetensors", "class_vectors.safetensors", "ledger/distill/receipts/student.json")
+    assert [(tmp_path / "b" / name).read_bytes() for name in names] == [
+        (tmp_path / "a" / name).read_bytes() for name in names
+    ]
+
+
+@pytest.mark.slow
+def test_two_ranks_train_what_two_parts_of_each_batch_do(together, job, tiny_clip, monkeypatch, tmp_path) -> None:
+    """Affinities are those of a rank's share, and those of a part: not of the whole batch. A rank has a half of a batch, a part every
+    other sample: here they come in such an order that these are the same."""
+    step, order = Trainer.step, [0, 4, 1, 5, 2, 6, 3, 7]
+
+    def ordered(trainer: Trainer, training: Any, images: Tensor, targets: dict[str, Tensor], **named: Any) -> Tensor:
+        in_order = {name: values[order] for name, values in targets.items()}
+        return step(trainer, training, images[order], in_order, **named)
+
+    monkeypatch.setattr(Trainer, "step", ordered)
+    trained = {}
+    for name, parts in (("whole", 1), ("parts", 2)):
+        given = job(options={"accumulate": parts, "optimizer": "sgd"}, seed=3)
+        stage = plan_distill(
+            given.pop("shards"),
+            given.pop("store"),
+            StudentConfig(model=f"local-dir:{tiny_clip}"),
+            out=str(tmp_path / name),
+            compute=CPU,
+            show_progress=False,
+            settings=DistillSettings(captions=given.pop("captions"), seed=given.pop("seed")),
+            **given,
+        )
+        run(stage)
+        trained[name] = weights_of(tmp_path / name)
+    unit = job(student={"model": f"local-dir:{tiny_clip}"}, options={"optimizer": "sgd"}, seed=3)
+    assert together("distill", tmp_path / "ranks", out=str(tmp_path / "two"), unit_options=unit) == [0, 0]
+    two = weights_of(tmp_path / "two")
+    assert (two - trained["parts"]).norm() <= 1e-5 * two.norm()
+    assert (two - trained["whole"]).norm() > 1e-4 * two.norm()
+
+
+def weights_of(bundle: Path) -> Tensor:
+    """All weights and running statistics as one vector."""
+    found = load_file(bundle / "model.safetensors")
+    return torch.cat([found[name].double().flatten() for name in sorted(found)])
 
 
 def test_a_recipe_and_its_option_belong_together(plan, captions) -> None:
