@@ -578,7 +578,9 @@ def test_where_images_are_decoded_decides_nothing(
         known = make_store(picture_shards, tmp_path / "s", widths={"logits": 8}, vectors=vectors, also_invalid=(5,))
         options += ["--store", known.location, "--name", "pictures"]
     here, there = (run("evaluate", bundle, place, "--json", *options, "--decode-workers", n) for n in (0, 2))
-    assert here == there
+    assert here[:2] == there[:2]
+    said, also_said = ([line for line in one[2].splitlines() if "/49 img" not in line] for one in (here, there))
+    assert said == also_said  # how often progress is told is the machine's affair
     facts = json.loads(here[1])
     assert facts["images"]["usable"] == 46
     assert images != "store" or facts["agreement"]["images"] == 45
