@@ -133,13 +133,15 @@ def test_a_killed_process_ends_the_run_in_one_clear_error_and_the_same_command_g
     worker = stage.open()
     assert isinstance(worker, CacheWorker)
 
-    def killing(images, names, outputs=worker.answers.teacher.outputs):
+    kind = type(worker.answers.teacher)  # not the teacher itself: it is kept, and would keep what undoing puts back
+
+    def killing(self, images, names, outputs=kind.outputs):
         for pid in children(os.getpid()):
             if pid not in before:
                 os.kill(pid, signal.SIGKILL)
-        return outputs(images, names)
+        return outputs(self, images, names)
 
-    monkeypatch.setattr(worker.answers.teacher, "outputs", killing)
+    monkeypatch.setattr(kind, "outputs", killing)
     monkeypatch.setattr(CacheStage, "open", lambda self: worker)
     with pytest.raises(WorkerLost) as told:
         run(stage)
