@@ -5,6 +5,7 @@ A shell resolves patterns of local files before a command sees them; those in qu
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -19,6 +20,9 @@ _BRACE, _WILD = "{", "*?["
 
 #: Names that one pattern may stand for.
 _MOST = 1_000_000
+
+#: Numbers from one to another in braces, perhaps in steps.
+_RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?\}")
 
 _TAR = ".tar"
 
@@ -77,6 +81,8 @@ def _without_braces(pattern: str) -> list[str]:
         return [pattern]
     from braceexpand import braceexpand
 
+    if any(_length(found) > _MOST for found in _RANGE.finditer(pattern)):
+        raise _too_many(pattern)  # at once: a million names take half a minute
     try:
         names = list(islice(braceexpand(pattern, escape=False), _MOST + 1))
     except ValueError as error:
@@ -88,15 +94,23 @@ def _without_braces(pattern: str) -> list[str]:
             hint="close them",
         ) from error
     if len(names) > _MOST:
-        raise InputError(
-            "a pattern stands for too many names",
-            code="pattern-malformed",
-            where=pattern,
-            expected=f"{_MOST} at most",
-            found="more",
-            hint="write a narrower one",
-        )
+        raise _too_many(pattern)
     return names
+
+
+def _length(found: re.Match[str]) -> int:
+    return abs(int(found[2]) - int(found[1])) // max(int(found[3] or 1), 1) + 1
+
+
+def _too_many(pattern: str) -> InputError:
+    return InputError(
+        "a pattern stands for too many names",
+        code="pattern-malformed",
+        where=pattern,
+        expected=f"{_MOST} at most",
+        found="more",
+        hint="write a narrower one",
+    )
 
 
 def _fixed(pattern: str) -> str:
