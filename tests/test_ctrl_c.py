@@ -152,13 +152,15 @@ def hit(number):
         if "/concurrent/" in file or file.endswith(("/threading.py", "/queue.py", "/executors/serial.py")) or "/decoding/" in file:
             return line
     sys.settrace(call)
+    raised = False
     try:
         do()
     except KeyboardInterrupt:
-        assert interrupt.happened()
+        raised = True
     finally:
         sys.settrace(None)
-    return seen >= number
+    assert raised == (seen >= number), number  # neither lost nor kept for later
+    return raised
 
 number = 1
 while True:

@@ -192,6 +192,16 @@ def test_a_receipt_of_another_shard(copy) -> None:
         assert copy.found(*words) == (3, [("receipt-other-unit", 2)])
 
 
+def test_a_receipt_of_other_captions(copy, picture_shards, tiny_clip_teacher, tmp_path) -> None:
+    """Each chunk of its shard is whole, and none is the one that it vouches for."""
+    other = make(picture_shards, tmp_path / "other", tiny_clip_teacher, texts=lambda row: some(row + 1))
+    for name in ("embedding/c/2", "count/c"):
+        for file in (other.store / name).rglob("*"):
+            if file.is_file() and (name != "count/c" or file.name == "2"):
+                shutil.copyfile(file, copy.store / file.relative_to(other.store))
+    assert copy.found() == (3, [("receipt-stale", 2)])
+
+
 def test_a_receipt_of_no_shard(copy) -> None:
     (copy.receipts / "000009.json").write_bytes(b"{}")
     assert copy.found("--quick") == (4, [("receipt-of-no-shard", None)])
