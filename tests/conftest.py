@@ -6,6 +6,7 @@ import gc
 import importlib.util
 import os
 import re
+import signal
 import sys
 import urllib.parse
 import uuid
@@ -21,6 +22,9 @@ HERE = Path(__file__).parent
 
 # Tests side by side share the cores, and their threads wait without spinning. It counts before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# A shell that starts the tests in the background has Ctrl-C ignored, and so would all that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Nothing is remembered from one test to another, or kept in a home; tests of that have a folder of their own. The hub keeps its cache.
 os.environ.setdefault("HF_HOME", str(Path("~/.cache/huggingface").expanduser()))
 os.environ["XDG_CACHE_HOME"] = "/dev/null/no-cache"
