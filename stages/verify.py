@@ -30,8 +30,7 @@ from .verifying.whole import Whole, look_at_whole
 
 if TYPE_CHECKING:
     from .models.compute import Compute
-    from .verifying.caption_teacher import SettledCaptions
-    from .verifying.teacher_plan import Settled
+    from .verifying.settled import Settled
 
 #: The unit that is no shard: the manifest as a whole.
 _MANIFEST = "manifest"
@@ -225,7 +224,7 @@ def _settled(
     findings: Findings,
     compute: ComputeSettings,
     elsewhere: bool,
-) -> Settled | SettledCaptions:
+) -> Settled[AgainPlan]:
     """The teacher, loaded: nothing else imports its library."""
     assert teacher.rows is not None
     config = config_of(whole, teacher)

@@ -15,7 +15,7 @@ from ...storage_schemas.errors import MismatchError
 from ...storage_schemas.fingerprint import Json
 from ...storage_schemas.plain_text import counted
 from ..models.compute import Compute, resolve_compute
-from ..models.settings import ComputeSettings, precision_name
+from ..models.settings import ComputeSettings
 from ..models.teacher_config import TeacherConfig
 from ..pairs.caption_store import CAPTIONS, OpenCaptions
 from ..teachers import load_teacher
@@ -25,6 +25,7 @@ from .finding import Finding, Findings
 from .measured import Measured
 from .repair_hint import repair_command
 from .sampled_rows import rows_per_shard
+from .settled import Settled, compute_here, notes_on
 from .stored_loss import LostBefore
 from .teacher_check import summary
 from .tolerance import Tolerance, rounding_share, tolerances
@@ -58,14 +59,6 @@ class CaptionTeacherPlan:
         return CaptionTeacherCheck(whole, self)
 
 
-@dataclass(frozen=True, kw_only=True)
-class SettledCaptions:
-    """A plan, and lines that a person should see."""
-
-    plan: CaptionTeacherPlan
-    notes: tuple[str, ...]
-
-
 def settle_caption_teacher(
     whole: CaptionsWhole,
     config: TeacherConfig,
@@ -75,7 +68,7 @@ def settle_caption_teacher(
     seed: int,
     compute: ComputeSettings,
     elsewhere: bool,
-) -> SettledCaptions:
+) -> Settled[CaptionTeacherPlan]:
     """Load the teacher, and compare its tokenizer and logit scale with what the store says.
 
     Args:
@@ -90,10 +83,8 @@ def settle_caption_teacher(
     tower = teacher.text_tower()
     recorded_weights = str(spec.teacher["weights_digest"])
     same_weights = teacher.spec.weights_digest == recorded_weights
-    notes = [f"teacher {teacher.loaded}"]
-    if not same_weights:
-        notes.append(f"these are not the weights that the store records ({recorded_weights[:12]})")
-    elif not np.isclose(tower.logit_scale, spec.logit_scale, rtol=1e-4):
+    notes = notes_on(teacher.loaded, recorded=recorded_weights, is_recorded=same_weights)
+    if same_weights and not np.isclose(tower.logit_scale, spec.logit_scale, rtol=1e-4):
         findings.note(
             MismatchError(
                 "the logit scale of the captions is not the teacher's",
@@ -119,15 +110,11 @@ def settle_caption_teacher(
     fields = {} if plan is None else plan.fingerprint.fields
     recorded = fields.get("compute")
     recorded = recorded if isinstance(recorded, dict) else {}
-    if compute.precision == "auto":
-        compute = replace(compute, precision=precision_name(str(recorded.get("precision", "fp32"))))
-    if compute.threads is None and isinstance(recorded.get("threads"), int):
-        compute = replace(compute, threads=recorded["threads"])
-    return SettledCaptions(
+    return Settled(
         plan=CaptionTeacherPlan(
             config=config,
             same_weights=same_weights,
-            compute=resolve_compute(compute, elsewhere=elsewhere),
+            compute=resolve_compute(compute_here(compute, recorded), elsewhere=elsewhere),
             recorded=recorded,
             batch_size=int(fields.get("batch_size", 64)),
             rows=tuple(rows_per_shard(rows, whole.num_shards, seed)),

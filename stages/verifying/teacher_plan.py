@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,24 +11,17 @@ from ...storage_schemas.errors import InputError, TeachonceError
 from ..models.compute import teacher_compute
 from ..models.names import RANDOM
 from ..models.preprocess import Preprocess
-from ..models.settings import ComputeSettings, precision_name
+from ..models.settings import ComputeSettings
 from ..models.teacher_config import TeacherConfig
 from ..pairs.store import open_store
 from ..teachers import Teacher, load_teacher
 from ..teachers.placing import settle_precision
 from .finding import Findings
 from .sampled_rows import rows_per_shard
+from .settled import Settled, compute_here, notes_on
 from .teacher_check import TeacherPlan
 from .vectors_check import cannot_check, vectors_errors
 from .whole import Whole
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settled:
-    """A plan, and lines that a person should see."""
-
-    plan: TeacherPlan
-    notes: tuple[str, ...]
 
 
 def settle_teacher(
@@ -40,7 +33,7 @@ def settle_teacher(
     seed: int,
     compute: ComputeSettings,
     elsewhere: bool,
-) -> Settled:
+) -> Settled[TeacherPlan]:
     """Load the teacher, compare it with what the store says, and its class vectors with the store's.
 
     Args:
@@ -57,18 +50,12 @@ def settle_teacher(
     teacher, config, own = _loaded(config, whole)
     recorded = whole.description.decided_by.teacher
     same_weights = teacher.spec.weights_digest == recorded.weights
-    notes = [f"teacher {teacher.loaded}"]
-    if not same_weights:
-        notes.append(f"these are not the weights that the store records ({recorded.weights[:12]})")
+    notes = notes_on(teacher.loaded, recorded=recorded.weights, is_recorded=same_weights)
     if (own.mean, own.std) != (teacher.spec.preprocess.mean, teacher.spec.preprocess.std):
         notes.append("the store's mean or std is not the model's own")
     fields = whole.description.fingerprint
     said = fields.get("compute")
-    said = said if isinstance(said, dict) else {}
-    if compute.precision == "auto":
-        compute = replace(compute, precision=precision_name(str(said.get("precision", "fp32"))))
-    if compute.threads is None and isinstance(said.get("threads"), int):
-        compute = replace(compute, threads=said["threads"])
+    compute = compute_here(compute, said if isinstance(said, dict) else {})
     resolved, _ = settle_precision(teacher, teacher_compute(compute, elsewhere=elsewhere), fields)
     if whole.vectors is not None and same_weights:
         notes += _check_vectors(teacher, whole, findings, resolved)

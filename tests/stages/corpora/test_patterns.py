@@ -42,15 +42,17 @@ def test_a_file_of_that_very_name_is_no_pattern(tmp_path):
     assert is_pattern("s3://bucket/{0..9}.tar")
 
 
-@pytest.mark.parametrize(
-    "pattern", ["{0..99999999}.tar", "{5..-999999}.tar", "{0..9999999..9}.tar", "{0..999}{0..999}{a,b}.tar"]
-)
-def test_too_many_names(pattern, monkeypatch):
-    if "a,b" in pattern:  # spelt out, a million names take half a minute
-        pattern = "{0..9}{0..9}{a,b}.tar"
-        monkeypatch.setattr(patterns, "_MOST", 199)
-    with pytest.raises(InputError, match="a pattern stands for too many names: .*: expected 1?[09]+ at most"):
+@pytest.mark.parametrize("pattern", ["{0..99999999}.tar", "{5..-999999}.tar", "{0..9999999..9}.tar"])
+def test_too_many_names(pattern):
+    with pytest.raises(InputError, match="a pattern stands for too many names: .*: expected 1000000 at most"):
         list(matched(pattern))
+
+
+def test_too_many_names_of_several_braces(monkeypatch):
+    """Only spelling them out tells; a million names take half a minute."""
+    monkeypatch.setattr(patterns, "_MOST", 199)
+    with pytest.raises(InputError, match="a pattern stands for too many names: .*: expected 199 at most"):
+        list(matched("{0..9}{0..9}{a,b}.tar"))
 
 
 def test_steps_are_not_counted_as_names():
