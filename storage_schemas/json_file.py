@@ -60,33 +60,49 @@ def seal(fields: Mapping[str, Json]) -> dict[str, Json]:
     return {**fields, SEAL: digest_json(dict(fields))}
 
 
-def unseal(fields: Mapping[str, Json], *, where: object, hint: str) -> dict[str, Json]:
-    """What `seal` was given. Objects without a digest pass: earlier versions wrote them so.
+def unseal(fields: Mapping[str, Json], *, where: object, hint: str, strict: bool = False) -> dict[str, Json]:
+    """What `seal` was given.
+
+    Args:
+        strict: whether there must be a digest. Else objects without one pass: earlier versions wrote them so.
 
     Raises:
         DamagedError: something in it changed since.
     """
     rest = {name: value for name, value in fields.items() if name != SEAL}
-    if SEAL in fields and fields[SEAL] != (found := digest_json(rest)):
+    if (strict or SEAL in fields) and fields.get(SEAL) != (found := digest_json(rest)):
         raise DamagedError(
             "a description that changed since it was written",
             code="description-changed",
             where=f"{where}: field '{SEAL}'",
-            expected=fields[SEAL],
+            expected=fields.get(SEAL),
             found=found,
             hint=hint,
         )
     return rest
 
 
-def read_sealed(data: bytes, schema: type[Schema], *, what: str, code: str, where: object, hint: str) -> Schema:
+def read_sealed(
+    data: bytes,
+    schema: type[Schema],
+    *,
+    what: str,
+    code: str,
+    where: object,
+    hint: str,
+    strict: bool = False,
+) -> Schema:
     """A sealed JSON object, by its schema.
+
+    Args:
+        strict: see `unseal`.
 
     Raises:
         DamagedError: no such object, or one that changed since it was sealed.
     """
     fields = read_json(data, dict[str, Any], what=what, code=code, where=where, hint=hint)
-    return as_schema(unseal(fields, where=where, hint=hint), schema, what=what, code=code, where=where, hint=hint)
+    rest = unseal(fields, where=where, hint=hint, strict=strict)
+    return as_schema(rest, schema, what=what, code=code, where=where, hint=hint)
 
 
 def _brief(error: Exception) -> str:

@@ -26,6 +26,7 @@ OPEN_TO_STAGES = tuple(
         "interrupt",
         "storage",
         "user_files",
+        "user_cache",
         "ledger",
         "progress",
         "output",

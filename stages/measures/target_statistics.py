@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...pipeline.progress import Progress
+from ...pipeline.requests import together
+from ...pipeline.user_cache import recall, remember
 from ...storage_schemas.errors import InputError
+from ...storage_schemas.fingerprint import digest_json
 from ...storage_schemas.store_description import TargetSpec
 from ...storage_schemas.target_store import OpenArrays, read_marks
-from ..pairs.store import StoreFacts, open_store
+from ..pairs.store import StoreFacts, open_store, store_receipts
 from ..pairs.target_rows import TargetRows
 
 #: Rows that are looked at together.
 _ROWS = 1024
+
+#: Of the notes in the user's cache folder; the number is raised where other statistics would be found.
+_KIND, _FORMAT = "statistics", 1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,6 +55,7 @@ def target_statistics(facts: StoreFacts, names: Mapping[str, str], views: int) -
     """Read targets once, and give their statistics; memory does not grow with the store.
 
     Sums are taken in fp64 of differences to the first row, so that no digits are lost where a mean is far from 0.
+    What is found is remembered in this user's cache folder for just these chunks and views, so that the next training reads nothing.
 
     Args:
         facts: of the store.
@@ -59,6 +66,38 @@ def target_statistics(facts: StoreFacts, names: Mapping[str, str], views: int) -
         InputError: a channel that is the same everywhere.
         DamagedError: a chunk is damaged.
     """
+    chunks, spec = _chunks_digest(facts), facts.spec
+    keys = {name: digest_json({"format": _FORMAT, "chunks": chunks, "target": name, "views": views}) for name in names}
+    known = {name: recall(_KIND, key, _Remembered) for name, key in keys.items()}
+    found = {name: one.statistics(channel_axis(spec.target(name))) for name, one in known.items() if one is not None}
+    for name, one in _read(facts, [name for name in names if name not in found], views).items():
+        remember(_KIND, keys[name], _Remembered(mean=one.mean_C.tolist(), std=one.std_C.tolist()))
+        found[name] = one
+    return {shown: found[name] for name, shown in names.items()}
+
+
+@dataclass(frozen=True)
+class _Remembered:
+    """A note of the cache: fp32 numbers, which JSON gives back exactly."""
+
+    mean: list[float]
+    std: list[float]
+
+    def statistics(self, axis: int) -> Statistics:
+        return Statistics(mean_C=np.array(self.mean, np.float32), std_C=np.array(self.std, np.float32), axis=axis)
+
+
+def _chunks_digest(facts: StoreFacts) -> str:
+    """A digest of all chunks of rows, by their receipts: what was written anew since has another."""
+    receipts = store_receipts(facts.store, facts.generation)
+    outputs = together(receipts.outputs, range(facts.spec.num_shards))
+    return digest_json([sorted((path, output.sha256) for path, output in its.items()) for its in outputs])
+
+
+def _read(facts: StoreFacts, names: Sequence[str], views: int) -> dict[str, Statistics]:
+    """Statistics of targets, by name, from their rows."""
+    if not names:
+        return {}
     arrays, spec = OpenArrays(open_store(facts.store, facts.generation)), facts.spec
     sums = {name: _Sums(channel_axis(spec.target(name))) for name in names}
     with Progress("statistics", int(facts.valid_rows.sum()) * views) as bar:
@@ -71,7 +110,7 @@ def target_statistics(facts: StoreFacts, names: Mapping[str, str], views: int) -
                     for start in range(0, len(positions), _ROWS):
                         added.add(rows[positions[start : start + _ROWS]])
                 bar.advance(len(positions))
-    return {shown: sums[name].statistics(f"{facts.store}, target {name}") for name, shown in names.items()}
+    return {name: one.statistics(f"{facts.store}, target {name}") for name, one in sums.items()}
 
 
 class _Sums:

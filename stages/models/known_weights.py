@@ -9,29 +9,27 @@ the file system's clock would leave the same times (git calls that racily clean)
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
-import os
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...pipeline.storage import Location
+from ...pipeline.user_cache import recall, remember
 from ...pipeline.user_files import FileState, UserFile
-from ...storage_schemas.errors import TeachonceError
-from ...storage_schemas.fingerprint import Json, canonical_json, digest_json
-from ...storage_schemas.json_file import read_sealed, seal
+from ...storage_schemas.fingerprint import Json, digest_json
 from .weights import weights_digest
 
 #: Raised where what is remembered, or how it is compared, changes.
 _FORMAT = 1
+
+#: Of the notes in the user's cache folder.
+_KIND = "weights"
 
 #: A file must have been left alone for so long before it is read. File systems keep times to 2 seconds or better.
 _LEAST_AGE_SECONDS = 2.0
@@ -110,46 +108,18 @@ class KnownWeights:
             self._entry = replace(self._entry, tried=(*self._entry.tried, _conditions(how)))
             self._keep(self._entry)
 
-    def _location(self) -> Location | None:
-        folder = cache_folder()
-        if folder is None or self._file is None:
-            return None
-        return folder / "weights" / f"{digest_json([self._file.path, self._filled])}.json"
-
     def _read(self) -> _Entry | None:
-        location = self._location()
-        if location is not None:
-            with contextlib.suppress(OSError, TeachonceError):
-                return read_sealed(
-                    location.read_bytes(),
-                    _Entry,
-                    what="a damaged note",
-                    code="description-changed",
-                    where=location,
-                    hint="it is written anew",
-                )
-        return None
+        return None if self._file is None else recall(_KIND, self._key(self._file), _Entry)
+
+    def _key(self, file: FileState) -> str:
+        return digest_json([file.path, self._filled])
 
     def _keep(self, entry: _Entry) -> None:
-        """A cache that cannot be written is no error."""
-        location, file = self._location(), self._file
-        if location is None or file is None or not file.is_settled(_LEAST_AGE_SECONDS):
+        file = self._file
+        if file is None or not file.is_settled(_LEAST_AGE_SECONDS):
             return
-        if UserFile.of(file.path).state() != file:
-            return  # it changed while it was read
-        with contextlib.suppress(OSError, TeachonceError):
-            location.write_note(canonical_json(seal(asdict(entry))))
-
-
-def cache_folder() -> Location | None:
-    """This user's folder for what may be lost; None where there is no home."""
-    root = os.environ.get("XDG_CACHE_HOME", "")
-    if not Path(root).is_absolute():  # such values are to be ignored: XDG Base Directory Specification
-        try:
-            root = str(Path.home() / ".cache")
-        except RuntimeError:
-            return None
-    return Location.of(root) / "teachonce"
+        if UserFile.of(file.path).state() == file:  # else it changed while it was read
+            remember(_KIND, self._key(file), entry)
 
 
 def weights_sample(module: nn.Module) -> str:

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from teachonce.pipeline.user_cache import cache_folder
 from teachonce.pipeline.user_files import FileState, UserFile
 from teachonce.stages.models import known_weights
-from teachonce.stages.models.known_weights import KnownWeights, cache_folder, weights_sample
+from teachonce.stages.models.known_weights import KnownWeights, weights_sample
 from teachonce.stages.models.weights import weights_digest
 
 FILLED = {"family": "test", "size": 32}
