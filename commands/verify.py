@@ -21,8 +21,10 @@ from .steps import refuse_slices
 if TYPE_CHECKING:
     from ..pipeline.types import Stage
     from ..stages.cache import CacheStage
+    from ..stages.captions import CaptionsStage
     from ..stages.models.teacher_config import TeacherConfig
     from ..stages.verify import VerifyStage
+    from ..stages.verifying.captions_whole import CaptionsWhole
     from ..stages.verifying.report import Report
     from ..stages.verifying.whole import Whole
 
@@ -90,7 +92,6 @@ def _repair(stage: VerifyStage, report: Report, teacher: VerifyTeacherSettings, 
     from ..pipeline.driver import only_driver
     from ..pipeline.looking import look
     from ..pipeline.runner import run_stage
-    from ..stages.captions import captions_again
     from ..stages.teachers.registry import teacher_for_one_run
     from ..stages.verify import config_of
     from ..stages.verifying.captions_whole import CaptionsWhole
@@ -105,7 +106,7 @@ def _repair(stage: VerifyStage, report: Report, teacher: VerifyTeacherSettings, 
         config, again = config_of(whole, teacher), counted(len(damage.shards), "shard")
         made: Stage
         if isinstance(whole, CaptionsWhole):
-            made, doing = captions_again(whole, config), f"embedding the captions of {again} again"
+            made, doing = _captions_again(whole, config), f"embedding the captions of {again} again"
             report.repaired_by = "embedded"
         else:
             made, doing = _cache_again(whole, config, damage.shards), f"caching {again} again"
@@ -151,3 +152,27 @@ def _cache_again(whole: Whole, config: TeacherConfig, shards: Sequence[int]) -> 
     )
     check_same_run(whole.store, whole.description.fingerprint, cache.fingerprint)
     return cache
+
+
+def _captions_again(whole: CaptionsWhole, config: TeacherConfig) -> CaptionsStage:
+    """The stage by which a caption store was made.
+
+    Raises:
+        InputError, MismatchError, DamagedError: it cannot be had here.
+    """
+    from ..stages.captions import CaptionsStage
+    from ..stages.verifying.caption_repair import captions_again
+    from ..stages.verifying.repair import check_same_run
+
+    again = captions_again(whole, config)
+    captions = CaptionsStage(
+        out=whole.store,
+        shards=whole.shards,
+        config=config,
+        spec=again.spec,
+        compute=again.compute,
+        batch_size=again.batch_size,
+        notes=(),
+    )
+    check_same_run(whole.store, whole.recorded, captions.fingerprint)
+    return captions

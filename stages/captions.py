@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,9 +31,8 @@ from .pairs.caption_store import CAPTIONS as STAGE
 from .pairs.caption_store import TEXTS_FILE, open_caption_root
 from .settings.captions import CaptionSettings
 from .teachers import Teacher, load_teacher
+from .teachers.caption_facts import caption_facts
 from .teachers.text_tower import TextTower
-from .verifying.captions_whole import CaptionsWhole, check_texts, texts_of
-from .verifying.repair import check_same_run, compute_again
 
 #: Captions that are looked at for a note on those that the text tower cuts.
 _LOOKED_AT = 1000
@@ -194,13 +193,10 @@ def plan_captions(
         num_rows=corpus.num_rows,
         shard_size=corpus.shard_size,
         captions=captions.most,
-        embed_dim=teacher.spec.embed_dim,
         encoding="fp32" if settings.encoding == "fp32" else "fp16",
         texts=texts_digest(captions),
-        logit_scale=tower.logit_scale,
-        teacher=_identity(teacher),
-        tokenizer=tower.facts(),
         counts=captions.counts,
+        **caption_facts(teacher),
     )
     stage = CaptionsStage(
         out=place,
@@ -221,44 +217,6 @@ def plan_captions(
     return stage
 
 
-def captions_again(whole: CaptionsWhole, config: TeacherConfig) -> CaptionsStage:
-    """The stage by which a caption store was made, for `verify --repair`; the texts are those that the store keeps.
-
-    Args:
-        config: of its teacher.
-
-    Raises:
-        InputError: the teacher cannot be loaded; or it ran on a device that this machine does not have.
-        MismatchError: it is not the store's.
-        DamagedError: the texts are gone, or not those that were embedded.
-    """
-    place = whole.store
-    check_texts(texts_of(place), whole.spec)
-    plan = Ledger(place, STAGE).plan()
-    recorded = {} if plan is None else plan.fingerprint.fields
-    compute = recorded.get("compute")
-    teacher = load_teacher(config)
-    tower = teacher.text_tower()
-    spec = replace(
-        whole.spec,
-        embed_dim=teacher.spec.embed_dim,
-        logit_scale=tower.logit_scale,
-        teacher=_identity(teacher),
-        tokenizer=tower.facts(),
-    )
-    stage = CaptionsStage(
-        out=place,
-        shards=whole.shards,
-        config=config,
-        spec=spec,
-        compute=compute_again(compute if isinstance(compute, dict) else {}, place),
-        batch_size=int(recorded.get("batch_size", 1)),
-        notes=(),
-    )
-    check_same_run(place, recorded, stage.fingerprint)
-    return stage
-
-
 def _keep_texts(file: Location, captions: MatchedCaptions, spec: CaptionSpec) -> None:
     """Write the texts, unless they are there."""
     if file.exists():
@@ -269,12 +227,6 @@ def _keep_texts(file: Location, captions: MatchedCaptions, spec: CaptionSpec) ->
             pass  # written anew
     with file.create() as out:
         write_texts(out, captions)
-
-
-def _identity(teacher: Teacher) -> dict[str, Json]:
-    spec = teacher.spec
-    names = ("family", "model", "architecture", "weights_digest", "embed_dim")
-    return {name: getattr(spec, name) for name in names}
 
 
 def _refuse_other_weights(teacher: Teacher, spec: CaptionSpec) -> None:

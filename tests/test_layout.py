@@ -158,6 +158,9 @@ WITHOUT_TEACHER = tuple(
     )
 )
 
+#: What looks at what others have made, and makes it again; what makes it first needs none of that.
+LOOKS_AGAIN = ("commands/verify.py", "stages/verify.py", "stages/fill_mended.py", "stages/verifying/")
+
 
 def sources() -> list[str]:
     """Every module of the package, relative to its root."""
@@ -373,10 +376,16 @@ def test_students_never_reach_a_teacher(source: str) -> None:
     assert sorted(s for s in reach(source) if s.startswith("stages/teachers")) == []
 
 
+@pytest.mark.parametrize("source", [s for s in sources() if not s.startswith(LOOKS_AGAIN)])
+def test_what_makes_things_never_imports_what_checks_them(source: str) -> None:
+    assert [s for s in our_imports(source) if s.startswith("stages/verifying/")] == []
+
+
 def test_the_rules_above_cover_what_they_are_about() -> None:
     covered = {prefix for prefix in WITHOUT_TEACHER for s in sources() if s.startswith(prefix)}
     assert covered == set(WITHOUT_TEACHER)
     assert any(s.startswith("stages/teachers/") for s in sources())
+    assert all(any(s.startswith(name) for s in sources()) for name in LOOKS_AGAIN)
     assert "stages/corpora/shards.py" in reach("cli.py")
 
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ...pipeline.ledger import Ledger
 from ...storage_schemas.caption_store import DTYPES
 from ...storage_schemas.errors import MismatchError
-from ...storage_schemas.fingerprint import Json
 from ...storage_schemas.plain_text import counted
 from ..models.compute import Compute, resolve_compute
 from ..models.settings import ComputeSettings
 from ..models.teacher_config import TeacherConfig
-from ..pairs.caption_store import CAPTIONS, OpenCaptions
+from ..pairs.caption_store import OpenCaptions
 from ..teachers import load_teacher
 from .captions_whole import CaptionsWhole, texts_of
 from .differences import Apart, apart
@@ -49,7 +48,7 @@ class CaptionTeacherPlan:
     config: TeacherConfig
     same_weights: bool
     compute: Compute
-    recorded: Json
+    recorded: Mapping[str, Any]
     batch_size: int
     rows: tuple[int, ...]
     seed: int
@@ -106,17 +105,14 @@ def settle_caption_teacher(
                 hint="give the teacher its own tokenizer: the same folder, and the same versions of open_clip and transformers",
             )
         )
-    plan = Ledger(whole.store, CAPTIONS).plan()
-    fields = {} if plan is None else plan.fingerprint.fields
-    recorded = fields.get("compute")
-    recorded = recorded if isinstance(recorded, dict) else {}
+    recorded = whole.recorded_compute
     return Settled(
         plan=CaptionTeacherPlan(
             config=config,
             same_weights=same_weights,
             compute=resolve_compute(compute_here(compute, recorded), elsewhere=elsewhere),
             recorded=recorded,
-            batch_size=int(fields.get("batch_size", 64)),
+            batch_size=int(whole.recorded.get("batch_size", 64)),
             rows=tuple(rows_per_shard(rows, whole.num_shards, seed)),
             seed=seed,
         ),

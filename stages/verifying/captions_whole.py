@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ...pipeline.ledger import Ledger
 from ...pipeline.storage import Location
@@ -44,6 +45,18 @@ class CaptionsWhole:
     def rows(self, shard: int) -> range:
         """The rows of a shard."""
         return self.shards.corpus.rows(shard)
+
+    @property
+    def recorded(self) -> Mapping[str, Any]:
+        """The fingerprint of the run that made the captions; empty where its plan is gone."""
+        plan = self.store_ledger.plan()
+        return {} if plan is None else plan.fingerprint.fields
+
+    @property
+    def recorded_compute(self) -> Mapping[str, Any]:
+        """How its teacher computed, as far as that is recorded."""
+        compute = self.recorded.get("compute")
+        return compute if isinstance(compute, dict) else {}
 
 
 def texts_of(store: Location) -> TextsReader:
