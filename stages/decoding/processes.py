@@ -83,7 +83,7 @@ class Processes:
 
     def submit(self, item: _Item) -> None:
         """Hand a task on, as soon as a process has room."""
-        with self._changed:
+        with interrupt.later(), self._changed:
             if not self._closed:
                 self._pending.append(item)
                 self._changed.notify()

@@ -36,6 +36,10 @@ class _InThreads:
         self._at_hand: set[Future[Made]] = set()
 
     def submit(self, task: Any) -> Future[Made]:
+        with interrupt.later():
+            return self._submit(task)
+
+    def _submit(self, task: Any) -> Future[Made]:
         future: Future[Made] = Future()
         if self._threads is not None:
             try:

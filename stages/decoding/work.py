@@ -51,7 +51,7 @@ class Made:
 
 
 class Opened(Protocol):
-    """A work that was opened in a pool."""
+    """A work that was opened in a pool. Ctrl-C waits for the end of whatever hands work over or waits for it: see `interrupt.later`."""
 
     def submit(self, task: Any) -> Future[Made]:
         """Have a task done. From any thread."""
@@ -91,8 +91,7 @@ def in_order(opened: Opened, tasks: Iterable[Task], ahead: int) -> Generator[tup
     waiting: deque[_Waiting[Task]] = deque()
     try:
         for task in tasks:
-            with interrupt.later():
-                waiting.append(_Waiting(task, opened.submit(task)))
+            waiting.append(_Waiting(task, opened.submit(task)))
             if len(waiting) > ahead:
                 yield waiting.popleft().settle()
         while waiting:
@@ -104,7 +103,7 @@ def in_order(opened: Opened, tasks: Iterable[Task], ahead: int) -> Generator[tup
 
 
 class _Waiting(Generic[Task]):
-    """A task that is submitted. To be made within `interrupt.later`."""
+    """A task that is submitted."""
 
     __slots__ = ("_done", "future", "task")
 
@@ -113,7 +112,8 @@ class _Waiting(Generic[Task]):
         self._done: SimpleQueue[object] = (
             SimpleQueue()
         )  # its wait takes no lock that Ctrl-C could leave taken, as the future's may
-        future.add_done_callback(self._done.put)
+        with interrupt.later():
+            future.add_done_callback(self._done.put)
 
     def settle(self) -> tuple[Task, Made]:
         self._done.get()
