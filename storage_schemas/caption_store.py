@@ -10,12 +10,13 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from .errors import DamagedError, MismatchError
+from .errors import DamagedError
 from .fingerprint import Json
 from .formats import CAPTIONS
-from .json_file import Count, Positive, as_schema, seal, unseal
+from .json_file import Count, Positive, as_sealed
 from .row_array import RowArray
 from .zarr_damage import readable
+from .zarr_kind import check_kind, describe
 
 #: The attribute of the root group that describes it, and its arrays.
 ATTRIBUTE, EMBEDDING, COUNT = "captions", "embedding", "count"
@@ -95,9 +96,7 @@ def create_caption_store(root: zarr.Group, spec: CaptionSpec) -> None:
         fill=np.nan,
     ).create(root)
     RowArray(name=COUNT, shape=(rows,), chunks=(shard,), dtype="int32", axes=("sample",), fill=0).create(root)
-    root.attrs.update(
-        {"teachonce": {"kind": CAPTIONS.kind, "schema_version": CAPTIONS.version}, ATTRIBUTE: seal(asdict(spec))}
-    )
+    describe(root, CAPTIONS, ATTRIBUTE, spec)
 
 
 def read_caption_spec(root: zarr.Group, where: object) -> CaptionSpec:
@@ -106,24 +105,13 @@ def read_caption_spec(root: zarr.Group, where: object) -> CaptionSpec:
         MismatchError: no captions, or those of a later version.
         DamagedError: the description cannot be read, or changed since.
     """
-    found: Any = root.attrs.asdict().get("teachonce")
-    if not isinstance(found, dict) or found.get("kind") != CAPTIONS.kind:
-        raise MismatchError(
-            "these are no captions",
-            code="captions-other-kind",
-            where=where,
-            expected="captions of `teachonce captions`",
-            found=f"a {found['kind']}" if isinstance(found, dict) and "kind" in found else "another Zarr group",
-        )
-    CAPTIONS.check(found.get("schema_version"), where=where, hint=_HINT)
-    fields: Any = root.attrs.asdict().get(ATTRIBUTE)
-    where = f"{where}: attribute '{ATTRIBUTE}'"
-    return as_schema(
-        unseal(fields if isinstance(fields, dict) else {}, where=where, hint=_HINT),
+    check_kind(root, CAPTIONS, what="these are no captions", code="captions-other-kind", where=where, hint=_HINT)
+    return as_sealed(
+        root.attrs.asdict().get(ATTRIBUTE),
         CaptionSpec,
         what="not a description of captions",
         code="captions-damaged",
-        where=where,
+        where=f"{where}: attribute '{ATTRIBUTE}'",
         hint=_HINT,
     )
 

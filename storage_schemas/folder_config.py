@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from .errors import DamagedError
 from .fingerprint import Json
 from .formats import Format
-from .json_file import as_schema, read_json, seal, unseal
+from .json_file import as_sealed, read_json, seal
 
 Config = TypeVar("Config")
 
@@ -49,14 +49,7 @@ def read_config(data: bytes, format_: Format, schema: type[Config], *, where: ob
         )
     # Before the seal: another version may seal in another way.
     format_.check(fields.get("schema_version"), where=where, hint=hint)
-    return as_schema(
-        unseal(fields, where=where, hint=hint),
-        schema,
-        what=what,
-        code="config-malformed",
-        where=where,
-        hint=hint,
-    )
+    return as_sealed(fields, schema, what=what, code="config-malformed", where=where, hint=hint)
 
 
 def file_digest(data: bytes) -> str:

@@ -82,6 +82,28 @@ def unseal(fields: Mapping[str, Json], *, where: object, hint: str, strict: bool
     return rest
 
 
+def as_sealed(
+    value: Json,
+    schema: type[Schema],
+    *,
+    what: str,
+    code: str,
+    where: object,
+    hint: str,
+    strict: bool = False,
+) -> Schema:
+    """A sealed object that is parsed already, by its schema; what is no object is read as one without fields.
+
+    Args:
+        strict: see `unseal`.
+
+    Raises:
+        DamagedError: no such object, or one that changed since it was sealed.
+    """
+    fields = unseal(value if isinstance(value, dict) else {}, where=where, hint=hint, strict=strict)
+    return as_schema(fields, schema, what=what, code=code, where=where, hint=hint)
+
+
 def read_sealed(
     data: bytes,
     schema: type[Schema],
@@ -92,17 +114,9 @@ def read_sealed(
     hint: str,
     strict: bool = False,
 ) -> Schema:
-    """A sealed JSON object, by its schema.
-
-    Args:
-        strict: see `unseal`.
-
-    Raises:
-        DamagedError: no such object, or one that changed since it was sealed.
-    """
+    """The same for bytes of JSON."""
     fields = read_json(data, dict[str, Any], what=what, code=code, where=where, hint=hint)
-    rest = unseal(fields, where=where, hint=hint, strict=strict)
-    return as_schema(rest, schema, what=what, code=code, where=where, hint=hint)
+    return as_sealed(fields, schema, what=what, code=code, where=where, hint=hint, strict=strict)
 
 
 def _brief(error: Exception) -> str:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from .errors import MismatchError
 from .fingerprint import Json
 from .formats import LABELS
-from .json_file import Count, Positive, Schema, as_schema, seal, unseal
+from .json_file import Count, Positive, Schema, as_sealed, seal
 from .row_array import RowArray
 from .zarr_damage import readable
+from .zarr_kind import check_kind, describe
 
 #: Attributes of the root group, and of the array of a generation.
 ATTRIBUTE, GENERATION = "labels", "generation"
@@ -68,9 +68,7 @@ def create_label_store(root: zarr.Group, spec: LabelSpec) -> None:
     # Zarr's listing warns of files that are no nodes: those that are not Zarr's lie in groups without any.
     for name in ("ledger", "prompts"):
         root.require_group(name)
-    root.attrs.update(
-        {"teachonce": {"kind": LABELS.kind, "schema_version": LABELS.version}, ATTRIBUTE: seal(asdict(spec))}
-    )
+    describe(root, LABELS, ATTRIBUTE, spec)
 
 
 def read_spec(root: zarr.Group, where: object) -> LabelSpec:
@@ -79,16 +77,7 @@ def read_spec(root: zarr.Group, where: object) -> LabelSpec:
         MismatchError: no labels, or those of a later version.
         DamagedError: the description cannot be read, or changed since.
     """
-    found: Any = root.attrs.asdict().get("teachonce")
-    if not isinstance(found, dict) or found.get("kind") != LABELS.kind:
-        raise MismatchError(
-            "these are no labels",
-            code="labels-other-kind",
-            where=where,
-            expected="labels of `teachonce labels`",
-            found=f"a {found['kind']}" if isinstance(found, dict) and "kind" in found else "another Zarr group",
-        )
-    LABELS.check(found.get("schema_version"), where=where, hint=_HINT)
+    check_kind(root, LABELS, what="these are no labels", code="labels-other-kind", where=where, hint=_HINT)
     fields = root.attrs.asdict().get(ATTRIBUTE)
     return _read(fields, LabelSpec, f"{where}: attribute '{ATTRIBUTE}'")
 
@@ -137,12 +126,5 @@ def labels_digest(labels_R: NDArray[np.int32]) -> str:
 
 
 def _read(fields: Any, schema: type[Schema], where: object) -> Schema:
-    fields = fields if isinstance(fields, dict) else {}
-    return as_schema(
-        unseal(fields, where=where, hint=_HINT),
-        schema,
-        what="not a description of labels",
-        code="labels-damaged",
-        where=where,
-        hint=_HINT,
-    )
+    what = "not a description of labels"
+    return as_sealed(fields, schema, what=what, code="labels-damaged", where=where, hint=_HINT)

@@ -22,7 +22,7 @@ from .corpus_history import CorpusState, TarFacts, faults_of, parts_of
 from .errors import DamagedError
 from .fingerprint import Json, canonical_json
 from .formats import SHARDS
-from .json_file import Count, Positive, as_schema, read_json, seal, unseal
+from .json_file import Count, Positive, as_sealed, read_json, seal
 from .plain_text import counted
 from .row_layout import RowLayout
 from .samples import IMAGE, Order
@@ -169,7 +169,7 @@ class Corpus:
         fields = read_json(data, dict[str, Any], **about)
         # Before the seal: another version may seal in another way.
         SHARDS.check(fields.get("schema_version"), where=where, hint="run `teachonce shard` with another --out")
-        corpus = as_schema(unseal(fields, where=where, hint=about["hint"]), Corpus, **about)
+        corpus = as_sealed(fields, Corpus, **about)
         faults = faults_of(corpus.states, corpus.shard_size, corpus.tars)
         if faults or corpus.num_shards != corpus.layout.num_shards:
             raise DamagedError(
