@@ -46,6 +46,7 @@ from .teachers import Teacher, TeacherSpec, load_teacher
 from .teachers.base import Offer
 from .teachers.offers import LOGITS, Answers, choose_offers, target_names
 from .teachers.placing import place, settle_precision
+from .teachers.same_weights import check_weights
 from .views.spec import ViewSpec
 from .views.versions import other_versions, versions_text
 
@@ -194,15 +195,7 @@ class CacheStage:
                 self.shards, self.views, where=self.store, hint="give every node the same versions of everything"
             )
             teacher = load_teacher(self.config)
-            if teacher.spec.weights_digest != self.teacher.weights_digest:
-                raise MismatchError(
-                    "this machine has other weights of the teacher",
-                    code="teacher-weights-differ-here",
-                    where=self.config.model,
-                    expected=f"{self.teacher.weights_digest} (the plan)",
-                    found=f"{teacher.spec.weights_digest} (this machine)",
-                    hint="give every node the same weights file",
-                )
+            check_weights(teacher.spec, self.teacher.weights_digest, where=self.config.model)
             device = torch.device(self.compute.device)
             answers = Answers.of(place(teacher, self.compute), self.vectors, device)
             root = open_root(self.store.zarr_store(), mode="a", where=self.store)

@@ -16,7 +16,7 @@ from ..pipeline.storage import Location
 from ..pipeline.types import Resources, RunUnit, Timer, Unit
 from ..storage_schemas.caption_store import DTYPES, CaptionSpec, create_caption_store, identity_of, write_captions
 from ..storage_schemas.caption_texts import TextsReader, texts_digest, write_texts
-from ..storage_schemas.errors import DamagedError, InputError, MismatchError
+from ..storage_schemas.errors import DamagedError, InputError
 from ..storage_schemas.fingerprint import Fingerprint, Json
 from ..storage_schemas.formats import CAPTIONS
 from ..storage_schemas.plain_text import counted
@@ -30,8 +30,9 @@ from .models.teacher_config import TeacherConfig
 from .pairs.caption_store import CAPTIONS as STAGE
 from .pairs.caption_store import TEXTS_FILE, open_caption_root
 from .settings.captions import CaptionSettings
-from .teachers import Teacher, load_teacher
+from .teachers import load_teacher
 from .teachers.caption_facts import caption_facts
+from .teachers.same_weights import check_weights
 from .teachers.text_tower import TextTower
 
 #: Captions that are looked at for a note on those that the text tower cuts.
@@ -83,7 +84,7 @@ class CaptionsStage:
         import torch
 
         teacher = load_teacher(self.config).to(torch.device(self.compute.device))
-        _refuse_other_weights(teacher, self.spec)
+        check_weights(teacher.spec, self.spec.teacher["weights_digest"], where=teacher.spec.model)
         texts = self.out / TEXTS_FILE
         return _Embedding(stage=self, tower=teacher.text_tower(), texts=TextsReader(texts.open(), texts))
 
@@ -227,19 +228,6 @@ def _keep_texts(file: Location, captions: MatchedCaptions, spec: CaptionSpec) ->
             pass  # written anew
     with file.create() as out:
         write_texts(out, captions)
-
-
-def _refuse_other_weights(teacher: Teacher, spec: CaptionSpec) -> None:
-    found = teacher.spec.weights_digest
-    if found != spec.teacher["weights_digest"]:
-        raise MismatchError(
-            "this machine has other weights of the teacher",
-            code="teacher-weights-differ-here",
-            where=teacher.spec.model,
-            expected=f"{spec.teacher['weights_digest']} (the plan)",
-            found=f"{found} (this machine)",
-            hint="give every node the same weights file",
-        )
 
 
 def _cut_notes(tower: TextTower, captions: MatchedCaptions) -> tuple[str, ...]:

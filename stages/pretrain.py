@@ -43,6 +43,7 @@ from .prompts.vision import check_tower, count_blocks
 from .settings.few_shot import FewShotSettings
 from .teachers.base import TeacherSpec, require_open_clip
 from .teachers.open_clip import OpenClipTeacher
+from .teachers.same_weights import check_weights
 from .training.checkpoint import discard
 from .views.settings import RandomViews
 from .views.spec import ViewSpec
@@ -124,15 +125,7 @@ class PretrainStage:
         if self.compute.device == "cpu":
             keep_freed_memory()
         backbone = OpenClipTeacher.load(self.config)
-        if backbone.spec.weights_digest != self.teacher.weights_digest:
-            raise MismatchError(
-                "this machine has other weights of the teacher",
-                code="teacher-weights-differ-here",
-                where=self.config.model,
-                expected=f"{self.teacher.weights_digest} (the plan)",
-                found=f"{backbone.spec.weights_digest} (this machine)",
-                hint="give every node the same weights file",
-            )
+        check_weights(backbone.spec, self.teacher.weights_digest, where=self.config.model)
         shots = draw_shots(self.images, self.names, self.base_C, self.shots, self.seed, self.teacher, self.views)
         digest = shots.check()
         if digest != self.shots_digest:
