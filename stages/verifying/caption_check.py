@@ -20,7 +20,7 @@ from ..pairs.caption_store import open_captions
 from .captions_whole import CaptionsWhole, check_texts, texts_of
 from .chunks import ChunkCheck, ChunksRead, wrong_sizes
 from .finding import Findings
-from .receipts import checked_receipt, set_aside_told
+from .receipts import checked_receipt, digest_error, set_aside_told
 from .repair_hint import repair_command
 from .shard_seen import ShardSeen
 from .tar_side import TarSide
@@ -110,14 +110,7 @@ class CaptionCheck:
         """`embedding_RKD`: (row of the chunk, caption, channel); `count_R`: (row of the chunk,)."""
         digest = captions_digest(embedding_RKD, count_R)
         if digest != receipt.digest:
-            yield DamagedError(
-                "a receipt's digest is not that of its rows",
-                code="block-digest-differs",
-                where=where,
-                expected=receipt.digest,
-                found=digest,
-                hint=self._mend,
-            )
+            yield digest_error(receipt, digest, where=where, mend=self._mend)
         yield from self._counts(shard, count_R, where)
         start = self.whole.rows(shard).start
         for place in range(self.whole.spec.captions):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -27,7 +26,7 @@ from .sampled_rows import rows_per_shard
 from .settled import Settled, compute_here, notes_on
 from .stored_loss import LostBefore
 from .teacher_check import summary
-from .tolerance import Tolerance, rounding_share, tolerances
+from .tolerance import Tolerance, other_precision, rounding_share, tolerances
 
 #: What the embeddings are called in reports.
 _NAME = "caption"
@@ -39,7 +38,7 @@ class CaptionTeacherPlan:
 
     Attributes:
         same_weights: whether they are those that the store records.
-        compute: how it runs; `recorded`: how it did.
+        compute: how it runs.
         batch_size: texts in a forward pass.
         rows: how many of each shard.
         seed: of the draw.
@@ -48,7 +47,6 @@ class CaptionTeacherPlan:
     config: TeacherConfig
     same_weights: bool
     compute: Compute
-    recorded: Mapping[str, Any]
     batch_size: int
     rows: tuple[int, ...]
     seed: int
@@ -105,13 +103,11 @@ def settle_caption_teacher(
                 hint="give the teacher its own tokenizer: the same folder, and the same versions of open_clip and transformers",
             )
         )
-    recorded = whole.recorded_compute
     return Settled(
         plan=CaptionTeacherPlan(
             config=config,
             same_weights=same_weights,
-            compute=resolve_compute(compute_here(compute, recorded), elsewhere=elsewhere),
-            recorded=recorded,
+            compute=resolve_compute(compute_here(compute, whole.recorded_compute), elsewhere=elsewhere),
             batch_size=int(whole.recorded.get("batch_size", 64)),
             rows=tuple(rows_per_shard(rows, whole.num_shards, seed)),
             seed=seed,
@@ -124,7 +120,7 @@ class CaptionTeacherCheck:
     """Looks at one shard after another with a loaded teacher; one at a time."""
 
     def __init__(self, whole: CaptionsWhole, plan: CaptionTeacherPlan) -> None:
-        self._whole, self._plan = whole, plan
+        self._whole, self._plan, self._recorded = whole, plan, whole.recorded_compute
         self._teacher = load_teacher(plan.config).to(torch.device(plan.compute.device))
         self._tower = self._teacher.text_tower()
         self._texts = texts_of(whole.store)
@@ -166,16 +162,13 @@ class CaptionTeacherCheck:
 
     def _allowed(self, texts: Sequence[str], given: NDArray[np.float32]) -> Tolerance:
         """As for targets: what lies between the two precisions, where either side may have it, and what the stored type loses."""
-        compute, recorded = self._plan.compute, self._plan.recorded
-        other = replace(compute, precision="bf16" if compute.precision == "fp32" else "fp32")
-        is_bf16 = recorded.get("precision", "fp32") != "fp32" or compute.precision != "fp32"
-        is_gpu = "cuda" in (recorded.get("device"), compute.device)
+        compute = self._plan.compute
         kept = given.astype(DTYPES[self._whole.spec.encoding]).astype(np.float32)
         return tolerances(
-            {_NAME: apart(_NAME, given, self._embed(texts, other))},
+            {_NAME: apart(_NAME, given, self._embed(texts, other_precision(compute)))},
             {_NAME: apart(_NAME, given, kept)},
             {_NAME: LostBefore()},
-            {_NAME: rounding_share(bf16=is_bf16, gpu=is_gpu)},
+            {_NAME: rounding_share(self._recorded, compute)},
         )[_NAME]
 
     def _finding(self, shard: int, rows_T: NDArray[np.int64], found: Apart, allowed: Tolerance) -> Finding:

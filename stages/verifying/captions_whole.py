@@ -18,7 +18,7 @@ from ..pairs.caption_store import CAPTIONS, TEXTS_FILE, open_caption_root
 from .finding import Findings
 from .ledgers import strangers, unfinished
 from .shard_folder import described_shards, shard_strangers
-from .whole import contradiction
+from .whole import contradiction, recorded_compute
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +55,7 @@ class CaptionsWhole:
     @property
     def recorded_compute(self) -> Mapping[str, Any]:
         """How its teacher computed, as far as that is recorded."""
-        compute = self.recorded.get("compute")
-        return compute if isinstance(compute, dict) else {}
+        return recorded_compute(self.recorded)
 
 
 def texts_of(store: Location) -> TextsReader:

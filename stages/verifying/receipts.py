@@ -111,6 +111,24 @@ def checked_receipt(
     return receipt
 
 
+def digest_error(receipt: Receipt, found: str, *, where: str, mend: str) -> DamagedError:
+    """The error for rows that are not those of which the receipt has the digest.
+
+    Args:
+        found: their digest.
+        where: the shard of the store.
+        mend: what to type to have it made again.
+    """
+    return DamagedError(
+        "a receipt's digest is not that of its rows",
+        code="block-digest-differs",
+        where=where,
+        expected=receipt.digest,
+        found=found,
+        hint=mend,
+    )
+
+
 def _wrong_rows(bad: Sequence[int], rows: range) -> str:
     wrong = [row for row in bad if row not in rows]
     if wrong:

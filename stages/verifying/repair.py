@@ -84,9 +84,7 @@ def cache_again(whole: Whole, config: TeacherConfig) -> CacheAgain:
     Raises:
         InputError: the teacher cannot be loaded; or it ran on a device that this machine does not have.
     """
-    description, fields = whole.description, whole.description.fingerprint
-    said = fields.get("compute")
-    said = said if isinstance(said, dict) else {}
+    description, said = whole.description, whole.recorded_compute
     recorded = Preprocess.from_json(description.teacher.get("preprocess"), where=whole.store)
     nothing: dict[str, Any] = dict.fromkeys(_OVERRIDES)
     plain = replace(config, **nothing)

@@ -32,7 +32,7 @@ from ..samples.registry import kind_named
 from .block_digest import BlockDigest
 from .chunks import ChunkCheck, ChunksRead, wrong_sizes
 from .finding import Findings
-from .receipts import checked_store_receipt
+from .receipts import checked_store_receipt, digest_error
 from .repair_hint import repair_command
 from .rows import RowsCheck, unusable_rows_error, views_error
 from .shard_rows import ShardRows
@@ -167,18 +167,8 @@ class ShardCheck:
         for error in wrong:
             findings.note(error, shard=shard, mendable=True)
         if digest is not None and not read.damage and digest.hexdigest() != receipt.digest:
-            findings.note(
-                DamagedError(
-                    "a receipt's digest is not that of its rows",
-                    code="block-digest-differs",
-                    where=where,
-                    expected=receipt.digest,
-                    found=digest.hexdigest(),
-                    hint=self._mend,
-                ),
-                shard=shard,
-                mendable=True,
-            )
+            other_digest = digest_error(receipt, digest.hexdigest(), where=where, mend=self._mend)
+            findings.note(other_digest, shard=shard, mendable=True)
 
     def _rows_check(self, known: ShardRows | None, receipt: Receipt, where: str) -> RowsCheck | None:
         """None where the manifest does not say what the rows are."""

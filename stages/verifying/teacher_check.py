@@ -25,7 +25,7 @@ from .repair_hint import repair_command
 from .rerun import Rerun, Values
 from .sampled_rows import RowSampler, SampledRows
 from .stored_loss import LostBefore, is_relative, lost_before, stored_and_read
-from .tolerance import Tolerance, rounding_share, tolerances
+from .tolerance import Tolerance, other_precision, rounding_share, tolerances
 from .value_causes import Evidence
 from .whole import Whole
 
@@ -100,11 +100,7 @@ class TeacherCheck:
         rerun, names = self._rerun, sample.names
         pixels = rerun.pixels(sample)
         given = rerun.values(pixels, names)
-        recorded = self._whole.description.fingerprint.get("compute")
-        recorded = recorded if isinstance(recorded, dict) else {}
-        is_bf16 = "fp32" not in (recorded.get("precision", "fp32"),) or rerun.compute.precision != "fp32"
-        is_gpu = "cuda" in (recorded.get("device"), rerun.compute.device)
-        other = replace(rerun.compute, precision="bf16" if rerun.compute.precision == "fp32" else "fp32")
+        other = other_precision(rerun.compute)
         given, rough = self._comparable(given, sample), self._comparable(rerun.values(pixels, names, other), sample)
         rounding = all_apart(given, rough)
         # What is left of values that are stored already does not change; but a small difference may be a step of the encoding.
@@ -115,8 +111,9 @@ class TeacherCheck:
             for name, values in given.items()
         }
         known = {name: lost_before(self._whole.description, name) for name in rounding}
-        # What the store that it was recoded from had lost may not be known: as much as bf16 may be.
-        share = {name: rounding_share(bf16=is_bf16 or lost is None, gpu=is_gpu) for name, lost in known.items()}
+        # What the store that it was recoded from had lost may not be known.
+        recorded = self._whole.recorded_compute
+        share = {name: rounding_share(recorded, rerun.compute, known=lost is not None) for name, lost in known.items()}
         before = {name: lost or LostBefore() for name, lost in known.items()}
         return Evidence(
             sample=sample,

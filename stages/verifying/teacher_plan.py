@@ -54,8 +54,7 @@ def settle_teacher(
     if (own.mean, own.std) != (teacher.spec.preprocess.mean, teacher.spec.preprocess.std):
         notes.append("the store's mean or std is not the model's own")
     fields = whole.description.fingerprint
-    said = fields.get("compute")
-    compute = compute_here(compute, said if isinstance(said, dict) else {})
+    compute = compute_here(compute, whole.recorded_compute)
     resolved, _ = settle_precision(teacher, teacher_compute(compute, elsewhere=elsewhere), fields)
     if whole.vectors is not None and same_weights:
         notes += _check_vectors(teacher, whole, findings, resolved)

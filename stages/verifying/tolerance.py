@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .differences import Apart
 from .stored_loss import LostBefore
+
+if TYPE_CHECKING:
+    from ..models.compute import Compute
 
 #: How many times what lies between bf16 and fp32, for the median and for any single row. Errors of two machines add up: twice.
 _MEDIAN, _SINGLE = 4.0, 8.0
@@ -56,13 +60,22 @@ class Tolerance:
         return off if found.kl_M is None else off | (found.kl_M > self.kl_single)
 
 
-def rounding_share(*, bf16: bool, gpu: bool) -> float:
+def other_precision(compute: Compute) -> Compute:
+    """In bf16 what is in fp32, and the other way round."""
+    return replace(compute, precision="bf16" if compute.precision == "fp32" else "fp32")
+
+
+def rounding_share(recorded: Mapping[str, Any], here: Compute, *, known: bool = True) -> float:
     """Which share of what lies between bf16 and fp32 the rounding of a store and of a rerun may be.
 
     Args:
-        bf16, gpu: whether either of them is in bf16, or on a GPU.
+        recorded: how the store's teacher computed.
+        here: how it does now.
+        known: whether it is known what values had lost before they came into the store; else as much as bf16 may be.
     """
-    return 1.0 if bf16 else _TF32 if gpu else 0.0
+    if not known or recorded.get("precision", "fp32") != "fp32" or here.precision != "fp32":
+        return 1.0
+    return _TF32 if "cuda" in (recorded.get("device"), here.device) else 0.0
 
 
 def tolerances(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ...pipeline.ledger import Ledger
 from ...pipeline.storage import Location
@@ -59,6 +60,17 @@ class Whole:
     def store_ledger(self) -> Ledger:
         """Of the first generation."""
         return self.receipts.ledgers[0]
+
+    @property
+    def recorded_compute(self) -> Mapping[str, Any]:
+        """How its teacher computed, as far as that is recorded."""
+        return recorded_compute(self.description.fingerprint)
+
+
+def recorded_compute(fingerprint: Mapping[str, Json]) -> Mapping[str, Any]:
+    """How a store's teacher computed, as far as its fingerprint says."""
+    compute = fingerprint.get("compute")
+    return compute if isinstance(compute, dict) else {}
 
 
 def look_at_whole(
