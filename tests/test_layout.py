@@ -59,6 +59,7 @@ KNOWS_PATHS = {
     "pipeline/cores.py": "asks the kernel",
     "pipeline/driver.py": "one lock, whatever links lead to it",
     "pipeline/places": "the local place",
+    "pipeline/user_cache.py": "the user's cache folder",
     "pipeline/user_files.py": "files of the user's",
     "pipeline/executors/site.py": "the working folder",
     "pipeline/executors/shipped.py": "hands this package to Ray",
