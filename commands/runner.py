@@ -49,7 +49,7 @@ def make_runner(ctx: click.Context, executor: ExecutorSettings) -> Runner:
 
     def leave() -> None:
         if executor.executor == "ray":
-            from ..pipeline.executors.ray import disconnect
+            from ..pipeline.executors.connection import disconnect
 
             disconnect()
 

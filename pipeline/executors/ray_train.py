@@ -26,8 +26,9 @@ from ..storage import Location
 from ..terminal import one_line_warnings
 from ..types import Stage, Timer, Unit
 from ..worker import Effort, Outcome, Worker, failed, outcome_of
+from .connection import connect, disconnect
 from .process_group import LOOPBACK, WAIT_SECONDS, lost_contact, stay_on_loopback, stay_on_network_of
-from .ray import connect, disconnect, place, room, start_note, wait_note
+from .ray import place, room, start_note, wait_note
 from .site import Site
 
 #: How often a unit starts again, from what its stage kept, after one of its processes died.

@@ -190,7 +190,8 @@ def test_prompts_of_length_zero_train_the_projector_alone(plan) -> None:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_on_ray_it_writes_the_same_bytes(plan, cluster, tmp_path) -> None:
-    from teachonce.pipeline.executors.ray import RayExecutor, disconnect
+    from teachonce.pipeline.executors.connection import disconnect
+    from teachonce.pipeline.executors.ray import RayExecutor
 
     here, there = plan(out=str(tmp_path / "here")), plan(out=str(tmp_path / "there"))
     run(here)
