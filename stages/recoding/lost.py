@@ -2,61 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...storage_schemas.encodings import ENCODINGS, Encoding
-from ...storage_schemas.encodings.floats import FloatEncoding
+from ...storage_schemas.encodings import Encoding
 from ...storage_schemas.encodings.sampled import Sampled
 from ...storage_schemas.fingerprint import Json
+from ...storage_schemas.lost import DRAWN, cost_of_encoding, encoding_of, lost_before, lost_by_forming
 from ...storage_schemas.store_description import StoreDescription
-from .source import EMBEDDING, LOGITS, Source
-
-#: 1 - cosine that fp16 costs at most: each number moves by 2^-11 of itself. Logits are rounded relative to their largest one, and compared
-#: without their mean, beside which that is up to 8 times as far away (of 1,000 classes).
-_FP16 = 2.0**-23
-_FP16_LOGITS = 64 * _FP16
-
-_COSINE, _KL, _DRAWN = "cosine_distance", "kl", "drawn"
+from .source import LOGITS, Source
 
 
-def lost_before(old: StoreDescription, source: Source, of: Mapping[str, Encoding]) -> dict[str, Json]:
-    """For each target that is taken: mean and largest 1 - cosine and KL (T = 1) from the teacher's own; `drawn` where they were draws,
-    whose distance from it means nothing; None where that is not known.
+def lost_in(chain: Sequence[StoreDescription], source: Source, of: Mapping[str, Encoding]) -> dict[str, Json]:
+    """For each target that is taken: mean and largest 1 - cosine and KL (T = 1) from the teacher's own; see `storage_schemas.lost`.
 
     Args:
+        chain: the descriptions of the store that is read.
         of: the encodings of the new store. What these cost is not in it.
     """
-    earlier: Any = {} if old.recoded is None else old.recoded.get("lost")  # stores of earlier versions do not say
-    found: dict[str, Json] = {}
-    for name in source.targets:
-        formed = name == LOGITS and source.vectors is not None
-        origin = EMBEDDING if formed else name
-        target = old.spec.target(origin)
-        stays = not formed and old.spec.encoding_of(target) == of[name]
-        drawn = not stays and isinstance(old.spec.encoding_of(target), Sampled)
-        if drawn or (isinstance(earlier, dict) and _DRAWN in (earlier.get(origin) or {})):
-            found[name] = {_DRAWN: True}
-            continue
-        parts = [None if earlier is None else earlier.get(origin, {}), {} if stays else _cost(old, origin)]
-        found[name] = None if None in parts or (formed and any(parts)) else _sum(*parts)
-    return found
+    return {
+        name: lost_by_forming(chain)
+        if name == LOGITS and source.vectors is not None
+        else _taken(chain, name, stays=encoding_of(chain[-1], name) == of[name])
+        for name in source.targets
+    }
 
 
-def _cost(old: StoreDescription, name: str) -> Json:
-    """Of a target's own encoding in the old store; empty where it is exact."""
-    encoding = old.spec.encoding_of(old.spec.target(name))
-    if encoding == ENCODINGS["fp32"]:
-        return {}
-    if isinstance(encoding, FloatEncoding):
-        cosine = _FP16_LOGITS if name == LOGITS else _FP16
-        cost = {_COSINE: {"mean": cosine, "max": cosine}}
-        return cost | ({_KL: dict.fromkeys(("mean", "max"), encoding.kl_budget)} if name == LOGITS else {})
-    measured: Any = (old.measured or {}).get(name, {})
-    if _COSINE not in measured or (name == LOGITS and "1" not in measured.get(_KL, {})):
-        return None
-    cost = {_COSINE: {key: measured[_COSINE][key] for key in ("mean", "max")}}
-    return cost | ({_KL: {key: measured[_KL]["1"][key] for key in ("mean", "max")}} if name == LOGITS else {})
+def _taken(chain: Sequence[StoreDescription], name: str, *, stays: bool) -> Json:
+    """Of a target that is read as it is stored."""
+    before: Any = lost_before(chain, name)
+    if DRAWN in (before or {}) or (not stays and isinstance(encoding_of(chain[-1], name), Sampled)):
+        return {DRAWN: True}
+    parts = [before, {} if stays else cost_of_encoding(chain[-1], name)]
+    return None if None in parts else _sum(*parts)
 
 
 def _sum(*parts: Any) -> Json:

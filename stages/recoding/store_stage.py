@@ -13,9 +13,9 @@ from ...storage_schemas.params_form import DERIVED
 from ...storage_schemas.store_description import StoreDescription, StoreSpec, TargetSpec
 from ...storage_schemas.target_store import create_arrays, open_root
 from ..encodings.request import DEFAULT
-from ..pairs.store import read_description
+from ..pairs.store import read_description, read_generations
 from .class_list import ClassList, copy_classes
-from .lost import lost_before
+from .lost import lost_in
 from .new_encodings import NewEncodings
 from .source import LOGITS, Source, shard_units
 from .taking import Taken
@@ -124,7 +124,7 @@ def describe(taken: Taken, encodings: NewEncodings, view_params: str | None = No
         recoded={
             "from": source.store.address,
             **taken.origin.to_json(),
-            "lost": lost_before(old, source, encodings.of),
+            "lost": lost_in(read_generations(source.store).chain(source.generation), source, encodings.of),
         },
     )
 

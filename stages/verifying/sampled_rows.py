@@ -93,7 +93,7 @@ class RowSampler:
         # In one order, so that a larger sample holds the smaller one.
         order = np.random.default_rng([self._seed, shard]).permutation(np.flatnonzero(valid_N))
         places = np.sort(order[:count])
-        if not len(places) or not any(is_comparable(self._whole.description, target.name) for target in spec.targets):
+        if not len(places) or not any(map(is_comparable, self._whole.lost.values())):
             return None
         rows = (places + start).tolist()
         reader = ShardReader(shards, shard)
@@ -113,7 +113,7 @@ class RowSampler:
             stored={
                 target.name: self._stored(shard, target.name, views, places)
                 for target in spec.targets
-                if is_comparable(self._whole.description, target.name)
+                if is_comparable(self._whole.lost[target.name])
             },
         )
 

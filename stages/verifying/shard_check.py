@@ -264,7 +264,7 @@ class ShardCheck:
             yield from self._repeated(shard, target.name, seen, where)
 
     def _is_fine(self, name: str) -> bool:
-        return is_fine(self.whole.description, name)
+        return is_fine(self.whole.lost[name], self.whole.description.spec, name)
 
     def _repeated(self, shard: int, name: str, seen: ValuesSeen, where: str) -> Iterator[TeachonceError]:
         """Rows with the same values, whose views do not look the same. (Images of one colour, and copies, may well be alike.)"""

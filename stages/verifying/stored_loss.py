@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from ...storage_schemas.encodings import ENCODINGS
 from ...storage_schemas.encodings.spelling import LOGITS
-from ...storage_schemas.store_description import StoreDescription, StoreSpec
+from ...storage_schemas.fingerprint import Json
+from ...storage_schemas.lost import COSINE, DRAWN, KL
+from ...storage_schemas.store_description import StoreSpec
 
 
 def stored_and_read(
@@ -44,15 +46,12 @@ class LostBefore:
     kl_max: float = 0.0
 
 
-def lost_before(description: StoreDescription, name: str) -> LostBefore | None:
-    """Of one target; None where that is not known."""
-    if description.recoded is None:
-        return LostBefore()
-    recorded: Any = description.recoded.get("lost")
-    lost = recorded.get(name) if isinstance(recorded, dict) else None
-    if not isinstance(lost, dict) or (lost and is_relative(description.spec, name)):
+def as_distances(lost: Json, spec: StoreSpec, name: str) -> LostBefore | None:
+    """What one target had lost (see `storage_schemas.lost`) as distances; None where they are not known."""
+    if not isinstance(lost, dict) or (lost and is_relative(spec, name)):
         return None  # a small step may be another draw, or level
-    cosine, kl = lost.get("cosine_distance", {}), lost.get("kl", {})
+    found: Any = lost
+    cosine, kl = found.get(COSINE, {}), found.get(KL, {})
     return LostBefore(
         cosine=cosine.get("mean", 0.0),
         cosine_max=cosine.get("max", 0.0),
@@ -61,10 +60,9 @@ def lost_before(description: StoreDescription, name: str) -> LostBefore | None:
     )
 
 
-def is_comparable(description: StoreDescription, name: str) -> bool:
-    """Whether a target's values can be compared with the teacher's: not where they were draws before they came into the store."""
-    recorded: Any = (description.recoded or {}).get("lost") or {}
-    return "drawn" not in (recorded.get(name) or {})
+def is_comparable(lost: Json) -> bool:
+    """Whether a target's values can be compared with the teacher's: not where they were draws before they came into the store, or as good as."""
+    return not isinstance(lost, dict) or DRAWN not in lost
 
 
 #: Encodings that keep logits but for a constant in each row, or draws of them: values cannot be compared with the teacher's own.
@@ -90,11 +88,9 @@ def is_plain(spec: StoreSpec, name: str) -> bool:
 _FINE = 1e-5
 
 
-def is_fine(description: StoreDescription, name: str) -> bool:
+def is_fine(lost: Json, spec: StoreSpec, name: str) -> bool:
     """Whether images that differ always have different values, in the encoding and in those that they went through before."""
-    if not is_plain(description.spec, name) or not is_comparable(description, name):
+    if not is_plain(spec, name) or not is_comparable(lost):
         return False
-    if description.recoded is None or "lost" not in description.recoded:
-        return True
-    lost = lost_before(description, name)
-    return lost is not None and lost.cosine_max <= _FINE
+    found = as_distances(lost, spec, name)
+    return found is not None and found.cosine_max <= _FINE

@@ -24,7 +24,7 @@ from .measured import Measured
 from .repair_hint import repair_command
 from .rerun import Rerun, Values
 from .sampled_rows import RowSampler, SampledRows
-from .stored_loss import LostBefore, is_relative, lost_before, stored_and_read
+from .stored_loss import LostBefore, as_distances, is_relative, stored_and_read
 from .tolerance import Tolerance, other_precision, rounding_share, tolerances
 from .value_causes import Evidence
 from .whole import Whole
@@ -110,8 +110,8 @@ class TeacherCheck:
             else apart(name, values, self._stored(name, values, sample))
             for name, values in given.items()
         }
-        known = {name: lost_before(self._whole.description, name) for name in rounding}
-        # What the store that it was recoded from had lost may not be known.
+        known = {name: as_distances(self._whole.lost[name], self._whole.description.spec, name) for name in rounding}
+        # What values had lost before they were stored may not be known.
         recorded = self._whole.recorded_compute
         share = {name: rounding_share(recorded, rerun.compute, known=lost is not None) for name, lost in known.items()}
         before = {name: lost or LostBefore() for name, lost in known.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from ...pipeline.ledger import Ledger
@@ -11,13 +12,14 @@ from ...pipeline.storage import Location
 from ...storage_schemas.class_vectors import ClassVectors, origin_model
 from ...storage_schemas.errors import DamagedError, IncompleteError, InputError, MismatchError, TeachonceError
 from ...storage_schemas.fingerprint import Fingerprint, Json
+from ...storage_schemas.lost import lost_before
 from ...storage_schemas.plain_text import counted, typed
 from ...storage_schemas.samples import shard_name
 from ...storage_schemas.store_description import StoreDescription
 from ..corpora.shards import ShardSet
 from ..pairs.join import as_made
 from ..pairs.receipts import VECTORS_UNIT, StoreReceipts
-from ..pairs.store import open_store, read_description, read_vectors, store_receipts, vectors_ledger
+from ..pairs.store import open_store, read_description, read_generations, read_vectors, store_receipts, vectors_ledger
 from ..samples.pixel_sample import PixelSample
 from ..views.spec import ViewSpec
 from .finding import Findings
@@ -45,6 +47,12 @@ class Whole:
     def generation(self) -> str:
         """The name of the one that is looked at."""
         return self.description.generation
+
+    @cached_property
+    def lost(self) -> Mapping[str, Json]:
+        """What each target's values had lost before this store encoded them; see `storage_schemas.lost`."""
+        chain = read_generations(self.store).chain(self.generation)
+        return {target.name: lost_before(chain, target.name) for target in self.description.spec.targets}
 
     @property
     def num_shards(self) -> int:

@@ -112,6 +112,23 @@ def test_more_classes_are_no_alarm(picture_shards, teacher, plant, tmp_path):
         assert pair.codes(full=True, generation=generation, teacher=again) == []
 
 
+@pytest.mark.parametrize(("encoding", "compared"), [("fp16", True), ("pq:2", False)])
+def test_logits_formed_of_embeddings_that_had_lost_something_are_no_alarm(
+    picture_shards, teacher, plant, tmp_path, encoding, compared
+):
+    store, anew = tmp_path / "s.zarr", tmp_path / "anew.zarr"
+    plant.make_store(picture_shards, store, teacher, targets="embedding", encoding=encoding)
+    pair = plant.Pair(picture_shards.location.path, store)
+    grow(pair, teacher, plant, targets="logits", encoding="logits=fp16")
+    stage = plan_recode(str(store), out=str(anew), settings=RecodeSettings(targets="logits"))
+    run_stage(stage, stage.out, SerialExecutor(), progress=False)
+    again = VerifyTeacherSettings(rows=40, model=teacher.model)
+    for place in (store, anew):
+        report = plant.Pair(pair.shards, place).report(full=True, teacher=again)
+        assert report.in_order == []
+        assert ("logits" in report.asked.to_json()["targets"]) == compared
+
+
 def test_more_images_are_no_alarm_on_either_side(pictures, teacher, plant, tmp_path):
     some = tmp_path / "some"
     for path in sorted(pictures.rglob("*.*"))[:30]:

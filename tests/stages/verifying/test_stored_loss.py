@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from teachonce.stages.verifying.stored_loss import LostBefore, is_comparable, is_fine, lost_before
+from teachonce.stages.verifying.stored_loss import LostBefore, as_distances, is_comparable, is_fine
 from teachonce.storage_schemas.encodings import ENCODINGS
+from teachonce.storage_schemas.lost import lost_before
 from teachonce.storage_schemas.store_description import StoreDescription, StoreSpec, TargetSpec
 
 
@@ -29,10 +30,11 @@ def recoded(lost: object) -> StoreDescription:
 )
 def test_what_was_lost_before(lost, fine, comparable) -> None:
     description = recoded(lost)
-    assert is_fine(description, "logits") == fine
-    assert is_comparable(description, "logits") == comparable
+    assert lost_before([description], "logits") == lost
+    assert is_fine(lost, description.spec, "logits") == fine
+    assert is_comparable(lost) == comparable
     if lost and "drawn" not in lost:
-        assert lost_before(description, "logits") == LostBefore(
+        assert as_distances(lost, description.spec, "logits") == LostBefore(
             cosine=lost["cosine_distance"]["mean"],
             cosine_max=lost["cosine_distance"]["max"],
             kl=lost["kl"]["mean"],
