@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +15,9 @@ from ..storage_schemas.plain_text import counted
 from .command import command, option
 from .output import json_option, print_json
 from .types import Choice
+
+if TYPE_CHECKING:
+    from ..pipeline.storage import Location
 
 #: Samples on a page of `--samples`.
 _PAGE = 20
@@ -121,6 +126,13 @@ def inspect(
             found=", ".join(keys),
             hint="leave out the keys, or the options",
         )
+    if samples and (html or export):
+        raise InputError(
+            "a page of samples in the terminal, and files about the whole store",
+            code="options-exclude-each-other",
+            where="--samples, --html, --export",
+            hint="leave out --samples, or the others",
+        )
     if against is None and images is not None:
         raise InputError(
             "images for two students, and only one of them",
@@ -136,6 +148,22 @@ def inspect(
                 where="--against",
                 hint="add --html page.html",
             )
+        of_stores = {
+            "--shards": shards,
+            "--generation": generation,
+            "--samples": samples,
+            "--export": export,
+            "--json": as_json,
+        }
+        given = ", ".join(name for name, value in of_stores.items() if value)
+        if given:
+            raise InputError(
+                "options about a store, and the page is about trainings",
+                code="options-exclude-each-other",
+                where=given,
+                hint="leave them out",
+            )
+        _refuse_inside([html], [store, *([] if against is None else [against])])
         write_run_page([store] if against is None else [store, against], html, images=images)
         say(f"inspect: wrote {html}")
         return
@@ -165,6 +193,7 @@ def inspect(
         else:
             show(samples_text(shown, sort))
         return
+    _refuse_inside([html, export], [store, *([] if stored.shards is None else [stored.shards.location])])
     with ExitStack() as stack:
         table = None if export is None else stack.enter_context(SampleTable(stored, export))
         watchers = [] if table is None else [table]
@@ -181,3 +210,20 @@ def inspect(
     elif html is None and export is None:
         show(store_text(facts))
     click.get_current_context().exit(1 if facts["problems"] else 0)
+
+
+def _refuse_inside(files: Sequence[str | None], folders: Sequence[Location | str]) -> None:
+    """A file that replaces one of what is looked at would be the end of it."""
+    from ..pipeline.storage import Location
+
+    for file in files:
+        for folder in map(Location.of, folders):
+            if file is not None and Location.of(file).is_inside(folder):
+                raise InputError(
+                    "the file would lie in a folder that is looked at",
+                    code="page-in-input",
+                    where=file,
+                    expected="a file elsewhere",
+                    found=f"one in {folder}",
+                    hint="name another one",
+                )

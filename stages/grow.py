@@ -81,6 +81,7 @@ def plan_growth(
     asked = open_asked(shards, config, out=out, settings=settings)
     generations = read_generations(asked.store)
     current = generations.one(None, asked.store)
+    _refuse_recoded(current, asked.store)
     store_receipts(asked.store).require_complete()
     wanted = _wanted(asked, current, views, compute, view_interpolation)
     _refuse_others(wanted, current, settings)
@@ -141,6 +142,16 @@ def _request(settings: CacheSettings, wanted: CacheStage, current: StoreDescript
         default_fit_views=CacheSettings().fit_views,
         store=wanted.store,
     )
+
+
+def _refuse_recoded(current: StoreDescription, store: Location) -> None:
+    if current.recoded is not None:
+        raise MismatchError(
+            "a store that was recoded grows by classes alone",
+            code="growth-of-recoded",
+            where=store,
+            hint=f"let the store that it was made of grow ({current.recoded['from']}), and `teachonce recode` that into a new one",
+        )
 
 
 def _refuse_others(wanted: CacheStage, current: StoreDescription, settings: CacheSettings) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from ...pipeline.settings import impossible
 from ...pipeline.storage import Location
 from ...storage_schemas.class_vectors import ClassVectors
 from ...storage_schemas.errors import IncompleteError, InputError
@@ -285,11 +286,13 @@ class TargetStore:
         """What the teacher saw in a view, drawn from the shards: uint8 (height, width, 3), square of `edge` pixels.
 
         Raises:
-            InputError: the shards are not at hand, or the image is unusable.
+            InputError: the shards are not at hand, the image is unusable, or `edge` is less than 1.
             DamagedError: the tar is not what its receipt vouches for.
         """
         if self._stored.shards is None:
             raise self._no_shards()
+        if edge < 1:
+            raise impossible("edge", "1 pixel at least", edge)
         chosen = self._select(row)
         number, records = int(chosen.numbers[0]), self.views(row, view=[view])
         with self._blocks.lock:

@@ -27,7 +27,9 @@ from teachonce.stages.pairs.store import (
 )
 from teachonce.stages.pairs.stream import TargetStream
 from teachonce.stages.pairs.target_join import join_targets
+from teachonce.stages.recode import plan_recode
 from teachonce.stages.settings.cache import CacheSettings
+from teachonce.stages.settings.recode import RecodeSettings
 from teachonce.stages.settings.shard import ShardSettings
 from teachonce.stages.settings.vectors import VectorsSettings
 from teachonce.stages.settings.verify import VerifySettings
@@ -212,6 +214,18 @@ def test_what_is_no_growth_is_refused_by_name(picture_shards, teacher, store, op
         grow(picture_shards, teacher, store, **options)
     assert str(caught.value).startswith(f"the store cannot grow to this: {Location.of(store)}: {expected}")
     assert (store / "zarr.json").read_bytes() == before
+
+
+def test_a_recoded_store_names_the_one_that_can_grow(picture_shards, teacher, store, tmp_path):
+    anew = tmp_path / "anew.zarr"
+    stage = plan_recode(str(store), out=str(anew), settings=RecodeSettings())
+    run_stage(stage, stage.out, SerialExecutor(), progress=False)
+    with pytest.raises(MismatchError) as caught:
+        grow(picture_shards, teacher, anew, views=8)
+    assert str(caught.value) == (
+        f"a store that was recoded grows by classes alone: {Location.of(anew)}. Next: let the store that it was made of grow ({store}), "
+        "and `teachonce recode` that into a new one"
+    )
 
 
 def test_without_grow_the_refusal_names_it(picture_shards, teacher, store):

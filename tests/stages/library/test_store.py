@@ -225,6 +225,10 @@ def test_threads_read_at_once(store, taught_store):
             lambda s: s.probabilities(0, temperature=0),
             "impossible setting: --temperature: expected a finite number above 0, found 0 [setting-impossible]",
         ),
+        (
+            lambda s: s.thumbnail(0, edge=0),
+            "impossible setting: --edge: expected 1 pixel at least, found 0 [setting-impossible]",
+        ),
     ],
 )
 def test_refusals(store, call, line):

@@ -86,6 +86,18 @@ def test_the_command_tells_a_bundle_from_a_store(tmp_path) -> None:
     assert (tmp_path / "page.html").stat().st_size < 2_000_000
 
 
+@pytest.mark.parametrize(
+    "options", [["--json"], ["--samples"], ["--export", "table.csv"], ["--generation", "1"], ["--shards", "shards"]]
+)
+def test_options_of_stores_are_refused_where_the_page_is_of_trainings(tmp_path, options) -> None:
+    write_run(tmp_path / "student")
+    page = tmp_path / "page.html"
+    result = CliRunner().invoke(main, ["inspect", str(tmp_path / "student"), "--html", str(page), *options])
+    assert (result.exit_code, page.exists()) == (1, False)
+    assert "[options-exclude-each-other]" in result.stderr
+    assert options[0] in result.stderr
+
+
 @pytest.mark.slow
 def test_chromium_draws_the_curves(tmp_path, browser, classes_in) -> None:
     write_run(tmp_path / "a")

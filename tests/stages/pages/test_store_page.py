@@ -162,6 +162,31 @@ def test_a_folder_is_no_page(evil_store, tmp_path) -> None:
     )
 
 
+@pytest.mark.parametrize(("option", "name"), [("--html", "zarr.json"), ("--export", "table.csv")])
+def test_no_file_is_written_into_what_is_looked_at(evil_store, tmp_path, option, name) -> None:
+    store = tmp_path / "s.zarr"
+    shutil.copytree(evil_store.location.path, store)
+    before = (store / "zarr.json").read_bytes()
+    result = CliRunner().invoke(main, ["inspect", str(store), option, str(store / name)])
+    assert result.exit_code == 1
+    assert result.stderr == (
+        f"Error: the file would lie in a folder that is looked at: {store / name}: expected a file elsewhere, found one in {store} [page-in-input]. "
+        "Next: name another one\n"
+    )
+    assert (store / "zarr.json").read_bytes() == before
+    shards = Stored.open(str(store)).shards
+    assert shards is not None
+    result = CliRunner().invoke(main, ["inspect", str(store), option, str(shards.location / name)])
+    assert "[page-in-input]" in result.stderr
+
+
+def test_a_page_of_samples_is_not_asked_for_beside_a_file(evil_store, tmp_path) -> None:
+    page = tmp_path / "page.html"
+    result = CliRunner().invoke(main, ["inspect", str(evil_store.location), "--samples", "--html", str(page)])
+    assert (result.exit_code, page.exists()) == (1, False)
+    assert "[options-exclude-each-other]" in result.stderr
+
+
 def test_a_store_half_written_says_so_and_shows_what_is_done(evil_store, tmp_path) -> None:
     store = tmp_path / "half.zarr"
     shutil.copytree(evil_store.location.path, store)
