@@ -70,6 +70,13 @@ def cache(
     from ..stages.teachers.registry import teacher_for_one_run
     from ..stages.views.spec import ViewSpec
 
+    if dry_run and grow:
+        raise InputError(
+            "what a growth takes is not told beforehand",
+            code="options-exclude-each-other",
+            where="--dry-run, --grow",
+            hint="leave one out",
+        )
     if count.random is None:
         _refuse_options_of_random_views(click.get_current_context())
     asked: dict[str, Any] = {

@@ -96,6 +96,15 @@ def test_a_dry_run_writes_nothing_for_a_new_store(inputs, teacher, few_seconds) 
     assert found["teacher"]["views_per_second_a_worker"]["from"] == "measured"
 
 
+def test_a_dry_run_of_a_growth_is_refused_and_not_told_to_add_grow(inputs, teacher) -> None:
+    words = ["cache", "shards", *teacher, "--views", "4", "--out", "store", "--dry-run", "--grow"]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "Error: what a growth takes is not told beforehand: --dry-run, --grow [options-exclude-each-other]. Next: leave one out\n"
+    )
+
+
 def test_a_dry_run_tells_what_is_left_of_a_store_and_changes_nothing(inputs, teacher, few_seconds) -> None:
     how = (*teacher, "--views", 2, "--batch-size", 8, "--threads", 1, "--executor", "serial", "--out", "store")
     run("vectors", *teacher[:2], "--classes", "classes.txt", "--out", "store")
