@@ -84,7 +84,7 @@ class CaptionsStage:
         import torch
 
         teacher = load_teacher(self.config).to(torch.device(self.compute.device))
-        check_weights(teacher.spec, self.spec.teacher["weights_digest"], where=teacher.spec.model)
+        check_weights(teacher.spec, self.spec.teacher["weights_digest"], where=self.config.model)
         texts = self.out / TEXTS_FILE
         return _Embedding(stage=self, tower=teacher.text_tower(), texts=TextsReader(texts.open(), texts))
 
