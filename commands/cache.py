@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -24,6 +26,9 @@ from .options import options_of
 from .output import json_option, report
 from .plan import show_plan
 from .steps import refuse_slices, run_or_finish, run_steps
+
+if TYPE_CHECKING:
+    from ..pipeline.storage import Location
 
 
 @command()
@@ -64,7 +69,6 @@ def cache(
     """
     began = time.perf_counter()
     from ..stages.cache import plan_cache
-    from ..stages.caching.call_costs import calls_text
     from ..stages.grow import plan_growth
     from ..stages.models.compute import teacher_compute
     from ..stages.teachers.registry import teacher_for_one_run
@@ -96,7 +100,8 @@ def cache(
             return
         if grow:
             refuse_slices("--grow", executor)
-            run_steps("cache", plan_growth(shards, teacher, **asked), executor, as_json)
+            with _telling_calls(out):
+                run_steps("cache", plan_growth(shards, teacher, **asked), executor, as_json)
             return
         stage = plan_cache(shards, teacher, **asked)
         for note in stage.notes:
@@ -105,11 +110,21 @@ def cache(
             say("No logits: the store has no class vectors, or more classes than channels; keeping embeddings.")
         if executor.elsewhere:
             forget()
-        try:
+        with _telling_calls(stage.store):
             report(run_or_finish(stage, stage.store, executor), stage.store, as_json)
-        finally:
-            if costs := calls_text(stage.store):
-                say(f"cache: {costs}")
+
+
+@contextmanager
+def _telling_calls(store: Location | str) -> Iterator[None]:
+    """Say in the end what was called so far for a store, whatever becomes of this run."""
+    from ..pipeline.storage import Location
+    from ..stages.caching.call_costs import calls_text
+
+    try:
+        yield
+    finally:
+        if costs := calls_text(Location.of(store)):
+            say(f"cache: {costs}")
 
 
 def _refuse_options_of_random_views(ctx: click.Context) -> None:

@@ -93,6 +93,10 @@ class BlackBox:
             "crop_pct": self.crop_pct,
         }
 
+    def _counts(self) -> dict[str, int]:
+        counts = {"size": self.size, "batch_size": self.batch_size, "tries": self.tries}
+        return counts if self.embedding is None else {**counts, "embedding": self.embedding}
+
     def check(self, where: str) -> None:
         """
         Raises:
@@ -106,12 +110,16 @@ class BlackBox:
                 "either `embedding` (its channels) or `class_names` (of its logits)",
                 "both" if self.class_names else "neither",
             )
+        elif isinstance(self.class_names, str) or len(set(self.class_names)) < len(self.class_names):
+            wrong = "a sequence of class names, none of them twice", repr(self.class_names)
         elif any(len(shape) not in (2, 3) for shape in self.maps.values()):
             wrong = "maps of (token, channel) or (channel, y, x)", str(dict(self.maps))
         elif {"embedding", "logits"} & self.maps.keys():
             wrong = "other names for maps", ", ".join(self.maps)
-        elif min(self.size, self.batch_size, self.tries, self.embedding or 1) < 1 or self.calls_per_second == 0:
-            wrong = "sizes, tries and limits of at least 1", str(self.identity())
+        elif low := [f"{name} {value}" for name, value in self._counts().items() if value < 1]:
+            wrong = "sizes, batches and tries of at least 1", ", ".join(low)
+        elif self.calls_per_second is not None and not self.calls_per_second > 0:
+            wrong = "more than 0 calls a second, or None for no limit", str(self.calls_per_second)
         if wrong is not None:
             raise InputError(
                 "a function teacher declares what cannot be",

@@ -55,7 +55,7 @@ class Caller:
 
         Raises:
             WorkerError: a call failed as often as it may be tried.
-            DamagedError: an answer of another shape, or that is not finite.
+            DamagedError: an answer that is no mapping, of another shape, no numbers, or not finite.
         """
         step, parts = self._box.batch_size, []
         for first in range(0, len(images_NHWC), step):
@@ -77,9 +77,11 @@ class Caller:
             cost = box.price_per_call + box.price_per_image * len(images)
             self._count(calls=1, images=len(images), **({self._cost: cost} if cost else {}))
             try:
-                return box.answer(images)
-            except again as error:
+                return box.answer(images.copy())  # what the function makes of them is not what the next try is given
+            except BaseException as error:
                 self._count(failed=1)
+                if not isinstance(error, again):
+                    raise
                 if tried == box.tries:
                     raise WorkerError(
                         "a function teacher gave no answer",
@@ -114,18 +116,18 @@ class Caller:
     def _checked(
         self, answer: Mapping[str, NDArray[Any]], count: int, names: tuple[str, ...]
     ) -> dict[str, NDArray[np.float32]]:
-        found = {}
+        found: dict[str, NDArray[np.float32]] = {}
         for name in names:
-            values = np.asarray(answer[name], np.float32) if name in answer else None
             expected = (count, *self._shapes[name])
-            if values is None or values.shape != expected or not np.isfinite(values).all():
+            values = _numbers(answer, name)
+            if isinstance(values, str) or values.shape != expected or not np.isfinite(values).all():
                 raise DamagedError(
                     "a function teacher's answer is not what it declares",
                     code="function-teacher-answer",
                     where=f"{self._where}, {name}",
                     expected=f"finite numbers of shape {expected}",
-                    found="none"
-                    if values is None
+                    found=values
+                    if isinstance(values, str)
                     else f"shape {values.shape}"
                     if values.shape != expected
                     else "NaN or infinity",
@@ -133,3 +135,15 @@ class Caller:
                 )
             found[name] = values
         return found
+
+
+def _numbers(answer: object, name: str) -> NDArray[np.float32] | str:
+    """What an answer has by this name; in words where these are no numbers."""
+    if not isinstance(answer, Mapping):
+        return f"{type(answer).__name__} in place of arrays by name"
+    if name not in answer:
+        return "none"
+    try:
+        return np.asarray(answer[name], np.float32)
+    except (TypeError, ValueError) as error:
+        return brief(error)

@@ -9,7 +9,7 @@ from typing import Any
 from ...pipeline.storage import Location
 from ...storage_schemas.errors import InputError
 from ...storage_schemas.store_description import StoreDescription
-from ..models.names import BUNDLE_PREFIX, LOCAL_PREFIX, PROMPTS_PREFIX, TIMM_PREFIX, TRANSFORMERS_PREFIX
+from ..models.names import BUNDLE_PREFIX, LOCAL_PREFIX, PROMPTS_PREFIX, PYTHON_PREFIX, TIMM_PREFIX, TRANSFORMERS_PREFIX
 from ..models.preprocess import Preprocess
 from ..models.teacher_config import TeacherConfig
 
@@ -36,10 +36,11 @@ def teacher_config(
     config = TeacherConfig.of(
         model or recorded_model(description.teacher, store, "cache"), pretrained, backbone=backbone, rehash=rehash
     )
+    declares = config.model.startswith(PYTHON_PREFIX)  # a function is given pixels as they are, and takes no others
     return replace(
         config,
-        mean=recorded.mean,
-        std=recorded.std,
+        mean=None if declares else recorded.mean,
+        std=None if declares else recorded.std,
         interpolation=recorded.interpolation,
         crop_pct=recorded.crop_pct,
         crop_mode=recorded.crop_mode,

@@ -115,7 +115,7 @@ def run(*words: Any) -> Any:
     return CliRunner().invoke(main, [str(word) for word in words])
 
 
-def cache(shards: Any, out: str) -> Any:
+def cache(shards: Any, out: str, *more: Any, views: int = 2) -> Any:
     return run(
         "cache",
         shards.location,
@@ -124,7 +124,7 @@ def cache(shards: Any, out: str) -> Any:
         "--targets",
         "embedding",
         "--views",
-        2,
+        views,
         "--encoding",
         "fp32",
         "--precision",
@@ -135,6 +135,7 @@ def cache(shards: Any, out: str) -> Any:
         "serial",
         "--out",
         out,
+        *more,
     )
 
 
@@ -163,6 +164,16 @@ def test_a_service_that_fails_and_limits_its_rate(module, service, picture_shard
     again = cache(picture_shards, "True.zarr")  # nothing is left to do, or to pay
     assert again.exit_code == 0, again.stderr
     assert f"cache: {told[1]} calls of the teacher so far" in again.stderr
+    verified = run(
+        "verify", picture_shards.location, "True.zarr", "--teacher", 4, "--teacher-model", "python:service_teacher:make"
+    )
+    assert verified.exit_code == 0, verified.stderr
+    assert "True.zarr: clean" in verified.output
+    asked = running.asked
+    grown = cache(picture_shards, "True.zarr", "--grow", views=4)  # what a store grows by is paid too
+    assert grown.exit_code == 0, grown.stderr
+    assert running.asked > asked
+    assert f"cache: {int(told[1]) + running.asked - asked} calls of the teacher so far" in grown.stderr
     running.version = "2"
     load_teacher.cache_clear()
     other = cache(picture_shards, "True.zarr")
@@ -266,7 +277,23 @@ def test_other_errors_are_not_tried_again() -> None:
     call, _ = caller(answer)
     with pytest.raises(ValueError, match="no such model"):
         call(pictures(1), ("embedding",))
-    assert call.take() == {"calls": 1, "images": 1}
+    assert call.take() == {"calls": 1, "failed": 1, "images": 1}
+
+
+def test_what_a_try_does_to_its_images_the_next_one_does_not_see() -> None:
+    seen: list[np.ndarray] = []
+
+    def answer(images: np.ndarray) -> dict[str, np.ndarray]:
+        seen.append(images.copy())
+        images[:] = 0
+        if len(seen) == 1:
+            raise TryAgain
+        return zeros(images)
+
+    call, _ = caller(answer)
+    given = pictures(2) + 7
+    call(given, ("embedding",))
+    assert [int(images.min()) for images in (*seen, given)] == [7, 7, 7]
 
 
 @pytest.mark.parametrize(
@@ -276,9 +303,12 @@ def test_other_errors_are_not_tried_again() -> None:
         ({"embedding": np.zeros((3, 5))}, "shape (3, 5)"),
         ({"embedding": np.zeros((2, 2))}, "shape (2, 2)"),
         ({"embedding": np.full((3, 2), np.nan)}, "NaN or infinity"),
+        ({"embedding": [["a", "b"]] * 3}, "could not convert string to float: 'a'"),
+        (None, "NoneType in place of arrays by name"),
+        (np.zeros((3, 2)), "ndarray in place of arrays by name"),
     ],
 )
-def test_answers_that_are_not_what_was_declared(answer: dict[str, np.ndarray], found: str) -> None:
+def test_answers_that_are_not_what_was_declared(answer: Any, found: str) -> None:
     call, _ = caller(lambda images: answer)
     with pytest.raises(DamagedError) as error:
         call(pictures(3), ("embedding",))
@@ -372,6 +402,30 @@ def test_one_that_another_process_cannot_make(module) -> None:
             "bad:make",
             "a function teacher declares what cannot be: python:bad:make: "
             "expected either `embedding` (its channels) or `class_names` (of its logits), found neither. Next: see docs/teachers.md",
+        ),
+        (
+            "def make(): return BlackBox(name='a', version='1', class_names=('a', 'b', 'a'), answer=len)",
+            "bad:make",
+            "a function teacher declares what cannot be: python:bad:make: expected a sequence of class names, none of them twice, found ('a', 'b', 'a'). "
+            "Next: see docs/teachers.md",
+        ),
+        (
+            "def make(): return BlackBox(name='a', version='1', class_names='abc', answer=len)",
+            "bad:make",
+            "a function teacher declares what cannot be: python:bad:make: expected a sequence of class names, none of them twice, found 'abc'. "
+            "Next: see docs/teachers.md",
+        ),
+        (
+            "def make(): return BlackBox(name='a', version='1', embedding=0, batch_size=0, answer=len)",
+            "bad:make",
+            "a function teacher declares what cannot be: python:bad:make: expected sizes, batches and tries of at least 1, found batch_size 0, embedding 0. "
+            "Next: see docs/teachers.md",
+        ),
+        (
+            "def make(): return BlackBox(name='a', version='1', embedding=1, calls_per_second=-1, answer=len)",
+            "bad:make",
+            "a function teacher declares what cannot be: python:bad:make: expected more than 0 calls a second, or None for no limit, found -1. "
+            "Next: see docs/teachers.md",
         ),
     ],
 )
