@@ -236,8 +236,8 @@ def _cut_notes(tower: TextTower, captions: MatchedCaptions) -> tuple[str, ...]:
     if not cut:
         return ()
     return (
-        f"of the first {counted(len(looked_at), 'caption')}, {len(cut)} are longer than the {tower.tokenizer.context_length} tokens "
-        f"that the text tower reads, and lose their end; the first: {looked_at[cut[0]][:60]!r}",
+        f"of the first {counted(len(looked_at), 'caption')}, {len(cut)} {'is' if len(cut) == 1 else 'are'} longer than the "
+        f"{tower.tokenizer.context_length} tokens that the text tower reads; what is beyond them is not read; the first: {looked_at[cut[0]][:60]!r}",
     )
 
 

@@ -80,7 +80,8 @@ def note_on_reuse(stream: TargetStream, settings: TrainSettings) -> str | None:
     if stream.num_views >= settings.epochs:
         return None
     uses = settings.epochs / stream.num_views
+    were = "was" if stream.num_views == 1 else "were"
     return (
-        f"{counted(stream.num_views, 'view')} were used in {counted(settings.epochs, 'epoch')}, each about {uses:.3g} times; "
+        f"{counted(stream.num_views, 'view')} {were} used in {counted(settings.epochs, 'epoch')}, each about {uses:.3g} times; "
         "--reuse-views leaves out this note"
     )

@@ -16,6 +16,7 @@ from ...pipeline.tables import bytes_text, table
 from ...pipeline.user_files import UserFile
 from ...storage_schemas.errors import InputError, TeachonceError
 from ...storage_schemas.fingerprint import Json
+from ...storage_schemas.plain_text import counted
 from ..anomalies import RESULTS as FIGURES_FILE
 from ..corpora.defects.defect_source import GOOD, TEST, TRAIN
 from ..corpora.defects.spelled import open_defects
@@ -209,7 +210,7 @@ def defect_table(facts: Mapping[str, Any]) -> str:
         rows.append(["mean", *means, "", ""])
     head = ("part", "AUROC of images", "AUROC of pixels", "AUPRO", "trained on", "maps an image")
     lines = [
-        f"{facts['student']} of {facts['teacher']}, {facts['levels']} in {facts['encoding']}, {facts['epochs']} epochs",
+        f"{facts['student']} of {facts['teacher']}, {facts['levels']} in {facts['encoding']}, {counted(facts['epochs'], 'epoch')}",
         "",
         table(rows, head=head, align="lrrrrr"),
     ]

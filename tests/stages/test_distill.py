@@ -10,6 +10,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,10 +24,12 @@ from teachonce.pipeline.executors.serial import SerialExecutor
 from teachonce.pipeline.runner import run_stage
 from teachonce.pipeline.storage import Location
 from teachonce.stages.distill import plan_distill
+from teachonce.stages.distilling.notes import note_on_reuse
 from teachonce.stages.distilling.stage import DistillStage
 from teachonce.stages.models.compute import Compute, training_compute
 from teachonce.stages.models.settings import ComputeSettings
 from teachonce.stages.models.student_config import StudentConfig
+from teachonce.stages.recipes.registry import recipe_named
 from teachonce.stages.settings.distill import DistillSettings
 from teachonce.stages.students.bundle import load_student
 from teachonce.stages.training.trainer import Trainer
@@ -218,6 +221,17 @@ def test_no_module_of_distill_imports_a_teacher() -> None:
             if isinstance(node, ast.ImportFrom):
                 names.append(node.module or "")
             assert not [name for name in names if "teacher" in name.lower()], file
+
+
+def test_one_view_was_used_and_several_were() -> None:
+    settings = recipe_named("kd").defaults.override("kd", {"epochs": 6})
+    notes = [note_on_reuse(SimpleNamespace(num_views=views), settings) for views in (1, 2, 6)]  # type: ignore[arg-type]
+    end = "; --reuse-views leaves out this note"
+    assert notes == [
+        f"1 view was used in 6 epochs, each about 6 times{end}",
+        f"2 views were used in 6 epochs, each about 3 times{end}",
+        None,
+    ]
 
 
 # --- what it refuses

@@ -80,11 +80,11 @@ def test_the_table_has_means_and_says_what_failed():
         run = {"image_auroc": 0.5, "pixel_auroc": pixel, "aupro": None}
         return {"part": part, "runs": [run], "train_images": 4, "bytes_per_image": 3.67e6}
 
-    facts = {"student": "decoder:x", "teacher": "t", "levels": "a,b", "encoding": "fp16", "epochs": 3}
+    facts = {"student": "decoder:x", "teacher": "t", "levels": "a,b", "encoding": "fp16", "epochs": 1}
     lines = defect_table(
         {**facts, "rows": [row("a", 0.9), row("b", 0.8)], "failed": [{"part": "c", "error": "it broke"}]}
     ).splitlines()
-    assert lines[0] == "decoder:x of t, a,b in fp16, 3 epochs"
+    assert lines[0] == "decoder:x of t, a,b in fp16, 1 epoch"
     assert lines[3].split() == ["a", "50.00%", "90.00%", "-", "4", "3.7", "MB"]
     assert lines[5].split() == ["mean", "50.00%", "85.00%", "-"]
     assert lines[6] == "failed: c: it broke"
