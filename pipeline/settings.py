@@ -33,6 +33,7 @@ class Setting:
         option: its option behind the prefix, where that is not the field's name; '' for the prefix alone.
         no_prefix: whether its option has the same name in all commands, whatever the prefix of the others is.
         off: a value that means "none of that": it is left out of fingerprints. None where there is none.
+        needs: the field beside it, and the values of that, without which it means nothing; None where there is no such field.
     """
 
     help: str
@@ -48,6 +49,7 @@ class Setting:
     option: str | None = None
     no_prefix: bool = False
     off: Any = None
+    needs: tuple[str, tuple[str, ...]] | None = None
 
     def name(self, field: str, prefix: str = "") -> str:
         """Its option, spelled as a field: `teacher_size` is `--teacher-size`."""

@@ -31,7 +31,9 @@ class KdSettings(TrainSettings):
         choices=("none", "cosine", "mse"),
         help="Also a loss on the distance to the teacher's embeddings, if these are cached.",
     )
-    embedding_weight: float = setting(1.0, least=0, help="Factor of the embedding term.")
+    embedding_weight: float = setting(
+        1.0, least=0, needs=("embedding_loss", ("cosine", "mse")), help="Factor of the embedding term."
+    )
     label_weight: float = setting(
         0.0,
         least=0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,6 +19,8 @@ PARTS = "Which parts of the student train, and how fast"
 
 #: Of Adam and AdamW, as torch has them.
 BETAS = (0.9, 0.999)
+
+_SWAD = ("select", ("swad",))
 
 Some = TypeVar("Some", bound="TrainSettings")
 
@@ -46,12 +48,15 @@ class TrainSettings:
         off=BETAS,
         unit="B1,B2",
         group=TRAINING,
+        needs=("optimizer", ("adam", "adamw")),
         help="Decay of both averages of Adam and AdamW.",
     )
     schedule: str = setting(
         choices=SCHEDULES, group=TRAINING, help="Learning rate: cosine by step, CoOp's by epoch, or constant."
     )
-    min_lr: float = setting(0.0, least=0, off=0, group=TRAINING, help="What a cosine schedule ends at.")
+    min_lr: float = setting(
+        0.0, least=0, off=0, group=TRAINING, needs=("schedule", ("cosine",)), help="What a cosine schedule ends at."
+    )
     warmup_epochs: int = setting(1, least=0, unit="EPOCHS", group=TRAINING, help="Epochs of warm-up.")
     accumulate: int = setting(
         1,
@@ -185,6 +190,7 @@ class TrainSettings:
         off=3,
         unit="EPOCHS",
         group=VALIDATION,
+        needs=_SWAD,
         help="SWAD: the valley begins where so many losses in a row are not below the first of them.",
     )
     swad_tolerance: int = setting(
@@ -193,6 +199,7 @@ class TrainSettings:
         off=6,
         unit="EPOCHS",
         group=VALIDATION,
+        needs=_SWAD,
         help="SWAD: it ends, and training with it, before so many losses in a row that are above the threshold.",
     )
     swad_ratio: float = setting(
@@ -200,6 +207,7 @@ class TrainSettings:
         least=0,
         off=0.3,
         group=VALIDATION,
+        needs=_SWAD,
         help="SWAD: the threshold is by this share above the mean of the losses that the valley began with.",
     )
 
@@ -228,9 +236,32 @@ class TrainSettings:
                     where=option_name(name),
                     hint="leave it out",
                 )
+        if given.get("per_domain") == 0:
+            given.setdefault("steps_per_epoch", 0)  # a recipe's own number is one of draws
         settings = replace(self, **given)
         settings.check()
+        settings._check_meaning({name for name, value in given.items() if value != getattr(self, name)})
         return settings
+
+    def _check_meaning(self, changed: Collection[str]) -> None:
+        """Refuse what was changed and changes nothing.
+
+        Raises:
+            InputError: naming the option, and the one that it needs.
+        """
+        for field, declared in settings_of(self):
+            if field.name not in changed or declared.needs is None:
+                continue
+            other, values = declared.needs
+            if (found := getattr(self, other)) not in values:
+                raise InputError(
+                    f"{option_name(field.name)} means nothing here",
+                    code="option-needs-another",
+                    where=option_name(field.name),
+                    expected=f"{option_name(other)} {' or '.join(values)}",
+                    found=f"{option_name(other)} {found}",
+                    hint=f"leave it out, or add {option_name(other)} {values[0]}",
+                )
 
     def check(self) -> None:
         """Refuse values that cannot be, alone or together.

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from ...pipeline.settings import impossible
 from ...storage_schemas.errors import InputError, MissingDependency
 from ..recipes.settings import TrainSettings
 from ..students.base import BaseStudent
@@ -45,7 +46,7 @@ def add_low_rank(student: BaseStudent, settings: TrainSettings) -> Additions:
 
     Raises:
         MissingDependency: peft is not installed.
-        InputError: no such layers, or layers that cannot have additions.
+        InputError: no such layers, layers that cannot have additions, or a rank beyond that of their weights.
     """
     try:
         from peft import LoraConfig
@@ -57,6 +58,8 @@ def add_low_rank(student: BaseStudent, settings: TrainSettings) -> Additions:
     targets = _targets(student, settings.lora_targets)
     attentions = {name: module for name, module in targets.items() if isinstance(module, nn.MultiheadAttention)}
     rank = settings.lora_rank
+    if rank > (most := max(map(_most, targets.values()))):
+        raise impossible("lora_rank", f"at most {most}, the rank that the weights of its layers have themselves", rank)
     alpha: Any = settings.lora_alpha or 2 * rank  # peft says int, and divides it by the rank
     student.backbone.requires_grad_(False)
     tuner = None
@@ -92,6 +95,11 @@ def _fits(module: nn.Module) -> bool:
     if isinstance(module, nn.MultiheadAttention):
         return can_add_to_attention(module)
     return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
+
+
+def _most(layer: nn.Module) -> int:
+    """The rank that the layer's weights can have."""
+    return max(min(weight.flatten(1).shape) for weight in layer.parameters() if weight.ndim > 1)
 
 
 def _is_within_attention(name: str, layers: dict[str, nn.Module]) -> bool:

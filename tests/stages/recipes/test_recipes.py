@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import open_clip
 import pytest
 import timm
 import torch
+from teachonce.pipeline.settings import option_name
 from teachonce.pipeline.storage import Location
 from teachonce.pipeline.types import Timer
 from teachonce.stages.models.class_head import ClassHead
@@ -407,6 +409,41 @@ def test_options_that_mean_nothing(recipe: str, option: dict, message: str) -> N
     with pytest.raises(InputError) as error:
         recipe_named(recipe).defaults.override(recipe, option)
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("option", "needed"),
+    [
+        ({"swad_converge": 2}, {"select": "swad"}),
+        ({"swad_tolerance": 2}, {"select": "swad"}),
+        ({"swad_ratio": 0.5}, {"select": "swad"}),
+        ({"min_lr": 1e-5}, {"schedule": "cosine"}),
+        ({"betas": (0.5, 0.9)}, {"optimizer": "adam"}),
+        ({"embedding_weight": 2.0}, {"embedding_loss": "cosine"}),
+    ],
+    ids=lambda option: next(iter(option)),
+)
+def test_options_that_would_change_nothing(option: dict[str, Any], needed: dict[str, str]) -> None:
+    """Without the one that they belong to they were taken, and did nothing."""
+    kd = recipe_named("kd").defaults
+    others = {"select": "best", "schedule": "constant", "optimizer": "sgd", "embedding_loss": "none"}
+    with pytest.raises(InputError) as error:
+        kd.override("kd", {**others, **option})
+    ((name, value),) = needed.items()
+    assert error.value.code == "option-needs-another"
+    assert str(error.value).startswith(f"{option_name(next(iter(option)))} means nothing here: ")
+    assert str(error.value).endswith(f"Next: leave it out, or add {option_name(name)} {value}")
+    kd.override("kd", {**others, **option, **needed})
+    kd.override("kd", {**others, next(iter(option)): getattr(kd, next(iter(option)))})  # what it is without being said
+
+
+def test_each_sample_once_an_epoch_takes_a_recipes_number_of_draws_back() -> None:
+    vl2v = recipe_named("vl2v").defaults
+    assert (vl2v.per_domain, vl2v.steps_per_epoch) == (32, 200)
+    assert vl2v.override("vl2v", {"per_domain": 0}).steps_per_epoch == 0
+    assert vl2v.override("vl2v", {"per_domain": 8}).steps_per_epoch == 200
+    with pytest.raises(InputError, match="without --per-domain, an epoch is a pass over the corpus"):
+        vl2v.override("vl2v", {"per_domain": 0, "steps_per_epoch": 3})
 
 
 def test_promptkd_wants_good_weights(tiny_clip) -> None:

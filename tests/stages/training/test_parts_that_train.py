@@ -341,6 +341,16 @@ def test_layers_that_cannot_have_additions_are_refused() -> None:
         build(CONVNET, lora_alpha=2.0)
 
 
+@pytest.mark.parametrize(("targets", "most"), [("", 64), ("*.fc1", 64), ("patch_embed.proj", 64)])
+def test_a_rank_beyond_that_of_the_weights_is_refused(targets: str, most: int) -> None:
+    build(VIT, lora_rank=most, lora_targets=targets)
+    with pytest.raises(InputError) as error:
+        build(VIT, lora_rank=99_999_999, lora_targets=targets)
+    assert str(error.value) == (
+        f"impossible setting: --lora-rank: expected at most {most}, the rank that the weights of its layers have themselves, found 99999999"
+    )
+
+
 def test_without_peft_it_is_named(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(MissingDependency) as error:
