@@ -127,9 +127,9 @@ def _cache_again(whole: Whole, config: TeacherConfig, shards: Sequence[int]) -> 
     """
     from ..stages.cache import plan_cache
     from ..stages.settings.cache import CacheSettings
-    from ..stages.verifying.repair import cache_again, check_same_run, refuse_grown
+    from ..stages.verifying.repair import cache_again, check_same_run, refuse_by_hand
 
-    refuse_grown(whole, shards)
+    refuse_by_hand(whole, shards)
     again = cache_again(whole, config)
     cache = plan_cache(
         whole.shards.location,

@@ -85,10 +85,10 @@ def checked_receipt(
     where = ledger.folder / "receipts" / f"{shard_name(shard)}.json"
     if receipt is None:
         raise IncompleteError(
-            f"a shard has no receipt: `teachonce {ledger.stage}` has not finished it",
+            "a shard has no receipt: it is not finished",
             code="shard-unfinished",
             where=where,
-            hint=f"run the same `teachonce {ledger.stage}` command again",
+            hint=ledger.again,
         )
     bad = [row.row for row in receipt.invalid_rows]
     files = set(named(receipt))

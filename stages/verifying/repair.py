@@ -152,12 +152,19 @@ def check_same_run(store: Location, recorded: Mapping[str, Json], planned: Finge
     )
 
 
-def refuse_grown(whole: Whole, shards: Sequence[int]) -> None:
-    """Refuse a store that grew: a run of `cache` as its description has it would not write what each generation did.
+def refuse_by_hand(whole: Whole, shards: Sequence[int]) -> None:
+    """Refuse what a run of `cache` as the store's description has it would not write: a store that grew, or was recoded.
 
     Raises:
-        InputError: it did.
+        InputError: it did, or was.
     """
+    if whole.description.recoded is not None and not whole.receipts.growths:
+        raise InputError(
+            "a store that was recoded is repaired by recoding",
+            code="repair-recoded-store",
+            where=whole.store,
+            hint=f"restore it from a copy; or {whole.receipts.redo_hint(*shards)}",
+        )
     if whole.receipts.growths:
         raise InputError(
             "a store that grew is repaired by hand",

@@ -264,8 +264,8 @@ def _of_ledgers(
         )
     for each in receipts.ledgers:
         if plan is not None or each != ledger:
-            again = each.again if receipts.growths else "run the same `teachonce cache` command again"
-            yield from unfinished(each, names[each.stage], where=store, command="cache", hint=again)
+            command = plan.done_by if plan is not None and each == ledger else "cache"
+            yield from unfinished(each, names[each.stage], where=store, command=command, hint=each.again)
     yield from shard_strangers(shards)
     for each in receipts.ledgers:
         yield from strangers(each, names[each.stage], beside=(VECTORS_UNIT,))

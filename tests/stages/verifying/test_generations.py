@@ -76,7 +76,8 @@ def test_a_flipped_bit_is_found_in_either_generation(copy):
 
 def test_a_lost_receipt_of_a_generation_is_found(copy):
     (copy.store / "ledger/cache.2/receipts/000001.json").unlink()
-    assert "shard-unfinished" in copy.codes()
+    (unfinished,) = [finding.error for finding in copy.findings() if finding.code == "shard-unfinished"]
+    assert str(unfinished).endswith("/000001.json. Next: run the same `teachonce cache --grow` command again")
     assert copy.codes(generation="1") == []
 
 
@@ -110,6 +111,27 @@ def test_more_classes_are_no_alarm(picture_shards, teacher, plant, tmp_path):
     again = VerifyTeacherSettings(rows=8, model=teacher.model)
     for generation in (None, "1"):
         assert pair.codes(full=True, generation=generation, teacher=again) == []
+
+
+def test_a_recoded_store_is_recoded_again_and_not_cached(made, teacher, plant, tmp_path):
+    store = tmp_path / "r.zarr"
+    stage = plan_recode(str(made.store), out=str(store), settings=RecodeSettings(encoding="int8"))
+    run_stage(stage, stage.out, SerialExecutor(), progress=False)
+    pair = plant.Pair(made.shards, store)
+    pair.chunk("embedding", 1).unlink()
+    words = ["verify", str(made.shards), str(store), "--repair", "--teacher-model", teacher.model]
+    result = CliRunner().invoke(main, words)
+    receipt = store / "ledger/cache/receipts/000001.json"
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1] == (
+        f"Error: a store that was recoded is repaired by recoding: {store} [repair-recoded-store]. Next: restore it from a copy; or "
+        f"mv {receipt} {receipt}.old, then run the same `teachonce recode` command again"
+    )
+    receipt.rename(f"{receipt}.lost")
+    assert sorted(str(finding.error) for finding in pair.findings(quick=True)) == [
+        f"a shard has no receipt: it is not finished: {receipt}. Next: run the same `teachonce recode` command again",
+        f"recode has not finished: {store}: found 3 of 4 units. Next: run the same `teachonce recode` command again",
+    ]
 
 
 @pytest.mark.parametrize(("encoding", "compared"), [("fp16", True), ("pq:2", False)])
