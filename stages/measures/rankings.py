@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ...storage_schemas.samples import KEY_LENGTH
 from .sample_block import SampleBlock, SampleFacts, unmeasured
 from .store_pass import Watcher
 
@@ -64,7 +65,7 @@ class Ranking(Watcher):
 
 def random_numbers(keys_N: NDArray[np.bytes_]) -> NDArray[np.float64]:
     """A number in [0, 1) for each key (`S32`), which are hashes: the same wherever it is drawn, and not in the rows' order."""
-    digits = np.ascontiguousarray(keys_N).view(np.uint8).reshape(len(keys_N), -1)[:, 16:28]
+    digits = np.ascontiguousarray(keys_N).view(np.uint8).reshape(len(keys_N), KEY_LENGTH)[:, 16:28]
     values = np.where(digits >= 97, digits - 87, digits - np.uint8(48)) & np.uint8(15)  # hexadecimal digits
     return values.astype(np.float64) @ (16.0 ** -np.arange(1, 13))
 

@@ -153,6 +153,25 @@ def test_embeddings_without_class_vectors_are_shown_without_soft_labels(
     assert "no soft labels to show" in (tmp_path / "page.html").read_text()
 
 
+def test_a_shard_without_a_usable_row_is_no_obstacle(stage_inputs, describe_store, picture_shards, tmp_path) -> None:
+    vectors_CD = np.eye(4, dtype=np.float32)
+    vectors = ClassVectors(
+        names=("a", "b", "c", "d"), vectors_CD=vectors_CD, bias_C=None, logit_scale=1.0, normalized=True
+    )
+    stage_inputs.write_known_store(
+        picture_shards,
+        tmp_path / "s.zarr",
+        widths={"logits": 4},
+        vectors=vectors,
+        also_invalid=tuple(range(13, 26)),
+        description=describe_store(picture_shards, ["logits"]),
+    )
+    write_page(Stored.open(str(tmp_path / "s.zarr")), str(tmp_path / "page.html"))
+    rows = set(map(int, data_of(tmp_path / "page.html")["samples"]))
+    assert rows
+    assert rows.isdisjoint(range(13, 26))
+
+
 def test_a_folder_is_no_page(evil_store, tmp_path) -> None:
     result = CliRunner().invoke(main, ["inspect", str(evil_store.location), "--html", str(tmp_path)])
     assert result.exit_code == 1
