@@ -25,7 +25,7 @@ from ..students.registry import family_of
 from ..students.student import Student
 from .freezing import freeze_by_name, patterns_of
 from .layer_decay import with_layer_decay
-from .lora import Additions, add_low_rank
+from .lora import Additions, add_low_rank, check_additions_train
 from .start_bundle import start_bundle, with_parts
 
 
@@ -142,6 +142,8 @@ def build_student(
     student.fixed_averages = settings.batch_norm == "frozen"
     if settings.freeze:
         freeze_by_name(student, patterns_of(settings.freeze))
+        if additions is not None:
+            check_additions_train(student, settings.freeze)
     with_layer_decay(recipe.parameter_groups(student, settings), student, settings.layer_decay)
     if settings.batch_size == settings.accumulate and any(_is_batch_norm(module) for module in _training(student)):
         raise InputError(

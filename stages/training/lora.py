@@ -72,6 +72,25 @@ def add_low_rank(student: BaseStudent, settings: TrainSettings) -> Additions:
     return Additions(tuner, tuple(attentions.values()))
 
 
+def check_additions_train(student: BaseStudent, frozen: str) -> None:
+    """
+    Args:
+        frozen: what `--freeze` names.
+
+    Raises:
+        InputError: it leaves none of them to train.
+    """
+    if not any(parameter.requires_grad for parameter in student.backbone.parameters()):
+        raise InputError(
+            "none of the low-rank additions is left to train",
+            code="nothing-trains",
+            where="--freeze",
+            expected="fewer layers than --lora-rank adds to",
+            found=frozen,
+            hint="leave out a pattern, or --lora-rank",
+        )
+
+
 def _targets(student: BaseStudent, given: str) -> dict[str, nn.Module]:
     """The layers that get additions, by their names in the student."""
     layers = {name: module for name, module in student.named_modules() if name.startswith(_BACKBONE)}

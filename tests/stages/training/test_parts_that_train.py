@@ -220,6 +220,17 @@ def test_patterns_that_make_no_sense(pattern: str, text: str) -> None:
     assert str(error.value) == text
 
 
+def test_additions_that_are_all_frozen_are_refused(tiny_clip) -> None:
+    options: dict[str, Any] = {"lora_rank": 2, "lora_targets": "*.1.attn"}
+    assert build(f"local-dir:{tiny_clip}", freeze="*.0.attn", **options).additions
+    with pytest.raises(InputError) as error:
+        build(f"local-dir:{tiny_clip}", freeze="*.1.attn,class_embedding", **options)
+    assert str(error.value) == (
+        "none of the low-rank additions is left to train: --freeze: expected fewer layers than --lora-rank adds to, "
+        "found *.1.attn,class_embedding. Next: leave out a pattern, or --lora-rank"
+    )
+
+
 def test_a_recipe_whose_backbone_is_frozen_has_no_parts_to_choose(tiny_clip) -> None:
     recipe = recipe_named("promptkd")
     for options, option in (
