@@ -133,6 +133,8 @@ def inspect(
             where="--samples, --html, --export",
             hint="leave out --samples, or the others",
         )
+    if html is not None and html == export:
+        raise InputError("two files of one name", code="given-twice", where="--html, --export", found=html)
     if against is None and images is not None:
         raise InputError(
             "images for two students, and only one of them",

@@ -45,7 +45,7 @@ def open_store(
     store: str | os.PathLike[str],
     *,
     shards: str | os.PathLike[str] | None = None,
-    generation: str | None = None,
+    generation: str | int | None = None,
     cache_bytes: int = CACHE_BYTES,
 ) -> TargetStore:
     """Open a target store for reading. `from teachonce import open_store`; needs neither torch nor the teacher.
@@ -65,7 +65,9 @@ def open_store(
         MismatchError: a store of a later version; the given shards are another corpus's.
         DamagedError: its description or its class vectors changed since they were written.
     """
-    stored = Stored.open(os.fspath(store), None if shards is None else os.fspath(shards), generation)
+    stored = Stored.open(
+        os.fspath(store), None if shards is None else os.fspath(shards), None if generation is None else str(generation)
+    )
     return TargetStore(stored, cache_bytes)
 
 

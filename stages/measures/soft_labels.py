@@ -60,7 +60,10 @@ class Values:
 
     def __init__(self) -> None:
         self._count = 0
-        self._sum = self._squares = 0.0
+        self._first: np.float32 | None = None
+        self._sum = self._squares = (
+            0.0  # of differences to the first value: where values lie close together, squares leave nothing
+        )
         self._min, self._max = float("inf"), float("-inf")
         self.nan = self.infinite = 0
         self.bad_shards: list[int] = []
@@ -77,8 +80,10 @@ class Values:
                 self.bad_shards.append(shard)
         if numbers.size:
             self._count += numbers.size
+            if self._first is None:
+                self._first = numbers.flat[0]
             # Sums of one row's numbers in fp32, of rows in fp64.
-            flat = numbers.reshape(-1, numbers.shape[-1] if numbers.ndim > 1 else 1)
+            flat = numbers.reshape(-1, numbers.shape[-1] if numbers.ndim > 1 else 1) - self._first
             self._sum += float(flat.sum(axis=1).sum(dtype=np.float64))
             self._squares += float(np.einsum("nd,nd->n", flat, flat).sum(dtype=np.float64))
             self._min, self._max = min(self._min, float(numbers.min())), max(self._max, float(numbers.max()))
@@ -86,9 +91,9 @@ class Values:
     def to_json(self) -> Json:
         facts: dict[str, Any] = {"nan": self.nan, "infinite": self.infinite}
         if self._count:
-            mean = self._sum / self._count
-            deviation = max(self._squares / self._count - mean * mean, 0.0) ** 0.5
-            facts |= {"min": self._min, "max": self._max, "mean": mean, "std": deviation}
+            off = self._sum / self._count
+            deviation = max(self._squares / self._count - off * off, 0.0) ** 0.5
+            facts |= {"min": self._min, "max": self._max, "mean": float(self._first or 0.0) + off, "std": deviation}
         return facts
 
 

@@ -19,6 +19,7 @@ from ..teachers.placing import settle_precision
 from .finding import Findings
 from .sampled_rows import rows_per_shard
 from .settled import Settled, compute_here, notes_on
+from .stored_loss import is_comparable
 from .teacher_check import TeacherPlan
 from .vectors_check import cannot_check, vectors_errors
 from .whole import Whole
@@ -56,6 +57,10 @@ def settle_teacher(
     fields = whole.description.fingerprint
     compute = compute_here(compute, whole.recorded_compute)
     resolved, _ = settle_precision(teacher, teacher_compute(compute, elsewhere=elsewhere), fields)
+    if left := [name for name, lost in whole.lost.items() if not is_comparable(lost)]:
+        notes.append(
+            f"the store's {' and '.join(left)} had been drawn, or lost too much, before: not compared with the teacher"
+        )
     if whole.vectors is not None and same_weights:
         notes += _check_vectors(teacher, whole, findings, resolved)
     plan = TeacherPlan(

@@ -262,6 +262,7 @@ def test_every_generation_is_told_of_and_opened(pictures, folder, tmp_path, teac
     assert [one.generation for one in opened.values()] == ["1", "2"]
     assert opened["1"].generations == ("1", "2")
     assert teachonce.open_store(str(store)).generation == "2"
+    assert teachonce.open_store(str(store), generation=1).generation == "1"
     with pytest.raises(InputError) as caught:
         teachonce.open_store(str(store), generation="3")
     assert caught.value.code == "generation-missing"

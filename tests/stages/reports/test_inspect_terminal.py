@@ -120,6 +120,7 @@ def test_samples_of_a_class_or_a_label(known_store, expected) -> None:
         (("0", "--samples"), "options-exclude-each-other"),
         (("--images", "x"), "option-needs-another"),
         (("--against", "x"), "option-needs-another"),
+        (("--html", "x.html", "--export", "x.html"), "given-twice"),
     ],
 )
 def test_options_that_mean_nothing_there_are_refused(known_store, words, code) -> None:

@@ -24,8 +24,9 @@ from teachonce.stages.settings.recode import RecodeSettings
 from teachonce.stages.settings.retry_failed import RetrySettings
 from teachonce.stages.settings.shard import ShardSettings
 from teachonce.stages.settings.vectors import VectorsSettings
-from teachonce.stages.settings.verify import VerifyTeacherSettings
+from teachonce.stages.settings.verify import VerifySettings, VerifyTeacherSettings
 from teachonce.stages.shard import plan_shard
+from teachonce.stages.verify import plan_verify
 
 
 def grow(pair: Any, teacher: Any, plant: Any, *, views: int = 2, **settings: Any) -> None:
@@ -149,6 +150,10 @@ def test_logits_formed_of_embeddings_that_had_lost_something_are_no_alarm(
         report = plant.Pair(pair.shards, place).report(full=True, teacher=again)
         assert report.in_order == []
         assert ("logits" in report.asked.to_json()["targets"]) == compared
+        planned, _ = plan_verify(str(pair.shards), str(place), settings=VerifySettings(full=True), teacher=again)
+        told = "the store's logits had been drawn, or lost too much, before: not compared with the teacher"
+        assert planned is not None
+        assert (told in planned.notes) == (not compared)
 
 
 def test_more_images_are_no_alarm_on_either_side(pictures, teacher, plant, tmp_path):
