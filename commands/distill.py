@@ -11,7 +11,7 @@ import click
 
 from ..pipeline.terminal import say
 from ..stages.settings.distill import SeveralStudents
-from ..storage_schemas.errors import InputError
+from ..storage_schemas.errors import InputError, TeachonceError
 from .command import command, option
 from .executor import TrainingExecutorSettings
 from .log_option import log_option
@@ -76,7 +76,7 @@ def distill(
     form = "distill --seeds" if several.students is None else "distill --students"
     inputs = (shards, store, several.students)
     with driving(out, "distill", inputs, form=form):
-        _several(requests(request, several, ctx), shards, store, out, executor.grace, as_json)
+        _several(requests(request, several, ctx), several.students, shards, store, out, executor.grace, as_json)
 
 
 def _one(
@@ -96,17 +96,32 @@ def _one(
 
 
 def _several(
-    students: Mapping[str, StudentRequest], shards: str, store: str, out: str, grace: float, as_json: bool
+    students: Mapping[str, StudentRequest],
+    file: str | None,
+    shards: str,
+    store: str,
+    out: str,
+    grace: float,
+    as_json: bool,
 ) -> None:
+    """
+    Args:
+        file: what they were read from; None where they differ in their seeds alone.
+    """
     from ..pipeline import stopping
     from ..pipeline.storage import Location
     from ..pipeline.together import run_together
     from ..stages.many_students import check_common, claim_folder, distill_together
 
     folder, here = Location.of(out), TrainingExecutorSettings()
-    stages = {
-        name: _plan(request, shards, store, folder / name, here, folder.name) for name, request in students.items()
-    }
+    stages = {}
+    for name, request in students.items():
+        try:
+            stages[name] = _plan(request, shards, store, folder / name, here, folder.name)
+        except TeachonceError as error:
+            if file is not None:
+                error.where = f"{file}, {name}" if error.where is None else f"{file}, {name}: {error.where}"
+            raise
     check_common(stages)
     claim_folder(folder)
     _say_for_each({name: stage.notes for name, stage in stages.items()})

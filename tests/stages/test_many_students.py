@@ -300,7 +300,7 @@ def test_seeds_that_cannot_be(distill, words: list[str], text: str, tmp_path) ->
         ),
         (
             "a: {recipe: promptkd, embedding-loss: mse}",
-            "an option that recipe promptkd does not have: --embedding-loss",
+            "an option that recipe promptkd does not have: f.yaml, a: --embedding-loss",
         ),
         ("[a, b]", "a file of students is a mapping: f.yaml: found list [students-file-malformed]"),
         ("", "a file of students is a mapping: f.yaml: found NoneType [students-file-malformed]"),
