@@ -61,9 +61,8 @@ class Values:
     def __init__(self) -> None:
         self._count = 0
         self._first: np.float32 | None = None
-        self._sum = self._squares = (
-            0.0  # of differences to the first value: where values lie close together, squares leave nothing
-        )
+        # Of differences to the first value: of the values themselves, squares leave nothing where they lie close together.
+        self._sum = self._squares = 0.0
         self._min, self._max = float("inf"), float("-inf")
         self.nan = self.infinite = 0
         self.bad_shards: list[int] = []

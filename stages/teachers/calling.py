@@ -118,32 +118,34 @@ class Caller:
     ) -> dict[str, NDArray[np.float32]]:
         found: dict[str, NDArray[np.float32]] = {}
         for name in names:
-            expected = (count, *self._shapes[name])
-            values = _numbers(answer, name)
-            if isinstance(values, str) or values.shape != expected or not np.isfinite(values).all():
+            shape = (count, *self._shapes[name])
+            try:
+                found[name] = _numbers(answer, name, shape)
+            except (TypeError, ValueError) as error:
                 raise DamagedError(
                     "a function teacher's answer is not what it declares",
                     code="function-teacher-answer",
                     where=f"{self._where}, {name}",
-                    expected=f"finite numbers of shape {expected}",
-                    found=values
-                    if isinstance(values, str)
-                    else f"shape {values.shape}"
-                    if values.shape != expected
-                    else "NaN or infinity",
+                    expected=f"finite numbers of shape {shape}",
+                    found=brief(error),
                     hint="mend the function; rows that are written are not changed",
-                )
-            found[name] = values
+                ) from error
         return found
 
 
-def _numbers(answer: object, name: str) -> NDArray[np.float32] | str:
-    """What an answer has by this name; in words where these are no numbers."""
+def _numbers(answer: object, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """What an answer has by this name.
+
+    Raises:
+        TypeError, ValueError: no finite numbers of this shape; the message says what is there instead.
+    """
     if not isinstance(answer, Mapping):
-        return f"{type(answer).__name__} in place of arrays by name"
+        raise TypeError(f"{type(answer).__name__} in place of arrays by name")
     if name not in answer:
-        return "none"
-    try:
-        return np.asarray(answer[name], np.float32)
-    except (TypeError, ValueError) as error:
-        return brief(error)
+        raise ValueError("none")
+    values = np.asarray(answer[name], np.float32)
+    if values.shape != shape:
+        raise ValueError(f"shape {values.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError("NaN or infinity")
+    return values
